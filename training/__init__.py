@@ -1,0 +1,1 @@
+"""Everything that learns: base model, sampling, the LoRA learner, rollouts, RULER, GRPO, evaluation, adapters."""
