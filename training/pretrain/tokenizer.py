@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
 """The same text as training.chat.CompactFormat writes, for programs that only know chat templates."""
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocabulary: int = 3072) -> PreTrainedTokenizerFast:
     """Train the tokenizer on `texts`; `vocabulary` counts bytes, merges and special tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
