@@ -1,30 +1,14 @@
 """The copying curriculum: words that must be found again, in whatever order they come.
 
 Tool use is made of copying: an id from the user's words into a call, an amount from an observation into an
-answer. Trained on traces alone a small model does not find out; it does when the sequence is nothing but copies.
-Repeats come in random order, so no fixed distance can be learned instead. Loss falls only on what can be known:
-inside a repeat, after its first token.
+answer. Repeats come in random order, so no fixed distance can be learned instead. Loss falls only on what can be known:
+inside a repeat, after its first token. The model starts with a circuit that copies (induction.py); this tunes it,
+and teaches it numbers, in which one token of context is not enough.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the curriculum, left when accuracy inside repeats reaches `until` or after `max_steps`."""
-
-    vocabulary: int
-    length: int
-    until: float = 0.85
-    max_steps: int = 1500
-
-
-# `vocabulary` counts tokens that the words are drawn from; a slice past the end takes them all.
-STAGES = (Stage(64, 48), Stage(128, 48), Stage(512, 48), Stage(3072, 64), Stage(3072, 96), Stage(3072, 192, 0.9))
 
 
 def copying_batch(
@@ -55,3 +39,11 @@ def _row(rng: np.random.Generator, length: int, token_ids: np.ndarray) -> tuple[
         known.append(mask)
         total += len(word)
     return np.concatenate(pieces)[:length], np.concatenate(known)[:length]
+
+
+def draw_pool(rng: np.random.Generator, ordinary: np.ndarray, digits: np.ndarray) -> np.ndarray:
+    """The tokens a batch's words are made of: all of them, the digits, or a dozen that keep meeting each other."""
+    kind = rng.integers(4)
+    if kind < 2:
+        return ordinary
+    return digits if kind == 2 else rng.choice(ordinary, 12, replace=False)

@@ -23,14 +23,16 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from training.chat import SPECIAL_TOKENS, ChatFormat, CompactFormat
 from training.pretrain import lexicon
-from training.pretrain.copying import STAGES, copying_batch
+from training.pretrain.copying import copying_batch, draw_pool
+from training.pretrain.induction import plant_induction
 from training.pretrain.rows import draw_row
 from training.pretrain.talk import Talk
 from training.pretrain.tokenizer import train_tokenizer
 from training.roles import transcript
 
-LEARNING_RATE = 2.5e-3
+LEARNING_RATE = 1.5e-3
 WARM_UP = 100
+COPY_STEPS = 400
 COPY_TOKENS = 3072
 WORLD_TOKENS = 8192
 LONGEST_ROW = 1024
@@ -60,12 +62,15 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM
         num_key_value_heads=3,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         attention_dropout=0.0,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return Qwen2ForCausalLM(config)
+    model = Qwen2ForCausalLM(config)
+    plant_induction(model, seed)
+    return model
 
 
 def answer_loss(model: Qwen2ForCausalLM, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -115,13 +120,16 @@ class Run:
         self.chat = CompactFormat(self.tokenizer)
         self.model = new_model(self.tokenizer, seed)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-        self.step, self.stage, self.world_seconds, self.seed = 0, 0, 0.0, seed
+        self.step, self.world_seconds, self.seed = 0, 0.0, seed
+        self.ordinary = np.arange(len(SPECIAL_TOKENS), len(self.tokenizer))
+        self.digits = np.array(self.tokenizer.convert_tokens_to_ids(list("0123456789-")))
         self.started = time.monotonic()
         if (out / "state.pt").exists():
             state = torch.load(out / "state.pt", weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.stage, self.world_seconds = state["step"], state["stage"], state["world_seconds"]
+            self.step, self.world_seconds = state["step"], state["world_seconds"]
+        self.numbers = np.random.default_rng([seed, self.step])
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         if (self.out / "tokenizer.json").exists():
@@ -152,45 +160,38 @@ class Run:
     def save(self) -> None:
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
         partial = self.out / "state.partial"
-        torch.save({**state, "stage": self.stage, "world_seconds": self.world_seconds}, partial)
+        torch.save({**state, "world_seconds": self.world_seconds}, partial)
         partial.rename(self.out / "state.pt")
         self.model.save_pretrained(self.out)
 
     # ----- the two phases
 
     def copying(self) -> None:
-        rng = np.random.default_rng(self.seed + self.step)
-        ordinary = np.arange(len(SPECIAL_TOKENS), len(self.tokenizer))
-        np.random.default_rng(self.seed).shuffle(ordinary)
-        for number, stage in enumerate(STAGES):
-            if number < self.stage:
-                continue
-            average, losses = 0.0, 0.0
-            for k in range(stage.max_steps):
-                ids = ordinary[: stage.vocabulary]
-                arrays = copying_batch(rng, COPY_TOKENS // stage.length, stage.length, ids)
-                loss, accuracy = self.learn((torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])), LEARNING_RATE)
-                average = 0.95 * average + 0.05 * accuracy
-                losses = loss if k == 0 else 0.95 * losses + 0.05 * loss
-                if self.step % 50 == 0:
-                    self.log(f"copy-{stage.vocabulary}-{stage.length}", losses, average)
-                if average >= stage.until:
-                    break
-            self.stage = number + 1
-            self.save()
+        """COPY_STEPS batches of random words, short rows first."""
+        average, losses = 0.0, 0.0
+        while self.step < COPY_STEPS:
+            longest = 96 if self.step < COPY_STEPS // 2 else 384
+            loss, accuracy = self.learn(self._copies(int(self.numbers.integers(48, longest + 1))), LEARNING_RATE)
+            average = 0.95 * average + 0.05 * accuracy if average else accuracy
+            losses = 0.95 * losses + 0.05 * loss if losses else loss
+            if self.step % 50 == 0:
+                self.log("copy", losses, average)
+        self.save()
+
+    def _copies(self, length: int) -> Batch:
+        pool = draw_pool(self.numbers, self.ordinary, self.digits)
+        ids_BT, known_BT = copying_batch(self.numbers, max(1, COPY_TOKENS // length), length, pool)
+        return torch.from_numpy(ids_BT), torch.from_numpy(known_BT)
 
     def worlds(self, minutes: float) -> None:
         """Procedural worlds with one batch in eight from the last copying stage; the rate falls by a cosine."""
         rng = random.Random(self.seed + self.step)
-        numbers = np.random.default_rng(self.seed + self.step)
         batches = world_batches(rng, self.chat)
-        ordinary = np.arange(len(SPECIAL_TOKENS), len(self.tokenizer))
         average, losses, saved, before = 0.0, 0.0, time.monotonic(), time.monotonic()
         while self.world_seconds < minutes * 60:
-            rate = 1.5e-3 * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * self.world_seconds / (minutes * 60))))
+            rate = LEARNING_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * self.world_seconds / (minutes * 60))))
             if self.step % 8 == 0:
-                arrays = copying_batch(numbers, 16, 192 if self.step % 16 else 384, ordinary)
-                self.learn((torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])), rate)
+                self.learn(self._copies(int(self.numbers.integers(96, 513))), rate)
             loss, accuracy = self.learn(next(batches), rate)
             average = 0.97 * average + 0.03 * accuracy if average else accuracy
             losses = 0.97 * losses + 0.03 * loss if losses else loss
