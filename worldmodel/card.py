@@ -1,0 +1,205 @@
+"""The fidelity card: per tool, how true the world is on held-out conversations, beside what is free.
+
+Every held-out call is put to a world that is grounded in the recorded messages before it (teacher-forced), so one
+wrong answer does not spoil the next question. The same calls go to a replay cache, to a copy of the nearest past
+transition, and to the base model without its adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from worldmodel.context import canonical_history
+from worldmodel.examples import derivable, learn_vocabulary
+from worldmodel.measures import Judged, summary
+from worldmodel.resolver import Resolver, uniform
+from worldmodel.steps import OK, Step
+from worldmodel.world import World, WorldModel, _bearing
+
+ENOUGH = 30
+VALID = 0.98
+RATIO = (0.5, 2.0)
+BASE_CALLS = 200
+"""The unadapted base writes long wrong answers; this many calls are enough to see that."""
+AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out call with its recorded prefix."""
+
+    conversation_id: str
+    truth: Step
+    before: tuple[Step, ...]
+    derivable: bool
+    after_write: bool
+
+
+def questions(
+    held_out: Mapping[str, Sequence[Step]],
+    trained: Mapping[str, Sequence[Step]],
+    resolver: Resolver,
+    most: int | None = None,
+) -> list[Question]:
+    """Every call of the held-out conversations, or an even sample of `most` of them."""
+    vocabulary = learn_vocabulary(trained)
+    found = []
+    for conversation_id, steps in held_out.items():
+        for at, step in enumerate(steps):
+            before = tuple(steps[:at])
+            known = derivable(step, before, vocabulary)
+            found.append(Question(conversation_id, step, before, known, _after_write(step, before, resolver)))
+    if most is not None and len(found) > most:
+        found = sorted(found, key=lambda q: uniform(q.conversation_id, len(q.before)))[:most]
+        found.sort(key=lambda q: q.conversation_id)
+    return found
+
+
+def _after_write(step: Step, before: Sequence[Step], resolver: Resolver) -> bool:
+    effects = resolver.frame.effects
+    if effects.is_write(step.tool) or step.outcome != OK:
+        return False
+    writes = [s for s in before if s.outcome == OK and effects.is_write(s.tool)]
+    return bool(_bearing(effects, step.tool, step.arguments, step, writes))
+
+
+async def ask_world(model: WorldModel, asked: Sequence[Question], seed: int = 0) -> list[Judged]:
+    """What the world answers to each question."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(question: Question) -> Judged:
+        async with slots:
+            number = int(2**31 * uniform(seed, question.conversation_id, len(question.before)))
+            world = World(model, number, question.before, prior=question.before)
+            episode = world.episode()
+            answer = await world.answer(
+                question.truth.tool, question.truth.arguments, episode.steps, episode.writes
+            )
+            return _judged(question, None if answer.provenance == "abstained" else answer.step)
+
+    return list(await asyncio.gather(*(one(question) for question in asked)))
+
+
+def ask_cache(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
+    """Baseline: the answer to the same call earlier in this conversation, else production's only answer to it."""
+    judged = []
+    for question in asked:
+        own = [s for s in question.before if s.key == question.truth.key]
+        judged.append(_judged(question, own[-1] if own else resolver.index.always(question.truth.key)))
+    return judged
+
+
+def ask_nearest(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
+    """Baseline: a copy of the most similar transition, of this conversation's past or of the training data."""
+    judged = []
+    for question in asked:
+        truth = question.truth
+        own = [s for s in question.before if s.key == truth.key]
+        history = canonical_history(question.before, resolver.frame.effects)
+        framed = resolver.frame.frame(truth.tool, truth.arguments, history, (), resolver.index)
+        judged.append(_judged(question, own[-1] if own else framed.nearest))
+    return judged
+
+
+def _judged(question: Question, answer: Step | None) -> Judged:
+    q = question
+    return Judged(q.conversation_id, q.truth, answer, q.derivable, q.after_write)
+
+
+async def measure(model: WorldModel, asked: Sequence[Question], with_base: bool = True) -> dict[str, Any]:
+    """The card: `overall` and per tool, each with the world's numbers, the baselines', and per tool a status."""
+    resolver = model.resolver
+    open_model = WorldModel(replace(resolver, blocked=frozenset()), model.user)
+    answers = {
+        "world": await ask_world(open_model, asked),
+        "replay_cache": ask_cache(resolver, asked),
+        "nearest_copy": ask_nearest(resolver, asked),
+    }
+    if with_base:
+        bare = WorldModel(replace(resolver, adapter=None, biases={}, blocked=frozenset()))
+        answers["base"] = await ask_world(bare, asked[:: max(1, len(asked) // BASE_CALLS)])
+    tools = {}
+    for tool in sorted({q.truth.tool for q in asked}):
+        of_tool = {name: [j for j in found if j.truth.tool == tool] for name, found in answers.items()}
+        tools[tool] = _entry(of_tool, resolver)
+        tools[tool]["status"], tools[tool]["why"] = verdict(tools[tool])
+    return {"overall": _entry(answers, resolver), "tools": tools}
+
+
+def _entry(answers: Mapping[str, Sequence[Judged]], resolver: Resolver) -> dict[str, Any]:
+    measured = {name: summary(found, resolver.profiles) for name, found in answers.items()}
+    return {**measured.pop("world"), "baselines": measured}
+
+
+def verdict(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """pass, warn or block, and why not pass (reference: at least 30 calls, validity 0.98, ratio, beats the copy)."""
+    nearest = entry["baselines"]["nearest_copy"]
+    why, bad = [], []
+    if entry["n"] < ENOUGH:
+        why.append(f"only {entry['n']} held-out calls")
+    validity = entry["schema_validity"]
+    if validity is not None and validity < VALID:
+        (bad if validity < 0.9 else why).append(f"schema validity {validity:.2f}")
+    interval = entry["errors"]["ratio_ci"]
+    if interval is not None and (interval[0] > RATIO[1] or interval[1] < RATIO[0]):
+        bad.append(f"error-rate ratio {interval[0]:.2f} to {interval[1]:.2f}")
+    margins = [_margin(entry, nearest, name) for name in ("exact_match", "outcome_f1")]
+    if min(margins) < -0.005:
+        (bad if max(margins) < -0.05 else why).append("does not beat a copy of the nearest transition")
+    if bad and entry["n"] >= ENOUGH:
+        return "block", bad + why
+    return ("warn", bad + why) if bad or why else ("pass", [])
+
+
+def _margin(entry: Mapping[str, Any], other: Mapping[str, Any], name: str) -> float:
+    return (entry[name] or 0.0) - (other[name] or 0.0)
+
+
+def table(card: Mapping[str, Any], console: Console) -> None:
+    """Print a card for a person."""
+    grid = Table(title="fidelity on held-out conversations (same calls for all)")
+    for name in ("tool", "n", "exact", "derivable", "fields", "outcome F1", "errors sim/real", "valid",
+                 "read after write", "answered", "copy: exact, F1", "cache: exact, F1", "base: exact, F1", "status"):  # fmt: skip
+        grid.add_column(name, justify="left" if name in ("tool", "status") else "right")
+    rows = [*card["tools"].items(), ("all", card["overall"])]
+    for tool, entry in rows:
+        baselines = entry["baselines"]
+        grid.add_row(
+            tool,
+            str(entry["n"]),
+            _shown(entry["exact_match"]),
+            _with_n(entry["derivable"]),
+            _shown(entry["field_f1"]),
+            _shown(entry["outcome_f1"]),
+            _errors(entry["errors"]),
+            _shown(entry["schema_validity"]),
+            _with_n(entry["read_after_write"]),
+            _shown(entry["coverage"]),
+            *(_baseline(baselines.get(name)) for name in ("nearest_copy", "replay_cache", "base")),
+            entry.get("status", ""),
+            end_section=tool == rows[-2][0],
+        )
+    console.print(grid)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _with_n(value: Mapping[str, Any]) -> str:
+    return f"{_shown(value['exact_match'])} ({value['n']})" if value["n"] else "-"
+
+
+def _errors(value: Mapping[str, Any]) -> str:
+    shown = f"{value['simulated']:.2f}/{value['real']:.2f}"
+    return shown if value["ratio_ci"] is None else f"{shown} [{value['ratio_ci'][0]:.1f}, {value['ratio_ci'][1]:.1f}]"
+
+
+def _baseline(value: Mapping[str, Any] | None) -> str:
+    return "-" if value is None else f"{_shown(value['exact_match'])}, {_shown(value['outcome_f1'])}"

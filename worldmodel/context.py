@@ -1,0 +1,209 @@
+"""What the world is shown for one call: the observations that bear on it, abbreviated, and what just happened.
+
+The same functions serve training (the history is a recorded prefix) and use (the history is the world's facts and
+the episode's writes), so the model meets in use what it was taught on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.edits import diff, dumps, minify
+from training.roles import Seen, WorldPrompt
+from worldmodel.effects import TRAIL, Effects
+from worldmodel.retrieval import TransitionIndex, features_of
+from worldmodel.steps import OK, Step, call_key, is_identifier, leaves
+
+MOST_SEEN = 3
+LONG_SCALAR = 48
+"""Longer strings are left out of what is shown, unless the call names them."""
+
+
+@dataclass(frozen=True)
+class Framed:
+    """One call as the model meets it. `sources` are the whole observations behind the numbered, abbreviated ones."""
+
+    prompt: WorldPrompt
+    sources: tuple[str, ...]
+    nearest: Step | None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Turns (call, history, recent calls) into prompts. `patched` names the fields that a tool's answers change."""
+
+    effects: Effects
+    classes: Mapping[str, tuple[str, ...]]
+    patched: Mapping[str, frozenset[str]]
+
+    def frame(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        history: Sequence[Step],
+        trail: Sequence[Step],
+        index: TransitionIndex | None,
+        not_conversation: str = "",
+    ) -> Framed:
+        """`history` as `canonical_history` leaves it; no retrieval where `index` is None."""
+        chosen = select(tool, arguments, history, self.effects)
+        nearest = None
+        if index is not None:
+            features = features_of(tool, arguments, [s.content for s in chosen])
+            nearest = index.nearest(tool, features, not_conversation)
+        seen = [self._seen(tool, arguments, step, retrieved=False) for step in chosen]
+        sources = [step.content for step in chosen]
+        if nearest is not None:
+            seen.append(self._seen(tool, arguments, nearest, retrieved=True))
+            sources.append(nearest.content)
+        shown = tuple((s.tool, s.outcome) for s in trail)
+        prompt = WorldPrompt(tuple(seen), shown, tool, arguments, self.classes.get(tool, (OK,)))
+        return Framed(prompt, tuple(sources), nearest)
+
+    def _seen(self, tool: str, arguments: Mapping[str, Any], step: Step, retrieved: bool) -> Seen:
+        if retrieved and not self.effects.is_write(tool):
+            return Seen(step.tool, step.arguments, minify(step.content), retrieved)
+        named = {text for _, text in leaves(dict(arguments))}
+        content = abbreviate(step.content, self.patched.get(tool, frozenset()), named)
+        return Seen(step.tool, step.arguments, content, retrieved)
+
+
+def canonical_history(steps: Sequence[Step], effects: Effects) -> list[Step]:
+    """What of a conversation the world keeps: successful writes in order, and each read's first answer.
+
+    A read repeated after a write is left out, because what it says follows from the first answer and the write.
+    """
+    kept: list[Step] = []
+    keys: set[str] = set()
+    for step in steps:
+        if step.outcome != OK or (not effects.is_write(step.tool) and step.key in keys):
+            continue
+        keys.add(step.key)
+        kept.append(step)
+    return kept
+
+
+def related_writes(marks: frozenset[str], history: Sequence[Step], effects: Effects) -> list[Step]:
+    return [s for s in history if effects.is_write(s.tool) and s.mentions & marks]
+
+
+def select(tool: str, arguments: Mapping[str, Any], history: Sequence[Step], effects: Effects) -> list[Step]:
+    """At most three observations that bear on a call: writes to its entities (latest first), then the entities'
+    own records, then whatever else mentions most of the identifiers in its arguments."""
+    marks = effects.touched(arguments)
+    writes = related_writes(marks, history, effects)[:-3:-1]
+    reads = [s for s in history if not effects.is_write(s.tool)]
+    own_key = call_key(tool, arguments)
+    records = [s for s in reads if effects.is_reader(s.tool) and effects.touched(s.arguments) & marks]
+    records += [s for s in reads if s.key == own_key and s not in records]
+    chosen = [*writes, *records[:-2:-1]]
+    named = {text for _, text in leaves(dict(arguments)) if is_identifier(text)}
+    named |= {mark for mark in marks if not any(mark in s.mentions for s in chosen)}
+    others = [s for s in reversed(reads) if s not in chosen]
+    while named and len(chosen) < MOST_SEEN:
+        best = max(others, key=lambda s: len(named & s.mentions), default=None)
+        if best is None or not named & best.mentions:
+            break
+        chosen.append(best)
+        others.remove(best)
+        named -= best.mentions
+    return chosen[:MOST_SEEN]
+
+
+def trail_of(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], effects: Effects) -> list[Step]:
+    """The recent calls that a call's outcome may hang on.
+
+    All of the last few for a tool that was seen to depend on haste, or right after a write to the same entity (a read
+    may be stale); else only earlier tries of the same call, so that unrelated calls cannot change an answer.
+    """
+    recent = list(steps[-TRAIL:])
+    marks = effects.touched(arguments)
+    if tool in effects.historic or any(
+        s.outcome == OK and effects.is_write(s.tool) and s.mentions & marks for s in recent
+    ):
+        return recent
+    own = call_key(tool, arguments)
+    return [s for s in recent if s.key == own]
+
+
+# ----- abbreviation
+
+
+def abbreviate(content: str, patched: frozenset[str], named: set[str]) -> str:
+    """An observation without the parts that no answer to this call needs.
+
+    A reference to it still means the whole: a merge patch leaves alone what it does not name. Kept are short scalars,
+    the fields that the tool is known to change, and the items that carry a value of the call.
+    """
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return content.strip()[:400]
+    if isinstance(value, list):
+        kept = [v for v in value if _names(v, named)]
+        return dumps(kept or value[:1])
+    if not isinstance(value, dict) or len(minify(content)) <= 240:
+        return minify(content)
+    if len(value) == 1:
+        key, inner = next(iter(value.items()))
+        return dumps({key: json.loads(abbreviate(dumps(inner), patched, named))}) if inner else minify(content)
+    shown = {}
+    for key, inner in value.items():
+        if key in patched or not isinstance(inner, dict | list | str):
+            shown[key] = inner
+        elif isinstance(inner, str):
+            if len(inner) <= LONG_SCALAR or inner in named:
+                shown[key] = inner
+        elif isinstance(inner, list):
+            items = [v for v in inner if _names(v, named)]
+            if items:
+                shown[key] = items
+        else:
+            children = {k: v for k, v in inner.items() if k in named or _names(v, named)}
+            if children:
+                shown[key] = children
+    return dumps(shown)
+
+
+def _names(value: Any, named: set[str]) -> bool:
+    return any(text in named and is_identifier(text) for _, text in leaves(value))
+
+
+def learn_patched(
+    conversations: Sequence[Sequence[Step]], effects: Effects, at_least: float = 0.02
+) -> dict[str, frozenset[str]]:
+    """Per tool, the top-level fields in which its answers differ from what was known of the same entity."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    totals: Counter[str] = Counter()
+    for steps in conversations:
+        for at, step in enumerate(steps):
+            if step.outcome != OK:
+                continue
+            chosen = select(step.tool, step.arguments, canonical_history(steps[:at], effects), effects)
+            patch = _smallest_patch(step.content, [s.content for s in chosen])
+            if patch is not None:
+                totals[step.tool] += 1
+                counts[step.tool].update(patch)
+    return {
+        tool: frozenset(key for key, n in found.items() if n >= max(2, at_least * totals[tool]))
+        for tool, found in sorted(counts.items())
+    }
+
+
+def _smallest_patch(target: str, sources: Sequence[str]) -> list[str] | None:
+    best: dict[str, Any] | None = None
+    for source in sources:
+        try:
+            old, new = json.loads(source), json.loads(target)
+        except ValueError:
+            continue
+        if not isinstance(old, dict) or not isinstance(new, dict):
+            continue
+        patch = diff(old, new)
+        if len(patch) <= len(new) / 2 and (best is None or len(patch) < len(best)):
+            best = patch
+    return None if best is None else list(best)

@@ -1,0 +1,281 @@
+"""What tools do, learned from how answers change: who writes, who reads an entity, which errors pass by themselves.
+
+Nothing here is configured per system. Where the data say nothing, a verb prior decides (`get`, `search`, ... read).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from worldmodel.steps import OK, Step, core, is_identifier, leaves, marks
+
+READ_VERBS = frozenset(
+    "get list search find track calculate calc think wait sleep read show fetch lookup look check view describe count "
+    "query compute convert validate verify estimate quote whoami status retrieve browse is has ask".split()
+)
+TRANSIENT_NAMES = re.compile(
+    r"time.?out|timed|rate|429|too_many|throttl|quota|unavailable|overload|busy|temporar|50[0234]|retry|connection|reset"
+)
+TRAIL = 6
+"""How many recent calls a history-sensitive tool is shown."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The learned facts about all tools of one system.
+
+    `readers` maps an entity argument's key to the tool that returns that entity; `transient` holds (tool, outcome
+    class) pairs whose repetition usually ends otherwise; `historic` are the tools whose outcome hangs on how many
+    calls came just before.
+    """
+
+    writes: frozenset[str]
+    readers: Mapping[str, str]
+    transient: frozenset[tuple[str, str]]
+    historic: frozenset[str]
+
+    @property
+    def entity_keys(self) -> frozenset[str]:
+        return frozenset(self.readers)
+
+    def is_write(self, tool: str) -> bool:
+        return tool in self.writes
+
+    def is_reader(self, tool: str) -> bool:
+        return tool in self.readers.values()
+
+    def is_transient(self, tool: str, outcome: str) -> bool:
+        return (tool, outcome) in self.transient
+
+    def entities(self, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """The entities that a call names: argument key to id."""
+        found = {}
+        for key, value in arguments.items():
+            if key in self.readers and isinstance(value, str | int) and not isinstance(value, bool):
+                found[key] = str(value)
+        return found
+
+    def touched(self, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """The marks of the entities that a call names, to intersect with `Step.mentions`."""
+        return frozenset(m for key, text in self.entities(arguments).items() for m in marks(key, text))
+
+    def to_json(self) -> dict[str, Any]:
+        out = asdict(self)
+        return {k: sorted(v) if isinstance(v, frozenset) else dict(v) for k, v in out.items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Effects:
+        return cls(
+            frozenset(value["writes"]),
+            dict(value["readers"]),
+            frozenset((tool, outcome) for tool, outcome in value["transient"]),
+            frozenset(value["historic"]),
+        )
+
+
+def learn_effects(conversations: Sequence[Sequence[Step]]) -> Effects:
+    """Learn from conversations, each the ordered list of its answered calls."""
+    writes = _learn_writes(conversations)
+    readers = _learn_readers(conversations, writes)
+    transient = _learn_transient(conversations, writes)
+    return Effects(writes, readers, transient, _learn_historic(conversations, transient))
+
+
+# ----- who writes
+
+
+@dataclass
+class _Evidence:
+    changed: int = 0
+    unchanged: int = 0
+    edits: int = 0
+    calls: int = 0
+
+    def says_write(self, tool: str) -> bool:
+        if self.edits >= max(2, 0.05 * self.calls) or self.changed >= max(2, 0.2 * self.unchanged):
+            return True
+        if self.unchanged >= 5 and self.changed == 0 and self.edits == 0:
+            return False
+        return not is_read_verb(tool)
+
+
+def is_read_verb(tool: str) -> bool:
+    words = re.sub(r"([a-z])([A-Z])", r"\1_\2", tool).lower()
+    return re.split(r"[^a-z]+", words)[0] in READ_VERBS
+
+
+def _learn_writes(conversations: Sequence[Sequence[Step]]) -> frozenset[str]:
+    evidence: dict[str, _Evidence] = defaultdict(_Evidence)
+    for steps in conversations:
+        _weigh_reads(steps, evidence)
+        _weigh_edits(steps, evidence)
+        for step in steps:
+            evidence[step.tool].calls += step.outcome == OK
+    return frozenset(tool for tool, found in evidence.items() if found.says_write(tool))
+
+
+def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> None:
+    """The same call twice: whoever succeeded in between on one of its values changed the answer, or did not."""
+    last: dict[str, int] = {}
+    for at, step in enumerate(steps):
+        if step.outcome != OK:
+            continue
+        before = last.get(step.key)
+        last[step.key] = at
+        if before is None or at == before + 1:
+            continue
+        values = {text for _, text in leaves(dict(step.arguments)) if len(text) >= 3}
+        between = {s.tool for s in steps[before + 1 : at] if s.outcome == OK and s.tool != step.tool}
+        suspects = {
+            s.tool
+            for s in steps[before + 1 : at]
+            if s.tool in between and values & {text for _, text in leaves(dict(s.arguments))}
+        }
+        same = steps[before].content == step.content
+        for tool in suspects if not same or suspects else between:
+            if same:
+                evidence[tool].unchanged += 1
+            elif len(suspects) == 1:
+                evidence[tool].changed += 1
+
+
+def _weigh_edits(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> None:
+    """A response that repeats another tool's observation of the same entity, with some fields changed."""
+    known: dict[str, tuple[str, dict[str, Any]]] = {}
+    for step in steps:
+        body = _record(step.content) if step.outcome == OK else None
+        if body is None:
+            continue
+        for _, text in leaves(dict(step.arguments)):
+            if not is_identifier(text) and len(text) < 4:
+                continue
+            earlier = known.get(text)
+            if earlier and earlier[0] != step.tool and _is_edit(earlier[1], body):
+                evidence[step.tool].edits += not is_read_verb(step.tool)
+            known[text] = (step.tool, body)
+
+
+def _record(content: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return None
+    if isinstance(value, dict) and len(value) == 1:
+        value = next(iter(value.values()))
+    return value if isinstance(value, dict) and len(value) >= 3 else None
+
+
+def _is_edit(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    shared = old.keys() & new.keys()
+    same = sum(old[k] == new[k] for k in shared)
+    return len(shared) >= 0.6 * len(old.keys() | new.keys()) and len(new) / 2 < same < len(old.keys() | new.keys())
+
+
+# ----- who reads an entity
+
+
+def _learn_readers(conversations: Sequence[Sequence[Step]], writes: frozenset[str]) -> dict[str, str]:
+    uses: dict[str, Counter[str]] = defaultdict(Counter)
+    sole: dict[tuple[str, str], list[Step]] = defaultdict(list)
+    for step in (s for steps in conversations for s in steps):
+        for key in step.arguments:
+            uses[key][step.tool] += 1
+        if len(step.arguments) == 1 and step.tool not in writes and step.outcome == OK:
+            sole[(next(iter(step.arguments)), step.tool)].append(step)
+    candidates: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
+    for (key, tool), steps in sole.items():
+        fit = _reads_entity(key, steps)
+        if fit > 0 and (len(uses[key]) > 1 or _names_itself(key, steps)):
+            candidates[key].append((fit, len(steps), tool))
+    return {key: max(found)[2] for key, found in sorted(candidates.items())}
+
+
+def _reads_entity(key: str, steps: Sequence[Step]) -> float:
+    """How much a tool's answers look like the record that its one argument names; 0 if they do not."""
+    records = [(s, _record(s.content)) for s in steps]
+    objects = sum(r is not None for _, r in records)
+    texts = [str(s.arguments[key]) for s in steps]
+    if objects < 0.8 * len(steps) or sum(map(is_identifier, texts)) < 0.8 * len(texts):
+        return 0.0
+    if len(set(texts)) < min(3, len(texts)):
+        return 0.0
+    return 1 + _names_itself(key, steps)
+
+
+def _names_itself(key: str, steps: Sequence[Step]) -> float:
+    """The share of answers that carry the argument's value at their top level."""
+    hits = 0
+    for step in steps:
+        record = _record(step.content) or {}
+        value = core(str(step.arguments[key]))
+        hits += any(isinstance(v, str | int) and core(str(v)) == value for v in record.values())
+    return hits / len(steps) if steps else 0.0
+
+
+# ----- errors that pass by themselves, and errors that come from haste
+
+
+def _learn_transient(
+    conversations: Sequence[Sequence[Step]], writes: frozenset[str]
+) -> frozenset[tuple[str, str]]:
+    """An outcome is transient if the same call, repeated with no write in between, mostly ends otherwise."""
+    repeated: Counter[tuple[str, str]] = Counter()
+    changed: Counter[tuple[str, str]] = Counter()
+    seen: set[tuple[str, str]] = set()
+    for steps in conversations:
+        last: dict[str, Step] = {}
+        for step in steps:
+            seen.add((step.tool, step.outcome))
+            before = last.get(step.key)
+            if before is not None and before.outcome != OK:
+                repeated[(step.tool, before.outcome)] += 1
+                changed[(step.tool, before.outcome)] += before.outcome != step.outcome
+            last[step.key] = step
+            if step.tool in writes and step.outcome == OK:
+                last = {step.key: step}
+    return frozenset(
+        pair
+        for pair in seen
+        if pair[1] != OK and _passes(pair[1], repeated[pair], changed[pair])
+    )
+
+
+def _passes(outcome: str, repeated: int, changed: int) -> bool:
+    """Beta prior from the name, worth four repetitions, then the data."""
+    prior = 0.9 if TRANSIENT_NAMES.search(outcome) else 0.1
+    return (changed + 4 * prior) / (repeated + 4) > 0.5
+
+
+def _learn_historic(
+    conversations: Sequence[Sequence[Step]], transient: frozenset[tuple[str, str]]
+) -> frozenset[str]:
+    """Tools whose transient errors depend on how often they were called just before (a G-test per tool)."""
+    tables: dict[str, Counter[tuple[int, bool]]] = defaultdict(Counter)
+    for steps in conversations:
+        for at, step in enumerate(steps):
+            recent = sum(s.tool == step.tool for s in steps[max(0, at - TRAIL) : at])
+            tables[step.tool][(min(recent, 4), (step.tool, step.outcome) in transient)] += 1
+    return frozenset(tool for tool, table in tables.items() if _depends(table))
+
+
+def _depends(table: Mapping[tuple[int, bool], int]) -> bool:
+    rows: Counter[int] = Counter()
+    columns: Counter[bool] = Counter()
+    for (row, column), n in table.items():
+        rows[row] += n
+        columns[column] += n
+    total = sum(rows.values())
+    if len(columns) < 2 or len(rows) < 2:
+        return False
+    g = 2 * sum(n * math.log(n * total / (rows[r] * columns[c])) for (r, c), n in table.items() if n)
+    return g > 12 + 2 * (len(rows) - 1)  # about p < 0.001 for one to four degrees of freedom
+
+
+def successful_writes(steps: Iterable[Step], effects: Effects) -> list[Step]:
+    return [s for s in steps if s.outcome == OK and effects.is_write(s.tool)]

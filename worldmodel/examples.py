@@ -1,0 +1,169 @@
+"""Recorded conversations as training rows of the world: prompt, outcome digit, shortest edit."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from training.chat import ChatFormat
+from training.edits import encode
+from training.roles import world_answer
+from worldmodel.context import Frame, Framed, canonical_history, related_writes, select, trail_of
+from worldmodel.retrieval import Entry, TransitionIndex, features_of
+from worldmodel.steps import OK, OTHER, Step, content_leaves, leaves
+
+Conversations = Mapping[str, Sequence[Step]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One recorded transition as the world meets it. `history` and `before` are its prefix: as kept, and whole."""
+
+    conversation_id: str
+    at: int
+    step: Step
+    framed: Framed
+    outcome: int
+    before: tuple[Step, ...]
+
+    def edit(self, cost: Callable[[str], int] = len) -> str:
+        return encode(self.step.content, self.framed.sources, cost)
+
+
+def build_index(conversations: Conversations, frame: Frame) -> TransitionIndex:
+    """The retrieval index over some conversations."""
+    entries = []
+    for conversation_id, steps in conversations.items():
+        for at, step in enumerate(steps):
+            entries.append(_entry(conversation_id, steps, at, step, frame))
+    return TransitionIndex(entries)
+
+
+def _entry(conversation_id: str, steps: Sequence[Step], at: int, step: Step, frame: Frame) -> Entry:
+    effects = frame.effects
+    history = canonical_history(steps[:at], effects)
+    chosen = select(step.tool, step.arguments, history, effects)
+    marks = effects.touched(step.arguments) | step.mentions
+    pristine = (
+        not effects.is_write(step.tool)
+        and not effects.is_transient(step.tool, step.outcome)
+        and not related_writes(marks, history, effects)
+    )
+    features = features_of(step.tool, step.arguments, [s.content for s in chosen])
+    return Entry(conversation_id, step, features, pristine)
+
+
+def frame_step(
+    conversation_id: str, steps: Sequence[Step], at: int, frame: Frame, index: TransitionIndex | None
+) -> Example:
+    """One transition, framed from the recorded steps before it; its own conversation is never retrieved."""
+    step, before = steps[at], steps[:at]
+    history = canonical_history(before, frame.effects)
+    trail = trail_of(step.tool, step.arguments, before, frame.effects)
+    framed = frame.frame(step.tool, step.arguments, history, trail, index, conversation_id)
+    return Example(conversation_id, at, step, framed, class_number(step, frame.classes), tuple(before))
+
+
+def class_number(step: Step, classes: Mapping[str, tuple[str, ...]]) -> int:
+    """The digit of a step's outcome; classes too rare for a digit of their own share `other_error`."""
+    names = classes.get(step.tool, (OK,))
+    if step.outcome in names:
+        return names.index(step.outcome)
+    if OTHER in names:
+        return names.index(OTHER)
+    return len(names) - 1
+
+
+def world_examples(
+    conversations: Conversations,
+    frame: Frame,
+    index: TransitionIndex,
+    rng: random.Random,
+    dropout: float = 0.15,
+    keep_unknowable: float = 0.15,
+) -> list[Example]:
+    """One example a transition, shuffled, with retrieval dropped out at a rate.
+
+    Of the successes that nothing before them determines, and of the repeats that the world answers from what is
+    pinned, only a share is kept: the first teach invention, which cannot be right, the second what no model is asked.
+    """
+    vocabulary = learn_vocabulary(conversations)
+    examples = []
+    for conversation_id, steps in conversations.items():
+        for at, step in enumerate(steps):
+            shown = None if rng.random() < dropout else index
+            known = derivable(step, steps[:at], vocabulary)
+            if step.outcome == OK and not known and rng.random() > keep_unknowable:
+                continue
+            if known and is_repeat(steps, at, frame) and rng.random() > 2 * keep_unknowable:
+                continue
+            examples.append(frame_step(conversation_id, steps, at, frame, shown))
+    rng.shuffle(examples)
+    return examples
+
+
+def is_repeat(steps: Sequence[Step], at: int, frame: Frame) -> bool:
+    """Whether the same call was answered before in the same state, with the same answer."""
+    step = steps[at]
+    for earlier in range(at - 1, -1, -1):
+        before = steps[earlier]
+        if before.key == step.key and before.content == step.content:
+            return True
+        if before.outcome == OK and frame.effects.is_write(before.tool):
+            return False
+    return False
+
+
+def world_row(example: Example, chat: ChatFormat, longest: int = 1024) -> tuple[list[int], list[bool]] | None:
+    """(token ids, which of them are learned); None where the row would be longer than `longest`."""
+    prompt = chat.prompt(example.framed.prompt.messages(chat.compact))
+    edit = example.edit(lambda text: len(chat.encode(text)))
+    answer = [*answer_ids(example.outcome, edit, chat)]
+    if len(prompt) + len(answer) > longest:
+        return None
+    return [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
+
+
+def answer_ids(outcome: int, edit: str, chat: ChatFormat) -> list[int]:
+    """The digit is a token of its own, so that its distribution can be read and corrected."""
+    digit = world_answer(outcome, "")
+    return [*chat.encode(digit), *chat.encode(edit), chat.stop_ids[0]]
+
+
+# ----- what can be known
+
+
+def learn_vocabulary(conversations: Conversations, share: float = 0.01) -> dict[str, frozenset[str]]:
+    """Per tool, the values in the answers of at least three and a share of its conversations: its constants."""
+    spread: dict[str, Counter[str]] = defaultdict(Counter)
+    users: Counter[str] = Counter()
+    for steps in conversations.values():
+        users.update({step.tool for step in steps})
+        for tool, text in {(step.tool, text) for step in steps for text in _texts(step.content)}:
+            spread[tool][text] += 1
+    return {
+        tool: frozenset(text for text, n in found.items() if n >= max(3, share * users[tool]))
+        for tool, found in spread.items()
+    }
+
+
+def derivable(step: Step, before: Sequence[Step], vocabulary: Mapping[str, frozenset[str]]) -> bool:
+    """Whether every value of an answer is in its call, in an earlier observation, or in the tool's vocabulary.
+
+    What needs arithmetic beyond a change of sign counts as not derivable.
+    """
+    known = set(vocabulary.get(step.tool, ()))
+    for call in (step, *before):
+        known.update(text.lstrip("-") for _, text in leaves(dict(call.arguments)))
+    for earlier in before:
+        known.update(_texts(earlier.content))
+    return _texts(step.content) <= known
+
+
+def _texts(content: str) -> set[str]:
+    if not content.lstrip().startswith(("{", "[", '"')):
+        return set(re.findall(r"[^\s,;:]+", content))
+    return {text.lstrip("-") for _, text in content_leaves(content)}

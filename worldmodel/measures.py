@@ -1,0 +1,137 @@
+"""How true a simulated answer is: the numbers of the fidelity card, for any answerer."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.edits import canonical
+from worldmodel.profiles import Profile
+from worldmodel.steps import OK, Step
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One held-out call: what production answered, what was answered instead (None: nothing).
+
+    `derivable`: every value of the truth could be known. `after_write`: a read whose entity had been written to.
+    """
+
+    conversation_id: str
+    truth: Step
+    answer: Step | None
+    derivable: bool
+    after_write: bool
+
+    @property
+    def exact(self) -> bool:
+        return self.answer is not None and canonical(self.answer.content) == canonical(self.truth.content)
+
+    @property
+    def outcome(self) -> str:
+        return "no answer" if self.answer is None else self.answer.outcome
+
+
+def exact_match(judged: Sequence[Judged]) -> float | None:
+    return _mean([j.exact for j in judged])
+
+
+def field_f1(judged: Sequence[Judged]) -> float | None:
+    """Mean F1 of (path, value) pairs of the bodies; words of a text count as its pairs."""
+    return _mean([_pairs_f1(j.truth.content, j.answer.content) if j.answer else 0.0 for j in judged])
+
+
+def _pairs_f1(truth: str, answer: str) -> float:
+    left, right = _pairs(truth), _pairs(answer)
+    if not left and not right:
+        return 1.0
+    shared = sum((left & right).values())
+    return 2 * shared / (sum(left.values()) + sum(right.values()))
+
+
+def _pairs(content: str) -> Counter[tuple[str, str]]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return Counter(("", word) for word in content.split())
+    return Counter(_flatten(value, ""))
+
+
+def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        return [pair for k, v in value.items() for pair in _flatten(v, f"{path}.{k}")]
+    if isinstance(value, list) and value:
+        return [pair for at, v in enumerate(value) for pair in _flatten(v, f"{path}[{at}]")]
+    return [(path, canonical(json.dumps(value)))]
+
+
+def outcome_f1(judged: Sequence[Judged]) -> float | None:
+    """Macro F1 over the (tool, outcome class) pairs that production showed."""
+    truth = Counter((j.truth.tool, j.truth.outcome) for j in judged)
+    said = Counter((j.truth.tool, j.outcome) for j in judged)
+    right = Counter((j.truth.tool, j.outcome) for j in judged if j.outcome == j.truth.outcome)
+    return _mean([2 * right[pair] / (truth[pair] + said[pair]) for pair in truth])
+
+
+def error_rates(judged: Sequence[Judged], draws: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Real and simulated error rates and their ratio with a 95 % interval, resampling whole conversations.
+
+    Calls without an answer count on neither side. The ratio is None where production never failed.
+    """
+    answered = [j for j in judged if j.answer is not None]
+    by_conversation: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for j in answered:
+        counts = by_conversation[j.conversation_id]
+        counts[0] += j.truth.outcome != OK
+        counts[1] += j.outcome != OK
+        counts[2] += 1
+    rows = list(by_conversation.values())
+    real, simulated = (sum(r[k] for r in rows) for k in (0, 1))
+    n = len(answered) or 1
+    out: dict[str, Any] = {"real": real / n, "simulated": simulated / n, "ratio": None, "ratio_ci": None}
+    if real:
+        out["ratio"] = simulated / real
+        out["ratio_ci"] = _ratio_interval(rows, draws, seed)
+    return out
+
+
+def _ratio_interval(rows: Sequence[Sequence[int]], draws: int, seed: int) -> list[float]:
+    rng = random.Random(seed)
+    ratios = []
+    for _ in range(draws):
+        drawn = rng.choices(rows, k=len(rows))
+        real = sum(r[0] for r in drawn)
+        ratios.append(sum(r[1] for r in drawn) / max(real, 0.5))
+    ratios.sort()
+    return [ratios[int(0.025 * draws)], ratios[int(0.975 * draws)]]
+
+
+def schema_validity(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> float | None:
+    """The share of answers that have the shape of the tool's past answers of that outcome."""
+    answered = [j.answer for j in judged if j.answer is not None]
+    return _mean([s.tool not in profiles or profiles[s.tool].allows(s.outcome, s.content) for s in answered])
+
+
+def summary(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> dict[str, Any]:
+    """All measures of one answerer over some calls."""
+    derivable = [j for j in judged if j.derivable]
+    after_write = [j for j in judged if j.after_write]
+    return {
+        "n": len(judged),
+        "exact_match": exact_match(judged),
+        "derivable": {"n": len(derivable), "exact_match": exact_match(derivable)},
+        "field_f1": field_f1(judged),
+        "outcome_f1": outcome_f1(judged),
+        "errors": error_rates(judged),
+        "schema_validity": schema_validity(judged, profiles),
+        "read_after_write": {"n": len(after_write), "exact_match": exact_match(after_write)},
+        "coverage": _mean([j.answer is not None for j in judged]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

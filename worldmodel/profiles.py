@@ -1,0 +1,176 @@
+"""What is known of each tool without a model: its arguments, its latencies, the shape of its answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from training.edits import dumps
+from worldmodel.steps import OK, Step
+
+QUANTILES = tuple(k / 20 for k in range(21))
+FEWEST_CALLS = 3
+"""A tool with fewer recorded calls supports no generated answer."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What answers of one outcome class look like: JSON kinds, fields always there, every path ever seen."""
+
+    kinds: tuple[str, ...]
+    required: tuple[str, ...]
+    paths: tuple[str, ...]
+    seen: int
+
+    def allows(self, content: str) -> bool:
+        """Whether an answer has a kind and only paths that production showed, and no required field is missing."""
+        value, kind = _parse(content)
+        if kind not in self.kinds:
+            return False
+        if isinstance(value, dict) and not set(self.required) <= value.keys():
+            return False
+        return set(_paths(value)) <= set(self.paths)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One tool: calls seen, argument keys (and those never left out), latency quantiles and shapes by outcome.
+
+    `echoes` are the (field, argument) pairs that are equal in its successes: what was asked for comes back.
+    """
+
+    calls: int
+    argument_keys: tuple[str, ...]
+    always: tuple[str, ...]
+    latency_ms: Mapping[str, tuple[float, ...]]
+    shapes: Mapping[str, Shape]
+    echoes: tuple[tuple[str, str], ...] = ()
+
+    def latency(self, outcome: str, u: float) -> float:
+        """The latency at quantile `u`, interpolated, for that outcome (or for `ok`)."""
+        quantiles = self.latency_ms.get(outcome) or self.latency_ms.get(OK)
+        if not quantiles:
+            return 0.0
+        at = u * (len(quantiles) - 1)
+        low = min(int(at), len(quantiles) - 2)
+        return quantiles[low] + (at - low) * (quantiles[low + 1] - quantiles[low])
+
+    def objection(self, arguments: Mapping[str, Any]) -> str | None:
+        """Why nothing in production supports an answer to these arguments, if so."""
+        if self.calls < FEWEST_CALLS:
+            return f"only {self.calls} recorded calls"
+        unseen = [key for key in arguments if key not in self.argument_keys]
+        if unseen:
+            return f"unexpected argument {unseen[0]!r}"
+        missing = [key for key in self.always if key not in arguments]
+        return f"missing argument {missing[0]!r}" if missing else None
+
+    def allows(self, outcome: str, content: str) -> bool:
+        shape = self.shapes.get(outcome)
+        return shape is None or shape.allows(content)
+
+    def echo(self, content: str, arguments: Mapping[str, Any]) -> str:
+        """A successful body with the fields that repeat arguments set to them."""
+        value, kind = _parse(content)
+        if kind != "object":
+            return content
+        told = {f: arguments[a] for f, a in self.echoes if a in arguments and f in value and value[f] != arguments[a]}
+        return dumps({**value, **told}) if told else content
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Profile:
+        shapes = {
+            name: Shape(tuple(s["kinds"]), tuple(s["required"]), tuple(s["paths"]), s["seen"])
+            for name, s in value["shapes"].items()
+        }
+        latency = {name: tuple(q) for name, q in value["latency_ms"].items()}
+        echoes = tuple((pair[0], pair[1]) for pair in value["echoes"])
+        return cls(value["calls"], tuple(value["argument_keys"]), tuple(value["always"]), latency, shapes, echoes)
+
+
+def learn_profiles(steps: Iterable[Step]) -> dict[str, Profile]:
+    by_tool: dict[str, list[Step]] = defaultdict(list)
+    for step in steps:
+        by_tool[step.tool].append(step)
+    return {tool: _profile(found) for tool, found in sorted(by_tool.items())}
+
+
+def _profile(steps: Sequence[Step]) -> Profile:
+    keys = Counter(key for step in steps for key in step.arguments)
+    by_outcome: dict[str, list[Step]] = defaultdict(list)
+    for step in steps:
+        by_outcome[step.outcome].append(step)
+    succeeded = by_outcome.get(OK, [])
+    always = tuple(k for k in keys if len(succeeded) >= 20 and all(k in s.arguments for s in succeeded))
+    latency = {name: _quantiles([s.latency_ms for s in found]) for name, found in by_outcome.items()}
+    shapes = {name: _shape(found) for name, found in by_outcome.items()}
+    known = {k: q for k, q in latency.items() if q}
+    return Profile(len(steps), tuple(sorted(keys)), always, known, shapes, _echoes(succeeded))
+
+
+def _echoes(steps: Sequence[Step], at_least: int = 10, share: float = 0.98) -> tuple[tuple[str, str], ...]:
+    same: Counter[tuple[str, str]] = Counter()
+    both: Counter[tuple[str, str]] = Counter()
+    for step in steps:
+        value, kind = _parse(step.content)
+        for field in value if kind == "object" else ():
+            for argument, told in step.arguments.items():
+                both[(field, argument)] += 1
+                same[(field, argument)] += value[field] == told and type(value[field]) is type(told)
+    return tuple(sorted(p for p, n in both.items() if n >= at_least and same[p] >= share * n))
+
+
+def _quantiles(values: Sequence[float | None]) -> tuple[float, ...]:
+    known = sorted(v for v in values if v is not None)
+    return tuple(round(known[round(q * (len(known) - 1))], 3) for q in QUANTILES) if known else ()
+
+
+def _shape(steps: Sequence[Step]) -> Shape:
+    kinds: Counter[str] = Counter()
+    fields: Counter[str] = Counter()
+    paths: set[str] = set()
+    objects = 0
+    for step in steps:
+        value, kind = _parse(step.content)
+        kinds[kind] += 1
+        paths.update(_paths(value))
+        if isinstance(value, dict):
+            objects += 1
+            fields.update(value.keys())
+    required = tuple(sorted(k for k, n in fields.items() if n == objects and "*" not in _name(k)))
+    return Shape(tuple(sorted(kinds)), required, tuple(sorted(paths)), len(steps))
+
+
+def _parse(content: str) -> tuple[Any, str]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return None, "text"
+    if isinstance(value, dict):
+        return value, "object"
+    return value, "array" if isinstance(value, list) else "scalar"
+
+
+def _paths(value: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
+    """Every key path of a JSON value; keys that carry digits (ids) count as `*`."""
+    if depth > 6:
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            path = f"{prefix}.{_name(key)}"
+            yield path
+            yield from _paths(inner, path, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _paths(inner, f"{prefix}[]", depth + 1)
+
+
+def _name(key: str) -> str:
+    return "*" if re.search(r"\d{2,}", key) else key

@@ -1,0 +1,158 @@
+"""The training corpus as memory: the nearest past transition, and answers that production always gave.
+
+Similarity is the summed inverse document frequency, within the tool, of what two calls share: argument values,
+their shapes (a number of cents is not a number of dollars), and short values of the entity's state before the call.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.edits import canonical, dumps
+from worldmodel.steps import Step, is_identifier, leaves
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One past transition. `pristine`: nothing had been written to its entities, and its outcome was no accident."""
+
+    conversation_id: str
+    step: Step
+    features: tuple[str, ...]
+    pristine: bool
+
+
+def features_of(tool: str, arguments: Mapping[str, Any], states: Sequence[str]) -> tuple[str, ...]:
+    """What a call is compared by; `states` are the entity's observations before the call, nearest first."""
+    found = {f"={key}={text}" for key, text in leaves(dict(arguments))}
+    found |= {f"~{key}={_shape(value)}" for key, value in _scalars(arguments)}
+    found |= {f"#{key}={len(value)}" for key, value in arguments.items() if isinstance(value, list)}
+    for content in states[:1]:
+        found |= {f"^{key}={text}" for key, text in _state(content)}
+    return tuple(sorted(found))
+
+
+def _scalars(value: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, list):
+            for item in inner:
+                yield from _scalars(item) if isinstance(item, Mapping) else [(key, item)]
+        elif isinstance(inner, Mapping):
+            yield from _scalars(inner)
+        else:
+            yield key, inner
+
+
+def _shape(value: Any) -> str:
+    """`W4821` is A9999, `-12.5` is a negative float: what a validator would look at."""
+    if isinstance(value, str):
+        letters = re.sub(r"[a-z]+", "a", re.sub(r"[A-Z]+", "A", value))
+        return re.sub(r"\d", "9", letters) if len(value) < 32 else "text"
+    return f"{type(value).__name__}{'-' if isinstance(value, int | float) and value < 0 else ''}"
+
+
+def _state(content: str) -> Iterable[tuple[str, str]]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if isinstance(inner, bool) or (isinstance(inner, str) and len(inner) <= 24 and not is_identifier(inner)):
+                yield key, str(inner)
+            elif isinstance(inner, list):
+                yield f"#{key}", str(len(inner))
+
+
+@dataclass
+class TransitionIndex:
+    """All training transitions, searchable. Build with `of`, store with `save`, read with `load`."""
+
+    entries: list[Entry]
+    _postings: dict[tuple[str, str], np.ndarray] = field(init=False, repr=False)
+    _of_tool: dict[str, np.ndarray] = field(init=False, repr=False)
+    _always: dict[str, Step] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        postings: dict[tuple[str, str], list[int]] = defaultdict(list)
+        of_tool: dict[str, list[int]] = defaultdict(list)
+        for at, entry in enumerate(self.entries):
+            of_tool[entry.step.tool].append(at)
+            for feature in entry.features:
+                postings[(entry.step.tool, feature)].append(at)
+        self._postings = {key: np.asarray(rows) for key, rows in postings.items()}
+        self._of_tool = {tool: np.asarray(rows) for tool, rows in of_tool.items()}
+        self._always = _unanimous(self.entries)
+
+    def calls(self, tool: str) -> int:
+        return len(self._of_tool.get(tool, ()))
+
+    def nearest(
+        self, tool: str, features: Sequence[str], not_conversation: str = "", among: str | None = None
+    ) -> Step | None:
+        """The most similar past transition of a tool (the latest of equals), optionally of one outcome class."""
+        rows = self._of_tool.get(tool)
+        if rows is None:
+            return None
+        scores = np.zeros(len(self.entries), dtype=np.float32)
+        for feature in features:
+            hits = self._postings.get((tool, feature))
+            if hits is not None:
+                scores[hits] += math.log((len(rows) + 1) / len(hits))
+        for at in rows[np.argsort(-scores[rows] - 1e-6 * np.arange(len(rows)), kind="stable")]:
+            entry = self.entries[at]
+            if entry.conversation_id != not_conversation and among in (None, entry.step.outcome):
+                return entry.step
+        return None
+
+    def nearest_call(
+        self, tool: str, arguments: Mapping[str, Any], states: Sequence[str], among: str | None = None
+    ) -> Step | None:
+        return self.nearest(tool, features_of(tool, arguments, states), among=among)
+
+    def always(self, key: str) -> Step | None:
+        """The answer that production gave to a call every time, where there was only one such answer."""
+        return self._always.get(key)
+
+    def save(self, path: Path) -> None:
+        columns: dict[str, list[Any]] = {
+            "conversation_id": [e.conversation_id for e in self.entries],
+            "tool": [e.step.tool for e in self.entries],
+            "arguments": [dumps(dict(e.step.arguments)) for e in self.entries],
+            "content": [e.step.content for e in self.entries],
+            "outcome": [e.step.outcome for e in self.entries],
+            "latency_ms": [e.step.latency_ms for e in self.entries],
+            "features": [list(e.features) for e in self.entries],
+            "pristine": [e.pristine for e in self.entries],
+        }
+        pq.write_table(pa.table(columns), path, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> TransitionIndex:
+        entries = []
+        for row in pq.read_table(path).to_pylist():
+            arguments = json.loads(row["arguments"])
+            step = Step(row["tool"], arguments, row["content"], row["outcome"], row["latency_ms"])
+            entries.append(Entry(row["conversation_id"], step, tuple(row["features"]), row["pristine"]))
+        return cls(entries)
+
+
+def _unanimous(entries: Iterable[Entry]) -> dict[str, Step]:
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    examples: dict[str, Step] = {}
+    for entry in entries:
+        if entry.pristine:
+            answers[entry.step.key][canonical(entry.step.content)] += 1
+            examples[entry.step.key] = entry.step
+    return {key: examples[key] for key, found in answers.items() if len(found) == 1}

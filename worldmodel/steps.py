@@ -1,0 +1,197 @@
+"""One answered call, the identifiers in it, and the class of its outcome: what the rest of the room counts in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ingest.records import Transition
+from training.edits import canonical, dumps
+
+OK = "ok"
+OTHER = "other_error"
+MAX_CLASSES = 10
+"""An outcome class is one digit."""
+
+_GENERIC = re.compile(r"(|_other|unknown|errors?|failed|failure|.*tool_?error|.*exception|.*execution_?error)", re.I)
+_FILLER = frozenset("error the a an is are be was to of on in for and or but not_ with this that please".split())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A call and what came back; `outcome` is `ok` or the error's class."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+    content: str
+    outcome: str = OK
+    latency_ms: float | None = None
+
+    @cached_property
+    def key(self) -> str:
+        return call_key(self.tool, self.arguments)
+
+    @cached_property
+    def mentions(self) -> frozenset[str]:
+        """The marks of every value in the call and its answer."""
+        pairs = [*leaves(dict(self.arguments)), *content_leaves(self.content)]
+        return frozenset(m for key, text in pairs for m in marks(key, text))
+
+
+def call_key(tool: str, arguments: Mapping[str, Any]) -> str:
+    """One text for one call: equal JSON arguments give equal keys."""
+    return f"{tool} {canonical(dumps(dict(arguments)))}"
+
+
+# ----- outcome classes
+
+
+def outcome_of(content: str, is_error: bool, error_class: str) -> str:
+    """`ok`, or a short name for the error: production's own class where that says something, else its text.
+
+    A body that says of itself that it failed (`{"error": ...}`, `{"ok": false}`) is an error whatever its span said.
+    """
+    body = _object(content)
+    says_so = bool(body) and (bool(body.get("error")) or body.get("ok") is False or body.get("success") is False)
+    if not is_error and not says_so and not error_class:
+        return OK
+    if error_class and not _GENERIC.fullmatch(error_class):
+        return _slug(error_class, words=6)
+    return _slug(_error_text(body) if body else content, words=4) or "error"
+
+
+def _error_text(body: Mapping[str, Any]) -> str:
+    inner = body.get("error")
+    for value in (inner, *(_fields(inner) if isinstance(inner, Mapping) else ()), *_fields(body)):
+        if isinstance(value, str) and value and not _GENERIC.fullmatch(value):
+            return value
+    return "error"
+
+
+def _fields(body: Mapping[str, Any]) -> Iterator[Any]:
+    for name in ("code", "type", "error_code", "kind", "reason", "message", "detail"):
+        yield body.get(name)
+
+
+def _slug(text: str, words: int) -> str:
+    """The first telling words, without what differs from case to case: numbers, ids, quoted values."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", " ", text[:400])
+    text = re.sub(r"([a-z])([A-Z])", r"\1_\2", text)
+    text = re.sub(r"\S*\d\S*", " ", text)
+    found = (w.lower() for w in re.split(r"[^A-Za-z]+", text) if w and not re.fullmatch(r"[A-Z]{3,}", w))
+    return "_".join([w for w in found if w not in _FILLER][:words])
+
+
+def _object(content: str) -> dict[str, Any]:
+    if not content.lstrip().startswith("{"):
+        return {}
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def outcome_classes(steps: Iterable[Step]) -> dict[str, tuple[str, ...]]:
+    """Per tool, its classes as the prompt numbers them: `ok`, then errors by falling frequency, at most ten."""
+    counts: dict[str, dict[str, int]] = {}
+    for step in steps:
+        of_tool = counts.setdefault(step.tool, {})
+        of_tool[step.outcome] = of_tool.get(step.outcome, 0) + 1
+    return {tool: _numbered(of_tool) for tool, of_tool in sorted(counts.items())}
+
+
+def _numbered(counts: Mapping[str, int]) -> tuple[str, ...]:
+    errors = sorted((name for name in counts if name != OK), key=lambda name: (-counts[name], name))
+    if len(errors) > MAX_CLASSES - 1:
+        errors = [*errors[: MAX_CLASSES - 2], OTHER]
+    return (OK, *errors)
+
+
+# ----- from records and messages
+
+
+def step_of(transition: Transition) -> Step:
+    outcome = outcome_of(transition.content, transition.is_error, transition.error_class)
+    return Step(transition.tool, transition.arguments, transition.content, outcome, transition.latency_ms)
+
+
+def steps_of_messages(messages: Sequence[Mapping[str, Any]]) -> list[Step]:
+    """The answered calls of a conversation in chat-completions form, in the order of their answers.
+
+    A result finds its call by id, else it belongs to the oldest call that still waits for one.
+    """
+    waiting: list[Mapping[str, Any]] = []
+    steps = []
+    for message in messages:
+        if message["role"] == "assistant":
+            waiting.extend(message.get("tool_calls") or ())
+        elif message["role"] == "tool" and waiting:
+            call = next((c for c in waiting if c.get("id") == message.get("tool_call_id")), waiting[0])
+            waiting.remove(call)
+            steps.append(_answered(call, message))
+    return [step for step in steps if step is not None]
+
+
+def _answered(call: Mapping[str, Any], message: Mapping[str, Any]) -> Step | None:
+    inner = call.get("function") or call
+    arguments = inner.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = _object(arguments)
+    content = message.get("content")
+    if content is None:
+        return None
+    is_error, error_class = bool(message.get("is_error")), message.get("error_class") or ""
+    if "is_error" not in message:
+        is_error = re.match(r"\s*(error|exception)\b", content, re.I) is not None
+    outcome = outcome_of(content, is_error, error_class)
+    return Step(inner["name"], arguments, content, outcome, message.get("latency_ms"))
+
+
+# ----- values
+
+_DATE = re.compile(r"\d{4}-\d\d(-\d\d)?([T ].*)?|\d\d:\d\d.*")
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) of every scalar in a JSON value; list items carry their list's key, dict keys count as items."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if re.search(r"\d", name):
+                yield key, name
+            yield from leaves(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner, key)
+    elif value is not None and not isinstance(value, bool):
+        yield key, value if isinstance(value, str) else json.dumps(value)
+
+
+def content_leaves(content: str) -> list[tuple[str, str]]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return [("", word) for word in re.findall(r"[\w#@.-]*\d[\w#@.-]*", content)]
+    return list(leaves(value))
+
+
+def is_identifier(text: str) -> bool:
+    """Whether a value looks like it names something: it has a digit and a letter (or is long), and is no date."""
+    if _DATE.fullmatch(text) or len(text) < 3 or len(text) > 64 or " " in text:
+        return False
+    return bool(re.search(r"\d", text)) and (bool(re.search(r"[A-Za-z#]", text)) or len(text) >= 5)
+
+
+def core(text: str) -> str:
+    """An id without a short prefix: `#W4821`, `W4821` and `4821` are one order to two tools that disagree."""
+    match = re.fullmatch(r"[^0-9]{1,4}(\d{3,})", text)
+    return match[1] if match else text
+
+
+def marks(key: str, text: str) -> tuple[str, ...]:
+    """How a value is recognised elsewhere: as key and bare number, and as it is if it looks like an id."""
+    return (f"{key}={core(text)}", text) if is_identifier(text) else (f"{key}={core(text)}",)

@@ -1,0 +1,96 @@
+"""The human side of a world: what the customer says next, from the goal that the trace revealed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ingest.records import Conversation
+from training.chat import ChatFormat
+from training.engines import Engine, Sampling
+from training.roles import LEAVES, user_messages
+
+MOST_WORDS = 160
+
+
+@dataclass
+class UserSide:
+    """The `user` adapter. `most_turns` is the patience of the most patient real customers (their 99th percentile)."""
+
+    engine: Engine
+    chat: ChatFormat
+    adapter: str | None
+    most_turns: int = 12
+    temperature: float = 0.7
+
+    async def reply(
+        self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: dict[str, Any]
+    ) -> str | None:
+        """The customer's next message, None when they leave. The same words so far get the same reply in a world."""
+        if sum(speaker == "user" for speaker, _ in said) >= self.most_turns:
+            return None
+        prompt = self.chat.prompt(user_messages(goal, said, self.chat.compact))
+        digest = hashlib.blake2b(repr((seed, prompt)).encode(), digest_size=8)
+        pin = f"user {digest.hexdigest()}"
+        if pin not in pins:
+            seed = int.from_bytes(digest.digest()[:4], "big") >> 1
+            sampling = Sampling(MOST_WORDS, self.temperature, self.chat.stop_ids, seed)
+            sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+            pins.setdefault(pin, self.chat.decode(sample.ids).strip())
+        text = pins[pin]
+        return None if not text or LEAVES in text else text
+
+
+def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What was said aloud, as (speaker, text); tool calls are not visible to customers.
+
+    Texts of one side in a row become one utterance, as that side's next turn would have shown them.
+    """
+    speakers = {"user": "user", "assistant": "agent"}
+    said: list[tuple[str, str]] = []
+    for message in messages:
+        speaker, content = speakers.get(message["role"]), message.get("content")
+        if speaker is None or not content:
+            continue
+        if said and said[-1][0] == speaker:
+            said[-1] = (speaker, f"{said[-1][1]}\n{content}")
+        else:
+            said.append((speaker, content))
+    return said
+
+
+def user_rows(
+    conversations: Iterable[Conversation], chat: ChatFormat, rng: random.Random, longest: int = 1024
+) -> list[tuple[list[int], list[bool]]]:
+    """Training rows: one per reply of a recorded customer after their first, and one per departure."""
+    rows = []
+    for conversation in conversations:
+        said = dialogue(conversation.messages)
+        goal = [text for speaker, text in said if speaker == "user"]
+        for at, (speaker, text) in enumerate(said):
+            if speaker == "user" and at > 0:
+                rows.append(_row(goal, said[:at], text, chat))
+        if said and said[-1][0] == "agent":
+            rows.append(_row(goal, said, LEAVES, chat))
+    rows = [row for row in rows if len(row[0]) <= longest]
+    rng.shuffle(rows)
+    return rows
+
+
+def _row(
+    goal: Sequence[str], said: Sequence[tuple[str, str]], target: str, chat: ChatFormat
+) -> tuple[list[int], list[bool]]:
+    prompt = chat.prompt(user_messages(goal, said, chat.compact))
+    answer = [*chat.encode(target), chat.stop_ids[0]]
+    return [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
+
+
+def patience(conversations: Iterable[Conversation]) -> int:
+    """How many messages real customers write at most (99th percentile), at least two."""
+    turns = sorted(
+        sum(speaker == "user" for speaker, _ in dialogue(c.messages)) for c in conversations
+    )
+    return max(2, turns[int(0.99 * (len(turns) - 1))]) if turns else 2
