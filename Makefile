@@ -7,7 +7,7 @@ PIP_ARGS ?=
 SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 VLLM := $(shell uname -sm | grep -q 'Linux x86_64' && echo $(VENV)/.vllm)
 
 .DEFAULT_GOAL := help

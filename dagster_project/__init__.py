@@ -1,1 +1,1 @@
-"""The loop: assets, checks, schedules and sensors over the functions of the other rooms, and the command line."""
+"""The loop: assets, checks, schedules, sensors and the command line over the other rooms' functions."""

@@ -11,8 +11,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-for name in [name for name in os.environ if name.startswith(("OTEL_", "REHEARSAL_")) and name != "REHEARSAL_NO_SKIPS"]:
-    del os.environ[name]
+for name in list(os.environ):
+    if name.startswith(("OTEL_", "REHEARSAL_")) and name != "REHEARSAL_NO_SKIPS":
+        del os.environ[name]
 
 
 @pytest.fixture(autouse=True, scope="session")

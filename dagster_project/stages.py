@@ -1,0 +1,96 @@
+"""A stage of the loop: work that is done once for the same inputs, and found again by whoever asks next.
+
+A stage owns one directory. Its manifest is written last and carries the fingerprint of all that went in, so
+a directory is either finished for exactly these inputs or it is not; what a killed run left behind is handed
+back to the work (which may go on from it) if the inputs are still the same, and swept away if they are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "stage.json"
+BEGUN = "stage.begun.json"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage. `facts` is what its work returned; `reused` says that it had been done before."""
+
+    directory: Path
+    fingerprint: str
+    facts: dict[str, Any]
+    seconds: float
+    reused: bool
+
+
+def fingerprint(value: Any) -> str:
+    """A short name for a JSON value (paths and models as text); equal values have equal names."""
+    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def finished(directory: Path) -> Done | None:
+    """What a stage left in a directory, if it was finished there, whatever its inputs were."""
+    manifest = _read(directory / MANIFEST)
+    if manifest is None:
+        return None
+    return Done(directory, manifest["fingerprint"], manifest["facts"], manifest["seconds"], reused=True)
+
+
+def run_stage(
+    directory: Path, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]
+) -> Done:
+    """Have `work` fill `directory`, unless it was filled from the same `inputs` before.
+
+    `work` is given the directory, which holds what a killed run with the same inputs left there and is
+    otherwise empty, and returns facts (JSON) for the manifest.
+    """
+    key = fingerprint(inputs)
+    before = finished(directory)
+    if before is not None and before.fingerprint == key:
+        return before
+    begun = _read(directory / BEGUN)
+    if begun is None or begun["fingerprint"] != key:
+        shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST).unlink(missing_ok=True)
+    earlier = begun["seconds"] if begun and begun["fingerprint"] == key else 0.0
+    started = time.monotonic()
+    write_json(directory / BEGUN, {"fingerprint": key, "seconds": earlier, "inputs": dict(inputs)})
+    try:
+        facts = dict(work(directory))
+    except BaseException:
+        spent = earlier + time.monotonic() - started
+        write_json(directory / BEGUN, {"fingerprint": key, "seconds": spent, "inputs": dict(inputs)})
+        raise
+    seconds = round(earlier + time.monotonic() - started, 1)
+    manifest = {"fingerprint": key, "seconds": seconds, "facts": facts, "inputs": dict(inputs)}
+    write_json(directory / MANIFEST, manifest)
+    (directory / BEGUN).unlink()
+    return Done(directory, key, json.loads(json.dumps(facts, default=str)), seconds, reused=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write through a temporary name and fsync: a reader sees all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        json.dump(value, file, indent=1, default=str)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
