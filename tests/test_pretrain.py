@@ -1,4 +1,4 @@
-"""Pre-training's parts: the planted circuit copies before any training, worlds keep their state, rows learn answers only."""
+"""Pre-training's parts: the planted circuit copies untrained, worlds keep state, rows learn answers only."""
 
 import random
 

@@ -20,7 +20,8 @@ from training.roles import (
 )
 
 Row = tuple[list[int], list[bool]]
-MIXTURE = {"policy": 0.4, "world": 0.35, "user": 0.12, "judge": 0.08, "pair": 0.05}
+Call = tuple[str, dict[str, Any], str, str]
+MIXTURE = {"policy": 0.28, "world": 0.5, "user": 0.1, "judge": 0.07, "pair": 0.05}
 
 
 def draw_row(rng: random.Random, chat: ChatFormat) -> tuple[str, Row]:
@@ -53,10 +54,10 @@ def _answered(messages: list[dict[str, Any]], chat: ChatFormat) -> Row:
 
 def _world_row(rng: random.Random, talk: Conversation, chat: ChatFormat) -> Row:
     calls = _calls(talk)
-    at = rng.randrange(len(calls))
+    knowable = [k for k in range(len(calls)) if _related(calls, k)]
+    at = rng.choice(knowable) if knowable and rng.random() < 0.9 else rng.randrange(len(calls))
     tool, arguments, content, outcome = calls[at]
-    values = {str(v) for v in arguments.values()}
-    related = [c for c in calls[:at] if values & {str(v) for v in c[1].values()} or any(v in c[2] for v in values)]
+    related = _related(calls, at)
     others = [c for c in calls[:at] if c not in related]
     chosen = related[::-1][:3] + (others[-1:] if rng.random() < 0.5 else [])
     rng.shuffle(chosen)
@@ -75,7 +76,13 @@ def _world_row(rng: random.Random, talk: Conversation, chat: ChatFormat) -> Row:
     return _answered([*prompt.messages(), _assistant(world_answer(classes.index(outcome), edit))], chat)
 
 
-def _calls(talk: Conversation) -> list[tuple[str, dict[str, Any], str, str]]:
+def _related(calls: list[Call], at: int) -> list[Call]:
+    """The earlier calls that share a value with this one's arguments: what an answer can be derived from."""
+    values = {str(v) for v in calls[at][1].values()}
+    return [c for c in calls[:at] if values & {str(v) for v in c[1].values()} or any(v in c[2] for v in values)]
+
+
+def _calls(talk: Conversation) -> list[Call]:
     """(tool, arguments, observation, outcome class) of every call, in order."""
     asked = [m["tool_calls"][0] for m in talk.messages if m.get("tool_calls")]
     answered = [m["content"] for m in talk.messages if m["role"] == "tool"]
