@@ -5,6 +5,7 @@ manifest.json     what this is, which base it stands on, counts
 tools.json        effects, outcome classes, patched fields, profiles, biases, blocked tools
 index.parquet     past transitions for retrieval and replay
 split.json        which conversations were trained on, calibrated on, held out
+held_out.parquet  the held-out conversations' calls, which the card asks
 adapter/          the world LoRA      user/    the user LoRA      (peft directories; absent if not trained)
 card.json         the fidelity card, once measured
 ```
@@ -17,9 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from training.engines import Engine
+
 from ingest.errors import UserError
 from training.base import Base, load_base
-from training.engines import Engine
 from worldmodel.context import Frame
 from worldmodel.effects import Effects
 from worldmodel.profiles import Profile
@@ -55,11 +57,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a finished world. Raises UserError where there is none, or a newer one than this code."""
+    """The manifest of a finished world. Raises UserError where there is none, or a newer one than this
+    code.
+    """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} holds no finished world; make one with `rehearsal world fit --out {path}`") from error
+        raise UserError(
+            f"{path} holds no finished world; make one with `rehearsal world fit --out {path}`"
+        ) from error
     if manifest.get("version", 0) > VERSION:
         raise UserError(
             f"the world in {path} has format {manifest['version']}, this rehearsal reads up to {VERSION}; "
@@ -70,7 +76,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def read_split(path: Path) -> Split:
     value = json.loads((path / "split.json").read_text())
-    return Split(*(tuple(value[k]) for k in ("train", "calibrate", "test")), value["shared_entities"])
+    parts = {name: tuple(value[name]) for name in ("train", "calibrate", "test")}
+    return Split(**parts, shared_entities=value["shared_entities"])
 
 
 def write_split(path: Path, split: Split) -> None:
@@ -82,17 +89,15 @@ def load_model(path: Path, engine: Engine | None = None, base: Base | None = Non
     manifest = read_manifest(path)
     base = base or load_base(manifest["base"])
     engine = engine or _local_engine(base)
-    adapters = {}
-    for role in ("world", "user"):
-        directory = manifest["adapters"].get(role)
-        adapters[role] = None
+    names: dict[str, str] = {}
+    for role, directory in manifest["adapters"].items():
         if directory is not None:
-            adapters[role] = f"{role}@{manifest['id']}"
-            engine.load_adapter(adapters[role], path / directory)
-    resolver = read_resolver(path, engine, base, adapters["world"])
+            names[role] = f"{role}@{manifest['id']}"
+            engine.load_adapter(names[role], path / directory)
+    resolver = read_resolver(path, engine, base, names.get("world"))
     user = None
-    if adapters["user"] is not None:
-        user = UserSide(engine, base.format, adapters["user"], manifest["most_turns"])
+    if "user" in names:
+        user = UserSide(engine, base.format, names["user"], manifest["most_turns"])
     return WorldModel(resolver, user)
 
 

@@ -1,8 +1,8 @@
 """The fidelity card: per tool, how true the world is on held-out conversations, beside what is free.
 
-Every held-out call is put to a world that is grounded in the recorded messages before it (teacher-forced), so one
-wrong answer does not spoil the next question. The same calls go to a replay cache, to a copy of the nearest past
-transition, and to the base model without its adapter.
+Every held-out call is put to a world that is grounded in the recorded messages before it (teacher-forced), so
+one wrong answer does not spoil the next question. The same calls go to a replay cache, to a copy of the
+nearest past transition, and to the base model without its adapter.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ingest.errors import UserError
+from worldmodel.artifact import read_split, save_tools, write_json
 from worldmodel.context import canonical_history
 from worldmodel.examples import derivable, learn_vocabulary
 from worldmodel.measures import Judged, summary
 from worldmodel.resolver import Resolver, uniform
-from worldmodel.steps import OK, Step
+from worldmodel.retrieval import read_conversations
+from worldmodel.steps import OK, Step, group_steps
 from worldmodel.world import World, WorldModel, _bearing
 
 ENOUGH = 30
@@ -28,6 +32,20 @@ RATIO = (0.5, 2.0)
 BASE_CALLS = 200
 """The unadapted base writes long wrong answers; this many calls are enough to see that."""
 AT_ONCE = 16
+COLUMNS = (
+    *(
+        "tool",
+        "n",
+        "exact",
+        "derivable",
+        "fields",
+        "outcome F1",
+        "errors sim/real",
+        "valid",
+        "read after write",
+    ),
+    *("answered", "copy: exact, F1", "cache: exact, F1", "base: exact, F1", "status"),
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +105,9 @@ async def ask_world(model: WorldModel, asked: Sequence[Question], seed: int = 0)
 
 
 def ask_cache(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
-    """Baseline: the answer to the same call earlier in this conversation, else production's only answer to it."""
+    """Baseline: the answer to the same call earlier in this conversation, else production's only answer
+    to it.
+    """
     judged = []
     for question in asked:
         own = [s for s in question.before if s.key == question.truth.key]
@@ -96,7 +116,9 @@ def ask_cache(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
 
 
 def ask_nearest(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
-    """Baseline: a copy of the most similar transition, of this conversation's past or of the training data."""
+    """Baseline: a copy of the most similar transition, of this conversation's past or of the training
+    data.
+    """
     judged = []
     for question in asked:
         truth = question.truth
@@ -113,7 +135,9 @@ def _judged(question: Question, answer: Step | None) -> Judged:
 
 
 async def measure(model: WorldModel, asked: Sequence[Question], with_base: bool = True) -> dict[str, Any]:
-    """The card: `overall` and per tool, each with the world's numbers, the baselines', and per tool a status."""
+    """The card: `overall` and per tool, each with the world's numbers, the baselines', and per tool a
+    status.
+    """
     resolver = model.resolver
     open_model = WorldModel(replace(resolver, blocked=frozenset()), model.user)
     answers = {
@@ -138,9 +162,12 @@ def _entry(answers: Mapping[str, Sequence[Judged]], resolver: Resolver) -> dict[
 
 
 def verdict(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """pass, warn or block, and why not pass (reference: at least 30 calls, validity 0.98, ratio, beats the copy)."""
+    """pass, warn or block, and why not pass (reference: at least 30 calls, validity 0.98, ratio, beats
+    the copy).
+    """
     nearest = entry["baselines"]["nearest_copy"]
-    why, bad = [], []
+    why: list[str] = []
+    bad: list[str] = []
     if entry["n"] < ENOUGH:
         why.append(f"only {entry['n']} held-out calls")
     validity = entry["schema_validity"]
@@ -161,11 +188,47 @@ def _margin(entry: Mapping[str, Any], other: Mapping[str, Any], name: str) -> fl
     return (entry[name] or 0.0) - (other[name] or 0.0)
 
 
+def make_card(
+    path: Path, lake: Path | None = None, most: int | None = None, with_base: bool = True
+) -> dict[str, Any]:
+    """Measure the world in `path` on its own held-out conversations, or on those of another lake.
+
+    On its own, the card is written beside it, and the tools that it blocks may from then on only be replayed.
+    """
+    model = WorldModel.load(path)
+    resolver = model.resolver
+    held_out = read_conversations(path / "held_out.parquet") if lake is None else _unseen(path, lake)
+    if not held_out:
+        raise UserError(
+            "no held-out conversation has tool calls; ingest more conversations and fit the world again"
+        )
+    trained: dict[str, list[Step]] = {}
+    for entry in resolver.index.entries:
+        trained.setdefault(entry.conversation_id, []).append(entry.step)
+    asked = questions(held_out, trained, resolver, most)
+    card = model.run(measure(model, asked, with_base))
+    card["held_out"] = {"conversations": len({q.conversation_id for q in asked}), "calls": len(asked)}
+    card["shared_entities"] = read_split(path).shared_entities
+    if lake is None:
+        blocked = [tool for tool, entry in card["tools"].items() if entry["status"] == "block"]
+        write_json(path / "card.json", card)
+        save_tools(path, replace(resolver, blocked=frozenset(blocked)))
+    return card
+
+
+def _unseen(path: Path, lake: Path) -> dict[str, list[Step]]:
+    from ingest.lake import Lake
+
+    split = read_split(path)
+    seen = {*split.train, *split.calibrate}
+    steps = group_steps(Lake.open(lake).transitions())
+    return {cid: found for cid, found in steps.items() if cid not in seen}
+
+
 def table(card: Mapping[str, Any], console: Console) -> None:
     """Print a card for a person."""
     grid = Table(title="fidelity on held-out conversations (same calls for all)")
-    for name in ("tool", "n", "exact", "derivable", "fields", "outcome F1", "errors sim/real", "valid",
-                 "read after write", "answered", "copy: exact, F1", "cache: exact, F1", "base: exact, F1", "status"):  # fmt: skip
+    for name in COLUMNS:
         grid.add_column(name, justify="left" if name in ("tool", "status") else "right")
     rows = [*card["tools"].items(), ("all", card["overall"])]
     for tool, entry in rows:
@@ -198,7 +261,11 @@ def _with_n(value: Mapping[str, Any]) -> str:
 
 def _errors(value: Mapping[str, Any]) -> str:
     shown = f"{value['simulated']:.2f}/{value['real']:.2f}"
-    return shown if value["ratio_ci"] is None else f"{shown} [{value['ratio_ci'][0]:.1f}, {value['ratio_ci'][1]:.1f}]"
+    return (
+        shown
+        if value["ratio_ci"] is None
+        else f"{shown} [{value['ratio_ci'][0]:.1f}, {value['ratio_ci'][1]:.1f}]"
+    )
 
 
 def _baseline(value: Mapping[str, Any] | None) -> str:

@@ -1,7 +1,8 @@
-"""What the world is shown for one call: the observations that bear on it, abbreviated, and what just happened.
+"""What the world is shown for one call: the observations that bear on it, abbreviated, and what just
+happened.
 
-The same functions serve training (the history is a recorded prefix) and use (the history is the world's facts and
-the episode's writes), so the model meets in use what it was taught on.
+The same functions serve training (the history is a recorded prefix) and use (the history is the world's facts
+and the episode's writes), so the model meets in use what it was taught on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ LONG_SCALAR = 48
 
 @dataclass(frozen=True)
 class Framed:
-    """One call as the model meets it. `sources` are the whole observations behind the numbered, abbreviated ones."""
+    """One call as the model meets it. `sources` are the whole observations behind the numbered,
+    abbreviated ones.
+    """
 
     prompt: WorldPrompt
     sources: tuple[str, ...]
@@ -34,7 +37,9 @@ class Framed:
 
 @dataclass(frozen=True)
 class Frame:
-    """Turns (call, history, recent calls) into prompts. `patched` names the fields that a tool's answers change."""
+    """Turns (call, history, recent calls) into prompts. `patched` names the fields that a tool's answers
+    change.
+    """
 
     effects: Effects
     classes: Mapping[str, tuple[str, ...]]
@@ -75,7 +80,8 @@ class Frame:
 def canonical_history(steps: Sequence[Step], effects: Effects) -> list[Step]:
     """What of a conversation the world keeps: successful writes in order, and each read's first answer.
 
-    A read repeated after a write is left out, because what it says follows from the first answer and the write.
+    A read repeated after a write is left out, because what it says follows from the first answer and the
+    write.
     """
     kept: list[Step] = []
     keys: set[str] = set()
@@ -92,8 +98,9 @@ def related_writes(marks: frozenset[str], history: Sequence[Step], effects: Effe
 
 
 def select(tool: str, arguments: Mapping[str, Any], history: Sequence[Step], effects: Effects) -> list[Step]:
-    """At most three observations that bear on a call: writes to its entities (latest first), then the entities'
-    own records, then whatever else mentions most of the identifiers in its arguments."""
+    """At most three observations that bear on a call: writes to its entities (latest first), then the
+    entities' own records, then whatever else mentions most of the identifiers in its arguments.
+    """
     marks = effects.touched(arguments)
     writes = related_writes(marks, history, effects)[:-3:-1]
     reads = [s for s in history if not effects.is_write(s.tool)]
@@ -117,8 +124,9 @@ def select(tool: str, arguments: Mapping[str, Any], history: Sequence[Step], eff
 def trail_of(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], effects: Effects) -> list[Step]:
     """The recent calls that a call's outcome may hang on.
 
-    All of the last few for a tool that was seen to depend on haste, or right after a write to the same entity (a read
-    may be stale); else only earlier tries of the same call, so that unrelated calls cannot change an answer.
+    All of the last few for a tool that was seen to depend on haste, or right after a write to the same entity
+    (a read may be stale); else only earlier tries of the same call, so that unrelated calls cannot change an
+    answer.
     """
     recent = list(steps[-TRAIL:])
     marks = effects.touched(arguments)
@@ -136,8 +144,8 @@ def trail_of(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], eff
 def abbreviate(content: str, patched: frozenset[str], named: set[str]) -> str:
     """An observation without the parts that no answer to this call needs.
 
-    A reference to it still means the whole: a merge patch leaves alone what it does not name. Kept are short scalars,
-    the fields that the tool is known to change, and the items that carry a value of the call.
+    A reference to it still means the whole: a merge patch leaves alone what it does not name. Kept are short
+    scalars, the fields that the tool is known to change, and the items that carry a value of the call.
     """
     try:
         value = json.loads(content)
@@ -150,7 +158,9 @@ def abbreviate(content: str, patched: frozenset[str], named: set[str]) -> str:
         return minify(content)
     if len(value) == 1:
         key, inner = next(iter(value.items()))
-        return dumps({key: json.loads(abbreviate(dumps(inner), patched, named))}) if inner else minify(content)
+        return (
+            dumps({key: json.loads(abbreviate(dumps(inner), patched, named))}) if inner else minify(content)
+        )
     shown = {}
     for key, inner in value.items():
         if key in patched or not isinstance(inner, dict | list | str):

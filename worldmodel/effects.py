@@ -1,6 +1,8 @@
-"""What tools do, learned from how answers change: who writes, who reads an entity, which errors pass by themselves.
+"""What tools do, learned from how answers change: who writes, who reads an entity, which errors pass by
+themselves.
 
-Nothing here is configured per system. Where the data say nothing, a verb prior decides (`get`, `search`, ... read).
+Nothing here is configured per system. Where the data say nothing, a verb prior decides (`get`, `search`, ...
+read).
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from typing import Any
 from worldmodel.steps import OK, Step, core, is_identifier, leaves, marks
 
 READ_VERBS = frozenset(
-    "get list search find track calculate calc think wait sleep read show fetch lookup look check view describe count "
-    "query compute convert validate verify estimate quote whoami status retrieve browse is has ask".split()
+    "get list search find track calculate calc think wait sleep read show fetch lookup look check "
+    "view describe count query compute convert validate verify estimate quote whoami status retrieve "
+    "browse is has ask".split()
 )
 TRANSIENT_NAMES = re.compile(
     r"time.?out|timed|rate|429|too_many|throttl|quota|unavailable|overload|busy|temporar|50[0234]|retry|connection|reset"
@@ -30,9 +33,9 @@ TRAIL = 6
 class Effects:
     """The learned facts about all tools of one system.
 
-    `readers` maps an entity argument's key to the tool that returns that entity; `transient` holds (tool, outcome
-    class) pairs whose repetition usually ends otherwise; `historic` are the tools whose outcome hangs on how many
-    calls came just before.
+    `readers` maps an entity argument's key to the tool that returns that entity; `transient` holds (tool,
+    outcome class) pairs whose repetition usually ends otherwise; `historic` are the tools whose outcome hangs
+    on how many calls came just before.
     """
 
     writes: frozenset[str]
@@ -121,7 +124,9 @@ def _learn_writes(conversations: Sequence[Sequence[Step]]) -> frozenset[str]:
 
 
 def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> None:
-    """The same call twice: whoever succeeded in between on one of its values changed the answer, or did not."""
+    """The same call twice: whoever succeeded in between on one of its values changed the answer, or did
+    not.
+    """
     last: dict[str, int] = {}
     for at, step in enumerate(steps):
         if step.outcome != OK:
@@ -174,7 +179,9 @@ def _record(content: str) -> dict[str, Any] | None:
 def _is_edit(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     shared = old.keys() & new.keys()
     same = sum(old[k] == new[k] for k in shared)
-    return len(shared) >= 0.6 * len(old.keys() | new.keys()) and len(new) / 2 < same < len(old.keys() | new.keys())
+    return len(shared) >= 0.6 * len(old.keys() | new.keys()) and len(new) / 2 < same < len(
+        old.keys() | new.keys()
+    )
 
 
 # ----- who reads an entity
@@ -240,9 +247,7 @@ def _learn_transient(
             if step.tool in writes and step.outcome == OK:
                 last = {step.key: step}
     return frozenset(
-        pair
-        for pair in seen
-        if pair[1] != OK and _passes(pair[1], repeated[pair], changed[pair])
+        pair for pair in seen if pair[1] != OK and _passes(pair[1], repeated[pair], changed[pair])
     )
 
 

@@ -20,7 +20,9 @@ Conversations = Mapping[str, Sequence[Step]]
 
 @dataclass(frozen=True)
 class Example:
-    """One recorded transition as the world meets it. `history` and `before` are its prefix: as kept, and whole."""
+    """One recorded transition as the world meets it. `history` and `before` are its prefix: as kept, and
+    whole.
+    """
 
     conversation_id: str
     at: int
@@ -87,8 +89,9 @@ def world_examples(
 ) -> list[Example]:
     """One example a transition, shuffled, with retrieval dropped out at a rate.
 
-    Of the successes that nothing before them determines, and of the repeats that the world answers from what is
-    pinned, only a share is kept: the first teach invention, which cannot be right, the second what no model is asked.
+    Of the successes that nothing before them determines, and of the repeats that the world answers from what
+    is pinned, only a share is kept: the first teach invention, which cannot be right, the second what no
+    model is asked.
     """
     vocabulary = learn_vocabulary(conversations)
     examples = []
@@ -137,7 +140,9 @@ def answer_ids(outcome: int, edit: str, chat: ChatFormat) -> list[int]:
 
 
 def learn_vocabulary(conversations: Conversations, share: float = 0.01) -> dict[str, frozenset[str]]:
-    """Per tool, the values in the answers of at least three and a share of its conversations: its constants."""
+    """Per tool, the values in the answers of at least three and a share of its conversations: its
+    constants.
+    """
     spread: dict[str, Counter[str]] = defaultdict(Counter)
     users: Counter[str] = Counter()
     for steps in conversations.values():
@@ -151,7 +156,8 @@ def learn_vocabulary(conversations: Conversations, share: float = 0.01) -> dict[
 
 
 def derivable(step: Step, before: Sequence[Step], vocabulary: Mapping[str, frozenset[str]]) -> bool:
-    """Whether every value of an answer is in its call, in an earlier observation, or in the tool's vocabulary.
+    """Whether every value of an answer is in its call, in an earlier observation, or in the tool's
+    vocabulary.
 
     What needs arithmetic beyond a change of sign counts as not derivable.
     """

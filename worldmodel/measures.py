@@ -18,7 +18,8 @@ from worldmodel.steps import OK, Step
 class Judged:
     """One held-out call: what production answered, what was answered instead (None: nothing).
 
-    `derivable`: every value of the truth could be known. `after_write`: a read whose entity had been written to.
+    `derivable`: every value of the truth could be known. `after_write`: a read whose entity had been written
+    to.
     """
 
     conversation_id: str

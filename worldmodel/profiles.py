@@ -27,7 +27,9 @@ class Shape:
     seen: int
 
     def allows(self, content: str) -> bool:
-        """Whether an answer has a kind and only paths that production showed, and no required field is missing."""
+        """Whether an answer has a kind and only paths that production showed, and no required field is
+        missing.
+        """
         value, kind = _parse(content)
         if kind not in self.kinds:
             return False
@@ -38,7 +40,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Profile:
-    """One tool: calls seen, argument keys (and those never left out), latency quantiles and shapes by outcome.
+    """One tool: calls seen, argument keys (and those never left out), latency quantiles and shapes by
+    outcome.
 
     `echoes` are the (field, argument) pairs that are equal in its successes: what was asked for comes back.
     """
@@ -78,7 +81,11 @@ class Profile:
         value, kind = _parse(content)
         if kind != "object":
             return content
-        told = {f: arguments[a] for f, a in self.echoes if a in arguments and f in value and value[f] != arguments[a]}
+        told = {
+            f: arguments[a]
+            for f, a in self.echoes
+            if a in arguments and f in value and value[f] != arguments[a]
+        }
         return dumps({**value, **told}) if told else content
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +99,9 @@ class Profile:
         }
         latency = {name: tuple(q) for name, q in value["latency_ms"].items()}
         echoes = tuple((pair[0], pair[1]) for pair in value["echoes"])
-        return cls(value["calls"], tuple(value["argument_keys"]), tuple(value["always"]), latency, shapes, echoes)
+        return cls(
+            value["calls"], tuple(value["argument_keys"]), tuple(value["always"]), latency, shapes, echoes
+        )
 
 
 def learn_profiles(steps: Iterable[Step]) -> dict[str, Profile]:

@@ -1,8 +1,8 @@
 """How one call is answered: which outcome, which body, and how much production stands behind it.
 
-The model says the outcome's digit first; its distribution, corrected per tool, is split in two. Transient classes
-(timeouts, 429) are drawn anew for every try; the rest is drawn once for a call in a state, so that what was not
-found stays not found.
+The model says the outcome's digit first; its distribution, corrected per tool, is split in two. Transient
+classes (timeouts, 429) are drawn anew for every try; the rest is drawn once for a call in a state, so that
+what was not found stays not found.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.engines import Engine, Sampling
+
 from training.chat import ChatFormat
 from training.edits import REFERENCE, EditError, decode, minify
-from training.engines import Engine, Sampling
 from worldmodel.context import Frame, Framed
 from worldmodel.profiles import Profile
 from worldmodel.retrieval import TransitionIndex
@@ -25,7 +26,9 @@ MOST_BODY_TOKENS = 640
 
 
 def uniform(*parts: object) -> float:
-    """A number in [0, 1) that is a function of its arguments alone: common random numbers for whoever asks."""
+    """A number in [0, 1) that is a function of its arguments alone: common random numbers for whoever
+    asks.
+    """
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
@@ -71,8 +74,8 @@ class Odds:
 class Resolver:
     """All that answers need besides a state: the model, what was learned without one, and past transitions.
 
-    `adapter` None asks the base as it is. `biases` are added to the log-probabilities of a tool's digits. Tools in
-    `blocked` (their card failed) are replayed or abstained from, never generated.
+    `adapter` None asks the base as it is. `biases` are added to the log-probabilities of a tool's digits.
+    Tools in `blocked` (their card failed) are replayed or abstained from, never generated.
     """
 
     engine: Engine
@@ -104,7 +107,9 @@ class Resolver:
     # ----- body
 
     async def generate(self, framed: Framed, outcome: int, odds: Odds, seed: int) -> Answer:
-        """The body for a chosen outcome: greedy, then once at temperature 1, then the nearest past transition."""
+        """The body for a chosen outcome: greedy, then once at temperature 1, then the nearest past
+        transition.
+        """
         tool, arguments = framed.prompt.tool, framed.prompt.arguments
         name = framed.prompt.outcomes[outcome]
         confidence = odds.probabilities[outcome]
@@ -116,7 +121,9 @@ class Resolver:
             content = self._body(framed, name, self.chat.decode(sample.ids)) if sample.stopped else None
             if content is not None:
                 support = confidence * self._grounding(framed, name, self.chat.decode(sample.ids))
-                return Answer(Step(tool, arguments, self._echo(framed, name, content), name), "generated", support)
+                return Answer(
+                    Step(tool, arguments, self._echo(framed, name, content), name), "generated", support
+                )
         nearest = self.nearest(tool, arguments, framed, name)
         if nearest is None:
             return self.abstain(tool, arguments, "no recorded answer of that kind")
@@ -142,7 +149,9 @@ class Resolver:
         return profile.echo(content, framed.prompt.arguments)
 
     def _grounding(self, framed: Framed, name: str, edit: str) -> float:
-        """1 where the answer is an error or edits something known of this entity, a half where it is invented."""
+        """1 where the answer is an error or edits something known of this entity, a half where it is
+        invented.
+        """
         reference = REFERENCE.match(edit)
         known = sum(not seen.retrieved for seen in framed.prompt.seen)
         return 1.0 if name != OK or (reference and int(reference[1]) <= known) else 0.5
@@ -176,7 +185,9 @@ def corrected(logprobs: Sequence[float], bias: Sequence[float] | None) -> tuple[
     return tuple(w / total for w in weights)
 
 
-def fit_bias(logprobs_NC: Sequence[Sequence[float]], outcomes: Sequence[int], rounds: int = 100) -> list[float]:
+def fit_bias(
+    logprobs_NC: Sequence[Sequence[float]], outcomes: Sequence[int], rounds: int = 100
+) -> list[float]:
     """The bias under which the mean predicted class distribution is the observed one (half a count smoothed).
 
     Iterative proportional fitting on held-out calls; the last step that matters moves no probability by 1e-4.

@@ -1,7 +1,8 @@
 """The training corpus as memory: the nearest past transition, and answers that production always gave.
 
-Similarity is the summed inverse document frequency, within the tool, of what two calls share: argument values,
-their shapes (a number of cents is not a number of dollars), and short values of the entity's state before the call.
+Similarity is the summed inverse document frequency, within the tool, of what two calls share: argument
+values, their shapes (a number of cents is not a number of dollars), and short values of the entity's state
+before the call.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from worldmodel.steps import Step, is_identifier, leaves
 
 @dataclass(frozen=True)
 class Entry:
-    """One past transition. `pristine`: nothing had been written to its entities, and its outcome was no accident."""
+    """One past transition. `pristine`: nothing had been written to its entities, and its outcome was no
+    accident.
+    """
 
     conversation_id: str
     step: Step
@@ -69,7 +72,9 @@ def _state(content: str) -> Iterable[tuple[str, str]]:
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if isinstance(inner, bool) or (isinstance(inner, str) and len(inner) <= 24 and not is_identifier(inner)):
+            if isinstance(inner, bool) or (
+                isinstance(inner, str) and len(inner) <= 24 and not is_identifier(inner)
+            ):
                 yield key, str(inner)
             elif isinstance(inner, list):
                 yield f"#{key}", str(len(inner))
@@ -101,7 +106,9 @@ class TransitionIndex:
     def nearest(
         self, tool: str, features: Sequence[str], not_conversation: str = "", among: str | None = None
     ) -> Step | None:
-        """The most similar past transition of a tool (the latest of equals), optionally of one outcome class."""
+        """The most similar past transition of a tool (the latest of equals), optionally of one outcome
+        class.
+        """
         rows = self._of_tool.get(tool)
         if rows is None:
             return None
@@ -126,26 +133,46 @@ class TransitionIndex:
         return self._always.get(key)
 
     def save(self, path: Path) -> None:
-        columns: dict[str, list[Any]] = {
-            "conversation_id": [e.conversation_id for e in self.entries],
-            "tool": [e.step.tool for e in self.entries],
-            "arguments": [dumps(dict(e.step.arguments)) for e in self.entries],
-            "content": [e.step.content for e in self.entries],
-            "outcome": [e.step.outcome for e in self.entries],
-            "latency_ms": [e.step.latency_ms for e in self.entries],
-            "features": [list(e.features) for e in self.entries],
-            "pristine": [e.pristine for e in self.entries],
-        }
-        pq.write_table(pa.table(columns), path, compression="zstd")
+        _write(path, self.entries)
 
     @classmethod
     def load(cls, path: Path) -> TransitionIndex:
-        entries = []
-        for row in pq.read_table(path).to_pylist():
-            arguments = json.loads(row["arguments"])
-            step = Step(row["tool"], arguments, row["content"], row["outcome"], row["latency_ms"])
-            entries.append(Entry(row["conversation_id"], step, tuple(row["features"]), row["pristine"]))
-        return cls(entries)
+        return cls(_read(path))
+
+
+def write_conversations(path: Path, conversations: Mapping[str, Sequence[Step]]) -> None:
+    """Store conversations' steps, in order."""
+    _write(path, [Entry(cid, step, (), False) for cid, steps in conversations.items() for step in steps])
+
+
+def read_conversations(path: Path) -> dict[str, list[Step]]:
+    found: dict[str, list[Step]] = defaultdict(list)
+    for entry in _read(path):
+        found[entry.conversation_id].append(entry.step)
+    return dict(found)
+
+
+def _write(path: Path, entries: Sequence[Entry]) -> None:
+    columns = {
+        "conversation_id": pa.array([e.conversation_id for e in entries], pa.string()),
+        "tool": pa.array([e.step.tool for e in entries], pa.string()),
+        "arguments": pa.array([dumps(dict(e.step.arguments)) for e in entries], pa.string()),
+        "content": pa.array([e.step.content for e in entries], pa.string()),
+        "outcome": pa.array([e.step.outcome for e in entries], pa.string()),
+        "latency_ms": pa.array([e.step.latency_ms for e in entries], pa.float64()),
+        "features": pa.array([list(e.features) for e in entries], pa.list_(pa.string())),
+        "pristine": pa.array([e.pristine for e in entries], pa.bool_()),
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _read(path: Path) -> list[Entry]:
+    entries = []
+    for row in pq.read_table(path).to_pylist():
+        arguments = json.loads(row["arguments"])
+        step = Step(row["tool"], arguments, row["content"], row["outcome"], row["latency_ms"])
+        entries.append(Entry(row["conversation_id"], step, tuple(row["features"]), row["pristine"]))
+    return entries
 
 
 def _unanimous(entries: Iterable[Entry]) -> dict[str, Step]:

@@ -1,8 +1,8 @@
 """Held-out conversations by entity and time: no entity of a test conversation was seen in training.
 
-Conversations that name a common entity belong together (union-find); groups are then cut by the time of their first
-conversation. An entity that links a large share of all conversations (a shared warehouse, a test account) would glue
-everything into one group and is not counted.
+Conversations that name a common entity belong together (union-find); groups are then cut by the time of their
+first conversation. An entity that links a large share of all conversations (a shared warehouse, a test
+account) would glue everything into one group and is not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ SHARED_BY_TOO_MANY = 0.02
 
 @dataclass(frozen=True)
 class Split:
-    """Conversation ids of the three parts, in time order, and how many entities test shares with train (0 at best)."""
+    """Conversation ids of the three parts, in time order, and how many entities test shares with train (0
+    at best).
+    """
 
     train: tuple[str, ...]
     calibrate: tuple[str, ...]
@@ -43,7 +45,9 @@ def split_conversations(
             part = "train"
         parts[part].extend(group)
     order = {cid: at for at, cid in enumerate(conversations)}
-    train, held, tested = (tuple(sorted(parts[p], key=order.__getitem__)) for p in ("train", "calibrate", "test"))
+    train, held, tested = (
+        tuple(sorted(parts[p], key=order.__getitem__)) for p in ("train", "calibrate", "test")
+    )
     in_train = set().union(*(named[cid] for cid in train)) if train else set()
     in_test = set().union(*(named[cid] for cid in tested)) if tested else set()
     return Split(train, held, tested, len(in_train & in_test))
@@ -52,7 +56,10 @@ def split_conversations(
 def _entities(steps: Sequence[Step], effects: Effects) -> set[str]:
     """Entities that a conversation really met: named in a call that succeeded."""
     return {
-        f"{key}={value}" for s in steps if s.outcome == OK for key, value in effects.entities(s.arguments).items()
+        f"{key}={value}"
+        for s in steps
+        if s.outcome == OK
+        for key, value in effects.entities(s.arguments).items()
     }
 
 

@@ -1,14 +1,18 @@
-"""One answered call, the identifiers in it, and the class of its outcome: what the rest of the room counts in."""
+"""One answered call, the identifiers in it, and the class of its outcome: what the rest of the room
+counts in.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ingest.error_class import classify_error, says_error
 from ingest.records import Transition
 from training.edits import canonical, dumps
 
@@ -16,9 +20,6 @@ OK = "ok"
 OTHER = "other_error"
 MAX_CLASSES = 10
 """An outcome class is one digit."""
-
-_GENERIC = re.compile(r"(|_other|unknown|errors?|failed|failure|.*tool_?error|.*exception|.*execution_?error)", re.I)
-_FILLER = frozenset("error the a an is are be was to of on in for and or but not_ with this that please".split())
 
 
 @dataclass(frozen=True)
@@ -51,39 +52,12 @@ def call_key(tool: str, arguments: Mapping[str, Any]) -> str:
 
 
 def outcome_of(content: str, is_error: bool, error_class: str) -> str:
-    """`ok`, or a short name for the error: production's own class where that says something, else its text.
-
-    A body that says of itself that it failed (`{"error": ...}`, `{"ok": false}`) is an error whatever its span said.
+    """`ok`, or the error's class as ingest names it; a body that says that it failed did, whatever its
+    span said.
     """
-    body = _object(content)
-    says_so = bool(body) and (bool(body.get("error")) or body.get("ok") is False or body.get("success") is False)
-    if not is_error and not says_so and not error_class:
-        return OK
-    if error_class and not _GENERIC.fullmatch(error_class):
-        return _slug(error_class, words=6)
-    return _slug(_error_text(body) if body else content, words=4) or "error"
-
-
-def _error_text(body: Mapping[str, Any]) -> str:
-    inner = body.get("error")
-    for value in (inner, *(_fields(inner) if isinstance(inner, Mapping) else ()), *_fields(body)):
-        if isinstance(value, str) and value and not _GENERIC.fullmatch(value):
-            return value
-    return "error"
-
-
-def _fields(body: Mapping[str, Any]) -> Iterator[Any]:
-    for name in ("code", "type", "error_code", "kind", "reason", "message", "detail"):
-        yield body.get(name)
-
-
-def _slug(text: str, words: int) -> str:
-    """The first telling words, without what differs from case to case: numbers, ids, quoted values."""
-    text = re.sub(r"'[^']*'|\"[^\"]*\"", " ", text[:400])
-    text = re.sub(r"([a-z])([A-Z])", r"\1_\2", text)
-    text = re.sub(r"\S*\d\S*", " ", text)
-    found = (w.lower() for w in re.split(r"[^A-Za-z]+", text) if w and not re.fullmatch(r"[A-Z]{3,}", w))
-    return "_".join([w for w in found if w not in _FILLER][:words])
+    if error_class:
+        return error_class
+    return classify_error(None, content) if is_error or says_error(content) else OK
 
 
 def _object(content: str) -> dict[str, Any]:
@@ -97,7 +71,9 @@ def _object(content: str) -> dict[str, Any]:
 
 
 def outcome_classes(steps: Iterable[Step]) -> dict[str, tuple[str, ...]]:
-    """Per tool, its classes as the prompt numbers them: `ok`, then errors by falling frequency, at most ten."""
+    """Per tool, its classes as the prompt numbers them: `ok`, then errors by falling frequency, at most
+    ten.
+    """
     counts: dict[str, dict[str, int]] = {}
     for step in steps:
         of_tool = counts.setdefault(step.tool, {})
@@ -120,13 +96,21 @@ def step_of(transition: Transition) -> Step:
     return Step(transition.tool, transition.arguments, transition.content, outcome, transition.latency_ms)
 
 
+def group_steps(transitions: Sequence[Transition]) -> dict[str, list[Step]]:
+    """Steps by conversation, conversations by their first call, calls in order."""
+    found: dict[str, list[Transition]] = defaultdict(list)
+    for transition in sorted(transitions, key=lambda t: (t.started_at_ns, t.conversation_id, t.index)):
+        found[transition.conversation_id].append(transition)
+    return {cid: [step_of(t) for t in sorted(ts, key=lambda t: t.index)] for cid, ts in found.items()}
+
+
 def steps_of_messages(messages: Sequence[Mapping[str, Any]]) -> list[Step]:
     """The answered calls of a conversation in chat-completions form, in the order of their answers.
 
     A result finds its call by id, else it belongs to the oldest call that still waits for one.
     """
     waiting: list[Mapping[str, Any]] = []
-    steps = []
+    steps: list[Step | None] = []
     for message in messages:
         if message["role"] == "assistant":
             waiting.extend(message.get("tool_calls") or ())
@@ -145,10 +129,7 @@ def _answered(call: Mapping[str, Any], message: Mapping[str, Any]) -> Step | Non
     content = message.get("content")
     if content is None:
         return None
-    is_error, error_class = bool(message.get("is_error")), message.get("error_class") or ""
-    if "is_error" not in message:
-        is_error = re.match(r"\s*(error|exception)\b", content, re.I) is not None
-    outcome = outcome_of(content, is_error, error_class)
+    outcome = outcome_of(content, bool(message.get("is_error")), message.get("error_class") or "")
     return Step(inner["name"], arguments, content, outcome, message.get("latency_ms"))
 
 
@@ -158,7 +139,9 @@ _DATE = re.compile(r"\d{4}-\d\d(-\d\d)?([T ].*)?|\d\d:\d\d.*")
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """(key, text) of every scalar in a JSON value; list items carry their list's key, dict keys count as items."""
+    """(key, text) of every scalar in a JSON value; list items carry their list's key, dict keys count as
+    items.
+    """
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if re.search(r"\d", name):
@@ -180,7 +163,9 @@ def content_leaves(content: str) -> list[tuple[str, str]]:
 
 
 def is_identifier(text: str) -> bool:
-    """Whether a value looks like it names something: it has a digit and a letter (or is long), and is no date."""
+    """Whether a value looks like it names something: it has a digit and a letter (or is long), and is no
+    date.
+    """
     if _DATE.fullmatch(text) or len(text) < 3 or len(text) > 64 or " " in text:
         return False
     return bool(re.search(r"\d", text)) and (bool(re.search(r"[A-Za-z#]", text)) or len(text) >= 5)

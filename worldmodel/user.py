@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.engines import Engine, Sampling
+
 from ingest.records import Conversation
 from training.chat import ChatFormat
-from training.engines import Engine, Sampling
 from training.roles import LEAVES, user_messages
 
 MOST_WORDS = 160
@@ -18,7 +19,9 @@ MOST_WORDS = 160
 
 @dataclass
 class UserSide:
-    """The `user` adapter. `most_turns` is the patience of the most patient real customers (their 99th percentile)."""
+    """The `user` adapter. `most_turns` is the patience of the most patient real customers (their 99th
+    percentile).
+    """
 
     engine: Engine
     chat: ChatFormat
@@ -29,7 +32,9 @@ class UserSide:
     async def reply(
         self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: dict[str, Any]
     ) -> str | None:
-        """The customer's next message, None when they leave. The same words so far get the same reply in a world."""
+        """The customer's next message, None when they leave. The same words so far get the same reply in
+        a world.
+        """
         if sum(speaker == "user" for speaker, _ in said) >= self.most_turns:
             return None
         prompt = self.chat.prompt(user_messages(goal, said, self.chat.compact))
@@ -90,7 +95,5 @@ def _row(
 
 def patience(conversations: Iterable[Conversation]) -> int:
     """How many messages real customers write at most (99th percentile), at least two."""
-    turns = sorted(
-        sum(speaker == "user" for speaker, _ in dialogue(c.messages)) for c in conversations
-    )
+    turns = sorted(sum(speaker == "user" for speaker, _ in dialogue(c.messages)) for c in conversations)
     return max(2, turns[int(0.99 * (len(turns) - 1))]) if turns else 2

@@ -1,8 +1,8 @@
 """Worlds, episodes in them, and the model that makes them.
 
-A `World` is one sampled reality. What it answers is a function of its seed, its grounding, the call, and the state
-of the episode that asks (the writes it made, and the few recent calls that a tool's outcome may hang on), so the
-members of a group meet the same world whoever asks first.
+A `World` is one sampled reality. What it answers is a function of its seed, its grounding, the call, and the
+state of the episode that asks (the writes it made, and the few recent calls that a tool's outcome may hang
+on), so the members of a group meet the same world whoever asks first.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.engines import Engine
+
 from ingest.records import Scenario
 from training.edits import minify
-from training.engines import Engine
 from training.environment import Observation, ToolCall
 from worldmodel.context import Framed, canonical_history, trail_of
 from worldmodel.effects import Effects
@@ -52,27 +53,32 @@ class WorldModel:
     ) -> World:
         """A world in which the given facts hold.
 
-        With `messages`, episodes go on where that conversation stops; with `scenario`, they start where it started
-        and the whole recorded conversation says what is true. With neither, nothing is known beforehand.
+        With `messages`, episodes go on where that conversation stops; with `scenario`, they start where it
+        started and the whole recorded conversation says what is true. With neither, nothing is known
+        beforehand.
         """
         if scenario is not None and messages is not None:
             raise ValueError("a world is grounded in a scenario or in messages, not in both")
         if scenario is not None:
             facts = [step_of(fact) for fact in scenario.facts]
-            said = (("user", scenario.first_user_message),)
-            return World(self, seed, facts, prior=(), goal=scenario.goal, said=said)
+            opening = (("user", scenario.first_user_message),)
+            return World(self, seed, facts, prior=(), goal=scenario.goal, said=opening)
         steps = steps_of_messages(messages or ())
         said = tuple(_said(messages or ()))
         goal = tuple(text for speaker, text in said if speaker == "user")
         return World(self, seed, steps, prior=tuple(steps), goal=goal, said=said)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on this model's own event loop and wait for it; for callers that are not asynchronous."""
+        """Run a coroutine on this model's own event loop and wait for it; for callers that are not
+        asynchronous.
+        """
         return self._loop.run(coroutine)
 
 
 class World:
-    """One reality. Make episodes with `episode`; `fork` gives a copy that shares all that has been answered."""
+    """One reality. Make episodes with `episode`; `fork` gives a copy that shares all that has been
+    answered.
+    """
 
     def __init__(
         self,
@@ -99,7 +105,8 @@ class World:
         return Episode(self, list(self.prior), writes, list(self.said))
 
     def fork(self) -> World:
-        """The same reality, which may be told apart from here on: what is answered in one is not known to the other.
+        """The same reality, which may be told apart from here on: what is answered in one is not known to the
+        other.
 
         Both are pure functions of the same seed, so they still agree on whatever both are asked.
         """
@@ -136,7 +143,9 @@ class World:
         return await self._derived(tool, arguments, steps, writes, state)
 
     async def base(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
-        """What a read answers before anything is written: recorded, always so in production, or invented once."""
+        """What a read answers before anything is written: recorded, always so in production, or invented
+        once.
+        """
         resolver, key = self.model.resolver, call_key(tool, arguments)
         pinned = self._pins.get(f"base {key}")
         if pinned is None:
@@ -187,7 +196,9 @@ class World:
         tries: int,
         related: bool,
     ) -> Answer | None:
-        """A transient error, drawn anew for every try: at the rate that the model gives for this situation."""
+        """A transient error, drawn anew for every try: at the rate that the model gives for this
+        situation.
+        """
         resolver = self.model.resolver
         classes = resolver.frame.classes.get(tool, ())
         if tool in resolver.blocked or not any(self._effects.is_transient(tool, name) for name in classes):
@@ -208,7 +219,9 @@ class World:
         writes: Sequence[Step],
         own: bool,
     ) -> Framed:
-        """The call with all that the world knows about its entities; `own`: this very call was answered before."""
+        """The call with all that the world knows about its entities; `own`: this very call was answered
+        before.
+        """
         resolver, key = self.model.resolver, call_key(tool, arguments)
         known = [s for s in self._known if own or s.key != key]
         invented = []
@@ -224,12 +237,16 @@ class World:
     def _readers(
         self, tool: str, arguments: Mapping[str, Any], own: bool
     ) -> list[tuple[str, Mapping[str, Any]]]:
-        """The reads that must be settled first: of each entity that the call names, and of the call itself."""
+        """The reads that must be settled first: of each entity that the call names, and of the call
+        itself.
+        """
         effects = self._effects
         asked: list[tuple[str, Mapping[str, Any]]] = []
         for key, identity in effects.entities(arguments).items():
             marks = effects.touched({key: identity})
-            if not any(effects.is_reader(s.tool) and effects.touched(s.arguments) & marks for s in self._known):
+            if not any(
+                effects.is_reader(s.tool) and effects.touched(s.arguments) & marks for s in self._known
+            ):
                 asked.append((effects.readers[key], {key: arguments[key]}))
         own_key = call_key(tool, arguments)
         asked = [(reader, a) for reader, a in asked if call_key(reader, a) != own_key]
@@ -284,7 +301,9 @@ class World:
 
 
 class Episode:
-    """One agent's run in a world; fulfils training.environment.Episode, and has the same calls synchronously."""
+    """One agent's run in a world; fulfils training.environment.Episode, and has the same calls
+    synchronously.
+    """
 
     def __init__(
         self, world: World, steps: list[Step], writes: list[Step], said: list[tuple[str, str]]
@@ -304,7 +323,9 @@ class Episode:
             self.writes.append(step)
         wrong = step.outcome != OK
         error_class = step.outcome if wrong else ""
-        return Observation(minify(step.content), wrong, error_class, latency, answer.provenance, answer.support)
+        return Observation(
+            minify(step.content), wrong, error_class, latency, answer.provenance, answer.support
+        )
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Observation:
         """`observe`, for callers that are not asynchronous."""
@@ -340,7 +361,9 @@ class Episode:
 
 
 def _recorded(facts: Sequence[Step], effects: Effects) -> dict[str, list[tuple[str, Step]]]:
-    """By call: the answers production gave, each with the state (the writes that bear on it) that it was given in."""
+    """By call: the answers production gave, each with the state (the writes that bear on it) that it was
+    given in.
+    """
     found: dict[str, list[tuple[str, Step]]] = {}
     writes: list[Step] = []
     for step in facts:
@@ -353,8 +376,9 @@ def _recorded(facts: Sequence[Step], effects: Effects) -> dict[str, list[tuple[s
 
 
 def _known(facts: Sequence[Step], prior: Sequence[Step], effects: Effects) -> list[Step]:
-    """The observations that answers may refer to: all of a prior conversation; of a scenario, which episodes start
-    before, only what was read while nothing had been written to it."""
+    """The observations that answers may refer to: all of a prior conversation; of a scenario, which
+    episodes start before, only what was read while nothing had been written to it.
+    """
     if prior:
         return canonical_history(facts, effects)
     pristine = {
@@ -396,7 +420,9 @@ def _digest(framed: Framed) -> str:
 
 def _said(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     speakers = {"user": "user", "assistant": "agent"}
-    return [(speakers[m["role"]], m["content"]) for m in messages if m["role"] in speakers and m.get("content")]
+    return [
+        (speakers[m["role"]], m["content"]) for m in messages if m["role"] in speakers and m.get("content")
+    ]
 
 
 class _Loop:

@@ -1,0 +1,60 @@
+"""`rehearsal world`: fit a world, and measure how true it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+world = typer.Typer(help="The world: learn it from a lake, measure it.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the `world` commands to the command line."""
+    app.add_typer(world, name="world")
+
+
+@world.command()
+def fit(
+    lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
+    out: Annotated[Path, typer.Option(help="Where the world goes.")],
+    base: Annotated[str, typer.Option(help="Base model: shipped name, directory or Hugging Face id.")] = (
+        "rehearsal-tiny"
+    ),
+    minutes: Annotated[float, typer.Option(help="Training budget of both adapters, in minutes.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Seed of the split's rows, the adapters and the dropout.")] = 0,
+) -> None:
+    """Train the world (and its users) on a lake's conversations."""
+    from ingest.lake import Lake
+
+    from worldmodel.fit import FitSettings, fit_world
+
+    opened = Lake.open(lake)
+    settings = FitSettings(base=base, minutes=minutes, seed=seed)
+    manifest = fit_world(opened.conversations(), opened.transitions(), out, settings)
+    counts = manifest["counts"]
+    Console(stderr=True).print(
+        f"world {manifest['id']} in {out}: {counts['tools']} tools, {counts['train_conversations']} conversations "
+        f"to learn from, {counts['test_conversations']} held out. Next: rehearsal world card --world {out}"
+    )
+
+
+@world.command()
+def card(
+    world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
+    lake: Annotated[Path | None, typer.Option(help="Ask this lake instead.")] = (None),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+    most: Annotated[int | None, typer.Option(help="Ask at most this many held-out calls.")] = None,
+    base: Annotated[bool, typer.Option(help="Also ask the base model without its adapter.")] = True,
+) -> None:
+    """Measure a world on conversations that it never saw, tool by tool, beside three baselines."""
+    from worldmodel.card import make_card, table
+
+    made = make_card(world, lake, most=most, with_base=base)
+    if as_json:
+        typer.echo(json.dumps(made, indent=1))
+    else:
+        table(made, Console())
