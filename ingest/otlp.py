@@ -24,7 +24,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 INT64_MAX = 2**63 - 1
 _SCOPE = [
     ("resource", pa.string()), ("resource_dropped_attributes_count", pa.int64()),
-    ("resource_schema_url", pa.string()), ("scope_name", pa.string()), ("scope_version", pa.string()), ("scope_attributes", pa.string()),
+    ("resource_schema_url", pa.string()), ("scope_name", pa.string()), ("scope_version", pa.string()),
+    ("scope_attributes", pa.string()),
     ("scope_dropped_attributes_count", pa.int64()), ("scope_schema_url", pa.string()),
 ]  # fmt: skip
 _ARRIVAL = [
@@ -39,7 +40,8 @@ SPAN_SCHEMA = pa.schema(
         ("trace_state", pa.string()), ("flags", pa.int64()), ("name", pa.string()), ("kind", pa.int32()),
         ("start_ns", pa.int64()), ("end_ns", pa.int64()), ("attributes", pa.string()),
         ("dropped_attributes_count", pa.int64()), ("events", pa.string()),
-        ("dropped_events_count", pa.int64()), ("links", pa.string()), ("dropped_links_count", pa.int64()), ("status_code", pa.int32()),
+        ("dropped_events_count", pa.int64()), ("links", pa.string()),
+        ("dropped_links_count", pa.int64()), ("status_code", pa.int32()),
         ("status_message", pa.string()), *_SCOPE, *_ARRIVAL,
     ]
 )  # fmt: skip
@@ -213,6 +215,22 @@ def parse_request(signal: str, payload: bytes) -> Any:
         return kind.FromString(payload)
     except DecodeError as error:
         raise NotOtlp(f"no protobuf {kind.DESCRIPTOR.name}: {error}") from None
+
+
+def count_protobuf(signal: str, payload: bytes) -> tuple[int, int]:
+    """How many spans or log records a request holds, and how many are rejected; no row is made."""
+    request = parse_request(signal, payload)
+    if signal == "logs":
+        return sum(len(s.log_records) for r in request.resource_logs for s in r.scope_logs), 0
+    good = bad = 0
+    for resource_part in request.resource_spans:
+        for scope_part in resource_part.scope_spans:
+            for span in scope_part.spans:
+                if span.trace_id.strip(b"\0") and span.span_id.strip(b"\0"):
+                    good += 1
+                else:
+                    bad += 1
+    return good, bad
 
 
 def read_protobuf(signal: str, payload: bytes, rows: Rows, arrived_at_ns: int, source: str) -> None:

@@ -18,14 +18,17 @@ NormalMessage = dict[str, Any]
 
 ROLES = {
     "system": "system", "developer": "system", "instructions": "system", "systemmessage": "system",
-    "user": "user", "human": "user", "humanmessage": "user", "usermessage": "user", "humanmessagechunk": "user",
+    "user": "user", "human": "user", "humanmessage": "user", "usermessage": "user",
+    "humanmessagechunk": "user",
     "assistant": "assistant", "ai": "assistant", "model": "assistant", "aimessage": "assistant",
     "aimessagechunk": "assistant", "assistantmessage": "assistant", "bot": "assistant",
-    "tool": "tool", "function": "tool", "toolmessage": "tool", "tool_response": "tool", "tool-response": "tool",
+    "tool": "tool", "function": "tool", "toolmessage": "tool", "tool_response": "tool",
+    "tool-response": "tool",
     "functionmessage": "tool", "toolmessagechunk": "tool", "ipython": "tool",
 }  # fmt: skip
 _TEXT = {"text", "input_text", "output_text", "refusal", "summary_text", "text-delta"}
-_REASONING = {"reasoning", "thinking", "redacted_thinking", "redacted-reasoning", "reasoning_text", "reasoningcontent"}
+_REASONING = {"reasoning", "thinking", "redacted_thinking", "redacted-reasoning", "reasoning_text",
+              "reasoningcontent"}  # fmt: skip
 _CALLS = {"tool_call", "tool_use", "function_call", "tool-call", "toolcall", "function", "tool_use_block",
           "functioncall", "custom_tool_call", "mcp_call"}  # fmt: skip
 _RESULTS = {"tool_call_response", "tool_result", "function_call_output", "tool-result", "toolresult",
@@ -45,7 +48,8 @@ def parse(value: Any) -> Any:
 
 def is_cut(value: Any) -> bool:
     """Whether text starts like JSON and is none: an attribute length limit cut it, nothing counts those."""
-    return isinstance(value, str) and value[:1] in ("{", "[") and value[-1:] not in ("}", "]") and parse(value) is value
+    looks = isinstance(value, str) and value[:1] in ("{", "[") and value[-1:] not in ("}", "]")
+    return looks and parse(value) is value
 
 
 def first(source: dict[str, Any], *keys: str) -> Any:
@@ -55,6 +59,10 @@ def first(source: dict[str, Any], *keys: str) -> Any:
         if value is not None and value != "":
             return value
     return None
+
+
+def _first_not_none(source: dict[str, Any], *keys: str) -> Any:
+    return next((source[k] for k in keys if source.get(k) is not None), None)
 
 
 def role_of(message: dict[str, Any]) -> str | None:
@@ -97,16 +105,16 @@ def result_part(response: Any, call_id: Any = None, name: Any = None, is_error: 
 
 
 def _call(x: dict[str, Any]) -> Part:
-    inner = x.get("function") if isinstance(x.get("function"), dict) else x
+    function = x.get("function")
+    inner: dict[str, Any] = function if isinstance(function, dict) else x
     name = first(inner, "name", "tool_name", "toolName", "recipient_name")
-    arguments = next((inner[k] for k in ("arguments", "args", "input", "parameters", "args_json") if inner.get(k) is not None), None)
+    arguments = _first_not_none(inner, "arguments", "args", "input", "parameters", "args_json")
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "id")
     return call_part(name, arguments, call_id)
 
 
 def _result(x: dict[str, Any]) -> Part:
-    keys = ("response", "result", "output", "content", "return_value", "error")
-    response = next((x[k] for k in keys if x.get(k) is not None), None)
+    response = _first_not_none(x, "response", "result", "output", "content", "return_value", "error")
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id")
     is_error = first(x, "is_error", "isError")
     if is_error is None and x.get("status") in ("error", "success"):
@@ -123,7 +131,12 @@ def plain_content(value: Any) -> Any:
     """Content blocks that are all text are that text; other values stay as they are."""
     if isinstance(value, list) and value and all(_is_text_block(v) for v in value):
         return "\n".join(_block_text(v) for v in value)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and set(value[0]) == {"json"}:
+    if (
+        isinstance(value, list)
+        and len(value) == 1
+        and isinstance(value[0], dict)
+        and set(value[0]) == {"json"}
+    ):
         return value[0]["json"]
     return value
 
@@ -151,7 +164,8 @@ def read_part(x: Any) -> Part | None:
         text = first(x, "content", "text", "refusal")
         return text_part(text) if isinstance(text, str) else None if text is None else {**x}
     if kind in _REASONING or x.get("thought") is True:
-        return {"type": "reasoning", "content": first(x, "content", "thinking", "text", "summary", "reasoning") or ""}
+        thought = first(x, "content", "thinking", "text", "summary", "reasoning")
+        return {"type": "reasoning", "content": thought or ""}
     if kind in _CALLS and (first(x, "name", "tool_name", "toolName") or isinstance(x.get("function"), dict)):
         return _call(x)
     if kind in _RESULTS:
@@ -216,15 +230,17 @@ def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
         return {"type": str(x["id"][-1]), **x["kwargs"], "role": str(x["id"][-1])}
     if isinstance(x.get("data"), dict) and isinstance(x.get("type"), str) and x["type"] in ROLES:
         return {**x["data"], "role": x["type"]}
-    if isinstance(x.get("message"), dict) and "role" not in x and (role_of(x["message"]) or "content" in x["message"]):
+    inner = x.get("message")
+    if isinstance(inner, dict) and "role" not in x and (role_of(inner) or "content" in inner):
         finish = first(x, "finish_reason", "finishReason", "stop_reason")
-        return {**x["message"], **({"finish_reason": finish} if finish else {})}
+        return {**inner, **({"finish_reason": finish} if finish else {})}
     return x
 
 
 def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
-    body = next((x[k] for k in ("parts", "content", "contents", "text", "blocks") if x.get(k) not in (None, "", [])), None)
-    if isinstance(body, str) and body[:2] in ("[{", '["') and isinstance(parse(body), list) and _are_parts(parse(body)):
+    bodies = (x.get(k) for k in ("parts", "content", "contents", "text", "blocks"))
+    body = next((b for b in bodies if b not in (None, "", [])), None)
+    if isinstance(body, str) and body[:2] == "[{" and _are_parts(parse(body)):
         body = parse(body)
     if role == "tool" and not _holds_results(body):
         if body is None and not any(k in x for k in ("parts", "content")):
@@ -253,13 +269,15 @@ def _tool_body(body: Any, x: dict[str, Any]) -> Any:
     return plain_content(body)
 
 
-def _are_parts(items: list[Any]) -> bool:
-    return bool(items) and all(isinstance(i, dict) and ("type" in i or "text" in i or "toolUse" in i or "toolResult" in i) for i in items)
+def _are_parts(items: Any) -> bool:
+    marks = {"type", "text", "toolUse", "toolResult"}
+    return isinstance(items, list) and all(isinstance(i, dict) and marks & set(i) for i in items)
 
 
 def _holds_results(body: Any) -> bool:
     items = body if isinstance(body, list) else [body]
-    return any((p := read_part(i)) is not None and p["type"] == "tool_call_response" for i in items if isinstance(i, dict))
+    parts = [read_part(i) for i in items if isinstance(i, dict)]
+    return any(p is not None and p["type"] == "tool_call_response" for p in parts)
 
 
 def _listed_calls(x: dict[str, Any]) -> list[Part]:
@@ -297,7 +315,8 @@ def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
     return None
 
 
-_CONTAINERS = ("messages", "input_messages", "output_messages", "choices", "contents", "generations", "candidates",
+_CONTAINERS = ("messages", "input_messages", "output_messages", "choices", "contents", "generations",
+               "candidates",
                "input", "output", "outputs", "message", "response", "result", "content")  # fmt: skip
 
 
@@ -326,7 +345,9 @@ def _joined(messages: list[NormalMessage]) -> list[NormalMessage]:
     out: list[NormalMessage] = []
     for m in messages:
         mergeable = m["role"] == "assistant" and out and out[-1]["role"] == "assistant"
-        if mergeable and any(p["type"] in ("tool_call", "reasoning") for p in (*m["parts"], *out[-1]["parts"])):
+        if mergeable and any(
+            p["type"] in ("tool_call", "reasoning") for p in (*m["parts"], *out[-1]["parts"])
+        ):
             out[-1] = {**out[-1], **m, "parts": [*out[-1]["parts"], *m["parts"]]}
         else:
             out.append(m)
@@ -337,7 +358,9 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
     if role_of(value) or (isinstance(value.get("parts"), list)):
         message = read_message(value, default_role)
         return [message] if message else []
-    system = first(value, "system", "system_prompt", "instructions", "system_instruction", "systemInstruction")
+    system = first(
+        value, "system", "system_prompt", "instructions", "system_instruction", "systemInstruction"
+    )
     if system is None and isinstance(value.get("config"), dict):
         system = first(value["config"], "system_instruction", "systemInstruction")
     head = [{"role": "system", "parts": parts}] if (parts := system_parts(system)) else []
@@ -360,13 +383,15 @@ def system_parts(value: Any) -> list[Part]:
     return [p for p in read_parts(value) if p["type"] == "text"]
 
 
+_TOOL_LISTS = ("tools", "functions", "functionDeclarations", "function_declarations")
+
+
 def read_tools(value: Any) -> list[dict[str, Any]]:
     """Tool definitions, flat: ``{"name", "description"?, "parameters"?}``; OpenAI-nested, Anthropic,
     Gemini, Bedrock and lists of JSON strings or of bare names are understood."""
     value = parse(value)
     if isinstance(value, dict):
-        value = next((value[k] for k in ("tools", "functions", "functionDeclarations", "function_declarations")
-                      if isinstance(value.get(k), list)), [value])  # fmt: skip
+        value = next((value[k] for k in _TOOL_LISTS if isinstance(value.get(k), list)), [value])
     if not isinstance(value, list):
         return []
     tools: list[dict[str, Any]] = []
@@ -376,6 +401,10 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
         elif isinstance(item, dict):
             tools.extend(_tool(item))
     return tools
+
+
+_SCHEMAS = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "parametersJsonSchema",
+            "args_schema")  # fmt: skip
 
 
 def _tool(x: dict[str, Any]) -> list[dict[str, Any]]:
@@ -388,11 +417,10 @@ def _tool(x: dict[str, Any]) -> list[dict[str, Any]]:
     name = first(x, "name", "tool_name")
     if not isinstance(name, str):
         return []
-    keys = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "parametersJsonSchema", "args_schema")
-    schema = parse(first(x, *keys))
+    schema = parse(first(x, *_SCHEMAS))
     if isinstance(schema, dict) and set(schema) & {"json", "jsonSchema"}:
         schema = schema.get("json", schema.get("jsonSchema"))
-    tool = {"name": name}
+    tool: dict[str, Any] = {"name": name}
     if isinstance(x.get("description"), str):
         tool["description"] = x["description"]
     if isinstance(schema, dict):

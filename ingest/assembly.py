@@ -1,0 +1,178 @@
+"""Observed spans become conversations: grouped by conversation id or trace, threaded, linked, joined."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import xxhash
+
+from ingest.linking import Link, link
+from ingest.normal import Evaluation, Observed
+from ingest.threads import Thread, thread
+
+
+@dataclass(slots=True)
+class Assembled:
+    """One conversation, whole: what the normalised tables are written from."""
+
+    conversation_id: str
+    thread: Thread
+    links: list[Link]
+    agent: str
+    started_at_ns: int
+    ended_at_ns: int
+    trace_ids: set[str]
+    dialects: set[str]
+    flags: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Group:
+    key: str
+    explicit: bool
+    members: list[Observed] = field(default_factory=list)
+
+
+def assemble(observed: Iterable[Observed]) -> list[Assembled]:
+    """The conversations in these spans, oldest first."""
+    groups = _groups(list(observed))
+    done = [a for g in groups for a in _conversations(g)]
+    done = _join_by_history(done, {g.key for g in groups if g.explicit})
+    return sorted(done, key=lambda a: (a.started_at_ns, a.conversation_id))
+
+
+def _groups(observed: list[Observed]) -> list[_Group]:
+    by_span = {(o.trace_id, o.span_id): o for o in observed}
+    of_trace: dict[str, set[str]] = defaultdict(set)
+    for o in observed:
+        if o.conversation_id:
+            of_trace[o.trace_id].add(o.conversation_id)
+    groups: dict[str, _Group] = {}
+    for o in observed:
+        cid = _conversation_of(o, by_span, of_trace)
+        key = cid or o.trace_id
+        if key not in groups:
+            groups[key] = _Group(key, cid is not None)
+        groups[key].members.append(o)
+    return list(groups.values())
+
+
+def _conversation_of(
+    o: Observed, by_span: dict[tuple[str, str], Observed], of_trace: dict[str, set[str]]
+) -> str | None:
+    at: Observed | None = o
+    for _ in range(64):  # a cycle of parents must not hang us
+        if at is None:
+            break
+        if at.conversation_id:
+            return at.conversation_id
+        at = by_span.get((at.trace_id, at.parent_span_id))
+    known = of_trace[o.trace_id]
+    return next(iter(known)) if len(known) == 1 else None
+
+
+def _conversations(g: _Group) -> list[Assembled]:
+    calls = [o for o in g.members if o.kind == "inference"]
+    threads = thread(calls or [o for o in g.members if o.kind == "agent"])
+    executions = [o for o in g.members if o.kind == "execution"]
+    agents = [o for o in g.members if o.kind == "agent" and o.agent]
+    out = []
+    for number, t in enumerate(_kept(threads), 1):
+        links = link(t, executions)
+        used = {id(x.execution) for x in links}
+        executions = [e for e in executions if id(e) not in used]
+        out.append(_assembled(g, t, links, agents, number))
+    return out
+
+
+def _kept(threads: list[Thread]) -> list[Thread]:
+    """Every thread but those that are a beginning of another."""
+    paths = [tuple(turn.key for turn in t.turns) for t in threads]
+    return [
+        t
+        for t, path in zip(threads, paths, strict=True)
+        if not any(len(p) > len(path) and p[: len(path)] == path for p in paths)
+    ]
+
+
+def _assembled(g: _Group, t: Thread, links: list[Link], agents: list[Observed], number: int) -> Assembled:
+    if t.system is not None:
+        t.turns.insert(0, t.system)
+    flags = set(t.flags) | {"call_without_result" for x in links if x.answer is None}
+    if number > 1:
+        flags.add("branch")
+    if t.system is None:
+        flags.add("missing_system")
+    agent = t.agent or next((a.agent for a in agents), None) or ""
+    return Assembled(
+        g.key if number == 1 else f"{g.key}/{number}", t, links, agent, t.start_ns, t.end_ns,
+        {o.trace_id for o in g.members}, {o.dialect for o in t.spans}, flags,
+    )  # fmt: skip
+
+
+def _join_by_history(conversations: list[Assembled], explicit: set[str]) -> list[Assembled]:
+    """Turns in traces of their own, without a conversation id: a later one repeats the earlier as history."""
+    by_path: dict[bytes, Assembled] = {}
+    out: list[Assembled] = []
+    for c in sorted(conversations, key=lambda a: a.started_at_ns):
+        earlier = None
+        if c.conversation_id not in explicit:
+            hashes = _prefix_hashes(c)
+            earlier = next((by_path[h] for h in reversed(hashes[:-1]) if h in by_path), None)
+            if hashes:
+                by_path[hashes[-1]] = c
+        if earlier is not None and earlier in out:
+            out.remove(earlier)
+            c = _joined(earlier, c)
+            by_path[_prefix_hashes(c)[-1]] = c
+        out.append(c)
+    return out
+
+
+def _prefix_hashes(c: Assembled) -> list[bytes]:
+    """A hash after each assistant text: the points where a later trace may take up the conversation."""
+    state, out = xxhash.xxh3_128(), []
+    for turn in c.thread.turns:
+        if turn.message["role"] == "system":
+            continue
+        state.update(turn.key)
+        out.append(state.digest())
+    return out
+
+
+def _joined(earlier: Assembled, later: Assembled) -> Assembled:
+    later.conversation_id = earlier.conversation_id
+    known = {id_of(x): x for x in earlier.links}
+    for x in later.links:
+        before = known.get(id_of(x))
+        if before is not None and before.execution is not None and x.execution is None:
+            x.execution = before.execution
+            if x.answer and before.answer:
+                for key in ("is_error", "error_class", "latency_ms"):
+                    if key in before.answer.message:
+                        x.answer.message[key] = before.answer.message[key]  # type: ignore[literal-required]
+    later.thread.start_ns = later.started_at_ns = earlier.started_at_ns
+    later.agent = earlier.agent or later.agent
+    later.trace_ids |= earlier.trace_ids
+    later.dialects |= earlier.dialects
+    later.flags |= earlier.flags - {"call_without_result"}
+    later.thread.tools = later.thread.tools or earlier.thread.tools
+    later.thread.response_ids |= earlier.thread.response_ids
+    for mine, theirs in zip(later.thread.turns, earlier.thread.turns, strict=False):
+        mine.start_ns, mine.span_id, mine.trace_id = theirs.start_ns, theirs.span_id, theirs.trace_id
+    return later
+
+
+def id_of(x: Link) -> tuple[Any, ...]:
+    """What tells a call of one telling of a conversation in another."""
+    return (x.call.get("id"), x.call["name"])
+
+
+def conversation_of(e: Evaluation, conversations: dict[str, str], responses: dict[str, str]) -> str | None:
+    """The conversation that an evaluation judges: by id, by the response it names, or by its trace."""
+    if e.response_id and e.response_id in responses:
+        return responses[e.response_id]
+    return e.conversation_id or conversations.get(e.trace_id)

@@ -1,0 +1,99 @@
+"""Normal messages as chat-completions messages, with a key by which the repeats of history are recognised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import xxhash
+
+from ingest.records import Message
+from ingest.shapes import NormalMessage, Part, parse
+
+
+@dataclass(slots=True)
+class Turn:
+    """One chat message of a conversation and where it was first seen. ``key`` leaves out ids, which
+    instrumentations invent, so that the same message seen twice is the same."""
+
+    message: Message
+    key: bytes
+    parts: list[Part]
+    start_ns: int = 0
+    span_id: str = ""
+    trace_id: str = ""
+    sent: bool = False  # seen in a model's output, not only in a history
+    flags: list[str] = field(default_factory=list)
+
+
+def canonical(value: Any) -> Any:
+    """JSON text as its value, text without outer space, whole floats as integers."""
+    if isinstance(value, str):
+        parsed = parse(value)
+        return value.strip() if parsed is value else canonical(parsed)
+    if isinstance(value, dict):
+        return {k: canonical(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def key_of(value: Any) -> bytes:
+    """A hash of a value's canonical JSON."""
+    data = orjson.dumps(canonical(value), option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str)
+    return xxhash.xxh3_64_digest(data)
+
+
+def as_text(value: Any) -> str | None:
+    """A tool's answer as the text that the model saw: JSON minified, text as it is."""
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value, default=str).decode()
+
+
+def _content(parts: list[Part]) -> str | None:
+    texts = [p["content"] for p in parts if p["type"] == "text" and isinstance(p.get("content"), str)]
+    return "\n".join(texts) if texts else None
+
+
+def to_turns(message: NormalMessage) -> list[Turn]:
+    """The chat messages of one normal message: each tool answer is one of its own, text comes after them."""
+    parts = message["parts"]
+    answers = [p for p in parts if p["type"] == "tool_call_response"]
+    turns = [_tool_turn(p) for p in answers]
+    rest = [p for p in parts if p["type"] != "tool_call_response"]
+    if not any(p["type"] != "reasoning" for p in rest) and message["role"] != "assistant":
+        return turns
+    if message["role"] == "tool":
+        return turns
+    if rest:
+        turns.append(_spoken_turn(message["role"], rest))
+    return turns
+
+
+def _spoken_turn(role: str, parts: list[Part]) -> Turn:
+    out: Message = {"role": role, "content": _content(parts)}  # type: ignore[typeddict-item]
+    calls = [p for p in parts if p["type"] == "tool_call"]
+    if calls:
+        out["tool_calls"] = [_chat_call(c) for c in calls]
+    facts = [role, out["content"] or "", [[c["name"], c.get("arguments")] for c in calls]]
+    return Turn(out, key_of(facts), parts)
+
+
+def _chat_call(part: Part) -> Any:
+    call: dict[str, Any] = {"id": part.get("id", ""), "name": part["name"]}
+    if "arguments" in part:
+        call["arguments"] = part["arguments"]
+    return call
+
+
+def _tool_turn(part: Part) -> Turn:
+    out: Message = {"role": "tool", "content": as_text(part["response"])}
+    if part.get("id"):
+        out["tool_call_id"] = part["id"]
+    if part.get("name"):
+        out["name"] = part["name"]
+    if "is_error" in part:
+        out["is_error"] = part["is_error"]
+    return Turn(out, key_of(["tool", out["content"]]), [part])

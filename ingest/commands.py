@@ -1,0 +1,131 @@
+"""`rehearsal receive`, `ingest`, `sql` and `conversations`: thin commands over the lake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from ingest import files, journal
+from ingest.errors import UserError
+from ingest.lake import IngestSummary, Lake
+
+LakeOption = Annotated[Path, typer.Option("--lake", help="Directory of the lake.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this room's commands to the application."""
+    app.command("receive")(receive)
+    app.command("ingest")(ingest)
+    app.command("sql")(sql)
+    app.command("conversations")(conversations)
+
+
+def receive(
+    lake: LakeOption,
+    http: Annotated[int, typer.Option("--http", help="Port for OTLP/HTTP; 0 picks a free one.")] = 4318,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File of accepted bearer tokens, one a line.")
+    ] = None,
+) -> None:
+    """Receive OTLP (traces and logs); every 200 means that the data is on disk."""
+    from ingest.receiver import Options, serve
+
+    serve(Options(Lake.create(lake).journal_path, host=host, http_port=http, token_file=token_file))
+
+
+def ingest(
+    lake: LakeOption,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files or directories; none: the journal.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Read OTLP files, directories or the journal into the lake and rebuild its tables."""
+    home = Lake.create(lake)
+    console = Console(stderr=True)
+    total = len(files.find(paths) if paths else journal.segments(home.journal_path))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=total)
+        summary = home.ingest(paths, lambda path, rows: progress.update(task, advance=1))
+        progress.add_task("building tables", total=None)
+        home.describe(summary)
+    print(json.dumps(asdict(summary)) if as_json else _told(summary))
+    if summary.problems:
+        more = f" (and {len(summary.problems) - 1} more files)" if len(summary.problems) > 1 else ""
+        raise UserError(summary.problems[0] + more)
+
+
+def _told(s: IngestSummary) -> str:
+    lines = [
+        f"{s.files} files: {s.rows} rows in, {s.new} new ({s.spans} spans, {s.log_records} log records),"
+        f" {s.duplicates} duplicates",
+        f"{s.conversations} conversations; spans by dialect: {_counts(s.dialects)}; flagged: {_counts(s.flags)}",
+    ]
+    refused = {"without ids": s.rejected, "unreadable": s.unreadable, "metrics": s.metrics}
+    if any(refused.values()):
+        lines.append(f"left out: {_counts({k: v for k, v in refused.items() if v})}")
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in sorted(counts.items())) or "none"
+
+
+def sql(
+    lake: LakeOption,
+    query: Annotated[str, typer.Argument(help="A query in DuckDB's SQL.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
+) -> None:
+    """Ask any table of the lake: spans, log_records, conversations, messages, tool_calls, ..."""
+    table = Lake.open(lake).query(query)
+    if as_json:
+        for row in table.to_pylist():
+            print(orjson.dumps(row, default=_plain).decode())
+    else:
+        _print_table(table.column_names, table.slice(0, 100).to_pylist(), table.num_rows)
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _print_table(columns: list[str], rows: list[dict[str, Any]], total: int) -> None:
+    cells = [columns, *([_short(row[c]) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+    if total > len(rows):
+        print(f"... {total - len(rows)} more rows; --json prints all")
+
+
+def _short(value: Any) -> str:
+    text = "" if value is None else str(_plain(value)).replace("\n", " ")
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def conversations(
+    lake: LakeOption,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Print every conversation, oldest first."""
+    for c in Lake.open(lake).conversations():
+        if as_json:
+            row = {
+                "conversation_id": c.conversation_id, "agent": c.agent, "messages": c.messages,
+                "tools": c.tools, "outcomes": c.outcomes, "flags": c.flags,
+            }  # fmt: skip
+            sys.stdout.write(orjson.dumps(row).decode() + "\n")
+        else:
+            calls = sum(len(m.get("tool_calls") or ()) for m in c.messages)
+            print(
+                f"{c.conversation_id}  {c.agent}  {len(c.messages)} messages, {calls} calls  {' '.join(c.flags)}"
+            )

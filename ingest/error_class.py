@@ -1,0 +1,69 @@
+"""Which error an observation is: a short, stable class name that outcome prediction can count on."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ingest.shapes import parse
+
+# error.type values that only repeat that there was an error
+GENERIC = {"", "_other", "error", "tool_error", "toolerror", "exception", "toolexception", "tool_exception",
+           "modelbehaviorerror", "runtimeerror", "true", "2", "500"}  # fmt: skip
+_ERROR_TEXT = re.compile(
+    r"^\s*(?:errors?|exception|traceback|tool error|[A-Za-z]+(?:error|exception))\b\s*(?:[:\-(\[]|\w+ing\b)",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(r"^\s*(?:[A-Za-z_. ]*?(?:error|exception)\b[^:]{0,40}:\s*)+", re.IGNORECASE)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|<[^>]*>|\([^)]*\)")
+_CODES = ("code", "error_code", "errorCode", "type", "status", "status_code", "statusCode", "reason", "kind")
+_WORDS = 6
+
+
+def error_body(content: Any) -> Any:
+    """The error in a JSON answer (``{"error": ...}``), else None."""
+    body = parse(content)
+    if not isinstance(body, dict):
+        return None
+    for key in ("error", "Error", "errors", "exception"):
+        if body.get(key):
+            return body if isinstance(body[key], bool) else body[key]
+    if body.get("is_error") is True or body.get("isError") is True or body.get("success") is False:
+        return body
+    if str(body.get("status", "")).lower() in ("error", "failed", "failure") and len(body) <= 4:
+        return body
+    return None
+
+
+def says_error(content: Any) -> bool:
+    """Whether an observation's own text says that it is an error."""
+    if isinstance(content, str) and _ERROR_TEXT.match(content[:200]):
+        return True
+    return error_body(content) is not None
+
+
+def classify_error(error_type: str | None, content: Any, message: str | None = None) -> str:
+    """``error.type`` where it says something, else the code in a JSON error body, else a slug of the first
+    words without ids, quotes and digits; "error" if nothing is left."""
+    if error_type and error_type.lower() not in GENERIC:
+        return error_type
+    body = error_body(content)
+    if isinstance(body, dict):
+        codes = [body[k] for k in _CODES if isinstance(body.get(k), str | int)]
+        code = next((c for c in codes if c not in ("", True, False)), None)
+        if code is not None and str(code).lower() not in GENERIC | {"error", "failed"}:
+            return slug(str(code), keep_digits=True)
+        texts = [body[k] for k in ("message", "error", "detail", "msg") if isinstance(body.get(k), str)]
+        return slug(texts[0] if texts else "") or "error"
+    text = body if isinstance(body, str) else content if isinstance(content, str) else message or ""
+    return slug(text) or slug(message or "") or "error"
+
+
+def slug(text: str, keep_digits: bool = False) -> str:
+    """The first words as ``snake_case``, without what varies: ids, numbers, quoted and bracketed pieces."""
+    head = _QUOTED.sub(" ", _PREFIX.sub("", text[:400], count=1))
+    clause = next((c for c in re.split(r"[.,;:!?\n]", head) if c.strip()), "")
+    words = [w for w in re.findall(r"[A-Za-z0-9_\-#]+", clause)]
+    if not keep_digits:
+        words = [w for w in words if not re.search(r"\d", w)]
+    return "_".join(w.strip("-_#").lower().replace("-", "_") for w in words[:_WORDS]).strip("_")

@@ -1,0 +1,168 @@
+"""Raw rows become normalised rows: every span is read by its dialect, then conversations are assembled."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import xxhash
+
+from ingest import dialects
+from ingest.assembly import Assembled, assemble, conversation_of
+from ingest.linking import Link
+from ingest.normal import MAPPING_VERSION, Evaluation, LogRecord, Observed, Span
+
+RowLists = dict[str, list[tuple[Any, ...]]]
+_TEXTS = pa.list_(pa.string())
+NORMALISED = {
+    "message_bodies": pa.schema(
+        [("message_hash", pa.string()), ("role", pa.string()), ("content", pa.string()),
+         ("tool_calls", pa.string()), ("parts", pa.string())]
+    ),
+    "conversation_messages": pa.schema(
+        [("conversation_id", pa.string()), ("position", pa.int64()), ("message_hash", pa.string()),
+         ("tool_call_id", pa.string()), ("name", pa.string()), ("is_error", pa.bool_()),
+         ("error_class", pa.string()), ("latency_ms", pa.float64()), ("time_ns", pa.int64()),
+         ("trace_id", pa.string()), ("span_id", pa.string())]
+    ),
+    "conversation_facts": pa.schema(
+        [("conversation_id", pa.string()), ("agent", pa.string()), ("started_at_ns", pa.int64()),
+         ("ended_at_ns", pa.int64()), ("tools", pa.string()), ("tool_count", pa.int64()), ("flags", _TEXTS),
+         ("dialects", _TEXTS), ("trace_ids", _TEXTS), ("mapping_version", pa.int64())]
+    ),
+    "calls": pa.schema(
+        [("conversation_id", pa.string()), ("call_index", pa.int64()), ("call_id", pa.string()),
+         ("tool", pa.string()), ("arguments", pa.string()), ("call_position", pa.int64()),
+         ("result_position", pa.int64()), ("is_error", pa.bool_()), ("error_class", pa.string()),
+         ("started_at_ns", pa.int64()), ("execution_trace_id", pa.string()),
+         ("execution_span_id", pa.string()), ("repairs", _TEXTS)]
+    ),
+    "call_arguments": pa.schema(
+        [("conversation_id", pa.string()), ("call_index", pa.int64()), ("tool", pa.string()),
+         ("argument", pa.string())]
+    ),
+    "evaluations": pa.schema(
+        [("conversation_id", pa.string()), ("name", pa.string()), ("score", pa.float64()),
+         ("label", pa.string()), ("explanation", pa.string()), ("time_ns", pa.int64()),
+         ("trace_id", pa.string()), ("span_id", pa.string())]
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Normalised:
+    """Rows of each normalised table, and how many spans each dialect read."""
+
+    rows: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {k: [] for k in NORMALISED})
+    dialect_counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+def normalise(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]]) -> Normalised:
+    """The normalised tables of raw ``spans`` and ``log_records`` (rows as dicts, by column name)."""
+    out = Normalised()
+    by_span, evaluations = _records(records)
+    observed: list[Observed] = []
+    for span in _spans(spans, by_span):
+        seen = dialects.observe(span)
+        out.dialect_counts[seen.dialect or "none"] += 1
+        evaluations += seen.evaluations
+        observed.append(seen)
+    conversations = assemble(observed)
+    for c in conversations:
+        _add_conversation(out.rows, c)
+    out.rows["message_bodies"] = list({row[0]: row for row in out.rows["message_bodies"]}.values())
+    _add_evaluations(out.rows, evaluations, conversations)
+    return out
+
+
+def _spans(rows: Iterable[dict[str, Any]], records: dict[tuple[str, str], list[LogRecord]]) -> Iterator[Span]:
+    for r in rows:
+        yield Span(
+            r["trace_id"], r["span_id"], r["parent_span_id"], r["name"], r["kind"],
+            r["start_ns"], r["end_ns"],
+            orjson.loads(r["attributes"]), orjson.loads(r["events"]) if r["events"] != "[]" else [],
+            r["status_code"], r["status_message"], r["scope_name"], r["scope_version"],
+            orjson.loads(r["resource"]), r["dropped_attributes_count"] + r["dropped_events_count"],
+            orjson.loads(r["links"]) if r["links"] != "[]" else [],
+            records.get((r["trace_id"], r["span_id"]), []),
+        )  # fmt: skip
+
+
+def _records(
+    rows: Iterable[dict[str, Any]],
+) -> tuple[dict[tuple[str, str], list[LogRecord]], list[Evaluation]]:
+    by_span: dict[tuple[str, str], list[LogRecord]] = defaultdict(list)
+    evaluations: list[Evaluation] = []
+    for r in rows:
+        attributes = orjson.loads(r["attributes"])
+        record = LogRecord(
+            r["trace_id"], r["span_id"], r["time_ns"] or r["observed_time_ns"],
+            r["event_name"] or str(attributes.get("event.name", "")), orjson.loads(r["body"]), attributes,
+            r["scope_name"], orjson.loads(r["resource"]),
+        )  # fmt: skip
+        by_span[(record.trace_id, record.span_id)].append(record)
+        if record.event_name == dialects.EVALUATION:
+            body = record.body if isinstance(record.body, dict) else {}
+            evaluations.append(
+                dialects.evaluation(
+                    {**body, **attributes}, record.time_ns, record.trace_id, record.span_id, None
+                )
+            )
+    return by_span, evaluations
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _digest(*values: str | None) -> str:
+    return xxhash.xxh3_128_hexdigest("\0".join(map(str, values)).encode("utf-8", "replace"))
+
+
+def _add_conversation(rows: RowLists, c: Assembled) -> None:
+    places: dict[int, int] = {}
+    for position, turn in enumerate(c.thread.turns):
+        m = turn.message
+        places[id(turn)] = position
+        calls = _json(m["tool_calls"]) if m.get("tool_calls") else None
+        parts = _json(turn.parts)
+        digest = _digest(m["role"], m.get("content"), calls, parts)
+        rows["message_bodies"].append((digest, m["role"], m.get("content"), calls, parts))
+        rows["conversation_messages"].append(
+            (c.conversation_id, position, digest, m.get("tool_call_id"), m.get("name"), m.get("is_error"),
+             m.get("error_class"), m.get("latency_ms"), turn.start_ns, turn.trace_id, turn.span_id)
+        )  # fmt: skip
+    tools = c.thread.tools
+    rows["conversation_facts"].append(
+        (c.conversation_id, c.agent, c.started_at_ns, c.ended_at_ns, _json(tools), len(tools),
+         sorted(c.flags), sorted(c.dialects - {""}), sorted(c.trace_ids), MAPPING_VERSION)
+    )  # fmt: skip
+    for index, x in enumerate(c.links):
+        _add_call(rows, c, index, x, places)
+
+
+def _add_call(rows: RowLists, c: Assembled, index: int, x: Link, places: dict[int, int]) -> None:
+    e, answer = x.execution, x.answer
+    arguments = x.call.get("arguments")
+    rows["calls"].append(
+        (c.conversation_id, index, x.call["id"], x.call["name"], _json(arguments), places[id(x.call_turn)],
+         places[id(answer)] if answer else None, x.is_error,
+         answer.message.get("error_class", "") if answer else "", e.start_ns if e else x.call_turn.start_ns,
+         e.trace_id if e else None, e.span_id if e else None, sorted(set(x.repairs)))
+    )  # fmt: skip
+    if isinstance(arguments, dict):
+        rows["call_arguments"] += [(c.conversation_id, index, x.call["name"], key) for key in arguments]
+
+
+def _add_evaluations(rows: RowLists, evaluations: list[Evaluation], conversations: list[Assembled]) -> None:
+    by_trace = {t: c.conversation_id for c in conversations for t in c.trace_ids}
+    by_response = {r: c.conversation_id for c in conversations for r in c.thread.response_ids}
+    for e in evaluations:
+        rows["evaluations"].append(
+            (conversation_of(e, by_trace, by_response), e.name, e.score, e.label, e.explanation, e.time_ns,
+             e.trace_id, e.span_id)
+        )  # fmt: skip

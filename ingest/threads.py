@@ -1,0 +1,169 @@
+"""Model calls become threads of messages: every call repeats the history, each message is kept once.
+
+A thread is a path in the prefix tree of messages. A call that repeats a thread and goes on extends it; one
+that was already told by another span (double instrumentation, a parent span) adds nothing; one that departs
+from it makes a branch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ingest.chatform import Turn, to_turns
+from ingest.normal import Observed
+
+
+@dataclass(slots=True)
+class Thread:
+    """One path: the system prompt apart, because agents rewrite it from call to call."""
+
+    turns: list[Turn]
+    system: Turn | None = None
+    agent: str | None = None
+    response_ids: set[str] = field(default_factory=set)
+    tools: list[dict[str, object]] = field(default_factory=list)
+    start_ns: int = 0
+    end_ns: int = 0
+    spans: list[Observed] = field(default_factory=list)
+    flags: set[str] = field(default_factory=set)
+
+
+def thread(observed: list[Observed]) -> list[Thread]:
+    """The threads of one conversation's model calls, oldest first."""
+    threads: list[Thread] = []
+    for seen in sorted(observed, key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns)):
+        system, history, said = _turns(seen)
+        if history or said:
+            _place(threads, seen, system, history, said)
+    return threads
+
+
+def _turns(seen: Observed) -> tuple[Turn | None, list[Turn], list[Turn]]:
+    system: Turn | None = None
+    history: list[Turn] = []
+    for message in seen.input:
+        for turn in to_turns(message):
+            if turn.message["role"] == "system" and not history:
+                system = system or turn
+            else:
+                history.append(_stamped(turn, seen, seen.start_ns))
+    said = [_stamped(t, seen, seen.end_ns, True) for m in seen.output for t in to_turns(m)]
+    if system is not None:
+        _stamped(system, seen, seen.start_ns)
+    return system, history, said
+
+
+def _stamped(turn: Turn, seen: Observed, time_ns: int, sent: bool = False) -> Turn:
+    turn.start_ns, turn.span_id, turn.trace_id, turn.sent = time_ns, seen.span_id, seen.trace_id, sent
+    return turn
+
+
+def _place(
+    threads: list[Thread], seen: Observed, system: Turn | None, history: list[Turn], said: list[Turn]
+) -> None:
+    """Extends the thread that the call continues, or starts one."""
+    best, shared = None, -1
+    for candidate in reversed(threads):
+        n = common_prefix(candidate.turns, history)
+        if n > shared and (n or not history):
+            best, shared = candidate, n
+    if best is None or shared == 0:
+        best, shared, history = _continued(threads, seen, history)
+    if best is None:
+        best = Thread([*history, *said], system, start_ns=seen.start_ns)
+        threads.append(best)
+    else:
+        best = _extend(threads, best, shared, history, said)
+    _note(best, seen, system)
+
+
+def _note(t: Thread, seen: Observed, system: Turn | None) -> None:
+    t.system = t.system or system
+    t.agent = t.agent or seen.agent
+    t.tools = seen.tools or t.tools
+    t.end_ns = max(t.end_ns, seen.end_ns)
+    t.flags.update(seen.flags)
+    t.spans.append(seen)
+    if seen.response_id:
+        t.response_ids.add(seen.response_id)
+
+
+def _continued(
+    threads: list[Thread], seen: Observed, history: list[Turn]
+) -> tuple[Thread | None, int, list[Turn]]:
+    """A stateful call sends only what is new: find its thread by the response it names, or by overlap."""
+    for t in reversed(threads):
+        if seen.previous_response_id and seen.previous_response_id in t.response_ids:
+            return t, len(t.turns), [*t.turns, *history]
+    for t in reversed(threads):
+        for k in range(min(len(t.turns), len(history)), 0, -1):
+            if same_turns(t.turns[-k:], history[:k]):
+                return t, len(t.turns), [*t.turns, *history[k:]]
+    return None, 0, history
+
+
+def _extend(threads: list[Thread], t: Thread, shared: int, history: list[Turn], said: list[Turn]) -> Thread:
+    path = [*history, *said]
+    known = shared + common_prefix(t.turns[shared:], path[shared:])
+    for old, new in zip(t.turns[:known], path, strict=False):
+        _enrich(old, new)
+    if known == len(path):
+        return t
+    if known == len(t.turns):
+        t.turns.extend(path[known:])
+        return t
+    branch = Thread(
+        [*t.turns[:known], *path[known:]], t.system, t.agent, start_ns=t.start_ns, end_ns=t.end_ns
+    )
+    branch.tools, branch.flags = t.tools, {*t.flags}
+    branch.response_ids, branch.spans = {*t.response_ids}, [*t.spans]
+    threads.append(branch)
+    return branch
+
+
+def common_prefix(a: list[Turn], b: list[Turn]) -> int:
+    """How many leading turns are the same."""
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x.key != y.key and not _alike(x, y):
+            break
+        n += 1
+    return n
+
+
+def same_turns(a: list[Turn], b: list[Turn]) -> bool:
+    """Whether all of them are the same."""
+    return len(a) == len(b) and common_prefix(a, b) == len(a)
+
+
+def _alike(x: Turn, y: Turn) -> bool:
+    """The same message told less completely: a text with other outer space, calls without arguments, or a
+    text beside the same calls that one of the two leaves out."""
+    if x.message["role"] != y.message["role"]:
+        return False
+    a, b = x.message, y.message
+    calls_a, calls_b = a.get("tool_calls") or [], b.get("tool_calls") or []
+    if bool(calls_a) != bool(calls_b) or [c["name"] for c in calls_a] != [c["name"] for c in calls_b]:
+        return False
+    if calls_a:
+        pairs = zip(calls_a, calls_b, strict=True)
+        return all(
+            (c["id"] and c["id"] == d["id"]) or "arguments" not in c or "arguments" not in d for c, d in pairs
+        )
+    return (a.get("content") or "").strip() == (b.get("content") or "").strip()
+
+
+def _enrich(old: Turn, new: Turn) -> None:
+    """Keeps the more complete of two tellings of the same message."""
+    old.sent = old.sent or new.sent
+    a, b = old.message, new.message
+    if not a.get("content") and b.get("content"):
+        a["content"] = b["content"]
+    for key in ("tool_call_id", "name", "is_error"):
+        if not a.get(key) and b.get(key):
+            a[key] = b[key]  # type: ignore[literal-required]
+    for mine, other in zip(a.get("tool_calls") or [], b.get("tool_calls") or [], strict=False):
+        if not mine.get("id"):
+            mine["id"] = other.get("id", "")
+        if "arguments" not in mine and "arguments" in other:
+            mine["arguments"] = other["arguments"]
