@@ -46,9 +46,7 @@ def finished(directory: Path) -> Done | None:
     return Done(directory, manifest["fingerprint"], manifest["facts"], manifest["seconds"], reused=True)
 
 
-def run_stage(
-    directory: Path, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]
-) -> Done:
+def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
     """Have `work` fill `directory`, unless it was filled from the same `inputs` before.
 
     `work` is given the directory, which holds what a killed run with the same inputs left there and is

@@ -1,0 +1,1 @@
+"""One folder a stage. Dagster's UI groups the assets the same way."""

@@ -1,0 +1,30 @@
+"""A run for every batch of journal segments that was sealed since the last look."""
+
+import dagster as dg
+
+from dagster_project.defs.resources import LoopResource
+from dagster_project.stages import fingerprint
+from ingest import journal
+
+ingest_job = dg.define_asset_job(
+    "ingest_traces",
+    selection=dg.AssetSelection.key_prefixes(["traces"]),
+    description="What the journal holds, into the lake's tables.",
+    tags={"dagster/concurrency_key": "lake"},
+)
+
+
+@dg.sensor(job=ingest_job, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.STOPPED)
+def sealed_segments(
+    context: dg.SensorEvaluationContext, rehearsal: LoopResource
+) -> dg.SensorResult | dg.SkipReason:
+    """Looks for sealed segments behind the cursor (the name of the last one seen; names sort by time)."""
+    directory = rehearsal.open().lake_path / "journal"
+    seen = context.cursor or ""
+    sealed = [path.stem for path in journal.segments(directory, sealed_only=True)]
+    new = [name for name in sealed if name > seen]
+    if not new:
+        return dg.SkipReason(f"no sealed segment in {directory} after {seen or 'the beginning'}")
+    run = dg.RunRequest(run_key=fingerprint(new), tags={"rehearsal/segments": str(len(new))})
+    request = dg.SensorResult(run_requests=[run], cursor=new[-1])
+    return request

@@ -1,0 +1,76 @@
+"""Telemetry in, clean tables out."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from dagster_project import show
+from dagster_project.defs.resources import LoopResource
+
+TABLES = {
+    "conversations": "Who talked, when, with which tools, and how it went: one row a conversation.",
+    "tool_calls": "Every call with the span that executed it and the message that answered it, linked.",
+    "outcomes": "How conversations were judged: evaluation events, feedback, scores.",
+    "transitions": "What the world did: this call, in this conversation, got this answer.",
+    "scenarios": "Where an episode may start: system prompt, tools, first message, the hidden goal, facts.",
+    "tool_profile": "How each tool behaved in production: how often it was called, failed, how long it took.",
+}
+MADE_OF = {"transitions": ("tool_calls",), "scenarios": ("conversations",), "tool_profile": ("tool_calls",)}
+
+
+@dg.asset(
+    key=["traces", "raw", "spans"],
+    deps=[dg.AssetKey(["landing", "journal"])],
+    group_name="traces",
+    kinds={"opentelemetry", "parquet"},
+    owners=["team:platform"],
+    tags={"layer": "raw"},
+    description="Spans and log records in Parquet, nothing dropped, partitioned by the hour of arrival.",
+)
+def spans(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
+    loop = rehearsal.open(context)
+    summary = loop.ingest()
+    rows = loop.lake.query("SELECT (SELECT count(*) FROM spans) s, (SELECT count(*) FROM log_records) l")
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": rows["s"][0].as_py(),
+            "log_records": rows["l"][0].as_py(),
+            "new": summary.new,
+            "duplicates": summary.duplicates,
+            "unreadable": summary.unreadable,
+            "segments": summary.files,
+            "problems": "\n".join(summary.problems) or "none",
+            "sample": dg.MetadataValue.md(show.table(loop.lake.query(show.SPANS))),
+            "path": dg.MetadataValue.path(str(loop.lake.path / "raw")),
+        }
+    )
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            ["traces", name],
+            deps=[dg.AssetKey(["traces", *MADE_OF.get(name, ("raw", "spans"))])],
+            group_name="traces",
+            kinds={"duckdb", "parquet"},
+            owners=["team:platform"],
+            tags={"layer": "table"},
+            description=f"{text} Defined in sql/{name}.sql.",
+        )
+        for name, text in TABLES.items()
+    ],
+    name="tables",
+)
+def tables(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> Iterator[dg.MaterializeResult]:
+    loop = rehearsal.open(context)
+    rows = loop.build_tables()
+    samples = show.samples(loop.lake)
+    for name in TABLES:
+        yield dg.MaterializeResult(
+            asset_key=["traces", name],
+            metadata={
+                "dagster/row_count": rows[name],
+                "sample": dg.MetadataValue.md(samples[name]),
+                "path": dg.MetadataValue.path(str(loop.lake.path / "tables" / f"{name}.parquet")),
+            },
+        )

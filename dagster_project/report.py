@@ -1,0 +1,175 @@
+"""The report of one pass through the loop: one self-contained HTML page, and the same numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from dagster_project import pictures
+from dagster_project.stages import write_json
+
+
+class Rate(TypedDict):
+    """A share with its 95 % interval."""
+
+    rate: float
+    low: float
+    high: float
+
+
+class Slice(TypedDict):
+    """One kind of task, before and after."""
+
+    name: str
+    n: int
+    before: Rate
+    after: Rate
+
+
+class Turn(TypedDict, total=False):
+    """One line of a conversation as the report shows it. `who`: user, agent, call, tool."""
+
+    who: str
+    text: str
+    provenance: str
+    error: bool
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that the report tells."""
+
+    seed: int
+    base: str
+    agent: str
+    minutes: float
+    traffic: Mapping[str, Any]
+    stages: Sequence[Mapping[str, Any]]
+    card: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    episodes: int
+    before: Rate
+    after: Rate
+    difference: Rate
+    slices: Sequence[Slice]
+    judge: Mapping[str, Any]
+    gate: Mapping[str, Any]
+    real: Sequence[Turn] = ()
+    simulated: Sequence[Turn] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def figures(self) -> dict[str, Any]:
+        """What report.json holds: the contract's keys first."""
+        return {
+            "success_before": self.before["rate"],
+            "success_after": self.after["rate"],
+            "success_ci": [self.difference["low"], self.difference["high"]],
+            "episodes": self.episodes,
+            "minutes": self.minutes,
+            "judge_agreement": self.judge.get("agreement"),
+            "world": self.card,
+            "seed": self.seed,
+            "base": self.base,
+            "gate": self.gate,
+            "judge": self.judge,
+            "traffic": self.traffic,
+            "slices": list(self.slices),
+            "stages": list(self.stages),
+            "history": list(self.history),
+        }
+
+
+def write(story: Story, directory: Path) -> Path:
+    """Write report.json and report.html; returns the page."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "report.json", story.figures())
+    page = directory / "report.html"
+    partial = page.with_name("report.html.partial")
+    partial.write_text(render(story))
+    partial.replace(page)
+    return page
+
+
+def render(story: Story) -> str:
+    """The page as text. Nothing in it is loaded from anywhere else."""
+    environment = Environment(
+        loader=PackageLoader("dagster_project"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "points": points, "number": number, "time": minutes_text}
+    total = {"name": "all tasks", "n": story.episodes, "before": story.before, "after": story.after}
+    slowest = max((stage["seconds"] for stage in story.stages), default=1.0) or 1.0
+    return environment.get_template("report.html.j2").render(
+        story=story,
+        success=pictures.svg(pictures.before_and_after([total, *story.slices])),
+        reward=pictures.svg(pictures.curve(story.history, "reward", "reward in the world")),
+        practised=len(story.history) > 0,
+        slowest=slowest,
+        rows=list(card_rows(story.card)),
+    )
+
+
+def card_rows(card: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """The card as rows of a table, the overall line last."""
+    for tool, entry in [*card.get("tools", {}).items(), ("all tools", card.get("overall", {}))]:
+        errors = entry.get("errors") or {}
+        baselines = entry.get("baselines", {})
+        yield {
+            "tool": tool,
+            "n": entry.get("n"),
+            "exact": entry.get("exact_match"),
+            "fields": entry.get("field_f1"),
+            "outcome": entry.get("outcome_f1"),
+            "errors": (errors.get("simulated"), errors.get("real")),
+            "valid": entry.get("schema_validity"),
+            "read_after_write": (entry.get("read_after_write") or {}).get("exact_match"),
+            "coverage": entry.get("coverage"),
+            "nearest": (baselines.get("nearest_copy") or {}).get("exact_match"),
+            "replay": (baselines.get("replay_cache") or {}).get("exact_match"),
+            "status": entry.get("status", ""),
+            "why": "; ".join(entry.get("why", [])),
+        }
+
+
+def turns(messages: Iterable[Mapping[str, Any]]) -> list[Turn]:
+    """A conversation in chat-completions form, a line a turn. A tool message may say its provenance."""
+    shown: list[Turn] = []
+    for message in messages:
+        role, content = message["role"], message.get("content") or ""
+        if role == "user":
+            shown.append({"who": "user", "text": content})
+        elif role == "assistant":
+            for call in message.get("tool_calls") or ():
+                arguments = call["arguments"]
+                text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+                shown.append({"who": "call", "text": f"{call['name']} {text}"})
+            if content:
+                shown.append({"who": "agent", "text": content})
+        elif role == "tool":
+            wrong = bool(message.get("is_error"))
+            provenance = str(message.get("provenance", "real"))
+            shown.append({"who": "tool", "text": content, "error": wrong, "provenance": provenance})
+    return shown
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def number(value: float | int | None) -> str:
+    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def minutes_text(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,104 @@
+"""What a person wants to look at: rows, conversations and cards as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ingest.lake import Lake
+from ingest.records import Conversation
+
+CELL = 80
+SPANS = """
+    SELECT name, count(*) AS spans, sum(CASE WHEN status_code = 2 THEN 1 ELSE 0 END) AS errors,
+           round(avg(end_ns - start_ns) / 1e6, 1) AS mean_ms
+    FROM spans GROUP BY name ORDER BY spans DESC LIMIT 12
+"""
+
+
+def table(rows: pa.Table) -> str:
+    """An Arrow table as a Markdown table, long cells cut."""
+    return grid(rows.column_names, (list(row.values()) for row in rows.to_pylist()))
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    lines += [f"| {' | '.join(cell(value) for value in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def cell(value: Any) -> str:
+    """One value, short and on one line."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = " ".join(str(value).split()).replace("|", "\\|")
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+
+
+def conversation(found: Conversation, most: int = 24) -> str:
+    """A conversation as Markdown, a line a message."""
+    lines = [f"**{found.conversation_id}** · {found.agent} · {', '.join(found.flags) or 'complete'}", ""]
+    for message in found.messages[:most]:
+        role, content = message["role"], message.get("content") or ""
+        for call in message.get("tool_calls") or ():
+            lines.append(f"- → `{call['name']} {cell(json.dumps(call['arguments']))}`")
+        if role == "tool":
+            mark = "✗" if message.get("is_error") else "✓"
+            lines.append(f"- {mark} `{cell(content)}`")
+        elif content:
+            lines.append(f"- **{role}** {cell(content)}")
+    if len(found.messages) > most:
+        lines.append(f"- … {len(found.messages) - most} more")
+    lines += [f"\n*{o['name']}*: {cell(o['score'])} {o['label'] or ''}" for o in found.outcomes]
+    return "\n".join(lines)
+
+
+def samples(lake: Lake) -> dict[str, str]:
+    """Per table, something that shows what is in it."""
+    chosen = {
+        "tool_calls": "tool, arguments, content, is_error, error_class, latency_ms, repairs",
+        "outcomes": "conversation_id, name, score, label, explanation",
+        "transitions": "tool, arguments, content, error_class",
+        "scenarios": "scenario_id, first_user_message, len(goal) AS user_messages, outcome",
+    }
+    shown = {
+        name: table(lake.query(f"SELECT {columns} FROM {name} LIMIT 8")) for name, columns in chosen.items()
+    }
+    shown["tool_profile"] = table(lake.query("SELECT * FROM tool_profile ORDER BY calls DESC"))
+    shown["conversations"] = conversation(_typical(lake))
+    return shown
+
+
+def _typical(lake: Lake) -> Conversation:
+    """A conversation of middling length, with tool calls if there is one."""
+    found = sorted(lake.conversations(), key=lambda c: len(c.messages))
+    with_calls = [c for c in found if any(m["role"] == "tool" for m in c.messages)] or found
+    return with_calls[len(with_calls) // 2]
+
+
+def card(value: Mapping[str, Any]) -> str:
+    """The fidelity card as a Markdown table."""
+    head = ["tool", "n", "exact", "copy", "replay", "field F1", "outcome F1", "errors sim/real", "status"]
+    rows = []
+    for tool, entry in [*value["tools"].items(), ("all", value["overall"])]:
+        baselines, errors = entry["baselines"], entry["errors"]
+        rows.append(
+            [
+                tool,
+                entry["n"],
+                entry["exact_match"],
+                baselines["nearest_copy"]["exact_match"],
+                baselines["replay_cache"]["exact_match"],
+                entry["field_f1"],
+                entry["outcome_f1"],
+                f"{cell(errors['simulated'])} / {cell(errors['real'])}",
+                entry.get("status", ""),
+            ]
+        )
+    return grid(head, rows)
