@@ -1,0 +1,86 @@
+"""The support desk as an environment: the protocol of training/environment.py over the real database.
+
+It never waits: latencies are reported, not slept. Starts and episodes are reproducible from their seeds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from examples.support_desk.customers import Customer
+from examples.support_desk.database import open_database
+from examples.support_desk.tasks import SPLITS, make_task
+from examples.support_desk.tools import TOOLS, Desk
+from examples.support_desk.verdict import Listener, expected_state, state
+from training.environment import Observation, Start, ToolCall
+
+SYSTEM = "You are the support agent of a furniture shop. Use the tools, then tell the customer."
+
+
+class DeskEpisode:
+    """One agent's run at the desk, with one customer and one database."""
+
+    def __init__(self, task_id: str, seed: int) -> None:
+        self.task = make_task(task_id)
+        self._db = open_database(self.task.orders, self.task.stock_seed)
+        self._desk = Desk(self.task, self._db, f"{task_id} {seed}")
+        self._customer = Customer(self.task, str(seed))
+        self._listener = Listener(self.task, self._db)
+        self._calls = 0
+        self._errors = 0
+
+    async def observe(self, call: ToolCall) -> Observation:
+        """Answer a tool call from the database."""
+        seen = self._desk.call(call)
+        self._calls += 1
+        self._errors += seen.is_error
+        return seen
+
+    async def respond(self, text: str) -> str | None:
+        """The customer's next message; None when they have left. After that the episode takes no more words."""
+        self._listener.listen(text)
+        return self._customer.reply(text)
+
+    def success(self) -> bool:
+        """Right end state, everything told, nothing false said."""
+        return (
+            state(self._db) == expected_state(self.task)
+            and self._listener.all_told
+            and not self._listener.false_claims
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What the verdict rests on."""
+        return {
+            "kind": self.task.kind,
+            "temperament": self.task.temperament,
+            "goals": [g.kind for g in self.task.goals],
+            "state_is_right": state(self._db) == expected_state(self.task),
+            "told": self._listener.told(),
+            "false_claims": list(self._listener.false_claims),
+            "left": self._customer.left,
+            "calls": self._calls,
+            "errors": self._errors,
+        }
+
+
+class SupportDesk:
+    """Episodes of one split; `evaluation` is the default, `production` is what the traces are made of."""
+
+    def __init__(self, split: str = "evaluation") -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is one of {', '.join(SPLITS)}, got {split!r}")
+        self._split = split
+
+    def starts(self, n: int, seed: int) -> list[Start]:
+        """The first `n` starts of the stream that `seed` names; streams of the two splits never meet."""
+        return [self._start(f"{self._split}:{seed}:{k}") for k in range(n)]
+
+    def _start(self, task_id: str) -> Start:
+        task = make_task(task_id)
+        tags = {"kind": task.kind, "temperament": task.temperament}
+        return Start(task_id, SYSTEM, TOOLS, Customer(task, "").opening, tags)
+
+    def episode(self, start: Start, seed: int) -> DeskEpisode:
+        """A fresh episode of a start; `seed` is the luck of its tools and the moods of its customer."""
+        return DeskEpisode(start.episode_id, seed)
