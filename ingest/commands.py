@@ -68,7 +68,8 @@ def _told(s: IngestSummary) -> str:
     lines = [
         f"{s.files} files: {s.rows} rows in, {s.new} new ({s.spans} spans, {s.log_records} log records),"
         f" {s.duplicates} duplicates",
-        f"{s.conversations} conversations; spans by dialect: {_counts(s.dialects)}; flagged: {_counts(s.flags)}",
+        f"{s.conversations} conversations; flagged: {_counts(s.flags)}",
+        f"spans by dialect: {_counts(s.dialects)}",
     ]
     refused = {"without ids": s.rejected, "unreadable": s.unreadable, "metrics": s.metrics}
     if any(refused.values()):
@@ -127,5 +128,6 @@ def conversations(
         else:
             calls = sum(len(m.get("tool_calls") or ()) for m in c.messages)
             print(
-                f"{c.conversation_id}  {c.agent}  {len(c.messages)} messages, {calls} calls  {' '.join(c.flags)}"
+                f"{c.conversation_id}  {c.agent}  {len(c.messages)} messages, {calls} calls ",
+                " ".join(c.flags),
             )

@@ -307,7 +307,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it or choose another --http port"
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it or choose another port"
         ) from None
     return sock
 
@@ -323,5 +323,9 @@ def serve(options: Options) -> None:
         h11_max_incomplete_event_size=1 << 16,
     )  # fmt: skip
     server = uvicorn.Server(config)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # uvicorn raises it again after the drain: an end, no death
+        signal.signal(number, lambda *_: None)
     server.run(sockets=[sock])
