@@ -1,14 +1,15 @@
 """The agent that runs in production: scripted, reactive to what it reads, and often wrong.
 
-It knows nothing but the conversation. At every point where an agent can go wrong it decides independently, with
-the chances in PRODUCTION, so after one and the same prefix both the good and the bad choice occur; `skill=1.0`
-never goes wrong. It works against any Episode, real or learned.
+It knows nothing but the conversation. At every point where an agent can go wrong it decides independently,
+with the chances in PRODUCTION, so after one and the same prefix both the good and the bad choice occur;
+`skill=1.0` never goes wrong. It works against any Episode, real or learned.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,30 +19,30 @@ from training.environment import Episode, Observation, Start, ToolCall
 
 PRODUCTION = {
     "order id has the right form": 0.6,
-    "repair what the error names": 0.58,
-    "retry after a timeout": 0.58,
-    "wait after 429": 0.6,
+    "repair what the error names": 0.53,
+    "retry after a timeout": 0.5,
+    "wait after 429": 0.55,
     "wait long enough": 0.8,
-    "ask for the order number": 0.85,
+    "ask for the order number": 0.78,
     "search the right case": 0.6,
     "retry in the right case": 0.65,
-    "turn the page": 0.72,
+    "turn the page": 0.78,
     "pick the right one": 0.92,
-    "cents": 0.62,
+    "cents": 0.55,
     "return instead of cancel": 0.68,
     "fetch the return code": 0.72,
     "read again after a write": 0.6,
     "ask the carrier": 0.72,
     "state the facts": 0.9,
-    "state all facts": 0.88,
+    "state all facts": 0.8,
     "do both": 0.75,
     "try again when asked": 0.5,
     "admit failure": 0.72,
 }
 """The chance of the good choice, by situation."""
 
-HABITS = {"look first": 0.5, "check after": 0.4, "read the policy": 0.06}
-"""Neutral habits: neither right nor wrong, whatever the skill."""
+HABITS = {"look first": 0.5, "check after": 0.4, "read the policy": 0.06, "hand over": 0.15}
+"""Habits that skill does not change: neither right nor wrong, but for handing over what failed already."""
 
 MOST_TURNS, MOST_CALLS = 10, 24
 
@@ -49,7 +50,8 @@ MOST_TURNS, MOST_CALLS = 10, 24
 async def run_scripted(
     episode: Episode, start: Start, rng: random.Random, skill: float | None = None
 ) -> list[dict[str, Any]]:
-    """Run the agent to the end; returns the messages (system prompt first, results with error class and latency).
+    """Run the agent to the end; returns the messages (system prompt first, results with error class and
+    latency).
 
     `skill` is the chance of the good choice everywhere; None means production's own chances.
     """
@@ -157,6 +159,9 @@ class ScriptedAgent:
             return await flow()
         except GaveUp as reason:
             self.failed.append(goal)
+            if self._calls < MOST_CALLS and self.habit("hand over"):
+                await self._call("hand_over", reason=str(reason))
+                return self.words(sy.HANDED_OVER, reason=reason)
             if self.good("admit failure"):
                 return self.words(sy.SORRY, reason=reason)
             return self._false_claim(goal)
@@ -193,7 +198,12 @@ class ScriptedAgent:
         seen = await self.episode.observe(call)
         result = {"role": "tool", "content": seen.content, "tool_call_id": call.call_id, "name": tool}
         self.messages.append(
-            {**result, "is_error": seen.is_error, "error_class": seen.error_class, "latency_ms": seen.latency_ms}
+            {
+                **result,
+                "is_error": seen.is_error,
+                "error_class": seen.error_class,
+                "latency_ms": seen.latency_ms,
+            }
         )
         return seen
 
@@ -220,8 +230,7 @@ class ScriptedAgent:
         for _ in range(2):
             shown = str(self.slots.order) if bare == right else f"O-{self.slots.order}"
             seen = await self._persist(tool, **{key: shown}, **arguments)
-            about_id = seen.error_class == "invalid_argument" and ("prefix" in seen.content or "digits" in seen.content)
-            if not about_id:
+            if not re.search("prefix|digits only", seen.content) or seen.error_class != "invalid_argument":
                 return seen
             if not self.good("repair what the error names"):
                 raise GaveUp("the order number was refused")
@@ -240,9 +249,7 @@ class ScriptedAgent:
         chosen = matching[0] if matching and self.good("pick the right one") else self.rng.choice(listing)
         self.slots.order = _order_number(chosen)
 
-    async def _pages(
-        self, tool: str, key: str, tried: str, right: str, rows: str, wanted: str
-    ) -> list[str]:
+    async def _pages(self, tool: str, key: str, tried: str, right: str, rows: str, wanted: str) -> list[str]:
         """Search, in the other case if nothing is found, page by page until `wanted` is seen (lower case)."""
         found: list[str] = []
         page = 1
@@ -318,7 +325,8 @@ class ScriptedAgent:
         assert cents is not None
         if self.habit("look first"):
             await self._order_view()
-        amount: Any = cents if self.good("cents") else self.rng.choice((cents / 100, cents / 100, f"{cents / 100:.2f}", cents // 100))
+        wrong = (cents / 100, cents / 100, f"{cents / 100:.2f}", cents // 100)
+        amount: Any = cents if self.good("cents") else self.rng.choice(wrong)
         seen = await self._on_order("refund_order", cents=amount)
         if seen.error_class == "invalid_argument":
             if not self.good("repair what the error names"):
@@ -335,7 +343,9 @@ class ScriptedAgent:
         slots = self.slots
         if self.habit("look first"):
             await self._order_view()
-        self._expect_ok(await self._on_order("change_address", address=slots.address), "the change was refused")
+        self._expect_ok(
+            await self._on_order("change_address", address=slots.address), "the change was refused"
+        )
         if self.habit("check after") and not await self._settled_view("address", slots.address):
             raise GaveUp("the address could not be changed")
         return self.words(sy.TELL["address"], o=f"O-{slots.order}", d=slots.address)

@@ -1,8 +1,9 @@
 """Simulated customers: scripted, seeded, of five temperaments.
 
-A customer knows the task's hidden goals and what the agent said, never the database. Patient and chatty ones ask
-again, terse ones write little, impatient ones leave after an unhelpful turn or two, forgetful ones name the order
-only when asked. Saying nothing more (None) ends the episode: satisfied, fed up, or after the agent's goodbye.
+A customer knows the task's hidden goals and what the agent said, never the database. Patient and chatty
+ones ask again, terse ones write little, impatient ones leave after an unhelpful turn or two, forgetful ones
+name the order only when asked. Saying nothing more (None) ends the episode: satisfied, fed up, or after the
+agent's goodbye.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ MOST_TURNS = 9
 
 
 class Customer:
-    """One customer in one episode. `opening` draws from the task alone, replies also from the episode's seed."""
+    """One customer in one episode. `opening` draws from the task alone, replies also from the episode's
+    seed."""
 
     def __init__(self, task: Task, seed: str) -> None:
         self._task = task
@@ -42,7 +44,8 @@ class Customer:
         if self._leaving:
             return None
         if self._turns > MOST_TURNS:
-            return self._leave("too long")
+            self.left = "too long"
+            return None
         heard = hear(text)
         content = [g for g in self._open if self._believes(g, heard)]
         self._open = [g for g in self._open if g not in content]
@@ -124,7 +127,8 @@ class Customer:
     def _complain(self, heard: Heard) -> str | None:
         goal = self._open[0]
         if heard.goodbye:
-            return self._leave("goodbye")
+            self.left = "goodbye"
+            return None
         if heard.apology and self._rng.random() < 0.6:
             again = self._rng.choice(ph.TRY_AGAIN)
         else:
@@ -150,17 +154,13 @@ class Customer:
         self._patience -= cost
         if self._patience >= 0:
             return text
-        if self._rng.random() < 0.5:
-            return self._leave("fed up")
         self._leaving, self.left = True, "fed up"
+        if self._rng.random() < 0.5:
+            return None
         return self._rng.choice(ph.FED_UP)
 
     def _thank(self) -> str | None:
-        if self._rng.random() < 0.5:
-            return self._leave("satisfied")
         self._leaving, self.left = True, "satisfied"
+        if self._rng.random() < 0.5:
+            return None
         return self._rng.choice(ph.SHORT_THANKS if self._task.temperament == "terse" else ph.THANKS)
-
-    def _leave(self, why: str) -> None:
-        self.left = why
-        return None

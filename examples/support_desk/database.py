@@ -1,6 +1,7 @@
 """The desk's database: SQLite in memory, one copy an episode, cloned from a serialised template.
 
-The catalogue is the same for everybody, as a shop's is; customers, orders, parcels and stock belong to the episode.
+The catalogue is the same for everybody, as a shop's is; customers, orders, parcels and stock belong to the
+episode.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from examples.support_desk.words import COLOURS, MATERIALS, NOUNS
 SCHEMA = """
 CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
 CREATE TABLE products (
-    sku TEXT PRIMARY KEY, line TEXT NOT NULL, name TEXT NOT NULL, cents INTEGER NOT NULL, stock INTEGER NOT NULL
-);
+    sku TEXT PRIMARY KEY, line TEXT NOT NULL, name TEXT NOT NULL, cents INTEGER NOT NULL, stock INTEGER NOT
+NULL );
 CREATE TABLE orders (
     id INTEGER PRIMARY KEY, customer_id INTEGER NOT NULL, item TEXT NOT NULL, cents INTEGER NOT NULL,
     status TEXT NOT NULL, address TEXT NOT NULL, return_code TEXT
 );
-CREATE TABLE parcels (order_id INTEGER PRIMARY KEY, state TEXT NOT NULL, city TEXT NOT NULL, day TEXT NOT NULL);
-CREATE TABLE refunds (id INTEGER PRIMARY KEY, order_id INTEGER NOT NULL, cents INTEGER NOT NULL);
+CREATE TABLE parcels (order_id INTEGER PRIMARY KEY, state TEXT NOT NULL, city TEXT NOT NULL, day TEXT NOT
+NULL); CREATE TABLE refunds (id INTEGER PRIMARY KEY, order_id INTEGER NOT NULL, cents INTEGER NOT NULL);
 CREATE TABLE handovers (id INTEGER PRIMARY KEY, reason TEXT NOT NULL);
 """
 

@@ -37,7 +37,8 @@ class DeskEpisode:
         return seen
 
     async def respond(self, text: str) -> str | None:
-        """The customer's next message; None when they have left. After that the episode takes no more words."""
+        """The customer's next message; None when they have left. After that the episode takes no more
+        words."""
         self._listener.listen(text)
         return self._customer.reply(text)
 

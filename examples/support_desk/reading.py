@@ -76,7 +76,7 @@ def _read_lines(text: str, slots: Slots) -> None:
 
 
 def is_complaint(text: str) -> bool:
-    """"Please try again" and the like, without saying what."""
+    """ "Please try again" and the like, without saying what."""
     return bool(_COMPLAINT.search(text.lower()))
 
 

@@ -1,7 +1,7 @@
 """What an agent's utterance says, as a customer and as the verdict hear it.
 
-A rule-based reading of short support English: which deeds it claims, which it denies, which facts it states, and
-what it asks for. The verdict and the customers share it, so neither knows more than was said.
+A rule-based reading of short support English: which deeds it claims, which it denies, which facts it
+states, and what it asks for. The verdict and the customers share it, so neither knows more than was said.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from examples.support_desk.words import CITIES, DAYS
 
 DEEDS = {
     "cancel": re.compile(r"\bcancel(l?ed|lation)\b"),
-    "return": re.compile(r"\breturn\b(?! policy).*\b(is|was|now)?\s?\b(open|opened|ready|registered)\b|\b(opened|registered)\b.*\breturn\b"),
+    "return": re.compile(
+        r"\breturn\b.*\b(open|opened|ready|registered)\b|\b(opened|registered)\b.*\breturn\b"
+    ),
     "refund": re.compile(r"\brefund(ed)?\b|\bpaid back\b|\bback to you\b"),
     "address": re.compile(r"\baddress\b|\b(goes|ships|sent|delivered) to \d"),
 }
 """Words that, in a clause without negation, claim that the deed was done."""
 
-_NEGATIVE = re.compile(r"\b(not|no|cannot|can't|could|couldn't|unable|sorry|unfortunately|fail(s|ed)?|never|still)\b|n't\b")
+_NEGATIVE = re.compile(r"\b(not|no|cannot|could|unable|sorry|unfortunately|fail(s|ed)?|never|still)\b|n't\b")
 _FUTURE = re.compile(r"\b(will|would|can|may|if|shall|want|please)\b")
 _APOLOGY = re.compile(r"\b(sorry|unfortunately|unable|cannot|could not|not possible|not able)\b")
 _DONE = re.compile(r"^(all )?done\b|^all set\b|^(it|that|this|everything) is done\b|^i have done (that|it)\b")

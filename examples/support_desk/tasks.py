@@ -1,7 +1,7 @@
 """Tasks: what a customer wants, what the database holds, and what would be the right end.
 
-A task is a pure function of its id (`evaluation:7:12` is task 12 of seed 7). Production's and evaluation's order
-numbers are disjoint sets, so no entity that an agent is evaluated on was ever in a trace.
+A task is a pure function of its id (`evaluation:7:12` is task 12 of seed 7). Production's and evaluation's
+order numbers are disjoint sets, so no entity that an agent is evaluated on was ever in a trace.
 """
 
 from __future__ import annotations

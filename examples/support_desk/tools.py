@@ -1,8 +1,8 @@
 """The desk's twelve tools and production's manners: what each takes, does, answers, and how it fails.
 
 Errors are JSON: {"error":"rate_limited","message":"..."}; the class is stable. Noise (timeouts, latency) is a
-function of the episode's seed, the tool and the how-manieth call of that tool it is, so that two agents in equal
-episodes meet equal luck.
+function of the episode's seed, the tool and the how-manieth call of that tool it is, so that two agents in
+equal episodes meet equal luck.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from examples.support_desk.tasks import Task
 from training.environment import Observation, ToolCall
 
-PAGE_SIZE = 3
+PAGE_SIZE = 2
 RATE_LIMIT_SECONDS = 5
 TIMEOUT_RATES = {
     "get_order": 0.1,
@@ -31,7 +31,12 @@ TIMEOUT_RATES = {
     "refund_order": 0.12,
     "change_address": 0.12,
 }
-MEDIAN_LATENCY_MS = {"track_parcel": 640.0, "search_products": 210.0, "refund_order": 480.0, "find_orders": 180.0}
+MEDIAN_LATENCY_MS = {
+    "track_parcel": 640.0,
+    "search_products": 210.0,
+    "refund_order": 480.0,
+    "find_orders": 180.0,
+}
 TIMEOUT_MS = 5000.0
 POLICIES = {
     "returns": "sent back within 30 days",

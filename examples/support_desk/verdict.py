@@ -1,7 +1,7 @@
 """Did it go right? Code that inspects the database and what the agent said; nothing here is a model.
 
-A task succeeds when the database is exactly in the right end state (every wanted change, no other), every goal's
-outcome was told with the right facts, and nothing was claimed that was not so when it was said.
+A task succeeds when the database is exactly in the right end state (every wanted change, no other), every
+goal's outcome was told with the right facts, and nothing was claimed that was not so when it was said.
 """
 
 from __future__ import annotations
@@ -42,9 +42,16 @@ def expected_state(task: Task) -> list[list[tuple[Any, ...]]]:
 
 def is_done(goal: Goal, db: sqlite3.Connection) -> bool:
     """Whether the database holds the goal's change now; goals that only ask for facts change nothing."""
-    query = "SELECT status, address, (SELECT sum(cents) FROM refunds WHERE order_id = o.id) FROM orders o WHERE id = ?"
+    query = (
+        "SELECT status, address, (SELECT sum(cents) FROM refunds WHERE order_id = o.id) "
+        "FROM orders o WHERE id = ?"
+    )
     row = db.execute(query, (goal.order_id,)).fetchone() or ("", "", None)
-    done = {"cancel": row[0] == "cancelled", "return": row[0] == "return open", "address": row[1] == goal.address}
+    done = {
+        "cancel": row[0] == "cancelled",
+        "return": row[0] == "return open",
+        "address": row[1] == goal.address,
+    }
     return done.get(goal.kind, row[2] == goal.cents if goal.kind == "refund" else True)
 
 
