@@ -155,7 +155,7 @@ def test_unrelated_calls_leave_no_trail(effects: Effects) -> None:
     calm = replace(effects, historic=frozenset())
     assert trail_of("get_parcel", arguments, [read(2), ship(2)], calm) == []
     assert trail_of("get_parcel", arguments, [late(1), read(2)], calm) == [late(1)]
-    assert trail_of("get_parcel", arguments, [read(2), ship(1)], calm) == [read(2), ship(1)]
+    assert trail_of("get_parcel", arguments, [read(2), ship(1)], calm) == [ship(1)]
     hasty = replace(effects, historic=frozenset({"get_parcel"}))
     assert trail_of("get_parcel", arguments, [read(2), ship(2)], hasty) == [read(2), ship(2)]
 
@@ -287,3 +287,28 @@ def test_split_shares_no_entity_and_holds_out_the_latest() -> None:
     assert len(split.train) + len(split.calibrate) + len(split.test) == 61
     assert {"c100", "z"} <= set(split.train) or {"c100", "z"} <= set(split.test)
     assert "c159" in split.test and "c101" in split.train
+
+
+# ----- production's manners
+
+
+def desk_conversation(number: str) -> list[Step]:
+    """A lagging replica, terse writes, and a tool that wants the number without its prefix."""
+    order, returned = f"O-{number}", {"order_id": f"O-{number}"}
+    record = {"order": order, "item": "mug", "status": "shipped", "code": f"R{number}7"}
+    read_before = Step("get_order", returned, json.dumps(record))
+    opened = Step("open_return", {"number": number}, json.dumps({"return": number, "result": "accepted"}))
+    fresh = Step("get_order", returned, json.dumps({**record, "status": "return open"}))
+    return [read_before, opened, read_before, fresh]
+
+
+def test_writes_behind_a_lagging_replica_and_another_key_are_found_and_related() -> None:
+    conversations = [desk_conversation(str(number)) for number in range(4100, 4120)]
+    effects = learn_effects(conversations)
+    assert effects.writes == {"open_return"}
+    assert effects.readers["order_id"] == "get_order"
+    read_before, opened, *_ = desk_conversation("4777")
+    assert opened.mentions & effects.touched(read_before.arguments)
+    assert not opened.mentions & effects.touched(desk_conversation("4778")[0].arguments)
+    chosen = select("get_order", read_before.arguments, [read_before, opened], effects)
+    assert chosen == [opened, read_before]

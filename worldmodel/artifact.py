@@ -18,10 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.engines import Engine
-
 from ingest.errors import UserError
 from training.base import Base, load_base
+from training.engines import Engine
 from worldmodel.context import Frame
 from worldmodel.effects import Effects
 from worldmodel.profiles import Profile
@@ -123,4 +122,4 @@ def read_resolver(path: Path, engine: Engine, base: Base, adapter: str | None) -
 def _local_engine(base: Base) -> Engine:
     from training.engines.local import LocalEngine
 
-    return LocalEngine(base)
+    return LocalEngine(base.model, base.format.pad_id)

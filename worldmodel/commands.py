@@ -29,7 +29,6 @@ def fit(
 ) -> None:
     """Train the world (and its users) on a lake's conversations."""
     from ingest.lake import Lake
-
     from worldmodel.fit import FitSettings, fit_world
 
     opened = Lake.open(lake)
@@ -37,8 +36,8 @@ def fit(
     manifest = fit_world(opened.conversations(), opened.transitions(), out, settings)
     counts = manifest["counts"]
     Console(stderr=True).print(
-        f"world {manifest['id']} in {out}: {counts['tools']} tools, {counts['train_conversations']} conversations "
-        f"to learn from, {counts['test_conversations']} held out. Next: rehearsal world card --world {out}"
+        f"world {manifest['id']} in {out}: {counts['tools']} tools, learned from {counts['train_conversations']} "
+        f"conversations, {counts['test_conversations']} held out. Next: rehearsal world card --world {out}"
     )
 
 

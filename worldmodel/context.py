@@ -65,7 +65,7 @@ class Frame:
         if nearest is not None:
             seen.append(self._seen(tool, arguments, nearest, retrieved=True))
             sources.append(nearest.content)
-        shown = tuple((s.tool, s.outcome) for s in trail)
+        shown = tuple((_brief(s), s.outcome) for s in trail)
         prompt = WorldPrompt(tuple(seen), shown, tool, arguments, self.classes.get(tool, (OK,)))
         return Framed(prompt, tuple(sources), nearest)
 
@@ -75,6 +75,13 @@ class Frame:
         named = {text for _, text in leaves(dict(arguments))}
         content = abbreviate(step.content, self.patched.get(tool, frozenset()), named)
         return Seen(step.tool, step.arguments, content, retrieved)
+
+
+def _brief(step: Step) -> str:
+    """A call in the trail: its tool, and a lone number that it took (how long it waited)."""
+    values = list(step.arguments.values())
+    lone = len(values) == 1 and isinstance(values[0], int | float) and not isinstance(values[0], bool)
+    return f"{step.tool} {values[0]}" if lone else step.tool
 
 
 def canonical_history(steps: Sequence[Step], effects: Effects) -> list[Step]:
@@ -124,18 +131,19 @@ def select(tool: str, arguments: Mapping[str, Any], history: Sequence[Step], eff
 def trail_of(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], effects: Effects) -> list[Step]:
     """The recent calls that a call's outcome may hang on.
 
-    All of the last few for a tool that was seen to depend on haste, or right after a write to the same entity
-    (a read may be stale); else only earlier tries of the same call, so that unrelated calls cannot change an
-    answer.
+    All of the last few for a tool that was seen to depend on haste. Else earlier tries of the same call and
+    the writes to its entities (the first read after one may be stale), so that unrelated calls cannot change
+    an answer.
     """
     recent = list(steps[-TRAIL:])
-    marks = effects.touched(arguments)
-    if tool in effects.historic or any(
-        s.outcome == OK and effects.is_write(s.tool) and s.mentions & marks for s in recent
-    ):
+    if tool in effects.historic:
         return recent
-    own = call_key(tool, arguments)
-    return [s for s in recent if s.key == own]
+    marks, own = effects.touched(arguments), call_key(tool, arguments)
+    return [
+        s
+        for s in steps
+        if s.key == own or (s.outcome == OK and effects.is_write(s.tool) and s.mentions & marks)
+    ][-TRAIL:]
 
 
 # ----- abbreviation

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from worldmodel.steps import OK, Step, core, is_identifier, leaves, marks
+from worldmodel.steps import OK, Step, core, entity_marks, is_identifier, leaves
 
 READ_VERBS = frozenset(
     "get list search find track calculate calc think wait sleep read show fetch lookup look check "
@@ -66,7 +66,7 @@ class Effects:
 
     def touched(self, arguments: Mapping[str, Any]) -> frozenset[str]:
         """The marks of the entities that a call names, to intersect with `Step.mentions`."""
-        return frozenset(m for key, text in self.entities(arguments).items() for m in marks(key, text))
+        return frozenset(m for key in self.entities(arguments) for m in entity_marks(key, arguments[key]))
 
     def to_json(self) -> dict[str, Any]:
         out = asdict(self)
@@ -101,7 +101,7 @@ class _Evidence:
     calls: int = 0
 
     def says_write(self, tool: str) -> bool:
-        if self.edits >= max(2, 0.05 * self.calls) or self.changed >= max(2, 0.2 * self.unchanged):
+        if self.edits >= max(2, 0.05 * self.calls) or self.changed >= max(2, 0.05 * self.unchanged):
             return True
         if self.unchanged >= 5 and self.changed == 0 and self.edits == 0:
             return False
@@ -124,30 +124,37 @@ def _learn_writes(conversations: Sequence[Sequence[Step]]) -> frozenset[str]:
 
 
 def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> None:
-    """The same call twice: whoever succeeded in between on one of its values changed the answer, or did
-    not.
+    """The same call again: whoever succeeded in between on one of its values changed the answer, or did not.
+
+    The first read after a write may be stale, so a change is also looked for before the read that preceded
+    it.
     """
-    last: dict[str, int] = {}
+    reads: dict[str, list[int]] = defaultdict(list)
     for at, step in enumerate(steps):
-        if step.outcome != OK:
-            continue
-        before = last.get(step.key)
-        last[step.key] = at
-        if before is None or at == before + 1:
-            continue
-        values = {text for _, text in leaves(dict(step.arguments)) if len(text) >= 3}
-        between = {s.tool for s in steps[before + 1 : at] if s.outcome == OK and s.tool != step.tool}
-        suspects = {
-            s.tool
-            for s in steps[before + 1 : at]
-            if s.tool in between and values & {text for _, text in leaves(dict(s.arguments))}
-        }
-        same = steps[before].content == step.content
-        for tool in suspects if not same or suspects else between:
-            if same:
-                evidence[tool].unchanged += 1
-            elif len(suspects) == 1:
-                evidence[tool].changed += 1
+        if step.outcome == OK:
+            reads[step.key].append(at)
+    for places in reads.values():
+        for k in range(1, len(places)):
+            first, second = places[k - 1], places[k]
+            if steps[first].content != steps[second].content:
+                suspects = _suspects(steps, first, second) or _suspects(steps, places[max(0, k - 2)], second)
+                if len(suspects) == 1:
+                    evidence[suspects.pop()].changed += 1
+            elif steps[places[-1]].content == steps[first].content:
+                for tool in _suspects(steps, first, second) or {s.tool for s in steps[first + 1 : second]}:
+                    evidence[tool].unchanged += 1
+
+
+def _suspects(steps: Sequence[Step], first: int, second: int) -> set[str]:
+    """Tools that succeeded between two reads of one call and named one of its values."""
+    values = {core(text) for _, text in leaves(dict(steps[first].arguments)) if len(text) >= 3}
+    return {
+        s.tool
+        for s in steps[first + 1 : second]
+        if s.outcome == OK
+        and s.tool != steps[first].tool
+        and values & {core(text) for _, text in leaves(dict(s.arguments))}
+    }
 
 
 def _weigh_edits(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> None:

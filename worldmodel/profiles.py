@@ -117,7 +117,7 @@ def _profile(steps: Sequence[Step]) -> Profile:
     for step in steps:
         by_outcome[step.outcome].append(step)
     succeeded = by_outcome.get(OK, [])
-    always = tuple(k for k in keys if len(succeeded) >= 20 and all(k in s.arguments for s in succeeded))
+    always = tuple(k for k, n in keys.items() if n == len(steps) and len(succeeded) >= 20)
     latency = {name: _quantiles([s.latency_ms for s in found]) for name, found in by_outcome.items()}
     shapes = {name: _shape(found) for name, found in by_outcome.items()}
     known = {k: q for k, q in latency.items() if q}

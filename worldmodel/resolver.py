@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.engines import Engine, Sampling
-
 from training.chat import ChatFormat
 from training.edits import REFERENCE, EditError, decode, minify
+from training.engines import Engine, Sampling
 from worldmodel.context import Frame, Framed
 from worldmodel.profiles import Profile
 from worldmodel.retrieval import TransitionIndex
@@ -86,6 +85,7 @@ class Resolver:
     profiles: Mapping[str, Profile]
     biases: Mapping[str, Sequence[float]] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()
+    body_tokens: int = MOST_BODY_TOKENS
 
     # ----- outcome
 
@@ -116,7 +116,7 @@ class Resolver:
         prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
         prompt = [*prompt, *self.chat.encode(str(outcome))]
         for temperature in (0.0, 1.0):
-            sampling = Sampling(MOST_BODY_TOKENS, temperature, self.chat.stop_ids, seed % 2**31)
+            sampling = Sampling(self.body_tokens, temperature, self.chat.stop_ids, seed % 2**31)
             sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
             content = self._body(framed, name, self.chat.decode(sample.ids)) if sample.stopped else None
             if content is not None:

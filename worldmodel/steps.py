@@ -40,7 +40,11 @@ class Step:
     def mentions(self) -> frozenset[str]:
         """The marks of every value in the call and its answer."""
         pairs = [*leaves(dict(self.arguments)), *content_leaves(self.content)]
-        return frozenset(m for key, text in pairs for m in marks(key, text))
+        pairs += [("", word) for _, text in pairs if " " in text for word in text[:400].split()]
+        found = {m for key, text in pairs for m in marks(key, text)}
+        return frozenset(
+            found | {m for key, value in self.arguments.items() for m in entity_marks(key, value)}
+        )
 
 
 def call_key(tool: str, arguments: Mapping[str, Any]) -> str:
@@ -180,3 +184,16 @@ def core(text: str) -> str:
 def marks(key: str, text: str) -> tuple[str, ...]:
     """How a value is recognised elsewhere: as key and bare number, and as it is if it looks like an id."""
     return (f"{key}={core(text)}", text) if is_identifier(text) else (f"{key}={core(text)}",)
+
+
+def entity_marks(key: str, value: Any) -> tuple[str, ...]:
+    """The marks of an argument that names an entity: also its bare number, whatever key another tool has
+    for it.
+    """
+    text = str(value)
+    bare = core(text)
+    return (
+        (*marks(key, text), bare)
+        if isinstance(value, str) and re.fullmatch(r"\d{4,}", bare)
+        else marks(key, text)
+    )

@@ -8,13 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.engines import Engine, Sampling
-
 from ingest.records import Conversation
 from training.chat import ChatFormat
+from training.engines import Engine, Sampling
 from training.roles import LEAVES, user_messages
-
-MOST_WORDS = 160
 
 
 @dataclass
@@ -28,6 +25,7 @@ class UserSide:
     adapter: str | None
     most_turns: int = 12
     temperature: float = 0.7
+    most_tokens: int = 160
 
     async def reply(
         self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: dict[str, Any]
@@ -42,7 +40,7 @@ class UserSide:
         pin = f"user {digest.hexdigest()}"
         if pin not in pins:
             seed = int.from_bytes(digest.digest()[:4], "big") >> 1
-            sampling = Sampling(MOST_WORDS, self.temperature, self.chat.stop_ids, seed)
+            sampling = Sampling(self.most_tokens, self.temperature, self.chat.stop_ids, seed)
             sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
             pins.setdefault(pin, self.chat.decode(sample.ids).strip())
         text = pins[pin]

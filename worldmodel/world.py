@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.engines import Engine
-
 from ingest.records import Scenario
 from training.edits import minify
+from training.engines import Engine
 from training.environment import Observation, ToolCall
 from worldmodel.context import Framed, canonical_history, trail_of
 from worldmodel.effects import Effects
@@ -73,6 +72,10 @@ class WorldModel:
         asynchronous.
         """
         return self._loop.run(coroutine)
+
+    def close(self) -> None:
+        """Stop the engine and this model's event loop; for callers that are not asynchronous."""
+        self._loop.close(self.resolver.engine)
 
 
 class World:
@@ -436,3 +439,9 @@ class _Loop:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, daemon=True).start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self, engine: Engine) -> None:
+        if self._loop is not None:
+            self.run(engine.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = None

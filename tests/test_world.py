@@ -1,0 +1,246 @@
+"""Worlds answer alike whoever asks first, stick to it, and say where an answer came from."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from ingest.records import Scenario, Transition
+from training.chat import CompactFormat
+from training.engines.local import LocalEngine
+from training.pretrain.run import new_model
+from training.pretrain.talk import Talk
+from training.pretrain.tokenizer import train_tokenizer
+from training.roles import transcript
+from worldmodel import Episode, World, WorldModel
+from worldmodel.card import ask_cache, ask_nearest, ask_world, measure, questions
+from worldmodel.context import Frame, learn_patched
+from worldmodel.effects import learn_effects
+from worldmodel.examples import build_index
+from worldmodel.profiles import learn_profiles
+from worldmodel.resolver import Resolver
+from worldmodel.steps import OK, Step, outcome_classes
+from worldmodel.user import UserSide, dialogue, patience
+
+TIMEOUT = json.dumps({"error": "timeout", "message": "no answer in 5 s"})
+
+
+def record(number: int, status: str = "packed") -> str:
+    weight = 1 + number % 7
+    return json.dumps({"parcel_id": f"P-{number}", "status": status, "weight": weight, "town": f"T{number}"})
+
+
+def read(number: int, status: str = "packed") -> Step:
+    return Step("get_parcel", {"parcel_id": f"P-{number}"}, record(number, status), OK, 30.0)
+
+
+def ship(number: int) -> Step:
+    return Step("ship_parcel", {"parcel_id": f"P-{number}"}, record(number, "shipped"), OK, 80.0)
+
+
+def corpus() -> dict[str, list[Step]]:
+    found = {}
+    for number in range(1000, 1040):
+        steps = [read(number), ship(number), read(number, "shipped")]
+        if number % 4 == 0:
+            steps.insert(0, Step("get_parcel", {"parcel_id": f"P-{number}"}, TIMEOUT, "timeout", 5000.0))
+        if number % 5 == 0:
+            missing = json.dumps({"error": "not_found", "message": "no such parcel"})
+            steps.insert(0, Step("get_parcel", {"parcel_id": f"X-{number}"}, missing, "not_found", 20.0))
+        steps.insert(0, Step("find_parcels", {"town": f"T{number}"}, json.dumps([f"P-{number}"]), OK, 50.0))
+        found[f"c{number}"] = steps
+    return found
+
+
+def messages_of(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "ship my parcel P-500 please"}]
+    for k, step in enumerate(steps):
+        call = {"id": f"call_{k}", "name": step.tool, "arguments": dict(step.arguments)}
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": f"call_{k}", "content": step.content})
+    return messages
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[WorldModel]:
+    """A world model on a small random base: its bodies are nonsense, so that the resolver's nets are used."""
+    tokenizer = train_tokenizer((transcript(Talk(random.Random(s)).run().messages) for s in range(100)), 900)
+    chat = CompactFormat(tokenizer)
+    engine = LocalEngine(new_model(tokenizer, seed=3), chat.pad_id)
+    conversations = corpus()
+    steps = [s for part in conversations.values() for s in part]
+    effects = learn_effects(list(conversations.values()))
+    patched = learn_patched(list(conversations.values()), effects)
+    frame = Frame(effects, outcome_classes(steps), patched)
+    resolver = Resolver(
+        engine, chat, None, frame, build_index(conversations, frame), learn_profiles(steps), body_tokens=24
+    )
+    made = WorldModel(resolver, UserSide(engine, chat, None, most_turns=6, most_tokens=8))
+    yield made
+    made.close()
+
+
+CALLS = [
+    *(("get_parcel", {"parcel_id": f"P-{n}"}) for n in (500, 501, 1000)),
+    *(("find_parcels", {"town": f"T{n}"}) for n in (500, 777)),
+    ("get_parcel", {"parcel_id": "X-9"}),
+]
+
+
+def answers(
+    episode: Episode, calls: Sequence[tuple[str, dict[str, Any]]]
+) -> dict[str, list[tuple[Any, ...]]]:
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for name, arguments in calls:
+        seen = episode.call(name, arguments)
+        said = (seen.content, seen.error_class, seen.latency_ms, seen.provenance, seen.support)
+        found.setdefault(f"{name} {arguments}", []).append(said)
+    return found
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_whoever_asks_first_the_answers_are_the_same(model: WorldModel, writes: bool) -> None:
+    """Members of a group ask the same things in random orders, in one world and in one made anew."""
+    known = messages_of([read(500)])
+    start = [("ship_parcel", {"parcel_id": "P-501"})] if writes else []
+    for seed in range(2):
+        rng = random.Random(seed)
+        shared = model.world(messages=known, seed=seed)
+        expected = answers(shared.episode(), start + CALLS + CALLS[:3])
+        for world in (shared, shared, model.world(messages=known, seed=seed)):
+            order = rng.sample(CALLS + CALLS[:3], len(CALLS) + 3)
+            assert answers(world.episode(), start + order) == expected
+
+
+def test_a_world_sticks_to_what_it_said_until_something_is_written(model: WorldModel) -> None:
+    episode = model.world(seed=1).episode()
+    said = {episode.call("get_parcel", {"parcel_id": "P-501"}).content for _ in range(8)} - {TIMEOUT}
+    assert len({s for s in said if "timeout" not in s}) == 1
+
+
+def test_provenance_says_who_answered(model: WorldModel) -> None:
+    episode = model.world(messages=messages_of([read(500), ship(501)]), seed=0).episode()
+    seen = [episode.call("get_parcel", {"parcel_id": "P-500"}) for _ in range(4)]
+    replayed = [s for s in seen if not s.is_error]
+    assert {s.provenance for s in replayed} == {"replayed"} and replayed[0].content == json.dumps(
+        json.loads(record(500)), separators=(",", ":")
+    )
+    assert {s.error_class for s in seen if s.is_error} <= {"timeout"}
+    everywhere = episode.call("find_parcels", {"town": "T1003"})
+    assert (everywhere.provenance, everywhere.content) == ("replayed", '["P-1003"]')
+    assert episode.call("get_parcel", {"parcel_id": "P-502"}).provenance == "generated"
+    for name, arguments in (("fly", {}), ("get_parcel", {"parcel": "P-1"}), ("ship_parcel", {})):
+        nothing = episode.call(name, arguments)
+        assert (nothing.provenance, nothing.support, nothing.is_error) == ("abstained", 0.0, True)
+    assert episode.provenance["abstained"] == 3
+
+
+def test_an_invented_record_names_what_was_asked_for(model: WorldModel) -> None:
+    for seed in range(6):
+        seen = model.world(seed=seed).episode().call("get_parcel", {"parcel_id": "P-502"})
+        if not seen.is_error:
+            assert json.loads(seen.content)["parcel_id"] == "P-502"
+
+
+def test_a_scenario_starts_before_its_facts_and_replays_them_state_by_state(model: WorldModel) -> None:
+    steps = [read(500), ship(500), read(500, "shipped")]
+    facts = tuple(
+        Transition("c", k, s.tool, dict(s.arguments), s.content, False, "", 30.0, k)
+        for k, s in enumerate(steps)
+    )
+    scenario = Scenario("s", "c", "", [], "ship it", ("ship it", "bye"), facts, 1.0, 0)
+    for seed in range(8):
+        episode = model.world(scenario=scenario, seed=seed).episode()
+        contents = []
+        for step in steps:
+            seen = episode.call(step.tool, step.arguments)
+            while seen.error_class == "timeout":
+                seen = episode.call(step.tool, step.arguments)
+            contents.append(json.loads(seen.content)["status"])
+            assert seen.provenance == "replayed"
+        assert contents == ["packed", "shipped", "shipped"]
+
+
+def test_forks_share_the_past_and_part_ways(model: WorldModel) -> None:
+    world = model.world(seed=2)
+    before = world.episode()
+    first = before.call("get_parcel", {"parcel_id": "P-501"}).content
+    fork = world.fork()
+    again = before.fork()
+    again.call("ship_parcel", {"parcel_id": "P-501"})
+    assert len(before.writes) == 0 and len(again.steps) == 2
+    assert fork.episode().call("get_parcel", {"parcel_id": "P-501"}).content == first
+    assert world.fork()._pins == world._pins and world.fork()._pins is not world._pins
+
+
+def test_seeds_make_different_worlds(model: WorldModel) -> None:
+    classes = {
+        model.world(seed=s).episode().call("get_parcel", {"parcel_id": "P-1"}).error_class for s in range(20)
+    }
+    assert len(classes) > 1
+
+
+def test_a_blocked_tool_is_replayed_or_not_answered(model: WorldModel) -> None:
+    from dataclasses import replace
+
+    blocked = WorldModel(replace(model.resolver, blocked=frozenset({"get_parcel"})))
+    episode = blocked.world(messages=messages_of([read(500)])).episode()
+    assert episode.call("get_parcel", {"parcel_id": "P-500"}).provenance == "replayed"
+    assert episode.call("get_parcel", {"parcel_id": "P-501"}).provenance == "abstained"
+
+
+# ----- card
+
+
+async def _ask(model: WorldModel, held_out: dict[str, list[Step]]) -> dict[str, Any]:
+    asked = questions(held_out, corpus(), model.resolver)
+    judged = await ask_world(model, asked)
+    assert [j.truth for j in judged] == [q.truth for q in asked]
+    assert sum(q.after_write for q in asked) == 3
+    assert sum(j.exact for j in ask_cache(model.resolver, asked)) == 0
+    assert all(j.answer is not None for j in ask_nearest(model.resolver, asked))
+    return await measure(model, asked, with_base=False)
+
+
+def test_the_card_counts_what_it_says(model: WorldModel) -> None:
+    held_out = {f"h{n}": [read(n), ship(n), read(n, "shipped")] for n in (600, 601, 602)}
+    card = model.run(_ask(model, held_out))
+    assert card["overall"]["n"] == 9 and set(card["tools"]) == {"get_parcel", "ship_parcel"}
+    reads = card["tools"]["get_parcel"]
+    assert reads["read_after_write"]["n"] == 3 and reads["derivable"]["n"] == 3
+    assert reads["status"] in ("warn", "block") and any("6 held-out" in why for why in reads["why"])
+    assert set(reads["baselines"]) == {"replay_cache", "nearest_copy"}
+    json.dumps(card)
+
+
+# ----- users
+
+
+def test_users_answer_alike_in_one_world_and_leave_at_last(model: WorldModel) -> None:
+    world = World(model, 0, (), goal=("ship it", "yes"), said=(("user", "ship it"),))
+
+    async def talk(episode: Episode) -> list[str | None]:
+        return [await episode.respond("shall I?") for _ in range(8)]
+
+    first, second = (model.run(talk(world.episode())) for _ in range(2))
+    assert first == second
+    assert first[-1] is None
+
+
+def test_dialogue_is_what_customers_hear() -> None:
+    messages = [
+        {"role": "user", "content": "hello"},
+        {
+            "role": "assistant",
+            "content": "one moment",
+            "tool_calls": [{"id": "1", "name": "f", "arguments": {}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "secret"},
+        {"role": "assistant", "content": "done"},
+    ]
+    assert dialogue(messages) == [("user", "hello"), ("agent", "one moment\ndone")]
+    assert patience([]) == 2
