@@ -1,0 +1,172 @@
+"""The local engine against peft and plain forward passes: same numbers, whatever is cached, padded or batched."""
+
+import asyncio
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ingest.errors import UserError
+from training.engines import Sampling
+from training.engines.local import LocalEngine
+
+VOCABULARY = 97
+
+
+def make_model(seed=0):
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+def make_adapter(seed):
+    """A peft model over the same base with random, non-zero factors; its state dict and config."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(make_model(), config)
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval(), get_peft_model_state_dict(model), {"r": 4, "lora_alpha": 8}
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    return make_adapter(1)
+
+
+@pytest.fixture
+def engine(adapted):
+    engine = LocalEngine(make_model(), most_rows=64)
+    engine.publish_adapter("policy@1", adapted[1], adapted[2])
+    return engine
+
+
+def prompts(count, seed=0, longest=40):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, longest, (count,), generator=generator).tolist()
+    return [torch.randint(1, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+
+
+@torch.no_grad()
+def reference_logprobs(model, prompt, completion):
+    logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0].tolist()
+
+
+def run(*requests):
+    async def together():
+        return await asyncio.gather(*requests)
+
+    return asyncio.run(together())
+
+
+def test_sampled_logprobs_are_peft_s_own(engine, adapted):
+    asked = prompts(20)
+    samples = run(
+        *(
+            engine.sample(p, adapter="policy@1", sampling=Sampling(max_tokens=12, stop_ids=(5, 6, 7, 8), seed=k))
+            for k, p in enumerate(asked)
+        )
+    )
+    assert any(s.stopped for s in samples) and not all(s.stopped for s in samples)
+    for prompt, sample in zip(asked, samples, strict=True):
+        assert sample.adapter == "policy@1"
+        assert sample.logprobs == pytest.approx(reference_logprobs(adapted[0], prompt, list(sample.ids)), abs=1e-4)
+        assert sample.stopped == (sample.ids[-1] in (5, 6, 7, 8))
+
+
+def test_greedy_equals_plain_generation(engine):
+    asked = prompts(9, seed=4)
+    samples = run(*(engine.sample(p, adapter=None, sampling=Sampling(10, temperature=0.0)) for p in asked))
+    plain = make_model()
+    for prompt, sample in zip(asked, samples, strict=True):
+        out = plain.generate(torch.tensor([prompt]), max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)
+        assert list(sample.ids) == out[0, len(prompt) :].tolist()
+
+
+def test_a_request_does_not_depend_on_its_neighbours_or_on_what_is_cached(engine):
+    asked = prompts(12, seed=2)
+    sampling = [Sampling(max_tokens=8, seed=100 + k) for k in range(12)]
+    together = run(*(engine.sample(p, adapter="policy@1", sampling=s) for p, s in zip(asked, sampling, strict=True)))
+    alone = [run(engine.sample(p, adapter="policy@1", sampling=s))[0] for p, s in zip(asked, sampling, strict=True)]
+    assert [s.ids for s in together] == [s.ids for s in alone]
+
+
+def test_a_later_turn_reuses_the_prefix_and_scores_the_same(engine, adapted):
+    first = prompts(6, seed=3)
+    turns = run(*(engine.sample(p, adapter="policy@1", sampling=Sampling(6, seed=k)) for k, p in enumerate(first)))
+    longer = [[*p, *t.ids, 11, 12, 13] for p, t in zip(first, turns, strict=True)]
+    ran = []
+    forward = engine.model.forward
+    engine.model.forward = lambda **kw: ran.append(kw["input_ids"].numel()) or forward(**kw)
+    again = run(*(engine.sample(p, adapter="policy@1", sampling=Sampling(1, seed=9)) for p in longer))
+    assert sum(ran) == 6 * 4  # three new ids and the one whose keys sampling never computed
+    for prompt, sample in zip(longer, again, strict=True):
+        assert sample.logprobs == pytest.approx(reference_logprobs(adapted[0], prompt, list(sample.ids)), abs=1e-4)
+
+
+def test_score_and_next_logprobs_agree_with_plain_forward_passes(engine, adapted):
+    asked = prompts(7, seed=5)
+    scores = run(*(engine.score(p[:-2], p[-2:], adapter="policy@1") for p in asked))
+    weighed = run(*(engine.next_logprobs(p[:-1], [p[-1], 3], adapter="policy@1") for p in asked))
+    for prompt, score, candidates in zip(asked, scores, weighed, strict=True):
+        assert score == pytest.approx(reference_logprobs(adapted[0], prompt[:-2], prompt[-2:]), abs=1e-4)
+        assert candidates[0] == pytest.approx(score[-1], abs=1e-4)
+
+
+def test_equal_prompts_share_a_prefill_and_differ_by_seed(engine):
+    prompt = prompts(1, seed=8)[0]
+    samples = run(*(engine.sample(prompt, adapter=None, sampling=Sampling(12, seed=k)) for k in range(8)))
+    assert len({s.ids for s in samples}) > 4
+    again = run(*(engine.sample(prompt, adapter=None, sampling=Sampling(12, seed=k)) for k in range(8)))
+    assert samples == again
+
+
+def test_temperature_one_draws_from_the_model_s_distribution(engine):
+    prompt = prompts(1, seed=6)[0]
+    samples = run(*(engine.sample(prompt, adapter=None, sampling=Sampling(1, seed=k)) for k in range(600)))
+    with torch.no_grad():
+        probabilities = make_model()(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    drawn = torch.bincount(torch.tensor([s.ids[0] for s in samples]), minlength=VOCABULARY) / 600
+    assert (drawn - probabilities).abs().sum() / 2 < 0.12
+
+
+def test_the_base_stays_bit_identical_and_versions_are_kept_apart(engine, adapted):
+    before = {k: v.clone() for k, v in make_model().state_dict().items()}
+    _, weights, config = make_adapter(2)
+    engine.publish_adapter("policy@2", weights, config)
+    prompt = prompts(1)[0]
+    one, two = run(
+        engine.sample(prompt, adapter="policy@1", sampling=Sampling(5, temperature=0.0)),
+        engine.sample(prompt, adapter="policy@2", sampling=Sampling(5, temperature=0.0)),
+    )
+    assert (one.adapter, two.adapter) == ("policy@1", "policy@2") and one.logprobs != two.logprobs
+    after = {k.replace(".linear.", "."): v for k, v in engine.model.state_dict().items()}
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_an_unknown_adapter_and_a_foreign_one_are_refused(engine, tmp_path):
+    with pytest.raises(UserError, match="policy@9"):
+        run(engine.sample([1, 2], adapter="policy@9", sampling=Sampling()))
+    with pytest.raises(UserError, match="another base"):
+        weights = {"base_model.model.other.lora_A.weight": torch.ones(2, 2), "base_model.model.other.lora_B.weight": torch.ones(2, 2)}
+        engine.publish_adapter("x", weights, {"r": 2, "lora_alpha": 2})
+    with pytest.raises(UserError, match="adapter_config.json"):
+        engine.load_adapter("y", tmp_path)
+
+
+def test_a_failing_round_reaches_its_waiters_and_the_engine_lives_on(engine):
+    with pytest.raises(IndexError):
+        run(engine.next_logprobs([1, 2, VOCABULARY + 5], [1], adapter=None))
+    assert run(engine.sample([1, 2], adapter=None, sampling=Sampling(2, seed=1)))[0].ids

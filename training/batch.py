@@ -1,0 +1,87 @@
+"""One batch format for every loss: ids, which of them are learned, and what each learned token carries.
+
+Axes: B rows, T tokens; N the learned tokens of a batch, in row order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence. `advantage` weighs its learned tokens; `logprobs` are the sampler's, one a learned token."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    advantage: float = 1.0
+    logprobs: tuple[float, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.trained):
+            raise ValueError(f"{len(self.ids)} ids but {len(self.trained)} marks")
+        if self.trained and self.trained[0]:
+            raise ValueError("the first token of a row cannot be learned: nothing comes before it")
+        if self.logprobs and len(self.logprobs) != self.learned:
+            raise ValueError(f"{self.learned} learned tokens but {len(self.logprobs)} log-probabilities")
+
+    @property
+    def learned(self) -> int:
+        return sum(self.trained)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right. Padding is never attended to by anything that counts, since attention is causal."""
+
+    ids_BT: torch.Tensor
+    trained_BT: torch.Tensor
+    advantages_N: torch.Tensor
+    sampler_N: torch.Tensor | None
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+    longest = max(len(r.ids) for r in rows)
+    ids_BT = torch.full((len(rows), longest), pad_id)
+    trained_BT = torch.zeros((len(rows), longest), dtype=torch.bool)
+    for k, row in enumerate(rows):
+        ids_BT[k, : len(row.ids)] = torch.tensor(row.ids)
+        trained_BT[k, : len(row.ids)] = torch.tensor(row.trained)
+    advantages_N = torch.tensor([row.advantage for row in rows for _ in range(row.learned)])
+    sampled = [p for row in rows for p in row.logprobs]
+    sampler_N = torch.tensor(sampled) if sampled else None
+    return Batch(ids_BT, trained_BT, advantages_N, sampler_N)
+
+
+def by_length(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+    """Rows of like length together, each group at most `tokens` padded tokens (one row at least)."""
+    groups: list[list[Row]] = []
+    for row in sorted(rows, key=lambda r: len(r.ids)):
+        if groups and len(row.ids) * (len(groups[-1]) + 1) <= tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def epochs(rows: Sequence[Row], tokens: int, seed: int, start: int = 0):  # type: ignore[no-untyped-def]
+    """Endless groups for training, shuffled anew each epoch; `start` skips groups, so that a resumed run goes on.
+
+    Rows are shuffled first and sorted by length in stretches, so that a group is not always of the same rows.
+    """
+    number, epoch = 0, 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(rows))
+        groups: list[list[Row]] = []
+        for at in range(0, len(order), 512):
+            groups += by_length([rows[k] for k in order[at : at + 512]], tokens)
+        for k in rng.permutation(len(groups)):
+            if number >= start:
+                yield groups[k]
+            number += 1
+        epoch += 1

@@ -1,0 +1,61 @@
+"""Sampling behind one protocol: token ids in, token ids and log-probabilities out, adapters by versioned name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. Temperature 0 is greedy; equal seeds give equal draws, whatever else is in the batch."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was sampled. `ids` ends with the stop id where there was one; `logprobs` are the model's own, at
+    temperature 1, of exactly these ids; `adapter` is the version that wrote them."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stopped: bool
+    adapter: str | None
+
+
+class Engine(Protocol):
+    """A base model with run-time adapters. All calls may run concurrently; the engine batches them."""
+
+    async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
+        """Continue a prompt until a stop id or `max_tokens`."""
+        ...
+
+    async def next_logprobs(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
+    ) -> tuple[float, ...]:
+        """Log-probabilities of the named tokens as the next one."""
+        ...
+
+    async def score(
+        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], *, adapter: str | None
+    ) -> tuple[float, ...]:
+        """Log-probabilities of a given continuation, token by token."""
+        ...
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Make a peft directory available under a versioned name such as `policy@12`."""
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Requests that already run keep it."""
+        ...
+
+    async def close(self) -> None:
+        """Stop; waiting requests fail."""
+        ...

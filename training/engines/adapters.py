@@ -1,0 +1,109 @@
+"""LoRA as the local engine applies it: raw factors beside the frozen weights, one adapter a batch.
+
+Reads and writes peft's format. peft's own layers do the same with hooks and lookups on every call, which costs more
+than a small model's matrix products.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from ingest.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """One adapter: per module name, A [r, in] and B [out, r] with the scale alpha / r already in B."""
+
+    modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Weights and configuration of a peft directory. Raises UserError where it is none."""
+    config, weights = path / "adapter_config.json", path / "adapter_model.safetensors"
+    if not config.is_file() or not weights.is_file():
+        raise UserError(f"no adapter in {path}: expected adapter_config.json and adapter_model.safetensors")
+    return load_file(weights), json.loads(config.read_text())
+
+
+def to_factors(weights: Mapping[str, torch.Tensor], config: Mapping[str, object], dtype: torch.dtype) -> Factors:
+    """peft's state dict (`base_model.model.<module>.lora_A.weight`) as factors."""
+    rank, alpha = config["r"], config["lora_alpha"]
+    assert isinstance(rank, int) and isinstance(alpha, int | float)
+    scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+    modules = {}
+    for key, value in weights.items():
+        if ".lora_A" not in key:
+            continue
+        name = key.split(".lora_A")[0].removeprefix("base_model.model.")
+        other = weights[key.replace(".lora_A", ".lora_B")]
+        modules[name] = (value.detach().to(dtype).clone(), (other.detach() * scale).to(dtype))
+    if not modules:
+        raise UserError("the adapter holds no LoRA weights (no key with lora_A)")
+    return Factors(modules)
+
+
+class AdapterLinear(nn.Module):
+    """A frozen linear layer; `factors` is set for the batch at hand, None for the bare base."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+        self.factors: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        if self.factors is not None:
+            y = y + F.linear(F.linear(x, self.factors[0]), self.factors[1])
+        return y
+
+
+class AdapterSlots:
+    """All adapters of an engine, and the switch between them."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self._layers: dict[str, AdapterLinear] = {}
+        self._dtype = dtype
+        self._held: dict[str, Factors] = {}
+        self._active: Factors | None = None
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        for name, module in list(model.named_modules()):
+            if isinstance(module, nn.Linear) and module is not head:
+                parent, _, leaf = name.rpartition(".")
+                wrapped = AdapterLinear(module)
+                setattr(model.get_submodule(parent), leaf, wrapped)
+                self._layers[name] = wrapped
+
+    def put(self, name: str, weights: Mapping[str, torch.Tensor], config: Mapping[str, object]) -> None:
+        factors = to_factors(weights, config, self._dtype)
+        strange = set(factors.modules) - set(self._layers)
+        if strange:
+            raise UserError(f"adapter {name!r} is for another base model: it has {sorted(strange)[0]!r}, which this has not")
+        self._held[name] = factors
+
+    def drop(self, name: str) -> None:
+        self._held.pop(name, None)
+
+    def check(self, name: str | None) -> None:
+        """Raises UserError for an adapter that was never loaded."""
+        if name is not None and name not in self._held:
+            raise UserError(f"no adapter {name!r}; loaded are {sorted(self._held) or 'none'}")
+
+    def get(self, name: str | None) -> Factors | None:
+        self.check(name)
+        return None if name is None else self._held[name]
+
+    def activate(self, factors: Factors | None) -> None:
+        if factors is self._active:
+            return
+        for name, layer in self._layers.items():
+            layer.factors = None if factors is None else factors.modules.get(name)
+        self._active = factors
