@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,3 +38,74 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     if report.skipped and os.environ.get("REHEARSAL_NO_SKIPS") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where nothing may be: {call.excinfo}"
+
+
+def _span(trace: int, span: int, name: str, parent: int = 0, **attributes: Any) -> dict[str, Any]:
+    values = [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]
+    start = 1_760_000_000_000_000_000 + 60_000_000_000 * trace + 1_000_000_000 * span
+    return {
+        "traceId": f"{trace + 1:032x}",
+        "spanId": f"{100 * trace + span + 1:016x}",
+        "parentSpanId": f"{100 * trace + parent + 1:016x}" if span else "",
+        "name": name,
+        "startTimeUnixNano": str(start),
+        "endTimeUnixNano": str(start + 40_000_000),
+        "attributes": values,
+    }
+
+
+def conversation_request(k: int) -> dict[str, Any]:
+    """One conversation as an agent's exporter sends it: an OTLP request with three GenAI spans."""
+    order = f"W{4000 + k}"
+    call = {"type": "tool_call", "id": f"c{k}", "name": "get_order", "arguments": {"order_id": order}}
+    result = {"order_id": order, "status": "shipped" if k % 2 else "pending"}
+    asked = {"role": "user", "parts": [{"type": "text", "content": f"Where is my order {order}?"}]}
+    answered = {"type": "tool_call_response", "id": f"c{k}", "response": result}
+    told = {"type": "text", "content": f"It is {result['status']}."}
+    history = [
+        asked,
+        {"role": "assistant", "parts": [call]},
+        {"role": "tool", "parts": [answered]},
+    ]
+    common = {"gen_ai.conversation.id": f"talk-{k}", "gen_ai.agent.name": "desk"}
+    spans = [
+        _span(k, 0, "invoke_agent desk", **common, **{"gen_ai.operation.name": "invoke_agent"}),
+        _span(
+            k,
+            1,
+            "execute_tool get_order",
+            **common,
+            **{
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": "get_order",
+                "gen_ai.tool.call.id": f"c{k}",
+                "gen_ai.tool.call.arguments": json.dumps(call["arguments"]),
+                "gen_ai.tool.call.result": json.dumps(result),
+            },
+        ),
+        _span(
+            k,
+            2,
+            "chat tiny",
+            **common,
+            **{
+                "gen_ai.operation.name": "chat",
+                "gen_ai.input.messages": json.dumps(history),
+                "gen_ai.output.messages": json.dumps([{"role": "assistant", "parts": [told]}]),
+            },
+        ),
+    ]
+    return {"resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {"name": "desk"}, "spans": spans}]}]}
+
+
+@pytest.fixture
+def traced_home(tmp_path: Path) -> Path:
+    """A home whose journal holds twelve conversations in one sealed segment."""
+    from ingest import journal
+
+    home = tmp_path / "home"
+    writer = journal.JournalWriter(home / "lake" / "journal")
+    requests = [json.dumps(conversation_request(k)).encode() for k in range(12)]
+    writer.append([journal.encode("traces_json", 1_760_000_000_000_000_000, body) for body in requests])
+    writer.close()
+    return home

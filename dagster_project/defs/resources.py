@@ -1,4 +1,4 @@
-"""The one resource: where the loop lives."""
+"""The one resource: where the loop lives. And how runs are executed: one stage after the other, each on all cores."""
 
 import dagster as dg
 
@@ -19,4 +19,6 @@ class LoopResource(dg.ConfigurableResource):
 @dg.definitions
 def resources() -> dg.Definitions:
     """The home comes from REHEARSAL_HOME, else it is the demo's."""
-    return dg.Definitions(resources={"rehearsal": LoopResource(home=str(Settings().home))})
+    return dg.Definitions(
+        resources={"rehearsal": LoopResource(home=str(Settings().home))}, executor=dg.in_process_executor
+    )
