@@ -99,10 +99,14 @@ def test_the_graph_is_shown_and_an_asset_materialises_from_the_ui(ui: str, brows
         assert browser.find_elements(By.XPATH, f"//*[text()='{group}']"), f"no group {group} in the graph"
 
     browser.get(f"{ui}/assets/traces/raw/spans")
+    never = (By.XPATH, "//*[text()='Never materialized']")
+    wait.until(appears.presence_of_element_located(never))
     button = (By.XPATH, "//button[contains(., 'Materialize')]")
     wait.until(appears.element_to_be_clickable(button)).click()
-    passed = (By.XPATH, "//*[text()='Latest check results']/following::*[normalize-space(text())='2'][1]")
-    wait.until(appears.presence_of_element_located(passed))
-    browser.refresh()  # the page follows the run's state by itself, its metadata only when it is opened
-    row_count = (By.XPATH, "//*[text()='Row count']/following::*[normalize-space(text())='36'][1]")
-    wait.until(appears.presence_of_element_located(row_count))
+    wait.until(appears.invisibility_of_element_located(never))
+    wait.until(appears.presence_of_element_located((By.XPATH, "//*[contains(text(), ' ago')]")))
+    browser.refresh()  # the page follows the run's state by itself, but its metadata only when it is opened
+    rows = (By.XPATH, "//*[text()='Row count']/following::*[normalize-space(text())='36'][1]")
+    wait.until(appears.presence_of_element_located(rows))
+    checks = (By.XPATH, "//*[text()='Latest check results']/following::*[normalize-space(text())='2'][1]")
+    wait.until(appears.presence_of_element_located(checks))
