@@ -10,7 +10,6 @@ import typer
 from dagster_project import commands as loop_commands
 from ingest import commands as ingest_commands
 from ingest.errors import UserError
-from training import commands as training_commands
 from worldmodel import commands as worldmodel_commands
 
 app = typer.Typer(
@@ -22,9 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # The rooms' command files import nothing heavy at their top, so that `rehearsal --help` answers at once.
-for room in (loop_commands, ingest_commands, training_commands):
-    app.add_typer(room.app)
-app.add_typer(worldmodel_commands.app, name="world")
+for room in (loop_commands, ingest_commands, worldmodel_commands):
+    room.register(app)
 
 
 def main() -> None:
