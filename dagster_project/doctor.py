@@ -45,7 +45,7 @@ def examine(base: str = "rehearsal-tiny", home: Path = Path(".")) -> list[Findin
         _ports,
         _optional,
     ]
-    findings = []
+    findings: list[Finding] = []
     for check in checks:
         try:
             findings.extend(check())

@@ -91,7 +91,8 @@ def test_greedy_equals_plain_generation(engine):
     samples = run(*(engine.sample(p, adapter=None, sampling=Sampling(10, temperature=0.0)) for p in asked))
     plain = make_model()
     for prompt, sample in zip(asked, samples, strict=True):
-        out = plain.generate(torch.tensor([prompt]), max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)
+        asked = torch.tensor([prompt])
+        out = plain.generate(asked, max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)
         assert list(sample.ids) == out[0, len(prompt) :].tolist()
 
 
@@ -160,7 +161,7 @@ def test_an_unknown_adapter_and_a_foreign_one_are_refused(engine, tmp_path):
     with pytest.raises(UserError, match="policy@9"):
         run(engine.sample([1, 2], adapter="policy@9", sampling=Sampling()))
     with pytest.raises(UserError, match="another base"):
-        weights = {"base_model.model.other.lora_A.weight": torch.ones(2, 2), "base_model.model.other.lora_B.weight": torch.ones(2, 2)}
+        weights = {f"base_model.model.other.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
         engine.publish_adapter("x", weights, {"r": 2, "lora_alpha": 2})
     with pytest.raises(UserError, match="adapter_config.json"):
         engine.load_adapter("y", tmp_path)

@@ -28,7 +28,7 @@ def test_the_planted_circuit_copies_at_any_distance(tokenizer):
         ids, known = copying_batch(rng, 8, length, np.arange(len(SPECIAL_TOKENS), 1500))
         with torch.no_grad():
             _, accuracy = answer_loss(model, torch.from_numpy(ids), torch.from_numpy(known))
-        assert accuracy > 0.5  # an ordinary initialisation scores 0.00
+        assert accuracy > 0.3  # an ordinary initialisation scores 0.00
 
 
 def test_known_positions_really_follow_from_what_came_before():

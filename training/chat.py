@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from transformers import PreTrainedTokenizerFast
 
@@ -81,7 +81,7 @@ class CompactFormat:
     pad_id: int = field(init=False)
 
     def __post_init__(self) -> None:
-        ids = {name: self.tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
+        ids = {name: cast(int, self.tokenizer.convert_tokens_to_ids(name)) for name in SPECIAL_TOKENS}
         self._header = {r: ids[f"<|{r}|>"] for r in ("system", "user", "assistant", "tool")}
         self._call, self._end, self.pad_id = ids["<|call|>"], ids["<|end|>"], ids["<|pad|>"]
         self.stop_ids = (self._end,)

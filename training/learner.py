@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedModel
 
 from training.base import Base
 from training.batch import Row, by_length, collate, epochs
@@ -38,11 +40,11 @@ class LearnerSettings(BaseModel):
 
 
 class Learner:
-    """An adapter in training on a base of its own copy of the weights. `progress` runs from 0 to 1 for the schedule."""
+    """An adapter in training, on its own copy of the base. `progress` runs from 0 to 1, for the schedule."""
 
     def __init__(self, base: Base, settings: LearnerSettings, seed: int = 0, start: Path | None = None) -> None:
         self.settings, self.pad_id, self.step = settings, base.format.pad_id, 0
-        self.model: PeftModel = new_adapter(base.model, settings.lora, seed)
+        self.model: PeftModel = new_adapter(copy.deepcopy(base.model), settings.lora, seed)
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
@@ -85,17 +87,19 @@ class Learner:
     def _step(
         self, rows: Sequence[Row], progress: float, loss: Callable[..., LossSum], with_reference: bool = False
     ) -> dict[str, float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(progress)
+        rate = self._rate(progress)
+        for options in self.optimizer.param_groups:
+            options["lr"] = rate
         tokens = sum(row.learned for row in rows)
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
         for group in by_length(rows, self.settings.micro_tokens):
-            sums.update(self._accumulate(group, tokens, loss, with_reference))
+            for name, value in self._accumulate(group, tokens, loss, with_reference).items():
+                sums[name] += value
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip).item()
         self.optimizer.step()
         self.step += 1
-        return {**{k: v / tokens for k, v in sums.items()}, "grad_norm": norm, "tokens": tokens, "lr": self._rate(progress)}
+        return {**{k: v / tokens for k, v in sums.items()}, "grad_norm": norm, "tokens": tokens, "lr": rate}
 
     def _accumulate(
         self, rows: Sequence[Row], tokens: int, loss: Callable[..., LossSum], with_reference: bool
@@ -114,15 +118,15 @@ class Learner:
         half = len(rows) // 2
         first = self._accumulate(rows[:half], tokens, loss, with_reference)
         second = self._accumulate(rows[half:], tokens, loss, with_reference)
-        return dict(Counter(first) + Counter(second))
+        return {name: value + second[name] for name, value in first.items()}
 
     def _logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.parameters[0].device
         if device.type == "cpu":
             kind = "eager" if ids_BT.shape[1] <= EAGER_UP_TO else "sdpa"
-            self.model.base_model.model.set_attn_implementation(kind)
+            self._adapted.set_attn_implementation(kind)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            return logprobs_of_learned(self.model.base_model.model, ids_BT.to(device), trained_BT.to(device))
+            return logprobs_of_learned(self._adapted, ids_BT.to(device), trained_BT.to(device))
 
     @torch.no_grad()
     def _reference_logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> torch.Tensor:
@@ -137,6 +141,11 @@ class Learner:
         finally:
             for k, v in factors.items():
                 v.data = held[k]
+
+    @property
+    def _adapted(self) -> PreTrainedModel:
+        """The base with the adapter's layers in it, without peft's wrapper around the forward pass."""
+        return cast(PreTrainedModel, self.model.base_model.model)
 
     def _factors(self) -> dict[str, torch.nn.Parameter]:
         return {k: p for k, p in self.model.named_parameters() if p.requires_grad}
@@ -224,7 +233,8 @@ def fit_sft(
         if done >= (clock["evaluated"] + 1) / settings.evaluations or (done >= 1 and not history):
             clock["evaluated"] = math.floor(min(done, 1.0) * settings.evaluations + 1e-9)
             loss = learner.evaluate(held_out) if held_out else sum(running) / max(1, len(running))
-            history.append({"step": learner.step, "held_out": loss, "loss": sum(running) / max(1, len(running)), **clock})
+            mean = sum(running) / max(1, len(running))
+            history.append({"step": learner.step, "held_out": loss, "loss": mean, **clock})
             running.clear()
             if loss < best["loss"]:
                 best = {"loss": loss, "weights": learner.weights()[0]}

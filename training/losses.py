@@ -35,7 +35,9 @@ class LossSum:
     metrics: dict[str, float]
 
 
-def logprobs_of_learned(model: nn.Module, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def logprobs_of_learned(
+    model: nn.Module, ids_BT: torch.Tensor, trained_BT: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities [N] of the learned tokens, and the distributions' entropies [N] (without gradient).
 
     Positions are chosen before the output head: with a large vocabulary the head is most of the memory.

@@ -24,7 +24,7 @@ from worldmodel.measures import Judged, summary
 from worldmodel.resolver import Resolver, uniform
 from worldmodel.retrieval import read_conversations
 from worldmodel.steps import OK, Step, group_steps
-from worldmodel.world import World, WorldModel, _bearing
+from worldmodel.world import World, WorldModel
 
 ENOUGH = 30
 VALID = 0.98
@@ -84,7 +84,7 @@ def _after_write(step: Step, before: Sequence[Step], resolver: Resolver) -> bool
     if effects.is_write(step.tool) or step.outcome != OK:
         return False
     writes = [s for s in before if s.outcome == OK and effects.is_write(s.tool)]
-    return bool(_bearing(effects, step.tool, step.arguments, step, writes))
+    return bool(effects.bearing(step.tool, step.arguments, step, writes))
 
 
 async def ask_world(model: WorldModel, asked: Sequence[Question], seed: int = 0) -> list[Judged]:

@@ -36,7 +36,7 @@ def fit(
     manifest = fit_world(opened.conversations(), opened.transitions(), out, settings)
     counts = manifest["counts"]
     Console(stderr=True).print(
-        f"world {manifest['id']} in {out}: {counts['tools']} tools, learned from {counts['train_conversations']} "
+        f"world {manifest['id']} in {out}: {counts['tools']} tools, from {counts['train_conversations']} "
         f"conversations, {counts['test_conversations']} held out. Next: rehearsal world card --world {out}"
     )
 

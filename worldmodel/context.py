@@ -15,7 +15,7 @@ from typing import Any
 
 from training.edits import diff, dumps, minify
 from training.roles import Seen, WorldPrompt
-from worldmodel.effects import TRAIL, Effects
+from worldmodel.effects import TRAIL, Effects, successful_writes
 from worldmodel.retrieval import TransitionIndex, features_of
 from worldmodel.steps import OK, Step, call_key, is_identifier, leaves
 
@@ -100,16 +100,13 @@ def canonical_history(steps: Sequence[Step], effects: Effects) -> list[Step]:
     return kept
 
 
-def related_writes(marks: frozenset[str], history: Sequence[Step], effects: Effects) -> list[Step]:
-    return [s for s in history if effects.is_write(s.tool) and s.mentions & marks]
-
-
 def select(tool: str, arguments: Mapping[str, Any], history: Sequence[Step], effects: Effects) -> list[Step]:
     """At most three observations that bear on a call: writes to its entities (latest first), then the
     entities' own records, then whatever else mentions most of the identifiers in its arguments.
     """
     marks = effects.touched(arguments)
-    writes = related_writes(marks, history, effects)[:-3:-1]
+    done = [s for s in history if effects.is_write(s.tool)]
+    writes = effects.bearing(tool, arguments, None, done)[:-3:-1]
     reads = [s for s in history if not effects.is_write(s.tool)]
     own_key = call_key(tool, arguments)
     records = [s for s in reads if effects.is_reader(s.tool) and effects.touched(s.arguments) & marks]
@@ -138,12 +135,9 @@ def trail_of(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], eff
     recent = list(steps[-TRAIL:])
     if tool in effects.historic:
         return recent
-    marks, own = effects.touched(arguments), call_key(tool, arguments)
-    return [
-        s
-        for s in steps
-        if s.key == own or (s.outcome == OK and effects.is_write(s.tool) and s.mentions & marks)
-    ][-TRAIL:]
+    own = call_key(tool, arguments)
+    written = effects.bearing(tool, arguments, None, successful_writes(steps, effects))
+    return [s for s in steps if s.key == own or any(s is w for w in written)][-TRAIL:]
 
 
 # ----- abbreviation

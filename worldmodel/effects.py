@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from worldmodel.steps import OK, Step, core, entity_marks, is_identifier, leaves
@@ -35,13 +35,17 @@ class Effects:
 
     `readers` maps an entity argument's key to the tool that returns that entity; `transient` holds (tool,
     outcome class) pairs whose repetition usually ends otherwise; `historic` are the tools whose outcome hangs
-    on how many calls came just before.
+    on how many calls came just before. Of (write, read) pairs, `alters` holds those where an answer was seen
+    to change, `inert` those where it never did; `changes` names the fields that a write changes.
     """
 
     writes: frozenset[str]
     readers: Mapping[str, str]
     transient: frozenset[tuple[str, str]]
     historic: frozenset[str]
+    alters: frozenset[tuple[str, str]] = frozenset()
+    inert: frozenset[tuple[str, str]] = frozenset()
+    changes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def entity_keys(self) -> frozenset[str]:
@@ -68,8 +72,34 @@ class Effects:
         """The marks of the entities that a call names, to intersect with `Step.mentions`."""
         return frozenset(m for key in self.entities(arguments) for m in entity_marks(key, arguments[key]))
 
+    def bearing(
+        self, tool: str, arguments: Mapping[str, Any], answer: Step | None, writes: Iterable[Step]
+    ) -> list[Step]:
+        """The writes that bear on a call whose answer, as far as it is known, is `answer`.
+
+        A write that names the call's entity does, unless it was seen to change nothing there. One that merely
+        shares a mention (an order in a customer's list) does if it was seen to change such answers, or if the
+        answer has a field that it changes.
+        """
+        asked = self.touched(arguments)
+        return [w for w in writes if self._bears(w, tool, asked, answer)]
+
+    def _bears(self, write: Step, tool: str, asked: frozenset[str], answer: Step | None) -> bool:
+        named = self.touched(write.arguments)
+        pair = (write.tool, tool)
+        if pair in self.inert:
+            return False
+        if named & asked:
+            return True
+        if not write.mentions & asked and not (answer is not None and named & answer.mentions):
+            return False
+        if self.is_write(tool) or answer is None or pair in self.alters:
+            return True
+        return bool(self.changes.get(write.tool, frozenset()) & _field_names(answer.content))
+
     def to_json(self) -> dict[str, Any]:
-        out = asdict(self)
+        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        out["changes"] = {tool: sorted(names) for tool, names in self.changes.items()}
         return {k: sorted(v) if isinstance(v, frozenset) else dict(v) for k, v in out.items()}
 
     @classmethod
@@ -79,6 +109,9 @@ class Effects:
             dict(value["readers"]),
             frozenset((tool, outcome) for tool, outcome in value["transient"]),
             frozenset(value["historic"]),
+            frozenset((write, read) for write, read in value["alters"]),
+            frozenset((write, read) for write, read in value["inert"]),
+            {tool: frozenset(names) for tool, names in value["changes"].items()},
         )
 
 
@@ -87,7 +120,8 @@ def learn_effects(conversations: Sequence[Sequence[Step]]) -> Effects:
     writes = _learn_writes(conversations)
     readers = _learn_readers(conversations, writes)
     transient = _learn_transient(conversations, writes)
-    return Effects(writes, readers, transient, _learn_historic(conversations, transient))
+    effects = Effects(writes, readers, transient, _learn_historic(conversations, transient))
+    return _with_relations(effects, conversations)
 
 
 # ----- who writes
@@ -287,6 +321,91 @@ def _depends(table: Mapping[tuple[int, bool], int]) -> bool:
         return False
     g = 2 * sum(n * math.log(n * total / (rows[r] * columns[c])) for (r, c), n in table.items() if n)
     return g > 12 + 2 * (len(rows) - 1)  # about p < 0.001 for one to four degrees of freedom
+
+
+# ----- which writes change which answers
+
+NEVER = 5
+"""So many unchanged answers, and not one changed, make a pair inert."""
+
+
+def _with_relations(effects: Effects, conversations: Sequence[Sequence[Step]]) -> Effects:
+    changed: Counter[tuple[str, str]] = Counter()
+    unchanged: Counter[tuple[str, str]] = Counter()
+    named: dict[str, Counter[str]] = defaultdict(Counter)
+    for steps in conversations:
+        last: dict[str, int] = {}
+        for at, step in enumerate(steps):
+            if step.outcome != OK:
+                continue
+            before = last.get(step.key)
+            last[step.key] = at
+            if effects.is_write(step.tool):
+                _count_fields(named[step.tool], _record_before(steps, at, effects), step)
+            elif before is not None:
+                _weigh_pair(effects, steps, before, at, changed, unchanged, named)
+    inert = frozenset(pair for pair, n in unchanged.items() if n >= NEVER and not changed[pair])
+    changes = {
+        tool: frozenset(name for name, n in found.items() if n >= 2) for tool, found in sorted(named.items())
+    }
+    return replace(effects, alters=frozenset(changed), inert=inert, changes=changes)
+
+
+def _weigh_pair(
+    effects: Effects,
+    steps: Sequence[Step],
+    before: int,
+    at: int,
+    changed: Counter[tuple[str, str]],
+    unchanged: Counter[tuple[str, str]],
+    named: Mapping[str, Counter[str]],
+) -> None:
+    """One read answered twice. What changed between is due to the writes since the read before (or, as
+    the first read after a write may be stale, to the write before that).
+    """
+    old, new = steps[before], steps[at]
+    same = old.content == new.content
+    between = successful_writes(steps[before:at] if same else steps[:at], effects)
+    related = [
+        w for w in between if effects.touched(w.arguments) & (effects.touched(old.arguments) | old.mentions)
+    ]
+    tools = {w.tool for w in related}
+    if same:
+        later = any(s.key == new.key and s.outcome == OK and s.content != new.content for s in steps[at:])
+        unchanged.update((tool, new.tool) for tool in tools if not later)
+    elif len(tools) == 1:
+        changed[(related[-1].tool, new.tool)] += 1
+        _count_fields(named[related[-1].tool], old, new)
+
+
+def _record_before(steps: Sequence[Step], at: int, effects: Effects) -> Step | None:
+    asked = effects.touched(steps[at].arguments)
+    known = (s for s in reversed(steps[:at]) if s.outcome == OK and effects.touched(s.arguments) & asked)
+    return next(known, None)
+
+
+def _count_fields(counts: Counter[str], old: Step | None, new: Step) -> None:
+    before, after = (_record(old.content) if old else None), _record(new.content)
+    if before and after and _is_edit(before, after):
+        counts.update(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+
+
+def _field_names(content: str) -> frozenset[str]:
+    """All keys in a JSON body, at any depth."""
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return frozenset()
+    found: set[str] = set()
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            found.update(inner)
+            waiting.extend(inner.values())
+        elif isinstance(inner, list):
+            waiting.extend(inner)
+    return frozenset(found)
 
 
 def successful_writes(steps: Iterable[Step], effects: Effects) -> list[Step]:

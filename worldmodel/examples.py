@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from training.chat import ChatFormat
 from training.edits import encode
 from training.roles import world_answer
-from worldmodel.context import Frame, Framed, canonical_history, related_writes, select, trail_of
+from worldmodel.context import Frame, Framed, canonical_history, select, trail_of
+from worldmodel.effects import successful_writes
 from worldmodel.retrieval import Entry, TransitionIndex, features_of
 from worldmodel.steps import OK, OTHER, Step, content_leaves, leaves
 
@@ -48,11 +49,11 @@ def _entry(conversation_id: str, steps: Sequence[Step], at: int, step: Step, fra
     effects = frame.effects
     history = canonical_history(steps[:at], effects)
     chosen = select(step.tool, step.arguments, history, effects)
-    marks = effects.touched(step.arguments) | step.mentions
+    written = successful_writes(steps[:at], effects)
     pristine = (
         not effects.is_write(step.tool)
         and not effects.is_transient(step.tool, step.outcome)
-        and not related_writes(marks, history, effects)
+        and not effects.bearing(step.tool, step.arguments, step, written)
     )
     features = features_of(step.tool, step.arguments, [s.content for s in chosen])
     return Entry(conversation_id, step, features, pristine)

@@ -129,7 +129,7 @@ class World:
         base = None
         if recorded is None and not self._effects.is_write(tool) and not self._is_known(key):
             base = await self.base(tool, arguments)
-            related = _bearing(self._effects, tool, arguments, base.step, writes)
+            related = self._effects.bearing(tool, arguments, base.step, writes)
         tries = _tries(key, related, steps)
         state = "|".join(s.key for s in related)
         accident = await self._accident(tool, arguments, steps, writes, state, tries, bool(related))
@@ -269,10 +269,10 @@ class World:
         writes: Sequence[Step],
     ) -> tuple[Answer | None, list[Step]]:
         """What production answered to this call in this state, and the writes that the state consists of."""
-        related = _bearing(self._effects, tool, arguments, None, writes)
+        related = self._effects.bearing(tool, arguments, None, writes)
         matching = []
         for state, step in self._recorded.get(key, ()):
-            related = _bearing(self._effects, tool, arguments, step, writes)
+            related = self._effects.bearing(tool, arguments, step, writes)
             if state == "|".join(s.key for s in related):
                 matching.append((step, related))
         if not matching:
@@ -371,7 +371,7 @@ def _recorded(facts: Sequence[Step], effects: Effects) -> dict[str, list[tuple[s
     writes: list[Step] = []
     for step in facts:
         if not effects.is_transient(step.tool, step.outcome):
-            related = _bearing(effects, step.tool, step.arguments, step, writes)
+            related = effects.bearing(step.tool, step.arguments, step, writes)
             found.setdefault(step.key, []).append(("|".join(s.key for s in related), step))
         if step.outcome == OK and effects.is_write(step.tool):
             writes.append(step)
@@ -389,19 +389,6 @@ def _known(facts: Sequence[Step], prior: Sequence[Step], effects: Effects) -> li
     }
     reads = [s for s in facts if id(s) in pristine and not effects.is_write(s.tool)]
     return canonical_history(reads, effects)
-
-
-def _bearing(
-    effects: Effects,
-    tool: str,
-    arguments: Mapping[str, Any],
-    answer: Step | None,
-    writes: Sequence[Step],
-) -> list[Step]:
-    """The writes that bear on a call: they mention its entities, or its answer mentions theirs."""
-    marks = effects.touched(arguments)
-    shown = answer.mentions if answer is not None and not effects.is_write(tool) else frozenset()
-    return [w for w in writes if w.mentions & marks or effects.touched(w.arguments) & shown]
 
 
 def _since(related: Sequence[Step], steps: Sequence[Step]) -> Sequence[Step]:

@@ -86,7 +86,8 @@ class AdapterSlots:
         factors = to_factors(weights, config, self._dtype)
         strange = set(factors.modules) - set(self._layers)
         if strange:
-            raise UserError(f"adapter {name!r} is for another base model: it has {sorted(strange)[0]!r}, which this has not")
+            layer = sorted(strange)[0]
+            raise UserError(f"adapter {name!r} is for another base model: it has {layer!r}, which this has not")
         self._held[name] = factors
 
     def drop(self, name: str) -> None:

@@ -9,6 +9,7 @@ another would only add latency to a caller that waits for it anyway.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,10 @@ class _Request:
 
 
 class LocalEngine:
-    """An Engine over any Hugging Face causal LM with full attention. The model is wrapped in place and frozen."""
+    """An Engine over any Hugging Face causal LM with full attention.
+
+    It works on a copy of the model unless `own` hands the model over, which saves the memory of a large one.
+    """
 
     def __init__(
         self,
@@ -54,12 +58,14 @@ class LocalEngine:
         pad_id: int = 0,
         most_rows: int = 256,
         cached_tokens: int = 150_000,
+        own: bool = False,
     ) -> None:
-        self.model, self.pad_id, self.most_rows = model.eval(), pad_id, most_rows
+        self.model = (model if own else copy.deepcopy(model)).eval()
+        self.pad_id, self.most_rows = pad_id, most_rows
         self.dtype = next(model.parameters()).dtype
         self.device = next(model.parameters()).device
-        model.set_attn_implementation("sdpa")
-        self._adapters = AdapterSlots(model, self.dtype)
+        self.model.set_attn_implementation("sdpa")
+        self._adapters = AdapterSlots(self.model, self.dtype)
         self._prefixes = PrefixStore(cached_tokens)
         self._waiting: list[_Request] = []
         self._loop_task: asyncio.Task[None] | None = None
@@ -225,7 +231,9 @@ class LocalEngine:
             columns[k, width - len(tokens) :] = np.arange(done[row], len(prompts[row]))
         return self._forward(cache, ids, columns, torch.tensor(rows, device=self.device))
 
-    def _forward(self, cache: BatchCache, ids: np.ndarray, columns: np.ndarray, rows: torch.Tensor | None) -> torch.Tensor:
+    def _forward(
+        self, cache: BatchCache, ids: np.ndarray, columns: np.ndarray, rows: torch.Tensor | None
+    ) -> torch.Tensor:
         """Logits [B, V] of each row's last token."""
         padding = columns == cache.capacity - 1
         visible = int(columns[~padding].max()) + 1
@@ -270,7 +278,9 @@ class LocalEngine:
             ids[k, width - len(tokens) :] = torch.tensor(tokens, device=self.device)
             mask[k, width - len(tokens) :] = 1
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False)
+        out = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False
+        )
         logprobs_BKV = out.logits[:, :-1].float().log_softmax(-1)
         for k, request in enumerate(chunk):
             count = len(request.completion)
@@ -323,7 +333,8 @@ class LocalEngine:
         """One token a row by inverse transform: one uniform number from (seed, step), so neighbours do not matter."""
         logprobs_BV = logits_BV.log_softmax(-1)
         temperature_B = torch.tensor([r.sampling.temperature if r.sampling else 1.0 for r in rows], device=self.device)
-        uniform_B = torch.from_numpy(_uniform([r.sampling.seed if r.sampling else None for r in rows], step)).to(self.device)
+        seeds = [r.sampling.seed if r.sampling else None for r in rows]
+        uniform_B = torch.from_numpy(_uniform(seeds, step)).to(self.device)
         greedy_B = logits_BV.argmax(-1)
         scaled_BV = logits_BV / temperature_B.clamp(min=1e-6)[:, None]
         cumulative_BV = scaled_BV.softmax(-1).double().cumsum(-1)

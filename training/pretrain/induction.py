@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from transformers import Qwen2ForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 EMBEDDING_STD = 0.1
 SHARPNESS = 6.3  # query and key amplitude of the look-back heads; the runner-up gets e^-5 of its weight
@@ -64,7 +65,7 @@ def plant_induction(model: Qwen2ForCausalLM, seed: int = 0) -> None:
         second.o_proj.weight[:, part] = WRITE_COPY * basis[part].T
 
 
-def _look_back(attention: torch.nn.Module, head: int, back: int, turn_F: torch.Tensor, size: int) -> None:
+def _look_back(attention: Qwen2Attention, head: int, back: int, turn_F: torch.Tensor, size: int) -> None:
     """The head attends `back` tokens before: its score is the sum of cos((distance - back) * turn) over fast pairs."""
     start, half, fast = head * size, size // 2, (turn_F > 0.01).float()
     query, key = attention.q_proj, attention.k_proj

@@ -11,10 +11,13 @@ from training.pretrain.worlds import Answer, Kind, Record, Tool, World
 HELLO = ("", "", "Hi, ", "Hello, ", "Hey, ", "Good day, ", "Hi there. ", "Please help: ")
 ASK_READ = ("what is the {f} of {n} {i}?", "can you tell me the {f} of my {n} {i}?", "i need the {f} for {n} {i}.",
             "{n} {i}: which {f} does it have?", "could you check the {f} of {n} {i}")  # fmt: skip
-ASK_SET = ("please change the {f} of {n} {i} to {v}.", "set {f} to {v} for {n} {i}, please", "i want the {f} of {i} to be {v}",
-           "the {f} of {n} {i} is wrong, it should be {v}.", "can you update {n} {i}? the new {f} is {v}")  # fmt: skip
+ASK_SET = ("please change the {f} of {n} {i} to {v}.", "set {f} to {v} for {n} {i}, please",
+           "i want the {f} of {i} to be {v}", "the {f} of {n} {i} is wrong, it should be {v}.",
+           "can you update {n} {i}? the new {f} is {v}")  # fmt: skip
 ASK_ACT = ("please {a} {n} {i}.", "can you {a} my {n} {i}?", "i want to {a} {n} {i}", "{n} {i}: {a} it please")
-ASK_FIND = ("i am looking for a {n} with {f} {v}. what is its {g}?", "find the {n} whose {f} is {v} and tell me the {g}")
+ASK_FIND = (
+    "i am looking for a {n} with {f} {v}. what is its {g}?", "find the {n} whose {f} is {v} and tell me the {g}"
+)  # fmt: skip
 WHICH = ("Which {n} is it? Please give me the {k}.", "Can you tell me the {k}?", "I need the {k} to look it up.")
 GIVE = ("{i}", "it is {i}", "sure, {i}", "the number is {i}.", "{i}, thanks")
 TELL = ("The {f} of {n} {i} is {v}.", "{n} {i} has {f} {v}.", "It is {v}.", "I checked: the {f} is {v}.")

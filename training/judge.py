@@ -1,0 +1,269 @@
+"""The offline judge: a LoRA on the same base that has read how production's conversations ended.
+
+It answers in RULER's form behind the OpenAI chat API, so that the training loop cannot tell it from a hosted model.
+Two readings are trained together and the better one is used: *pointwise*, the probability that a transcript ended in
+success, and *pairwise*, which of two transcripts did better (both orders), averaged over a trajectory's rivals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from ingest.errors import UserError
+from ingest.records import Conversation
+from training.base import Base
+from training.batch import Row
+from training.chat import ChatFormat
+from training.clone import split_latest
+from training.edits import dumps
+from training.engines import Engine
+from training.engines.local import LocalEngine
+from training.learner import FitSettings, fit_sft
+from training.lora import save_weights
+from training.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_messages
+from training.ruler import unescape
+
+Form = Literal["pointwise", "pairwise"]
+_TRAJECTORY = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
+
+
+class JudgeSettings(BaseModel):
+    """How the judge is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fit: FitSettings = Field(default_factory=FitSettings, description="The supervised fit.")
+    pair_share: float = Field(0.15, ge=0, le=1, description="Pairwise rows, as a share of the pointwise ones.")
+    held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, kept for agreement.")
+    most_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")
+    narrate: float = Field(0.0, ge=0, le=1, description="Share of rows that also learn to tell the transcript.")
+
+
+@dataclass(frozen=True)
+class LocalJudge:
+    """Reads transcripts with an adapter of an engine."""
+
+    engine: Engine
+    chat: ChatFormat
+    adapter: str | None
+    form: Form = "pointwise"
+    most_tokens: int = 1024
+
+    async def success(self, text: str) -> float:
+        """Probability that this transcript's goal was reached."""
+        prompt = verdict_prompt(self.chat, text, self.most_tokens)
+        failed, succeeded = await self._weigh(prompt, VERDICTS)
+        return 1 / (1 + np.exp(failed - succeeded))
+
+    async def better(self, first: str, second: str) -> float:
+        """Probability that the first transcript did better, both orders averaged."""
+        forward, backward = await asyncio.gather(self._first_wins(first, second), self._first_wins(second, first))
+        return (forward + 1 - backward) / 2
+
+    async def scores(self, texts: Sequence[str]) -> list[float]:
+        """Scores in [0, 1] for the transcripts of one group."""
+        if self.form == "pointwise" or len(texts) < 2:
+            return list(await asyncio.gather(*(self.success(t) for t in texts)))
+        pairs = [(a, b) for a in range(len(texts)) for b in range(a)]
+        wins = await asyncio.gather(*(self.better(texts[a], texts[b]) for a, b in pairs))
+        totals = np.zeros(len(texts))
+        for (a, b), win in zip(pairs, wins, strict=True):
+            totals[a] += win
+            totals[b] += 1 - win
+        return (totals / (len(texts) - 1)).tolist()
+
+    async def _first_wins(self, first: str, second: str) -> float:
+        prompt = pair_prompt(self.chat, first, second, self.most_tokens)
+        a, b = await self._weigh(prompt, SIDES)
+        return 1 / (1 + np.exp(b - a))
+
+    async def _weigh(self, prompt: Sequence[int], words: Sequence[str]) -> tuple[float, ...]:
+        candidates = [self.chat.encode(w)[0] for w in words]
+        return await self.engine.next_logprobs(prompt, candidates, adapter=self.adapter)
+
+
+def verdict_prompt(chat: ChatFormat, text: str, most_tokens: int) -> list[int]:
+    return chat.prompt(verdict_messages(_fitting(chat, text, most_tokens), chat.compact))
+
+
+def pair_prompt(chat: ChatFormat, first: str, second: str, most_tokens: int) -> list[int]:
+    half = most_tokens // 2
+    return chat.prompt(pair_messages(_fitting(chat, first, half), _fitting(chat, second, half), chat.compact))
+
+
+def _fitting(chat: ChatFormat, text: str, most_tokens: int) -> str:
+    """The first line (the task) and as much of the end as fits."""
+    if len(text) < most_tokens or len(chat.encode(text)) <= most_tokens:
+        return text
+    first, *rest = text.split("\n")
+    room, kept = most_tokens - len(chat.encode(first)), []
+    for line in reversed(rest):
+        room -= len(chat.encode(line)) + 1
+        if room < 0:
+            break
+        kept.append(line)
+    return "\n".join([first, *reversed(kept)])
+
+
+# ----- the OpenAI chat API
+
+
+def judge_app(judge: LocalJudge) -> Starlette:
+    """An OpenAI-compatible `/v1/chat/completions` that answers RULER's requests."""
+
+    async def complete(request: Request) -> JSONResponse:
+        body = await request.json()
+        prompt = "\n".join(str(m.get("content", "")) for m in body.get("messages", ()))
+        labelled = _TRAJECTORY.findall(prompt)
+        if not labelled:
+            error = {"message": "this judge answers RULER's requests only: no <trajectory id=...> found"}
+            return JSONResponse({"error": error}, status_code=400)
+        texts = [transcript(json.loads(unescape(written))) for _, written in labelled]
+        scores = await judge.scores(texts)
+        answer = {
+            "scores": [
+                {"trajectory_id": label, "explanation": f"{judge.form} reading", "score": round(score, 6)}
+                for (label, _), score in zip(labelled, scores, strict=True)
+            ]
+        }
+        tokens = sum(len(judge.chat.encode(t)) for t in texts)
+        message = {"role": "assistant", "content": dumps(answer)}
+        return JSONResponse(
+            {
+                "object": "chat.completion",
+                "model": body.get("model", "judge"),
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+            }
+        )
+
+    return Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+
+
+def in_process_client(judge: LocalJudge) -> httpx.AsyncClient:
+    """A client whose requests reach the judge without a socket."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=judge_app(judge)), base_url="http://judge/v1/")
+
+
+# ----- training
+
+
+def labelled(conversations: Sequence[Conversation]) -> list[tuple[str, bool]]:
+    """(transcript, success) of the conversations whose outcome production knows."""
+    found = []
+    for conversation in conversations:
+        scores = [o["score"] for o in conversation.outcomes if o.get("score") is not None]
+        if scores:
+            found.append((transcript(conversation.messages), float(scores[-1] or 0.0) >= 0.5))
+    return found
+
+
+def judge_rows(
+    examples: Sequence[tuple[str, bool]], chat: ChatFormat, settings: JudgeSettings, seed: int
+) -> list[Row]:
+    """A pointwise row an example, and pairs of a success and a failure in random order."""
+    rng = random.Random(seed)
+    rows = []
+    for text, success in examples:
+        prompt = verdict_prompt(chat, text, settings.most_tokens)
+        rows.append(_answered(prompt, chat.encode(VERDICTS[success]), chat, rng.random() < settings.narrate))
+    good, bad = [t for t, s in examples if s], [t for t, s in examples if not s]
+    for _ in range(int(settings.pair_share * len(examples)) if good and bad else 0):
+        pair, winner = (rng.choice(good), rng.choice(bad)), rng.randrange(2)
+        prompt = pair_prompt(chat, pair[winner], pair[1 - winner], settings.most_tokens)
+        rows.append(_answered(prompt, chat.encode(SIDES[winner]), chat))
+    rng.shuffle(rows)
+    return rows
+
+
+def _answered(prompt: Sequence[int], answer: Sequence[int], chat: ChatFormat, narrate: bool = False) -> Row:
+    told = [narrate and k > 8 for k in range(len(prompt))]
+    return Row((*prompt, *answer, chat.stop_ids[0]), (*told, *[True] * len(answer), False))
+
+
+def fit_judge(
+    base: Base,
+    conversations: Sequence[Conversation],
+    out: Path,
+    settings: JudgeSettings,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+) -> dict[str, Any]:
+    """Train the judge on conversations with outcomes (oldest first) and measure its agreement on the latest.
+
+    Writes a peft directory and returns its manifest: `agreement` is the share of (success, failure) pairs that the
+    chosen form orders rightly (the area under the ROC curve), with a 95 % bootstrap interval. Raises UserError where
+    outcomes are missing or all alike.
+    """
+    examples = labelled(conversations)
+    train, held_out = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
+    if len({s for _, s in train}) < 2 or len({s for _, s in held_out}) < 2:
+        raise UserError(
+            f"the judge needs outcomes of both kinds and at least 20 of them, got {len(examples)}; record "
+            "gen_ai.evaluation.result for some conversations, or set an external judge"
+        )
+    rows = judge_rows(train, base.format, settings, seed)
+    weights, config, history = fit_sft(
+        base, rows, judge_rows(held_out, base.format, settings, seed)[:300], settings.fit, checkpoint, seed,
+        on_progress=on_progress,
+    )  # fmt: skip
+    engine = LocalEngine(base.model, base.format.pad_id)
+    engine.publish_adapter("judge", weights, config)
+    judge = LocalJudge(engine, base.format, "judge", most_tokens=settings.most_tokens)
+    measured = asyncio.run(_agreements(judge, held_out, seed))
+    form = max(measured, key=lambda f: measured[f]["agreement"])
+    manifest = {
+        "role": "judge",
+        "base": base.name,
+        "form": form,
+        **measured[form],
+        "forms": measured,
+        "labelled": len(examples),
+        "held_out": len(held_out),
+        "most_tokens": settings.most_tokens,
+        "history": history,
+    }
+    save_weights(weights, config, out, manifest)
+    return manifest
+
+
+async def _agreements(judge: LocalJudge, examples: Sequence[tuple[str, bool]], seed: int) -> dict[str, dict[str, Any]]:
+    """Agreement of both forms: pointwise over all pairs, pairwise over a sample of them."""
+    good, bad = [t for t, s in examples if s], [t for t, s in examples if not s]
+    up_scores = np.array(await asyncio.gather(*(judge.success(t) for t in good)))
+    down_scores = np.array(await asyncio.gather(*(judge.success(t) for t in bad)))
+    won = (up_scores[:, None] > down_scores) + 0.5 * (up_scores[:, None] == down_scores)
+    rng = random.Random(seed)
+    pairs = [(rng.choice(good), rng.choice(bad)) for _ in range(min(200, len(good) * len(bad)))]
+    wins = np.array(await asyncio.gather(*(judge.better(a, b) for a, b in pairs)))
+    accuracy = (np.sum(up_scores >= 0.5) + np.sum(down_scores < 0.5)) / len(examples)
+    return {
+        "pointwise": {"agreement": float(won.mean()), "interval": _interval(won, seed), "accuracy": float(accuracy)},
+        "pairwise": {"agreement": float((wins > 0.5).mean()), "interval": _interval((wins > 0.5)[:, None], seed)},
+    }
+
+
+def _interval(won: np.ndarray, seed: int, draws: int = 1000) -> list[float]:
+    """95 % bootstrap interval of a mean over rows and columns, each resampled on its own."""
+    rng = np.random.default_rng(seed)
+    rows, columns = won.shape
+    means = [
+        won[rng.integers(rows, size=rows)][:, rng.integers(columns, size=columns)].mean() for _ in range(draws)
+    ]
+    return [float(x) for x in np.percentile(means, (2.5, 97.5))]

@@ -1,0 +1,194 @@
+"""`rehearsal world fit`: from a lake to a world on disk.
+
+1. Learn what needs no model (effects, classes, shapes, the index) from the training conversations. 2. Train
+the world LoRA on transitions, and the user LoRA on what customers wrote. 3. On conversations held out from
+both, fit one bias per tool and outcome class, so that errors come at their rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ingest.errors import UserError
+from ingest.records import Conversation, Transition
+from training.base import Base, load_base
+from worldmodel.artifact import VERSION, read_manifest, save_tools, write_json, write_split
+from worldmodel.context import Frame, learn_patched
+from worldmodel.effects import learn_effects
+from worldmodel.examples import Example, build_index, frame_step, world_examples, world_row
+from worldmodel.profiles import learn_profiles
+from worldmodel.resolver import Resolver, fit_bias
+from worldmodel.retrieval import TransitionIndex, write_conversations
+from worldmodel.split import Split, split_conversations
+from worldmodel.steps import Step, group_steps, outcome_classes
+from worldmodel.user import patience, user_rows
+
+FEWEST_FOR_BIAS = 20
+MOST_FOR_BIAS = 300
+"""Held-out calls per tool that biases are fitted on."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a world is trained. `minutes` is the budget of both adapters together; a quarter goes to the
+    user's.
+    """
+
+    base: str = "rehearsal-tiny"
+    minutes: float = 10.0
+    epochs: float = 3.0
+    rank: int = 16
+    learning_rate: float = 2e-3
+    longest: int = 1024
+    seed: int = 0
+    user: bool = True
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What is known before any model is trained."""
+
+    frame: Frame
+    index: TransitionIndex
+    split: Split
+    steps: Mapping[str, Sequence[Step]]
+
+    def part(self, ids: Sequence[str]) -> dict[str, Sequence[Step]]:
+        return {cid: self.steps[cid] for cid in ids}
+
+
+def learn(transitions: Sequence[Transition]) -> Learned:
+    """Everything but the adapters. Raises UserError where there are no tool calls to learn from."""
+    steps = group_steps(transitions)
+    if not steps:
+        raise UserError(
+            "this lake has no tool calls with results; ingest traces that carry tool results first"
+        )
+    split = split_conversations(steps, learn_effects(list(steps.values())))
+    trained = {cid: steps[cid] for cid in split.train}
+    effects = learn_effects(list(trained.values()))
+    classes = outcome_classes(s for part in trained.values() for s in part)
+    frame = Frame(effects, classes, learn_patched(list(trained.values()), effects))
+    return Learned(frame, build_index(trained, frame), split, steps)
+
+
+def fit_world(
+    conversations: Sequence[Conversation], transitions: Sequence[Transition], out: Path, settings: FitSettings
+) -> dict[str, Any]:
+    """Fit a world and write it to `out`; returns its manifest. A finished fit of the same data is not
+    done again.
+    """
+    learned = learn(transitions)
+    identity = _identity(transitions, settings)
+    if (out / "manifest.json").exists() and read_manifest(out).get("id") == identity:
+        return read_manifest(out)
+    (out / "manifest.json").unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    base = load_base(settings.base)
+    rng = random.Random(settings.seed)
+    history = {"world": _fit_world_adapter(learned, base, out, settings, rng)}
+    adapters = {"world": "adapter", "user": None}
+    kept = set(learned.split.train)
+    spoken = [c for c in conversations if c.conversation_id not in set(learned.split.test)]
+    rows = user_rows([c for c in spoken if c.conversation_id in kept], base.format, rng, settings.longest)
+    if settings.user and rows:
+        history["user"] = _train(base, rows, out / "user", settings, share=0.25)
+        adapters["user"] = "user"
+    resolver = _calibrated(learned, base, out, settings)
+    save_tools(out, resolver)
+    write_split(out, learned.split)
+    write_conversations(out / "held_out.parquet", learned.part(learned.split.test))
+    manifest = {
+        "version": VERSION,
+        "id": identity,
+        "base": settings.base,
+        "adapters": adapters,
+        "most_turns": patience(spoken),
+        "settings": asdict(settings),
+        "counts": _counts(learned),
+        "history": history,
+    }
+    write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def _identity(transitions: Sequence[Transition], settings: FitSettings) -> str:
+    """A name for (data, settings): equal inputs give equal worlds."""
+    digest = hashlib.blake2b(json.dumps(asdict(settings), sort_keys=True).encode(), digest_size=6)
+    for t in transitions:
+        digest.update(f"{t.conversation_id} {t.index} {t.content}".encode())
+    return digest.hexdigest()
+
+
+def _counts(learned: Learned) -> dict[str, int]:
+    split = learned.split
+    return {
+        "train_conversations": len(split.train),
+        "calibrate_conversations": len(split.calibrate),
+        "test_conversations": len(split.test),
+        "shared_entities": split.shared_entities,
+        "transitions": sum(map(len, learned.steps.values())),
+        "tools": len(learned.frame.classes),
+    }
+
+
+# ----- adapters
+
+
+def _fit_world_adapter(
+    learned: Learned, base: Base, out: Path, settings: FitSettings, rng: random.Random
+) -> dict[str, Any]:
+    trained = learned.part(learned.split.train)
+    examples = world_examples(trained, learned.frame, learned.index, rng)
+    rows = [world_row(example, base.format, settings.longest) for example in examples]
+    usable = [row for row in rows if row is not None]
+    report = _train(base, usable, out / "adapter", settings, share=0.75 if settings.user else 1.0)
+    return {**report, "rows": len(usable), "too_long": len(rows) - len(usable)}
+
+
+def _train(
+    base: Base, rows: Sequence[tuple[list[int], list[bool]]], out: Path, settings: FitSettings, share: float
+) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+# ----- biases
+
+
+def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings) -> Resolver:
+    """The resolver with its biases; its index then also holds the conversations that those were fitted on."""
+    from training.engines.local import LocalEngine
+
+    engine = LocalEngine(base.model, base.format.pad_id)
+    engine.load_adapter("world", out / "adapter")
+    steps = [s for part in learned.part(learned.split.train).values() for s in part]
+    profiles = learn_profiles(steps)
+    resolver = Resolver(engine, base.format, "world", learned.frame, learned.index, profiles)
+    biases = asyncio.run(fit_biases(resolver, learned.part(learned.split.calibrate)))
+    seen = learned.part((*learned.split.train, *learned.split.calibrate))
+    return replace(resolver, biases=biases, index=build_index(seen, learned.frame))
+
+
+async def fit_biases(resolver: Resolver, held_out: Mapping[str, Sequence[Step]]) -> dict[str, list[float]]:
+    """Per tool with more than one outcome class and enough held-out calls: what to add to its digits."""
+    asked: dict[str, list[Example]] = defaultdict(list)
+    for conversation_id, steps in held_out.items():
+        for at, step in enumerate(steps):
+            if len(resolver.frame.classes.get(step.tool, ())) > 1 and len(asked[step.tool]) < MOST_FOR_BIAS:
+                asked[step.tool].append(
+                    frame_step(conversation_id, steps, at, resolver.frame, resolver.index)
+                )
+    biases = {}
+    for tool, examples in sorted(asked.items()):
+        if len(examples) >= FEWEST_FOR_BIAS:
+            logprobs = await asyncio.gather(*(resolver.digit_logprobs(e.framed) for e in examples))
+            biases[tool] = fit_bias(list(logprobs), [e.outcome for e in examples])
+    return biases
