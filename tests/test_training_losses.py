@@ -1,0 +1,246 @@
+"""The policy losses against plain re-implementations, and gradients that do not depend on how rows are laid out."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_samples import random_rows, stir, tiny_base
+
+from training.base import Base
+from training.batch import Row, collate
+from training.learner import Learner, LearnerSettings
+from training.lora import LoraSettings
+from training.losses import GrpoSettings, grpo, logprobs_of_learned, sft
+
+CISPO, PPO = GrpoSettings(kl=0.0), GrpoSettings(form="ppo", kl=0.0)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return tiny_base()
+
+
+@pytest.fixture(scope="module")
+def rows(base: Base) -> list[Row]:
+    """Drawn by a policy a little away from the learner's: ratios on both sides of every bound."""
+    learner, rng, found = learner_of(base), random.Random(5), []
+    for row in random_rows(5, base.model.config.vocab_size):
+        batch = collate([row], base.format.pad_id)
+        with torch.no_grad():
+            logprobs = logprobs_of_learned(learner._adapted, batch.ids_BT, batch.trained_BT)[0].tolist()
+        found.append(replace(row, logprobs=tuple(p + rng.gauss(0.0, 0.8) for p in logprobs)))
+    return found
+
+
+def learner_of(base: Base, micro_tokens: int = 8192) -> Learner:
+    """A learner with a non-trivial adapter that never moves: what `.grad` holds after a step is the gradient."""
+    shape = LearnerSettings(
+        lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-30, clip=1e9, bf16=False, micro_tokens=micro_tokens
+    )
+    learner = Learner(base, shape)
+    learner.keep_reference()
+    stir(learner)
+    return learner
+
+
+def gradient(learner: Learner, rows: list[Row], loss: GrpoSettings = CISPO) -> torch.Tensor:
+    learner.grpo_step(rows, loss)
+    assert all(p.grad is not None for p in learner.parameters)
+    return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
+
+
+def plain_gradient(learner: Learner, rows: list[Row], loss: GrpoSettings) -> torch.Tensor:
+    """Row by row, unpadded, over all positions, through peft's own forward pass, token by token in scalars."""
+    learner.optimizer.zero_grad()
+    total = torch.zeros(())
+    for row in rows:
+        ids = torch.tensor([row.ids])
+        logprobs = learner.model(ids).logits[0, :-1].log_softmax(-1)
+        with torch.no_grad(), learner.model.disable_adapter():  # the reference: B was zero when it was kept
+            reference = learner.model(ids).logits[0, :-1].log_softmax(-1)
+        sampled = iter(row.logprobs)
+        for t in range(1, len(row.ids)):
+            if row.trained[t]:
+                token = logprobs[t - 1, row.ids[t]]
+                total = total + plain_loss(token, next(sampled), row.advantage, loss)
+                d = reference[t - 1, row.ids[t]] - token
+                total = total + loss.kl * (torch.exp(d) - d - 1)
+    (total / sum(row.learned for row in rows)).backward()
+    return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
+
+
+def plain_loss(logprob: torch.Tensor, sampler: float, advantage: float, loss: GrpoSettings) -> torch.Tensor:
+    """One token, as the papers write it (MiniMax-M1 eq. 4-5; PPO, DAPO clip-higher, dual-clip PPO eq. 4)."""
+    ratio = torch.exp(logprob - sampler)
+    if loss.form == "cispo":
+        return -min(ratio.item(), loss.most_weight) * advantage * logprob
+    low, high = 1 - loss.clip_low, 1 + loss.clip_high
+    bounded = ratio if low <= ratio.item() <= high else torch.tensor(low if ratio.item() < low else high)
+    objective = min(ratio * advantage, bounded * advantage, key=lambda x: x.item())
+    if advantage < 0 and objective.item() < loss.dual_clip * advantage:
+        objective = torch.tensor(loss.dual_clip * advantage)
+    return -objective
+
+
+# ----- one token
+
+
+numbers = st.floats(-3.0, 3.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(numbers, numbers, st.floats(-2.0, 2.0), st.sampled_from(["cispo", "ppo"]))
+def test_value_and_gradient_of_a_token_are_the_papers(logprob: float, gap: float, advantage: float, form: str) -> None:
+    loss = GrpoSettings(form=form, kl=0.0)  # type: ignore[arg-type]
+    ours, plain = (torch.tensor([logprob], dtype=torch.float64, requires_grad=True) for _ in range(2))
+    sampler, weight = torch.tensor([logprob - gap]).double(), torch.tensor([advantage]).double()
+    found = grpo(ours, sampler, weight, None, loss).total
+    expected = plain_loss(plain[0], sampler.item(), weight.item(), loss)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-9)
+    found.backward()
+    if expected.requires_grad:
+        expected.backward()
+    assert ours.grad is not None
+    assert ours.grad.item() == pytest.approx(0.0 if plain.grad is None else plain.grad.item(), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "moves"),
+    [
+        (1.5, 1.0, False),  # already more likely than clip-higher allows
+        (1.25, 1.0, True),  # 1 + 0.2 < 1.25 < 1 + 0.28: the room that clip-higher adds
+        (0.7, 1.0, True),  # a good token that has become rarer may come back
+        (0.7, -1.0, False),
+        (1.5, -1.0, True),
+        (3.5, -1.0, False),  # dual clip: beyond 3 a bad token stops pulling
+    ],
+)
+def test_where_ppo_stops(ratio: float, advantage: float, moves: bool) -> None:
+    logprobs = torch.tensor([math.log(ratio)], requires_grad=True)
+    grpo(logprobs, torch.zeros(1), torch.tensor([advantage]), None, PPO).total.backward()
+    assert logprobs.grad is not None and bool(logprobs.grad.abs() > 0) == moves
+
+
+def test_cispo_caps_the_weight_and_keeps_the_gradient() -> None:
+    logprobs = torch.tensor([math.log(2.0), math.log(50.0)], requires_grad=True)
+    found = grpo(logprobs, torch.zeros(2), torch.ones(2), None, CISPO)
+    found.total.backward()
+    assert logprobs.grad is not None and logprobs.grad.tolist() == pytest.approx([-2.0, -5.0])
+    assert found.metrics["clipped"] == 1
+
+
+def test_k3_is_the_divergence_in_expectation() -> None:
+    torch.manual_seed(0)
+    policy, reference = torch.randn(2, 30, dtype=torch.float64).log_softmax(-1)
+    exact = (policy.exp() * (policy - reference)).sum().item()
+    weighted = sum(
+        p.exp().item() * grpo(p[None], p[None], torch.zeros(1), r[None], GrpoSettings(kl=1.0)).metrics["kl"]
+        for p, r in zip(policy, reference, strict=True)
+    )
+    assert weighted == pytest.approx(exact, rel=1e-9)
+
+
+def test_k3_and_its_gradient_vanish_at_the_reference() -> None:
+    logprobs = torch.tensor([-0.5, -3.0], requires_grad=True)
+    found = grpo(logprobs, logprobs.detach(), torch.zeros(2), logprobs.detach(), GrpoSettings(kl=1.0))
+    found.total.backward()
+    assert found.total.item() == 0 and logprobs.grad is not None and not logprobs.grad.any()
+
+
+@pytest.mark.parametrize("loss", [CISPO, PPO])
+def test_on_policy_the_gradient_is_reinforce(loss: GrpoSettings) -> None:
+    torch.manual_seed(0)
+    logprobs = (-4 * torch.rand(20)).requires_grad_()
+    advantages = torch.randn(20)
+    grpo(logprobs, logprobs.detach(), advantages, None, loss).total.backward()
+    assert logprobs.grad is not None and torch.allclose(logprobs.grad, -advantages)
+
+
+def test_sft_is_cross_entropy() -> None:
+    logits = torch.randn(7, 11, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(7)
+    ours = sft(logits.log_softmax(-1)[range(7), targets]).total
+    assert ours.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item())
+
+
+# ----- whole rows
+
+
+def test_learned_positions_alone_give_the_full_forward_s_logprobs(base: Base, rows: list[Row]) -> None:
+    batch = collate(rows, base.format.pad_id)
+    with torch.no_grad():
+        logprobs, entropy = logprobs_of_learned(base.model, batch.ids_BT, batch.trained_BT)
+        expected, spread = [], []
+        for row in rows:
+            full = base.model(torch.tensor([row.ids])).logits[0, :-1].log_softmax(-1)
+            at = [t for t, learned in enumerate(row.trained) if learned]
+            expected += [full[t - 1, row.ids[t]].item() for t in at]
+            spread += torch.distributions.Categorical(logits=full[[t - 1 for t in at]]).entropy().tolist()
+    assert logprobs.tolist() == pytest.approx(expected, abs=1e-4)
+    assert entropy.tolist() == pytest.approx(spread, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loss", [CISPO, PPO, GrpoSettings(kl=0.7), GrpoSettings(form="ppo", kl=0.7)], ids=["cispo", "ppo", "+kl", "ppo+kl"]
+)
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_learner_s_gradient_is_the_plain_one(base: Base, rows: list[Row], loss: GrpoSettings, count: int) -> None:
+    learner = learner_of(base)
+    expected = plain_gradient(learner, rows[:count], loss)
+    assert expected.norm() > 1e-3
+    assert torch.allclose(gradient(learner, rows[:count], loss), expected, rtol=1e-3, atol=1e-5 * expected.norm())
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).norm() < 1e-4 * a.norm())
+
+
+def test_micro_batches_padding_and_order_leave_the_gradient_alone(base: Base, rows: list[Row]) -> None:
+    together = gradient(learner_of(base), rows)
+    assert close(together, gradient(learner_of(base, micro_tokens=64), rows))  # about a row each
+    assert close(together, gradient(learner_of(base), rows[::-1]))
+    assert close(together, gradient(learner_of(base, micro_tokens=100), [*rows[2:], *rows[:2]]))
+
+
+def test_a_rollout_split_into_two_rows_weighs_the_same(base: Base, rows: list[Row]) -> None:
+    row = max(rows, key=lambda r: len(r.ids))
+    cut = len(row.ids) // 2
+    before = sum(row.trained[:cut])
+    first = Row(row.ids[:cut], row.trained[:cut], row.advantage, row.logprobs[:before])
+    second = replace(row, trained=(False,) * cut + row.trained[cut:], logprobs=row.logprobs[before:])
+    assert first.learned and second.learned
+    others = [r for r in rows if r is not row]
+    assert close(gradient(learner_of(base), [*others, row]), gradient(learner_of(base), [*others, first, second]))
+
+
+def test_what_the_agent_did_not_write_teaches_nothing(base: Base, rows: list[Row]) -> None:
+    row = rows[0]
+    answered = replace(row, ids=(*row.ids, 21, 22, 23), trained=(*row.trained, False, False, False))
+    assert close(gradient(learner_of(base), [row]), gradient(learner_of(base), [answered]))
+    other = replace(answered, ids=(*row.ids, 33, 32, 31))
+    assert close(gradient(learner_of(base), [answered]), gradient(learner_of(base), [other]))
+
+
+def test_advantages_weigh_rows(base: Base, rows: list[Row]) -> None:
+    one, two = rows[0], rows[1]
+    alone = [gradient(learner_of(base), [replace(r, advantage=1.0)]) * r.learned for r in (one, two)]
+    for first, second in ((2.0, 0.0), (0.5, -1.5)):
+        found = gradient(learner_of(base), [replace(one, advantage=first), replace(two, advantage=second)])
+        assert close((first * alone[0] + second * alone[1]) / (one.learned + two.learned), found)
+
+
+def test_rows_that_make_no_sense_are_refused(base: Base) -> None:
+    with pytest.raises(ValueError, match="3 ids but 2 marks"):
+        Row((1, 2, 3), (False, True))
+    with pytest.raises(ValueError, match="first token"):
+        Row((1, 2), (True, False))
+    with pytest.raises(ValueError, match="2 learned tokens but 1"):
+        Row((1, 2, 3), (False, True, True), 1.0, (-0.5,))
+    with pytest.raises(ValueError, match="every row"):
+        learner_of(base).grpo_step([Row((9, 10), (False, True))], CISPO)
