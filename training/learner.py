@@ -91,6 +91,8 @@ class Learner:
         for options in self.optimizer.param_groups:
             options["lr"] = rate
         tokens = sum(row.learned for row in rows)
+        if not tokens:
+            raise ValueError(f"nothing to learn: none of {len(rows)} rows has a learned token")
         sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
         for group in by_length(rows, self.settings.micro_tokens):
@@ -106,19 +108,29 @@ class Learner:
     ) -> dict[str, float]:
         """Add one micro-batch's gradient; on running out of memory, its two halves'."""
         try:
-            batch = collate(rows, self.pad_id)
-            reference_N = self._reference_logprobs(batch.ids_BT, batch.trained_BT) if with_reference else None
-            logprobs_N, entropy_N = self._logprobs(batch.ids_BT, batch.trained_BT)
-            found = loss(logprobs_N, batch, reference_N)
-            (found.total / tokens).backward()
-            return {**found.metrics, "entropy": entropy_N.sum().item()}
-        except (MemoryError, torch.OutOfMemoryError):
-            if len(rows) == 1:
+            gradients, metrics = self._gradients(rows, tokens, loss, with_reference)
+        except RuntimeError as error:
+            if len(rows) == 1 or not is_out_of_memory(error):
                 raise
+        else:
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            return metrics
         half = len(rows) // 2
         first = self._accumulate(rows[:half], tokens, loss, with_reference)
         second = self._accumulate(rows[half:], tokens, loss, with_reference)
         return {name: value + second[name] for name, value in first.items()}
+
+    def _gradients(
+        self, rows: Sequence[Row], tokens: int, loss: Callable[..., LossSum], with_reference: bool
+    ) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
+        """Gradients of one micro-batch, all or none: a backward pass that broke off leaves nothing half added."""
+        batch = collate(rows, self.pad_id)
+        reference_N = self._reference_logprobs(batch.ids_BT, batch.trained_BT) if with_reference else None
+        logprobs_N, entropy_N = self._logprobs(batch.ids_BT, batch.trained_BT)
+        found = loss(logprobs_N, batch, reference_N)
+        gradients = torch.autograd.grad(found.total / tokens, self.parameters)
+        return gradients, {**found.metrics, "entropy": entropy_N.sum().item()}
 
     def _logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.parameters[0].device
@@ -176,6 +188,11 @@ class Learner:
         for name, parameter in self._factors().items():
             parameter.data.copy_(state["factors"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate; on CPUs that is a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class FitSettings(BaseModel):

@@ -37,7 +37,7 @@ Grading standards:
 
 Answer with JSON only: {{"scores": [{{"trajectory_id": "...", "explanation": "...", "score": 0.0}}]}}, every id once."""
 
-_TAG = re.compile(r"<(/?)(trajectory|context|available_tools)", re.IGNORECASE)
+_TAG = re.compile(r"<(\s*/?\s*)(trajectory|context|available_tools)", re.IGNORECASE)
 
 
 class RulerSettings(BaseModel):
@@ -107,7 +107,8 @@ class Ruler:
             try:
                 answer = await self._ask(group[0], [(labels[k], distinct[k]) for k in order], found)
                 by_label = read_scores(answer, labels)
-            except (httpx.HTTPError, ValueError, KeyError):
+            except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):
+                # one judge call is a boundary: whatever shape the answer has, it is counted and asked for again
                 found.failed_calls += 1
                 await asyncio.sleep(0)
                 continue
@@ -132,7 +133,10 @@ class Ruler:
         reply.raise_for_status()
         value = reply.json()
         found.tokens += int((value.get("usage") or {}).get("total_tokens", 0))
-        return value["choices"][0]["message"]["content"]
+        content = value["choices"][0]["message"]["content"]
+        if not isinstance(content, str):
+            raise ValueError(f"the judge's message has no text: {content!r}")
+        return content
 
 
 def read_scores(answer: str, labels: Sequence[str]) -> dict[str, float]:
@@ -162,16 +166,21 @@ def unescape(text: str) -> str:
 
 
 def _shown(messages: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The messages that fit: head and tail, and every failed tool reply of the middle."""
+    """The messages that fit: head and tail, of the middle first the failed tool replies; then shortened messages."""
     kept = [{k: v for k, v in m.items() if k not in ("tool_call_id",)} for m in messages]
     for message in kept:
         if message.get("provenance") not in (None, "real"):
             message["simulated"] = True
         message.pop("provenance", None)
     while len(dumps(kept)) > most and len(kept) > 4:
-        middle = len(kept) // 2
-        at = next((k for k in range(middle, len(kept) - 2) if not kept[k].get("is_error")), middle)
-        kept.pop(at)
+        middle = sorted(range(2, len(kept) - 2), key=lambda k: abs(k - len(kept) // 2))
+        kept.pop(next((k for k in middle if not kept[k].get("is_error")), middle[0]))
+    while len(dumps(kept)) > most:
+        longest = max(kept, key=lambda m: len(m.get("content") or ""))
+        text = longest.get("content") or ""
+        if len(text) <= 80:
+            break  # what is left is structure
+        longest["content"] = f"{text[: len(text) // 4]} ... {text[-len(text) // 4 :]}"
     return kept
 
 
@@ -195,9 +204,8 @@ def _disagree(first: Sequence[float | None], second: Sequence[float | None]) -> 
     compared = sum(a != c and b != d for k, (a, b) in enumerate(pairs) for c, d in pairs[k + 1 :])
     if not compared:
         return False
-    best_first = max(range(len(pairs)), key=lambda k: pairs[k][0])
-    best_second = max(range(len(pairs)), key=lambda k: pairs[k][1])
-    return agree / compared < 0.6 or pairs[best_first][0] != pairs[best_second][0]
+    best = [{k for k, pair in enumerate(pairs) if pair[side] == max(p[side] for p in pairs)} for side in (0, 1)]
+    return agree / compared < 0.6 or best[0].isdisjoint(best[1])
 
 
 # ----- advantages
