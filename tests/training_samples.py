@@ -23,12 +23,10 @@ WISHES = ("paint the wall", "new colour please", "my wall is grey", "I want colo
 
 
 def tiny_base(seed: int = 0) -> Base:
-    """Four layers of random weights. The last norm is scaled so that a frozen random head can still be sure."""
+    """Four layers of random weights, and a tokenizer that knows the task's words."""
     texts = [f"{w} red blue green done bye {dumps({'colour': 'red', 'painted': 'blue'})}" for w in WISHES] * 20
     tokenizer = train_tokenizer(texts, 340)
     model = new_model(tokenizer, seed).eval()
-    with torch.no_grad():
-        model.model.norm.weight.fill_(5.0)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return Base(model, CompactFormat(tokenizer, show_tools=False), "nowhere", "random")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from ingest.errors import UserError
 from training.engines.adapters import read_adapter
 
 MANIFEST = "rehearsal.json"
@@ -67,12 +68,32 @@ def save_adapter(model: PeftModel, path: Path, manifest: Mapping[str, Any]) -> N
 
 
 def load_weights(model: PeftModel, path: Path) -> None:
-    """Put a saved adapter's weights into a model made with equal settings. Raises UserError for a missing one."""
+    """Put a saved adapter's weights into a model made with equal settings.
+
+    Raises UserError for a missing adapter, and for one of another shape: peft would quietly leave out what it does
+    not find, and training would start from half an adapter.
+    """
     weights, _ = read_adapter(path)
+    shapes = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
+    strange = sorted(k for k in shapes.keys() | weights.keys() if k not in weights or shapes.get(k) != weights[k].shape)
+    if strange:
+        raise UserError(
+            f"the adapter in {path} has another shape than this run's ({len(strange)} factors differ, first "
+            f"{strange[0]}); use the base model, rank and target modules that it was trained with"
+        )
     set_peft_model_state_dict(model, weights)
 
 
 def settings_of(path: Path) -> LoraSettings:
     """The settings of a saved adapter."""
     _, config = read_adapter(path)
-    return LoraSettings.model_validate({"rank": config["r"], "alpha": config["lora_alpha"]})
+    names = {"rank": "r", "alpha": "lora_alpha", "target_modules": "target_modules"}
+    return LoraSettings.model_validate({ours: config[theirs] for ours, theirs in names.items()})
+
+
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    """What an adapter's maker wrote beside it; None where no finished adapter is."""
+    try:
+        return json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
