@@ -49,8 +49,9 @@ def lived(base: Base, painter: Learner) -> list[Trajectory]:
         return lambda: rollout(engine, chat, Wall(), start(k), adapter="policy@0", seed=k, limits=limits)
 
     found = asyncio.run(gather([one(k) for k in range(24)]))
-    assert all(isinstance(t, Trajectory) for t in found)
-    return found
+    whole = [t for t in found if isinstance(t, Trajectory)]
+    assert len(whole) == 24
+    return whole
 
 
 class Scripted:

@@ -30,9 +30,9 @@ class Judge:
     """A judge on a real HTTP stack. `answers` are used in turn, the last one for ever; `asked` is what it was sent."""
 
     def __init__(self, *answers: Answer) -> None:
-        self.answers, self.asked, self.bodies = answers, [], []  # type: ignore[var-annotated]
-        self.asked: list[Shown]
-        self.bodies: list[dict[str, Any]]
+        self.answers = answers
+        self.asked: list[Shown] = []
+        self.bodies: list[dict[str, Any]] = []
 
     async def complete(self, request: Request) -> Response:
         body = await request.json()

@@ -115,7 +115,10 @@ def user_messages(
 
 
 def transcript(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as the judge reads it: one line an utterance, call or observation; no system prompt."""
+    """A conversation as the judge reads it: one line an utterance, call or observation; no system prompt.
+
+    Line breaks inside a message become spaces: an agent that writes "\\ntool: ..." has not called a tool.
+    """
     lines = []
     for message in messages:
         content = message.get("content")
@@ -130,7 +133,7 @@ def transcript(messages: Sequence[Mapping[str, Any]]) -> str:
                 lines.append(f"call: {call['name']} {shown}")
             if content:
                 lines.append(f"agent: {content}")
-    return "\n".join(lines)
+    return "\n".join(" ".join(line.splitlines()) for line in lines)
 
 
 def verdict_messages(text: str, compact: bool = True) -> list[dict[str, Any]]:
