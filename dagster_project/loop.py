@@ -6,16 +6,42 @@ the settings that it uses, so a stage is done again exactly when something that 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from dagster_project.progress import track
+import httpx
+from pydantic import BaseModel
+
+from dagster_project.progress import Report, track
 from dagster_project.settings import Settings
-from dagster_project.stages import fingerprint
+from dagster_project.stages import Done, fingerprint, run_stage, write_json
 from ingest import files, journal, otlp
+from ingest.errors import UserError
 from ingest.lake import IngestSummary, Lake
+from ingest.records import Conversation, Scenario
+from training.base import Base, load_base, load_format
+from training.clone import fit_clone
+from training.engines import Engine
+from training.engines.choose import open_engine
+from training.evaluate import Run, load_environment, run_policy, summary
+from training.gate import as_dict, compare
+from training.grpo import Grpo, lasting_alarms
+from training.judge import LocalJudge, fit_judge, in_process_client
+from training.practice import Practice
+from training.registry import Registry
+from training.rollout import Trajectory
+from training.ruler import Ruler
+from worldmodel.card import make_card
+from worldmodel.fit import fit_world
+from worldmodel.world import WorldModel
 
 
 class Loop:
@@ -75,3 +101,229 @@ class Loop:
         lake = self.lake
         lake.build_tables()
         return fingerprint(json.loads((lake.path / "tables" / "state.json").read_text())["of"])
+
+    # ----- world
+
+    def world(self) -> Done:
+        """The world and user adapters, and all that the world knows without a model."""
+        settings = self.settings
+        how = replace(settings.world, base=settings.base, seed=settings.seed)
+        inputs = {"data": self.data(), "settings": asdict(how)}
+
+        def work(directory: Path) -> dict[str, Any]:
+            reports: dict[str, Report] = {}
+
+            def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
+                title = "learning the users" if adapter == "user" else "learning the world"
+                report = reports.setdefault(adapter, track(title, self.log))
+                report(round(100 * done), 100, f"loss {metrics.get('loss', math.nan):.3f}")
+
+            return fit_world(self.lake.conversations(), self.lake.transitions(), directory, how, progress)
+
+        return run_stage(self.settings.home / "world", inputs, work)
+
+    def card(self) -> Done:
+        """How true the world is; a tool that fails may from then on only be replayed."""
+        world = self.world()
+        asked = {"world": world.fingerprint, "most": self.settings.card_calls}
+        return run_stage(
+            self.settings.home / "card", asked, lambda _: make_card(world.directory, most=self.settings.card_calls)
+        )
+
+    # ----- judge and policy
+
+    def judge(self) -> Done:
+        """The judge adapter, trained on production's outcomes."""
+        settings = self.settings
+        inputs = {"data": self.data(), "base": settings.base, "judge": settings.judge, "seed": settings.seed}
+
+        def work(directory: Path) -> dict[str, Any]:
+            report = track("learning to judge", self.log)
+            return fit_judge(
+                load_base(settings.base, show_tools=False),
+                self._conversations(),
+                directory / "adapter",
+                settings.judge,
+                settings.seed,
+                directory / "state.pt",
+                lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}"),
+            )
+
+        return run_stage(settings.home / "judge", plain(inputs), work)
+
+    def clone(self) -> Done:
+        """The production agent as an adapter."""
+        settings = self.settings
+        inputs = {"data": self.data(), "base": settings.base, "clone": settings.clone, "seed": settings.seed}
+
+        def work(directory: Path) -> dict[str, Any]:
+            report = track("cloning the agent", self.log)
+            return fit_clone(
+                load_base(settings.base, show_tools=not settings.compact),
+                self._conversations(),
+                directory / "adapter",
+                settings.clone,
+                show_system=not settings.compact,
+                seed=settings.seed,
+                checkpoint=directory / "state.pt",
+                on_progress=lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}"),
+            )
+
+        return run_stage(settings.home / "clone", plain(inputs), work)
+
+    def candidate(self) -> Done:
+        """The clone after practice in the world: GRPO with RULER."""
+        settings = self.settings
+        self.card()  # which tools may be generated is part of the world
+        clone, scenarios = self.clone(), self._scenarios()
+        how = settings.train.model_copy(update={"seed": settings.seed})
+        inputs = {
+            "world": self.world().fingerprint,
+            "clone": clone.fingerprint,
+            "judge": self.judge().fingerprint,
+            "ruler": settings.ruler,
+            "train": how,
+            "gate": settings.gate.scenarios,
+        }
+
+        def work(directory: Path) -> dict[str, Any]:
+            report = track("practising in the world", self.log)
+            with self._practice() as (base, practice):
+                loop = Grpo(
+                    base, practice, scenarios[: -settings.gate.scenarios], clone.directory / "adapter",
+                    directory / "adapter", how,
+                )  # fmt: skip
+                return asyncio.run(
+                    loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}"))
+                )
+
+        return run_stage(settings.home / "candidate", plain(inputs), work)
+
+    def gate(self) -> Done:
+        """Champion against candidate on scenarios that nothing else has used; promotes the better one."""
+        settings = self.settings
+        candidate, clone, scenarios = self.candidate(), self.clone(), self._scenarios()
+        inputs = {"candidate": candidate.fingerprint, "gate": settings.gate}
+
+        def work(directory: Path) -> dict[str, Any]:
+            registry = self.registry
+            serving = registry.champion() or registry.add(clone.directory / "adapter", {"clone": clone.fingerprint})
+            registry.promote(serving.name, "the production agent's clone is the first champion")
+            held_out = scenarios[-settings.gate.scenarios :]
+            report = track("at the gate", self.log)
+            with self._practice() as (_, practice):
+                practice.engine.load_adapter("champion", serving.path)
+                practice.engine.load_adapter("candidate", candidate.directory / "adapter")
+                verdict, pairs = asyncio.run(
+                    compare(
+                        practice, held_out, "champion", "candidate", settings.gate,
+                        lasting_alarms(candidate.facts["history"]), settings.seed,
+                        lambda done: report(done, 2 * len(held_out), ""),
+                    )
+                )  # fmt: skip
+            found = as_dict(verdict)
+            version = registry.add(candidate.directory / "adapter", found)
+            if verdict.promoted:
+                registry.promote(version.name, verdict.why)
+            write_json(directory / "example.json", example_of(held_out, pairs))
+            return {**found, "version": version.name, "champion": serving.name}
+
+        return run_stage(settings.home / "gate", plain(inputs), work)
+
+    def evaluation(self) -> Done:
+        """The clone and the candidate in the real environment, the same starts and seeds for both."""
+        settings = self.settings
+        if not settings.environment:
+            raise UserError("no real environment is configured; set `environment` to 'package.module:Class'")
+        adapters = {"before": self.clone(), "after": self.candidate()}
+        how = settings.evaluation
+        inputs = {
+            **{name: done.fingerprint for name, done in adapters.items()},
+            "evaluation": how,
+            "environment": settings.environment,
+        }
+
+        def work(directory: Path) -> dict[str, Any]:
+            report = track("in the real environment", self.log)
+            runs = [
+                self._play(name, done.directory / "adapter", partial(report_from, report, place, how.episodes))
+                for place, (name, done) in enumerate(adapters.items())
+            ]
+            return summary(*runs)
+
+        return run_stage(settings.home / "evaluation", plain(inputs), work)
+
+    def _play(self, name: str, adapter: Path, on_done: Callable[[int], None]) -> Run:
+        """One policy in the real environment."""
+        settings, how = self.settings, self.settings.evaluation
+        base = load_base(settings.base, show_tools=not settings.compact)
+        engine = open_engine(settings.engine, base)
+        engine.load_adapter(name, adapter)
+        work = run_policy(
+            engine, base.format, load_environment(settings.environment), name, name=name, episodes=how.episodes,
+            seed=settings.seed, temperature=how.temperature, limits=settings.train.limits,
+            show_system=not settings.compact, on_done=on_done,
+        )  # fmt: skip
+        return asyncio.run(_and_close(engine, work))
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.settings.home / "registry")
+
+    # ----- what stages share
+
+    def _conversations(self) -> list[Conversation]:
+        agent = self.settings.agent
+        return [c for c in self.lake.conversations() if not agent or c.agent == agent]
+
+    def _scenarios(self) -> list[Scenario]:
+        """Where practice may start, oldest first."""
+        known = {c.conversation_id for c in self._conversations()}
+        return [s for s in self.lake.scenarios() if s.conversation_id in known and s.first_user_message]
+
+    @contextmanager
+    def _practice(self) -> Iterator[tuple[Base, Practice]]:
+        """The engine with world, user and judge behind it."""
+        settings = self.settings
+        base = load_base(settings.base, show_tools=not settings.compact)
+        engine = open_engine(settings.engine, base)
+        worlds = WorldModel.load(self.world().directory, engine)
+        client = self._judge_client(engine)
+        practice = Practice(
+            engine, base.format, worlds, Ruler(settings.ruler, client), settings.train.limits,
+            settings.train.temperature, show_system=not settings.compact,
+        )  # fmt: skip
+        yield base, practice
+
+    def _judge_client(self, engine: Engine) -> httpx.AsyncClient:
+        if self.settings.ruler.base_url:
+            return httpx.AsyncClient(base_url=self.settings.ruler.base_url.rstrip("/") + "/")
+        judge = self.judge()
+        engine.load_adapter("judge", judge.directory / "adapter")
+        chat = load_format(self.settings.base, show_tools=False)
+        return in_process_client(LocalJudge(engine, chat, "judge", judge.facts["form"], judge.facts["most_tokens"]))
+
+
+def report_from(report: Report, place: int, each: int, done: int) -> None:
+    """Tell how far a run is that is one of two, each of `each` episodes."""
+    report(place * each + done, 2 * each, "")
+
+
+def plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings among the inputs as JSON."""
+    return {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in inputs.items()}
+
+
+def example_of(scenarios: Sequence[Scenario], pairs: Sequence[tuple[Trajectory, Trajectory]]) -> dict[str, Any]:
+    """One scenario as the candidate played it: of middling length, with calls."""
+    played = [(s.conversation_id, after) for s, (_, after) in zip(scenarios, pairs, strict=True)]
+    with_calls = [p for p in played if p[1].observations] or played
+    conversation, chosen = sorted(with_calls, key=lambda p: len(p[1].messages))[len(with_calls) // 2]
+    return {"conversation": conversation, "messages": chosen.messages}
+
+
+async def _and_close(engine: Engine, work: Coroutine[Any, Any, Run]) -> Run:
+    try:
+        return await work
+    finally:
+        await engine.close()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -15,28 +15,67 @@ from pydantic_settings import (
 )
 
 from dagster_project.stages import write_json
+from training.gate import GateSettings
+from training.grpo import TrainSettings
+from training.judge import JudgeSettings
+from training.learner import FitSettings
+from training.ruler import RulerSettings
+from worldmodel.fit import FitSettings as WorldSettings
 
 HOME = Path("artifacts/demo")
 SAVED = "settings.json"
 
 
+class EvaluationSettings(BaseModel):
+    """The last word: both policies in the real environment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    episodes: int = Field(500, ge=2, description="Episodes of each policy, the same starts and seeds for both.")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 is greedy.")
+
+
 class Settings(BaseSettings):
-    """Each field can be given as an argument, as REHEARSAL_<NAME> in the environment, or in
-    `settings.json` in the home directory; the first of these that says something counts.
+    """Each field can be given as an argument, as REHEARSAL_<NAME> in the environment (parts of a part with two
+    underscores: REHEARSAL_TRAIN__STEPS), or in `settings.json` in the home directory; the first of these that says
+    something counts. The defaults are the vetted ones for the tiny base on two cores (docs/training.md).
     """
 
-    model_config = SettingsConfigDict(env_prefix="REHEARSAL_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="REHEARSAL_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        extra="forbid",
+        frozen=True,
+    )
 
     home: Path = Field(HOME, description="Where everything is kept: lake, adapters, reports.")
     base: str = Field("rehearsal-tiny", description="Base model: shipped name, directory, Hugging Face id.")
-    environment: str = Field(
-        "", description="The real environment, 'package.module:Class'; only evaluation uses it."
-    )
+    engine: str = Field("transformers", description="What samples: transformers (in process) or vllm.")
+    environment: str = Field("", description="The real environment, 'package.module:Class'; only evaluation uses it.")
+    agent: str = Field("", description="Which agent of the traces is retrained; empty: all of them.")
     seed: int = Field(0, description="Seed of everything that is drawn.")
+    world: WorldSettings = Field(default_factory=WorldSettings, description="How the world is learned.")
+    card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")
+    clone: FitSettings = Field(
+        default_factory=lambda: FitSettings(seconds=180), description="How the production agent is cloned."
+    )
+    judge: JudgeSettings = Field(default_factory=JudgeSettings, description="How the offline judge is trained.")
+    ruler: RulerSettings = Field(default_factory=RulerSettings, description="Who judges, and how they are asked.")
+    train: TrainSettings = Field(default_factory=TrainSettings, description="How the policy practises.")
+    gate: GateSettings = Field(default_factory=GateSettings, description="What a candidate must show.")
+    evaluation: EvaluationSettings = Field(
+        default_factory=EvaluationSettings, description="The measurement in the real environment."
+    )
 
     @property
     def lake(self) -> Path:
         return self.home / "lake"
+
+    @property
+    def compact(self) -> bool:
+        """Whether the base is the tiny one, which is shown neither system prompts nor tool definitions."""
+        return self.base == "rehearsal-tiny"
 
     def save(self) -> None:
         """Keep these settings in the home directory, for whoever opens it next."""

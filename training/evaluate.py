@@ -51,7 +51,7 @@ def load_environment(path: str) -> Environment:
     module, _, name = path.partition(":")
     try:
         return cast(Environment, getattr(importlib.import_module(module), name)())
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"environment {path!r} cannot be loaded ({error}); expected 'package.module:Class'") from error
 
 
@@ -115,7 +115,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     z, share = 1.959964, successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return float(centre - half), float(centre + half)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def by_kind(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -126,7 +126,7 @@ def by_kind(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
         table[kind] = {"episodes": sum(k == kind for k in runs[0].kinds)}
         for run in runs:
             found = [s for s, k in zip(run.success, run.kinds, strict=True) if k == kind]
-            table[kind][run.name] = float(np.mean(found))
+            table[kind][run.name] = {"rate": float(np.mean(found)), "interval": wilson(sum(found), len(found))}
     return table
 
 

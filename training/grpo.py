@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,30 +24,13 @@ from ingest.errors import UserError
 from ingest.records import Scenario
 from training.base import Base
 from training.batch import Row
-from training.engines.local import LocalEngine
-from training.environment import Episode, Start
 from training.evaluate import Difference, paired
 from training.learner import Learner, LearnerSettings, save_state
 from training.lora import save_weights, settings_of
 from training.losses import GrpoSettings
-from training.rollout import Limits, Trajectory, gather, rollout, seed_of
-from training.ruler import Judgement, Ruler, advantages
-
-
-class World(Protocol):
-    """One reality; the members of a group meet it through episodes of their own."""
-
-    def episode(self) -> Episode:
-        """A fresh run in this world."""
-        ...
-
-
-class WorldFactory(Protocol):
-    """What makes worlds: worldmodel.WorldModel, or a real environment behind the same call."""
-
-    def world(self, scenario: Scenario, *, seed: int) -> World:
-        """The world that a scenario and a seed name."""
-        ...
+from training.practice import Practice
+from training.rollout import Limits, Trajectory, seed_of
+from training.ruler import Judgement, advantages
 
 
 class TrainSettings(BaseModel):
@@ -66,7 +49,6 @@ class TrainSettings(BaseModel):
     least_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less teach nothing.")
     held_out: int = Field(64, ge=0, description="Scenarios kept for choosing the best adapter.")
     evaluate_every: int = Field(8, ge=1, description="Steps between evaluations on them.")
-    show_system: bool = Field(False, description="Whether the policy reads the system prompt.")
     seed: int = Field(0, description="Names the run: equal seeds give equal runs.")
 
 
@@ -84,9 +66,7 @@ class Grpo:
     def __init__(
         self,
         base: Base,
-        engine: LocalEngine,
-        worlds: WorldFactory,
-        ruler: Ruler,
+        practice: Practice,
         scenarios: Sequence[Scenario],
         clone: Path,
         out: Path,
@@ -97,7 +77,7 @@ class Grpo:
                 f"{len(scenarios)} scenarios are too few: {settings.held_out} are held out and a step needs "
                 f"{settings.groups}; ingest more conversations or lower `groups` and `held_out`"
             )
-        self.base, self.engine, self.worlds, self.ruler = base, engine, worlds, ruler
+        self.base, self.practice = base, practice
         self.settings, self.out, self.clone = settings, out, clone
         cut = len(scenarios) - settings.held_out
         self.scenarios, self.held_out = list(scenarios[:cut]), list(scenarios[cut:])
@@ -113,7 +93,7 @@ class Grpo:
         """Train, write the best adapter to `out`, and return its manifest."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
-        self.engine.load_adapter("clone", self.clone)
+        self.practice.engine.load_adapter("clone", self.clone)
         self._publish()
         while self.learner.step < self.settings.steps and not self._out_of_time():
             began = time.monotonic()
@@ -125,7 +105,7 @@ class Grpo:
                 self.learner.step += 1
             self._publish()
             metrics = {"step": self.learner.step, **step.metrics, **learned}
-            last = self.learner.step == self.settings.steps
+            last = self.learner.step == self.settings.steps or self._out_of_time(time.monotonic() - began)
             if self.held_out and (last or self.learner.step % self.settings.evaluate_every == 0):
                 metrics["held_out_gain"] = await self._look_at_candidate()
             self.seconds += time.monotonic() - began
@@ -141,11 +121,11 @@ class Grpo:
         chosen = self._choose(number)
         seeds = [seed_of(self.settings.seed, number, s.scenario_id) for s in chosen]
         began = time.monotonic()
-        groups = await self._episodes(chosen, seeds, self.settings.group_size, self._name())
+        groups = await self.practice.groups(chosen, seeds, self.settings.group_size, self._name())
         sampled = time.monotonic()
         kept = [[t for t in group if isinstance(t, Trajectory)] for group in groups]
         judged = await asyncio.gather(
-            *(self.ruler.judge(group, seed) for group, seed in zip(kept, seeds, strict=True) if group)
+            *(self.practice.ruler.judge(group, seed) for group, seed in zip(kept, seeds, strict=True) if group)
         )
         rows, dropped = self._rows([g for g in kept if g], judged)
         flat = [t for group in kept for t in group]
@@ -162,24 +142,6 @@ class Grpo:
             order = np.random.default_rng([self.settings.seed, k // count]).permutation(count)
             picked.append(self.scenarios[order[k % count]])
         return picked
-
-    async def _episodes(
-        self, scenarios: Sequence[Scenario], seeds: Sequence[int], size: int, adapter: str
-    ) -> list[list[Trajectory | Exception]]:
-        runs = []
-        for scenario, seed in zip(scenarios, seeds, strict=True):
-            world = self.worlds.world(scenario, seed=seed)
-            start = Start(scenario.scenario_id, scenario.system, tuple(scenario.tools), scenario.first_user_message)
-            for member in range(size):
-                runs.append(self._run(world, start, adapter, seed_of(seed, "member", member)))
-        done = await gather(runs, at_once=len(runs))
-        return [done[k : k + size] for k in range(0, len(done), size)]
-
-    def _run(self, world: World, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
-        return lambda: rollout(
-            self.engine, self.base.format, world.episode(), start, adapter=adapter, seed=seed,
-            temperature=self.settings.temperature, limits=self.settings.limits, show_system=self.settings.show_system,
-        )  # fmt: skip
 
     def _rows(self, groups: list[list[Trajectory]], judged: Sequence[Judgement]) -> tuple[list[Row], int]:
         """Rows with an advantage. An answer that production does not support discounts its episode."""
@@ -203,10 +165,11 @@ class Grpo:
         """Candidate against clone on held-out scenarios, judged two by two; keeps the candidate if it is the best."""
         seeds = [seed_of(self.settings.seed, "held out", s.scenario_id) for s in self.held_out]
         if self._baseline is None:
-            self._baseline = await self._singles(seeds, "clone")
-        candidates = await self._singles(seeds, self._name())
+            self._baseline = await self.practice.singles(self.held_out, seeds, "clone")
+        candidates = await self.practice.singles(self.held_out, seeds, self._name())
         pairs = list(zip(self._baseline, candidates, strict=True))
-        judged = await asyncio.gather(*(self.ruler.judge(p, seed) for p, seed in zip(pairs, seeds, strict=True)))
+        ruler = self.practice.ruler
+        judged = await asyncio.gather(*(ruler.judge(p, seed) for p, seed in zip(pairs, seeds, strict=True)))
         scores = [j.scores for j in judged if None not in j.scores]
         if not scores:
             return 0.0
@@ -216,13 +179,6 @@ class Grpo:
             self.best = {"step": self.learner.step, "gain": found.gain, "weights": weights, "difference": _plain(found)}
         return found.gain
 
-    async def _singles(self, seeds: Sequence[int], adapter: str) -> list[Trajectory]:
-        groups = await self._episodes(self.held_out, seeds, 1, adapter)
-        failed = [g[0] for g in groups if isinstance(g[0], Exception)]
-        if failed:
-            raise failed[0]
-        return [g[0] for g in groups if isinstance(g[0], Trajectory)]
-
     # ----- state
 
     def _name(self) -> str:
@@ -230,11 +186,13 @@ class Grpo:
 
     def _publish(self) -> None:
         """Serve the adapter as it is now under its own name; a request can never meet a stale one."""
-        self.engine.unload_adapter(f"policy@{self.learner.step - 1}")
-        self.engine.publish_adapter(self._name(), *self.learner.weights())
+        served = self.out.with_name("serving")
+        save_weights(*self.learner.weights(), served, {"role": "policy", "step": self.learner.step})
+        self.practice.engine.load_adapter(self._name(), served)
+        self.practice.engine.unload_adapter(f"policy@{self.learner.step - 1}")
 
-    def _out_of_time(self) -> bool:
-        return self.settings.seconds is not None and self.seconds >= self.settings.seconds
+    def _out_of_time(self, more: float = 0.0) -> bool:
+        return self.settings.seconds is not None and self.seconds + more >= self.settings.seconds
 
     @property
     def _state_path(self) -> Path:
@@ -322,3 +280,10 @@ def alarms(metrics: dict[str, float]) -> list[str]:
         "behaviour has collapsed": metrics.get("entropy", 1.0) < 0.005,
     }
     return [name for name, up in raised.items() if up]
+
+
+def lasting_alarms(history: Sequence[dict[str, Any]], last: int = 10) -> list[str]:
+    """The alarms that were up in more than half of the last steps; a single one may be noise."""
+    recent = history[-last:]
+    names = {name for step in recent for name in step["alarms"]}
+    return sorted(n for n in names if sum(n in step["alarms"] for step in recent) > len(recent) / 2)

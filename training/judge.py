@@ -227,6 +227,7 @@ def fit_judge(
     engine.publish_adapter("judge", weights, config)
     judge = LocalJudge(engine, base.format, "judge", most_tokens=settings.most_tokens)
     measured = asyncio.run(_agreements(judge, held_out, seed))
+    good = sum(s for _, s in held_out)
     form = max(measured, key=lambda f: measured[f]["agreement"])
     manifest = {
         "role": "judge",
@@ -236,6 +237,7 @@ def fit_judge(
         "forms": measured,
         "labelled": len(examples),
         "held_out": len(held_out),
+        "pairs": good * (len(held_out) - good),
         "most_tokens": settings.most_tokens,
         "history": history,
     }

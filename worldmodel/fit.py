@@ -12,7 +12,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from typing import Any
 from ingest.errors import UserError
 from ingest.records import Conversation, Transition
 from training.base import Base, load_base
+from training.batch import Row
+from training.learner import FitSettings as SftSettings
+from training.learner import LearnerSettings, fit_sft
+from training.lora import LoraSettings, manifest_of, save_weights
 from worldmodel.artifact import VERSION, read_manifest, save_tools, write_json, write_split
 from worldmodel.context import Frame, learn_patched
 from worldmodel.effects import learn_effects
@@ -34,6 +38,8 @@ from worldmodel.user import patience, user_rows
 FEWEST_FOR_BIAS = 20
 MOST_FOR_BIAS = 300
 """Held-out calls per tool that biases are fitted on."""
+
+Progress = Callable[[str, float, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,16 @@ def learn(transitions: Sequence[Transition]) -> Learned:
 
 
 def fit_world(
-    conversations: Sequence[Conversation], transitions: Sequence[Transition], out: Path, settings: FitSettings
+    conversations: Sequence[Conversation],
+    transitions: Sequence[Transition],
+    out: Path,
+    settings: FitSettings,
+    on_progress: Progress = lambda adapter, done, metrics: None,
 ) -> dict[str, Any]:
-    """Fit a world and write it to `out`; returns its manifest. A finished fit of the same data is not
-    done again.
+    """Fit a world and write it to `out`; returns its manifest.
+
+    A finished fit of the same data is not done again, and a killed one goes on. `on_progress` is told an
+    adapter's name, how much of it is done (0 to 1), and the latest metrics.
     """
     learned = learn(transitions)
     identity = _identity(transitions, settings)
@@ -94,13 +106,17 @@ def fit_world(
     out.mkdir(parents=True, exist_ok=True)
     base = load_base(settings.base)
     rng = random.Random(settings.seed)
-    history = {"world": _fit_world_adapter(learned, base, out, settings, rng)}
+    examples = world_examples(learned.part(learned.split.train), learned.frame, learned.index, rng)
+    framed = [world_row(example, base.format, settings.longest) for example in examples]
+    usable = [row for row in framed if row is not None]
+    share = 0.75 if settings.user else 1.0
+    history = {"world": _train(base, usable, out / "adapter", settings, share, identity, on_progress)}
     adapters = {"world": "adapter", "user": None}
     kept = set(learned.split.train)
     spoken = [c for c in conversations if c.conversation_id not in set(learned.split.test)]
     rows = user_rows([c for c in spoken if c.conversation_id in kept], base.format, rng, settings.longest)
     if settings.user and rows:
-        history["user"] = _train(base, rows, out / "user", settings, share=0.25)
+        history["user"] = _train(base, rows, out / "user", settings, 0.25, identity, on_progress)
         adapters["user"] = "user"
     resolver = _calibrated(learned, base, out, settings)
     save_tools(out, resolver)
@@ -113,7 +129,7 @@ def fit_world(
         "adapters": adapters,
         "most_turns": patience(spoken),
         "settings": asdict(settings),
-        "counts": _counts(learned),
+        "counts": {**_counts(learned), "rows": len(usable), "too_long": len(framed) - len(usable)},
         "history": history,
     }
     write_json(out / "manifest.json", manifest)
@@ -143,21 +159,39 @@ def _counts(learned: Learned) -> dict[str, int]:
 # ----- adapters
 
 
-def _fit_world_adapter(
-    learned: Learned, base: Base, out: Path, settings: FitSettings, rng: random.Random
-) -> dict[str, Any]:
-    trained = learned.part(learned.split.train)
-    examples = world_examples(trained, learned.frame, learned.index, rng)
-    rows = [world_row(example, base.format, settings.longest) for example in examples]
-    usable = [row for row in rows if row is not None]
-    report = _train(base, usable, out / "adapter", settings, share=0.75 if settings.user else 1.0)
-    return {**report, "rows": len(usable), "too_long": len(rows) - len(usable)}
-
-
 def _train(
-    base: Base, rows: Sequence[tuple[list[int], list[bool]]], out: Path, settings: FitSettings, share: float
-) -> dict[str, Any]:
-    raise NotImplementedError
+    base: Base,
+    rows: Sequence[tuple[list[int], list[bool]]],
+    out: Path,
+    settings: FitSettings,
+    share: float,
+    identity: str,
+    on_progress: Progress,
+) -> list[dict[str, float]]:
+    """Train one adapter on `share` of the budget, unless a killed fit of the same data got that far."""
+    done = manifest_of(out)
+    if done is not None and done["fit"] == identity:
+        return done["history"]
+    few = min(200, len(rows) // 20)
+    marked = [Row(tuple(ids), tuple(trained)) for ids, trained in rows]
+    learner = LearnerSettings(
+        lora=LoraSettings(rank=settings.rank, alpha=2 * settings.rank),
+        learning_rate=settings.learning_rate,
+        schedule="cosine",
+        clip=1.0,
+    )
+    how = SftSettings(learner=learner, seconds=60 * settings.minutes * share, most_epochs=settings.epochs)
+    weights, config, history = fit_sft(
+        base,
+        marked[few:],
+        marked[:few],
+        how,
+        out.with_name(f"{out.name}.{identity}.state.pt"),
+        settings.seed,
+        on_progress=lambda done, metrics: on_progress(out.name, done, metrics),
+    )
+    save_weights(weights, config, out, {"fit": identity, "base": base.name, "history": history})
+    return history
 
 
 # ----- biases

@@ -1,0 +1,152 @@
+"""The agent's own adapter: cloned from production, practised in the world, let through the gate or not."""
+
+import dagster as dg
+
+from dagster_project import pictures, show
+from dagster_project.defs.resources import LoopResource
+
+LEAST_AGREEMENT = 0.65
+
+
+@dg.asset(
+    key=["policy", "judge"],
+    deps=[dg.AssetKey(["traces", "outcomes"]), dg.AssetKey(["traces", "conversations"])],
+    group_name="policy",
+    kinds={"pytorch", "lora"},
+    owners=["team:learning"],
+    tags={"layer": "model"},
+    description="The offline judge: an adapter that has read how production's conversations ended.",
+)
+def judge(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
+    done = rehearsal.open(context).judge()
+    facts = done.facts
+    return dg.MaterializeResult(
+        metadata={
+            "agreement": facts["agreement"],
+            "interval": f"{facts['interval'][0]:.3f} to {facts['interval'][1]:.3f}",
+            "form": facts["form"],
+            "labelled": facts["labelled"],
+            "held_out": facts["held_out"],
+            "seconds": done.seconds,
+        }
+    )
+
+
+@dg.asset_check(
+    asset=dg.AssetKey(["policy", "judge"]),
+    description=f"The judge orders at least {LEAST_AGREEMENT:.0%} of held-out (success, failure) pairs rightly.",
+)
+def judge_agrees(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
+    facts = rehearsal.open(context).judge().facts
+    return dg.AssetCheckResult(
+        passed=facts["interval"][0] >= LEAST_AGREEMENT,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"agreement": facts["agreement"], "threshold": LEAST_AGREEMENT},
+    )
+
+
+@dg.asset(
+    key=["policy", "clone"],
+    deps=[dg.AssetKey(["traces", "conversations"])],
+    group_name="policy",
+    kinds={"pytorch", "lora"},
+    owners=["team:learning"],
+    tags={"layer": "model"},
+    description="The production agent as an adapter on our base: where practice starts.",
+)
+def clone(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
+    done = rehearsal.open(context).clone()
+    curve = pictures.curve(done.facts["history"], "held_out", "held-out loss (nats)", 1)
+    return dg.MaterializeResult(
+        metadata={
+            "conversations": done.facts["rows"],
+            "mean_tokens": done.facts["mean_tokens"],
+            "learning_curve": dg.MetadataValue.md(pictures.markdown(curve, "held-out loss")),
+            "seconds": done.seconds,
+        }
+    )
+
+
+@dg.asset(
+    key=["policy", "candidate"],
+    deps=[
+        dg.AssetKey(["policy", "clone"]),
+        dg.AssetKey(["policy", "judge"]),
+        dg.AssetKey(["world", "fidelity_card"]),
+        dg.AssetKey(["traces", "scenarios"]),
+    ],
+    group_name="policy",
+    kinds={"pytorch", "lora"},
+    owners=["team:learning"],
+    tags={"layer": "model"},
+    description="The clone after practice: GRPO with RULER, in worlds grounded in production's conversations.",
+)
+def candidate(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
+    done = rehearsal.open(context).candidate()
+    history = done.facts["history"]
+    curve = pictures.curve(history, "reward", "reward in the world")
+    return dg.MaterializeResult(
+        metadata={
+            "steps": done.facts["steps"],
+            "best_step": done.facts["best_step"],
+            "held_out_gain": done.facts["held_out_gain"],
+            "reward": history[-1]["reward"] if history else 0.0,
+            "learning_curve": dg.MetadataValue.md(pictures.markdown(curve, "reward in the world")),
+            "alarms": ", ".join(sorted({a for step in history for a in step["alarms"]})) or "none",
+            "seconds": done.seconds,
+        }
+    )
+
+
+@dg.asset(
+    key=["policy", "champion"],
+    deps=[dg.AssetKey(["policy", "candidate"])],
+    group_name="policy",
+    kinds={"pytorch", "lora"},
+    owners=["team:learning"],
+    tags={"layer": "gate"},
+    description="Which adapter serves. A candidate gets through if it is surely better in held-out worlds.",
+)
+def champion(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
+    loop = rehearsal.open(context)
+    done = loop.gate()
+    facts = done.facts
+    serving = loop.registry.champion()
+    slices = [[name, s["n"], s["before"], s["after"], s["low"], s["high"]] for name, s in facts["slices"].items()]
+    return dg.MaterializeResult(
+        metadata={
+            "promoted": facts["promoted"],
+            "why": facts["why"],
+            "serving": serving.name if serving else "none",
+            "gain": facts["gain"],
+            "slices": dg.MetadataValue.md(show.grid(["slice", "n", "champion", "candidate", "low", "high"], slices)),
+            "seconds": done.seconds,
+        }
+    )
+
+
+@dg.asset_check(
+    asset=dg.AssetKey(["policy", "champion"]), description="The candidate was surely better than the champion."
+)
+def gate_is_open(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
+    facts = rehearsal.open(context).gate().facts
+    return dg.AssetCheckResult(
+        passed=facts["promoted"],
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"why": facts["why"], "low": facts["low"], "high": facts["high"]},
+    )
+
+
+retrain_job = dg.define_asset_job(
+    "retrain",
+    selection=dg.AssetSelection.groups("traces", "world", "policy"),
+    description="The newest traces, a world made of them, practice there, and the gate.",
+    tags={"dagster/concurrency_key": "lake"},
+)
+
+nightly = dg.ScheduleDefinition(
+    name="nightly_retraining",
+    job=retrain_job,
+    cron_schedule="0 3 * * *",
+    description="Every night: whatever is new since the last time. Finished work is not done again.",
+)

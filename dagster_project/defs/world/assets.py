@@ -1,0 +1,91 @@
+"""From transitions to a world to practise in, and a card that says how true it is."""
+
+import dagster as dg
+
+from dagster_project import pictures, show
+from dagster_project.defs.resources import LoopResource
+
+
+def _of(*names: str) -> list[dg.AssetKey]:
+    return [dg.AssetKey(["traces", name]) for name in names]
+
+
+@dg.asset(
+    key=["world", "simulator"],
+    deps=_of("transitions", "conversations", "tool_profile"),
+    group_name="world",
+    kinds={"pytorch", "lora"},
+    owners=["team:learning"],
+    tags={"layer": "model"},
+    description="The world and user adapters: what tools and customers answer, learned from production.",
+)
+def simulator(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
+    done = rehearsal.open(context).world()
+    curves = {
+        name: pictures.markdown(pictures.curve(history, "held_out", "held-out loss (nats)", 1), f"{name}: loss")
+        for name, history in done.facts["history"].items()
+    }
+    return dg.MaterializeResult(
+        metadata={
+            **{name: count for name, count in done.facts["counts"].items()},
+            **{f"learning_curve_{name}": dg.MetadataValue.md(text) for name, text in curves.items()},
+            "reused": done.reused,
+            "seconds": done.seconds,
+            "path": dg.MetadataValue.path(str(done.directory)),
+        }
+    )
+
+
+@dg.asset(
+    key=["world", "fidelity_card"],
+    deps=[dg.AssetKey(["world", "simulator"])],
+    group_name="world",
+    kinds={"pytorch", "json"},
+    owners=["team:learning"],
+    tags={"layer": "measure"},
+    description="Per tool, how true the world is on conversations it has not seen, beside two free baselines.",
+)
+def fidelity_card(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
+    done = rehearsal.open(context).card()
+    overall = done.facts["overall"]
+    return dg.MaterializeResult(
+        metadata={
+            "card": dg.MetadataValue.md(show.card(done.facts)),
+            "exact_match": overall["exact_match"],
+            "outcome_f1": overall["outcome_f1"],
+            "calls": overall["n"],
+            "blocked": ", ".join(_with_status(done.facts, "block")) or "none",
+            "seconds": done.seconds,
+        }
+    )
+
+
+@dg.asset_check(
+    asset=dg.AssetKey(["world", "fidelity_card"]),
+    description="The world beats replaying and copying production's answers, in outcome F1 and in exact match.",
+)
+def world_beats_baselines(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
+    overall = rehearsal.open(context).card().facts["overall"]
+    margins = {
+        f"{measure}_over_{name}": (overall[measure] or 0.0) - (baseline[measure] or 0.0)
+        for name, baseline in overall["baselines"].items()
+        for measure in ("exact_match", "outcome_f1")
+    }
+    return dg.AssetCheckResult(
+        passed=min(margins.values()) > 0, severity=dg.AssetCheckSeverity.WARN, metadata=dict(margins)
+    )
+
+
+@dg.asset_check(
+    asset=dg.AssetKey(["world", "fidelity_card"]),
+    description="No tool fails its thresholds; one that does may only be replayed in practice.",
+)
+def no_tool_is_blocked(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
+    facts = rehearsal.open(context).card().facts
+    blocked = _with_status(facts, "block")
+    why = {tool: "; ".join(facts["tools"][tool]["why"]) for tool in blocked}
+    return dg.AssetCheckResult(passed=not blocked, severity=dg.AssetCheckSeverity.WARN, metadata=why)
+
+
+def _with_status(card: dict, status: str) -> list[str]:
+    return [tool for tool, entry in card["tools"].items() if entry["status"] == status]

@@ -1,0 +1,174 @@
+"""`rehearsal demo`: the receiver, the agent at work, and the whole graph through Dagster, in one process tree.
+
+Every stage remembers that it is finished, so a demo that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import httpx
+from rich.console import Console
+
+from dagster_project.progress import bars, track
+from dagster_project.settings import SAVED, Settings
+from dagster_project.stages import write_json
+from dagster_project.story import CLOCK
+from examples.support_desk.production import run_production
+from ingest.errors import UserError
+from ingest.lake import Lake
+
+CONVERSATIONS = 4000
+ENVIRONMENT = "examples.support_desk.environment:SupportDesk"
+SMALL: dict[str, Any] = {
+    "world": {"minutes": 0.3},
+    "card_calls": 60,
+    "clone": {"seconds": 15.0, "evaluations": 2},
+    "judge": {"fit": {"seconds": 6.0, "evaluations": 2}},
+    "train": {"steps": 2, "groups": 3, "group_size": 3, "held_out": 4, "evaluate_every": 1},
+    "gate": {"scenarios": 8, "smallest_slice": 3},
+    "evaluation": {"episodes": 12},
+}
+"""The same path in about a minute."""
+
+
+def run_demo(home: Path, seed: int, small: bool, console: Console) -> None:
+    """All of it. Raises UserError where something is in the way."""
+    settings = _settings(home, seed, small)
+    with _clocked(home):
+        with bars(console):
+            _traffic(settings, 240 if small else CONVERSATIONS)
+            _materialise(settings)
+    _tell(home, console)
+
+
+def _settings(home: Path, seed: int, small: bool) -> Settings:
+    """This demo's settings. A home that holds another demo's work is not mixed with it."""
+    wanted = {"environment": ENVIRONMENT, "seed": seed, **(SMALL if small else {})}
+    if (home / SAVED).exists():
+        before = json.loads((home / SAVED).read_text())
+        if before.get("seed") != seed or before.get("environment") != ENVIRONMENT:
+            raise UserError(f"{home} holds the work of another demo (seed {before.get('seed')}); give --home or remove it")
+    settings = Settings(home=home, **wanted)
+    settings.save()
+    return settings
+
+
+@contextmanager
+def _clocked(home: Path) -> Iterator[None]:
+    """Adds up how long the demo ran, over as many runs as it takes; `make demo` passes on how long it installed."""
+    path, began = home / CLOCK, time.time()
+    try:
+        before = float(json.loads(path.read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        before = float(os.environ.get("REHEARSAL_INSTALL_SECONDS") or 0.0)
+    write_json(path, {"seconds": before, "since": began})
+    try:
+        yield
+    finally:
+        write_json(path, {"seconds": before + time.time() - began, "since": began})
+
+
+# ----- the agent at work
+
+
+def _traffic(settings: Settings, conversations: int) -> None:
+    """Start the receiver and let the agent work; every span is confirmed by the receiver before this returns."""
+    done = settings.home / "production.json"
+    if done.exists() and json.loads(done.read_text())["conversations"] >= conversations:
+        return
+    report = track("the agent at work")
+    with _receiver(settings.lake) as endpoint:
+        run_production(
+            endpoint,
+            conversations,
+            settings.seed + 1,
+            lambda finished, total: report(finished, total, "spans over OTLP, on disk before the answer"),
+            done,
+        )
+
+
+@contextmanager
+def _receiver(lake: Path) -> Iterator[str]:
+    """`rehearsal receive` as a process of its own, on a free port."""
+    Lake.create(lake)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [Path(sys.executable).with_name("rehearsal"), "receive", "--lake", str(lake), "--http", str(port)]
+    log = lake.parent / "receiver.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            endpoint = f"http://127.0.0.1:{port}"
+            _wait(endpoint, process, log)
+            yield endpoint
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait(endpoint: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise UserError(f"the receiver stopped ({process.returncode}); see {log}")
+        try:
+            httpx.post(f"{endpoint}/v1/traces", json={"resourceSpans": []}, timeout=5).raise_for_status()
+            return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise UserError(f"the receiver did not answer within {seconds:.0f} s; see {log}")
+
+
+# ----- the graph
+
+
+def _materialise(settings: Settings) -> None:
+    """The whole graph in this process, with a run in the history that `make dev` shows."""
+    history = Path(os.environ.setdefault("DAGSTER_HOME", str((settings.home.parent / "dagster").absolute())))
+    history.mkdir(parents=True, exist_ok=True)
+    if not (history / "dagster.yaml").exists():
+        shutil.copy(Path(__file__).with_name("dagster.yaml"), history)
+    os.environ["REHEARSAL_HOME"] = str(settings.home.absolute())
+    logging.getLogger("dagster").setLevel(logging.WARNING)
+    from dagster_project.definitions import defs
+
+    definitions = defs()
+    with dg.DagsterInstance.get() as instance:
+        job = definitions.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(instance=instance, raise_on_error=False, tags={"rehearsal/demo": "true"})
+    if not result.success:
+        _explain(result, settings)
+
+
+def _explain(result: dg.ExecuteInProcessResult, settings: Settings) -> None:
+    """Say in one line why the run failed: a user's error as it is, anything else with where to read more."""
+    for event in result.filter_events(lambda e: e.is_failure and e.is_step_event):
+        error = event.event_specific_data.error  # type: ignore[union-attr]
+        cause = error
+        while cause is not None and cause.cls_name != "UserError":
+            cause = cause.cause
+        if cause is not None:
+            raise UserError(cause.message.split(": ", 1)[-1].strip())
+        raise RuntimeError(f"{event.step_key} failed: {error.to_string() if error else 'unknown'}")
+    raise RuntimeError("the run failed; see Dagster's history with `make dev`")
+
+
+def _tell(home: Path, console: Console) -> None:
+    from dagster_project.commands import report
+
+    report(home)
+    console.print("the graph and all its metadata: [bold]make dev[/], then http://127.0.0.1:3000")

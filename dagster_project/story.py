@@ -1,0 +1,107 @@
+"""What one pass through the loop did, gathered from its stages for the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dagster_project import report
+from dagster_project.loop import Loop
+from dagster_project.report import Rate, Slice, Story
+from dagster_project.stages import Done
+
+CLOCK = "clock.json"
+"""In the home directory: how long the demo ran, those of its runs included that were killed."""
+
+
+def tell(loop: Loop) -> Story:
+    """The story of the loop's finished stages. Stages that are not finished are done first."""
+    world, card, judge = loop.world(), loop.card(), loop.judge()
+    clone, candidate, gate, evaluation = loop.clone(), loop.candidate(), loop.gate(), loop.evaluation()
+    traffic = _traffic(loop)
+    facts = evaluation.facts
+    stages = [
+        _stage("World and users", world, f"{world.facts['counts']['rows']:,} tool calls learned"),
+        _stage("Fidelity card", card, f"{card.facts['held_out']['calls']:,} held-out calls asked"),
+        _stage("Judge", judge, f"{judge.facts['labelled']:,} outcomes read, answers {judge.facts['form']}"),
+        _stage("Clone", clone, f"{clone.facts['rows']:,} conversations imitated"),
+        _stage("Practice", candidate, _practised(candidate.facts)),
+        _stage("Gate", gate, f"{gate.facts['n']:,} held-out scenarios played by both"),
+        _stage("Reality", evaluation, f"{2 * facts['episodes']:,} episodes in the real environment"),
+    ]
+    example = json.loads((gate.directory / "example.json").read_text())
+    recorded = next(c for c in loop.lake.conversations() if c.conversation_id == example["conversation"])
+    clock = _clock(loop.settings.home)
+    return Story(
+        seed=loop.settings.seed,
+        base=loop.settings.base,
+        agent=recorded.agent or "the agent",
+        minutes=round((clock or sum(stage["seconds"] for stage in stages)) / 60, 1),
+        traffic=traffic,
+        stages=stages,
+        card=card.facts,
+        history=candidate.facts["history"],
+        episodes=facts["episodes"],
+        before=_rate(facts["before"], facts["intervals"]["before"]),
+        after=_rate(facts["after"], facts["intervals"]["after"]),
+        difference=_rate(facts["gain"], (facts["low"], facts["high"])),
+        slices=slices(facts),
+        judge={"agreement": judge.facts["agreement"], "interval": judge.facts["interval"], "n": judge.facts["pairs"]},
+        gate=gate.facts,
+        real=report.turns(recorded.messages),
+        simulated=report.turns(example["messages"]),
+    )
+
+
+def slices(facts: Mapping[str, Any]) -> list[Slice]:
+    """Success by kind of task."""
+    return [
+        {
+            "name": name,
+            "n": entry["episodes"],
+            "before": _rate(entry["before"]["rate"], entry["before"]["interval"]),
+            "after": _rate(entry["after"]["rate"], entry["after"]["interval"]),
+        }
+        for name, entry in facts["kinds"].items()
+    ]
+
+
+def whole(facts: Mapping[str, Any]) -> Slice:
+    """All tasks as one slice."""
+    return {
+        "name": "all tasks",
+        "n": facts["episodes"],
+        "before": _rate(facts["before"], facts["intervals"]["before"]),
+        "after": _rate(facts["after"], facts["intervals"]["after"]),
+    }
+
+
+def _rate(rate: float, interval: tuple[float, float] | list[float]) -> Rate:
+    return {"rate": rate, "low": interval[0], "high": interval[1]}
+
+
+def _stage(name: str, done: Done, says: str) -> dict[str, Any]:
+    return {"name": name, "seconds": done.seconds, "says": says}
+
+
+def _practised(facts: Mapping[str, Any]) -> str:
+    episodes = sum(step["episodes"] for step in facts["history"])
+    return f"{episodes:,} episodes in {facts['steps']} steps; the adapter of step {facts['best_step']} was the best"
+
+
+def _traffic(loop: Loop) -> dict[str, Any]:
+    row = loop.lake.query(
+        """SELECT (SELECT count(*) FROM conversations) AS conversations, (SELECT count(*) FROM tool_calls) AS tool_calls,
+                  (SELECT avg(CASE WHEN is_error THEN 1.0 ELSE 0.0 END) FROM tool_calls) AS error_rate,
+                  (SELECT count(DISTINCT conversation_id) FROM outcomes) AS evaluated"""
+    )
+    return row.to_pylist()[0]
+
+
+def _clock(home: Path) -> float | None:
+    try:
+        return float(json.loads((home / CLOCK).read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        return None

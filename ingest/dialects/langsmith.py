@@ -1,0 +1,42 @@
+"""LangSmith's OpenTelemetry export: whole inputs and outputs as JSON in ``gen_ai.prompt`` and
+``gen_ai.completion``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ingest.dialects.mapping import Mapping, either, has
+from ingest.normal import Span
+from ingest.shapes import parse
+
+
+def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
+    output = parse(values.get("gen_ai.completion"))
+    if isinstance(output, dict) and set(output) == {"output"}:
+        output = output["output"]
+        if isinstance(output, dict) and "content" in output and output.get("type") == "tool":
+            return {**values, "result": output["content"], "call_id": output.get("tool_call_id")}
+    return {**values, "result": output, "name": span.name}
+
+
+MAPPING = Mapping(
+    name="langsmith",
+    detect=either(
+        has("langsmith.span.kind"),
+        lambda s: isinstance(s.attributes.get("gen_ai.prompt"), str) or "gen_ai.completion" in s.attributes,
+    ),
+    kind="langsmith.span.kind",
+    kinds={"llm": "inference", "tool": "execution", "chain": "agent", "agent": "agent"},
+    input=("gen_ai.prompt",),
+    output=("gen_ai.completion",),
+    tools=("gen_ai.prompt", "langsmith.metadata.ls_invocation_params"),
+    model=("gen_ai.response.model", "gen_ai.request.model"),
+    response_id=("gen_ai.response.id",),
+    conversation=("langsmith.metadata.session_id", "langsmith.metadata.thread_id",
+                  "langsmith.metadata.conversation_id"),
+    tool_name=("gen_ai.tool.name", "langsmith.trace.name", "name"),
+    call_id=("call_id",),
+    arguments=("gen_ai.prompt",),
+    result=("result",),
+    prepare=_prepare,
+)  # fmt: skip

@@ -1,0 +1,195 @@
+"""A dialect as a table: which attribute says what. ``apply`` reads a span by such a table.
+
+Every field of ``Mapping`` that names attributes takes the first one that is there. Attributes that are
+flattened (``llm.input_messages.0.message.role``) are named by their prefix: ``flattened`` lists those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ingest.normal import Observed, Span
+from ingest.shapes import NormalMessage, first, is_cut, parse, read_messages, read_tools, system_parts
+
+MAX_DEPTH = 12
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One dialect. ``kinds`` maps the value of the attribute ``kind`` (lower case) to ``inference``,
+    ``execution`` or ``agent``; what is not in it is ``other``."""
+
+    name: str
+    detect: Callable[[Span], bool]
+    kind: str = ""
+    kinds: dict[str, str] = field(default_factory=dict)
+    flattened: tuple[str, ...] = ()
+    system: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    agent: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    response_id: tuple[str, ...] = ()
+    conversation: tuple[str, ...] = ()
+    tool_name: tuple[str, ...] = ()
+    call_id: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    result: tuple[str, ...] = ()
+    error: tuple[str, ...] = ()
+    prepare: Callable[[Span, dict[str, Any]], dict[str, Any]] | None = None
+    kind_of: Callable[[Span, dict[str, Any]], str] | None = None
+
+
+def has(*keys: str) -> Callable[[Span], bool]:
+    """A ``detect`` that says yes to spans with any of these attributes."""
+    return lambda span: any(k in span.attributes for k in keys)
+
+
+def has_prefix(*prefixes: str) -> Callable[[Span], bool]:
+    """A ``detect`` that says yes to spans with an attribute that starts like this."""
+    return lambda span: any(k.startswith(prefixes) for k in span.attributes)
+
+
+def from_scope(*names: str) -> Callable[[Span], bool]:
+    """A ``detect`` that says yes to spans of instrumentation scopes that start like this."""
+    return lambda span: span.scope.startswith(names)
+
+
+def either(*tests: Callable[[Span], bool]) -> Callable[[Span], bool]:
+    """Any of several detects."""
+    return lambda span: any(t(span) for t in tests)
+
+
+def unflatten(attributes: dict[str, Any], prefix: str) -> tuple[Any, bool]:
+    """``prefix.0.a.b`` and its kin as nested lists and maps, and whether indices were missing. Indices only
+    sort: ``prefix.9999999.content`` makes a list of one."""
+    root: dict[str, Any] = {}
+    head = prefix + "."
+    for key, value in attributes.items():
+        if key.startswith(head):
+            _put(root, key[len(head) :].split(".", MAX_DEPTH), value)
+    gaps: list[bool] = []
+    return (_listed(root, gaps) if root else None), any(gaps)
+
+
+def _put(node: dict[str, Any], path: list[str], value: Any) -> None:
+    for step in path[:-1]:
+        below = node.setdefault(step, {})
+        if not isinstance(below, dict):
+            below = node[step] = {"": below}
+        node = below
+    if isinstance(node.get(path[-1]), dict) and node[path[-1]]:
+        node[path[-1]][""] = value
+    else:
+        node[path[-1]] = value
+
+
+def _listed(node: Any, gaps: list[bool]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    if node and all(k.isascii() and k.isdigit() and len(k) < 12 for k in node):
+        indices = sorted(map(int, node))
+        gaps.append(indices != list(range(len(indices))))
+        return [_listed(node[k], gaps) for k in sorted(node, key=int)]
+    return {k: _listed(v, gaps) for k, v in node.items()}
+
+
+def values_of(mapping: Mapping, span: Span, seen: Observed) -> dict[str, Any]:
+    """The span's attributes with the flattened ones nested."""
+    values = span.attributes
+    for prefix in mapping.flattened:
+        nested, gaps = unflatten(span.attributes, prefix)
+        if nested is not None:
+            values = {**values, prefix: nested}
+            if gaps:
+                seen.flags.append("sparse_index")
+    return mapping.prepare(span, values) if mapping.prepare else values
+
+
+def apply(mapping: Mapping, span: Span, seen: Observed) -> None:
+    """Fills in what this dialect knows and no earlier one has said."""
+    values = values_of(mapping, span, seen)
+    kind = _kind(mapping, span, values)
+    if seen.kind == "other":
+        seen.kind = kind
+    seen.agent = seen.agent or _text(first(values, *mapping.agent))
+    seen.model = seen.model or _text(first(values, *mapping.model))
+    seen.response_id = seen.response_id or _text(first(values, *mapping.response_id))
+    seen.conversation_id = seen.conversation_id or _text(first(values, *mapping.conversation))
+    if seen.kind == "execution":
+        _execution(mapping, values, seen)
+    elif seen.kind in ("inference", "agent"):
+        _messages(mapping, values, seen)
+    if not seen.is_error and first(values, *mapping.error) in ("ERROR", "error", True):
+        seen.is_error = True
+
+
+def _kind(mapping: Mapping, span: Span, values: dict[str, Any]) -> str:
+    if mapping.kind_of:
+        return mapping.kind_of(span, values)
+    return mapping.kinds.get(str(values.get(mapping.kind, "")).lower(), "other")
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or isinstance(value, dict | list) else str(value)
+
+
+def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
+    if not seen.input:
+        seen.input = _first_messages(values, mapping.input, "user", seen)
+        system = system_parts(first(values, *mapping.system))
+        if system and not any(m["role"] == "system" for m in seen.input):
+            seen.input = [{"role": "system", "parts": system}, *seen.input]
+    if not seen.output:
+        seen.output = _first_messages(values, mapping.output, "assistant", seen)
+    if not seen.tools:
+        seen.tools = next((t for k in mapping.tools if (t := read_tools(values.get(k)))), [])
+
+
+def _first_messages(
+    values: dict[str, Any], keys: tuple[str, ...], role: str, seen: Observed
+) -> list[NormalMessage]:
+    best: list[NormalMessage] = []
+    for key in keys:
+        value = values.get(key)
+        if value is None or value == "" or value == []:
+            continue
+        if is_cut(value):
+            seen.flags.append(f"truncated:{key}")
+        found = read_messages(value, role)
+        if found and not any(is_hollow(m) for m in found):
+            return found
+        best = best or found
+    return best
+
+
+def is_hollow(message: NormalMessage) -> bool:
+    """A message of which only the role is left."""
+    return not message["parts"]
+
+
+def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
+    seen.tool_name = seen.tool_name or _text(first(values, *mapping.tool_name))
+    call_id = _text(first(values, *mapping.call_id))
+    if not seen.call_id and call_id and not call_id.startswith("<not "):
+        seen.call_id = call_id
+    if seen.arguments is None:
+        seen.arguments = called_with(first(values, *mapping.arguments))
+    if seen.result is None:
+        seen.result = next((values[k] for k in mapping.result if values.get(k) is not None), None)
+
+
+def called_with(value: Any) -> Any:
+    """Arguments from what wraps them: ``{"args": [], "kwargs": {...}}``, ``{"arguments": ...}``."""
+    value = parse(value)
+    if isinstance(value, dict):
+        if isinstance(value.get("kwargs"), dict) and set(value) <= {"args", "kwargs", "sanitize_inputs_outputs"}:
+            return value["kwargs"] if value["kwargs"] or not value.get("args") else {"args": value["args"]}
+        for key in ("arguments", "args", "input", "kwargs"):
+            inner = parse(value.get(key))
+            if isinstance(inner, dict) and set(value) <= {key, "name", "tool_name", "id", "type", "call_id"}:
+                return inner
+    return None if value == "N/A" else value

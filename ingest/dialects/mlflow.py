@@ -1,0 +1,42 @@
+"""MLflow: ``mlflow.*`` attributes whose values are JSON text, strings included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from ingest.dialects.mapping import Mapping, has
+from ingest.normal import Span
+
+
+def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
+    return {k: _decoded(v) if k.startswith("mlflow.") else v for k, v in values.items()} | {"name": span.name}
+
+
+def _decoded(value: Any) -> Any:
+    try:
+        return orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError:
+        return value
+
+
+def _kind(span: Span, values: dict[str, Any]) -> str:
+    return {
+        "CHAT_MODEL": "inference", "LLM": "inference", "TOOL": "execution", "AGENT": "agent", "CHAIN": "agent",
+    }.get(values.get("mlflow.spanType", ""), "other")  # fmt: skip
+
+
+MAPPING = Mapping(
+    name="mlflow",
+    detect=has("mlflow.spanType", "mlflow.spanInputs", "mlflow.spanOutputs"),
+    kind_of=_kind,
+    input=("mlflow.spanInputs",),
+    output=("mlflow.spanOutputs",),
+    tools=("mlflow.chat.tools", "mlflow.spanInputs"),
+    model=("mlflow.llm.model",),
+    tool_name=("name",),
+    arguments=("mlflow.spanInputs",),
+    result=("mlflow.spanOutputs",),
+    prepare=_prepare,
+)

@@ -1,0 +1,69 @@
+"""OpenInference: flattened ``llm.input_messages``; the raw request and response in ``input.value`` and
+``output.value`` help out where the flattened form lost something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ingest.dialects.mapping import Mapping, either, has, has_prefix
+from ingest.normal import Span
+from ingest.shapes import parse
+
+
+def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
+    for key in ("llm.input_messages", "llm.output_messages"):
+        if isinstance(values.get(key), list):
+            values = {**values, key: [_message(m) for m in values[key]]}
+    tools = values.get("llm.tools")
+    if isinstance(tools, list):
+        values = {**values, "llm.tools": [t.get("tool", t).get("json_schema") for t in tools if isinstance(t, dict)]}
+    if "tool.name" not in values:
+        values = {**values, "tool.name": _short_name(span.name)}
+    return values
+
+
+def _short_name(name: str) -> str:
+    """``agent.get_order`` and ``get_order.__call__`` are the tool ``get_order``."""
+    parts = [p for p in name.split(".") if p not in ("__call__", "run", "call", "invoke", "forward", "tool")]
+    return parts[-1] if parts else name
+
+
+def _message(m: Any) -> Any:
+    m = m.get("message", m) if isinstance(m, dict) else m
+    if not isinstance(m, dict):
+        return m
+    if isinstance(m.get("contents"), list):
+        parts = [c.get("message_content", c) if isinstance(c, dict) else c for c in m["contents"]]
+        content = m.get("content")
+        if content and not any(isinstance(p, dict) and p.get("text") for p in parts):
+            parts = [{"type": "text", "text": content}, *parts]
+        m = {**m, "content": parts}
+        del m["contents"]
+    if isinstance(m.get("function"), list):  # autogen: results as JSON under function.N
+        results = [parse(f) for f in m["function"]]
+        parts = [{"type": "function_result", **r} for r in results if isinstance(r, dict)]
+        m = {**{k: v for k, v in m.items() if k != "function"}, "role": "tool", "content": parts}
+    if "function_call_name" in m:
+        call = {"name": m["function_call_name"], "arguments": m.get("function_call_arguments_json")}
+        m = {**m, "function_call": call}
+    return m
+
+
+MAPPING = Mapping(
+    name="openinference",
+    detect=either(has("openinference.span.kind"), has_prefix("llm.input_messages.", "llm.output_messages.")),
+    kind="openinference.span.kind",
+    kinds={"llm": "inference", "tool": "execution", "agent": "agent", "chain": "agent"},
+    flattened=("llm.input_messages", "llm.output_messages", "llm.tools"),
+    input=("llm.input_messages", "input.value"),
+    output=("llm.output_messages", "output.value"),
+    tools=("llm.tools", "input.value"),
+    agent=("agent.name",),
+    model=("llm.model_name",),
+    response_id=("llm.response.id",),
+    tool_name=("tool.name", "tool_call.function.name"),
+    call_id=("tool.id", "tool_call.id"),
+    arguments=("input.value", "tool_call.function.arguments"),
+    result=("output.value",),
+    prepare=_prepare,
+)

@@ -1,0 +1,51 @@
+"""Python reprs in place of JSON: some instrumentations write ``str(message)``. Read safely, as syntax.
+
+``ToolCall(name='get', arguments={'id': 1})`` becomes ``{"_class": "ToolCall", "name": ..., ...}``; enum
+members (``<Role.USER: 'user'>``) their value. Nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+MAX_CHARS = 200_000
+_LOOKS = re.compile(r"^\s*\[?\s*[A-Za-z_][\w.]*\(|^\s*[\[{]\s*['\"\[{]|^\s*\{\s*\}|^\w+='")
+_ENUM = re.compile(r"<[\w.]+: ('(?:[^'\\]|\\.)*'|-?\d+)>")
+_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>|<class '[^']*'>")
+_FIELDS = re.compile(r"^\w+='")
+
+
+def read_repr(text: str) -> Any:
+    """The value of a Python repr, or None if the text is none."""
+    if len(text) > MAX_CHARS or not _LOOKS.match(text):
+        return None
+    source = _OBJECT.sub("None", _ENUM.sub(r"\1", text.strip()))
+    if _FIELDS.match(source):  # pydantic's str(): "id='1' source='user' content='hi'"
+        source = f"_({re.sub(r'(?<=[^,(=]) (?=[a-z_]+=)', ', ', source)})"
+    try:
+        return _value(ast.parse(source, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str | int | float | bool | None) else str(node.value)
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return [_value(x) for x in node.elts]
+    if isinstance(node, ast.Dict):
+        return {str(_value(k)): _value(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    if isinstance(node, ast.Call):
+        name = ast.unparse(node.func)
+        fields: dict[str, Any] = {"_class": name.rsplit(".", 1)[-1]}
+        fields.update({k.arg: _value(k.value) for k in node.keywords if k.arg})
+        if node.args:
+            fields["_args"] = [_value(a) for a in node.args]
+        return fields
+    if isinstance(node, ast.Name | ast.Attribute):
+        return ast.unparse(node)
+    raise ValueError("no literal")

@@ -1,0 +1,297 @@
+"""The engine for real base models: vLLM, started by this process, or a `vllm serve` that already runs.
+
+Three traps shaped this file. vLLM keys its prefix cache by an adapter's name and path, so every load gets a name that
+was never used before: a second `policy@12` must not meet the keys and values of the first. An adapter that was pushed
+out of vLLM's slots is read again from its path, so the files are copied at load: a path that was written anew must not
+change what a running version says. And sampling defaults come from the model's own generation_config.json unless they
+are given, so all of them are given: the log-probabilities must be those of the distribution that was drawn from.
+
+And one bug: on CPUs, a request without adapter that meets one with an adapter gets the last slot's (vllm#48421, open
+in 0.32). There the base is asked through an adapter of zeros.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import os
+import shutil
+import tempfile
+import uuid
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ingest.errors import UserError
+from training.engines import Sample, Sampling
+from training.engines.adapters import read_adapter
+from training.engines.background import BackgroundLoop
+from training.lora import LoraSettings, adapter_weights, new_adapter, save_weights
+
+GIB = 1 << 30
+# What vLLM can only be told by its environment. A value that the user set stays.
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",  # it would report to its makers
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",  # a worker has nothing to save, and always uses up its grace
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with torch's threads can hang
+}
+
+
+class VllmSettings(BaseModel):
+    """How vLLM is run. With `server`, only that counts: the server was given the rest on its command line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: str = Field("", description="Base URL of a running `vllm serve`; empty: one is started in this process.")
+    dtype: str = Field("", description="Type of the weights; empty: as stored (vLLM's own default halves float32).")
+    max_model_len: int | None = Field(None, ge=1, description="Longest prompt and answer together; the model's own.")
+    max_rank: int = Field(16, ge=1, description="Highest rank of an adapter: 8, 16, 32, 64, 128, 256, 320 or 512.")
+    max_adapters: int = Field(8, ge=1, description="Adapters that may sample in one batch; more of them take turns.")
+    kv_cache_gib: float | None = Field(None, gt=0, description="Memory for keys and values; on a CPU 1, else the rest.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Any other argument of vLLM's AsyncEngineArgs.")
+
+
+@dataclass(eq=False)
+class _Adapter:
+    """One load of an adapter: vLLM's request, our copy of its files, and who still uses it."""
+
+    request: Any
+    directory: Path
+    running: int = 0
+    retired: bool = False
+
+
+class VllmEngine:
+    """An Engine over vLLM's AsyncLLM, whose model runs in processes of its own.
+
+    The adapters' state is only touched on the background loop, which starts coroutines in the order in which they
+    were handed over; so a request that was made before an adapter was unloaded or replaced still finds the old one.
+    """
+
+    def __init__(self, base: str, settings: VllmSettings | None = None) -> None:
+        settings = settings or VllmSettings()
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError("vLLM is not installed; run `make vllm` (CPU) or pip install 'rehearsal[vllm]' (GPU)")
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self._settings = settings
+        self._adapters: dict[str, _Adapter] = {}
+        self._numbers = itertools.count(1)
+        self._background = BackgroundLoop("vllm")
+        try:
+            started = self._background.wait(_start(base, settings))
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
+            self._background.close()
+            raise UserError(f"vLLM cannot serve {base!r}: {_first_line(error)}") from error
+        self.max_model_len: int = started.model_config.max_model_len
+        self._blank: _Adapter | None = None
+        self._copies = tempfile.TemporaryDirectory(prefix="rehearsal-adapters-")
+        self._llms = [started]  # emptied at the end: AsyncLLM must not outlive the modules that its __del__ needs
+        self._stop = weakref.finalize(self, _shut_down, self._llms, self._background, self._copies)
+        if started.vllm_config.device_config.device_type == "cpu":
+            self._blank = self._background.wait(
+                self._add("blank", write_blank(base, Path(self._copies.name) / "blank"))
+            )
+
+    # ----- the protocol
+
+    async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
+        output = (await self._ask(prompt_ids, adapter, sampling_request(sampling))).outputs[0]
+        ids = tuple(output.token_ids)
+        logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
+        return Sample(ids, logprobs, ids[-1] in sampling.stop_ids, adapter)
+
+    async def next_logprobs(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
+    ) -> tuple[float, ...]:
+        candidates = list(dict.fromkeys(token_ids))
+        output = await self._ask(prompt_ids, adapter, {**ONE_TOKEN, "logprob_token_ids": candidates})
+        weighed = output.outputs[0].logprobs[0]
+        return tuple(weighed[token].logprob for token in token_ids)
+
+    async def score(
+        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], *, adapter: str | None
+    ) -> tuple[float, ...]:
+        if not completion_ids:
+            return ()
+        whole = [*prompt_ids, *completion_ids]
+        output = await self._ask(whole, adapter, {**ONE_TOKEN, "prompt_logprobs": 0})
+        scored = output.prompt_logprobs[len(prompt_ids) :]
+        return tuple(step[token].logprob for step, token in zip(scored, completion_ids, strict=True))
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        self._background.wait(self._load(name, Path(path)))
+
+    def unload_adapter(self, name: str) -> None:
+        self._background.wait(self._unload(name))
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._stop)
+
+    # ----- on the background loop
+
+    @property
+    def _llm(self) -> Any:
+        return self._llms[0]
+
+    async def _ask(self, ids: Sequence[int], adapter: str | None, wanted: dict[str, Any]) -> Any:
+        check_length(ids, self.max_model_len)
+        return await self._background.ask(self._generate(list(ids), adapter, wanted))
+
+    async def _generate(self, ids: list[int], name: str | None, wanted: dict[str, Any]) -> Any:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        if name is not None and name not in self._adapters:
+            raise UserError(f"no adapter {name!r}; loaded are {sorted(self._adapters) or 'none'}")
+        held = self._blank if name is None else self._adapters[name]
+        params = SamplingParams(**wanted, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        lora = None if held is None else held.request
+        if held is not None:
+            held.running += 1
+        try:
+            last = None
+            async for output in self._llm.generate(tokens_input(ids), params, uuid.uuid4().hex, lora_request=lora):
+                last = output
+            return last
+        finally:
+            if held is not None:
+                held.running -= 1
+                if held.retired and not held.running:
+                    asyncio.get_running_loop().create_task(self._remove(held))
+
+    async def _load(self, name: str, path: Path) -> None:
+        check_rank(name, path, self._settings.max_rank)
+        adapter = await self._add(name, path)
+        await self._unload(name)
+        self._adapters[name] = adapter
+
+    async def _add(self, name: str, path: Path) -> _Adapter:
+        from vllm.lora.request import LoRARequest
+
+        number = next(self._numbers)
+        directory = Path(self._copies.name) / str(number)
+        shutil.copytree(path, directory)
+        adapter = _Adapter(LoRARequest(f"{name}#{number}", number, str(directory)), directory)
+        try:
+            await self._llm.add_lora(adapter.request)
+        except Exception as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise UserError(f"adapter {name!r} does not fit the base model: {_first_line(error)}") from error
+        return adapter
+
+    async def _unload(self, name: str) -> None:
+        adapter = self._adapters.pop(name, None)
+        if adapter is not None:
+            adapter.retired = True
+            if not adapter.running:
+                await self._remove(adapter)
+
+    async def _remove(self, adapter: _Adapter) -> None:
+        await self._llm.remove_lora(adapter.request.lora_int_id)
+        shutil.rmtree(adapter.directory, ignore_errors=True)
+
+
+# ----- what is asked of vLLM, in process or over HTTP: the names are the same
+
+PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+ONE_TOKEN = {**PLAIN, "max_tokens": 1, "temperature": 0.0}
+
+
+def sampling_request(sampling: Sampling) -> dict[str, Any]:
+    """Plain sampling, with the sampled token's log-probability (`logprobs` 0: no other token's).
+
+    vLLM reports raw log-probabilities (`logprobs_mode`), before temperature: the model's own.
+    """
+    return {
+        **PLAIN,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "stop_token_ids": list(sampling.stop_ids),
+        "seed": None if sampling.seed is None else sampling.seed & (2**63 - 1),
+        "logprobs": 0,
+    }
+
+
+def check_length(ids: Sequence[int], most: int) -> None:
+    """Raises UserError for a prompt after which no token fits."""
+    if not ids:
+        raise ValueError("a prompt needs at least one token")
+    if len(ids) >= most:
+        raise UserError(
+            f"a prompt of {len(ids)} tokens leaves no room in vLLM's context of {most}; raise max_model_len, "
+            "or shorten the episodes"
+        )
+
+
+def check_rank(name: str, path: Path, most: int) -> None:
+    """Raises UserError for what is no adapter, or one of too high a rank."""
+    _, config = read_adapter(path)
+    rank = config["r"]
+    assert isinstance(rank, int)
+    if rank > most:
+        raise UserError(f"adapter {name!r} has rank {rank}, more than vLLM was started for ({most}); raise max_rank")
+
+
+# ----- start and end
+
+
+async def _start(base: str, settings: VllmSettings) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    on_cpu = current_platform.is_cpu()
+    cache_gib = settings.kv_cache_gib or (1.0 if on_cpu else None)
+    chosen: dict[str, Any] = {
+        "model": base,
+        "skip_tokenizer_init": True,
+        "dtype": settings.dtype or _stored_dtype(base),
+        "max_model_len": settings.max_model_len,
+        "enable_lora": True,
+        "max_lora_rank": settings.max_rank,
+        "max_loras": settings.max_adapters + on_cpu,
+        "max_cpu_loras": 2 * settings.max_adapters + on_cpu,
+        "kv_cache_memory_bytes": int(cache_gib * GIB) if cache_gib else None,
+        "enforce_eager": on_cpu,
+        "logprobs_mode": "raw_logprobs",
+        "max_logprobs": -1,
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**{**chosen, **settings.options}))
+
+
+def _stored_dtype(base: str) -> str:
+    dtype = getattr(AutoConfig.from_pretrained(base), "dtype", None)
+    return str(dtype).removeprefix("torch.") if dtype is not None else "auto"
+
+
+def write_blank(base: str, path: Path) -> Path:
+    """An adapter of rank 1 that changes nothing, for any base."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    weights, config = adapter_weights(new_adapter(model, LoraSettings(rank=1, alpha=1)))
+    save_weights({name: torch.zeros(value.shape) for name, value in weights.items()}, config, path, {})
+    return path
+
+
+def _shut_down(llms: list[Any], background: BackgroundLoop, copies: tempfile.TemporaryDirectory[str]) -> None:
+    """Also runs when the interpreter ends, or the engine is forgotten: its processes must not stay."""
+    background.close(llms[0].shutdown)
+    llms.clear()
+    copies.cleanup()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,143 @@
+"""An Engine over a `vllm serve` that already runs: token ids over its completions route, adapters by path."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import weakref
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import httpx
+
+from ingest.errors import UserError
+from training.engines import Sample, Sampling
+from training.engines.adapters import read_adapter
+from training.engines.background import BackgroundLoop
+from training.engines.vllm import ONE_TOKEN, check_length, sampling_request
+
+TOKEN_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+
+ANSWER_SECONDS = 600.0  # a full server's longest queue; more is a server that has stopped
+
+
+class VllmServer:
+    """An Engine over HTTP.
+
+    The server reads adapters from their paths, now and whenever it has pushed one out, so both machines need the
+    same file system. Its sampler must report raw log-probabilities, as it does by default. VLLM_API_KEY, if set, is
+    sent along.
+    """
+
+    def __init__(self, base: str, url: str) -> None:
+        self._url = url.rstrip("/").removesuffix("/v1")
+        self._command = (
+            f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {base} --enable-lora --max-loras 8 --max-lora-rank 16"
+        )
+        self._names: dict[str, str] = {}
+        key = os.environ.get("VLLM_API_KEY")
+        self._http = httpx.AsyncClient(
+            base_url=self._url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=10.0, pool=None),
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,
+        )
+        self._background = BackgroundLoop("vllm-server")
+        self._stop = weakref.finalize(self, self._background.close)
+        self._model, self.max_model_len = self._background.wait(self._served(base))
+
+    # ----- the protocol
+
+    async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
+        choice = await self._ask(prompt_ids, adapter, sampling_request(sampling))
+        ids = tuple(choice["token_ids"])
+        return Sample(ids, tuple(choice["logprobs"]["token_logprobs"]), ids[-1] in sampling.stop_ids, adapter)
+
+    async def next_logprobs(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
+    ) -> tuple[float, ...]:
+        candidates = list(dict.fromkeys(token_ids))
+        wanted = {**ONE_TOKEN, "logprob_token_ids": candidates, "logprobs": len(candidates)}
+        choice = await self._ask(prompt_ids, adapter, wanted)
+        weighed = choice["logprobs"]["top_logprobs"][0]
+        return tuple(weighed[f"token_id:{token}"] for token in token_ids)
+
+    async def score(
+        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], *, adapter: str | None
+    ) -> tuple[float, ...]:
+        if not completion_ids:
+            return ()
+        choice = await self._ask([*prompt_ids, *completion_ids], adapter, {**ONE_TOKEN, "prompt_logprobs": 0})
+        scored = choice["prompt_logprobs"][len(prompt_ids) :]
+        return tuple(step[str(token)]["logprob"] for step, token in zip(scored, completion_ids, strict=True))
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        self._background.wait(self._load(name, Path(path).resolve()))
+
+    def unload_adapter(self, name: str) -> None:
+        self._background.wait(self._unload(name))
+
+    async def close(self) -> None:
+        """Unload what was loaded here; the server goes on."""
+        for name in list(self._names):
+            await self._background.ask(self._unload(name))
+        await self._background.ask(self._http.aclose())
+        self._stop()
+
+    # ----- on the background loop
+
+    async def _ask(self, ids: Sequence[int], adapter: str | None, wanted: dict[str, Any]) -> dict[str, Any]:
+        check_length(ids, self.max_model_len)
+        return await self._background.ask(self._complete(list(ids), adapter, wanted))
+
+    async def _complete(self, ids: list[int], adapter: str | None, wanted: dict[str, Any]) -> dict[str, Any]:
+        if adapter is not None and adapter not in self._names:
+            raise UserError(f"no adapter {adapter!r}; loaded are {sorted(self._names) or 'none'}")
+        model = self._model if adapter is None else self._names[adapter]
+        answer = await self._send("POST", "/v1/completions", {"model": model, "prompt": ids, **TOKEN_IDS, **wanted})
+        return answer.json()["choices"][0]
+
+    async def _load(self, name: str, path: Path) -> None:
+        read_adapter(path)
+        served = f"{name}-{uuid.uuid4().hex[:8]}"  # never used before: the server's prefix cache goes by name and path
+        await self._send("POST", "/v1/load_lora_adapter", {"lora_name": served, "lora_path": str(path)})
+        await self._unload(name)
+        self._names[name] = served
+
+    async def _unload(self, name: str) -> None:
+        served = self._names.pop(name, None)
+        if served is not None:
+            await self._send("POST", "/v1/unload_lora_adapter", {"lora_name": served})
+
+    async def _served(self, base: str) -> tuple[str, int]:
+        """The base model's name on the server and its context length. Raises UserError for another base."""
+        models = (await self._send("GET", "/v1/models")).json()["data"]
+        found = next(model for model in models if not model.get("parent"))
+        if PurePosixPath(found["root"]).name != PurePosixPath(base).name:
+            raise UserError(f"the vLLM server at {self._url} serves {found['root']!r}, not {base!r}: {self._command}")
+        return found["id"], found["max_model_len"]
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        try:
+            answer = await self._http.request(method, path, json=body)
+        except httpx.ReadTimeout as error:
+            raise UserError(
+                f"the vLLM server at {self._url} was silent for {ANSWER_SECONDS:.0f} s; see its log"
+            ) from error
+        except httpx.TransportError as error:
+            raise UserError(f"no vLLM server answers at {self._url}; start one: {self._command}") from error
+        if answer.status_code == 404 and path.endswith("_lora_adapter") and "cannot be found" not in answer.text:
+            raise UserError(f"the vLLM server at {self._url} loads no adapters; start it so: {self._command}")
+        if answer.is_error:
+            raise UserError(f"the vLLM server at {self._url} refused {path}: {_message(answer)}")
+        return answer
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        error = answer.json()
+        return str(error.get("error", error).get("message", error)).splitlines()[0]
+    except (ValueError, AttributeError):
+        return f"HTTP {answer.status_code}"
