@@ -138,7 +138,7 @@ def _wait(endpoint: str, process: subprocess.Popen[bytes], log: Path, seconds: f
 
 def _materialise(settings: Settings) -> None:
     """The whole graph in this process, with a run in the history that `make dev` shows."""
-    history = Path(os.environ.setdefault("DAGSTER_HOME", str((settings.home.parent / "dagster").absolute())))
+    history = _dagster_home(settings)
     history.mkdir(parents=True, exist_ok=True)
     if not (history / "dagster.yaml").exists():
         shutil.copy(Path(__file__).with_name("dagster.yaml"), history)
@@ -152,6 +152,13 @@ def _materialise(settings: Settings) -> None:
         result = job.execute_in_process(instance=instance, raise_on_error=False, tags={"rehearsal/demo": "true"})
     if not result.success:
         _explain(result, settings)
+
+
+def _dagster_home(settings: Settings) -> Path:
+    """Where Dagster keeps its history: DAGSTER_HOME if it says anything, else beside the demo's home."""
+    home = Path(os.environ.get("DAGSTER_HOME") or settings.home.parent / "dagster").absolute()
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
 
 
 def _explain(result: dg.ExecuteInProcessResult, settings: Settings) -> None:
