@@ -50,8 +50,7 @@ def read(path: Path, arrived_at_ns: int, batch: int = 20_000) -> Iterator[otlp.R
     try:
         for _ in _requests(path, rows, arrived_at_ns):
             if len(rows) >= batch:
-                yield rows
-                rows = otlp.Rows()
+                yield rows.take()
     except BadFile:
         yield rows
         raise
@@ -85,12 +84,17 @@ def _open(path: Path) -> BinaryIO:
 
 def _journal(path: Path, rows: otlp.Rows) -> Iterator[None]:
     for entry in journal.read_entries(path):
-        signal, encoding = entry.kind.split("_")
-        if encoding == "json":
-            otlp.read_json(entry.payload, rows, entry.arrived_at_ns, path.stem)
-        else:
-            otlp.read_protobuf(signal, entry.payload, rows, entry.arrived_at_ns, path.stem)
+        add_entry(entry, rows, path.stem)
         yield
+
+
+def add_entry(entry: journal.Entry, rows: otlp.Rows, source: str) -> None:
+    """Adds the rows of one acknowledged request."""
+    signal, encoding = entry.kind.split("_")
+    if encoding == "json":
+        otlp.read_json(entry.payload, rows, entry.arrived_at_ns, source)
+    else:
+        otlp.read_protobuf(signal, entry.payload, rows, entry.arrived_at_ns, source)
 
 
 def _protobuf(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -75,6 +75,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.spans) + len(self.log_records)
+
+    def take(self) -> Rows:
+        """All of it as a batch of its own; this one is empty afterwards and goes on collecting."""
+        batch = replace(self)
+        self.spans, self.log_records = [], []
+        self.rejected = self.metrics = self.unreadable = 0
+        return batch
 
 
 def to_table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:

@@ -12,6 +12,7 @@ import pytest
 import zstandard
 from ingest_samples import conversation, request, span
 
+from ingest import files
 from ingest.errors import UserError
 from ingest.lake import Lake
 
@@ -25,6 +26,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ingest", *arguments], capture_output=True, text=True, timeout=60
     )
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+def test_a_file_of_many_batches_is_read_whole(tmp_path: Path, batch: int) -> None:
+    path = write(tmp_path / "a.jsonl", *(request(span(1, n, "chat", {})) for n in range(1, 11)))
+    read = [row for rows in files.read(path, 0, batch) for row in rows.spans]
+    assert len(read) == len(set(read)) == 10
 
 
 def test_a_conversation_comes_back_whole(tmp_path: Path) -> None:
