@@ -6,7 +6,6 @@ Every stage remembers that it is finished, so a demo that was killed goes on whe
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import socket
@@ -60,7 +59,9 @@ def _settings(home: Path, seed: int, small: bool) -> Settings:
     if (home / SAVED).exists():
         before = json.loads((home / SAVED).read_text())
         if before.get("seed") != seed or before.get("environment") != ENVIRONMENT:
-            raise UserError(f"{home} holds the work of another demo (seed {before.get('seed')}); give --home or remove it")
+            raise UserError(
+                f"{home} holds the work of another demo (seed {before.get('seed')}); give --home or remove it"
+            )
     settings = Settings(home=home, **wanted)
     settings.save()
     return settings
@@ -143,13 +144,15 @@ def _materialise(settings: Settings) -> None:
     if not (history / "dagster.yaml").exists():
         shutil.copy(Path(__file__).with_name("dagster.yaml"), history)
     os.environ["REHEARSAL_HOME"] = str(settings.home.absolute())
-    logging.getLogger("dagster").setLevel(logging.WARNING)
     from dagster_project.definitions import defs
 
     definitions = defs()
     with dg.DagsterInstance.get() as instance:
         job = definitions.resolve_implicit_global_asset_job_def()
-        result = job.execute_in_process(instance=instance, raise_on_error=False, tags={"rehearsal/demo": "true"})
+        result = job.execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # the bars tell it better
+            instance=instance, raise_on_error=False, tags={"rehearsal/demo": "true"},
+        )  # fmt: skip
     if not result.success:
         _explain(result, settings)
 

@@ -115,9 +115,10 @@ class Loop:
             reports: dict[str, Report] = {}
 
             def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
-                title = "learning the users" if adapter == "user" else "learning the world"
-                report = reports.setdefault(adapter, track(title, self.log))
-                report(round(100 * done), 100, f"loss {metrics.get('loss', math.nan):.3f}")
+                if adapter not in reports:
+                    title = "learning the users" if adapter == "user" else "learning the world"
+                    reports[adapter] = track(title, self.log)
+                reports[adapter](round(100 * done), 100, f"loss {metrics.get('loss', math.nan):.3f}")
 
             return fit_world(self.lake.conversations(), self.lake.transitions(), directory, how, progress)
 

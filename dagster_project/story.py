@@ -93,7 +93,8 @@ def _practised(facts: Mapping[str, Any]) -> str:
 
 def _traffic(loop: Loop) -> dict[str, Any]:
     row = loop.lake.query(
-        """SELECT (SELECT count(*) FROM conversations) AS conversations, (SELECT count(*) FROM tool_calls) AS tool_calls,
+        """SELECT (SELECT count(*) FROM conversations) AS conversations,
+                  (SELECT count(*) FROM tool_calls) AS tool_calls,
                   (SELECT avg(CASE WHEN is_error THEN 1.0 ELSE 0.0 END) FROM tool_calls) AS error_rate,
                   (SELECT count(DISTINCT conversation_id) FROM outcomes) AS evaluated"""
     )

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from training.base import Base
 from training.batch import Row, by_length, collate, epochs
-from training.lora import LoraSettings, adapter_weights, load_weights, new_adapter
+from training.lora import LoraSettings, adapter_weights, fold_small_layers, load_weights, new_adapter
 from training.losses import GrpoSettings, LossSum, grpo, logprobs_of_learned, sft
 
 EAGER_UP_TO = 384
@@ -48,6 +48,8 @@ class Learner:
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
+        if base.model.device.type == "cpu":
+            fold_small_layers(self.model)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
