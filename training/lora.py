@@ -18,10 +18,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ingest.errors import UserError
-from training.engines.adapters import read_adapter
+from training.engines.adapters import FOLDED_UP_TO, read_adapter
 
 MANIFEST = "rehearsal.json"
-FOLDED_UP_TO = 1024
 
 
 class LoraSettings(BaseModel):
