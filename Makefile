@@ -75,8 +75,8 @@ lint: $(VENV)/.dev  ## ruff, mypy, import arrows
 bench: $(VENV)/.base  ## the benchmarks in benchmarks/
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
 
-bench-transfer: $(VENV)/.base  ## what training in the real environment would have gained (SEED=0)
-	@$(BIN)/python -m benchmarks.transfer --seed $(SEED)
+bench-transfer: $(VENV)/.base  ## what training in the real environment would have gained; after make demo
+	@$(BIN)/python -m benchmarks.transfer
 
 clean:  ## remove .venv, artifacts and caches
 	@rm -rf $(VENV) artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build

@@ -38,3 +38,7 @@ def main() -> None:
     except BrokenPipeError:  # `rehearsal conversations | head`
         sys.stderr.close()
         sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

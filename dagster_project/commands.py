@@ -1,10 +1,11 @@
-"""`rehearsal demo`, `report` and `doctor`: the commands about the whole loop."""
+"""The commands about the whole loop: demo, train, evaluate, promote, rollback, report, doctor."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +22,10 @@ HomeOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("demo")(demo)
+    app.command("train")(train)
+    app.command("evaluate")(evaluate)
+    app.command("promote")(promote)
+    app.command("rollback")(rollback)
     app.command("report")(report)
     app.command("doctor")(doctor)
 
@@ -38,6 +43,70 @@ def demo(
     run_demo(home, seed, small, Console())
 
 
+def train(
+    lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
+    world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
+    out: Annotated[Path, typer.Option(help="Where clone, judge, candidate and verdict go.")],
+    base: Annotated[str, typer.Option(help="Base model; the one that the world stands on.")] = "rehearsal-tiny",
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Scenarios, rollouts in the world, RULER, GRPO: a candidate, and whether it passes the gate."""
+    from dagster_project.loop import Loop
+    from dagster_project.progress import bars
+    from dagster_project.settings import Settings
+
+    chosen: dict[str, Any] = {"train": {"steps": steps}} if steps else {}
+    settings = Settings(home=out, lake_dir=lake.absolute(), world_dir=world.absolute(), base=base, seed=seed, **chosen)
+    settings.save()
+    console = Console()
+    with bars(console):
+        verdict = Loop(settings).gate().facts
+    mark = "[bold green]promoted[/]" if verdict["promoted"] else "[bold]not promoted[/]"
+    console.print(f"{verdict['version']}: {mark}; {verdict['why']}")
+
+
+def evaluate(
+    home: HomeOption = HOME,
+    environment: Annotated[str, typer.Option(help="The real environment, 'package.module:Class'.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures.")] = False,
+) -> None:
+    """Clone and candidate in the real environment, the same starts and seeds for both."""
+    from dagster_project.loop import Loop
+    from dagster_project.progress import bars
+    from dagster_project.settings import Settings
+
+    chosen: dict[str, Any] = {"environment": environment} if environment else {}
+    with bars(Console(stderr=True)):
+        found = Loop(Settings(home=home, **chosen)).evaluation().facts
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _say(found["before"], found["after"], (found["low"], found["high"]), found["episodes"])
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="A stored version, such as policy-1a2b3c4d5e6f.")],
+    home: HomeOption = HOME,
+    why: Annotated[str, typer.Option(help="Kept in the history.")] = "promoted by hand",
+) -> None:
+    """Let a stored adapter serve from now on, whatever the gate said of it."""
+    from training.registry import Registry
+
+    serving = Registry(home / "registry").promote(version, why)
+    Console().print(f"serving {serving.name} from {serving.path}")
+
+
+def rollback(
+    home: HomeOption = HOME, why: Annotated[str, typer.Option(help="Kept in the history.")] = "rolled back by hand"
+) -> None:
+    """Let the adapter before the champion serve again."""
+    from training.registry import Registry
+
+    serving = Registry(home / "registry").rollback(why)
+    Console().print(f"serving {serving.name} from {serving.path}")
+
+
 def report(
     home: HomeOption = HOME,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
@@ -53,14 +122,16 @@ def report(
     if as_json:
         typer.echo(text)
         return
-    low, high = found["success_ci"]
-    console = Console()
-    console.print(
-        f"success {found['success_before']:.1%} → [bold green]{found['success_after']:.1%}[/] in the real "
-        f"environment, {100 * (found['success_after'] - found['success_before']):+.1f} points "
-        f"({100 * low:+.1f} to {100 * high:+.1f}), {found['episodes']} episodes each"
+    _say(found["success_before"], found["success_after"], found["success_ci"], found["episodes"])
+    Console(soft_wrap=True).print(f"the page: {home / 'report.html'}")
+
+
+def _say(before: float, after: float, interval: Sequence[float], episodes: int) -> None:
+    Console(soft_wrap=True).print(
+        f"success {before:.1%} → [bold green]{after:.1%}[/] in the real environment, "
+        f"{100 * (after - before):+.1f} points ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}), "
+        f"{episodes} episodes each"
     )
-    console.print(f"the page: {home / 'report.html'}")
 
 
 def doctor(

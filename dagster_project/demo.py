@@ -108,7 +108,7 @@ def _receiver(lake: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [Path(sys.executable).with_name("rehearsal"), "receive", "--lake", str(lake), "--http", str(port)]
+    command = [sys.executable, "-m", "dagster_project.cli", "receive", "--lake", str(lake), "--http", str(port)]
     log = lake.parent / "receiver.log"
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)

@@ -38,6 +38,7 @@ from training.practice import Practice
 from training.registry import Registry
 from training.rollout import Trajectory
 from training.ruler import Ruler
+from worldmodel.artifact import read_manifest
 from worldmodel.card import make_card
 from worldmodel.fit import fit_world
 from worldmodel.world import WorldModel
@@ -108,6 +109,9 @@ class Loop:
     def world(self) -> Done:
         """The world and user adapters, and all that the world knows without a model."""
         settings = self.settings
+        if settings.world_dir is not None:
+            manifest = read_manifest(settings.world_dir)
+            return Done(settings.world_dir, manifest["id"], manifest, 0.0, reused=True)
         how = replace(settings.world, base=settings.base, seed=settings.seed)
         inputs = {"data": self.data(), "settings": asdict(how)}
 
@@ -128,9 +132,14 @@ class Loop:
         """How true the world is; a tool that fails may from then on only be replayed."""
         world = self.world()
         asked = {"world": world.fingerprint, "most": self.settings.card_calls}
-        return run_stage(
-            self.settings.home / "card", asked, lambda _: make_card(world.directory, most=self.settings.card_calls)
-        )
+
+        def work(_: Path) -> dict[str, Any]:
+            report = track("asking the world held-out calls", self.log)
+            return make_card(
+                world.directory, most=self.settings.card_calls, on_progress=lambda done, total: report(done, total, "")
+            )
+
+        return run_stage(self.settings.home / "card", asked, work)
 
     # ----- judge and policy
 
@@ -177,7 +186,7 @@ class Loop:
         """The clone after practice in the world: GRPO with RULER."""
         settings = self.settings
         self.card()  # which tools may be generated is part of the world
-        clone, scenarios = self.clone(), self._scenarios()
+        clone, scenarios = self.clone(), self.scenarios()
         how = settings.train.model_copy(update={"seed": settings.seed})
         inputs = {
             "world": self.world().fingerprint,
@@ -204,7 +213,7 @@ class Loop:
     def gate(self) -> Done:
         """Champion against candidate on scenarios that nothing else has used; promotes the better one."""
         settings = self.settings
-        candidate, clone, scenarios = self.candidate(), self.clone(), self._scenarios()
+        candidate, clone, scenarios = self.candidate(), self.clone(), self.scenarios()
         inputs = {"candidate": candidate.fingerprint, "gate": settings.gate}
 
         def work(directory: Path) -> dict[str, Any]:
@@ -278,7 +287,7 @@ class Loop:
         agent = self.settings.agent
         return [c for c in self.lake.conversations() if not agent or c.agent == agent]
 
-    def _scenarios(self) -> list[Scenario]:
+    def scenarios(self) -> list[Scenario]:
         """Where practice may start, oldest first."""
         known = {c.conversation_id for c in self._conversations()}
         return [s for s in self.lake.scenarios() if s.conversation_id in known and s.first_user_message]

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     home: Path = Field(HOME, description="Where everything is kept: lake, adapters, reports.")
     base: str = Field("rehearsal-tiny", description="Base model: shipped name, directory, Hugging Face id.")
     engine: str = Field("transformers", description="What samples: transformers (in process) or vllm.")
+    lake_dir: Path | None = Field(None, description="The lake, if it is not `lake` in the home directory.")
+    world_dir: Path | None = Field(None, description="A world that `rehearsal world fit` made, instead of fitting one.")
     environment: str = Field("", description="The real environment, 'package.module:Class'; only evaluation uses it.")
     agent: str = Field("", description="Which agent of the traces is retrained; empty: all of them.")
     seed: int = Field(0, description="Seed of everything that is drawn.")
@@ -70,7 +72,7 @@ class Settings(BaseSettings):
 
     @property
     def lake(self) -> Path:
-        return self.home / "lake"
+        return self.lake_dir or self.home / "lake"
 
     @property
     def compact(self) -> bool:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -54,16 +54,16 @@ def fold_small_layers(model: PeftModel, up_to: int = FOLDED_UP_TO) -> None:
     times the tokens a second) and never for large ones. The frozen weights themselves are not touched.
     """
     for layer in model.modules():
-        if isinstance(layer, LoraLinear) and max(layer.base_layer.weight.shape) <= up_to:
+        if isinstance(layer, LoraLinear) and max(cast(torch.Tensor, layer.base_layer.weight).shape) <= up_to:
             layer.forward = MethodType(_folded_forward, layer)  # type: ignore[method-assign]
 
 
 def _folded_forward(layer: LoraLinear, x: torch.Tensor) -> torch.Tensor:
-    base, name = layer.base_layer, layer.active_adapters[0]
+    base, name = cast(torch.nn.Linear, layer.base_layer), layer.active_adapters[0]
     if layer.disable_adapters:
         return base(x)
     with torch.autocast(x.device.type, enabled=False):
-        update = layer.lora_B[name].weight @ layer.lora_A[name].weight
+        update = cast(torch.Tensor, layer.lora_B[name].weight) @ cast(torch.Tensor, layer.lora_A[name].weight)
         weight = torch.add(base.weight, update, alpha=layer.scaling[name])
     return F.linear(x, weight, base.bias)
 

@@ -8,7 +8,7 @@ nearest past transition, and to the base model without its adapter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ VALID = 0.98
 RATIO = (0.5, 2.0)
 BASE_CALLS = 200
 """The unadapted base writes long wrong answers; this many calls are enough to see that."""
-AT_ONCE = 16
+AT_ONCE = 128
+Progress = Callable[[int, int], None]
+"""Told how many questions are answered, and of how many."""
 COLUMNS = (
     *(
         "tool",
@@ -87,11 +89,15 @@ def _after_write(step: Step, before: Sequence[Step], resolver: Resolver) -> bool
     return bool(effects.bearing(step.tool, step.arguments, step, writes))
 
 
-async def ask_world(model: WorldModel, asked: Sequence[Question], seed: int = 0) -> list[Judged]:
+async def ask_world(
+    model: WorldModel, asked: Sequence[Question], seed: int = 0, on_progress: Progress = lambda done, total: None
+) -> list[Judged]:
     """What the world answers to each question."""
+    finished = 0
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(question: Question) -> Judged:
+        nonlocal finished
         async with slots:
             number = int(2**31 * uniform(seed, question.conversation_id, len(question.before)))
             world = World(model, number, question.before, prior=question.before)
@@ -99,6 +105,8 @@ async def ask_world(model: WorldModel, asked: Sequence[Question], seed: int = 0)
             answer = await world.answer(
                 question.truth.tool, question.truth.arguments, episode.steps, episode.writes
             )
+            finished += 1
+            on_progress(finished, len(asked))
             return _judged(question, None if answer.provenance == "abstained" else answer.step)
 
     return list(await asyncio.gather(*(one(question) for question in asked)))
@@ -134,14 +142,19 @@ def _judged(question: Question, answer: Step | None) -> Judged:
     return Judged(q.conversation_id, q.truth, answer, q.derivable, q.after_write)
 
 
-async def measure(model: WorldModel, asked: Sequence[Question], with_base: bool = True) -> dict[str, Any]:
+async def measure(
+    model: WorldModel,
+    asked: Sequence[Question],
+    with_base: bool = True,
+    on_progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
     """The card: `overall` and per tool, each with the world's numbers, the baselines', and per tool a
     status.
     """
     resolver = model.resolver
     open_model = WorldModel(replace(resolver, blocked=frozenset()), model.user)
     answers = {
-        "world": await ask_world(open_model, asked),
+        "world": await ask_world(open_model, asked, on_progress=on_progress),
         "replay_cache": ask_cache(resolver, asked),
         "nearest_copy": ask_nearest(resolver, asked),
     }
@@ -189,7 +202,11 @@ def _margin(entry: Mapping[str, Any], other: Mapping[str, Any], name: str) -> fl
 
 
 def make_card(
-    path: Path, lake: Path | None = None, most: int | None = None, with_base: bool = True
+    path: Path,
+    lake: Path | None = None,
+    most: int | None = None,
+    with_base: bool = True,
+    on_progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure the world in `path` on its own held-out conversations, or on those of another lake.
 
@@ -206,7 +223,7 @@ def make_card(
     for entry in resolver.index.entries:
         trained.setdefault(entry.conversation_id, []).append(entry.step)
     asked = questions(held_out, trained, resolver, most)
-    card = model.run(measure(model, asked, with_base))
+    card = model.run(measure(model, asked, with_base, on_progress))
     card["held_out"] = {"conversations": len({q.conversation_id for q in asked}), "calls": len(asked)}
     card["shared_entities"] = read_split(path).shared_entities
     if lake is None:

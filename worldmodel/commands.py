@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 world = typer.Typer(help="The world: learn it from a lake, measure it.", no_args_is_help=True)
 
@@ -15,6 +17,12 @@ world = typer.Typer(help="The world: learn it from a lake, measure it.", no_args
 def register(app: typer.Typer) -> None:
     """Add the `world` commands to the command line."""
     app.add_typer(world, name="world")
+
+
+def _bars() -> Progress:
+    """Bars on stderr, so that what is printed can be piped."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=Console(stderr=True))
 
 
 @world.command()
@@ -33,7 +41,16 @@ def fit(
 
     opened = Lake.open(lake)
     settings = FitSettings(base=base, minutes=minutes, seed=seed)
-    manifest = fit_world(opened.conversations(), opened.transitions(), out, settings)
+    with _bars() as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
+            if adapter not in tasks:
+                tasks[adapter] = bars.add_task("the users" if adapter == "user" else "the world", total=1.0, note="")
+            note = f"loss {metrics['loss']:.3f}" if "loss" in metrics else ""
+            bars.update(tasks[adapter], completed=done, note=note)
+
+        manifest = fit_world(opened.conversations(), opened.transitions(), out, settings, progress)
     counts = manifest["counts"]
     Console(stderr=True).print(
         f"world {manifest['id']} in {out}: {counts['tools']} tools, from {counts['train_conversations']} "
@@ -52,7 +69,12 @@ def card(
     """Measure a world on conversations that it never saw, tool by tool, beside three baselines."""
     from worldmodel.card import make_card, table
 
-    made = make_card(world, lake, most=most, with_base=base)
+    with _bars() as bars:
+        task = bars.add_task("asking held-out calls", total=None, note="")
+        made = make_card(
+            world, lake, most=most, with_base=base,
+            on_progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(made, indent=1))
     else:

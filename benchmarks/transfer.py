@@ -1,0 +1,157 @@
+"""What practice in the learned world gains in reality, as a share of what practice in reality itself gains.
+
+    python -m benchmarks.transfer --home artifacts/demo
+
+Starts from the clone of a finished demo and trains it with the same steps, groups, losses and choice of the best step,
+but in the real environment and with its true verdict as the reward. Then both policies play the same real episodes.
+Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+
+from dagster_project.loop import Loop
+from dagster_project.progress import bars, track
+from dagster_project.settings import Settings
+from ingest.errors import UserError
+from ingest.records import Scenario
+from training.base import load_base
+from training.engines.choose import open_engine
+from training.environment import Environment, ScoredEpisode, Start
+from training.evaluate import Run, difference, load_environment, run_policy
+from training.grpo import Grpo
+from training.practice import Practice
+from training.rollout import Trajectory, rollout
+from training.ruler import Judgement
+
+PRACTICE_STREAM = 7_000
+"""Starts of this stream of the environment are practised on; evaluation plays those of the demo's own seed."""
+
+
+@dataclass(frozen=True)
+class RealWorld:
+    """One start of the real environment; equal seeds give equal environments, as the members of a group need."""
+
+    environment: Environment
+    start: Start
+    seed: int
+
+    def episode(self) -> ScoredEpisode:
+        return cast(ScoredEpisode, self.environment.episode(self.start, self.seed))
+
+
+@dataclass(frozen=True)
+class RealWorlds:
+    """The real environment where training expects learned worlds."""
+
+    environment: Environment
+    starts: dict[str, Start]
+
+    def world(self, scenario: Scenario, *, seed: int) -> RealWorld:
+        return RealWorld(self.environment, self.starts[scenario.scenario_id], seed)
+
+
+class TrueReward:
+    """The environment's verdict where training expects RULER's scores."""
+
+    async def judge(self, group: Sequence[Trajectory], seed: int = 0) -> Judgement:
+        return Judgement([float(t.extra["success"]) for t in group])
+
+
+class RealPractice(Practice):
+    """Practice whose trajectories carry the environment's verdict."""
+
+    def _run(self, world: Any, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
+        async def run() -> Trajectory:
+            episode = world.episode()
+            trajectory = await rollout(
+                self.engine, self.chat, episode, start, adapter=adapter, seed=seed,
+                temperature=self.temperature, limits=self.limits, show_system=self.show_system,
+            )  # fmt: skip
+            trajectory.extra["success"] = episode.success()
+            return trajectory
+
+        return run
+
+
+def scenarios_of(starts: Sequence[Start]) -> list[Scenario]:
+    """Starts in the form in which production's scenarios come."""
+    return [
+        Scenario(
+            scenario_id=s.episode_id, conversation_id=s.episode_id, agent="", system=s.system, tools=list(s.tools),
+            first_user_message=s.first_user_message, goal=(), facts=(), outcome=None, started_at_ns=0,
+        )
+        for s in starts
+    ]  # fmt: skip
+
+
+def train_in_reality(settings: Settings, clone: Path, out: Path, count: int) -> dict[str, Any]:
+    """GRPO on `count` real starts; writes the best adapter to `out` and returns its manifest."""
+    environment = load_environment(settings.environment)
+    starts = environment.starts(count, PRACTICE_STREAM + settings.seed)
+    base = load_base(settings.base, show_tools=not settings.compact)
+    practice = RealPractice(
+        open_engine(settings.engine, base), base.format,
+        cast(Any, RealWorlds(environment, {s.episode_id: s for s in starts})), cast(Any, TrueReward()),
+        settings.train.limits, settings.train.temperature, show_system=not settings.compact,
+    )  # fmt: skip
+    how = settings.train.model_copy(update={"seed": settings.seed})
+    report = track("practising in reality")
+    loop = Grpo(base, practice, scenarios_of(starts), clone, out, how)
+    return asyncio.run(loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}")))
+
+
+def play(settings: Settings, name: str, adapter: Path) -> Run:
+    """One policy on the demo's evaluation episodes."""
+    base = load_base(settings.base, show_tools=not settings.compact)
+    engine = open_engine(settings.engine, base)
+    engine.load_adapter(name, adapter)
+    how, report = settings.evaluation, track(f"{name} in reality")
+    return asyncio.run(
+        run_policy(
+            engine, base.format, load_environment(settings.environment), name, name=name, episodes=how.episodes,
+            seed=settings.seed, temperature=how.temperature, limits=settings.train.limits,
+            show_system=not settings.compact, on_done=lambda done: report(done, how.episodes, ""),
+        )
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=Path("artifacts/demo"), help="a finished demo's home")
+    arguments = parser.parse_args()
+    settings = Settings(home=arguments.home)
+    if not (arguments.home / "report.json").exists():
+        raise UserError(f"{arguments.home} holds no finished demo; run `rehearsal demo --home {arguments.home}` first")
+    with bars(Console(stderr=True)):
+        loop = Loop(settings)
+        clone, candidate = loop.clone().directory / "adapter", loop.candidate().directory / "adapter"
+        out = arguments.home / "transfer" / "adapter"
+        trained = train_in_reality(settings, clone, out, len(loop.scenarios()) - settings.gate.scenarios)
+        before, world, real = (play(settings, *p) for p in (("clone", clone), ("world", candidate), ("real", out)))
+    from_world, from_reality = difference(before, world), difference(before, real)
+    figures = {
+        "seed": settings.seed,
+        "episodes": len(before.success),
+        "success_before": before.rate,
+        "gain_in_world": from_world.gain,
+        "gain_in_world_ci": [from_world.low, from_world.high],
+        "gain_in_reality": from_reality.gain,
+        "gain_in_reality_ci": [from_reality.low, from_reality.high],
+        "transfer": from_world.gain / from_reality.gain if from_reality.gain else None,
+        "best_step_in_reality": trained["best_step"],
+    }
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
