@@ -23,7 +23,7 @@ from training.engines.vllm_server import VllmServer
 from training.lora import LoraSettings, new_adapter, save_adapter
 
 CONTEXT = 512
-SETTINGS = VllmSettings(max_model_len=CONTEXT, max_adapters=2, kv_cache_gib=0.5)
+SETTINGS = VllmSettings(max_model_len=CONTEXT, max_adapters=2, max_rank=16, kv_cache_gib=0.5)
 vllm = pytest.mark.vllm
 
 

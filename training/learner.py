@@ -203,12 +203,14 @@ class FitSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learner: LearnerSettings = Field(
-        default_factory=lambda: LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0),
+        default_factory=lambda: LearnerSettings(
+            lora=LoraSettings(rank=64, alpha=128), learning_rate=3e-3, schedule="cosine", clip=1.0
+        ),
         description="How the adapter is optimised.",
     )
     seconds: float = Field(240.0, gt=0, description="Time for training (evaluation not counted).")
     most_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if time is left.")
-    step_tokens: int = Field(8192, ge=64, description="Padded tokens a step.")
+    step_tokens: int = Field(2048, ge=64, description="Padded tokens a step; many small steps beat few large ones.")
     evaluations: int = Field(6, ge=1, description="How many times the held-out loss is measured; the best is kept.")
 
 

@@ -51,8 +51,9 @@ class FitSettings:
     base: str = "rehearsal-tiny"
     minutes: float = 10.0
     epochs: float = 3.0
-    rank: int = 16
+    rank: int = 64
     learning_rate: float = 2e-3
+    step_tokens: int = 2048
     longest: int = 1024
     seed: int = 0
     user: bool = True
@@ -180,7 +181,9 @@ def _train(
         schedule="cosine",
         clip=1.0,
     )
-    how = SftSettings(learner=learner, seconds=60 * settings.minutes * share, most_epochs=settings.epochs)
+    how = SftSettings(
+        learner=learner, seconds=60 * settings.minutes * share, most_epochs=settings.epochs, step_tokens=settings.step_tokens
+    )
     weights, config, history = fit_sft(
         base,
         marked[few:],

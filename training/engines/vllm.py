@@ -53,7 +53,7 @@ class VllmSettings(BaseModel):
     server: str = Field("", description="Base URL of a running `vllm serve`; empty: one is started in this process.")
     dtype: str = Field("", description="Type of the weights; empty: as stored (vLLM's own default halves float32).")
     max_model_len: int | None = Field(None, ge=1, description="Longest prompt and answer together; the model's own.")
-    max_rank: int = Field(16, ge=1, description="Highest rank of an adapter: 8, 16, 32, 64, 128, 256, 320 or 512.")
+    max_rank: int = Field(64, ge=1, description="Highest rank of an adapter: 8, 16, 32, 64, 128, 256, 320 or 512.")
     max_adapters: int = Field(8, ge=1, description="Adapters that may sample in one batch; more of them take turns.")
     kv_cache_gib: float | None = Field(None, gt=0, description="Memory for keys and values; on a CPU 1, else the rest.")
     options: dict[str, Any] = Field(default_factory=dict, description="Any other argument of vLLM's AsyncEngineArgs.")

@@ -33,7 +33,7 @@ class VllmServer:
     def __init__(self, base: str, url: str) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._command = (
-            f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {base} --enable-lora --max-loras 8 --max-lora-rank 16"
+            f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {base} --enable-lora --max-loras 8 --max-lora-rank 64"
         )
         self._names: dict[str, str] = {}
         key = os.environ.get("VLLM_API_KEY")

@@ -1,0 +1,69 @@
+"""The whole demo, small: the receiver, the agent, Dagster, the real environment, the page; killed once on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def start(home: Path, dagster_home: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dagster_project.cli", "demo", "--small", "--home", str(home)]
+    environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "COLUMNS": "200"}
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, f"no {path} after {seconds} s"
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    killed = start(home, tmp_path / "dagster")
+    wait_for(home / "clone" / "stage.json", killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = (home / "clone" / "stage.json").stat().st_mtime_ns
+    sent = (home / "production.json").read_text()
+
+    again = start(home, tmp_path / "dagster")
+    told, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, told
+    assert (home / "clone" / "stage.json").stat().st_mtime_ns == before
+    assert (home / "production.json").read_text() == sent
+
+    report = json.loads((home / "report.json").read_text())
+    assert report["episodes"] == 12 and 0 <= report["success_before"] <= 1 and 0 <= report["success_after"] <= 1
+    assert report["success_ci"][0] <= report["success_after"] - report["success_before"] <= report["success_ci"][1]
+    assert 0 < report["judge_agreement"] <= 1 and report["minutes"] > 0
+    assert {"exact_match", "outcome_f1", "baselines"} <= set(report["world"]["overall"])
+    assert report["traffic"]["conversations"] == json.loads(sent)["conversations"] == 240
+    page = (home / "report.html").read_text()
+    assert "<h1>" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert "report.html" in told and "make dev" in told
+
+    finished = start(home, tmp_path / "dagster")
+    told, _ = finished.communicate(timeout=300)
+    assert finished.returncode == 0, told
+    assert json.loads((home / "report.json").read_text())["success_after"] == report["success_after"]
+
+
+def test_a_home_of_another_seed_is_not_mixed_in(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({"seed": 7, "environment": "x:Y"}))
+    command = [sys.executable, "-m", "dagster_project.cli", "demo", "--small", "--home", str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 2 and answer.stderr.startswith("rehearsal: ")
+    assert "seed 7" in answer.stderr and len(answer.stderr.splitlines()) == 1
