@@ -12,7 +12,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from training.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_m
 from training.ruler import unescape
 
 Form = Literal["pointwise", "pairwise"]
+MOST_REMEMBERED = 2048
 _TRAJECTORY = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
 
 
@@ -56,19 +57,26 @@ class JudgeSettings(BaseModel):
 
 @dataclass(frozen=True)
 class LocalJudge:
-    """Reads transcripts with an adapter of an engine."""
+    """Reads transcripts with an adapter of an engine. It remembers its latest verdicts: RULER asks in several orders,
+    and a transcript on its own reads the same in each.
+    """
 
     engine: Engine
     chat: ChatFormat
     adapter: str | None
     form: Form = "pointwise"
     most_tokens: int = 1024
+    _known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     async def success(self, text: str) -> float:
         """Probability that this transcript's goal was reached."""
-        prompt = verdict_prompt(self.chat, text, self.most_tokens)
-        failed, succeeded = await self._weigh(prompt, VERDICTS)
-        return 1 / (1 + np.exp(failed - succeeded))
+        if text not in self._known:
+            prompt = verdict_prompt(self.chat, text, self.most_tokens)
+            failed, succeeded = await self._weigh(prompt, VERDICTS)
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[text] = 1 / (1 + np.exp(failed - succeeded))
+        return self._known[text]
 
     async def better(self, first: str, second: str) -> float:
         """Probability that the first transcript did better, both orders averaged."""

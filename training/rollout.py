@@ -27,7 +27,7 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     turns: int = Field(16, ge=1, description="Agent turns (calls and replies) in an episode.")
-    turn_tokens: int = Field(96, ge=1, description="Tokens in one turn.")
+    turn_tokens: int = Field(64, ge=1, description="Tokens in one turn.")
     total_tokens: int = Field(1400, ge=16, description="Tokens of the whole episode, prompt included.")
 
 

@@ -68,6 +68,8 @@ class LocalEngine:
         self._adapters = AdapterSlots(self.model, self.dtype)
         self._prefixes = PrefixStore(cached_tokens)
         self._waiting: list[_Request] = []
+        self._rounds = 0
+        self._served: dict[tuple[int, str], int] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
 
@@ -166,11 +168,18 @@ class LocalEngine:
                 self._wake.clear()
 
     def _next_round(self) -> list[_Request]:
-        """The largest set of waiting requests that can run together; the oldest first beyond `most_rows`."""
+        """Waiting requests that can run together, of the adapter and kind that had its turn longest ago.
+
+        Turn about keeps episodes in step: users and tools answer first, and then all agents write together. Taking
+        the largest set instead let them drift apart, and rounds became half as full.
+        """
         groups: dict[tuple[int, str], list[_Request]] = {}
         for request in self._waiting:
             groups.setdefault((id(request.factors), request.kind), []).append(request)
-        chosen = max(groups.values(), key=len)[: self.most_rows]
+        turn = min(groups, key=lambda key: self._served.get(key, 0))
+        self._rounds += 1
+        self._served[turn] = self._rounds
+        chosen = groups[turn][: self.most_rows]
         taken = set(map(id, chosen))
         self._waiting = [r for r in self._waiting if id(r) not in taken]
         return chosen
@@ -290,7 +299,7 @@ class LocalEngine:
     def _decode(
         self, batch: list[_Request], cache: BatchCache, row_of: dict[tuple[int, ...], int], logits_NV: torch.Tensor
     ) -> None:
-        """Sample all rows in step. Finished rows are stored as prefixes and leave when a quarter is idle."""
+        """Sample all rows in step. Finished rows are stored as prefixes and leave when half of them are idle."""
         source = torch.tensor([row_of[r.prompt] for r in batch], device=self.device)
         if len(row_of) < len(batch):
             cache.keep_rows(source)
@@ -310,7 +319,7 @@ class LocalEngine:
                     alive[k] = not self._over(request)
             if not alive.any():
                 break
-            if alive.mean() < 0.75:
+            if alive.mean() < 0.5:
                 for k in np.nonzero(~alive)[0]:
                     self._store(rows[k], cache, int(k))
                 kept = np.nonzero(alive)[0]
