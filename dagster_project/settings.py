@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     world: WorldSettings = Field(default_factory=WorldSettings, description="How the world is learned.")
     card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")
     clone: FitSettings = Field(
-        default_factory=lambda: FitSettings(seconds=180), description="How the production agent is cloned."
+        default_factory=lambda: FitSettings(seconds=270), description="How the production agent is cloned."
     )
     judge: JudgeSettings = Field(default_factory=JudgeSettings, description="How the offline judge is trained.")
     ruler: RulerSettings = Field(default_factory=RulerSettings, description="Who judges, and how they are asked.")

@@ -38,12 +38,14 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(45, ge=1, description="Optimizer steps at most.")
-    seconds: float | None = Field(None, description="Stop after this wall-clock time even if steps are left.")
+    steps: int = Field(40, ge=1, description="Optimizer steps at most.")
+    seconds: float | None = Field(480, description="Stop after this wall-clock time even if steps are left.")
     groups: int = Field(16, ge=1, description="Scenarios a step.")
     group_size: int = Field(8, ge=2, description="Episodes a scenario.")
     temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
-    learner: LearnerSettings = Field(default_factory=lambda: LearnerSettings(warm_up=3), description="The optimiser.")
+    learner: LearnerSettings = Field(
+        default_factory=lambda: LearnerSettings(learning_rate=6e-4, warm_up=3), description="The optimiser."
+    )
     loss: GrpoSettings = Field(default_factory=GrpoSettings, description="The policy loss.")
     limits: Limits = Field(default_factory=Limits, description="Where episodes are cut off.")
     least_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less teach nothing.")

@@ -48,7 +48,7 @@ class JudgeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fit: FitSettings = Field(default_factory=FitSettings, description="The supervised fit.")
+    fit: FitSettings = Field(default_factory=lambda: FitSettings(seconds=120), description="The supervised fit.")
     pair_share: float = Field(0.15, ge=0, le=1, description="Pairwise rows, as a share of the pointwise ones.")
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, kept for agreement.")
     most_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")
