@@ -1,30 +1,45 @@
-"""Dialects: each module maps one family of spans to the normal form (``ingest.normal.Observed``).
+"""Dialects: each module is one table (``mapping.Mapping``) from a family of spans to the normal form.
 
-A dialect is a module with ``NAME``, ``detect(span) -> bool`` and ``observe(span, seen) -> None``. The first
-whose ``detect`` says yes reads the span; order in ``DIALECTS`` is from the special to the general.
+Every dialect whose ``detect`` says yes reads the span, the standard first; each fills in what those before it
+left open. A span that none of them understands is read by the shape of what it holds (``inferred``).
+docs/dialects.md shows how to add one.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from ingest.dialects import otel
+from ingest.dialects import (
+    adk,
+    claude_code,
+    inferred,
+    langfuse,
+    langsmith,
+    mcp,
+    mlflow,
+    openinference,
+    openllmetry,
+    otel,
+    pydantic_ai,
+    vercel,
+)
+from ingest.dialects.mapping import apply
 from ingest.normal import Evaluation, Observed, Span
 from ingest.shapes import first
 
-
-class Dialect(Protocol):
-    """What a dialect module offers."""
-
-    NAME: str
-
-    def detect(self, span: Span) -> bool: ...
-    def observe(self, span: Span, seen: Observed) -> None: ...
-
-
-DIALECTS: tuple[Dialect, ...] = (otel,)  # type: ignore[assignment]
+DIALECTS = tuple(
+    module.MAPPING
+    for module in (
+        otel, openinference, pydantic_ai, vercel, adk, langfuse, mlflow, langsmith, openllmetry, claude_code, mcp,
+    )
+)  # fmt: skip
 EVALUATION = "gen_ai.evaluation.result"
-_CONVERSATION = ("gen_ai.conversation.id", "session.id", "langfuse.session.id", "langsmith.trace.session_id")
+_CONVERSATION = (
+    "gen_ai.conversation.id", "session.id", "langfuse.session.id", "langsmith.metadata.session_id",
+    "langsmith.metadata.thread_id", "langsmith.metadata.conversation_id", "langsmith.trace.session_id",
+    "ai.telemetry.metadata.sessionId", "gcp.vertex.agent.session_id", "mlflow.trace.session",
+    "traceloop.association.properties.session_id", "traceloop.association.properties.thread_id",
+    "traceloop.association.properties.conversation_id", "langfuse.trace.metadata.session_id",
+    "conversation_id", "session_id", "thread_id",
+)  # fmt: skip
 
 
 def observe(span: Span) -> Observed:
@@ -40,17 +55,31 @@ def observe(span: Span) -> Observed:
     seen.error_message = span.status_message or None
     if span.dropped:
         seen.flags.append("dropped_attributes")
-    for dialect in DIALECTS:
-        if dialect.detect(span):
-            seen.dialect = dialect.NAME
-            dialect.observe(span, seen)
-            break
+    _read(span, seen)
     seen.evaluations = [
         evaluation(e["attributes"], e["time_ns"], span.trace_id, span.span_id, seen.conversation_id)
         for e in span.events
         if e["name"] == EVALUATION
     ]
     return seen
+
+
+def _read(span: Span, seen: Observed) -> None:
+    """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
+    told = ""
+    for dialect in DIALECTS:
+        if dialect.detect(span):
+            before = _content(seen)
+            apply(dialect, span, seen)
+            told = told or (dialect.name if _content(seen) != before else "")
+            seen.dialect = seen.dialect or (dialect.name if seen.kind != "other" else "")
+    if not told and inferred.read(span, seen):
+        told = inferred.NAME
+    seen.dialect = told or seen.dialect
+
+
+def _content(seen: Observed) -> tuple[bool, ...]:
+    return bool(seen.input), bool(seen.output), seen.arguments is not None, seen.result is not None
 
 
 def evaluation(
