@@ -13,6 +13,10 @@ from typing import Any
 
 import orjson
 
+from ingest.reprs import read_repr
+from ingest.salvage import is_cut as cut_json
+from ingest.salvage import salvage
+
 Part = dict[str, Any]
 NormalMessage = dict[str, Any]
 
@@ -30,10 +34,12 @@ _TEXT = {"text", "input_text", "output_text", "refusal", "summary_text", "text-d
 _REASONING = {"reasoning", "thinking", "redacted_thinking", "redacted-reasoning", "reasoning_text",
               "reasoningcontent"}  # fmt: skip
 _CALLS = {"tool_call", "tool_use", "function_call", "tool-call", "toolcall", "function", "tool_use_block",
-          "functioncall", "custom_tool_call", "mcp_call"}  # fmt: skip
-_RESULTS = {"tool_call_response", "tool_result", "function_call_output", "tool-result", "toolresult",
+          "functioncall", "custom_tool_call", "mcp_call", "responsefunctiontoolcall"}  # fmt: skip
+_RESULTS = {"tool_call_response", "toolcallresult", "tool_call_result", "functionexecutionresult", "tool_result", "function_call_output", "tool-result", "toolresult",
             "custom_tool_call_output", "tool_response", "functionresponse", "function_result", "tool_return",
             "tool-return", "tool-error"}  # fmt: skip
+
+_SHOWN = {"output_text", "responsefunctiontoolcall", "toolcall", "functioncall", *_RESULTS}
 
 
 def parse(value: Any) -> Any:
@@ -46,10 +52,21 @@ def parse(value: Any) -> Any:
     return value
 
 
+def parse_any(value: Any) -> Any:
+    """Like ``parse``; text that is a Python repr as what it shows, and cut JSON as far as it goes."""
+    parsed = parse(value)
+    if not isinstance(parsed, str):
+        return parsed
+    if is_cut(parsed) and (saved := salvage(parsed)) is not None:
+        return saved
+    shown = read_repr(parsed)
+    return parsed if shown is None else shown
+
+
 def is_cut(value: Any) -> bool:
     """Whether text starts like JSON and is none: an attribute length limit cut it, nothing counts those."""
-    looks = isinstance(value, str) and value[:1] in ("{", "[") and value[-1:] not in ("}", "]")
-    return looks and parse(value) is value
+    looks = isinstance(value, str) and value[:1] in ("{", "[") and parse(value) is value
+    return looks and cut_json(value)
 
 
 def first(source: dict[str, Any], *keys: str) -> Any:
@@ -117,6 +134,10 @@ def _result(x: dict[str, Any]) -> Part:
     response = _first_not_none(x, "response", "result", "output", "content", "return_value", "error")
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id")
     is_error = first(x, "is_error", "isError")
+    if is_error is None and isinstance(x.get("error"), bool):  # Haystack, with the call in "origin"
+        is_error = x["error"]
+    if isinstance(x.get("origin"), dict):
+        x = {**{k: v for k, v in x["origin"].items() if k in ("id", "tool_name", "name")}, **x}
     if is_error is None and x.get("status") in ("error", "success"):
         is_error = x["status"] == "error" or None
     if x.get("type") == "tool-error":
@@ -153,16 +174,26 @@ def _block_text(x: dict[str, Any]) -> str:
     return x["text"] if isinstance(x.get("text"), str) else x["content"]
 
 
+def _spoken(text: str) -> Part:
+    """Text; what is the repr of a call, a result or a text part is that part."""
+    shown = read_repr(text) if text[:1] in ("{", "[") or text[-1:] == ")" else None
+    if isinstance(shown, dict) and str(shown.get("type", "")).lower() in _SHOWN:
+        part = read_part(shown)
+        if part is not None and part["type"] != "unknown":
+            return part
+    return text_part(text)
+
+
 def read_part(x: Any) -> Part | None:
     """One part of any vendor; None for what says nothing (an empty text)."""
     if isinstance(x, str):
-        return text_part(x) if x else None
+        return _spoken(x) if x else None
     if not isinstance(x, dict):
         return {"type": "unknown", "content": x}
     kind = str(x.get("type") or x.get("kind") or x.get("part_kind") or "").lower()
     if kind in _TEXT:
         text = first(x, "content", "text", "refusal")
-        return text_part(text) if isinstance(text, str) else None if text is None else {**x}
+        return _spoken(text) if isinstance(text, str) else None if text is None else {**x}
     if kind in _REASONING or x.get("thought") is True:
         thought = first(x, "content", "thinking", "text", "summary", "reasoning")
         return {"type": "reasoning", "content": thought or ""}
@@ -174,7 +205,7 @@ def read_part(x: Any) -> Part | None:
 
 
 _NESTED_CALLS = ("toolUse", "functionCall", "function_call", "tool_call")
-_NESTED_RESULTS = ("toolResult", "functionResponse", "function_response", "tool_response")
+_NESTED_RESULTS = ("toolResult", "functionResponse", "function_response", "tool_response", "tool_call_result")
 
 
 def _untyped_part(x: dict[str, Any]) -> Part | None:
@@ -206,19 +237,21 @@ def read_parts(content: Any) -> list[Part]:
 
 def read_message(x: Any, default_role: str = "user") -> NormalMessage | None:
     """One message of any vendor; None if it holds nothing that is one."""
-    x = parse(x)
-    if isinstance(x, str):
-        return {"role": default_role, "parts": [text_part(x)]} if x else None
-    if not isinstance(x, dict):
+    value = parse_any(x)
+    if isinstance(value, str):
+        return {"role": default_role, "parts": read_parts(value)} if value else None
+    if not isinstance(value, dict):
         return None
-    x = _unwrapped(x)
-    role = role_of(x)
+    value = _unwrapped(value)
+    role = role_of(value)
     if role is None:
-        return _item(x, default_role)
-    message: NormalMessage = {"role": role, "parts": _message_parts(x, role)}
-    if isinstance(x.get("name"), str) and role != "tool":
-        message["name"] = x["name"]
-    if finish := first(x, "finish_reason", "finishReason", "stop_reason"):
+        found = _item(value, default_role)
+        is_plain = found is None and isinstance(x, str) and parse(x) is x  # a text that looks like a repr
+        return {"role": default_role, "parts": [text_part(x)]} if is_plain else found
+    message: NormalMessage = {"role": role, "parts": _message_parts(value, role)}
+    if isinstance(value.get("name"), str) and role != "tool":
+        message["name"] = value["name"]
+    if finish := first(value, "finish_reason", "finishReason", "stop_reason"):
         message["finish_reason"] = finish
     return message
 
@@ -322,9 +355,15 @@ _CONTAINERS = ("messages", "input_messages", "output_messages", "choices", "cont
 
 def read_messages(value: Any, default_role: str = "user") -> list[NormalMessage]:
     """The messages of a list, of one message, or of a request or response that contains them."""
-    value = parse(value)
     if isinstance(value, str):
-        return [{"role": default_role, "parts": [text_part(value)]}] if value else []
+        shown = parse_any(value)
+        if not isinstance(shown, dict | list) or (not _told_by(shown, default_role) and parse(value) is value):
+            return [{"role": default_role, "parts": read_parts(value)}] if value else []
+        value = shown
+    return _told_by(value, default_role)
+
+
+def _told_by(value: Any, default_role: str) -> list[NormalMessage]:
     if isinstance(value, list):
         return _joined([m for item in value for m in _messages_of_item(item, default_role)])
     if not isinstance(value, dict):
@@ -334,6 +373,8 @@ def read_messages(value: Any, default_role: str = "user") -> list[NormalMessage]
 
 def _messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
     item = parse(item)
+    if isinstance(item, str) and isinstance(shown := parse_any(item), list):
+        item = shown
     if isinstance(item, list):
         return read_messages(item, default_role)
     message = read_message(item, default_role)
@@ -389,13 +430,13 @@ _TOOL_LISTS = ("tools", "functions", "functionDeclarations", "function_declarati
 def read_tools(value: Any) -> list[dict[str, Any]]:
     """Tool definitions, flat: ``{"name", "description"?, "parameters"?}``; OpenAI-nested, Anthropic,
     Gemini, Bedrock and lists of JSON strings or of bare names are understood."""
-    value = parse(value)
+    value = parse_any(value)
     if isinstance(value, dict):
         value = next((value[k] for k in _TOOL_LISTS if isinstance(value.get(k), list)), [value])
     if not isinstance(value, list):
         return []
     tools: list[dict[str, Any]] = []
-    for item in map(parse, value):
+    for item in map(parse_any, value):
         if isinstance(item, str):
             tools.append({"name": item})
         elif isinstance(item, dict):
@@ -411,7 +452,7 @@ def _tool(x: dict[str, Any]) -> list[dict[str, Any]]:
     for key in ("functionDeclarations", "function_declarations"):
         if isinstance(x.get(key), list):
             return read_tools(x[key])
-    for key in ("function", "toolSpec", "tool"):
+    for key in ("function", "toolSpec", "tool", "data"):
         if isinstance(parse(x.get(key)), dict):
             return _tool(parse(x[key]))
     name = first(x, "name", "tool_name")

@@ -14,6 +14,7 @@ from ingest.normal import Observed, Span
 from ingest.shapes import NormalMessage, first, is_cut, parse, read_messages, read_tools, system_parts
 
 MAX_DEPTH = 12
+REDACTED = {"REDACTED", "ELIDED", "FILTERED", "REMOVED"}
 
 
 @dataclass(frozen=True)
@@ -139,19 +140,21 @@ def _text(value: Any) -> str | None:
 
 def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
     if not seen.input:
-        seen.input = _first_messages(values, mapping.input, "user", seen)
+        seen.input = _best_messages(values, mapping.input, "user", seen)
         system = system_parts(first(values, *mapping.system))
         if system and not any(m["role"] == "system" for m in seen.input):
             seen.input = [{"role": "system", "parts": system}, *seen.input]
-    if not seen.output:
-        seen.output = _first_messages(values, mapping.output, "assistant", seen)
+    if not seen.output:  # a response may repeat its request's instructions
+        said = _best_messages(values, mapping.output, "assistant", seen)
+        seen.output = [m for m in said if m["role"] != "system"]
     if not seen.tools:
         seen.tools = next((t for k in mapping.tools if (t := read_tools(values.get(k)))), [])
 
 
-def _first_messages(
+def _best_messages(
     values: dict[str, Any], keys: tuple[str, ...], role: str, seen: Observed
 ) -> list[NormalMessage]:
+    """Of several tellings of the same messages the most complete, the first of equals."""
     best: list[NormalMessage] = []
     for key in keys:
         value = values.get(key)
@@ -160,15 +163,24 @@ def _first_messages(
         if is_cut(value):
             seen.flags.append(f"truncated:{key}")
         found = read_messages(value, role)
-        if found and not any(is_hollow(m) for m in found):
-            return found
-        best = best or found
+        if found and all(is_redacted(m) for m in found):
+            seen.flags.append("redacted")
+        elif completeness(found) > completeness(best):
+            best = found
     return best
 
 
-def is_hollow(message: NormalMessage) -> bool:
-    """A message of which only the role is left."""
-    return not message["parts"]
+def completeness(messages: list[NormalMessage]) -> int:
+    """How much is told: messages, parts, ids, arguments and results."""
+    parts = [p for m in messages for p in m["parts"]]
+    keys = ("id", "arguments", "response")
+    return len(parts) + sum(p.get(k) is not None for p in parts if p["type"] != "unknown" for k in keys)
+
+
+def is_redacted(message: NormalMessage) -> bool:
+    """A message of which an exporter left only the marker that something was there."""
+    texts = [p.get("content") for p in message["parts"]]
+    return bool(texts) and all(isinstance(t, str) and t.strip().strip("<[_]>").upper() in REDACTED for t in texts)
 
 
 def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
