@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
 
+from ingest.executions import merge_nested
+from ingest.grouping import Group, groups
 from ingest.linking import Link, link
 from ingest.normal import Evaluation, Observed
+from ingest.runs import rebuild
 from ingest.threads import Thread, thread
 
 
@@ -29,55 +31,17 @@ class Assembled:
     flags: set[str] = field(default_factory=set)
 
 
-@dataclass(slots=True)
-class _Group:
-    key: str
-    explicit: bool
-    members: list[Observed] = field(default_factory=list)
-
-
 def assemble(observed: Iterable[Observed]) -> list[Assembled]:
     """The conversations in these spans, oldest first."""
-    groups = _groups(list(observed))
-    done = [a for g in groups for a in _conversations(g)]
-    done = _join_by_history(done, {g.key for g in groups if g.explicit})
+    found = groups(merge_nested(list(observed)))
+    done = [a for g in found for a in _conversations(g)]
+    done = _join_by_history(done, {g.key for g in found if g.explicit})
     return sorted(done, key=lambda a: (a.started_at_ns, a.conversation_id))
 
 
-def _groups(observed: list[Observed]) -> list[_Group]:
-    by_span = {(o.trace_id, o.span_id): o for o in observed}
-    of_trace: dict[str, set[str]] = defaultdict(set)
-    for o in observed:
-        if o.conversation_id:
-            of_trace[o.trace_id].add(o.conversation_id)
-    groups: dict[str, _Group] = {}
-    for o in observed:
-        cid = _conversation_of(o, by_span, of_trace)
-        key = cid or o.trace_id
-        if key not in groups:
-            groups[key] = _Group(key, cid is not None)
-        groups[key].members.append(o)
-    return list(groups.values())
-
-
-def _conversation_of(
-    o: Observed, by_span: dict[tuple[str, str], Observed], of_trace: dict[str, set[str]]
-) -> str | None:
-    at: Observed | None = o
-    for _ in range(64):  # a cycle of parents must not hang us
-        if at is None:
-            break
-        if at.conversation_id:
-            return at.conversation_id
-        at = by_span.get((at.trace_id, at.parent_span_id))
-    known = of_trace[o.trace_id]
-    return next(iter(known)) if len(known) == 1 else None
-
-
-def _conversations(g: _Group) -> list[Assembled]:
-    calls = [o for o in g.members if o.kind == "inference"]
+def _conversations(g: Group) -> list[Assembled]:
+    calls, executions = rebuild(g.members)
     threads = thread(calls or [o for o in g.members if o.kind == "agent"])
-    executions = [o for o in g.members if o.kind == "execution"]
     agents = [o for o in g.members if o.kind == "agent" and o.agent]
     out = []
     for number, t in enumerate(_kept(threads), 1):
@@ -98,10 +62,11 @@ def _kept(threads: list[Thread]) -> list[Thread]:
     ]
 
 
-def _assembled(g: _Group, t: Thread, links: list[Link], agents: list[Observed], number: int) -> Assembled:
+def _assembled(g: Group, t: Thread, links: list[Link], agents: list[Observed], number: int) -> Assembled:
     if t.system is not None:
         t.turns.insert(0, t.system)
     flags = set(t.flags) | {"call_without_result" for x in links if x.answer is None}
+    flags |= {f for x in links if x.execution for f in x.execution.flags}
     if number > 1:
         flags.add("branch")
     if t.system is None:

@@ -8,7 +8,7 @@ from typing import Any
 from ingest.shapes import NormalMessage
 
 # Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
-MAPPING_VERSION = 1
+MAPPING_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -92,3 +92,4 @@ class Observed:
     error_message: str | None = None
     flags: list[str] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    rebuilt: bool = False  # not one span's words, but a whole run's (ingest.runs)

@@ -30,7 +30,7 @@ ROLES = {
     "tool-response": "tool",
     "functionmessage": "tool", "toolmessagechunk": "tool", "ipython": "tool",
 }  # fmt: skip
-_TEXT = {"text", "input_text", "output_text", "refusal", "summary_text", "text-delta"}
+_TEXT = {"text", "input_text", "output_text", "refusal", "summary_text", "text-delta", "textcontent"}
 _REASONING = {"reasoning", "thinking", "redacted_thinking", "redacted-reasoning", "reasoning_text",
               "reasoningcontent"}  # fmt: skip
 _CALLS = {"tool_call", "tool_use", "function_call", "tool-call", "toolcall", "function", "tool_use_block",

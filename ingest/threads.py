@@ -67,7 +67,10 @@ def _place(
         n = common_prefix(candidate.turns, history)
         if n > shared and (n or not history):
             best, shared = candidate, n
-    if best is None or shared == 0:
+    abridged = _abridged(threads, history) if best is None or shared < len(best.turns) else None
+    if abridged is not None:
+        best, shared, history = abridged
+    elif best is None or shared == 0:
         best, shared, history = _continued(threads, seen, history)
     if best is None:
         best = Thread([*history, *said], system, start_ns=seen.start_ns)
@@ -88,6 +91,15 @@ def _note(t: Thread, seen: Observed, system: Turn | None) -> None:
         t.response_ids.add(seen.response_id)
 
 
+def _abridged(threads: list[Thread], history: list[Turn]) -> tuple[Thread, int, list[Turn]] | None:
+    """A history that keeps what was said and leaves out the tool calls: it goes on after the whole thread."""
+    for t in reversed(threads):
+        said = [x for x in t.turns if x.message["role"] != "tool" and not x.message.get("tool_calls")]
+        if 1 < len(said) < len(t.turns) and said[-1] is t.turns[-1] and same_turns(said, history[: len(said)]):
+            return t, len(t.turns), [*t.turns, *history[len(said) :]]
+    return None
+
+
 def _continued(
     threads: list[Thread], seen: Observed, history: list[Turn]
 ) -> tuple[Thread | None, int, list[Turn]]:
@@ -95,11 +107,22 @@ def _continued(
     for t in reversed(threads):
         if seen.previous_response_id and seen.previous_response_id in t.response_ids:
             return t, len(t.turns), [*t.turns, *history]
+    if seen.rebuilt and threads:
+        return threads[-1], len(threads[-1].turns), [*threads[-1].turns, *history]
     for t in reversed(threads):
+        if ids := open_ids(t):
+            first = history[0].message.get("tool_call_id") if history else None
+            if first in ids:
+                return t, len(t.turns), [*t.turns, *history]
         for k in range(min(len(t.turns), len(history)), 0, -1):
             if same_turns(t.turns[-k:], history[:k]):
                 return t, len(t.turns), [*t.turns, *history[k:]]
     return None, 0, history
+
+
+def open_ids(t: Thread) -> set[str]:
+    """Ids of the calls that the thread ends with: what answers them continues it."""
+    return {c["id"] for c in t.turns[-1].message.get("tool_calls") or () if c["id"]} if t.turns else set()
 
 
 def _extend(threads: list[Thread], t: Thread, shared: int, history: list[Turn], said: list[Turn]) -> Thread:

@@ -172,9 +172,8 @@ def _best_messages(
 
 def completeness(messages: list[NormalMessage]) -> int:
     """How much is told: messages, parts, ids, arguments and results."""
-    parts = [p for m in messages for p in m["parts"]]
-    keys = ("id", "arguments", "response")
-    return len(parts) + sum(p.get(k) is not None for p in parts if p["type"] != "unknown" for k in keys)
+    parts = [p for m in messages for p in m["parts"] if p["type"] != "unknown"]
+    return len(parts) + sum(p.get(k) is not None for p in parts for k in ("id", "arguments", "response"))
 
 
 def is_redacted(message: NormalMessage) -> bool:

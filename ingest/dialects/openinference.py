@@ -29,9 +29,10 @@ def _short_name(name: str) -> str:
 
 
 def _message(m: Any) -> Any:
-    m = m.get("message", m) if isinstance(m, dict) else m
     if not isinstance(m, dict):
         return m
+    if isinstance(m.get("message"), dict):  # AutoGen puts results beside the message
+        m = {**{k: v for k, v in m.items() if k != "message"}, **m["message"]}
     if isinstance(m.get("contents"), list):
         parts = [c.get("message_content", c) if isinstance(c, dict) else c for c in m["contents"]]
         content = m.get("content")
