@@ -79,22 +79,32 @@ def _assembled(g: Group, t: Thread, links: list[Link], agents: list[Observed], n
 
 
 def _join_by_history(conversations: list[Assembled], explicit: set[str]) -> list[Assembled]:
-    """Turns in traces of their own, without a conversation id: a later one repeats the earlier as history."""
+    """Turns in traces of their own: a later one repeats the earlier as history and goes on. Where both have a
+    conversation id (some libraries give every turn a new one), the ids of the calls must be the same too."""
     by_path: dict[bytes, Assembled] = {}
     out: list[Assembled] = []
     for c in sorted(conversations, key=lambda a: a.started_at_ns):
-        earlier = None
-        if c.conversation_id not in explicit:
-            hashes = _prefix_hashes(c)
-            earlier = next((by_path[h] for h in reversed(hashes[:-1]) if h in by_path), None)
-            if hashes:
-                by_path[hashes[-1]] = c
-        if earlier is not None and earlier in out:
+        hashes = _prefix_hashes(c)
+        earlier = next((by_path[h] for h in reversed(hashes[:-1]) if h in by_path), None)
+        if earlier is not None and earlier in out and _may_join(earlier, c, explicit):
             out.remove(earlier)
             c = _joined(earlier, c)
-            by_path[_prefix_hashes(c)[-1]] = c
+        if hashes:
+            by_path[hashes[-1]] = c
         out.append(c)
     return out
+
+
+def _may_join(earlier: Assembled, later: Assembled, explicit: set[str]) -> bool:
+    if earlier.conversation_id not in explicit and later.conversation_id not in explicit:
+        return True
+    if earlier.ended_at_ns > later.ended_at_ns:
+        return False
+    return bool(_given_ids(earlier) & _given_ids(later))
+
+
+def _given_ids(c: Assembled) -> set[str]:
+    return {x.call["id"] for x in c.links if "id_made" not in x.repairs}
 
 
 def _prefix_hashes(c: Assembled) -> list[bytes]:

@@ -71,7 +71,8 @@ def _is_untold(run: Run) -> bool:
     """Whether tools ran between model calls (or there are no model calls) and no history shows a call."""
     if not run.inferences:
         return True
-    if any(p["type"].startswith("tool_call") for c in run.inferences for m in c.input for p in m["parts"]):
+    history = [p for c in run.inferences for m in c.input for p in m["parts"]]
+    if any(p["type"] == "tool_call" or (p["type"] == "tool_call_response" and p.get("id")) for p in history):
         return False
     first_end = min(e.end_ns for e in run.executions)
     return any(c.start_ns >= first_end for c in run.inferences)

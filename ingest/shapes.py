@@ -414,6 +414,24 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
     return head + ([message] if message else [])
 
 
+_TASKS = ("question", "query", "task", "prompt", "user_input", "input", "request", "message", "text", "content")
+_ANSWERS = ("answer", "final_answer", "final_output", "output", "response", "result", "text", "content")
+_ASIDES = {"trajectory", "reasoning", "rationale", "thought", "model", "stream"}
+
+
+def lone_text(value: Any, role: str) -> str | None:
+    """The text that an agent was given, or gave back, among other fields of an object: under a usual name, or
+    as the only text there is."""
+    value = parse_any(value)
+    if isinstance(value, dict) and len(value) == 1 and isinstance(inner := parse(next(iter(value.values()))), dict):
+        return lone_text(inner, role)
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) and value else None
+    texts = {k: v for k, v in value.items() if isinstance(v, str) and v and k not in _ASIDES}
+    named = first(texts, *(_TASKS if role == "user" else _ANSWERS))
+    return named or (next(iter(texts.values())) if len(texts) == 1 else None)
+
+
 def system_parts(value: Any) -> list[Part]:
     """System instructions: text, parts, or a message whose parts they are."""
     value = parse(value)

@@ -50,9 +50,7 @@ def observe(span: Span) -> Observed:
         "other", "", span.trace_id, span.span_id, span.parent_span_id, span.start_ns, span.end_ns,
         conversation_id=None if conversation_id is None else str(conversation_id),
     )  # fmt: skip
-    seen.error_type = first(a, "error.type")
-    seen.is_error = span.status_code == 2 or seen.error_type is not None
-    seen.error_message = span.status_message or None
+    _note_error(span, seen)
     if span.dropped:
         seen.flags.append("dropped_attributes")
     _read(span, seen)
@@ -62,6 +60,18 @@ def observe(span: Span) -> Observed:
         if e["name"] == EVALUATION
     ]
     return seen
+
+
+def _note_error(span: Span, seen: Observed) -> None:
+    """The error's class and text; the exception's own words rather than the status that wraps them."""
+    raised = next((e["attributes"] for e in span.events if e["name"] == "exception"), {})
+    seen.error_type = first(span.attributes, "error.type")
+    seen.is_error = span.status_code == 2 or seen.error_type is not None
+    if seen.is_error:
+        kind = str(raised.get("exception.type") or "")
+        seen.error_type = seen.error_type or kind.rsplit(".", 1)[-1] or None
+        message = first(raised, "exception.message") or span.status_message
+        seen.error_message = str(message) if message else None
 
 
 def _read(span: Span, seen: Observed) -> None:

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingest.normal import Observed, Span
-from ingest.shapes import NormalMessage, first, is_cut, parse, read_messages, read_tools, system_parts
+from ingest.shapes import (
+    NormalMessage,
+    first,
+    is_cut,
+    lone_text,
+    parse,
+    read_messages,
+    read_tools,
+    system_parts,
+    text_part,
+)
 
 MAX_DEPTH = 12
 REDACTED = {"REDACTED", "ELIDED", "FILTERED", "REMOVED"}
@@ -147,8 +157,16 @@ def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
     if not seen.output:  # a response may repeat its request's instructions
         said = _best_messages(values, mapping.output, "assistant", seen)
         seen.output = [m for m in said if m["role"] != "system"]
+    if seen.kind == "agent":
+        seen.input = seen.input or _lone(values, mapping.input, "user")
+        seen.output = seen.output or _lone(values, mapping.output, "assistant")
     if not seen.tools:
         seen.tools = next((t for k in mapping.tools if (t := read_tools(values.get(k)))), [])
+
+
+def _lone(values: dict[str, Any], keys: tuple[str, ...], role: str) -> list[NormalMessage]:
+    text = next((t for k in keys if (t := lone_text(values.get(k), role))), None)
+    return [{"role": role, "parts": [text_part(text)]}] if text else []
 
 
 def _best_messages(
@@ -190,7 +208,15 @@ def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None
     if seen.arguments is None:
         seen.arguments = called_with(first(values, *mapping.arguments))
     if seen.result is None:
-        seen.result = next((values[k] for k in mapping.result if values.get(k) is not None), None)
+        seen.result = unquoted(next((values[k] for k in mapping.result if values.get(k) is not None), None))
+
+
+def unquoted(value: Any) -> Any:
+    """A text that was written as JSON, quotes and all, is that text."""
+    if isinstance(value, str) and value[:1] == value[-1:] == '"' and len(value) > 1:
+        inner = parse(f"[{value}]")
+        return inner[0] if isinstance(inner, list) and len(inner) == 1 else value
+    return value
 
 
 def called_with(value: Any) -> Any:
