@@ -8,7 +8,7 @@ from typing import Any
 
 import xxhash
 
-from ingest.executions import merge_nested
+from ingest.executions import demote_inferred, merge_nested
 from ingest.grouping import Group, groups
 from ingest.linking import Link, link
 from ingest.normal import Evaluation, Observed
@@ -33,7 +33,9 @@ class Assembled:
 
 def assemble(observed: Iterable[Observed]) -> list[Assembled]:
     """The conversations in these spans, oldest first."""
-    found = groups(merge_nested(list(observed)))
+    spans = list(observed)
+    demote_inferred(spans)
+    found = groups(merge_nested(spans))
     done = [a for g in found for a in _conversations(g)]
     done = _join_by_history(done, {g.key for g in found if g.explicit})
     return sorted(done, key=lambda a: (a.started_at_ns, a.conversation_id))

@@ -57,3 +57,17 @@ def _take(outer: Observed, inner: Observed) -> None:
     outer.is_error = outer.is_error or inner.is_error
     outer.error_type = outer.error_type or inner.error_type
     outer.flags += inner.flags
+
+
+def demote_inferred(observed: list[Observed]) -> None:
+    """A span read only by its shape that has model calls within is no model call but what led to them; nor is
+    one that names no model, where others of its trace do."""
+    spans = by_span(observed)
+    calls = [o for o in observed if o.kind == "inference" and (o.input or o.output)]
+    modelled = {o.trace_id for o in calls if o.model or o.dialect != "inferred"}
+    for o in calls:
+        for around in ancestors(o, spans):
+            if around.kind == "inference" and around.dialect == "inferred":
+                around.kind = "agent"
+        if o.dialect == "inferred" and not o.model and o.trace_id in modelled:
+            o.kind = "agent"

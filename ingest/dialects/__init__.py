@@ -76,14 +76,16 @@ def _note_error(span: Span, seen: Observed) -> None:
 
 def _read(span: Span, seen: Observed) -> None:
     """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
-    told = ""
+    told, known = "", set()
     for dialect in DIALECTS:
         if dialect.detect(span):
+            known.add(dialect.name)
             before = _content(seen)
             apply(dialect, span, seen)
             told = told or (dialect.name if _content(seen) != before else "")
             seen.dialect = seen.dialect or (dialect.name if seen.kind != "other" else "")
-    if not told and inferred.read(span, seen):
+    may_infer = seen.kind in ("inference", "execution") or not known - {otel.MAPPING.name}
+    if not told and may_infer and inferred.read(span, seen):
         told = inferred.NAME
     seen.dialect = told or seen.dialect
 
