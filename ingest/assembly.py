@@ -8,6 +8,7 @@ from typing import Any
 
 import xxhash
 
+from ingest import hidden_history
 from ingest.executions import demote_inferred, merge_nested
 from ingest.grouping import Group, groups
 from ingest.linking import Link, link
@@ -35,6 +36,7 @@ def assemble(observed: Iterable[Observed]) -> list[Assembled]:
     """The conversations in these spans, oldest first."""
     spans = list(observed)
     demote_inferred(spans)
+    hidden_history.mark(spans)
     found = groups(merge_nested(spans))
     done = [a for g in found for a in _conversations(g)]
     done = _join_by_history(done, {g.key for g in found if g.explicit})
@@ -65,13 +67,14 @@ def _kept(threads: list[Thread]) -> list[Thread]:
 
 
 def _assembled(g: Group, t: Thread, links: list[Link], agents: list[Observed], number: int) -> Assembled:
-    if t.system is not None:
+    starts_late = hidden_history.FLAG in t.spans[0].flags
+    if t.system is not None and not starts_late:
         t.turns.insert(0, t.system)
     flags = set(t.flags) | {"call_without_result" for x in links if x.answer is None}
     flags |= {f for x in links if x.execution for f in x.execution.flags}
     if number > 1:
         flags.add("branch")
-    if t.system is None:
+    if t.system is None or starts_late:
         flags.add("missing_system")
     agent = t.agent or next((a.agent for a in agents), None) or ""
     return Assembled(

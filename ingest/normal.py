@@ -92,4 +92,6 @@ class Observed:
     error_message: str | None = None
     flags: list[str] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    input_tokens: int | None = None
+    emitter: str = ""  # the process and the instrumentation in it
     rebuilt: bool = False  # not one span's words, but a whole run's (ingest.runs)

@@ -64,7 +64,8 @@ def _runs(
 def _root(around: list[Observed]) -> Observed | None:
     agents = [a for a in around if a.kind == "agent"]
     speaking = [a for a in agents if a.input or a.output]
-    return (speaking or agents or [None])[-1]
+    found = speaking or agents
+    return found[-1] if found else None
 
 
 def _is_untold(run: Run) -> bool:

@@ -35,11 +35,11 @@ _REASONING = {"reasoning", "thinking", "redacted_thinking", "redacted-reasoning"
               "reasoningcontent"}  # fmt: skip
 _CALLS = {"tool_call", "tool_use", "function_call", "tool-call", "toolcall", "function", "tool_use_block",
           "functioncall", "custom_tool_call", "mcp_call", "responsefunctiontoolcall"}  # fmt: skip
-_RESULTS = {"tool_call_response", "toolcallresult", "tool_call_result", "functionexecutionresult", "tool_result", "function_call_output", "tool-result", "toolresult",
+_RESULTS = {"tool_call_response", "tool_result", "function_call_output", "tool-result", "toolresult",
             "custom_tool_call_output", "tool_response", "functionresponse", "function_result", "tool_return",
-            "tool-return", "tool-error"}  # fmt: skip
+            "tool-return", "tool-error", "toolcallresult", "tool_call_result", "functionexecutionresult"}  # fmt: skip
 
-_SHOWN = {"output_text", "responsefunctiontoolcall", "toolcall", "functioncall", *_RESULTS}
+_SHOWN = {"output_text", "responsefunctiontoolcall", "toolcall", "functioncall", *_RESULTS}  # told as reprs
 
 
 def parse(value: Any) -> Any:

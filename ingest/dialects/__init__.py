@@ -40,6 +40,8 @@ _CONVERSATION = (
     "traceloop.association.properties.conversation_id", "langfuse.trace.metadata.session_id",
     "conversation_id", "session_id", "thread_id",
 )  # fmt: skip
+_INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt",
+                 "ai.usage.inputTokens", "ai.usage.promptTokens")  # fmt: skip
 
 
 def observe(span: Span) -> Observed:
@@ -51,6 +53,9 @@ def observe(span: Span) -> Observed:
         conversation_id=None if conversation_id is None else str(conversation_id),
     )  # fmt: skip
     _note_error(span, seen)
+    tokens = first(a, *_INPUT_TOKENS)
+    seen.input_tokens = tokens if isinstance(tokens, int) else None
+    seen.emitter = f"{span.scope}\0{sorted(map(str, span.resource.items()))}"
     if span.dropped:
         seen.flags.append("dropped_attributes")
     _read(span, seen)
@@ -64,7 +69,7 @@ def observe(span: Span) -> Observed:
 
 def _note_error(span: Span, seen: Observed) -> None:
     """The error's class and text; the exception's own words rather than the status that wraps them."""
-    raised = next((e["attributes"] for e in span.events if e["name"] == "exception"), {})
+    raised: dict[str, object] = next((e["attributes"] for e in span.events if e["name"] == "exception"), {})
     seen.error_type = first(span.attributes, "error.type")
     seen.is_error = span.status_code == 2 or seen.error_type is not None
     if seen.is_error:
