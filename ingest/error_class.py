@@ -14,6 +14,12 @@ _ERROR_TEXT = re.compile(
     r"^\s*(?:errors?|exception|traceback|tool error|[A-Za-z]+(?:error|exception))\b\s*(?:[:\-(\[]|\w+ing\b)",
     re.IGNORECASE,
 )
+_ERROR_WORDS = re.compile(  # how agent frameworks word a tool's failure to the model
+    r"^\s*(?:an? (?:\w+ )?error (?:has )?occurred\b|(?:tool )?(?:execution|invocation|call) (?:error|failed)\b"
+    r"|failed to (?:invoke|execute|call|run)\b)"
+    r"|(?:fix the errors and try again|please fix your mistakes)\.?\s*$",
+    re.IGNORECASE,
+)
 _PREFIX = re.compile(r"^\s*(?:[A-Za-z_. ]*?(?:error|exception)\b[^:]{0,40}:\s*)+", re.IGNORECASE)
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|<[^>]*>|\([^)]*\)")
 _CODES = ("code", "error_code", "errorCode", "type", "status", "status_code", "statusCode", "reason", "kind")
@@ -37,7 +43,7 @@ def error_body(content: Any) -> Any:
 
 def says_error(content: Any) -> bool:
     """Whether an observation's own text says that it is an error."""
-    if isinstance(content, str) and _ERROR_TEXT.match(content[:200]):
+    if isinstance(content, str) and (_ERROR_TEXT.match(content[:200]) or _ERROR_WORDS.search(content)):
         return True
     return error_body(content) is not None
 

@@ -37,7 +37,7 @@ def rebuild(members: list[Observed]) -> tuple[list[Observed], list[Observed]]:
     executions = [o for o in members if o.kind == "execution"]
     replaced: set[int] = set()
     for run in _runs(members, calls, executions, spans):
-        if _is_untold(run):
+        if _is_untold(run, calls):
             replaced |= {id(o) for o in (*run.inferences, *_answering(run))}
             calls.append(_told(run))
     return [c for c in calls if id(c) not in replaced], [e for e in executions if id(e) not in replaced]
@@ -68,10 +68,12 @@ def _root(around: list[Observed]) -> Observed | None:
     return found[-1] if found else None
 
 
-def _is_untold(run: Run) -> bool:
-    """Whether tools ran between model calls (or there are no model calls) and no history shows a call."""
+def _is_untold(run: Run, calls: list[Observed]) -> bool:
+    """Whether tools ran between model calls and no history shows a call; without model calls of its own,
+    whether any other of the conversation tells what this run did."""
     if not run.inferences:
-        return True
+        told = [p for c in calls for m in (*c.input, *c.output) for p in m["parts"] if p["type"] == "tool_call"]
+        return not all(any(_runs_call(e, p) for p in told) for e in run.executions)
     history = [p for c in run.inferences for m in c.input for p in m["parts"]]
     if any(p["type"] == "tool_call" or (p["type"] == "tool_call_response" and p.get("id")) for p in history):
         return False

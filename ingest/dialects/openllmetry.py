@@ -28,7 +28,7 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
         output = output["result"]
     elif isinstance(output, dict) and set(output) == {"output"}:
         output = output["output"]
-    if isinstance(values.get("traceloop.entity.output"), str):
+    if output is not None:
         out["traceloop.entity.output"] = output
     return out
 
