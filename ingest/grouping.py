@@ -51,11 +51,12 @@ def _keys(observed: list[Observed]) -> list[tuple[str, bool]]:
 def _joined_by_ids(ordered: list[Group]) -> list[Group]:
     """Joins a group without a conversation id to the one whose model made the calls, or the response, that its
     history names. An id that two groups made proves nothing."""
-    made: dict[str, set[str]] = defaultdict(set)
+    made: dict[tuple[str, str], set[str]] = defaultdict(set)
     for g in ordered:
         for o in g.members:
             for name in _made_ids(o):
-                made[name].add(g.key)
+                made[o.emitter, name].add(g.key)
+                made["", name].add(g.key)
     kept: dict[str, Group] = {}
     now: dict[str, str] = {}
     for g in ordered:
@@ -80,13 +81,13 @@ def _made_ids(o: Observed) -> set[str]:
     return calls | ({o.response_id} if o.response_id else set())
 
 
-def _named(g: Group, made: dict[str, set[str]]) -> list[str]:
-    """Keys of the groups that made what this group's histories name."""
+def _named(g: Group, made: dict[tuple[str, str], set[str]]) -> list[str]:
+    """Keys of the groups that made what this group's histories name: in the same process, else anywhere."""
     out: list[str] = []
     for o in g.members:
         names = told_ids(o.input) | ({o.previous_response_id} if o.previous_response_id else set())
         for name in names if o.kind == "inference" else ():
-            origins = made.get(name, set())
+            origins = made.get((o.emitter, name)) or made.get(("", name), set())
             if len(origins) == 1 and g.key not in origins:
                 out += origins
     return out

@@ -82,6 +82,7 @@ class Observed:
     previous_response_id: str | None = None
     input: list[NormalMessage] = field(default_factory=list)
     output: list[NormalMessage] = field(default_factory=list)
+    is_cut: bool = False  # the history ends before its end: a length limit cut it
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_name: str | None = None
     call_id: str | None = None

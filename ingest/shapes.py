@@ -221,7 +221,12 @@ def _untyped_part(x: dict[str, Any]) -> Part | None:
         return text_part(x["text"]) if x["text"] else None
     if not x or (set(x) <= {"text", "type"} and not x.get("text")):
         return None
+    if str(x.get("type")) in _NORMAL:  # it says that it is one and is none
+        return {"type": "unknown", "content": x}
     return {"type": "unknown", **x}
+
+
+_NORMAL = {"text", "reasoning", "tool_call", "tool_call_response"}
 
 
 def read_parts(content: Any) -> list[Part]:

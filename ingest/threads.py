@@ -62,6 +62,7 @@ def _place(
     threads: list[Thread], seen: Observed, system: Turn | None, history: list[Turn], said: list[Turn]
 ) -> None:
     """Extends the thread that the call continues, or starts one."""
+    history = _completed(threads, history) if seen.is_cut else history
     best, shared = None, -1
     for candidate in reversed(threads):
         n = common_prefix(candidate.turns, history)
@@ -91,6 +92,15 @@ def _note(t: Thread, seen: Observed, system: Turn | None) -> None:
         t.response_ids.add(seen.response_id)
 
 
+def _completed(threads: list[Thread], history: list[Turn]) -> list[Turn]:
+    """A cut history that is the beginning of a thread, but for its last message, stood for the whole thread."""
+    for t in reversed(threads):
+        n = common_prefix(t.turns, history)
+        if n and n >= len(history) - 1:
+            return list(t.turns)
+    return history
+
+
 def _abridged(threads: list[Thread], history: list[Turn]) -> tuple[Thread, int, list[Turn]] | None:
     """A history that keeps what was said and leaves out the tool calls: it goes on after the whole thread."""
     for t in reversed(threads):
@@ -114,10 +124,18 @@ def _continued(
             first = history[0].message.get("tool_call_id") if history else None
             if first in ids:
                 return t, len(t.turns), [*t.turns, *history]
-        for k in range(min(len(t.turns), len(history)), 0, -1):
-            if same_turns(t.turns[-k:], history[:k]):
-                return t, len(t.turns), [*t.turns, *history[k:]]
+    evicted = {"sparse_index", "dropped_attributes"} & set(seen.flags)  # the oldest go first, the next in part
+    for skipped in (0, 1) if evicted else (0,):
+        for t in reversed(threads):
+            k = overlap(t.turns, history[skipped:])
+            if k:
+                return t, len(t.turns), [*t.turns, *history[skipped + k :]]
     return None, 0, history
+
+
+def overlap(a: list[Turn], b: list[Turn]) -> int:
+    """How many turns at the end of one are the first of the other."""
+    return next((k for k in range(min(len(a), len(b)), 0, -1) if same_turns(a[-k:], b[:k])), 0)
 
 
 def open_ids(t: Thread) -> set[str]:

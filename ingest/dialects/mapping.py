@@ -174,17 +174,19 @@ def _best_messages(
 ) -> list[NormalMessage]:
     """Of several tellings of the same messages the most complete, the first of equals."""
     best: list[NormalMessage] = []
+    cut = ""
     for key in keys:
         value = values.get(key)
         if value is None or value == "" or value == []:
             continue
-        if is_cut(value):
-            seen.flags.append(f"truncated:{key}")
         found = read_messages(value, role)
         if found and all(is_redacted(m) for m in found):
             seen.flags.append("redacted")
-        elif completeness(found) > completeness(best):
-            best = found
+        elif completeness(found) > completeness(best) or (not best and is_cut(value)):
+            best, cut = found, key if is_cut(value) else ""
+    if cut:
+        seen.flags.append(f"truncated:{cut}")
+        seen.is_cut = seen.is_cut or role == "user"
     return best
 
 
