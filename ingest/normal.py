@@ -32,6 +32,7 @@ class Span:
     dropped: int = 0
     links: list[dict[str, Any]] = field(default_factory=list)
     records: list[LogRecord] = field(default_factory=list)  # log records that name this span
+    source: str = ""  # the file that told it
 
 
 @dataclass(slots=True)

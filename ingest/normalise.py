@@ -69,7 +69,7 @@ def normalise(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]]
     observed: list[Observed] = []
     met: set[tuple[str, str]] = set()
     for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met)):
-        seen = dialects.observe(span)
+        seen = _observed(span)
         out.dialect_counts[seen.dialect or "none"] += 1
         evaluations += seen.evaluations
         observed.append(seen)
@@ -84,6 +84,15 @@ def normalise(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]]
 Records = dict[tuple[str, str], list[LogRecord]]
 
 
+def _observed(span: Span) -> Observed:
+    """What a span means; one that no dialect can stomach is kept as one that says nothing."""
+    try:
+        return dialects.observe(span)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        where = (span.trace_id, span.span_id, span.parent_span_id, span.start_ns, span.end_ns)
+        return Observed("other", "unreadable", *where, flags=["unreadable"])
+
+
 def _spans(rows: Iterable[dict[str, Any]], records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:
     for r in rows:
         met.add((r["trace_id"], r["span_id"]))
@@ -94,7 +103,7 @@ def _spans(rows: Iterable[dict[str, Any]], records: Records, met: set[tuple[str,
             r["status_code"], r["status_message"], r["scope_name"], r["scope_version"],
             orjson.loads(r["resource"]), r["dropped_attributes_count"] + r["dropped_events_count"],
             orjson.loads(r["links"]) if r["links"] != "[]" else [],
-            records.get((r["trace_id"], r["span_id"]), []),
+            records.get((r["trace_id"], r["span_id"]), []), r["source"],
         )  # fmt: skip
 
 

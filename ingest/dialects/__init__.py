@@ -7,6 +7,7 @@ docs/dialects.md shows how to add one.
 
 from __future__ import annotations
 
+from ingest import references
 from ingest.dialects import (
     adk,
     claude_code,
@@ -46,6 +47,7 @@ _INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm
 
 def observe(span: Span) -> Observed:
     """What a span means, by the first dialect that knows it; ``kind`` "other" if none does."""
+    is_missing = _dereference(span)
     a = span.attributes
     conversation_id = first(a, *_CONVERSATION)
     seen = Observed(
@@ -58,6 +60,8 @@ def observe(span: Span) -> Observed:
     seen.emitter = f"{span.scope}\0{sorted(map(str, span.resource.items()))}"
     if span.dropped:
         seen.flags.append("dropped_attributes")
+    if is_missing:
+        seen.flags.append(references.FLAG)
     _read(span, seen)
     seen.evaluations = [
         evaluation(e["attributes"], e["time_ns"], span.trace_id, span.span_id, seen.conversation_id)
@@ -65,6 +69,18 @@ def observe(span: Span) -> Observed:
         if e["name"] == EVALUATION
     ]
     return seen
+
+
+def _dereference(span: Span) -> bool:
+    """Puts referenced content in its place; says whether some could not be found."""
+    span.attributes, missing = references.with_references(span.attributes, span.source)
+    for event in span.events:
+        event["attributes"], gone = references.with_references(event["attributes"], span.source)
+        missing = missing or gone
+    for record in span.records:
+        record.attributes, gone = references.with_references(record.attributes, span.source)
+        missing = missing or gone
+    return missing
 
 
 def _note_error(span: Span, seen: Observed) -> None:

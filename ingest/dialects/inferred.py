@@ -16,11 +16,11 @@ from ingest.shapes import (
     NormalMessage,
     parse_any,
     read_messages,
-    read_tools,
     role_of,
     system_parts,
     text_part,
 )
+from ingest.tool_definitions import read_tools
 
 NAME = "inferred"
 MAX_DEPTH = 6

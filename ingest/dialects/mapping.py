@@ -18,10 +18,10 @@ from ingest.shapes import (
     lone_text,
     parse,
     read_messages,
-    read_tools,
     system_parts,
     text_part,
 )
+from ingest.tool_definitions import read_tools
 
 MAX_DEPTH = 12
 REDACTED = {"REDACTED", "ELIDED", "FILTERED", "REMOVED"}
