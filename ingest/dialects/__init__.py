@@ -86,7 +86,8 @@ def _dereference(span: Span) -> bool:
 def _note_error(span: Span, seen: Observed) -> None:
     """The error's class and text; the exception's own words rather than the status that wraps them."""
     raised: dict[str, object] = next((e["attributes"] for e in span.events if e["name"] == "exception"), {})
-    seen.error_type = first(span.attributes, "error.type")
+    named = first(span.attributes, "error.type")
+    seen.error_type = None if named is None else str(named)
     seen.is_error = span.status_code == 2 or seen.error_type is not None
     if seen.is_error:
         kind = str(raised.get("exception.type") or "")

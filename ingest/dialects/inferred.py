@@ -140,7 +140,7 @@ def looks_like_messages(value: Any, depth: int = 0) -> bool:
         return False
     if role_of(value) and (isinstance(value.get("role"), str) or "kwargs" in value or "content" in value):
         return True
-    if value.get("type") in _PARTS:
+    if str(value.get("type")) in _PARTS:
         return True
     return any(looks_like_messages(v, depth + 1) for v in value.values() if isinstance(v, dict | list))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping
 from ingest.normal import Span
-from ingest.shapes import first, parse
+from ingest.shapes import parse
 
 INFERENCE = {"chat", "generate_content", "text_completion", "completion"}
 AGENT = {"invoke_agent", "create_agent", "invoke_workflow", "plan"}
@@ -96,7 +96,8 @@ def _tool_events(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) ->
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:
-    operation = values.get("gen_ai.operation.name")
+    named = values.get("gen_ai.operation.name")
+    operation = named if isinstance(named, str) else None
     if operation == "execute_tool" or (operation is None and any(k in values for k in _EXECUTION)):
         return "execution"
     if operation in INFERENCE:
@@ -107,10 +108,6 @@ def _kind(span: Span, values: dict[str, Any]) -> str:
     if operation is None and has_messages:
         return "inference"
     return "agent" if has_messages else "other"
-
-
-def _first_is(span: Span, name: str) -> bool:
-    return first(span.attributes, name) is not None
 
 
 MAPPING = Mapping(
