@@ -45,6 +45,9 @@ def says_error(content: Any) -> bool:
     """Whether an observation's own text says that it is an error."""
     if isinstance(content, str) and (_ERROR_TEXT.match(content[:200]) or _ERROR_WORDS.search(content)):
         return True
+    body = parse(content)
+    if isinstance(body, dict) and len(body) == 1 and isinstance(inner := next(iter(body.values())), str):
+        return says_error(inner) or error_body(body) is not None  # {"result": "Error: ..."}
     return error_body(content) is not None
 
 

@@ -354,7 +354,7 @@ def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
 
 
 _CONTAINERS = ("messages", "input_messages", "output_messages", "choices", "contents", "generations",
-               "candidates",
+               "candidates", "replies", "history", "prompt", "completion",
                "input", "output", "outputs", "message", "response", "result", "content")  # fmt: skip
 
 
