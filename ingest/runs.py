@@ -43,9 +43,7 @@ def rebuild(members: list[Observed]) -> tuple[list[Observed], list[Observed]]:
     return [c for c in calls if id(c) not in replaced], [e for e in executions if id(e) not in replaced]
 
 
-def _runs(
-    members: list[Observed], calls: list[Observed], executions: list[Observed], spans: BySpan
-) -> list[Run]:
+def _runs(members: list[Observed], calls: list[Observed], executions: list[Observed], spans: BySpan) -> list[Run]:
     runs: dict[tuple[str, str], Run] = {}
     for e in sorted(executions, key=lambda o: o.start_ns):
         around = ancestors(e, spans)
@@ -87,9 +85,10 @@ def _answering(run: Run) -> list[Observed]:
 
 def _told(run: Run) -> Observed:
     like = run.root or (run.inferences or run.executions)[0]
+    flags = [f for o in (like, *run.inferences) for f in o.flags]
     ends = [o.end_ns for o in (*run.executions, *run.inferences)]
     return replace(
-        like, kind="inference", is_error=False, error_type=None, flags=[*like.flags, FLAG], rebuilt=True,
+        like, kind="inference", is_error=False, error_type=None, flags=[*flags, FLAG], rebuilt=True,
         dialect=like.dialect or run.executions[0].dialect, evaluations=[],
         input=_asked(run), output=[*_called(run), *_answered(run)], end_ns=max(like.end_ns, *ends),
         tools=next((c.tools for c in run.inferences if c.tools), like.tools),

@@ -349,7 +349,8 @@ def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
     if part["type"] == "text":
         return {"role": default_role, "parts": [part]}
     if "content" in x or "tool_calls" in x:
-        return {"role": default_role, "parts": _message_parts(x, default_role)}
+        role = "assistant" if x.get("tool_calls") else default_role
+        return {"role": role, "parts": _message_parts(x, role)}
     return None
 
 

@@ -119,17 +119,13 @@ def _continued(
             return t, len(t.turns), [*t.turns, *history]
     if seen.rebuilt and threads:
         return threads[-1], len(threads[-1].turns), [*threads[-1].turns, *history]
-    for t in reversed(threads):
-        if ids := open_ids(t):
-            first = history[0].message.get("tool_call_id") if history else None
-            if first in ids:
-                return t, len(t.turns), [*t.turns, *history]
     evicted = {"sparse_index", "dropped_attributes"} & set(seen.flags)  # the oldest go first, the next in part
-    for skipped in (0, 1) if evicted else (0,):
+    for rest in (history, history[1:]) if evicted else (history,):
         for t in reversed(threads):
-            k = overlap(t.turns, history[skipped:])
-            if k:
-                return t, len(t.turns), [*t.turns, *history[skipped + k :]]
+            answered = rest[0].message.get("tool_call_id") if rest else None
+            k = overlap(t.turns, rest)
+            if k or (answered and answered in open_ids(t)):
+                return t, len(t.turns), [*t.turns, *rest[k:]]
     return None, 0, history
 
 

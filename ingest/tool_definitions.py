@@ -9,12 +9,22 @@ from ingest.shapes import first, parse, parse_any
 _TOOL_LISTS = ("tools", "functions", "functionDeclarations", "function_declarations")
 
 
+def listed_tools(request: Any, depth: int = 2) -> list[Any]:
+    """The list of tools in a request, or in a configuration within it."""
+    if not isinstance(request, dict):
+        return []
+    found = next((request[k] for k in _TOOL_LISTS if isinstance(request.get(k), list)), None)
+    if found is not None or not depth:
+        return found or []
+    return next((tools for v in request.values() if (tools := listed_tools(v, depth - 1))), [])
+
+
 def read_tools(value: Any) -> list[dict[str, Any]]:
     """Tool definitions, flat: ``{"name", "description"?, "parameters"?}``; OpenAI-nested, Anthropic,
     Gemini, Bedrock and lists of JSON strings or of bare names are understood."""
     value = parse_any(value)
     if isinstance(value, dict):
-        value = next((value[k] for k in _TOOL_LISTS if isinstance(value.get(k), list)), [value])
+        value = listed_tools(value) or [value]
     if not isinstance(value, list):
         return []
     tools: list[dict[str, Any]] = []

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from ingest_samples import event, request, span
+from ingest_samples import START, attributes, event, request, span, value
+
+from ingest.lake import Lake
+from ingest.records import Conversation
 
 ASK, ANSWER = "Cancel W1.", "I need a reason."
 FAILED = "Error: no reason given"
@@ -38,16 +42,42 @@ OTEL_SYSTEM = [{"type": "text", "content": SYSTEM}]
 Values = dict[str, Any]
 
 
+def conversations(lake: Lake, path: Path, *requests: Values) -> list[Conversation]:
+    """The conversations of a lake after these OTLP/JSON requests."""
+    path.write_text("".join(json.dumps(r) + "\n" for r in requests))
+    lake.ingest([path])
+    return lake.conversations()
+
+
+def facts(c: Conversation) -> list[tuple[Any, ...]]:
+    """A conversation as comparable facts, in order."""
+    out: list[tuple[Any, ...]] = []
+    for m in c.messages:
+        out += [("call", x["name"], x.get("arguments")) for x in m.get("tool_calls", ())]
+        if m["role"] == "tool":
+            content = m.get("content")
+            text = json.loads(content).get("result", content) if content and content[:1] == "{" else content
+            out.append(("result", m["name"], text, m["is_error"]))
+        elif m.get("content"):
+            out.append((m["role"], m["content"]))
+    return out
+
+
+def spans(sample: Values) -> list[Values]:
+    """The spans of a request, to change or to take from."""
+    return sample["resourceSpans"][0]["scopeSpans"][0]["spans"]
+
+
 def turn(first: Values, tool: Values | None, second: Values, agent: Values | None = None, **more: Any) -> Values:
     """Spans of a model call, a failing tool and a model call within an agent's span; ``more`` to ``request``."""
-    spans = [
+    made = [
         span(1, 1, "agent run", agent or {}, took=9),
         span(1, 2, "model call", first, at=1),
         span(1, 4, "model call", second, at=3),
     ]
     if tool is not None:
-        spans.append(span(1, 3, "tool cancel", tool, at=2, took=0.04))
-    return request(*spans, **more)
+        made.append(span(1, 3, "tool cancel", tool, at=2, took=0.04))
+    return request(*made, **more)
 
 
 def otel() -> Values:
@@ -133,14 +163,14 @@ def vercel() -> Values:
     return turn(first, tool, second, agent, scope="ai")
 
 
-def _in_out(kind: str, kinds: tuple[str, str], sent: str, said: str, more: Any = str) -> Values:
+def _in_out(kind: str, kinds: tuple[str, str], sent: str, said: str) -> Values:
     first = {kind: kinds[0], sent: json.dumps({"messages": OPENAI_ASKED, "tools": OPENAI_TOOLS}),
              said: json.dumps({"choices": [{"message": OPENAI_CALLED}]})}  # fmt: skip
     tool = {kind: kinds[1], sent: json.dumps(ARGUMENTS), said: json.dumps(FAILED)}
     second = {**first, sent: json.dumps({"messages": OPENAI_HISTORY}), said: json.dumps(OPENAI_ANSWER)}
-    request = turn(first, tool, second)
-    request["resourceSpans"][0]["scopeSpans"][0]["spans"][3]["name"] = "cancel"
-    return request
+    out = turn(first, tool, second)
+    spans(out)[3]["name"] = "cancel"
+    return out
 
 
 def langfuse() -> Values:
@@ -165,7 +195,7 @@ def span_events() -> Values:
     named = {"gen_ai.system": "openai", "gen_ai.operation.name": "chat"}
     tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "cancel", "gen_ai.tool.call.id": "c1"}
     out = turn(named, tool, named)
-    _, first, second, _ = out["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    _, first, second, _ = spans(out)
     called = {"index": 0, "finish_reason": "tool_calls", "message": json.dumps(OPENAI_CALLED)}
     first["events"] = [*_message_events(OPENAI_ASKED), event("gen_ai.choice", called)]
     last = event("gen_ai.choice", {"index": 0, "message": OPENAI_ANSWER})
@@ -175,8 +205,6 @@ def span_events() -> Values:
 
 def log(number: int, name: str, body: Any, at: int = 0, **values: Any) -> Values:
     """A log record that names one of the spans of ``turn``."""
-    from ingest_samples import START, attributes, value
-
     return {
         "traceId": f"{1:032x}", "spanId": f"{number:016x}", "timeUnixNano": str(START + at), "eventName": name,
         "body": value(body), "attributes": attributes(values),
@@ -202,18 +230,23 @@ def log_events() -> Values:
 
 def details_event() -> Values:
     """v1.37 and later with EVENT_ONLY: everything in one log record a call."""
+
     def told(inputs: Any, output: Any) -> Values:
         return {"gen_ai.system_instructions": OTEL_SYSTEM, "gen_ai.input.messages": inputs,
                 "gen_ai.output.messages": [output]}  # fmt: skip
 
     name = "gen_ai.client.inference.operation.details"
     named = {"gen_ai.operation.name": "chat"}
-    records = (log(2, name, None, **told(OTEL_ASKED, OTEL_CALLED)), log(4, name, None, **told(OTEL_HISTORY, OTEL_ANSWER)))
+    records = (
+        log(2, name, None, **told(OTEL_ASKED, OTEL_CALLED)),
+        log(4, name, None, **told(OTEL_HISTORY, OTEL_ANSWER)),
+    )
     return turn(named, None, named) | logs(*records)
 
 
 def pydantic_events() -> Values:
     """Pydantic AI v1 and Logfire: the events as one JSON attribute."""
+
     def told(messages: list[Values], said: Values) -> Values:
         events = [{"event.name": f"gen_ai.{m['role']}.message", **m} for m in messages]
         return {"events": json.dumps([*events, {"event.name": "gen_ai.choice", "index": 0, "message": said}]),
@@ -238,11 +271,15 @@ def adk() -> Values:
     asked = {"role": "user", "parts": [{"text": ASK}]}
     call = {"role": "model", "parts": [{"function_call": {"id": "c1", "name": "cancel", "args": ARGUMENTS}}]}
     result = {"function_response": {"id": "c1", "name": "cancel", "response": {"result": FAILED}}}
-    config = {"system_instruction": SYSTEM, "tools": [{"function_declarations": [{"name": "cancel", "parameters": SCHEMA}]}]}
+    config = {
+        "system_instruction": SYSTEM,
+        "tools": [{"function_declarations": [{"name": "cancel", "parameters": SCHEMA}]}],
+    }
     first = {"gen_ai.system": "gcp.vertex.agent",
              f"{at}llm_request": json.dumps({"model": "m", "config": config, "contents": [asked]}),
              f"{at}llm_response": json.dumps({"content": call, "partial": False})}  # fmt: skip
-    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "cancel", "gen_ai.tool.call.id": "<not specified>",
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "cancel",
+            "gen_ai.tool.call.id": "<not specified>",
             f"{at}llm_request": "{}", f"{at}llm_response": "{}", f"{at}tool_call_args": json.dumps(ARGUMENTS),
             f"{at}tool_response": "<not serializable>"}  # fmt: skip
     history = [asked, call, {"role": "user", "parts": [result]}]
@@ -254,7 +291,7 @@ def adk() -> Values:
     merged = span(1, 5, "execute_tool (merged tools)", {
         "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "(merged tools)",
         f"{at}tool_call_args": "N/A", f"{at}tool_response": json.dumps({"result": FAILED})}, at=2.1)  # fmt: skip
-    out["resourceSpans"][0]["scopeSpans"][0]["spans"].append(merged)
+    spans(out).append(merged)
     return out
 
 
@@ -263,7 +300,7 @@ def strands() -> Values:
     tool = {"gen_ai.system": "strands-agents", "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "cancel",
             "gen_ai.tool.call.id": "c1", "gen_ai.tool.status": "error"}  # fmt: skip
     out = turn(named, tool, named)
-    _, first, second, ran = out["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    _, first, second, ran = spans(out)
     system = event("gen_ai.system.message", {"content": json.dumps([{"text": SYSTEM}])})
     asked = event("gen_ai.user.message", {"content": json.dumps([{"text": ASK}])})
     call = json.dumps([{"toolUse": {"toolUseId": "c1", "name": "cancel", "input": ARGUMENTS}}])
@@ -283,15 +320,21 @@ def strands() -> Values:
 
 def anthropic_shapes() -> Values:
     """OpenLLMetry and others keep Anthropic's blocks; the system prompt is a field of its own."""
+    said = {"type": "text", "text": ANSWER}
     use = {"type": "tool_use", "id": "c1", "name": "cancel", "input": ARGUMENTS}
-    result = {"type": "tool_result", "tool_use_id": "c1", "is_error": True, "content": [{"type": "text", "text": FAILED}]}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "c1",
+        "is_error": True,
+        "content": [{"type": "text", "text": FAILED}],
+    }
     history = [{"role": "user", "content": ASK}, {"role": "assistant", "content": [use]},
                {"role": "user", "content": [result]}]  # fmt: skip
     first = {"openinference.span.kind": "LLM",
              "input.value": json.dumps({"system": SYSTEM, "messages": history[:1]}),
-             "output.value": json.dumps({"role": "assistant", "content": [use], "stop_reason": "tool_use"})}  # fmt: skip
+             "output.value": json.dumps({"role": "assistant", "content": [use]})}  # fmt: skip
     second = first | {"input.value": json.dumps({"system": SYSTEM, "messages": history}),
-                      "output.value": json.dumps({"role": "assistant", "content": [{"type": "text", "text": ANSWER}]})}  # fmt: skip
+                      "output.value": json.dumps({"role": "assistant", "content": [said]})}  # fmt: skip
     return turn(first, None, second)
 
 
@@ -299,7 +342,7 @@ def reprs() -> Values:
     """Python reprs where JSON was meant (Haystack's dataclasses)."""
     call = f"ToolCall(tool_name='cancel', arguments={ARGUMENTS}, id='c1', extra=None)"
     asked = [f"ChatMessage(_role=<ChatRole.SYSTEM: 'system'>, _content=[TextContent(text='{SYSTEM}')], _meta={{}})",
-             f"ChatMessage(_role=<ChatRole.USER: 'user'>, _content=[TextContent(text='{ASK}')], _meta={{}})"]  # fmt: skip
+             f"ChatMessage(_role=<ChatRole.USER: 'user'>, _content=[TextContent(text='{ASK}')])"]  # fmt: skip
     called = f"ChatMessage(_role=<ChatRole.ASSISTANT: 'assistant'>, _content=[{call}], _meta={{}})"
     result = ("ChatMessage(_role=<ChatRole.TOOL: 'tool'>, _content=[ToolCallResult("
               f"result='{FAILED}', origin={call}, error=True)], _meta={{}})")  # fmt: skip
@@ -316,15 +359,21 @@ def claude_code() -> Values:
     named = {"span.type": "claude_code.llm_request", "system_prompt": SYSTEM}
     history = json.dumps(OPENAI_HISTORY[1:])
     first = named | {"new_context": json.dumps(OPENAI_ASKED[1:]), "response.model_output": json.dumps([OPENAI_CALLED])}
-    tool = {"span.type": "claude_code.tool", "tool_name": "cancel", "tool_input": json.dumps(ARGUMENTS), "success": False}
+    tool = {
+        "span.type": "claude_code.tool",
+        "tool_name": "cancel",
+        "tool_input": json.dumps(ARGUMENTS),
+        "success": False,
+    }
     second = named | {"new_context": history, "response.model_output": ANSWER}
     out = turn(first, tool, second, {"span.type": "claude_code.interaction", "user_prompt": "<REDACTED>"})
-    out["resourceSpans"][0]["scopeSpans"][0]["spans"][3]["events"] = [event("tool.output", {"output": FAILED})]
+    spans(out)[3]["events"] = [event("tool.output", {"output": FAILED})]
     return out
 
 
 def unmapped() -> Values:
     """A vendor that nobody has mapped."""
+
     def told(messages: list[Values], said: Values) -> Values:
         return {"acme.model": "m-1", "acme.request": json.dumps({"messages": messages, "tools": OPENAI_TOOLS}),
                 "acme.response": json.dumps({"choices": [{"message": said}]})}  # fmt: skip

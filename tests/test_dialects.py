@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from dialect_samples import ARGUMENTS, FACTS, FAILED, SAMPLES
+from dialect_samples import ARGUMENTS, FACTS, FAILED, SAMPLES, SCHEMA, conversations, facts
 
 from ingest.lake import Lake
 from ingest.records import Conversation
@@ -23,29 +22,7 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def recover(tmp_path: Path, lake: Lake) -> Recover:
-    """Conversations of OTLP/JSON requests."""
-
-    def conversations(*requests: dict[str, Any]) -> list[Conversation]:
-        path = tmp_path / "in.jsonl"
-        path.write_text("".join(json.dumps(r) + "\n" for r in requests))
-        lake.ingest([path])
-        return lake.conversations()
-
-    return conversations
-
-
-def facts(c: Conversation) -> list[tuple[Any, ...]]:
-    """A conversation as comparable facts, in order."""
-    out: list[tuple[Any, ...]] = []
-    for m in c.messages:
-        out += [("call", x["name"], x.get("arguments")) for x in m.get("tool_calls", ())]
-        if m["role"] == "tool":
-            content = m.get("content")
-            text = json.loads(content).get("result", content) if content and content[:1] == "{" else content
-            out.append(("result", m["name"], text, m["is_error"]))
-        elif m.get("content"):
-            out.append((m["role"], m["content"]))
-    return out
+    return lambda *requests: conversations(lake, tmp_path / "in.jsonl", *requests)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -66,8 +43,8 @@ def test_call_span_and_result_are_linked(name: str, recover: Recover, lake: Lake
     assert call["is_error"] and call["error_class"] in ("no_reason_given", "ToolError")
 
 
-def test_tool_definitions_are_flat_whatever_they_came_as(recover: Recover) -> None:
-    for name in ("otel-genai", "openinference", "openllmetry", "vercel-ai", "langfuse", "google-adk", "inferred"):
-        (c,) = recover(SAMPLES[name]())
-        assert [t["name"] for t in c.tools] == ["cancel"] and "parameters" in c.tools[0], name
-        break
+@pytest.mark.parametrize("name", ["otel-genai", "openinference", "openllmetry", "vercel-ai", "langfuse", "langsmith",
+                                  "mlflow", "pydantic-ai logfire", "google-adk", "inferred"])  # fmt: skip
+def test_tool_definitions_are_flat_whatever_they_came_as(name: str, recover: Recover) -> None:
+    (c,) = recover(SAMPLES[name]())
+    assert c.tools == [{"name": "cancel", "parameters": SCHEMA}]

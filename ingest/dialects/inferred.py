@@ -20,7 +20,7 @@ from ingest.shapes import (
     system_parts,
     text_part,
 )
-from ingest.tool_definitions import read_tools
+from ingest.tool_definitions import listed_tools, read_tools
 
 NAME = "inferred"
 MAX_DEPTH = 6
@@ -94,8 +94,9 @@ def _messages(values: list[tuple[str, Any]], seen: Observed) -> bool:
     sent: list[NormalMessage] = []
     said: list[NormalMessage] = []
     for key, value in values:
-        if not seen.tools and _TOOL & {w.rstrip("s") for w in words(key)}:
-            seen.tools = [t for t in read_tools(value) if "parameters" in t]
+        if not seen.tools:
+            named = value if _TOOL & {w.rstrip("s") for w in words(key)} else listed_tools(value)
+            seen.tools = [t for t in read_tools(named) if "parameters" in t]
         if not looks_like_messages(value):
             continue
         is_out = bool(_OUT & set(words(key)))

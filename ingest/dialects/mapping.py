@@ -169,9 +169,7 @@ def _lone(values: dict[str, Any], keys: tuple[str, ...], role: str) -> list[Norm
     return [{"role": role, "parts": [text_part(text)]}] if text else []
 
 
-def _best_messages(
-    values: dict[str, Any], keys: tuple[str, ...], role: str, seen: Observed
-) -> list[NormalMessage]:
+def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, seen: Observed) -> list[NormalMessage]:
     """Of several tellings of the same messages the most complete, the first of equals."""
     best: list[NormalMessage] = []
     cut = ""

@@ -9,6 +9,8 @@ from ingest.dialects.mapping import Mapping, either, has, has_prefix
 from ingest.normal import Span
 from ingest.shapes import parse
 
+_KINDS = {"llm": "inference", "tool": "execution", "agent": "agent", "chain": "agent"}
+
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     for key in ("llm.input_messages", "llm.output_messages"):
@@ -20,6 +22,14 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     if "tool.name" not in values:
         values = {**values, "tool.name": _short_name(span.name)}
     return values
+
+
+def _kind(span: Span, values: dict[str, Any]) -> str:
+    """By the span's kind; where an attribute limit evicted it, by what else is there."""
+    kind = values.get("openinference.span.kind")
+    if isinstance(kind, str):
+        return _KINDS.get(kind.lower(), "other")
+    return "inference" if "llm.input_messages" in values or "llm.output_messages" in values else "other"
 
 
 def _short_name(name: str) -> str:
@@ -53,8 +63,7 @@ def _message(m: Any) -> Any:
 MAPPING = Mapping(
     name="openinference",
     detect=either(has("openinference.span.kind"), has_prefix("llm.input_messages.", "llm.output_messages.")),
-    kind="openinference.span.kind",
-    kinds={"llm": "inference", "tool": "execution", "agent": "agent", "chain": "agent"},
+    kind_of=_kind,
     flattened=("llm.input_messages", "llm.output_messages", "llm.tools"),
     input=("llm.input_messages", "input.value"),
     output=("llm.output_messages", "output.value"),
