@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dialect_samples import ARGUMENTS, FACTS, FAILED, SAMPLES, SCHEMA, conversations, facts
+from dialect_samples import (
+    ARGUMENTS,
+    FACTS,
+    FAILED,
+    OPENAI_ANSWER,
+    OPENAI_ASKED,
+    OPENAI_CALLED,
+    OPENAI_HISTORY,
+    OPENAI_TOOLS,
+    SAMPLES,
+    SCHEMA,
+    conversations,
+    facts,
+    turn,
+)
 
+from ingest import dialects
 from ingest.lake import Lake
 from ingest.records import Conversation
 
@@ -48,3 +65,22 @@ def test_call_span_and_result_are_linked(name: str, recover: Recover, lake: Lake
 def test_tool_definitions_are_flat_whatever_they_came_as(name: str, recover: Recover) -> None:
     (c,) = recover(SAMPLES[name]())
     assert c.tools == [{"name": "cancel", "parameters": SCHEMA}]
+
+
+def test_the_worked_example_of_the_documentation_works(recover: Recover, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "dialects.md").read_text()
+    code = textwrap.dedent(text.split("   ```python\n")[1].split("   ```")[0])
+    made: dict[str, Any] = {}
+    exec(code, made)
+    monkeypatch.setattr(dialects, "DIALECTS", (*dialects.DIALECTS, made["MAPPING"]))
+    asked, answered = {"messages": OPENAI_ASKED, "tools": OPENAI_TOOLS}, {"choices": [{"message": OPENAI_ANSWER}]}
+    calls = [
+        {"acme.kind": "llm", "acme.chat": "c-17", "acme.in": json.dumps(request), "acme.out": json.dumps(response)}
+        for request, response in (
+            (asked, {"choices": [{"message": OPENAI_CALLED}]}),
+            ({**asked, "messages": OPENAI_HISTORY}, answered),
+        )
+    ]
+    ran = {"acme.kind": "tool", "acme.fn": "cancel", "acme.in": json.dumps(ARGUMENTS), "acme.out": FAILED}
+    (c,) = recover(turn(calls[0], ran, calls[1]))
+    assert facts(c) == FACTS and c.conversation_id == "c-17" and c.tools[0]["parameters"] == SCHEMA
