@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from ingest.chatform import key_of
 from ingest.executions import BySpan, ancestors, by_span
 from ingest.normal import Observed
-from ingest.shapes import NormalMessage, call_part, result_part
+from ingest.parts import call_part, result_part
+from ingest.shapes import NormalMessage
 
 FLAG = "rebuilt"
 # Tools by which agents in a text protocol say their answer (smolagents, DSPy); they are no tools of the user's.

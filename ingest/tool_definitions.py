@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.shapes import first, parse, parse_any
+from ingest.parts import first, parse, parse_any
 
 _TOOL_LISTS = ("tools", "functions", "functionDeclarations", "function_declarations")
 

@@ -24,7 +24,7 @@ from ingest.dialects import (
 )
 from ingest.dialects.mapping import apply
 from ingest.normal import Evaluation, Observed, Span
-from ingest.shapes import first
+from ingest.parts import first
 
 DIALECTS = tuple(
     module.MAPPING

@@ -6,7 +6,7 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping
 from ingest.normal import Span
-from ingest.shapes import first
+from ingest.parts import first
 
 _KINDS = {"llm_request": "inference", "tool": "execution", "tool.execution": "execution", "interaction": "agent"}
 _ARGUMENTS = ("full_command", "command", "file_path", "pattern", "url", "query")

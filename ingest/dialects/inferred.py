@@ -11,15 +11,8 @@ from typing import Any
 
 from ingest.dialects.mapping import called_with, completeness, is_redacted, unflatten, unquoted
 from ingest.normal import Observed, Span
-from ingest.shapes import (
-    ROLES,
-    NormalMessage,
-    parse_any,
-    read_messages,
-    role_of,
-    system_parts,
-    text_part,
-)
+from ingest.parts import parse_any, text_part
+from ingest.shapes import ROLES, NormalMessage, read_messages, role_of, system_parts
 from ingest.tool_definitions import listed_tools, read_tools
 
 NAME = "inferred"

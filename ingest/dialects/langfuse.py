@@ -6,8 +6,8 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, has
 from ingest.normal import Span
+from ingest.parts import parse
 from ingest.reprs import read_repr
-from ingest.shapes import parse
 from ingest.tool_definitions import read_tools
 
 _INPUT = "langfuse.observation.input"

@@ -7,7 +7,7 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has
 from ingest.normal import Span
-from ingest.shapes import parse
+from ingest.parts import parse
 
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:

@@ -11,16 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingest.normal import Observed, Span
-from ingest.shapes import (
-    NormalMessage,
-    first,
-    is_cut,
-    lone_text,
-    parse,
-    read_messages,
-    system_parts,
-    text_part,
-)
+from ingest.parts import first, is_cut, parse, text_part
+from ingest.shapes import NormalMessage, lone_text, read_messages, system_parts
 from ingest.tool_definitions import read_tools
 
 MAX_DEPTH = 12

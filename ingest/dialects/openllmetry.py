@@ -7,7 +7,7 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has, has_prefix
 from ingest.normal import Span
-from ingest.shapes import parse
+from ingest.parts import parse
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping
 from ingest.normal import Span
-from ingest.shapes import parse
+from ingest.parts import parse
 
 INFERENCE = {"chat", "generate_content", "text_completion", "completion"}
 AGENT = {"invoke_agent", "create_agent", "invoke_workflow", "plan"}

@@ -8,7 +8,7 @@ from typing import Any
 from ingest.dialects.mapping import Mapping, either, from_scope, has
 from ingest.dialects.otel import split_events
 from ingest.normal import Span
-from ingest.shapes import parse
+from ingest.parts import parse
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:
