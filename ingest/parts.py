@@ -101,27 +101,29 @@ def read_call(x: dict[str, Any]) -> Part:
     function = x.get("function")
     inner: dict[str, Any] = function if isinstance(function, dict) else x
     name = first(inner, "name", "tool_name", "toolName", "recipient_name")
-    arguments = first_not_none(inner, "arguments", "args", "input", "parameters", "args_json")
-    call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "id")
+    arguments = first_not_none(inner, "arguments", "args", "input", "parameters", "args_json", "tool_kwargs")
+    call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "id", "ref")
     return call_part(name, arguments, call_id)
 
 
 def read_result(x: dict[str, Any]) -> Part:
-    response = first_not_none(x, "response", "result", "output", "content", "return_value", "error")
-    call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id")
-    is_error = first(x, "is_error", "isError")
-    if is_error is None and isinstance(x.get("error"), bool):  # Haystack, with the call in "origin"
-        is_error = x["error"]
-    if isinstance(x.get("origin"), dict):
+    if isinstance(x.get("origin"), dict):  # Haystack keeps the call there
         x = {**{k: v for k, v in x["origin"].items() if k in ("id", "tool_name", "name")}, **x}
-    if is_error is None and x.get("status") in ("error", "success"):
-        is_error = x["status"] == "error" or None
-    if x.get("type") == "tool-error":
-        is_error = True
+    response = first_not_none(x, "response", "result", "output", "content", "return_value", "error")
+    call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id", "ref")
+    is_error = _says_failed(x)
     if isinstance(response, dict) and str(response.get("type", "")).startswith(("error-", "text", "json")):
         is_error = True if response["type"].startswith("error-") else is_error  # AI SDK 5+: {"type","value"}
         response = response.get("value", response.get("text", response))
     return result_part(plain_content(response), call_id, first(x, "name", "tool_name", "toolName"), is_error)
+
+
+def _says_failed(x: dict[str, Any]) -> Any:
+    """Whether a result says that it is an error; None if it says nothing."""
+    said = first(x, "is_error", "isError")
+    if said is None and isinstance(x.get("error"), bool):
+        return x["error"]
+    return True if x.get("status") == "error" or x.get("type") == "tool-error" else said
 
 
 def plain_content(value: Any) -> Any:
@@ -136,9 +138,14 @@ def plain_content(value: Any) -> Any:
 def _is_text_block(x: Any) -> bool:
     if not isinstance(x, dict):
         return False
-    if str(x.get("type", "text")).lower() not in _TEXT:
+    if (kind_of(x) or "text") not in _TEXT:
         return False
-    return isinstance(x.get("text", x.get("content")), str) and ("type" in x or set(x) == {"text"})
+    return isinstance(x.get("text", x.get("content")), str) and (kind_of(x) != "" or set(x) == {"text"})
+
+
+def kind_of(x: dict[str, Any]) -> str:
+    """What a part says that it is, in lower case; "" if it says nothing."""
+    return str(x.get("type") or x.get("kind") or x.get("part_kind") or x.get("block_type") or "").lower()
 
 
 def _block_text(x: dict[str, Any]) -> str:
@@ -161,7 +168,7 @@ def read_part(x: Any) -> Part | None:
         return _spoken(x) if x else None
     if not isinstance(x, dict):
         return {"type": "unknown", "content": x}
-    kind = str(x.get("type") or x.get("kind") or x.get("part_kind") or "").lower()
+    kind = kind_of(x)
     if kind in _TEXT:
         text = first(x, "content", "text", "refusal")
         return _spoken(text) if isinstance(text, str) else None if text is None else {**x}
@@ -175,8 +182,9 @@ def read_part(x: Any) -> Part | None:
     return _untyped_part(x)
 
 
-_NESTED_CALLS = ("toolUse", "functionCall", "function_call", "tool_call")
-_NESTED_RESULTS = ("toolResult", "functionResponse", "function_response", "tool_response", "tool_call_result")
+_NESTED_CALLS = ("toolUse", "functionCall", "function_call", "tool_call", "toolRequest")
+_NESTED_RESULTS = ("toolResult", "functionResponse", "function_response", "tool_response", "tool_call_result",
+                   "toolResponse")  # fmt: skip
 
 
 def _untyped_part(x: dict[str, Any]) -> Part | None:

@@ -1,8 +1,9 @@
 """Message-like JSON of any vendor, recognised by its shape, becomes OpenTelemetry GenAI messages.
 
 The normal form is the standard's (semantic-conventions-genai, gen-ai-input-messages.json): a message is
-``{"role", "parts": [...], "finish_reason"?, "name"?}``; ingest.parts reads the parts. Understood: OTel parts, OpenAI chat and Responses, Anthropic, Gemini, Bedrock and
-Strands, LangChain, Vercel AI SDK, Pydantic AI. One bad part never costs the list.
+``{"role", "parts": [...], "finish_reason"?, "name"?}``; ingest.parts reads the parts. Understood: OTel parts,
+OpenAI chat and Responses, Anthropic, Gemini, Bedrock and Strands, LangChain, LlamaIndex, Haystack, Genkit,
+Vercel AI SDK, Pydantic AI. One bad part never costs the list.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ROLES = {
 
 def role_of(message: dict[str, Any]) -> str | None:
     """The normal role, by ``role`` or the class names that frameworks write into ``type`` or ``id``."""
-    role = first(message, "role", "_role")
+    role = first(message, "role", "messageType")
     if isinstance(role, dict):
         role = first(role, "value", "label", "name")
     if not isinstance(role, str):
@@ -75,10 +76,18 @@ def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
     if isinstance(x.get("data"), dict) and isinstance(x.get("type"), str) and x["type"] in ROLES:
         return {**x["data"], "role": x["type"]}
     inner = x.get("message")
-    if isinstance(inner, dict) and "role" not in x and (role_of(inner) or "content" in inner):
+    if isinstance(inner, dict) and "role" not in x and (role_of(inner) or {"content", "kwargs"} & set(inner)):
         finish = first(x, "finish_reason", "finishReason", "stop_reason")
-        return {**inner, **({"finish_reason": finish} if finish else {})}
+        return {**_unwrapped(inner), **({"finish_reason": finish} if finish else {})}
+    inner = x.get("content")
+    if isinstance(inner, dict) and isinstance(inner.get("parts"), list):  # Gemini's candidates
+        return {**inner, "role": first(inner, "role") or first(x, "role")}
+    if isinstance(inner, dict) and isinstance(text := first(inner, "content", "message"), str):  # AgentCore
+        return {**x, "content": text}
     return x
+
+
+_CALL_IDS = ("tool_call_id", "toolCallId", "tool_use_id", "call_id", "id")
 
 
 def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
@@ -92,7 +101,8 @@ def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
         error = first(x, "is_error", "isError")
         if error is None and x.get("status") == "error":
             error = True
-        call_id = first(x, "tool_call_id", "toolCallId", "tool_use_id", "call_id", "id")
+        extra = x.get("additional_kwargs")
+        call_id = first({**extra, **x} if isinstance(extra, dict) else x, *_CALL_IDS)
         return [result_part(_tool_body(body, x), call_id, first(x, "name", "tool_name"), error)]
     parts = read_parts(body)
     reasoning = first(x, "reasoning_content", "reasoning")
@@ -186,11 +196,29 @@ def _told_by(value: Any, default_role: str) -> list[NormalMessage]:
 def _messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
     item = parse(item)
     if isinstance(item, str) and isinstance(shown := parse_any(item), list):
-        item = shown
+        item = shown if _told_by(shown, default_role) else item
     if isinstance(item, list):
         return read_messages(item, default_role)
+    if isinstance(item, dict) and item.get("kind") in _DIRECTIONS and isinstance(item.get("parts"), list):
+        return [m for p in item["parts"] if (m := _pydantic_part(p, _DIRECTIONS[item["kind"]]))]
     message = read_message(item, default_role)
     return [message] if message else []
+
+
+_DIRECTIONS = {"request": "user", "response": "assistant"}
+
+
+def _pydantic_part(part: Any, role: str) -> NormalMessage | None:
+    """A part of Pydantic AI's own messages: its kind says whose it is."""
+    kind = str(part.get("part_kind")) if isinstance(part, dict) else ""
+    if kind in ("system-prompt", "user-prompt"):
+        return {"role": kind.split("-")[0], "parts": read_parts(part.get("content"))}
+    if kind in ("tool-return", "retry-prompt") and part.get("tool_name"):
+        failed = True if kind == "retry-prompt" else None
+        result = result_part(part.get("content"), part.get("tool_call_id"), part["tool_name"], failed)
+        return {"role": "tool", "parts": [result]}
+    parts = read_parts(part)
+    return {"role": role, "parts": parts} if parts else None
 
 
 def _joined(messages: list[NormalMessage]) -> list[NormalMessage]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingest.normal import Observed, Span
-from ingest.parts import first, is_cut, parse, text_part
-from ingest.shapes import NormalMessage, lone_text, read_messages, system_parts
+from ingest.parts import first, is_cut, parse, parse_any, plain_content, text_part
+from ingest.shapes import NormalMessage, lone_text, read_message, read_messages, system_parts
 from ingest.tool_definitions import read_tools
 
 MAX_DEPTH = 12
@@ -200,7 +200,27 @@ def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None
     if seen.arguments is None:
         seen.arguments = called_with(first(values, *mapping.arguments))
     if seen.result is None:
-        seen.result = unquoted(next((values[k] for k in mapping.result if values.get(k) is not None), None))
+        told = unquoted(next((values[k] for k in mapping.result if values.get(k) is not None), None))
+        seen.result, said_id, failed = answered_with(told)
+        seen.call_id = seen.call_id or said_id
+        seen.is_error = seen.is_error or failed
+
+
+def answered_with(value: Any) -> tuple[Any, str | None, bool]:
+    """A tool's answer, its call's id and whether it failed, from what wraps it: a framework's tool message, or
+    MCP's ``{"content": [...], "isError": ...}``. Anything else is the answer itself."""
+    told = parse_any(value)
+    if isinstance(told, dict) and isinstance(told.get("output"), dict) and len(told) == 1:
+        told = told["output"]
+    if not isinstance(told, dict):
+        return value, None, False
+    if isinstance(told.get("content"), list) and ("isError" in told or "is_error" in told):
+        return plain_content(told["content"]), None, bool(told.get("isError", told.get("is_error")))
+    message = read_message(told) if "content" in told or "kwargs" in told else None
+    if message is None or message["role"] != "tool" or not message["parts"]:
+        return value, None, False
+    part = message["parts"][0]
+    return part["response"], part.get("id"), bool(part.get("is_error"))
 
 
 def unquoted(value: Any) -> Any:
@@ -213,7 +233,7 @@ def unquoted(value: Any) -> Any:
 
 def called_with(value: Any) -> Any:
     """Arguments from what wraps them: ``{"args": [], "kwargs": {...}}``, ``{"arguments": ...}``."""
-    value = parse(value)
+    value = parse_any(value)
     if isinstance(value, dict):
         if isinstance(value.get("kwargs"), dict) and set(value) <= {"args", "kwargs", "sanitize_inputs_outputs"}:
             return value["kwargs"] if value["kwargs"] or not value.get("args") else {"args": value["args"]}
