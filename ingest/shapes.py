@@ -50,6 +50,8 @@ def role_of(message: dict[str, Any]) -> str | None:
 def read_message(x: Any, default_role: str = "user") -> NormalMessage | None:
     """One message of any vendor; None if it holds nothing that is one."""
     value = parse_any(x)
+    if isinstance(x, str) and not isinstance(value, dict):
+        value = x
     if isinstance(value, str):
         return {"role": default_role, "parts": read_parts(value)} if value else None
     if not isinstance(value, dict):
