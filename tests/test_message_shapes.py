@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ingest.error_class import classify_error, says_error
 from ingest.parts import parse_any
 from ingest.reprs import read_repr
 from ingest.shapes import read_messages
@@ -217,3 +218,22 @@ def test_cut_json_gives_what_was_whole(cut: int) -> None:
 ])  # fmt: skip
 def test_tool_definitions(tools: Any) -> None:
     assert read_tools(tools) == [{"name": "f", "parameters": {"type": "object"}}]
+
+
+@pytest.mark.parametrize("text", [
+    "Error: missing required argument: id",
+    "Error: ToolError('missing required argument: id')\n Please fix your mistakes.",
+    "Error: ToolError - missing required argument: id", "ToolError: missing required argument: id",
+    "Failed to invoke Tool `f` with parameters {'a': 1}. Error: missing required argument: id",
+    "Error executing tool f: missing required argument: id", '{"error": "missing required argument: id"}',
+    "missing required argument: id\n\nFix the errors and try again.",
+])  # fmt: skip
+def test_an_error_has_one_class_however_a_framework_words_it(text: str) -> None:
+    assert says_error(text) and classify_error("common.ToolError", text) == "missing_required_argument"
+
+
+@pytest.mark.parametrize(
+    "text", ["Errors were fixed.", '{"error": null, "id": 1}', "No errors found", "failed: 0", "", "W1"]
+)
+def test_answers_that_speak_of_errors_are_none(text: str) -> None:
+    assert not says_error(text)
