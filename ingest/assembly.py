@@ -9,7 +9,7 @@ from typing import Any
 import xxhash
 
 from ingest import hidden_history
-from ingest.executions import demote_inferred, merge_nested
+from ingest.executions import BySpan, ancestors, by_span, demote_inferred, merge_nested
 from ingest.grouping import Group, groups
 from ingest.linking import Link, link
 from ingest.normal import Evaluation, Observed
@@ -46,13 +46,13 @@ def assemble(observed: Iterable[Observed]) -> list[Assembled]:
 def _conversations(g: Group) -> list[Assembled]:
     calls, executions = rebuild(g.members)
     threads = thread(calls or [o for o in g.members if o.kind == "agent"])
-    agents = [o for o in g.members if o.kind == "agent" and o.agent]
+    spans = by_span(g.members)
     out = []
     for number, t in enumerate(_kept(threads), 1):
         links = link(t, executions)
         used = {id(x.execution) for x in links}
         executions = [e for e in executions if id(e) not in used]
-        out.append(_assembled(g, t, links, agents, number))
+        out.append(_assembled(g, t, links, spans, number))
     return out
 
 
@@ -66,7 +66,7 @@ def _kept(threads: list[Thread]) -> list[Thread]:
     ]
 
 
-def _assembled(g: Group, t: Thread, links: list[Link], agents: list[Observed], number: int) -> Assembled:
+def _assembled(g: Group, t: Thread, links: list[Link], spans: BySpan, number: int) -> Assembled:
     starts_late = hidden_history.FLAG in t.spans[0].flags
     if t.system is not None and not starts_late:
         t.turns.insert(0, t.system)
@@ -76,7 +76,8 @@ def _assembled(g: Group, t: Thread, links: list[Link], agents: list[Observed], n
         flags.add("branch")
     if t.system is None or starts_late:
         flags.add("missing_system")
-    agent = t.agent or next((a.agent for a in agents), None) or ""
+    around = [a.agent for o in t.spans[:1] for a in ancestors(o, spans) if a.agent]
+    agent = t.agent or next(iter(around), None) or next((o.agent for o in g.members if o.agent), None) or ""
     return Assembled(
         g.key if number == 1 else f"{g.key}/{number}", t, links, agent, t.start_ns, t.end_ns,
         {o.trace_id for o in g.members}, {o.dialect for o in t.spans}, flags,

@@ -273,6 +273,20 @@ def test_conversations_with_ids_that_only_say_the_same_stay_apart(recover: Recov
     assert [c.conversation_id for c in found] == ["a", "b"]
 
 
+def test_an_agent_within_a_tool_has_a_conversation_of_its_own(recover: Recover) -> None:
+    inner = [text("user", "Look up W1."), text("assistant", "It is open.")]
+    named = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "desk"}
+    sample = SAMPLES["otel-genai"]()
+    spans(sample)[0]["attributes"] += attributes(named)
+    within = chat(1, 6, 2.01, inner[:1], inner[1:], None)
+    within["parentSpanId"] = f"{5:016x}"
+    sub = span(1, 5, "invoke_agent sub", named | {"gen_ai.agent.name": "sub"}, at=2.005, took=0.02, parent=3)
+    spans(sample).extend([sub, within])
+    main, other = recover(sample)
+    assert facts(main) == FACTS and main.agent == "desk"
+    assert facts(other) == [("user", "Look up W1."), ("assistant", "It is open.")] and other.agent == "sub"
+
+
 def test_redacted_content_is_flagged_and_no_message(recover: Recover) -> None:
     hidden = [{"role": "user", "parts": [{"type": "text", "content": "__REDACTED__"}]}]
     (c,) = recover(request(chat(1, 2, 1, hidden, [OTEL_ANSWER], None)))
