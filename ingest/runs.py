@@ -127,7 +127,7 @@ def _called(run: Run) -> list[NormalMessage]:
         elif e.arguments is None and e.result is None:  # nothing is known but that it ran
             part = result_part(None, e.call_id, e.tool_name, e.is_error)
             told.append((e.start_ns, {"role": "tool", "parts": [part]}))
-        elif told and e.start_ns < end:  # side by side with the one before
+        elif told and e.start_ns < end and told[-1][1]["role"] == "assistant":  # beside the one before
             told[-1][1]["parts"].append(call_part(e.tool_name, e.arguments, e.call_id))
         else:
             part = call_part(e.tool_name, e.arguments, e.call_id)

@@ -46,7 +46,7 @@ _INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm
 
 
 def observe(span: Span) -> Observed:
-    """What a span means, by the first dialect that knows it; ``kind`` "other" if none does."""
+    """What a span means, by all the dialects that know it; ``kind`` "other" if none does."""
     is_missing = _dereference(span)
     a = span.attributes
     conversation_id = first(a, *_CONVERSATION)

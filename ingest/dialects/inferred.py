@@ -21,12 +21,14 @@ MAX_PREFIXES = 64
 _WORDS = re.compile(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+")
 _OUT = {"output", "outputs", "response", "responses", "completion", "completions", "result", "results", "reply",
         "replies", "answer", "generation", "generations", "choices", "choice", "candidates"}  # fmt: skip
-_ARGUMENTS = {"arguments", "args", "input", "inputs", "parameters", "params", "kwargs"}
+_ARGUMENTS = {"arguments", "args", "input", "inputs", "kwargs"}
+_FORMS = {"json", "value", "raw", "text", "string"}  # args_json and input.value are args and input
 _RESULT = {"result", "results", "output", "outputs", "response", "return"}
 _TOOL = {"tool", "function"}
 _SYSTEM = {"system", "instructions"}
 _TEXTS = {"text", "content", "message", "output", "completion", "response", "answer", "reply"}
 _SESSIONS = tuple((what, "id") for what in ("conversation", "session", "thread", "chat"))
+_NAMED = {*_TOOL, "entity"}
 _FLAT = re.compile(r"^(.*?)\.\d{1,6}\.")
 _PARTS = {"tool_call", "tool_use", "tool_result", "tool-call", "tool-result", "function_call",
           "function_call_output", "tool_call_response"}  # fmt: skip
@@ -62,9 +64,12 @@ def _values(span: Span) -> list[tuple[str, Any]]:
     for prefix in list(prefixes)[:MAX_PREFIXES]:
         out.append((prefix, unflatten(span.attributes, prefix)[0]))
     told = [(e["name"], e["attributes"]) for e in span.events if e["name"] != "exception"]
-    told += [(r.event_name, r.body if isinstance(r.body, dict) else r.attributes) for r in span.records]
-    out.append(("messages", [m for name, fields in told if (m := _message_of(name, fields))]))
-    out.append(("output", [parse_any(f.get("message", f)) for name, f in told if words(name)[-1:] == ["choice"]]))
+    for record in span.records:
+        body = parse_any(record.body)
+        told.append((record.event_name, body if isinstance(body, dict) else record.attributes))
+    messages = [m for name, fields in told if (m := _message_of(name, fields))]
+    choices = [parse_any(fields.get("message", fields)) for name, fields in told if words(name)[-1:] == ["choice"]]
+    out += [(key, found) for key, found in (("messages", messages), ("output", choices)) if found]
     for name, fields in told:
         if not _message_of(name, fields) and words(name)[-1:] != ["choice"]:
             out += [(f"{name}.{k}", parse_any(v)) for k, v in fields.items()]
@@ -149,8 +154,12 @@ def _execution(span: Span, values: list[tuple[str, Any]], seen: Observed) -> boo
         name = words(key)
         if name and (about_tool or _TOOL & set(name)):
             _tell(told, name, value)
+    if isinstance(told.get("parameters"), dict) and not {"type", "properties"} & set(told["parameters"]):
+        told.setdefault("arguments", told["parameters"])
     if not ("arguments" in told or "result" in told) or not (told.get("name") or about_tool):
         return False
+    if not told.get("name") and any(looks_like_messages(told.get(k)) for k in ("arguments", "result")):
+        return False  # a step of a graph that is called "tools"
     seen.kind = "execution"
     seen.tool_name = seen.tool_name or told.get("name") or re.split(r"[\s/:]+", span.name.strip())[-1]
     seen.call_id = seen.call_id or told.get("id")
@@ -160,14 +169,14 @@ def _execution(span: Span, values: list[tuple[str, Any]], seen: Observed) -> boo
 
 
 def _tell(told: dict[str, Any], name: list[str], value: Any) -> None:
-    last, before = name[-1], name[-2:-1]
-    if last == "json":
-        last = before[0] if before else last
+    last = next((w for w in reversed(name) if w not in _FORMS), "")
     if last in _ARGUMENTS:
         told.setdefault("arguments", value)
+    elif last in ("parameters", "params"):  # a schema, as a rule; arguments where there are no others
+        told.setdefault("parameters", value)
     elif last in _RESULT:
         told.setdefault("result", value)
     elif last == "id" and isinstance(value, str) and {"call", "use"} & set(name):
         told.setdefault("id", value)
-    elif isinstance(value, str) and (last in _TOOL or (last == "name" and _TOOL & set(name))):
+    elif isinstance(value, str) and (last in _TOOL or (last == "name" and (len(name) == 1 or _NAMED & set(name)))):
         told.setdefault("name", value)
