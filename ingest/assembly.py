@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
 
+from ingest import hidden_history
+from ingest.executions import BySpan, ancestors, by_span, demote_inferred, merge_nested
+from ingest.grouping import Group, groups
 from ingest.linking import Link, link
 from ingest.normal import Evaluation, Observed
+from ingest.runs import rebuild
 from ingest.threads import Thread, thread
 
 
@@ -29,62 +32,27 @@ class Assembled:
     flags: set[str] = field(default_factory=set)
 
 
-@dataclass(slots=True)
-class _Group:
-    key: str
-    explicit: bool
-    members: list[Observed] = field(default_factory=list)
-
-
 def assemble(observed: Iterable[Observed]) -> list[Assembled]:
     """The conversations in these spans, oldest first."""
-    groups = _groups(list(observed))
-    done = [a for g in groups for a in _conversations(g)]
-    done = _join_by_history(done, {g.key for g in groups if g.explicit})
+    spans = list(observed)
+    demote_inferred(spans)
+    hidden_history.mark(spans)
+    found = groups(merge_nested(spans))
+    done = [a for g in found for a in _conversations(g)]
+    done = _join_by_history(done, {g.key for g in found if g.explicit})
     return sorted(done, key=lambda a: (a.started_at_ns, a.conversation_id))
 
 
-def _groups(observed: list[Observed]) -> list[_Group]:
-    by_span = {(o.trace_id, o.span_id): o for o in observed}
-    of_trace: dict[str, set[str]] = defaultdict(set)
-    for o in observed:
-        if o.conversation_id:
-            of_trace[o.trace_id].add(o.conversation_id)
-    groups: dict[str, _Group] = {}
-    for o in observed:
-        cid = _conversation_of(o, by_span, of_trace)
-        key = cid or o.trace_id
-        if key not in groups:
-            groups[key] = _Group(key, cid is not None)
-        groups[key].members.append(o)
-    return list(groups.values())
-
-
-def _conversation_of(
-    o: Observed, by_span: dict[tuple[str, str], Observed], of_trace: dict[str, set[str]]
-) -> str | None:
-    at: Observed | None = o
-    for _ in range(64):  # a cycle of parents must not hang us
-        if at is None:
-            break
-        if at.conversation_id:
-            return at.conversation_id
-        at = by_span.get((at.trace_id, at.parent_span_id))
-    known = of_trace[o.trace_id]
-    return next(iter(known)) if len(known) == 1 else None
-
-
-def _conversations(g: _Group) -> list[Assembled]:
-    calls = [o for o in g.members if o.kind == "inference"]
+def _conversations(g: Group) -> list[Assembled]:
+    calls, executions = rebuild(g.members)
     threads = thread(calls or [o for o in g.members if o.kind == "agent"])
-    executions = [o for o in g.members if o.kind == "execution"]
-    agents = [o for o in g.members if o.kind == "agent" and o.agent]
+    spans = by_span(g.members)
     out = []
     for number, t in enumerate(_kept(threads), 1):
         links = link(t, executions)
         used = {id(x.execution) for x in links}
         executions = [e for e in executions if id(e) not in used]
-        out.append(_assembled(g, t, links, agents, number))
+        out.append(_assembled(g, t, links, spans, number))
     return out
 
 
@@ -98,15 +66,18 @@ def _kept(threads: list[Thread]) -> list[Thread]:
     ]
 
 
-def _assembled(g: _Group, t: Thread, links: list[Link], agents: list[Observed], number: int) -> Assembled:
-    if t.system is not None:
+def _assembled(g: Group, t: Thread, links: list[Link], spans: BySpan, number: int) -> Assembled:
+    starts_late = hidden_history.FLAG in t.spans[0].flags
+    if t.system is not None and not starts_late:
         t.turns.insert(0, t.system)
     flags = set(t.flags) | {"call_without_result" for x in links if x.answer is None}
+    flags |= {f for x in links if x.execution for f in x.execution.flags}
     if number > 1:
         flags.add("branch")
-    if t.system is None:
+    if t.system is None or starts_late:
         flags.add("missing_system")
-    agent = t.agent or next((a.agent for a in agents), None) or ""
+    around = [a.agent for o in t.spans[:1] for a in ancestors(o, spans) if a.agent]
+    agent = t.agent or next(iter(around), None) or next((o.agent for o in g.members if o.agent), None) or ""
     return Assembled(
         g.key if number == 1 else f"{g.key}/{number}", t, links, agent, t.start_ns, t.end_ns,
         {o.trace_id for o in g.members}, {o.dialect for o in t.spans}, flags,
@@ -114,22 +85,32 @@ def _assembled(g: _Group, t: Thread, links: list[Link], agents: list[Observed], 
 
 
 def _join_by_history(conversations: list[Assembled], explicit: set[str]) -> list[Assembled]:
-    """Turns in traces of their own, without a conversation id: a later one repeats the earlier as history."""
+    """Turns in traces of their own: a later one repeats the earlier as history and goes on. Where both have a
+    conversation id (some libraries give every turn a new one), the ids of the calls must be the same too."""
     by_path: dict[bytes, Assembled] = {}
     out: list[Assembled] = []
     for c in sorted(conversations, key=lambda a: a.started_at_ns):
-        earlier = None
-        if c.conversation_id not in explicit:
-            hashes = _prefix_hashes(c)
-            earlier = next((by_path[h] for h in reversed(hashes[:-1]) if h in by_path), None)
-            if hashes:
-                by_path[hashes[-1]] = c
-        if earlier is not None and earlier in out:
+        hashes = _prefix_hashes(c)
+        earlier = next((by_path[h] for h in reversed(hashes[:-1]) if h in by_path), None)
+        if earlier is not None and earlier in out and _may_join(earlier, c, explicit):
             out.remove(earlier)
             c = _joined(earlier, c)
-            by_path[_prefix_hashes(c)[-1]] = c
+        if hashes:
+            by_path[hashes[-1]] = c
         out.append(c)
     return out
+
+
+def _may_join(earlier: Assembled, later: Assembled, explicit: set[str]) -> bool:
+    if earlier.conversation_id not in explicit and later.conversation_id not in explicit:
+        return True
+    if earlier.ended_at_ns > later.ended_at_ns:
+        return False
+    return bool(_given_ids(earlier) & _given_ids(later))
+
+
+def _given_ids(c: Assembled) -> set[str]:
+    return {x.call["id"] for x in c.links if "id_made" not in x.repairs}
 
 
 def _prefix_hashes(c: Assembled) -> list[bytes]:

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import xxhash
 
+from ingest.parts import Part, parse
 from ingest.records import Message
-from ingest.shapes import NormalMessage, Part, parse
+from ingest.shapes import NormalMessage
 
 
 @dataclass(slots=True)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ingest.shapes import parse
+from ingest.parts import parse
 
 # error.type values that only repeat that there was an error
 GENERIC = {"", "_other", "error", "tool_error", "toolerror", "exception", "toolexception", "tool_exception",
-           "modelbehaviorerror", "runtimeerror", "true", "2", "500"}  # fmt: skip
+           "modelbehaviorerror", "runtimeerror", "true", "2", "500", "toolretryerror", "modelretry",
+           "executionerror", "toolexecutionerror", "agenttoolexecutionerror", "toolinvocationerror"}  # fmt: skip
 _ERROR_TEXT = re.compile(
     r"^\s*(?:errors?|exception|traceback|tool error|[A-Za-z]+(?:error|exception))\b\s*(?:[:\-(\[]|\w+ing\b)",
     re.IGNORECASE,
 )
-_PREFIX = re.compile(r"^\s*(?:[A-Za-z_. ]*?(?:error|exception)\b[^:]{0,40}:\s*)+", re.IGNORECASE)
+_ERROR_WORDS = re.compile(  # how agent frameworks word a tool's failure to the model
+    r"^\s*(?:an? (?:\w+ )?error (?:has )?occurred\b|(?:tool )?(?:execution|invocation|call) (?:error|failed)\b"
+    r"|failed to (?:invoke|execute|call|run)\b)"
+    r"|(?:fix the errors and try again|please fix your mistakes)\.?\s*$",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(r"^\s*(?:[A-Za-z_. ]*?(?:error|exception)\b(?: -|[^:'\"]{0,40}:)\s*)+", re.IGNORECASE)
+_RAISED = re.compile(r"\b\w*(?:Error|Exception)\((['\"])(.*?)\1\)")  # ToolError('no such order')
+_WRAPPED = re.compile(
+    r"^\s*(?:failed to|an? (?:\w+ )?error (?:has )?occurred|error executing)\b.*?\b(?:error|exception):", re.I | re.S
+)
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|<[^>]*>|\([^)]*\)")
 _CODES = ("code", "error_code", "errorCode", "type", "status", "status_code", "statusCode", "reason", "kind")
 _WORDS = 6
@@ -37,16 +48,20 @@ def error_body(content: Any) -> Any:
 
 def says_error(content: Any) -> bool:
     """Whether an observation's own text says that it is an error."""
-    if isinstance(content, str) and _ERROR_TEXT.match(content[:200]):
+    if isinstance(content, str) and (_ERROR_TEXT.match(content[:200]) or _ERROR_WORDS.search(content)):
         return True
+    body = parse(content)
+    if isinstance(body, dict) and len(body) == 1 and isinstance(inner := next(iter(body.values())), str):
+        return says_error(inner) or error_body(body) is not None  # {"result": "Error: ..."}
     return error_body(content) is not None
 
 
 def classify_error(error_type: str | None, content: Any, message: str | None = None) -> str:
     """``error.type`` where it says something, else the code in a JSON error body, else a slug of the first
     words without ids, quotes and digits; "error" if nothing is left."""
-    if error_type and error_type.lower() not in GENERIC:
-        return error_type
+    named = error_type.rsplit(".", 1)[-1] if error_type else ""  # without the module
+    if named.lower() not in GENERIC:
+        return named
     body = error_body(content)
     if isinstance(body, dict):
         codes = [body[k] for k in _CODES if isinstance(body.get(k), str | int)]
@@ -61,7 +76,8 @@ def classify_error(error_type: str | None, content: Any, message: str | None = N
 
 def slug(text: str, keep_digits: bool = False) -> str:
     """The first words as ``snake_case``, without what varies: ids, numbers, quoted and bracketed pieces."""
-    head = _QUOTED.sub(" ", _PREFIX.sub("", text[:400], count=1))
+    said = _WRAPPED.sub("", _RAISED.sub(r"\2", text[:400]), count=1)
+    head = _QUOTED.sub(" ", _PREFIX.sub("", said, count=1))
     clause = next((c for c in re.split(r"[.,;:!?\n]", head) if c.strip()), "")
     words = [w for w in re.findall(r"[A-Za-z0-9_\-#]+", clause)]
     if not keep_digits:

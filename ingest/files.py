@@ -106,7 +106,7 @@ def _protobuf(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]
     for signal in ("traces", "logs"):
         found = otlp.Rows()
         try:
-            otlp.read_protobuf(signal, payload, found, arrived_at_ns, path.name)
+            otlp.read_protobuf(signal, payload, found, arrived_at_ns, str(path.absolute()))
         except otlp.NotOtlp:
             continue
         if len(found) or not payload:
@@ -126,7 +126,7 @@ def _lines(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:
             if not line.strip():
                 continue
             try:
-                otlp.read_json(line, rows, arrived_at_ns, path.name)
+                otlp.read_json(line, rows, arrived_at_ns, str(path.absolute()))
             except otlp.NotOtlp as error:
                 if good == 0 and line.strip() in (b"{", b"["):
                     line = b"".join([line, *_whole_lines(file, path)])
@@ -141,7 +141,7 @@ def _lines(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:
 
 def _one_object(path: Path, data: bytes, rows: otlp.Rows, arrived_at_ns: int) -> None:
     try:
-        otlp.read_json(data, rows, arrived_at_ns, path.name)
+        otlp.read_json(data, rows, arrived_at_ns, str(path.absolute()))
     except otlp.NotOtlp as error:
         raise BadFile(_not_otlp(path, 1, 0, error)) from None
 

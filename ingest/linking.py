@@ -41,7 +41,16 @@ def link(t: Thread, executions: list[Observed]) -> list[Link]:
             x.call["id"] = f"call_{number}"
             x.repairs.append("id_made")
         _finish(x)
+    for turn in t.turns:
+        if turn.message["role"] == "tool" and "is_error" not in turn.message:
+            _finish_orphan(turn.message)
     return links
+
+
+def _finish_orphan(message: Message) -> None:
+    content = message.get("content")
+    message["is_error"] = says_error(content)
+    message["error_class"] = classify_error(None, content) if message["is_error"] else ""
 
 
 def _answers(t: Thread) -> list[Link]:

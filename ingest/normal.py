@@ -8,7 +8,7 @@ from typing import Any
 from ingest.shapes import NormalMessage
 
 # Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
-MAPPING_VERSION = 1
+MAPPING_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -32,6 +32,7 @@ class Span:
     dropped: int = 0
     links: list[dict[str, Any]] = field(default_factory=list)
     records: list[LogRecord] = field(default_factory=list)  # log records that name this span
+    source: str = ""  # the file that told it
 
 
 @dataclass(slots=True)
@@ -82,6 +83,7 @@ class Observed:
     previous_response_id: str | None = None
     input: list[NormalMessage] = field(default_factory=list)
     output: list[NormalMessage] = field(default_factory=list)
+    is_cut: bool = False  # the history ends before its end: a length limit cut it
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_name: str | None = None
     call_id: str | None = None
@@ -92,3 +94,6 @@ class Observed:
     error_message: str | None = None
     flags: list[str] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    input_tokens: int | None = None
+    emitter: str = ""  # the process and the instrumentation in it
+    rebuilt: bool = False  # not one span's words, but a whole run's (ingest.runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -66,8 +67,9 @@ def normalise(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]]
     out = Normalised()
     by_span, evaluations = _records(records)
     observed: list[Observed] = []
-    for span in _spans(spans, by_span):
-        seen = dialects.observe(span)
+    met: set[tuple[str, str]] = set()
+    for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met)):
+        seen = _observed(span)
         out.dialect_counts[seen.dialect or "none"] += 1
         evaluations += seen.evaluations
         observed.append(seen)
@@ -79,8 +81,21 @@ def normalise(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]]
     return out
 
 
-def _spans(rows: Iterable[dict[str, Any]], records: dict[tuple[str, str], list[LogRecord]]) -> Iterator[Span]:
+Records = dict[tuple[str, str], list[LogRecord]]
+
+
+def _observed(span: Span) -> Observed:
+    """What a span means; one that no dialect can stomach is kept as one that says nothing."""
+    try:
+        return dialects.observe(span)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        where = (span.trace_id, span.span_id, span.parent_span_id, span.start_ns, span.end_ns)
+        return Observed("other", "unreadable", *where, flags=["unreadable"])
+
+
+def _spans(rows: Iterable[dict[str, Any]], records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:
     for r in rows:
+        met.add((r["trace_id"], r["span_id"]))
         yield Span(
             r["trace_id"], r["span_id"], r["parent_span_id"], r["name"], r["kind"],
             r["start_ns"], r["end_ns"],
@@ -88,8 +103,19 @@ def _spans(rows: Iterable[dict[str, Any]], records: dict[tuple[str, str], list[L
             r["status_code"], r["status_message"], r["scope_name"], r["scope_version"],
             orjson.loads(r["resource"]), r["dropped_attributes_count"] + r["dropped_events_count"],
             orjson.loads(r["links"]) if r["links"] != "[]" else [],
-            records.get((r["trace_id"], r["span_id"]), []),
+            records.get((r["trace_id"], r["span_id"]), []), r["source"],
         )  # fmt: skip
+
+
+def _spans_of(records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:
+    """Spans that only their log records tell of: sampled away, late, or never exported."""
+    for (trace_id, span_id), told in records.items():
+        times = [r.time_ns for r in told]
+        if trace_id and (trace_id, span_id) not in met and any(r.event_name.startswith("gen_ai.") for r in told):
+            yield Span(
+                trace_id, span_id, "", "", 0, min(times), max(times), {}, [], 0, "", told[0].scope, "",
+                told[0].resource, records=told,
+            )  # fmt: skip
 
 
 def _records(

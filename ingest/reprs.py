@@ -1,7 +1,7 @@
 """Python reprs in place of JSON: some instrumentations write ``str(message)``. Read safely, as syntax.
 
-``ToolCall(name='get', arguments={'id': 1})`` becomes ``{"_class": "ToolCall", "name": ..., ...}``; enum
-members (``<Role.USER: 'user'>``) their value. Nothing is evaluated.
+``ToolCall(name='get', arguments={'id': 1})`` becomes ``{"type": "ToolCall", "name": ..., ...}``; private fields
+lose their underscore, enum members (``<Role.USER: 'user'>``) become their value. Nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from typing import Any
 
 MAX_CHARS = 200_000
-_LOOKS = re.compile(r"^\s*\[?\s*[A-Za-z_][\w.]*\(|^\s*[\[{]\s*['\"\[{]|^\s*\{\s*\}|^\w+='")
+_LOOKS = re.compile(r"^\s*\[?\s*[A-Za-z_][\w.]*\(\w+=|^\s*[\[{]\s*['\"\[{]|^\s*\{\s*\}|^\w+='")
 _ENUM = re.compile(r"<[\w.]+: ('(?:[^'\\]|\\.)*'|-?\d+)>")
-_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>|<class '[^']*'>")
+_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>|<class '[^']*'>|<(?:bound )?(?:function|method) [^<>]*>")
 _FIELDS = re.compile(r"^\w+='")
 
 
@@ -40,12 +40,16 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_value(node.operand)
     if isinstance(node, ast.Call):
-        name = ast.unparse(node.func)
-        fields: dict[str, Any] = {"_class": name.rsplit(".", 1)[-1]}
-        fields.update({k.arg: _value(k.value) for k in node.keywords if k.arg})
-        if node.args:
-            fields["_args"] = [_value(a) for a in node.args]
-        return fields
+        return _object(node)
     if isinstance(node, ast.Name | ast.Attribute):
         return ast.unparse(node)
     raise ValueError("no literal")
+
+
+def _object(node: ast.Call) -> dict[str, Any]:
+    """A constructor call as the object's fields; its class is its type, unless a field says that."""
+    fields: dict[str, Any] = {"type": ast.unparse(node.func).rsplit(".", 1)[-1]}
+    fields.update({k.arg.lstrip("_"): _value(k.value) for k in node.keywords if k.arg})
+    if node.args:
+        fields["args"] = [_value(a) for a in node.args]
+    return fields

@@ -1,19 +1,28 @@
 """Message-like JSON of any vendor, recognised by its shape, becomes OpenTelemetry GenAI messages.
 
 The normal form is the standard's (semantic-conventions-genai, gen-ai-input-messages.json): a message is
-``{"role", "parts": [...], "finish_reason"?, "name"?}``; the parts read here are ``text``, ``reasoning``,
-``tool_call {id, name, arguments}`` and ``tool_call_response {id, name?, response, is_error?}``. Any other
-part stays as it came. Understood: OTel parts, OpenAI chat and Responses, Anthropic, Gemini, Bedrock and
-Strands, LangChain, Vercel AI SDK, Pydantic AI. One bad part never costs the list.
+``{"role", "parts": [...], "finish_reason"?, "name"?}``; ingest.parts reads the parts. Understood: OTel parts,
+OpenAI chat and Responses, Anthropic, Gemini, Bedrock and Strands, LangChain, LlamaIndex, Haystack, Genkit,
+Vercel AI SDK, Pydantic AI. One bad part never costs the list.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import orjson
+from ingest.parts import (
+    Part,
+    first,
+    parse,
+    parse_any,
+    plain_content,
+    read_call,
+    read_part,
+    read_parts,
+    result_part,
+    text_part,
+)
 
-Part = dict[str, Any]
 NormalMessage = dict[str, Any]
 
 ROLES = {
@@ -26,48 +35,11 @@ ROLES = {
     "tool-response": "tool",
     "functionmessage": "tool", "toolmessagechunk": "tool", "ipython": "tool",
 }  # fmt: skip
-_TEXT = {"text", "input_text", "output_text", "refusal", "summary_text", "text-delta"}
-_REASONING = {"reasoning", "thinking", "redacted_thinking", "redacted-reasoning", "reasoning_text",
-              "reasoningcontent"}  # fmt: skip
-_CALLS = {"tool_call", "tool_use", "function_call", "tool-call", "toolcall", "function", "tool_use_block",
-          "functioncall", "custom_tool_call", "mcp_call"}  # fmt: skip
-_RESULTS = {"tool_call_response", "tool_result", "function_call_output", "tool-result", "toolresult",
-            "custom_tool_call_output", "tool_response", "functionresponse", "function_result", "tool_return",
-            "tool-return", "tool-error"}  # fmt: skip
-
-
-def parse(value: Any) -> Any:
-    """JSON text as its value; anything else, and text that is no JSON object or list, as it is."""
-    if isinstance(value, str) and value[:64].lstrip()[:1] in ("{", "["):
-        try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
-    return value
-
-
-def is_cut(value: Any) -> bool:
-    """Whether text starts like JSON and is none: an attribute length limit cut it, nothing counts those."""
-    looks = isinstance(value, str) and value[:1] in ("{", "[") and value[-1:] not in ("}", "]")
-    return looks and parse(value) is value
-
-
-def first(source: dict[str, Any], *keys: str) -> Any:
-    """The first of the keys whose value is neither missing, None nor empty text."""
-    for key in keys:
-        value = source.get(key)
-        if value is not None and value != "":
-            return value
-    return None
-
-
-def _first_not_none(source: dict[str, Any], *keys: str) -> Any:
-    return next((source[k] for k in keys if source.get(k) is not None), None)
 
 
 def role_of(message: dict[str, Any]) -> str | None:
     """The normal role, by ``role`` or the class names that frameworks write into ``type`` or ``id``."""
-    role = first(message, "role", "_role")
+    role = first(message, "role", "messageType")
     if isinstance(role, dict):
         role = first(role, "value", "label", "name")
     if not isinstance(role, str):
@@ -75,150 +47,25 @@ def role_of(message: dict[str, Any]) -> str | None:
     return ROLES.get(role.lower().rsplit(".", 1)[-1]) if isinstance(role, str) else None
 
 
-# --------------------------------------------------------------------------------------------- parts
-
-
-def text_part(text: str) -> Part:
-    return {"type": "text", "content": text}
-
-
-def call_part(name: Any, arguments: Any, call_id: Any = None) -> Part:
-    """A tool call; arguments that are JSON text are parsed, others stay as they came."""
-    part: Part = {"type": "tool_call", "name": str(name or "")}
-    if isinstance(call_id, str) and call_id and not call_id.startswith("<not "):
-        part["id"] = call_id
-    if arguments is not None and arguments != "N/A":
-        part["arguments"] = {} if arguments == "" else parse(arguments)
-    return part
-
-
-def result_part(response: Any, call_id: Any = None, name: Any = None, is_error: Any = None) -> Part:
-    """What a tool answered."""
-    part: Part = {"type": "tool_call_response", "response": response}
-    if isinstance(call_id, str) and call_id and not call_id.startswith("<not "):
-        part["id"] = call_id
-    if name:
-        part["name"] = str(name)
-    if is_error is not None:
-        part["is_error"] = bool(is_error)
-    return part
-
-
-def _call(x: dict[str, Any]) -> Part:
-    function = x.get("function")
-    inner: dict[str, Any] = function if isinstance(function, dict) else x
-    name = first(inner, "name", "tool_name", "toolName", "recipient_name")
-    arguments = _first_not_none(inner, "arguments", "args", "input", "parameters", "args_json")
-    call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "id")
-    return call_part(name, arguments, call_id)
-
-
-def _result(x: dict[str, Any]) -> Part:
-    response = _first_not_none(x, "response", "result", "output", "content", "return_value", "error")
-    call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id")
-    is_error = first(x, "is_error", "isError")
-    if is_error is None and x.get("status") in ("error", "success"):
-        is_error = x["status"] == "error" or None
-    if x.get("type") == "tool-error":
-        is_error = True
-    if isinstance(response, dict) and str(response.get("type", "")).startswith(("error-", "text", "json")):
-        is_error = True if response["type"].startswith("error-") else is_error  # AI SDK 5+: {"type","value"}
-        response = response.get("value", response.get("text", response))
-    return result_part(plain_content(response), call_id, first(x, "name", "tool_name", "toolName"), is_error)
-
-
-def plain_content(value: Any) -> Any:
-    """Content blocks that are all text are that text; other values stay as they are."""
-    if isinstance(value, list) and value and all(_is_text_block(v) for v in value):
-        return "\n".join(_block_text(v) for v in value)
-    if (
-        isinstance(value, list)
-        and len(value) == 1
-        and isinstance(value[0], dict)
-        and set(value[0]) == {"json"}
-    ):
-        return value[0]["json"]
-    return value
-
-
-def _is_text_block(x: Any) -> bool:
-    if not isinstance(x, dict):
-        return False
-    if str(x.get("type", "text")).lower() not in _TEXT:
-        return False
-    return isinstance(x.get("text", x.get("content")), str) and ("type" in x or set(x) == {"text"})
-
-
-def _block_text(x: dict[str, Any]) -> str:
-    return x["text"] if isinstance(x.get("text"), str) else x["content"]
-
-
-def read_part(x: Any) -> Part | None:
-    """One part of any vendor; None for what says nothing (an empty text)."""
-    if isinstance(x, str):
-        return text_part(x) if x else None
-    if not isinstance(x, dict):
-        return {"type": "unknown", "content": x}
-    kind = str(x.get("type") or x.get("kind") or x.get("part_kind") or "").lower()
-    if kind in _TEXT:
-        text = first(x, "content", "text", "refusal")
-        return text_part(text) if isinstance(text, str) else None if text is None else {**x}
-    if kind in _REASONING or x.get("thought") is True:
-        thought = first(x, "content", "thinking", "text", "summary", "reasoning")
-        return {"type": "reasoning", "content": thought or ""}
-    if kind in _CALLS and (first(x, "name", "tool_name", "toolName") or isinstance(x.get("function"), dict)):
-        return _call(x)
-    if kind in _RESULTS:
-        return _result(x)
-    return _untyped_part(x)
-
-
-_NESTED_CALLS = ("toolUse", "functionCall", "function_call", "tool_call")
-_NESTED_RESULTS = ("toolResult", "functionResponse", "function_response", "tool_response")
-
-
-def _untyped_part(x: dict[str, Any]) -> Part | None:
-    for key in _NESTED_CALLS:
-        if isinstance(x.get(key), dict):
-            return _call(x[key])
-    for key in _NESTED_RESULTS:
-        if isinstance(x.get(key), dict):
-            return _result(x[key])
-    if "reasoningContent" in x:
-        return {"type": "reasoning", "content": x["reasoningContent"]}
-    if isinstance(x.get("text"), str) and "type" not in x:
-        return text_part(x["text"]) if x["text"] else None
-    if not x or (set(x) <= {"text", "type"} and not x.get("text")):
-        return None
-    return {"type": "unknown", **x}
-
-
-def read_parts(content: Any) -> list[Part]:
-    """The parts of a content value: text, a block, or a list of them."""
-    if content is None or content == "" or content == []:
-        return []
-    items = content if isinstance(content, list) else [content]
-    return [p for p in map(read_part, items) if p is not None]
-
-
-# ------------------------------------------------------------------------------------------ messages
-
-
 def read_message(x: Any, default_role: str = "user") -> NormalMessage | None:
     """One message of any vendor; None if it holds nothing that is one."""
-    x = parse(x)
-    if isinstance(x, str):
-        return {"role": default_role, "parts": [text_part(x)]} if x else None
-    if not isinstance(x, dict):
+    value = parse_any(x)
+    if isinstance(x, str) and not isinstance(value, dict):
+        value = x
+    if isinstance(value, str):
+        return {"role": default_role, "parts": read_parts(value)} if value else None
+    if not isinstance(value, dict):
         return None
-    x = _unwrapped(x)
-    role = role_of(x)
+    value = _unwrapped(value)
+    role = role_of(value)
     if role is None:
-        return _item(x, default_role)
-    message: NormalMessage = {"role": role, "parts": _message_parts(x, role)}
-    if isinstance(x.get("name"), str) and role != "tool":
-        message["name"] = x["name"]
-    if finish := first(x, "finish_reason", "finishReason", "stop_reason"):
+        found = _item(value, default_role)
+        is_plain = found is None and isinstance(x, str) and parse(x) is x  # a text that looks like a repr
+        return {"role": default_role, "parts": [text_part(x)]} if is_plain else found
+    message: NormalMessage = {"role": role, "parts": _message_parts(value, role)}
+    if isinstance(value.get("name"), str) and role != "tool":
+        message["name"] = value["name"]
+    if finish := first(value, "finish_reason", "finishReason", "stop_reason"):
         message["finish_reason"] = finish
     return message
 
@@ -231,10 +78,18 @@ def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
     if isinstance(x.get("data"), dict) and isinstance(x.get("type"), str) and x["type"] in ROLES:
         return {**x["data"], "role": x["type"]}
     inner = x.get("message")
-    if isinstance(inner, dict) and "role" not in x and (role_of(inner) or "content" in inner):
+    if isinstance(inner, dict) and "role" not in x and (role_of(inner) or {"content", "kwargs"} & set(inner)):
         finish = first(x, "finish_reason", "finishReason", "stop_reason")
-        return {**inner, **({"finish_reason": finish} if finish else {})}
+        return {**_unwrapped(inner), **({"finish_reason": finish} if finish else {})}
+    inner = x.get("content")
+    if isinstance(inner, dict) and isinstance(inner.get("parts"), list):  # Gemini's candidates
+        return {**inner, "role": first(inner, "role") or first(x, "role")}
+    if isinstance(inner, dict) and isinstance(text := first(inner, "content", "message"), str):  # AgentCore
+        return {**x, "content": text}
     return x
+
+
+_CALL_IDS = ("tool_call_id", "toolCallId", "tool_use_id", "call_id", "id")
 
 
 def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
@@ -248,7 +103,8 @@ def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
         error = first(x, "is_error", "isError")
         if error is None and x.get("status") == "error":
             error = True
-        call_id = first(x, "tool_call_id", "toolCallId", "tool_use_id", "call_id", "id")
+        extra = x.get("additional_kwargs")
+        call_id = first({**extra, **x} if isinstance(extra, dict) else x, *_CALL_IDS)
         return [result_part(_tool_body(body, x), call_id, first(x, "name", "tool_name"), error)]
     parts = read_parts(body)
     reasoning = first(x, "reasoning_content", "reasoning")
@@ -294,7 +150,7 @@ def _listed_calls(x: dict[str, Any]) -> list[Part]:
     if not isinstance(listed, list):
         return []
     calls = [c.get("tool_call", c) for c in map(parse, listed) if isinstance(c, dict)]
-    return [_call(c) for c in calls if isinstance(c, dict)]
+    return [read_call(c) for c in calls if isinstance(c, dict)]
 
 
 def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
@@ -311,20 +167,27 @@ def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
     if part["type"] == "text":
         return {"role": default_role, "parts": [part]}
     if "content" in x or "tool_calls" in x:
-        return {"role": default_role, "parts": _message_parts(x, default_role)}
+        role = "assistant" if x.get("tool_calls") else default_role
+        return {"role": role, "parts": _message_parts(x, role)}
     return None
 
 
 _CONTAINERS = ("messages", "input_messages", "output_messages", "choices", "contents", "generations",
-               "candidates",
+               "candidates", "replies", "history", "prompt", "completion",
                "input", "output", "outputs", "message", "response", "result", "content")  # fmt: skip
 
 
 def read_messages(value: Any, default_role: str = "user") -> list[NormalMessage]:
     """The messages of a list, of one message, or of a request or response that contains them."""
-    value = parse(value)
     if isinstance(value, str):
-        return [{"role": default_role, "parts": [text_part(value)]}] if value else []
+        shown = parse_any(value)
+        if not isinstance(shown, dict | list) or (not _told_by(shown, default_role) and parse(value) is value):
+            return [{"role": default_role, "parts": read_parts(value)}] if value else []
+        value = shown
+    return _told_by(value, default_role)
+
+
+def _told_by(value: Any, default_role: str) -> list[NormalMessage]:
     if isinstance(value, list):
         return _joined([m for item in value for m in _messages_of_item(item, default_role)])
     if not isinstance(value, dict):
@@ -334,10 +197,30 @@ def read_messages(value: Any, default_role: str = "user") -> list[NormalMessage]
 
 def _messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
     item = parse(item)
+    if isinstance(item, str) and isinstance(shown := parse_any(item), list):
+        item = shown if _told_by(shown, default_role) else item
     if isinstance(item, list):
         return read_messages(item, default_role)
+    if isinstance(item, dict) and item.get("kind") in _DIRECTIONS and isinstance(item.get("parts"), list):
+        return [m for p in item["parts"] if (m := _pydantic_part(p, _DIRECTIONS[item["kind"]]))]
     message = read_message(item, default_role)
     return [message] if message else []
+
+
+_DIRECTIONS = {"request": "user", "response": "assistant"}
+
+
+def _pydantic_part(part: Any, role: str) -> NormalMessage | None:
+    """A part of Pydantic AI's own messages: its kind says whose it is."""
+    kind = str(part.get("part_kind")) if isinstance(part, dict) else ""
+    if kind in ("system-prompt", "user-prompt"):
+        return {"role": kind.split("-")[0], "parts": read_parts(part.get("content"))}
+    if kind in ("tool-return", "retry-prompt") and part.get("tool_name"):
+        failed = True if kind == "retry-prompt" else None
+        result = result_part(part.get("content"), part.get("tool_call_id"), part["tool_name"], failed)
+        return {"role": "tool", "parts": [result]}
+    parts = read_parts(part)
+    return {"role": role, "parts": parts} if parts else None
 
 
 def _joined(messages: list[NormalMessage]) -> list[NormalMessage]:
@@ -345,9 +228,7 @@ def _joined(messages: list[NormalMessage]) -> list[NormalMessage]:
     out: list[NormalMessage] = []
     for m in messages:
         mergeable = m["role"] == "assistant" and out and out[-1]["role"] == "assistant"
-        if mergeable and any(
-            p["type"] in ("tool_call", "reasoning") for p in (*m["parts"], *out[-1]["parts"])
-        ):
+        if mergeable and any(p["type"] in ("tool_call", "reasoning") for p in (*m["parts"], *out[-1]["parts"])):
             out[-1] = {**out[-1], **m, "parts": [*out[-1]["parts"], *m["parts"]]}
         else:
             out.append(m)
@@ -358,9 +239,7 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
     if role_of(value) or (isinstance(value.get("parts"), list)):
         message = read_message(value, default_role)
         return [message] if message else []
-    system = first(
-        value, "system", "system_prompt", "instructions", "system_instruction", "systemInstruction"
-    )
+    system = first(value, "system", "system_prompt", "instructions", "system_instruction", "systemInstruction")
     if system is None and isinstance(value.get("config"), dict):
         system = first(value["config"], "system_instruction", "systemInstruction")
     head = [{"role": "system", "parts": parts}] if (parts := system_parts(system)) else []
@@ -373,6 +252,24 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
     return head + ([message] if message else [])
 
 
+_TASKS = ("question", "query", "task", "prompt", "user_input", "input", "request", "message", "text", "content")
+_ANSWERS = ("answer", "final_answer", "final_output", "output", "response", "result", "text", "content")
+_ASIDES = {"trajectory", "reasoning", "rationale", "thought", "model", "stream"}
+
+
+def lone_text(value: Any, role: str) -> str | None:
+    """The text that an agent was given, or gave back, among other fields of an object: under a usual name, or
+    as the only text there is."""
+    value = parse_any(value)
+    if isinstance(value, dict) and len(value) == 1 and isinstance(inner := parse(next(iter(value.values()))), dict):
+        return lone_text(inner, role)
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) and value else None
+    texts = {k: v for k, v in value.items() if isinstance(v, str) and v and k not in _ASIDES}
+    named = first(texts, *(_TASKS if role == "user" else _ANSWERS))
+    return named or (next(iter(texts.values())) if len(texts) == 1 else None)
+
+
 def system_parts(value: Any) -> list[Part]:
     """System instructions: text, parts, or a message whose parts they are."""
     value = parse(value)
@@ -381,48 +278,3 @@ def system_parts(value: Any) -> list[Part]:
     if isinstance(value, list) and value and all(isinstance(v, dict) and "role" in v for v in value):
         return [p for v in value for p in _message_parts(v, "system")]
     return [p for p in read_parts(value) if p["type"] == "text"]
-
-
-_TOOL_LISTS = ("tools", "functions", "functionDeclarations", "function_declarations")
-
-
-def read_tools(value: Any) -> list[dict[str, Any]]:
-    """Tool definitions, flat: ``{"name", "description"?, "parameters"?}``; OpenAI-nested, Anthropic,
-    Gemini, Bedrock and lists of JSON strings or of bare names are understood."""
-    value = parse(value)
-    if isinstance(value, dict):
-        value = next((value[k] for k in _TOOL_LISTS if isinstance(value.get(k), list)), [value])
-    if not isinstance(value, list):
-        return []
-    tools: list[dict[str, Any]] = []
-    for item in map(parse, value):
-        if isinstance(item, str):
-            tools.append({"name": item})
-        elif isinstance(item, dict):
-            tools.extend(_tool(item))
-    return tools
-
-
-_SCHEMAS = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "parametersJsonSchema",
-            "args_schema")  # fmt: skip
-
-
-def _tool(x: dict[str, Any]) -> list[dict[str, Any]]:
-    for key in ("functionDeclarations", "function_declarations"):
-        if isinstance(x.get(key), list):
-            return read_tools(x[key])
-    for key in ("function", "toolSpec", "tool"):
-        if isinstance(parse(x.get(key)), dict):
-            return _tool(parse(x[key]))
-    name = first(x, "name", "tool_name")
-    if not isinstance(name, str):
-        return []
-    schema = parse(first(x, *_SCHEMAS))
-    if isinstance(schema, dict) and set(schema) & {"json", "jsonSchema"}:
-        schema = schema.get("json", schema.get("jsonSchema"))
-    tool: dict[str, Any] = {"name": name}
-    if isinstance(x.get("description"), str):
-        tool["description"] = x["description"]
-    if isinstance(schema, dict):
-        tool["parameters"] = schema
-    return [tool]

@@ -19,7 +19,7 @@ SQL = Path(__file__).resolve().parents[1] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
 _COLUMNS = {
     "spans": [
-        n for n in SCHEMAS["spans"].names if n not in ("row_hash", "source", "oddities", "trace_state")
+        n for n in SCHEMAS["spans"].names if n not in ("row_hash", "oddities", "trace_state")
     ],
     "log_records": [n for n in SCHEMAS["log_records"].names if n not in ("row_hash", "source", "oddities")],
 }

@@ -62,12 +62,16 @@ def _place(
     threads: list[Thread], seen: Observed, system: Turn | None, history: list[Turn], said: list[Turn]
 ) -> None:
     """Extends the thread that the call continues, or starts one."""
+    history = _completed(threads, history) if seen.is_cut else history
     best, shared = None, -1
     for candidate in reversed(threads):
         n = common_prefix(candidate.turns, history)
         if n > shared and (n or not history):
             best, shared = candidate, n
-    if best is None or shared == 0:
+    abridged = _abridged(threads, history) if best is None or shared < len(best.turns) else None
+    if abridged is not None:
+        best, shared, history = abridged
+    elif best is None or shared == 0:
         best, shared, history = _continued(threads, seen, history)
     if best is None:
         best = Thread([*history, *said], system, start_ns=seen.start_ns)
@@ -88,6 +92,24 @@ def _note(t: Thread, seen: Observed, system: Turn | None) -> None:
         t.response_ids.add(seen.response_id)
 
 
+def _completed(threads: list[Thread], history: list[Turn]) -> list[Turn]:
+    """A cut history that is the beginning of a thread, but for its last message, stood for the whole thread."""
+    for t in reversed(threads):
+        n = common_prefix(t.turns, history)
+        if n and n >= len(history) - 1:
+            return list(t.turns)
+    return history
+
+
+def _abridged(threads: list[Thread], history: list[Turn]) -> tuple[Thread, int, list[Turn]] | None:
+    """A history that keeps what was said and leaves out the tool calls: it goes on after the whole thread."""
+    for t in reversed(threads):
+        said = [x for x in t.turns if x.message["role"] != "tool" and not x.message.get("tool_calls")]
+        if 1 < len(said) < len(t.turns) and said[-1] is t.turns[-1] and same_turns(said, history[: len(said)]):
+            return t, len(t.turns), [*t.turns, *history[len(said) :]]
+    return None
+
+
 def _continued(
     threads: list[Thread], seen: Observed, history: list[Turn]
 ) -> tuple[Thread | None, int, list[Turn]]:
@@ -95,11 +117,26 @@ def _continued(
     for t in reversed(threads):
         if seen.previous_response_id and seen.previous_response_id in t.response_ids:
             return t, len(t.turns), [*t.turns, *history]
-    for t in reversed(threads):
-        for k in range(min(len(t.turns), len(history)), 0, -1):
-            if same_turns(t.turns[-k:], history[:k]):
-                return t, len(t.turns), [*t.turns, *history[k:]]
+    if seen.rebuilt and threads:
+        return threads[-1], len(threads[-1].turns), [*threads[-1].turns, *history]
+    evicted = {"sparse_index", "dropped_attributes"} & set(seen.flags)  # the oldest go first, the next in part
+    for rest in (history, history[1:]) if evicted else (history,):
+        for t in reversed(threads):
+            answered = rest[0].message.get("tool_call_id") if rest else None
+            k = overlap(t.turns, rest)
+            if k or (answered and answered in open_ids(t)):
+                return t, len(t.turns), [*t.turns, *rest[k:]]
     return None, 0, history
+
+
+def overlap(a: list[Turn], b: list[Turn]) -> int:
+    """How many turns at the end of one are the first of the other."""
+    return next((k for k in range(min(len(a), len(b)), 0, -1) if same_turns(a[-k:], b[:k])), 0)
+
+
+def open_ids(t: Thread) -> set[str]:
+    """Ids of the calls that the thread ends with: what answers them continues it."""
+    return {c["id"] for c in t.turns[-1].message.get("tool_calls") or () if c["id"]} if t.turns else set()
 
 
 def _extend(threads: list[Thread], t: Thread, shared: int, history: list[Turn], said: list[Turn]) -> Thread:

@@ -1,56 +1,119 @@
-"""Dialects: each module maps one family of spans to the normal form (``ingest.normal.Observed``).
+"""Dialects: each module is one table (``mapping.Mapping``) from a family of spans to the normal form.
 
-A dialect is a module with ``NAME``, ``detect(span) -> bool`` and ``observe(span, seen) -> None``. The first
-whose ``detect`` says yes reads the span; order in ``DIALECTS`` is from the special to the general.
+Every dialect whose ``detect`` says yes reads the span, the standard first; each fills in what those before it
+left open. A span that none of them understands is read by the shape of what it holds (``inferred``).
+docs/dialects.md shows how to add one.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from ingest.dialects import otel
+from ingest import references
+from ingest.dialects import (
+    adk,
+    claude_code,
+    inferred,
+    langfuse,
+    langsmith,
+    mcp,
+    mlflow,
+    openinference,
+    openllmetry,
+    otel,
+    pydantic_ai,
+    vercel,
+)
+from ingest.dialects.mapping import apply
 from ingest.normal import Evaluation, Observed, Span
-from ingest.shapes import first
+from ingest.parts import first
 
-
-class Dialect(Protocol):
-    """What a dialect module offers."""
-
-    NAME: str
-
-    def detect(self, span: Span) -> bool: ...
-    def observe(self, span: Span, seen: Observed) -> None: ...
-
-
-DIALECTS: tuple[Dialect, ...] = (otel,)  # type: ignore[assignment]
+DIALECTS = tuple(
+    module.MAPPING
+    for module in (
+        otel, openinference, pydantic_ai, vercel, adk, langfuse, mlflow, langsmith, openllmetry, claude_code, mcp,
+    )
+)  # fmt: skip
 EVALUATION = "gen_ai.evaluation.result"
-_CONVERSATION = ("gen_ai.conversation.id", "session.id", "langfuse.session.id", "langsmith.trace.session_id")
+_CONVERSATION = (
+    "gen_ai.conversation.id", "session.id", "langfuse.session.id", "langsmith.metadata.session_id",
+    "langsmith.metadata.thread_id", "langsmith.metadata.conversation_id", "langsmith.trace.session_id",
+    "ai.telemetry.metadata.sessionId", "gcp.vertex.agent.session_id", "mlflow.trace.session",
+    "traceloop.association.properties.session_id", "traceloop.association.properties.thread_id",
+    "traceloop.association.properties.conversation_id", "langfuse.trace.metadata.session_id",
+    "conversation_id", "session_id", "thread_id",
+)  # fmt: skip
+_INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt",
+                 "ai.usage.inputTokens", "ai.usage.promptTokens")  # fmt: skip
 
 
 def observe(span: Span) -> Observed:
-    """What a span means, by the first dialect that knows it; ``kind`` "other" if none does."""
+    """What a span means, by all the dialects that know it; ``kind`` "other" if none does."""
+    is_missing = _dereference(span)
     a = span.attributes
     conversation_id = first(a, *_CONVERSATION)
     seen = Observed(
         "other", "", span.trace_id, span.span_id, span.parent_span_id, span.start_ns, span.end_ns,
         conversation_id=None if conversation_id is None else str(conversation_id),
     )  # fmt: skip
-    seen.error_type = first(a, "error.type")
-    seen.is_error = span.status_code == 2 or seen.error_type is not None
-    seen.error_message = span.status_message or None
+    _note_error(span, seen)
+    tokens = first(a, *_INPUT_TOKENS)
+    seen.input_tokens = tokens if isinstance(tokens, int) else None
+    seen.emitter = f"{span.scope}\0{sorted(map(str, span.resource.items()))}"
     if span.dropped:
         seen.flags.append("dropped_attributes")
-    for dialect in DIALECTS:
-        if dialect.detect(span):
-            seen.dialect = dialect.NAME
-            dialect.observe(span, seen)
-            break
+    if is_missing:
+        seen.flags.append(references.FLAG)
+    _read(span, seen)
     seen.evaluations = [
         evaluation(e["attributes"], e["time_ns"], span.trace_id, span.span_id, seen.conversation_id)
         for e in span.events
         if e["name"] == EVALUATION
     ]
     return seen
+
+
+def _dereference(span: Span) -> bool:
+    """Puts referenced content in its place; says whether some could not be found."""
+    span.attributes, missing = references.with_references(span.attributes, span.source)
+    for event in span.events:
+        event["attributes"], gone = references.with_references(event["attributes"], span.source)
+        missing = missing or gone
+    for record in span.records:
+        record.attributes, gone = references.with_references(record.attributes, span.source)
+        missing = missing or gone
+    return missing
+
+
+def _note_error(span: Span, seen: Observed) -> None:
+    """The error's class and text; the exception's own words rather than the status that wraps them."""
+    raised: dict[str, object] = next((e["attributes"] for e in span.events if e["name"] == "exception"), {})
+    named = first(span.attributes, "error.type")
+    seen.error_type = None if named is None else str(named)
+    seen.is_error = span.status_code == 2 or seen.error_type is not None
+    if seen.is_error:
+        kind = str(raised.get("exception.type") or "")
+        seen.error_type = seen.error_type or kind.rsplit(".", 1)[-1] or None
+        message = first(raised, "exception.message") or span.status_message
+        seen.error_message = str(message) if message else None
+
+
+def _read(span: Span, seen: Observed) -> None:
+    """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
+    told, known = "", set()
+    for dialect in DIALECTS:
+        if dialect.detect(span):
+            known.add(dialect.name)
+            before = _content(seen)
+            apply(dialect, span, seen)
+            told = told or (dialect.name if _content(seen) != before else "")
+            seen.dialect = seen.dialect or (dialect.name if seen.kind != "other" else "")
+    may_infer = seen.kind in ("inference", "execution") or not known - {otel.MAPPING.name}
+    if not told and may_infer and inferred.read(span, seen):
+        told = inferred.NAME
+    seen.dialect = told or seen.dialect
+
+
+def _content(seen: Observed) -> tuple[bool, ...]:
+    return bool(seen.input), bool(seen.output), seen.arguments is not None, seen.result is not None
 
 
 def evaluation(

@@ -6,8 +6,8 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, has
 from ingest.normal import Span
-from ingest.reprs import read_repr
-from ingest.shapes import parse, read_tools
+from ingest.parts import parse
+from ingest.tool_definitions import read_tools
 
 _INPUT = "langfuse.observation.input"
 _OUTPUT = "langfuse.observation.output"
@@ -17,16 +17,7 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     out = {**values, "name": span.name}
     given = parse(values.get(_INPUT))
     kind = values.get("langfuse.observation.type")
-    if kind == "tool":
-        if isinstance(given, str):  # the LangChain handler writes str(dict)
-            given = read_repr(given) or given
-        out[_INPUT] = given
-        result = parse(values.get(_OUTPUT))
-        if isinstance(result, dict) and result.get("type") == "tool" and "content" in result:
-            out[_OUTPUT], out["call_id"] = result["content"], result.get("tool_call_id")
-            if result.get("status") == "error":
-                out["langfuse.observation.level"] = "ERROR"
-    elif kind == "generation" and isinstance(given, list):
+    if kind == "generation" and isinstance(given, list):
         # the LangChain handler lists tool definitions among the messages, with role tool
         definitions = [m["content"] for m in given if _is_definition(m)]
         out[_INPUT] = [m for m in given if not _is_definition(m)]
@@ -49,7 +40,6 @@ MAPPING = Mapping(
     tools=("tools", _INPUT),
     model=("langfuse.observation.model.name",),
     tool_name=("name",),
-    call_id=("call_id",),
     arguments=(_INPUT,),
     result=(_OUTPUT,),
     error=("langfuse.observation.level",),

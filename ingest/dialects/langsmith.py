@@ -7,15 +7,13 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has
 from ingest.normal import Span
-from ingest.shapes import parse
+from ingest.parts import parse
 
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     output = parse(values.get("gen_ai.completion"))
     if isinstance(output, dict) and set(output) == {"output"}:
         output = output["output"]
-        if isinstance(output, dict) and "content" in output and output.get("type") == "tool":
-            return {**values, "result": output["content"], "call_id": output.get("tool_call_id")}
     return {**values, "result": output, "name": span.name}
 
 
@@ -35,7 +33,6 @@ MAPPING = Mapping(
     conversation=("langsmith.metadata.session_id", "langsmith.metadata.thread_id",
                   "langsmith.metadata.conversation_id"),
     tool_name=("gen_ai.tool.name", "langsmith.trace.name", "name"),
-    call_id=("call_id",),
     arguments=("gen_ai.prompt",),
     result=("result",),
     prepare=_prepare,

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingest.normal import Observed, Span
-from ingest.shapes import NormalMessage, first, is_cut, parse, read_messages, read_tools, system_parts
+from ingest.parts import first, is_cut, parse, parse_any, plain_content, text_part
+from ingest.shapes import NormalMessage, lone_text, read_message, read_messages, system_parts
+from ingest.tool_definitions import read_tools
 
 MAX_DEPTH = 12
+REDACTED = {"REDACTED", "ELIDED", "FILTERED", "REMOVED"}
 
 
 @dataclass(frozen=True)
@@ -139,36 +142,54 @@ def _text(value: Any) -> str | None:
 
 def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
     if not seen.input:
-        seen.input = _first_messages(values, mapping.input, "user", seen)
+        seen.input = _best_messages(values, mapping.input, "user", seen)
         system = system_parts(first(values, *mapping.system))
         if system and not any(m["role"] == "system" for m in seen.input):
             seen.input = [{"role": "system", "parts": system}, *seen.input]
-    if not seen.output:
-        seen.output = _first_messages(values, mapping.output, "assistant", seen)
+    if not seen.output:  # a response may repeat its request's instructions
+        said = _best_messages(values, mapping.output, "assistant", seen)
+        seen.output = [m for m in said if m["role"] != "system"]
+    if seen.kind == "agent":
+        seen.input = seen.input or _lone(values, mapping.input, "user")
+        seen.output = seen.output or _lone(values, mapping.output, "assistant")
     if not seen.tools:
         seen.tools = next((t for k in mapping.tools if (t := read_tools(values.get(k)))), [])
 
 
-def _first_messages(
-    values: dict[str, Any], keys: tuple[str, ...], role: str, seen: Observed
-) -> list[NormalMessage]:
+def _lone(values: dict[str, Any], keys: tuple[str, ...], role: str) -> list[NormalMessage]:
+    text = next((t for k in keys if (t := lone_text(values.get(k), role))), None)
+    return [{"role": role, "parts": [text_part(text)]}] if text else []
+
+
+def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, seen: Observed) -> list[NormalMessage]:
+    """Of several tellings of the same messages the most complete, the first of equals."""
     best: list[NormalMessage] = []
+    cut = ""
     for key in keys:
         value = values.get(key)
         if value is None or value == "" or value == []:
             continue
-        if is_cut(value):
-            seen.flags.append(f"truncated:{key}")
         found = read_messages(value, role)
-        if found and not any(is_hollow(m) for m in found):
-            return found
-        best = best or found
+        if found and all(is_redacted(m) for m in found):
+            seen.flags.append("redacted")
+        elif completeness(found) > completeness(best) or (not best and is_cut(value)):
+            best, cut = found, key if is_cut(value) else ""
+    if cut:
+        seen.flags.append(f"truncated:{cut}")
+        seen.is_cut = seen.is_cut or role == "user"
     return best
 
 
-def is_hollow(message: NormalMessage) -> bool:
-    """A message of which only the role is left."""
-    return not message["parts"]
+def completeness(messages: list[NormalMessage]) -> int:
+    """How much is told: messages, parts, ids, arguments and results."""
+    parts = [p for m in messages for p in m["parts"] if p["type"] != "unknown"]
+    return len(parts) + sum(p.get(k) is not None for p in parts for k in ("id", "arguments", "response"))
+
+
+def is_redacted(message: NormalMessage) -> bool:
+    """A message of which an exporter left only the marker that something was there."""
+    texts = [p.get("content") for p in message["parts"]]
+    return bool(texts) and all(isinstance(t, str) and t.strip().strip("<[_]>").upper() in REDACTED for t in texts)
 
 
 def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
@@ -179,12 +200,40 @@ def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None
     if seen.arguments is None:
         seen.arguments = called_with(first(values, *mapping.arguments))
     if seen.result is None:
-        seen.result = next((values[k] for k in mapping.result if values.get(k) is not None), None)
+        told = unquoted(next((values[k] for k in mapping.result if values.get(k) is not None), None))
+        seen.result, said_id, failed = answered_with(told)
+        seen.call_id = seen.call_id or said_id
+        seen.is_error = seen.is_error or failed
+
+
+def answered_with(value: Any) -> tuple[Any, str | None, bool]:
+    """A tool's answer, its call's id and whether it failed, from what wraps it: a framework's tool message, or
+    MCP's ``{"content": [...], "isError": ...}``. Anything else is the answer itself."""
+    told = parse_any(value)
+    if isinstance(told, dict) and isinstance(told.get("output"), dict) and len(told) == 1:
+        told = told["output"]
+    if not isinstance(told, dict):
+        return value, None, False
+    if isinstance(told.get("content"), list) and ("isError" in told or "is_error" in told):
+        return plain_content(told["content"]), None, bool(told.get("isError", told.get("is_error")))
+    message = read_message(told) if "content" in told or "kwargs" in told else None
+    if message is None or message["role"] != "tool" or not message["parts"]:
+        return value, None, False
+    part = message["parts"][0]
+    return part["response"], part.get("id"), bool(part.get("is_error"))
+
+
+def unquoted(value: Any) -> Any:
+    """A text that was written as JSON, quotes and all, is that text."""
+    if isinstance(value, str) and value[:1] == value[-1:] == '"' and len(value) > 1:
+        inner = parse(f"[{value}]")
+        return inner[0] if isinstance(inner, list) and len(inner) == 1 else value
+    return value
 
 
 def called_with(value: Any) -> Any:
     """Arguments from what wraps them: ``{"args": [], "kwargs": {...}}``, ``{"arguments": ...}``."""
-    value = parse(value)
+    value = parse_any(value)
     if isinstance(value, dict):
         if isinstance(value.get("kwargs"), dict) and set(value) <= {"args", "kwargs", "sanitize_inputs_outputs"}:
             return value["kwargs"] if value["kwargs"] or not value.get("args") else {"args": value["args"]}

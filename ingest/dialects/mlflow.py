@@ -21,16 +21,12 @@ def _decoded(value: Any) -> Any:
         return value
 
 
-def _kind(span: Span, values: dict[str, Any]) -> str:
-    return {
-        "CHAT_MODEL": "inference", "LLM": "inference", "TOOL": "execution", "AGENT": "agent", "CHAIN": "agent",
-    }.get(values.get("mlflow.spanType", ""), "other")  # fmt: skip
-
-
 MAPPING = Mapping(
     name="mlflow",
     detect=has("mlflow.spanType", "mlflow.spanInputs", "mlflow.spanOutputs"),
-    kind_of=_kind,
+    kind="mlflow.spanType",
+    kinds={"chat_model": "inference", "llm": "inference", "tool": "execution", "agent": "agent", "chain": "agent"},
+    conversation=("mlflow.trace.session",),
     input=("mlflow.spanInputs",),
     output=("mlflow.spanOutputs",),
     tools=("mlflow.chat.tools", "mlflow.spanInputs"),

@@ -7,7 +7,9 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has, has_prefix
 from ingest.normal import Span
-from ingest.shapes import parse
+from ingest.parts import parse
+
+_KINDS = {"llm": "inference", "tool": "execution", "agent": "agent", "chain": "agent"}
 
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
@@ -22,6 +24,14 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _kind(span: Span, values: dict[str, Any]) -> str:
+    """By the span's kind; where an attribute limit evicted it, by what else is there."""
+    kind = values.get("openinference.span.kind")
+    if isinstance(kind, str):
+        return _KINDS.get(kind.lower(), "other")
+    return "inference" if "llm.input_messages" in values or "llm.output_messages" in values else "other"
+
+
 def _short_name(name: str) -> str:
     """``agent.get_order`` and ``get_order.__call__`` are the tool ``get_order``."""
     parts = [p for p in name.split(".") if p not in ("__call__", "run", "call", "invoke", "forward", "tool")]
@@ -29,9 +39,10 @@ def _short_name(name: str) -> str:
 
 
 def _message(m: Any) -> Any:
-    m = m.get("message", m) if isinstance(m, dict) else m
     if not isinstance(m, dict):
         return m
+    if isinstance(m.get("message"), dict):  # AutoGen puts results beside the message
+        m = {**{k: v for k, v in m.items() if k != "message"}, **m["message"]}
     if isinstance(m.get("contents"), list):
         parts = [c.get("message_content", c) if isinstance(c, dict) else c for c in m["contents"]]
         content = m.get("content")
@@ -52,8 +63,7 @@ def _message(m: Any) -> Any:
 MAPPING = Mapping(
     name="openinference",
     detect=either(has("openinference.span.kind"), has_prefix("llm.input_messages.", "llm.output_messages.")),
-    kind="openinference.span.kind",
-    kinds={"llm": "inference", "tool": "execution", "agent": "agent", "chain": "agent"},
+    kind_of=_kind,
     flattened=("llm.input_messages", "llm.output_messages", "llm.tools"),
     input=("llm.input_messages", "input.value"),
     output=("llm.output_messages", "output.value"),

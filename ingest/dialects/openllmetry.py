@@ -7,7 +7,7 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has, has_prefix
 from ingest.normal import Span
-from ingest.shapes import parse
+from ingest.parts import parse
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:
@@ -28,17 +28,9 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
         output = output["result"]
     elif isinstance(output, dict) and set(output) == {"output"}:
         output = output["output"]
-    if isinstance(values.get("traceloop.entity.output"), str):
-        out["traceloop.entity.output"] = _unquoted(output)
+    if output is not None:
+        out["traceloop.entity.output"] = output
     return out
-
-
-def _unquoted(value: Any) -> Any:
-    """The decorators write a string result as JSON text: once more quoted."""
-    if isinstance(value, str) and value[:1] == value[-1:] == '"' and len(value) > 1:
-        inner = parse(f"[{value}]")
-        return inner[0] if isinstance(inner, list) else value
-    return value
 
 
 MAPPING = Mapping(

@@ -1,60 +1,130 @@
-"""OpenTelemetry GenAI, newest form: message attributes on spans or on the details event (v1.37 and later)."""
+"""OpenTelemetry GenAI, all three generations: message attributes on spans or on the details event (v1.37 and
+later), one event a message (v1.28 to 1.36; as log records, span events or a list in ``events``), and the
+content events before that. Source: semantic-conventions-genai, docs/gen-ai; semantic-conventions v1.36."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ingest.normal import Observed, Span
-from ingest.shapes import first, is_cut, parse, read_messages, read_tools, system_parts
+from ingest.dialects.mapping import Mapping
+from ingest.normal import Span
+from ingest.parts import parse
 
-NAME = "otel-genai"
 INFERENCE = {"chat", "generate_content", "text_completion", "completion"}
 AGENT = {"invoke_agent", "create_agent", "invoke_workflow", "plan"}
 DETAILS = "gen_ai.client.inference.operation.details"
-_CONTENT = ("gen_ai.system_instructions", "gen_ai.input.messages", "gen_ai.output.messages",
-            "gen_ai.tool.definitions", "gen_ai.tool.call.arguments", "gen_ai.tool.call.result")  # fmt: skip
+_ROLE_OF = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
+_CONTENT = {"gen_ai.content.prompt": "gen_ai.prompt", "gen_ai.content.completion": "gen_ai.completion"}
+_CHOICE = "gen_ai.choice"
+_MESSAGES = ("gen_ai.input.messages", "gen_ai.output.messages")
+_EXECUTION = ("gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.tool.call.id")
 
 
 def detect(span: Span) -> bool:
-    """Any span that names its GenAI operation."""
-    return "gen_ai.operation.name" in span.attributes
+    """Any span with an attribute, event or log record of the GenAI conventions."""
+    return any(k.startswith("gen_ai.") for k in span.attributes) or any(
+        name.startswith("gen_ai.") for name, _ in occurrences(span)
+    )
 
 
-def observe(span: Span, seen: Observed) -> None:
-    """Fills in what the span's attributes, and the details event of the same call, say."""
-    a = span.attributes
-    for event in span.events:
-        if event["name"] == DETAILS:
-            a = {**a, **event["attributes"]}
-    for record in span.records:
-        if record.event_name == DETAILS:
-            a = {**a, **record.attributes, **(record.body if isinstance(record.body, dict) else {})}
-    operation = a.get("gen_ai.operation.name")
-    seen.flags += [f"truncated:{key}" for key in _CONTENT if is_cut(a.get(key))]
-    if operation == "execute_tool":
-        _execution(a, seen)
-    elif operation in INFERENCE or (operation in AGENT and "gen_ai.output.messages" in a):
-        _inference(a, seen, "inference" if operation in INFERENCE else "agent")
-    elif operation in AGENT:
-        seen.kind = "agent"
-    seen.agent = first(a, "gen_ai.agent.name") or seen.agent
+def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
+    """What happened in the span, as (event name, fields): span events, else log records that name it."""
+    events = [(e["name"], e["attributes"]) for e in span.events]
+    if any(name.startswith("gen_ai.") and name != "gen_ai.evaluation.result" for name, _ in events):
+        return events
+    records = sorted(span.records, key=lambda r: r.time_ns)
+    return [*events, *((r.event_name, _fields(r.attributes, r.body)) for r in records)]
 
 
-def _inference(a: dict[str, Any], seen: Observed, kind: str) -> None:
-    seen.kind = kind
-    seen.model = first(a, "gen_ai.response.model", "gen_ai.request.model")
-    seen.response_id = first(a, "gen_ai.response.id")
-    seen.input = read_messages(a.get("gen_ai.input.messages"), "user")
-    system = system_parts(a.get("gen_ai.system_instructions"))
-    if system:
-        seen.input = [{"role": "system", "parts": system}, *seen.input]
-    seen.output = read_messages(a.get("gen_ai.output.messages"), "assistant")
-    seen.tools = read_tools(a.get("gen_ai.tool.definitions"))
+def _fields(attributes: dict[str, Any], body: Any) -> dict[str, Any]:
+    body = parse(body)
+    return {**attributes, **body} if isinstance(body, dict) else {**attributes, "content": body}
 
 
-def _execution(a: dict[str, Any], seen: Observed) -> None:
-    seen.kind = "execution"
-    seen.tool_name = first(a, "gen_ai.tool.name")
-    seen.call_id = first(a, "gen_ai.tool.call.id")
-    seen.arguments = parse(a.get("gen_ai.tool.call.arguments"))
-    seen.result = a.get("gen_ai.tool.call.result")
+def message_of_event(name: str, fields: dict[str, Any]) -> tuple[bool, dict[str, Any]] | None:
+    """The message that a per-message event tells and whether it is the model's answer; None for others."""
+    content = parse(fields.get("gen_ai.event.content"))  # Azure puts the body there, as JSON text
+    fields = {**fields, **content} if isinstance(content, dict) else fields
+    if name in _ROLE_OF:
+        return False, {**fields, "role": fields.get("role") or _ROLE_OF[name]}
+    if name != _CHOICE:
+        return None
+    message = parse(fields.get("message"))
+    if isinstance(message, dict) and "role" in {**message, "role": 1}:
+        inner = message
+    elif message is not None:
+        inner = {"content": message}
+    else:
+        inner = {k: v for k, v in fields.items() if k not in ("index", "finish_reason", "event.name")}
+    told = {"role": "assistant", **inner}
+    return True, told | {"finish_reason": fields["finish_reason"]} if fields.get("finish_reason") else told
+
+
+def split_events(
+    events: list[tuple[str, dict[str, Any]]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The messages that went in and those that came out, of per-message events in their order."""
+    told = [found for name, fields in events if (found := message_of_event(name, fields))]
+    return [m for said, m in told if not said], [m for said, m in told if said]
+
+
+def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
+    events = occurrences(span)
+    out = {**values}
+    for name, fields in events:
+        if name == DETAILS:
+            out |= fields
+        elif name in _CONTENT and _CONTENT[name] in fields:
+            out["told" + name] = fields[_CONTENT[name]]
+    for e in span.records:  # details may come as log records beside span events of other kinds
+        if e.event_name == DETAILS:
+            out = {**_fields(e.attributes, e.body), **out}
+    inputs, outputs = split_events(events)
+    if out.get("gen_ai.operation.name") == "execute_tool":
+        return {**_tool_events(inputs, outputs), **out}
+    return {**out, "told.input": inputs, "told.output": outputs}
+
+
+def _tool_events(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """On a tool's span (Strands) the tool message is the arguments and the choice is the result."""
+    told: dict[str, Any] = {}
+    if inputs:
+        told["told.arguments"], told["told.id"] = inputs[0].get("content"), inputs[0].get("id")
+    if outputs:
+        told["told.result"] = outputs[-1].get("content")
+    return told
+
+
+def _kind(span: Span, values: dict[str, Any]) -> str:
+    named = values.get("gen_ai.operation.name")
+    operation = named if isinstance(named, str) else None
+    if operation == "execute_tool" or (operation is None and any(k in values for k in _EXECUTION)):
+        return "execution"
+    if operation in INFERENCE:
+        return "inference"
+    if operation in AGENT:
+        return "agent"
+    has_messages = any(values.get(k) for k in (*_MESSAGES, "told.input", "told.output"))
+    if operation is None and has_messages:
+        return "inference"
+    return "agent" if has_messages else "other"
+
+
+MAPPING = Mapping(
+    name="otel-genai",
+    detect=detect,
+    kind_of=_kind,
+    system=("gen_ai.system_instructions",),
+    input=("gen_ai.input.messages", "told.input", "toldgen_ai.content.prompt"),
+    output=("gen_ai.output.messages", "told.output", "toldgen_ai.content.completion"),
+    tools=("gen_ai.tool.definitions", "gen_ai.agent.tools"),
+    agent=("gen_ai.agent.name",),
+    model=("gen_ai.response.model", "gen_ai.request.model"),
+    response_id=("gen_ai.response.id",),
+    conversation=("gen_ai.conversation.id",),
+    tool_name=("gen_ai.tool.name",),
+    call_id=("gen_ai.tool.call.id", "told.id"),
+    arguments=("gen_ai.tool.call.arguments", "told.arguments"),
+    result=("gen_ai.tool.call.result", "told.result"),
+    prepare=_prepare,
+)

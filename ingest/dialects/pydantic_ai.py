@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, from_scope, has
-from ingest.dialects.otel import message_of_event
+from ingest.dialects.otel import split_events
 from ingest.normal import Span
-from ingest.shapes import parse
+from ingest.parts import parse
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:
@@ -24,9 +24,8 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     for key in ("events", "all_messages_events"):
         events = parse(values.get(key))
         if isinstance(events, list):
-            pairs = [message_of_event(str(e.get("event.name", "")), e) for e in events if isinstance(e, dict)]
-            out[key] = [p[1] for p in pairs if p and not p[0]]
-            out["output"] = [p[1] for p in pairs if p and p[0]]
+            named = [(str(e.get("event.name", "")), e) for e in events if isinstance(e, dict)]
+            out[key], out["output"] = split_events(named)
     return out
 
 

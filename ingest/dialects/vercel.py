@@ -6,7 +6,7 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, has
 from ingest.normal import Span
-from ingest.shapes import first, parse
+from ingest.parts import first, parse
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:
