@@ -84,13 +84,19 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _journal(path: Path, rows: otlp.Rows) -> Iterator[None]:
-    for entry in journal.read_entries(path):
-        signal, encoding = entry.kind.split("_")
-        if encoding == "json":
-            otlp.read_json(entry.payload, rows, entry.arrived_at_ns, path.stem)
-        else:
-            otlp.read_protobuf(signal, entry.payload, rows, entry.arrived_at_ns, path.stem)
-        yield
+    try:
+        for entry in journal.read_entries(path):
+            signal, encoding = entry.kind.split("_")
+            try:
+                if encoding == "json":
+                    otlp.read_json(entry.payload, rows, entry.arrived_at_ns, path.stem)
+                else:
+                    otlp.read_protobuf(signal, entry.payload, rows, entry.arrived_at_ns, path.stem)
+            except otlp.NotOtlp:  # the receiver had checked it: written by another version
+                rows.unreadable += 1
+            yield
+    except (OSError, journal.NoSegment) as error:
+        raise BadFile(f"{path} cannot be read: {error}") from None
 
 
 def _protobuf(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:

@@ -8,7 +8,6 @@ stops them in the right order.
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 import ssl
@@ -75,7 +74,6 @@ async def _serve(options: Options, sock: socket.socket, tls: ssl.SSLContext | No
     if grpc is not None:
         told.append(f"receiving OTLP/gRPC on {options.host}:{grpc[1]}")
     print("\n".join(told), flush=True)
-    gc.freeze()  # what the imports left is not to be searched through again and again
     ticking = asyncio.create_task(_tick(intake, options.seal_seconds))
     await stop.wait()
     await asyncio.gather(
