@@ -407,9 +407,14 @@ def read_json(payload: bytes | str, rows: Rows, arrived_at_ns: int, source: str)
         request = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
         raise NotOtlp(f"no JSON: {error}") from None
+    check_json_request(request)
+    add_json_request(request, rows, arrived_at_ns, source)
+
+
+def check_json_request(request: Any) -> None:
+    """Raises ``NotOtlp`` for what is no request at all."""
     if not isinstance(request, dict) or (request and not any(k in request for k in _JS_SIGNALS)):
         raise NotOtlp("a JSON value without resourceSpans, resourceLogs or resourceMetrics")
-    add_json_request(request, rows, arrived_at_ns, source)
 
 
 def add_json_request(request: dict[str, Any], rows: Rows, arrived_at_ns: int, source: str) -> None:
