@@ -74,7 +74,8 @@ def _requests(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]
             if framed.is_framed(head):
                 yield from _frames(file, path, rows, arrived_at_ns)
             elif kind in PROTOBUF and head.lstrip()[:1] != b"{":
-                yield _message(file.read(), path, rows, arrived_at_ns)
+                _message(file.read(), path, rows, arrived_at_ns)
+                yield
             else:
                 yield from _lines(file, path, rows, arrived_at_ns)
         except _CUT:

@@ -27,30 +27,6 @@ IDLE_SECONDS = 120.0  # longer than any exporter's interval: closing under a sen
 LINGER_SECONDS = 2.0
 
 
-@dataclass
-class Request:
-    """One request; header names are in lower case. ``refused`` is set while it arrives, to be answered."""
-
-    target: bytes = b""
-    method: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    chunks: list[bytes] = field(default_factory=list)
-    size: int = 0
-    head_size: int = 0
-    keep_alive: bool = True
-    refused: Refused | None = None
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def path(self) -> str:
-        """Without the query."""
-        return self.target.split(b"?", 1)[0].decode("latin-1")
-
-    def body(self) -> bytes:
-        """The whole body."""
-        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-
-
 @dataclass(frozen=True)
 class Response:
     """One answer, sent with its length."""
@@ -73,6 +49,32 @@ class Response:
             lines.append("connection: close")
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
         return head if head_only else head + self.body
+
+
+@dataclass
+class Request:
+    """One request; header names are in lower case. ``refused`` is set while it arrives, to be answered."""
+
+    target: bytes = b""
+    method: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+    head_size: int = 0
+    keep_alive: bool = True
+    refused: Refused | None = None
+    failed: Response | None = None  # the answer to what is no HTTP
+    last: bool = False  # after its answer the connection ends
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def path(self) -> str:
+        """Without the query."""
+        return self.target.split(b"?", 1)[0].decode("latin-1")
+
+    def body(self) -> bytes:
+        """The whole body."""
+        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
 
 
 @dataclass(frozen=True)
@@ -164,13 +166,13 @@ class Connection(asyncio.BufferedProtocol):
         try:
             self.parser.feed_data(self.server.buffer[:nbytes])
         except httptools.HttpParserUpgrade:
-            self._finish(Response(501, "text/plain", b"no upgrade here\n"))
+            self._ignore_upgrade()
         except httptools.HttpParserError as error:
-            self._finish(Response(400, "text/plain", f"no HTTP/1.1 request: {error}\n".encode()))
+            self._fail(400, f"no HTTP/1.1 request: {error}")
         if self.request and not self.request.method and not self.deaf:
             self.request.head_size += nbytes
             if self.request.head_size > HEAD_BYTES:
-                self._finish(Response(431, "text/plain", b"the request's head is too long\n"))
+                self._fail(431, "the request's head is too long")
 
     # ---------------------------------------------------------------------------- called by httptools
 
@@ -191,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
         request.method = self.parser.get_method().decode("latin-1")
         request.keep_alive = self.parser.should_keep_alive()
         try:
-            if int(request.headers.get("content-length") or 0) > self.service.max_body:
+            if int(request.headers.get("content-length", "0")) > self.service.max_body:
                 raise too_large(self.service.max_body)
             self.service.admit(request)
         except Refused as no:
@@ -215,55 +217,65 @@ class Connection(asyncio.BufferedProtocol):
             request.size += len(body)
 
     def on_message_complete(self) -> None:
-        request, self.request = self.request, None
-        if request is None or self.deaf:
-            return
+        if self.request and not self.deaf:
+            self._queue(self.request)
+
+    # -------------------------------------------------------------------------------------- answering
+
+    def _queue(self, request: Request) -> None:
+        self.request = None
         self.whole.append(request)
         self.transport.pause_reading()
         if self.task is None:
             self.task = asyncio.create_task(self._answer())
 
-    # -------------------------------------------------------------------------------------- answering
-
     async def _answer(self) -> None:
         while self.whole:
             request = self.whole.popleft()
-            response = await self.service.answer(request)
+            response = request.failed or await self.service.answer(request)
             self._forget(request)
-            keep = request.keep_alive and not self.server.draining
+            keep = request.keep_alive and not request.last and not self.server.draining
             self.transport.write(response.encode(keep, request.method == "HEAD"))
             if not keep:
-                self.transport.close()
+                self._linger()
                 break
         self.task = None
         self.idle_since = time.monotonic()
         self.transport.resume_reading()
 
     def _refuse(self, request: Request, no: Refused) -> None:
-        """A refused body is read over, so that the sender hears why; but not one that never ends."""
+        """A refused body is read over, so that the sender hears why; but not one that is too long, or never
+        ends, or is not even sent before we say 100."""
         self._forget(request)
         request.refused = no
-        waits = request.headers.get("expect", "").lower() == "100-continue" and not request.size
-        declared = request.headers.get("content-length", "")
-        if waits or not declared.isdigit() or int(declared) > self.service.max_body:
-            self._finish_with(request)
+        declared = request.headers.get("content-length", "0")
+        endless = "transfer-encoding" in request.headers or int(declared) > self.service.max_body
+        if endless or request.headers.get("expect", "").lower() == "100-continue":
+            self._end_with(request)
 
-    def _finish_with(self, request: Request) -> None:
-        async def answer() -> None:
-            self._finish(await self.service.answer(request))
-
-        self.deaf, self.request = True, None
-        self.task = asyncio.create_task(answer())
-
-    def _finish(self, response: Response) -> None:
-        """The last answer. The connection closes a moment later: a close while the client still sends resets
-        it, and the answer is lost."""
-        self.deaf = True
+    def _fail(self, status: int, message: str) -> None:
         if self.request:
             self._forget(self.request)
-            self.request = None
-        self.task = None
-        self.transport.write(response.encode(keep_alive=False))
+        self._end_with(Request(failed=Response(status, "text/plain", message.encode() + b"\n")))
+
+    def _ignore_upgrade(self) -> None:
+        """Java's client offers HTTP/2 with its first request; it takes an HTTP/1.1 answer for a no. The parser
+        has stopped behind the request, so the connection ends there, too."""
+        self.deaf = True
+        if self.whole:
+            self.whole[-1].last = True
+        else:
+            self._linger()
+
+    def _end_with(self, request: Request) -> None:
+        """Answers, after what is to be answered before, and hears nothing more."""
+        if not self.deaf:
+            self.deaf = request.last = True
+            self._queue(request)
+
+    def _linger(self) -> None:
+        """Closes in a moment: to close while the client still sends resets it, and the answer is lost."""
+        self.deaf = True
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
 
     def _forget(self, request: Request) -> None:
@@ -288,8 +300,8 @@ class Connection(asyncio.BufferedProtocol):
         if self.deaf or self.task:
             return
         if self.request and now - self.request.started > self.service.request_seconds:
-            self._refuse(self.request, too_slow(self.service.request_seconds))
-            if not self.deaf:
-                self._finish_with(self.request)
+            request = self.request
+            self._refuse(request, too_slow(self.service.request_seconds))
+            self._end_with(request)
         elif not self.request and now - self.idle_since > IDLE_SECONDS:
             self.transport.close()

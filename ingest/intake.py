@@ -19,7 +19,7 @@ from ingest import journal, otlp
 from ingest.commits import GroupCommit
 from ingest.errors import UserError
 from ingest.refusals import invalid, too_large, too_much_waiting, unauthenticated
-from ingest.telemetry import Metrics
+from ingest.telemetry import Metrics, OwnSpans
 
 log = logging.getLogger(__name__)
 BIG = 1 << 20  # bytes; larger requests are unpacked in a thread, so that the small ones need not wait
@@ -88,6 +88,7 @@ class Intake:
                 f"cannot write the journal {options.journal_path}: {error.strerror}; give a writable --lake"
             ) from None
         self.metrics = Metrics()
+        self.spans = OwnSpans()
         self.commits = GroupCommit(writer, options.max_waiting, self.metrics.committed)
         self.metrics.watch(lambda: self.held, lambda: self.commits.failures)
         self.held = 0

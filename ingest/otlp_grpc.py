@@ -8,6 +8,7 @@ everything that goes wrong is answered from ``ingest.refusals``.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, NoReturn
 
 import grpc
@@ -19,11 +20,12 @@ from google.rpc.status_pb2 import Status
 from ingest.errors import UserError
 from ingest.intake import Intake, Options
 from ingest.refusals import Refused, our_fault
+from ingest.telemetry import OWN_HEADER
 
 log = logging.getLogger(__name__)
-METHODS = {
-    "/opentelemetry.proto.collector.trace.v1.TraceService/Export": "traces",
-    "/opentelemetry.proto.collector.logs.v1.LogsService/Export": "logs",
+SERVICES = {
+    "traces": "opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "logs": "opentelemetry.proto.collector.logs.v1.LogsService/Export",
 }
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 GZIP = b"\x1f\x8b"  # no protobuf message starts so: 0x1f would be a field of wire type 7, which is none
@@ -35,7 +37,7 @@ class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
         self.handlers = {
-            method: grpc.unary_unary_rpc_method_handler(self._exporter(signal)) for method, signal in METHODS.items()
+            f"/{name}": grpc.unary_unary_rpc_method_handler(self._exporter(signal)) for signal, name in SERVICES.items()
         }
 
     def service(self, details: Any) -> Any:
@@ -44,17 +46,27 @@ class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _exporter(self, signal: str) -> Any:
         async def export(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            started, code = time.time_ns(), 0
             try:
-                answer = await self._take(signal, data, context)
+                return await self._take(signal, data, context)
             except Refused as no:
-                await self._abort(signal, context, no)
+                code = no.code
+                await _abort(context, no)
             except Exception:
                 log.exception("a gRPC request failed")
-                await self._abort(signal, context, our_fault())
-            self.intake.metrics.answered("grpc", signal, 0)
-            return answer
+                code = our_fault().code
+                await _abort(context, our_fault())
+            finally:
+                self._answered(signal, code, context, started)
 
         return export
+
+    def _answered(self, signal: str, code: int, context: grpc.aio.ServicerContext, started: int) -> None:
+        self.intake.metrics.answered("grpc", signal, code)
+        if all(key != OWN_HEADER for key, _ in context.invocation_metadata() or ()):
+            self.intake.spans.record(
+                SERVICES[signal], started, {"rpc.system": "grpc", "rpc.grpc.status_code": code}
+            )
 
     async def _take(self, signal: str, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         if self.intake.tokens:
@@ -67,16 +79,16 @@ class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             self.intake.release(len(data))
         return taken.protobuf()
 
-    async def _abort(self, signal: str, context: grpc.aio.ServicerContext, no: Refused) -> NoReturn:
-        """Ends the call with the code, and with RetryInfo where the request is to be sent again: without it
-        RESOURCE_EXHAUSTED means that the data is to be dropped."""
-        self.intake.metrics.answered("grpc", signal, no.code)
-        if no.retry_after is not None:
-            status = Status(code=no.code, message=no.message)
-            status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=no.retry_after)))
-            context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-        await context.abort(CODES[no.code], no.message)
-        raise AssertionError("abort raises")
+
+async def _abort(context: grpc.aio.ServicerContext, no: Refused) -> NoReturn:
+    """Ends the call with the code, and with RetryInfo where the request is to be sent again: without it
+    RESOURCE_EXHAUSTED means that the data is to be dropped."""
+    if no.retry_after is not None:
+        status = Status(code=no.code, message=no.message)
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=no.retry_after)))
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    await context.abort(CODES[no.code], no.message)
+    raise AssertionError("abort raises")
 
 
 async def start(intake: Intake, options: Options) -> tuple[grpc.aio.Server, int]:

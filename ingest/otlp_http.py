@@ -11,7 +11,6 @@ import time
 
 import orjson
 from google.rpc.status_pb2 import Status
-from opentelemetry.trace import SpanKind, Tracer
 
 from ingest.http_server import Request, Response, Service
 from ingest.intake import Intake, Taken
@@ -27,8 +26,8 @@ PAGES = ("/healthz", "/metrics")
 class OtlpHttp:
     """Requests in, answers out."""
 
-    def __init__(self, intake: Intake, tracer: Tracer | None) -> None:
-        self.intake, self.tracer = intake, tracer
+    def __init__(self, intake: Intake) -> None:
+        self.intake = intake
 
     def service(self) -> Service:
         """For the server."""
@@ -55,19 +54,21 @@ class OtlpHttp:
             return self._page(request.path)
         started = time.time_ns()
         try:
-            response, taken = await self._export(request)
+            response = await self._export(request)
         except Refused as no:
-            response, taken = _refusal(no, _content_type(request)), None
+            response = _refusal(no, _content_type(request))
         except Exception:
             log.exception("a request to %s failed", request.path)
-            response, taken = _refusal(our_fault(), _content_type(request)), None
+            response = _refusal(our_fault(), _content_type(request))
         signal = SIGNALS.get(request.path, "none")
         self.intake.metrics.answered("http", signal, response.status)
-        if self.tracer and signal != "none" and OWN_HEADER not in request.headers:
-            self._trace(self.tracer, request, response, taken, started)
+        if signal != "none" and OWN_HEADER not in request.headers:
+            said: dict[str, str | int] = {"http.request.method": request.method, "url.path": request.path}
+            said["http.response.status_code"] = response.status
+            self.intake.spans.record(f"{request.method} {request.path}", started, said)
         return response
 
-    async def _export(self, request: Request) -> tuple[Response, Taken]:
+    async def _export(self, request: Request) -> Response:
         if request.refused:
             raise request.refused
         kind = _content_type(request)
@@ -77,7 +78,7 @@ class OtlpHttp:
             request.body(),
             request.headers.get("content-encoding", ""),
         )
-        return Response(200, kind, _json(taken) if kind == JSON else taken.protobuf()), taken
+        return Response(200, kind, _json(taken) if kind == JSON else taken.protobuf())
 
     def _page(self, path: str) -> Response:
         if path == "/metrics":
@@ -85,17 +86,6 @@ class OtlpHttp:
         if self.intake.commits.healthy:
             return Response(200, "text/plain", b"ok\n")
         return Response(503, "text/plain", b"the journal cannot be written\n", retry_after=5)
-
-    @staticmethod
-    def _trace(tracer: Tracer, request: Request, response: Response, taken: Taken | None, started: int) -> None:
-        span = tracer.start_span(f"POST {request.path}", kind=SpanKind.SERVER, start_time=started)
-        span.set_attribute("http.request.method", request.method)
-        span.set_attribute("url.path", request.path)
-        span.set_attribute("http.response.status_code", response.status)
-        if taken:
-            span.set_attribute("rehearsal.items.accepted", taken.accepted)
-            span.set_attribute("rehearsal.items.rejected", taken.rejected)
-        span.end()
 
 
 def _content_type(request: Request) -> str:

@@ -19,7 +19,6 @@ from ingest.errors import UserError
 from ingest.http_server import HttpServer
 from ingest.intake import Intake, Options
 from ingest.otlp_http import OtlpHttp
-from ingest.telemetry import own_tracer
 
 __all__ = ["GRPC_PORT", "Options", "bind", "serve"]
 GRPC_PORT = 4317
@@ -66,7 +65,7 @@ async def _serve(options: Options, sock: socket.socket, tls: ssl.SSLContext | No
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     intake = Intake(options)
-    http = HttpServer(OtlpHttp(intake, own_tracer()).service())
+    http = HttpServer(OtlpHttp(intake).service())
     await http.start(sock, tls)
     scheme, port = "https" if tls else "http", sock.getsockname()[1]
     told = [f"receiving OTLP/HTTP on {scheme}://{options.host}:{port} into {options.journal_path}"]
