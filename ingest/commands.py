@@ -31,15 +31,28 @@ def register(app: typer.Typer) -> None:
 def receive(
     lake: LakeOption,
     http: Annotated[int, typer.Option("--http", help="Port for OTLP/HTTP; 0 picks a free one.")] = 4318,
+    grpc: Annotated[
+        int | None,
+        typer.Option("--grpc", help="Port for OTLP/gRPC; 0 picks a free one. Not given: 4317, if it is free."),
+    ] = None,
+    no_grpc: Annotated[bool, typer.Option("--no-grpc", help="OTLP/HTTP only.")] = False,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="File of accepted bearer tokens, one a line.")
     ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
 ) -> None:
-    """Receive OTLP (traces and logs); every 200 means that the data is on disk."""
-    from ingest.receiver import Options, serve
+    """Receive OTLP (traces and logs); every success means that the data is on disk."""
+    from ingest.receiver import GRPC_PORT, Options, serve
 
-    serve(Options(Lake.create(lake).journal_path, host=host, http_port=http, token_file=token_file))
+    serve(
+        Options(
+            Lake.create(lake).journal_path, host=host, http_port=http,
+            grpc_port=None if no_grpc else GRPC_PORT if grpc is None else grpc, grpc_must=grpc is not None,
+            token_file=token_file, tls_certificate=tls_cert, tls_key=tls_key,
+        )
+    )  # fmt: skip
 
 
 def ingest(

@@ -1,5 +1,6 @@
-"""Files of telemetry: OTLP JSON lines or single objects, protobuf, journal segments, all of them maybe
-compressed. What is bad is told; what is good beside it is kept.
+"""Files of telemetry, maybe compressed: OTLP JSON lines or single objects, OTLP protobuf (``ingest.framed``),
+journal segments, message lists and trajectories (``ingest.trajectories``). What is bad is told; what is good
+beside it is kept, also behind it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import orjson
 import zstandard
 
-from ingest import journal, otlp
+from ingest import framed, journal, otlp, trajectories
 from ingest.errors import UserError
 
-SUFFIXES = (".jsonl", ".json", ".ndjson", ".pb", ".binpb", ".rjl", ".open")
+PROTOBUF = (".pb", ".binpb", ".proto", ".bin")
+SUFFIXES = (".jsonl", ".json", ".ndjson", *PROTOBUF, ".rjl", ".open")
+# A file that starts with so many bad lines and not a good one is something else.
+HOPELESS = 100
 _COMPRESSED = (".gz", ".zst")
 _CUT = (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)
 
@@ -61,111 +66,168 @@ def _requests(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]
     kind = _kind(path)
     if kind in (".rjl", ".open"):
         yield from _journal(path, rows)
-    elif kind in (".pb", ".binpb"):
-        yield from _protobuf(path, rows, arrived_at_ns)
-    else:
-        yield from _lines(path, rows, arrived_at_ns)
+        return
+    with _open(path) as file:
+        try:
+            head = file.peek(12)[:12]  # type: ignore[attr-defined]
+            if framed.is_framed(head):
+                yield from _frames(file, path, rows, arrived_at_ns)
+            elif kind in PROTOBUF and head.lstrip()[:1] != b"{":
+                _message(file.read(), path, rows, arrived_at_ns)
+                yield
+            else:
+                yield from _lines(file, path, rows, arrived_at_ns)
+        except _CUT:
+            raise BadFile(f"{path} is truncated: its compression ends early; fetch the file again") from None
 
 
 def _open(path: Path) -> BinaryIO:
+    """The file, decompressed if it is compressed as a whole; can be peeked into."""
     try:
         file = path.open("rb")
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {error.strerror}") from None
-    magic = file.read(4)
-    file.seek(0)
+    magic = file.peek(4)[:4]
     if magic[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
-    if magic == b"\x28\xb5\x2f\xfd":
+        return io.BufferedReader(gzip.GzipFile(fileobj=file))  # type: ignore[type-var,return-value]
+    if magic == framed.ZSTD:
         stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
         return io.BufferedReader(stream)  # type: ignore[type-var,return-value]
     return file
 
 
 def _journal(path: Path, rows: otlp.Rows) -> Iterator[None]:
-    for entry in journal.read_entries(path):
-        add_entry(entry, rows, path.stem)
-        yield
+    try:
+        for entry in journal.read_entries(path):
+            add_entry(entry, rows, path.stem)
+            yield
+    except (OSError, journal.NoSegment) as error:
+        raise BadFile(f"{path} cannot be read: {error}") from None
 
 
 def add_entry(entry: journal.Entry, rows: otlp.Rows, source: str) -> None:
     """Adds the rows of one acknowledged request."""
     signal, encoding = entry.kind.split("_")
-    if encoding == "json":
-        otlp.read_json(entry.payload, rows, entry.arrived_at_ns, source)
-    else:
-        otlp.read_protobuf(signal, entry.payload, rows, entry.arrived_at_ns, source)
-
-
-def _protobuf(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:
-    with _open(path) as file:
-        try:
-            payload = file.read()
-        except _CUT:
-            raise BadFile(f"{path} is truncated: its compression ends early; fetch the file again") from None
-    for signal in ("traces", "logs"):
-        found = otlp.Rows()
-        try:
-            otlp.read_protobuf(signal, payload, found, arrived_at_ns, str(path.absolute()))
-        except otlp.NotOtlp:
-            continue
-        if len(found) or not payload:
-            rows.spans += found.spans
-            rows.log_records += found.log_records
-            rows.rejected += found.rejected
-            yield
-            return
-    raise BadFile(f"{path} is no OTLP protobuf request; expected one Export*ServiceRequest")
-
-
-def _lines(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:
-    """One request a line; a file whose first line is no whole value may be one object over many lines."""
-    good = 0
-    with _open(path) as file:
-        for number, line in enumerate(_whole_lines(file, path), 1):
-            if not line.strip():
-                continue
-            try:
-                otlp.read_json(line, rows, arrived_at_ns, str(path.absolute()))
-            except otlp.NotOtlp as error:
-                if good == 0 and line.strip() in (b"{", b"["):
-                    line = b"".join([line, *_whole_lines(file, path)])
-                    _one_object(path, line, rows, arrived_at_ns)
-                elif not line.endswith(b"\n"):
-                    raise BadFile(_truncated(path, good)) from None
-                else:
-                    raise BadFile(_not_otlp(path, number, good, error)) from None
-            good += 1
-            yield
-
-
-def _one_object(path: Path, data: bytes, rows: otlp.Rows, arrived_at_ns: int) -> None:
     try:
-        otlp.read_json(data, rows, arrived_at_ns, str(path.absolute()))
+        if encoding == "json":
+            otlp.read_json(entry.payload, rows, entry.arrived_at_ns, source)
+        else:
+            otlp.read_protobuf(signal, entry.payload, rows, entry.arrived_at_ns, source)
+    except otlp.NotOtlp:  # the receiver had checked it: written by another version
+        rows.unreadable += 1
+
+
+def _message(payload: bytes, path: Path, rows: otlp.Rows, arrived_at_ns: int) -> None:
+    try:
+        framed.read_message(payload, rows, arrived_at_ns, str(path.absolute()))
     except otlp.NotOtlp as error:
-        raise BadFile(_not_otlp(path, 1, 0, error)) from None
+        raise BadFile(
+            f"{path} is no OTLP protobuf request ({error}); expected one Export*ServiceRequest, or messages "
+            "behind their lengths, as the Collector's file exporter writes"
+        ) from None
 
 
-def _whole_lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    good = 0
+def _frames(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:
+    """Length-prefixed messages. One that cannot be decoded costs only itself."""
+    bad = Bad(path, "message")
+    messages = framed.frames(file)
+    while True:
+        try:
+            if (payload := next(messages, None)) is None:
+                break
+            framed.read_message(payload, rows, arrived_at_ns, str(path.absolute()))
+            bad.good += 1
+            yield
+        except framed.Torn:
+            raise BadFile(_truncated(path, f"{bad.good} whole messages")) from None
+        except otlp.NotOtlp as error:
+            bad.note(error)
+    bad.tell()
+
+
+def _lines(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:
+    """One request or record a line; a file whose first line is no whole value may be one over many lines. A
+    last line without its end is held back: it is still being written, or the rest of it is lost."""
+    bad = Bad(path, "line")
+    lines = _whole_lines(file, path, bad)
+    for line in lines:
+        bad.number += 1
+        if not line.strip():
+            continue
+        try:
+            if bad.number == 1 and line.rstrip()[-1:] in (b"{", b"[", b",", b":"):
+                line = b"".join([line, *lines])
+            _add_value(_parsed(line), rows, arrived_at_ns, str(path.absolute()))
+            bad.good += 1
+            yield
+        except otlp.NotOtlp as error:
+            if not line.endswith(b"\n"):
+                raise BadFile(_truncated(path, f"{bad.good} whole lines")) from None
+            bad.note(error)
+    bad.tell()
+
+
+def _whole_lines(file: BinaryIO, path: Path, bad: Bad) -> Iterator[bytes]:
     try:
-        for line in file:
-            yield line
-            good += 1
+        yield from file
     except _CUT:
-        raise BadFile(_truncated(path, good)) from None
+        raise BadFile(_truncated(path, f"{bad.good} whole lines")) from None
 
 
-def _truncated(path: Path, good: int) -> str:
+def _parsed(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise otlp.NotOtlp(f"no JSON: {error}") from None
+
+
+def _add_value(value: Any, rows: otlp.Rows, arrived_at_ns: int, source: str) -> None:
+    """Adds a request, a message list, a trajectory, or a list of these; all of it or, with ``NotOtlp``, none."""
+    try:
+        request = trajectories.as_request(value)
+    except otlp.BAD_VALUE as error:
+        raise otlp.NotOtlp(f"a malformed conversation: {type(error).__name__}: {error}") from None
+    if request is not None:
+        otlp.add_json_request(request, rows, arrived_at_ns, source)
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        found = otlp.Rows()
+        for item in value:
+            _add_value(item, found, arrived_at_ns, source)
+        rows.extend(found)
+    else:
+        otlp.check_json_request(value)
+        otlp.add_json_request(value, rows, arrived_at_ns, source)
+
+
+class Bad:
+    """Counts the good and the bad of one file, and tells the bad at its end."""
+
+    def __init__(self, path: Path, unit: str) -> None:
+        self.path, self.unit = path, unit
+        self.number = self.good = self.bad = 0
+        self.first = ""
+
+    def note(self, error: object) -> None:
+        """One is bad; raises ``BadFile`` if everything is."""
+        number = self.number or self.good + self.bad + 1
+        self.first = self.first or f"{self.unit} {number} is no OTLP/JSON request ({error})"
+        self.bad += 1
+        if not self.good and self.bad >= HOPELESS:
+            self.tell()
+
+    def tell(self) -> None:
+        """Raises ``BadFile`` if anything was bad."""
+        if self.bad:
+            more = f", nor are {self.bad - 1} more" if self.bad > 1 else ""
+            kept = f"; the {self.good} good ones were ingested" if self.good else ""
+            raise BadFile(
+                f"{self.path}, {self.first}{more}{kept}; expected one Export*ServiceRequest, message list or "
+                f"trajectory a {self.unit}"
+            )
+
+
+def _truncated(path: Path, whole: str) -> str:
     return (
-        f"{path} is truncated after {good} whole lines, which were ingested; if it is still being written "
+        f"{path} is truncated after {whole}, which were ingested; if it is still being written "
         "run this again later, else fetch the file again"
-    )
-
-
-def _not_otlp(path: Path, number: int, good: int, error: object) -> str:
-    kept = f"; the {good} requests before it were ingested" if good else ""
-    return (
-        f"{path}, line {number} is no OTLP/JSON request ({error}){kept}; expected one "
-        "Export*ServiceRequest a line, as the Collector's file exporter writes"
     )

@@ -1,9 +1,10 @@
 """The journal: append-only segments of raw OTLP requests, on disk before anybody is told yes.
 
-A segment is ``MAGIC`` followed by records ``<length:u32><crc32:u32><kind:u8><arrived_at_ns:u64><payload>``,
-little-endian; length counts kind, time and payload, and so does the checksum. The file being written is
-named ``*.open`` and locked; a sealed one ``*.rjl`` never changes again. A torn tail (the process or the
-machine died in mid-write) ends at the last whole record; nothing in it had been acknowledged.
+A segment is ``MAGIC`` followed by records ``<length:u32><check:u32><kind:u8><arrived_at_ns:u64><payload>``,
+little-endian; length counts kind, time and payload, and so does the checksum, the low half of xxh3-64 (a
+CRC-32 takes 90 µs for 330 KB here, this 6). The file being written is named ``*.open`` and locked; a sealed
+one ``*.rjl`` never changes again. A torn tail (the process or the machine died in mid-write) ends at the
+last whole record; nothing in it had been acknowledged.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import fcntl
 import os
 import struct
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-MAGIC = b"RJL1\n\0\0\0"
+import xxhash
+
+MAGIC = b"RJL2\n\0\0\0"
 _HEAD = struct.Struct("<II")
 _META = struct.Struct("<BQ")
 KINDS = ("traces_proto", "logs_proto", "traces_json", "logs_json")
 MAX_RECORD = 1 << 30
 SEAL_BYTES = 128 << 20
 SEAL_SECONDS = 60.0
+_IOV_MAX = 1024  # Linux takes no more buffers at once
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,33 @@ class Entry:
     end: int
 
 
+class NoSegment(ValueError):
+    """A file that does not start as a segment does."""
+
+
 def encode(kind: str, arrived_at_ns: int, payload: bytes) -> bytes:
     """One record, ready to append."""
-    body = _META.pack(KINDS.index(kind), arrived_at_ns)
-    crc = zlib.crc32(payload, zlib.crc32(body))
-    return b"".join((_HEAD.pack(len(body) + len(payload), crc), body, payload))
+    meta = _META.pack(KINDS.index(kind), arrived_at_ns)
+    return b"".join((_HEAD.pack(len(meta) + len(payload), _check(meta, payload)), meta, payload))
+
+
+def _check(meta: bytes, payload: bytes | memoryview) -> int:
+    return xxhash.xxh3_64_intdigest(payload, int.from_bytes(meta[1:], "little") + meta[0]) & 0xFFFFFFFF
 
 
 def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
-    """Whole records of a segment from ``offset``; stops silently at a torn tail or at the end."""
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return
+    """Whole records of a segment from ``offset``; stops silently at a torn tail or at the end. A segment that
+    was sealed since it was listed is read under its new name. Raises ``NoSegment`` for anything else."""
+    try:
+        opened = path.open("rb")
+    except FileNotFoundError:
+        opened = path.with_suffix(".rjl").open("rb")
+    with opened as file:
+        magic = file.read(len(MAGIC))
+        if len(magic) < len(MAGIC) and MAGIC.startswith(magic):
+            return  # it was made a moment ago
+        if magic != MAGIC:
+            raise NoSegment(f"{path} is no journal segment of this version (it starts with {magic!r})")
         at = max(offset, len(MAGIC))
         file.seek(at)
         while entry := _read_one(file, at):
@@ -60,16 +78,16 @@ def _read_one(file: BinaryIO, at: int) -> Entry | None:
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
         return None
-    length, crc = _HEAD.unpack(head)
+    length, check = _HEAD.unpack(head)
     if not _META.size <= length <= MAX_RECORD:
         return None
-    body = file.read(length)
-    if len(body) < length or zlib.crc32(body) != crc:
+    meta, payload = file.read(_META.size), file.read(length - _META.size)
+    if len(meta) + len(payload) < length or _check(meta, payload) != check:
         return None
-    kind, arrived = _META.unpack_from(body)
+    kind, arrived = _META.unpack(meta)
     if kind >= len(KINDS):
         return None
-    return Entry(KINDS[kind], arrived, body[_META.size :], at + _HEAD.size + length)
+    return Entry(KINDS[kind], arrived, payload, at + _HEAD.size + length)
 
 
 def segments(directory: Path, sealed_only: bool = False) -> list[Path]:
@@ -89,25 +107,32 @@ def _sync_directory(directory: Path) -> None:
 def recover(directory: Path) -> list[Path]:
     """Seals what a dead writer left open, without its torn tail; what a living one holds is left alone."""
     sealed = []
-    for path in directory.glob("segment-*.open"):
-        with path.open("r+b") as file:
-            try:
+    for path in sorted(directory.glob("segment-*.open")):
+        try:
+            with path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            end = 0
-            for entry in read_entries(path):
-                end = entry.end
-            if end:
-                file.truncate(end)
-                os.fsync(file.fileno())
-                path.rename(path.with_suffix(".rjl"))
-                sealed.append(path.with_suffix(".rjl"))
-            else:
-                path.unlink()
+                if end := _end_of_good(path):
+                    sealed.append(_seal_at(file, path, end))
+                else:
+                    path.unlink()
+        except (BlockingIOError, FileNotFoundError, NoSegment):
+            continue  # a living writer's, or sealed by another process meanwhile, or not ours to touch
     if sealed:
         _sync_directory(directory)
     return sealed
+
+
+def _end_of_good(path: Path) -> int:
+    end = 0
+    for entry in read_entries(path):
+        end = entry.end
+    return end
+
+
+def _seal_at(file: BinaryIO, path: Path, end: int) -> Path:
+    file.truncate(end)
+    os.fsync(file.fileno())
+    return path.rename(path.with_suffix(".rjl"))
 
 
 class JournalWriter:
@@ -127,35 +152,45 @@ class JournalWriter:
         self._opened = 0.0
 
     def append(self, records: Iterable[bytes]) -> None:
-        """Writes the records and makes them durable with one fsync. On failure (disk full) the segment is
-        cut back to the last durable record and the OSError is raised: nothing may be acknowledged."""
+        """Writes the records and makes them durable with one fsync. On failure (disk full, read-only, broken)
+        the segment is cut back to its last durable record and ended, and the OSError is raised: nothing of
+        this call may be acknowledged, and nothing of an earlier one is lost."""
         file = self._file or self._start()
-        before = self._size
         try:
-            data = b"".join(records)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(file.fileno(), view) :]
+            size = _write_all(file.fileno(), records)
             os.fdatasync(file.fileno())
         except OSError:
-            self._cut(before)
+            self._abandon()
             raise
-        self._size += len(data)
+        self._size += size
         if self._size >= self.seal_bytes:
-            self.seal()
+            self._seal_later()
 
-    def _cut(self, size: int) -> None:
-        """After a failed write nobody knows what is on disk: end the segment where it was good."""
+    def _abandon(self) -> None:
+        """Ends the segment after a failed write. It is not written to again: after a failed fsync the kernel
+        drops the error with the dirty pages, and a second fsync would say yes to what never reached the disk.
+        Should even the truncation fail, ``recover`` does it at the next start."""
         file, self._file = self._file, None
         if file is None:
             return
         try:
-            os.ftruncate(file.fileno(), size)
-            os.lseek(file.fileno(), size, os.SEEK_SET)
+            os.ftruncate(file.fileno(), self._size)
             os.fsync(file.fileno())
-            self._file = file
+            if self._size > len(MAGIC):
+                self._rename()
+            else:
+                self._path.unlink()
         except OSError:
-            file.close()  # recover() of the next start ends it at the last whole record
+            pass
+        finally:
+            file.close()
+
+    def _seal_later(self) -> None:
+        """Seals, but a failure is not the caller's: what it wrote is durable under the open name as well."""
+        try:
+            self.seal()
+        except OSError:
+            pass
 
     def seal_if_old(self) -> Path | None:
         """Seals a segment that has been open for ``seal_seconds`` and holds something."""
@@ -165,17 +200,20 @@ class JournalWriter:
 
     def seal(self) -> Path | None:
         """Closes the open segment for good; returns its path."""
-        if self._file is None:
-            return None
         file, self._file = self._file, None
-        if self._size == len(MAGIC):
-            self._path.unlink()
-            file.close()
+        if file is None:
             return None
-        sealed = self._path.with_suffix(".rjl")
-        self._path.rename(sealed)
+        try:
+            if self._size > len(MAGIC):
+                return self._rename()
+            self._path.unlink()
+            return None
+        finally:
+            file.close()
+
+    def _rename(self) -> Path:
+        sealed = self._path.rename(self._path.with_suffix(".rjl"))
         _sync_directory(self.directory)
-        file.close()
         return sealed
 
     def close(self) -> None:
@@ -183,11 +221,33 @@ class JournalWriter:
         self.seal()
 
     def _start(self) -> BinaryIO:
-        self._path = self.directory / f"segment-{time.time_ns():020d}-{os.getpid()}.open"
-        file = self._path.open("xb", buffering=0)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(MAGIC)
-        os.fsync(file.fileno())
-        _sync_directory(self.directory)
-        self._file, self._size, self._opened = file, len(MAGIC), time.monotonic()  # type: ignore[assignment]
-        return file  # type: ignore[return-value]
+        while True:
+            self._path = self.directory / f"segment-{time.time_ns():020d}-{os.getpid()}.open"
+            file: BinaryIO = self._path.open("xb", buffering=0)  # type: ignore[assignment]
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(MAGIC)
+                os.fsync(file.fileno())
+                _sync_directory(self.directory)
+            except OSError:
+                self._path.unlink(missing_ok=True)  # or a full disk would collect a file a try
+                file.close()
+                raise
+            if self._path.exists():
+                break
+            file.close()  # another process's recover() took it for a dead writer's before it was locked
+        self._file, self._size, self._opened = file, len(MAGIC), time.monotonic()
+        return file
+
+
+def _write_all(fd: int, records: Iterable[bytes]) -> int:
+    """Without joining them: a group of requests is megabytes."""
+    views = [memoryview(record) for record in records]
+    size = sum(map(len, views))
+    while views:
+        done = os.writev(fd, views[:_IOV_MAX])
+        while views and done >= len(views[0]):
+            done -= len(views.pop(0))
+        if done:
+            views[0] = views[0][done:]
+    return size

@@ -55,6 +55,8 @@ LOG_SCHEMA = pa.schema(
 )  # fmt: skip
 SCHEMAS = {"spans": SPAN_SCHEMA, "log_records": LOG_SCHEMA}
 
+# What decoding a value of the wrong shape raises (orjson's errors are TypeError and ValueError).
+BAD_VALUE = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 EMPTY = "{}"
 NONE = "[]"
 
@@ -82,6 +84,14 @@ class Rows:
         self.spans, self.log_records = [], []
         self.rejected = self.metrics = self.unreadable = 0
         return batch
+
+    def extend(self, other: Rows) -> None:
+        """Adds another's rows and counts."""
+        self.spans += other.spans
+        self.log_records += other.log_records
+        self.rejected += other.rejected
+        self.metrics += other.metrics
+        self.unreadable += other.unreadable
 
 
 def to_table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
@@ -266,7 +276,7 @@ def _add(
     for item in items:
         try:
             row = decode(item, scope)
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        except BAD_VALUE:
             rows.unreadable += 1
             continue
         if needs_ids and not (row[0].strip("0") and row[1].strip("0")):
@@ -280,6 +290,34 @@ def _add(
 
 def _int(value: Any) -> int:
     return int(value) if value else 0
+
+
+def _fit(value: Any, bits: int = 63) -> int:
+    """An integer that the column can hold; JSON's have no size."""
+    return max(-(2**bits), min(_int(value), 2**bits - 1))
+
+
+def _text(value: Any) -> str:
+    """A string, whatever was sent in its place."""
+    return value if isinstance(value, str) else "" if value is None else _dumps(value)
+
+
+def _js_id(value: Any, size: int, odd: list[str]) -> str:
+    """Hex in lower case. Ids in base64, which generic protobuf-to-JSON converters write, are put right; of
+    another length they are kept as they are, and noted."""
+    text: str = (value or "").lower()
+    if len(text) == 2 * size or not text:
+        return text
+    if len(text) == -(-size // 3) * 4:
+        try:
+            raw = base64.b64decode(value, validate=True)
+        except ValueError:
+            raw = b""
+        if len(raw) == size:
+            odd.append("base64_id")
+            return raw.hex()
+    odd.append("odd_id")
+    return text
 
 
 def _js_value(value: Any, odd: list[str]) -> Any:
@@ -313,27 +351,27 @@ def _js_scope(resource_part: dict[str, Any], scope_part: dict[str, Any]) -> tupl
     odd: list[str] = []
     resource, scope = resource_part.get("resource") or {}, scope_part.get("scope") or {}
     return (
-        _js_json(resource.get("attributes"), odd), _int(resource.get("droppedAttributesCount")),
-        resource_part.get("schemaUrl", ""), scope.get("name", ""), scope.get("version", ""),
-        _js_json(scope.get("attributes"), odd), _int(scope.get("droppedAttributesCount")),
-        scope_part.get("schemaUrl", ""),
+        _js_json(resource.get("attributes"), odd), _fit(resource.get("droppedAttributesCount")),
+        _text(resource_part.get("schemaUrl")), _text(scope.get("name")), _text(scope.get("version")),
+        _js_json(scope.get("attributes"), odd), _fit(scope.get("droppedAttributesCount")),
+        _text(scope_part.get("schemaUrl")),
     )  # fmt: skip
 
 
 def _js_events(events: list[dict[str, Any]], odd: list[str]) -> str:
     return _dumps([
-        {"time_ns": _ns(_int(e.get("timeUnixNano")), odd), "name": e.get("name", ""),
+        {"time_ns": _ns(_int(e.get("timeUnixNano")), odd), "name": _text(e.get("name")),
          "attributes": _js_map(e.get("attributes"), odd),
-         "dropped_attributes_count": _int(e.get("droppedAttributesCount"))}
+         "dropped_attributes_count": _fit(e.get("droppedAttributesCount"))}
         for e in events
     ])  # fmt: skip
 
 
 def _js_links(links: list[dict[str, Any]], odd: list[str]) -> str:
     return _dumps([
-        {"trace_id": x.get("traceId", "").lower(), "span_id": x.get("spanId", "").lower(),
-         "trace_state": x.get("traceState", ""), "attributes": _js_map(x.get("attributes"), odd),
-         "dropped_attributes_count": _int(x.get("droppedAttributesCount")), "flags": _int(x.get("flags"))}
+        {"trace_id": _js_id(x.get("traceId"), 16, odd), "span_id": _js_id(x.get("spanId"), 8, odd),
+         "trace_state": _text(x.get("traceState")), "attributes": _js_map(x.get("attributes"), odd),
+         "dropped_attributes_count": _fit(x.get("droppedAttributesCount")), "flags": _fit(x.get("flags"))}
         for x in links
     ])  # fmt: skip
 
@@ -343,13 +381,13 @@ def _js_span(s: dict[str, Any], scope: tuple[Any, ...]) -> tuple[Any, ...]:
     get = s.get
     status, events, links = get("status") or {}, get("events"), get("links")
     return (
-        get("traceId", "").lower(), get("spanId", "").lower(), (get("parentSpanId") or "").lower(),
-        get("traceState", ""), _int(get("flags")), get("name", ""), _int(get("kind")),
+        _js_id(get("traceId"), 16, odd), _js_id(get("spanId"), 8, odd), _js_id(get("parentSpanId"), 8, odd),
+        _text(get("traceState")), _fit(get("flags")), _text(get("name")), _fit(get("kind"), 31),
         _ns(_int(get("startTimeUnixNano")), odd), _ns(_int(get("endTimeUnixNano")), odd),
-        _js_json(get("attributes"), odd), _int(get("droppedAttributesCount")),
-        _js_events(events, odd) if events else NONE, _int(get("droppedEventsCount")),
-        _js_links(links, odd) if links else NONE, _int(get("droppedLinksCount")), _int(status.get("code")),
-        status.get("message", ""), *scope, " ".join(sorted(set(odd))),
+        _js_json(get("attributes"), odd), _fit(get("droppedAttributesCount")),
+        _js_events(events, odd) if events else NONE, _fit(get("droppedEventsCount")),
+        _js_links(links, odd) if links else NONE, _fit(get("droppedLinksCount")), _fit(status.get("code"), 31),
+        _text(status.get("message")), *scope, " ".join(sorted(set(odd))),
     )  # fmt: skip
 
 
@@ -357,10 +395,10 @@ def _js_log(r: dict[str, Any], scope: tuple[Any, ...]) -> tuple[Any, ...]:
     odd: list[str] = []
     get = r.get
     return (
-        get("traceId", "").lower(), get("spanId", "").lower(), _ns(_int(get("timeUnixNano")), odd),
-        _ns(_int(get("observedTimeUnixNano")), odd), _int(get("severityNumber")), get("severityText", ""),
-        get("eventName", ""), _dumps(_js_value(get("body"), odd)), _js_json(get("attributes"), odd),
-        _int(get("droppedAttributesCount")), _int(get("flags")), *scope, " ".join(sorted(set(odd))),
+        _js_id(get("traceId"), 16, odd), _js_id(get("spanId"), 8, odd), _ns(_int(get("timeUnixNano")), odd),
+        _ns(_int(get("observedTimeUnixNano")), odd), _fit(get("severityNumber"), 31), _text(get("severityText")),
+        _text(get("eventName")), _dumps(_js_value(get("body"), odd)), _js_json(get("attributes"), odd),
+        _fit(get("droppedAttributesCount")), _fit(get("flags")), *scope, " ".join(sorted(set(odd))),
     )  # fmt: skip
 
 
@@ -376,14 +414,27 @@ def read_json(payload: bytes | str, rows: Rows, arrived_at_ns: int, source: str)
         request = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
         raise NotOtlp(f"no JSON: {error}") from None
-    if not isinstance(request, dict) or (request and not any(k in request for k in _JS_SIGNALS)):
-        raise NotOtlp("a JSON value without resourceSpans, resourceLogs or resourceMetrics")
+    check_json_request(request)
     add_json_request(request, rows, arrived_at_ns, source)
 
 
+def check_json_request(request: Any) -> None:
+    """Raises ``NotOtlp`` for what is no request at all."""
+    if not isinstance(request, dict) or (request and not any(k in request for k in _JS_SIGNALS)):
+        raise NotOtlp("a JSON value without resourceSpans, resourceLogs or resourceMetrics")
+
+
 def add_json_request(request: dict[str, Any], rows: Rows, arrived_at_ns: int, source: str) -> None:
-    """The same for a request that is parsed already."""
-    tail = (arrived_at_ns, source)
+    """The same for a request that is parsed already: all of it, or ``NotOtlp`` and nothing."""
+    found = Rows()
+    try:
+        _add_json(request, found, (arrived_at_ns, source))
+    except BAD_VALUE as error:
+        raise NotOtlp(f"a resource or a scope is malformed: {type(error).__name__}: {error}") from None
+    rows.extend(found)
+
+
+def _add_json(request: dict[str, Any], rows: Rows, tail: tuple[int, str]) -> None:
     rows.metrics += len(request.get("resourceMetrics") or ())
     for part, inner, items, out, decode, needs_ids in (
         ("resourceSpans", "scopeSpans", "spans", rows.spans, _js_span, True),

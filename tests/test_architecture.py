@@ -23,7 +23,7 @@ MAY_IMPORT = {
 PLACES = {"tests", "benchmarks", "docs"}
 LONGEST_FILE = 500
 # Import names that differ from the distribution that brings them.
-DISTRIBUTION = {"opentelemetry": "opentelemetry-sdk", "google": "protobuf"}
+DISTRIBUTION = {"opentelemetry": "opentelemetry-sdk", "google": "protobuf", "grpc": "grpcio"}
 
 
 def python_files(room: str) -> list[Path]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,19 +56,109 @@ def test_a_living_writer_is_left_alone_and_its_records_are_readable(tmp_path: Pa
     writer.close()
 
 
-def test_a_full_disk_loses_nothing_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Faulty:
+    """Stands in for the calls that reach the disk: fails them while ``broken``, after a partial write."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int, failing: str) -> None:
+        self.broken, self.code = False, code
+        self.real = {name: getattr(os, name) for name in ("writev", "fdatasync", "ftruncate", "fsync")}
+        monkeypatch.setattr(os, "writev", self.writev)
+        for name in failing.split():
+            if name != "writev":
+                monkeypatch.setattr(os, name, lambda *a, name=name: self.call(name, *a))
+        self.write_fails = "writev" in failing
+
+    def writev(self, fd: int, views: list[memoryview]) -> int:
+        if self.broken and self.write_fails:
+            os.write(fd, bytes(views[0])[:5])
+            raise OSError(self.code, os.strerror(self.code))
+        return self.real["writev"](fd, [views[0][: max(1, len(views[0]) // 2)], *views[1:]][:1])
+
+    def call(self, name: str, *arguments: int) -> None:
+        if self.broken:
+            raise OSError(self.code, os.strerror(self.code))
+        self.real[name](*arguments)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("failing", ["writev", "fdatasync", "writev ftruncate fsync", "fdatasync ftruncate fsync"])
+def test_a_failing_disk_loses_nothing_and_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, failing: str
+) -> None:
+    disk = Faulty(monkeypatch, code, failing)
     writer = journal.JournalWriter(tmp_path)
-    writer.append([journal.encode("traces_proto", 1, b"first")])
-    real = os.write
-
-    def full(fd: int, data: bytes) -> int:
-        real(fd, bytes(data)[:5])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OSError, match="No space"):
-        writer.append([journal.encode("traces_proto", 2, b"refused")])
-    monkeypatch.setattr(os, "write", real)
+    writer.append([journal.encode("traces_proto", 1, b"first"), journal.encode("logs_json", 1, b"also first")])
+    disk.broken = True
+    for _ in range(3):
+        with pytest.raises(OSError, match=os.strerror(code)):
+            writer.append([journal.encode("traces_proto", 2, b"refused")])
+    disk.broken = False
     writer.append([journal.encode("traces_proto", 3, b"after")])
     writer.close()
-    assert payloads(tmp_path) == [b"first", b"after"]
+    found = payloads(tmp_path)
+    assert [p for p in found if p != b"refused"] == [b"first", b"also first", b"after"]
+    assert "ftruncate" in failing or b"refused" not in found
+    assert len(list(tmp_path.iterdir())) <= 3, "a failing disk must not collect files"
+    journal.recover(tmp_path)
+    assert [p for p in payloads(tmp_path) if p != b"refused"] == [b"first", b"also first", b"after"]
+
+
+def test_a_limit_on_the_file_size_is_only_a_refusal(tmp_path: Path) -> None:
+    """A real one, by the kernel: RLIMIT_FSIZE in a process of its own."""
+    program = f"""
+import resource, signal, sys
+from pathlib import Path
+from ingest import journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+writer, acknowledged = journal.JournalWriter(Path({str(tmp_path)!r})), 0
+for number in range(200):
+    try:
+        writer.append([journal.encode("traces_proto", number, bytes(3000))])
+        acknowledged += 1
+    except OSError:
+        pass
+print(acknowledged)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert 150 < int(done.stdout) == len(payloads(tmp_path))
+
+
+def test_sigkill_in_a_loop_keeps_every_acknowledged_record(tmp_path: Path) -> None:
+    program = f"""
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from ingest import journal
+writer = journal.JournalWriter(Path({str(tmp_path)!r}), seal_bytes=200_000)
+while True:
+    number = int.from_bytes(os.urandom(7), "big")
+    writer.append([journal.encode("logs_proto", 1, b"%d " % number + bytes(20_000))])
+    os.write(1, b"%d\\n" % number)
+"""
+    acknowledged: set[bytes] = set()
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        assert process.stdout
+        acknowledged.add(process.stdout.readline().strip())
+        time.sleep(0.05)
+        process.kill()
+        acknowledged |= {line.strip() for line in process.stdout.read().splitlines(True) if line.endswith(b"\n")}
+        process.wait()
+    journal.recover(tmp_path)
+    stored = [p.split(b" ")[0] for p in payloads(tmp_path)]
+    assert acknowledged - set(stored) == set() and len(stored) == len(set(stored))
+    assert not list(tmp_path.glob("*.open"))
+
+
+def test_a_segment_sealed_while_it_is_read_is_found_and_a_foreign_file_is_told(tmp_path: Path) -> None:
+    writer = journal.JournalWriter(tmp_path)
+    writer.append([journal.encode("traces_json", 1, b"{}")])
+    (listed,) = journal.segments(tmp_path)
+    writer.close()
+    assert [e.payload for e in journal.read_entries(listed)] == [b"{}"]
+    (tmp_path / "segment-0.rjl").write_bytes(b"RJL1 or something else")
+    with pytest.raises(journal.NoSegment):
+        list(journal.read_entries(tmp_path / "segment-0.rjl"))

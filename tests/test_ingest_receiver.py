@@ -1,16 +1,12 @@
-"""The receiver answers as the OTLP specification says, and what it said yes to survives SIGKILL."""
+"""The receiver answers as the OTLP specification says, and drains when it is told to stop."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,47 +14,16 @@ import httpx
 import pytest
 from google.rpc.status_pb2 import Status
 from ingest_samples import conversation
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from receiver_process import Server, protobuf
 
 from ingest.lake import Lake
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
-
-
-class Server:
-    """A receiver in a process of its own."""
-
-    def __init__(self, lake: Path, *options: str, port: int = 0) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "ingest",
-            "receive",
-            "--lake",
-            str(lake),
-            "--http",
-            str(port),
-            *options,
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert "http://" in line, line
-        self.url = line.split("http://")[1].split()[0]
-        self.url = f"http://{self.url}"
-        self.port = int(self.url.rsplit(":", 1)[1])
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +34,8 @@ def lake_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(lake_path: Path) -> Iterator[Server]:
     it = Server(lake_path)
-    for _ in range(100):
-        try:
-            httpx.get(it.url + "/healthz")
-            break
-        except httpx.TransportError:
-            time.sleep(0.05)
     yield it
     it.stop()
-
-
-def protobuf(count: int = 1, trace: bytes = b"\1" * 16) -> bytes:
-    request = ExportTraceServiceRequest()
-    spans = request.resource_spans.add().scope_spans.add().spans
-    for i in range(count):
-        spans.add(trace_id=trace, span_id=(i + 1).to_bytes(8, "big"), name="s", start_time_unix_nano=1)
-    return request.SerializeToString()
 
 
 def post(server: Server, body: bytes, path: str = "/v1/traces", **headers: str) -> httpx.Response:
@@ -174,52 +125,3 @@ def test_a_drained_receiver_leaves_a_sealed_journal_that_becomes_conversations(t
     lake = Lake.open(tmp_path / "lake")
     assert lake.ingest().new == 6 and lake.ingest().new == 0
     assert len(lake.conversations()[0].messages) == 7
-
-
-class Acknowledged(SpanExporter):
-    """The SDK's exporter; remembers which spans were answered with success."""
-
-    def __init__(self, url: str) -> None:
-        self.inner = OTLPSpanExporter(url + "/v1/traces", timeout=20)
-        self.ids: set[str] = set()
-
-    def export(self, spans: list[ReadableSpan]) -> SpanExportResult:  # type: ignore[override]
-        done = self.inner.export(spans)
-        if done is SpanExportResult.SUCCESS:
-            self.ids.update(f"{s.context.span_id:016x}" for s in spans if s.context)
-        return done
-
-    def shutdown(self) -> None:
-        self.inner.shutdown()
-
-
-def test_acknowledged_minus_stored_is_zero_after_sigkills(tmp_path: Path) -> None:
-    it = Server(tmp_path / "lake")
-    port, exporter = it.port, Acknowledged(it.url)
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracer, stop = provider.get_tracer("kill"), threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
-            with tracer.start_as_current_span("x", attributes={"n": "y" * 2000}):
-                pass
-
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(4)]
-    for w in workers:
-        w.start()
-    for _ in range(3):
-        time.sleep(0.7)
-        os.kill(it.process.pid, signal.SIGKILL)
-        it.process.wait(10)
-        it = Server(tmp_path / "lake", port=port)
-    time.sleep(0.7)
-    stop.set()
-    for w in workers:
-        w.join(30)
-    it.stop()
-    lake = Lake.open(tmp_path / "lake")
-    lake.ingest()
-    stored = [r["span_id"] for r in lake.query("SELECT span_id FROM spans").to_pylist()]
-    assert len(exporter.ids) > 50 and exporter.ids - set(stored) == set()
-    assert len(stored) == len(set(stored))

@@ -1,0 +1,241 @@
+"""What OTLP/HTTP and OTLP/gRPC share: who may send, how much, and how a request becomes durable."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from ingest import journal, otlp
+from ingest.commits import GroupCommit
+from ingest.errors import UserError
+from ingest.refusals import invalid, too_large, too_much_waiting, unauthenticated
+from ingest.telemetry import Metrics, OwnSpans
+
+log = logging.getLogger(__name__)
+BIG = 1 << 20  # bytes; larger requests are unpacked in a thread, so that the small ones need not wait
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the receiver runs. ``max_body`` counts after decompression (the specification recommends 64 MiB);
+    ``max_waiting`` bounds the bytes in memory that are not yet durable: beyond it the answer is 429.
+    A port of 0 takes a free one; ``grpc_port`` None turns gRPC off, and so does a port in use unless
+    ``grpc_must``."""
+
+    journal_path: Path
+    host: str = "127.0.0.1"
+    http_port: int = 4318
+    grpc_port: int | None = None
+    grpc_must: bool = True
+    token_file: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    max_body: int = 64 << 20
+    max_waiting: int = 256 << 20
+    seal_seconds: float = journal.SEAL_SECONDS
+    drain_seconds: float = 30.0
+    request_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a request: items that are durable now, and items without valid ids."""
+
+    signal: str
+    accepted: int
+    rejected: int
+
+    @property
+    def why(self) -> str:
+        """The partial success's message."""
+        return "without a valid trace id and span id (logs belong to /v1/logs)" if self.rejected else ""
+
+    def protobuf(self) -> bytes:
+        """The response: empty, or partial success with the number and the reason of what was rejected."""
+        if not self.rejected:
+            return b""
+        if self.signal == "traces":
+            traces = ExportTraceServiceResponse()
+            traces.partial_success.rejected_spans = self.rejected
+            traces.partial_success.error_message = self.why
+            return traces.SerializeToString()
+        logs = ExportLogsServiceResponse()
+        logs.partial_success.rejected_log_records = self.rejected
+        logs.partial_success.error_message = self.why
+        return logs.SerializeToString()
+
+
+class Intake:
+    """One journal behind all doors."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.tokens = Tokens(options.token_file) if options.token_file else None
+        try:
+            writer = journal.JournalWriter(options.journal_path, seal_seconds=options.seal_seconds)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the journal {options.journal_path}: {error.strerror}; give a writable --lake"
+            ) from None
+        self.metrics = Metrics()
+        self.spans = OwnSpans()
+        self.commits = GroupCommit(writer, options.max_waiting, self.metrics.committed)
+        self.metrics.watch(lambda: self.held, lambda: self.commits.failures)
+        self.held = 0
+
+    def authorise(self, header: str) -> None:
+        """Raises ``Refused`` (401) unless the Authorization header has an accepted token, or none is asked."""
+        if self.tokens and not self.tokens.allow(header):
+            raise unauthenticated()
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that are in memory; raises ``Refused`` (429) beyond ``max_waiting``."""
+        if self.held and self.held + size > self.options.max_waiting:
+            raise too_much_waiting()
+        self.held += size
+
+    def release(self, size: int) -> None:
+        """The other end of ``hold``."""
+        self.held -= size
+
+    async def take(self, signal: str, encoding: str, data: bytes, compression: str = "") -> Taken:
+        """Makes one request durable. ``signal`` is traces or logs, ``encoding`` proto or json."""
+        if len(data) > BIG or compression:
+            prepared = await asyncio.to_thread(self._prepare, signal, encoding, data, compression)
+        else:
+            prepared = self._prepare(signal, encoding, data, compression)
+        taken, record = prepared
+        if taken.accepted:
+            await self.commits.append(record)
+        self.metrics.took(signal, taken.accepted, taken.rejected, len(record))
+        return taken
+
+    def _prepare(self, signal: str, encoding: str, data: bytes, compression: str) -> tuple[Taken, bytes]:
+        data = decompressed(data, compression, self.options.max_body)
+        accepted, rejected = _checked(signal, encoding, data)
+        record = journal.encode(f"{signal}_{encoding}", time.time_ns(), data) if accepted else b""
+        return Taken(signal, accepted, rejected), record
+
+
+def decompressed(data: bytes, compression: str, limit: int) -> bytes:
+    """Unpacks gzip, deflate or zstd, at most ``limit`` bytes: a bomb costs no more than that."""
+    compression = compression.strip().lower()
+    if compression in ("", "identity"):
+        out = data
+    elif compression in ("gzip", "x-gzip", "deflate"):
+        out = _members(data, compression, limit, _inflate)
+    elif compression == "zstd":
+        out = _members(data, compression, limit, _unzstd)
+    else:
+        raise invalid(f"content encoding {compression!r}; send gzip, zstd, deflate or none", 415)
+    if len(out) > limit:
+        raise too_large(limit)
+    return out
+
+
+def _members(data: bytes, compression: str, limit: int, unpack: Callable[[bytes, int], tuple[bytes, bytes]]) -> bytes:
+    """Member after member (both formats may be concatenated), until there is more than ``limit``."""
+    out = bytearray()
+    while len(out) <= limit:
+        try:
+            member, data = unpack(data, limit + 1 - len(out))
+        except EOFError:
+            raise invalid(f"the {compression} body is truncated") from None
+        except (zlib.error, zstandard.ZstdError) as error:
+            raise invalid(f"the body is no {compression}: {error}") from None
+        out += member
+        if not data.strip(b"\0"):  # some writers pad
+            break
+    return bytes(out)
+
+
+def _inflate(data: bytes, room: int) -> tuple[bytes, bytes]:
+    """One gzip or zlib member, at most ``room`` bytes of it, and what is behind it."""
+    one = zlib.decompressobj(47)  # gzip or zlib by its header
+    out = one.decompress(data, room)
+    if not one.eof and len(out) < room:
+        raise EOFError
+    return out, one.unused_data
+
+
+def _unzstd(data: bytes, room: int) -> tuple[bytes, bytes]:
+    """One zstd frame. 1 KiB at a time, because this decompressor cannot be told a maximum: 1 KiB holds at
+    most 256 blocks of 128 KiB, so a bomb overshoots by 32 MiB and no more."""
+    one = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+    out, at = bytearray(), 0
+    while not one.eof:
+        if at >= len(data):
+            raise EOFError
+        out += one.decompress(data[at : at + 1024])
+        at += 1024
+        if len(out) >= room:
+            return bytes(out[:room]), b""
+    return bytes(out), one.unused_data + data[at:]
+
+
+def _checked(signal: str, encoding: str, data: bytes) -> tuple[int, int]:
+    """How many items are good, and how many have no valid ids and are rejected."""
+    try:
+        if encoding == "proto":
+            return otlp.count_protobuf(signal, data)
+        rows = otlp.Rows()
+        otlp.read_json(data, rows, 0, "")
+        good = len(rows.spans) if signal == "traces" else len(rows.log_records)
+        return good, rows.rejected + rows.unreadable + len(rows) - good
+    except otlp.NotOtlp as error:
+        raise invalid(str(error)[:300]) from None
+
+
+class Tokens:
+    """The accepted bearer tokens: a file with one a line, read again when it changes, so that tokens can be
+    rotated without a restart."""
+
+    CHECK_SECONDS = 1.0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._checked_at = time.monotonic()
+        self._tokens, self._version = self._read()
+
+    def allow(self, header: str) -> bool:
+        """Whether the header is ``Bearer`` and an accepted token. Constant-time: every token is compared."""
+        if time.monotonic() - self._checked_at > self.CHECK_SECONDS:
+            self._reread()
+        scheme, _, sent = header.partition(" ")
+        token = sent.strip().encode("utf-8", "replace")
+        matches = [hmac.compare_digest(token, accepted) for accepted in self._tokens]
+        return any(matches) and scheme.lower() == "bearer"
+
+    def _reread(self) -> None:
+        self._checked_at = time.monotonic()
+        try:
+            if self._stamp() != self._version:
+                self._tokens, self._version = self._read()
+        except (OSError, UserError) as problem:  # half replaced, say: the old ones stay good until it is whole
+            log.warning("the tokens stay as they were: %s", problem)
+
+    def _stamp(self) -> tuple[int, int, int]:
+        stat = self.path.stat()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _read(self) -> tuple[list[bytes], tuple[int, int, int]]:
+        try:
+            stamp = self._stamp()
+            lines = self.path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"the token file {self.path} cannot be read: {why}") from None
+        tokens = [line.strip().encode() for line in lines if line.strip()]
+        if not tokens:
+            raise UserError(f"the token file {self.path} is empty; write one token a line")
+        return tokens, stamp

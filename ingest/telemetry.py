@@ -1,0 +1,91 @@
+"""What the receiver says about itself: Prometheus metrics, and spans of its own if an endpoint is set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from opentelemetry.trace import SpanKind, Tracer
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+# On every export of our own spans: they are not traced again, should they come back here.
+OWN_HEADER = "x-rehearsal-own"
+
+
+class Metrics:
+    """The receiver's metrics, all named ``rehearsal_receiver_*``."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
+            return Counter(f"rehearsal_receiver_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"rehearsal_receiver_{name}", text, buckets=buckets, registry=self.registry)
+
+        self._requests = counter("requests", "Requests answered.", ("transport", "signal", "code"))
+        self._items = counter("items", "Spans and log records.", ("signal", "result"))
+        self._bytes = counter("journal_bytes", "Bytes made durable.", ("signal",))
+        self._commit_seconds = histogram("commit_seconds", "Write and fsync of one group.", SECONDS)
+        self._commit_requests = histogram("commit_requests", "Requests in one group.", SIZES)
+
+    def watch(self, held: Callable[[], float], failures: Callable[[], float]) -> None:
+        """Adds what is read when it is asked for."""
+        text = "Bytes in memory that are not yet durable."
+        Gauge("rehearsal_receiver_held_bytes", text, registry=self.registry).set_function(held)
+        text = "Groups that could not be written, since the start."
+        Gauge("rehearsal_receiver_journal_failures", text, registry=self.registry).set_function(failures)
+
+    def answered(self, transport: str, signal: str, code: int) -> None:
+        """One request was answered with an HTTP status or a gRPC code."""
+        self._requests.labels(transport, signal, str(code)).inc()
+
+    def took(self, signal: str, accepted: int, rejected: int, size: int) -> None:
+        """One request is durable."""
+        self._items.labels(signal, "accepted").inc(accepted)
+        self._bytes.labels(signal).inc(size)
+        if rejected:
+            self._items.labels(signal, "rejected").inc(rejected)
+
+    def committed(self, seconds: float, requests: int) -> None:
+        """One group is durable."""
+        self._commit_seconds.observe(seconds)
+        self._commit_requests.observe(requests)
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+
+def own_tracer() -> Tracer | None:
+    """A tracer for the receiver's own spans, or None: off unless OpenTelemetry's variables name an endpoint."""
+    named = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if off or not any(os.environ.get(name) for name in named):
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": "rehearsal-receiver"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(headers={OWN_HEADER: "1"})))
+    return provider.get_tracer("ingest.receiver")
+
+
+class OwnSpans:
+    """One span for each request, if there is an endpoint to send them to."""
+
+    def __init__(self) -> None:
+        self.tracer = own_tracer()
+
+    def record(self, name: str, started_ns: int, attributes: dict[str, str | int]) -> None:
+        """A request that ends now."""
+        if self.tracer is None:
+            return
+        span = self.tracer.start_span(name, kind=SpanKind.SERVER, start_time=started_ns)
+        span.set_attributes(attributes)
+        span.end()

@@ -1,0 +1,181 @@
+"""What the receiver said yes to is stored, and stored once, whatever dies: the process, the disk, the sender."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from receiver_process import Server, protobuf
+
+from ingest import journal
+from ingest.lake import Lake
+
+METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+PROTOBUF = {"content-type": "application/x-protobuf"}
+
+
+class Acknowledged(SpanExporter):
+    """An official exporter; remembers which spans were answered with success."""
+
+    def __init__(self, inner: SpanExporter) -> None:
+        self.inner, self.ids = inner, set[str]()
+
+    def export(self, spans: list[ReadableSpan]) -> SpanExportResult:  # type: ignore[override]
+        done = self.inner.export(spans)
+        if done is SpanExportResult.SUCCESS:
+            self.ids.update(f"{s.context.span_id:016x}" for s in spans if s.context)
+        return done
+
+    def shutdown(self) -> None:
+        self.inner.shutdown()
+
+
+EXPORTERS: dict[str, Callable[[Server], SpanExporter]] = {
+    "http": lambda it: HttpExporter(f"{it.url}/v1/traces", timeout=20),
+    "grpc": lambda it: GrpcExporter(f"127.0.0.1:{it.grpc_port}", insecure=True, timeout=20),
+}
+
+
+@pytest.mark.parametrize("how", EXPORTERS)
+def test_acknowledged_minus_stored_is_zero_after_sigkills(tmp_path: Path, how: str) -> None:
+    it = Server(tmp_path / "lake", grpc=0)
+    ports = {"port": it.port, "grpc": it.grpc_port}
+    exporter = Acknowledged(EXPORTERS[how](it))
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer, stop = provider.get_tracer("kill"), threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            with tracer.start_as_current_span("x", attributes={"n": "y" * 2000}):
+                pass
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    for w in workers:
+        w.start()
+    for _ in range(4):
+        enough = len(exporter.ids) + 20
+        end = time.monotonic() + 60
+        while len(exporter.ids) < enough and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(it.process.pid, signal.SIGKILL)
+        it.process.wait(10)
+        it = Server(tmp_path / "lake", **ports)
+    stop.set()
+    for w in workers:
+        w.join(60)
+    exporter.shutdown()
+    assert it.stop() == 0
+    lake = Lake.open(tmp_path / "lake")
+    lake.ingest()
+    stored = [r["span_id"] for r in lake.query("SELECT span_id FROM spans").to_pylist()]
+    assert len(exporter.ids) > 50 and exporter.ids - set(stored) == set()
+    assert len(stored) == len(set(stored))
+
+
+def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
+    """A request that is half sent when the signal comes is answered; the segment is sealed."""
+    it = Server(tmp_path / "lake", grpc=0)
+    body = protobuf(3)
+    with socket.create_connection(("127.0.0.1", it.port), timeout=20) as sock:
+        head = b"POST /v1/traces HTTP/1.1\r\ncontent-type: application/x-protobuf\r\ncontent-length: %d\r\n\r\n"
+        sock.sendall(head % len(body) + body[:10])
+        time.sleep(0.3)
+        it.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        sock.sendall(body[10:])
+        answer = sock.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer
+    assert it.stop() == 0
+    assert [p.suffix for p in (tmp_path / "lake" / "journal").iterdir()] == [".rjl"]
+    assert Lake.open(tmp_path / "lake").ingest().new == 3
+
+
+def stored(lake: Path) -> list[bytes]:
+    directory = lake / "journal"
+    return [e.payload for s in journal.segments(directory) for e in journal.read_entries(s)]
+
+
+def test_a_full_disk_is_a_503_to_be_sent_again(tmp_path: Path) -> None:
+    """Every segment ends at 100 kB: what does not fit is refused, what was said yes to is there, and a request
+    that fits is accepted again."""
+    it = Server(tmp_path / "lake", grpc=0, file_limit=100_000)
+    channel = grpc.insecure_channel(f"127.0.0.1:{it.grpc_port}")
+    export, acknowledged, refused = channel.unary_unary(METHOD), [], 0
+    for number in range(30):
+        size = 200_000 if number % 5 == 4 else 9_000
+        body = protobuf(1, (number + 1).to_bytes(16, "big"), "x" * size)
+        answer = httpx.post(f"{it.url}/v1/traces", content=body, headers=PROTOBUF)
+        if answer.status_code == 200:
+            acknowledged.append(body)
+        else:
+            refused += 1
+            said = Status.FromString(answer.content)
+            assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
+            assert said.code == 14 and "File too large" in said.message
+    assert refused >= 6 and len(acknowledged) >= 18
+    with pytest.raises(grpc.RpcError) as no:
+        export(protobuf(1, text="x" * 200_000))
+    assert no.value.code() is grpc.StatusCode.UNAVAILABLE and retry_seconds(no.value) == 5
+    small = protobuf(1, b"\xee" * 16)
+    assert export(small) == b""
+    assert "rehearsal_receiver_journal_failures" in httpx.get(f"{it.url}/metrics").text
+    assert httpx.get(f"{it.url}/healthz").status_code == 200
+    assert it.stop() == 0
+    assert sorted(stored(tmp_path / "lake")) == sorted([*acknowledged, small])
+    assert not [p for p in (tmp_path / "lake" / "journal").iterdir() if p.suffix != ".rjl"]
+
+
+def retry_seconds(error: grpc.RpcError) -> int | None:
+    details = dict(error.trailing_metadata()).get("grpc-status-details-bin")  # type: ignore[attr-defined]
+    if details is None:
+        return None
+    info = RetryInfo()
+    assert Status.FromString(details).details[0].Unpack(info)
+    return info.retry_delay.seconds
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
+def test_a_journal_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    lake.journal_path.mkdir()
+    lake.journal_path.chmod(0o500)
+    with pytest.raises(AssertionError, match="give a writable --lake"):
+        Server(tmp_path / "lake")
+
+
+def test_many_senders_share_commits_and_lose_nothing(tmp_path: Path) -> None:
+    it = Server(tmp_path / "lake", grpc=0)
+    channel = grpc.insecure_channel(f"127.0.0.1:{it.grpc_port}").unary_unary(METHOD)
+
+    def send(number: int) -> bytes:
+        body = protobuf(2, (number + 1).to_bytes(16, "big"), "x" * 5000)
+        if number % 2:
+            assert channel(body) == b""
+        else:
+            assert httpx.post(f"{it.url}/v1/traces", content=body, headers=PROTOBUF).status_code == 200
+        return body
+
+    with ThreadPoolExecutor(16) as pool:
+        sent = list(pool.map(send, range(200)))
+    told = httpx.get(f"{it.url}/metrics").text
+    assert 'rehearsal_receiver_items_total{result="accepted",signal="traces"} 400.0' in told
+    assert 'rehearsal_receiver_requests_total{code="200",signal="traces",transport="http"} 100.0' in told
+    assert 'rehearsal_receiver_requests_total{code="0",signal="traces",transport="grpc"} 100.0' in told
+    it.stop()
+    assert sorted(stored(tmp_path / "lake")) == sorted(sent)
