@@ -75,11 +75,11 @@ def _clocked(home: Path) -> Iterator[None]:
         before = float(json.loads(path.read_text())["seconds"])
     except (OSError, ValueError, KeyError):
         before = float(os.environ.get("REHEARSAL_INSTALL_SECONDS") or 0.0)
-    write_json(path, {"seconds": before, "since": began})
+    write_json(path, {"seconds": before, "since": began, "process": os.getpid()})
     try:
         yield
     finally:
-        write_json(path, {"seconds": before + time.time() - began, "since": began})
+        write_json(path, {"seconds": before + time.time() - began})
 
 
 # ----- the agent at work

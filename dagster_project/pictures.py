@@ -69,7 +69,8 @@ def before_and_after(slices: Sequence[Mapping[str, Any]]) -> Figure:
                 [point["low"], point["high"]], [row + shift] * 2, color=colour, linewidth=1.4, alpha=0.5
             )
             axes.scatter([point["rate"]], [row], color=colour, s=52, zorder=3)
-    axes.set_yticks(range(len(slices)), [f"{p['name']}  (n={p['n']})" for p in reversed(slices)])
+    names = [f"{p['name']}  (n={p['n']})" for p in reversed(slices)]
+    axes.set_yticks(range(len(slices)), names, parse_math=False)  # a name may hold dollars
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.6, len(slices) - 0.4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")

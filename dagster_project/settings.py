@@ -57,17 +57,16 @@ class Settings(BaseSettings):
     environment: str = Field("", description="The real environment, 'package.module:Class'; only evaluation uses it.")
     agent: str = Field("", description="Which agent of the traces is retrained; empty: all of them.")
     seed: int = Field(0, description="Seed of everything that is drawn.")
-    world: WorldSettings = Field(default_factory=WorldSettings, description="How the world is learned.")
+    # The parts' defaults are values and not factories: only a value is completed where no more than a part is given.
+    world: WorldSettings = Field(WorldSettings(), description="How the world is learned.")
     card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")
-    clone: FitSettings = Field(
-        default_factory=lambda: FitSettings(seconds=270), description="How the production agent is cloned."
-    )
-    judge: JudgeSettings = Field(default_factory=JudgeSettings, description="How the offline judge is trained.")
-    ruler: RulerSettings = Field(default_factory=RulerSettings, description="Who judges, and how they are asked.")
-    train: TrainSettings = Field(default_factory=TrainSettings, description="How the policy practises.")
-    gate: GateSettings = Field(default_factory=GateSettings, description="What a candidate must show.")
+    clone: FitSettings = Field(FitSettings(seconds=270), description="How the production agent is cloned.")
+    judge: JudgeSettings = Field(JudgeSettings(), description="How the offline judge is trained.")
+    ruler: RulerSettings = Field(RulerSettings(), description="Who judges, and how they are asked.")
+    train: TrainSettings = Field(TrainSettings(), description="How the policy practises.")
+    gate: GateSettings = Field(GateSettings(), description="What a candidate must show.")
     evaluation: EvaluationSettings = Field(
-        default_factory=EvaluationSettings, description="The measurement in the real environment."
+        EvaluationSettings(), description="The measurement in the real environment."
     )
 
     @property

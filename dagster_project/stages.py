@@ -56,12 +56,13 @@ def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path],
     before = finished(directory)
     if before is not None and before.fingerprint == key:
         return before
-    begun = _read(directory / BEGUN)
-    if begun is None or begun["fingerprint"] != key:
-        shutil.rmtree(directory, ignore_errors=True)
+    begun, earlier = _read(directory / BEGUN), 0.0
+    if begun is not None and begun["fingerprint"] == key:
+        earlier = begun["seconds"] + _unrecorded(directory)
+    else:
+        _sweep(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MANIFEST).unlink(missing_ok=True)
-    earlier = begun["seconds"] if begun and begun["fingerprint"] == key else 0.0
     started = time.monotonic()
     write_json(directory / BEGUN, {"fingerprint": key, "seconds": earlier, "inputs": dict(inputs)})
     try:
@@ -85,6 +86,20 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove a stage's directory, first what would let a sweep that is killed look like a stage."""
+    for name in (MANIFEST, BEGUN):
+        (directory / name).unlink(missing_ok=True)
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _unrecorded(directory: Path) -> float:
+    """How long a run lived that could not say so itself (SIGKILL): from its beginning to the last that it wrote."""
+    files = [path.stat().st_mtime for path in directory.rglob("*") if path.is_file()]
+    return max(files) - (directory / BEGUN).stat().st_mtime
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Which adapter serves: champion, candidates, and the way back.
 
-A version is a peft directory named after its content. One small file says which version serves; it is replaced
-whole, so that a reader sees the old champion or the new one and never half of either.
+A version is a peft directory named after its content. One small file says which version serves, and which did before;
+it is replaced whole, so that a reader sees the old champion or the new one and never half of either.
 """
 
 from __future__ import annotations
@@ -56,16 +56,17 @@ class Registry:
     def get(self, name: str) -> Version:
         """A stored version. Raises UserError for an unknown one."""
         home = self.path / "versions" / name
-        manifest = manifest_of(home)
+        manifest = manifest_of(home) if Path(name).name == name else None  # a path would lead out of the registry
         if manifest is None:
             known = ", ".join(v.name for v in self.versions()) or "none"
             raise UserError(f"there is no version {name!r} in {self.path}; it has: {known}")
         return Version(name, home, manifest, _read(home / "note.json") or {})
 
     def versions(self) -> list[Version]:
-        """All stored versions, oldest first."""
-        found = sorted((self.path / "versions").glob("policy-*"), key=lambda p: p.stat().st_mtime_ns)
-        return [self.get(p.name) for p in found if manifest_of(p) is not None]
+        """All stored versions, the oldest weights first."""
+        found = [p for p in (self.path / "versions").glob("policy-*") if manifest_of(p) is not None]
+        found.sort(key=lambda p: (p / "adapter_model.safetensors").stat().st_mtime_ns)
+        return [self.get(p.name) for p in found]
 
     def champion(self) -> Version | None:
         """The version that serves; None before the first promotion."""
@@ -86,22 +87,17 @@ class Registry:
         pointer = _read(self.path / POINTER)
         if pointer is None or len(pointer["trail"]) < 2:
             raise UserError(f"{self.path} has no earlier champion to roll back to")
+        earlier = self.get(pointer["trail"][-2])
         self._point(pointer["trail"][:-1], why)
-        return self.get(pointer["trail"][-2])
+        return earlier
 
     def history(self) -> list[dict[str, Any]]:
         """Every change of champion: when, to which version, why."""
-        try:
-            lines = (self.path / "history.jsonl").read_text().splitlines()
-        except OSError:
-            return []
-        return [json.loads(line) for line in lines]
+        return (_read(self.path / POINTER) or {}).get("history", [])
 
     def _point(self, trail: list[str], why: str) -> None:
         entry = {"version": trail[-1], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "why": why}
-        _replace(self.path / POINTER, {**entry, "trail": trail})
-        with (self.path / "history.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        _replace(self.path / POINTER, {**entry, "trail": trail, "history": [*self.history(), entry]})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,313 @@
+"""Which adapter serves, and what it had to show: the registry keeps its word, the gate lets only the better through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from ingest.errors import UserError
+from ingest.records import Scenario, Transition
+from training.environment import Start
+from training.gate import GateSettings, as_dict, compare, decide, slice_of
+from training.lora import save_weights
+from training.registry import POINTER, Registry
+from training.rollout import Trajectory
+from training.ruler import Judgement
+
+GATE = GateSettings(scenarios=40, slice_margin=0.1, smallest_slice=12)
+Scored = list[tuple[str, float | None, float | None]]
+
+
+def adapter(directory: Path, value: float) -> Path:
+    """A finished peft directory whose weights are one number."""
+    save_weights({"lora_A": torch.full((2, 2), value)}, {"r": 2}, directory, {"kind": "policy"})
+    return directory
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def two(registry: Registry, tmp_path: Path) -> tuple[str, str]:
+    """The names of two stored versions, the older first."""
+    names = [registry.add(adapter(tmp_path / f"adapter-{k}", k), {"gain": k}).name for k in range(2)]
+    return names[0], names[1]
+
+
+# ----- the registry
+
+
+def test_a_version_is_a_copy_with_its_manifest_and_note(registry: Registry, tmp_path: Path) -> None:
+    source = adapter(tmp_path / "adapter", 1.0)
+    weights = (source / "adapter_model.safetensors").read_bytes()
+    added = registry.add(source, {"gain": 0.2})
+    shutil.rmtree(source)
+    assert registry.get(added.name) == added
+    assert (added.manifest, added.note) == ({"kind": "policy"}, {"gain": 0.2})
+    assert (added.path / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_equal_weights_are_stored_once(registry: Registry, tmp_path: Path) -> None:
+    first = registry.add(adapter(tmp_path / "one", 1.0), {"gain": 0.1})
+    again = registry.add(adapter(tmp_path / "other", 1.0), {"gain": 0.3})
+    assert again.name == first.name and len(registry.versions()) == 1
+    assert registry.get(first.name).note == {"gain": 0.3}
+    assert registry.add(adapter(tmp_path / "third", 2.0), {}).name != first.name
+
+
+def test_versions_are_told_oldest_first_whoever_was_noted_last(registry: Registry, two: tuple[str, str]) -> None:
+    registry.add(registry.get(two[0]).path, {"gain": "measured again"})
+    assert [version.name for version in registry.versions()] == list(two)
+
+
+def test_there_is_no_champion_before_the_first_promotion(registry: Registry, two: tuple[str, str]) -> None:
+    assert registry.champion() is None and registry.history() == []
+
+
+def test_promotion_and_rollback_lead_there_and_back(registry: Registry, two: tuple[str, str]) -> None:
+    old, new = two
+    registry.promote(old, "the first")
+    assert registry.promote(new, "better").name == new
+    assert registry.champion() == registry.get(new)
+    registry.promote(new, "once more")  # changes nothing
+    assert registry.rollback("worse in production").name == old
+    assert registry.champion() == registry.get(old)
+    told = [(entry["version"], entry["why"]) for entry in registry.history()]
+    assert told == [(old, "the first"), (new, "better"), (old, "worse in production")]
+    assert all(entry["at"].endswith("Z") for entry in registry.history())
+    assert Registry(registry.path).history() == registry.history()
+
+
+def test_a_version_that_was_rolled_back_to_is_not_rolled_back_from_twice(
+    registry: Registry, two: tuple[str, str]
+) -> None:
+    registry.promote(two[0], "")
+    registry.promote(two[1], "")
+    registry.rollback()
+    with pytest.raises(UserError, match="no earlier champion"):
+        registry.rollback()
+    registry.promote(two[1], "after all")
+    assert registry.rollback().name == two[0]
+
+
+def test_rolling_back_where_nothing_was_promoted_is_told(registry: Registry, two: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match="no earlier champion"):
+        registry.rollback()
+    registry.promote(two[0], "")
+    with pytest.raises(UserError, match="no earlier champion"):
+        registry.rollback()
+
+
+def test_a_rollback_to_a_version_that_is_gone_leaves_the_champion(registry: Registry, two: tuple[str, str]) -> None:
+    registry.promote(two[0], "")
+    registry.promote(two[1], "")
+    shutil.rmtree(registry.get(two[0]).path)
+    with pytest.raises(UserError, match=two[0]):
+        registry.rollback()
+    assert registry.champion() == registry.get(two[1])
+
+
+@pytest.mark.parametrize("name", ["policy-000000000000", "", ".", "../../adapter-0"])
+def test_an_unknown_version_is_told_with_those_that_are_known(
+    name: str, registry: Registry, two: tuple[str, str]
+) -> None:
+    with pytest.raises(UserError, match=f"{two[0]}, {two[1]}"):
+        registry.promote(name, "")
+    assert registry.champion() is None
+    with pytest.raises(UserError, match="none"):
+        Registry(registry.path / "empty").get("policy-000000000000")
+
+
+def test_what_is_no_finished_adapter_is_not_stored(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="no finished adapter"):
+        registry.add(tmp_path / "half", {})
+    assert registry.versions() == []
+
+
+def test_a_torn_write_leaves_the_old_champion(
+    registry: Registry, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.promote(two[0], "the first")
+
+    def power_cut(descriptor: int) -> None:
+        os.ftruncate(descriptor, 10)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            registry.promote(two[1], "better")
+    assert registry.champion() == registry.get(two[0])
+    assert [entry["version"] for entry in registry.history()] == [two[0]]
+    registry.promote(two[1], "better")
+    assert registry.champion() == registry.get(two[1])
+    assert [entry["version"] for entry in registry.history()] == list(two)
+
+
+def test_the_history_and_the_champion_change_together(registry: Registry, two: tuple[str, str]) -> None:
+    """Champion, trail and history are one file: there is no moment at which one of them has changed alone."""
+    registry.promote(two[0], "the first")
+    before = {path: path.read_bytes() for path in registry.path.glob("*") if path.is_file()}
+    registry.promote(two[1], "better")
+    changed = [path.name for path in registry.path.glob("*") if path.is_file() and path.read_bytes() != before[path]]
+    assert changed == [POINTER]
+
+
+def test_an_adapter_that_was_half_copied_is_no_version(registry: Registry, tmp_path: Path) -> None:
+    source = adapter(tmp_path / "adapter", 1.0)
+    name = registry.add(source, {}).name
+    home = registry.path / "versions"
+    (home / name).rename(home / f".{name}.partial")  # as a kill before the rename leaves it
+    (home / f".{name}.partial" / "adapter_model.safetensors").write_bytes(b"half")
+    assert registry.versions() == []
+    again = registry.add(source, {})
+    weights = [(path / "adapter_model.safetensors").read_bytes() for path in (source, again.path)]
+    assert again.name == name and weights[0] == weights[1]
+
+
+# ----- the gate
+
+
+def scored(*parts: tuple[str, int, float], noise: float = 0.05) -> Scored:
+    """(slice, how many scenarios, what the candidate gains there) as scores, every other one too high or too low."""
+    return [(name, 0.5, 0.5 + gain + noise * (-1) ** k) for name, n, gain in parts for k in range(n)]
+
+
+def test_a_candidate_that_is_surely_better_is_promoted() -> None:
+    verdict = decide(scored(("smooth", 40, 0.2)), 40, GATE)
+    assert verdict.promoted and verdict.difference.gain == pytest.approx(0.2, abs=0.02)
+    assert 0 < verdict.difference.low < verdict.difference.gain < verdict.difference.high
+    assert verdict.slices["smooth"] == verdict.difference
+
+
+@pytest.mark.parametrize("gain", [0.0, -0.2])
+def test_one_that_is_equal_or_worse_is_not(gain: float) -> None:
+    verdict = decide(scored(("smooth", 40, gain)), 40, GATE)
+    assert not verdict.promoted and "not surely above zero" in verdict.why
+
+
+def test_a_gain_whose_interval_touches_zero_is_not_enough() -> None:
+    lucky: Scored = [*[("smooth", 0.5, 0.5)] * 39, ("smooth", 0.0, 1.0)]
+    verdict = decide(lucky, 40, GATE)
+    assert verdict.difference.gain > 0 and verdict.difference.low == 0.0
+    assert not verdict.promoted and "not surely above zero" in verdict.why
+
+
+def test_a_slice_that_is_surely_lost_closes_the_gate() -> None:
+    found = scored(("smooth", 100, 0.4), ("timeout", 20, -0.3))
+    verdict = decide(found, 120, GATE)
+    assert verdict.difference.low > 0
+    assert not verdict.promoted and "worse on timeout by more than 0.1" in verdict.why
+
+
+def test_a_slice_may_lose_within_the_margin_or_unsurely() -> None:
+    assert decide(scored(("smooth", 100, 0.4), ("timeout", 20, -0.05)), 120, GATE).promoted
+    unsure = [*scored(("smooth", 100, 0.4)), *scored(("timeout", 12, -0.15), noise=0.5)]
+    found = decide(unsure, 112, GATE)
+    assert found.slices["timeout"].high > -GATE.slice_margin and found.promoted
+
+
+def test_small_slices_are_not_looked_at() -> None:
+    verdict = decide(scored(("smooth", 100, 0.4), ("timeout", 11, -0.3)), 111, GATE)
+    assert verdict.promoted and list(verdict.slices) == ["smooth"]
+    assert not decide(scored(("smooth", 100, 0.4), ("timeout", 12, -0.3)), 112, GATE).promoted
+
+
+def test_an_alarm_closes_the_gate() -> None:
+    verdict = decide(scored(("smooth", 40, 0.2)), 40, GATE, ["one pattern"])
+    assert not verdict.promoted and "one pattern" in verdict.why and verdict.alarms == ("one pattern",)
+
+
+@pytest.mark.parametrize(("n", "promoted"), [(0, False), (35, False), (36, True)])
+def test_nine_of_ten_must_be_scored(n: int, promoted: bool) -> None:
+    verdict = decide(scored(("smooth", n, 0.2)), 40, GATE)
+    assert verdict.promoted == promoted
+    assert promoted or f"only {n} of 40" in verdict.why
+    assert json.loads(json.dumps(as_dict(verdict)))["n"] == n
+
+
+def transition(error_class: str) -> Transition:
+    return Transition("c", 0, "get_order", {}, "{}", bool(error_class), error_class, 1.0, 0)
+
+
+def scenario(number: int, *error_classes: str) -> Scenario:
+    facts = tuple(map(transition, error_classes))
+    return Scenario(f"s{number}", f"c{number}", "", [], "hello", ("hello",), facts, None, number)
+
+
+def test_a_slice_is_the_failure_that_production_met_most() -> None:
+    assert slice_of(scenario(0)) == slice_of(scenario(0, "", "")) == "smooth"
+    assert slice_of(scenario(0, "", "timeout", "", "")) == "timeout"
+    assert slice_of(scenario(0, "timeout", "conflict", "timeout")) == "timeout"
+    assert slice_of(scenario(0, "timeout", "conflict")) == slice_of(scenario(0, "conflict", "timeout"))
+
+
+@dataclass
+class FakeRuler:
+    """Likes the candidate; gives up on the scenarios in `unscored`."""
+
+    unscored: Sequence[str] = ()
+
+    async def judge(self, group: Sequence[Trajectory], seed: int = 0) -> Judgement:
+        if group[0].start.episode_id in self.unscored:
+            return Judgement([0.5, None])
+        jitter = random.Random(seed).uniform(0, 0.1)
+        return Judgement([0.8 + jitter if t.adapter == "candidate" else 0.4 for t in group])
+
+
+@dataclass
+class FakePractice:
+    """Plays nothing, remembers who was to play what."""
+
+    ruler: FakeRuler = field(default_factory=FakeRuler)
+    played: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+
+    async def singles(
+        self, scenarios: Sequence[Scenario], seeds: Sequence[int], adapter: str, on_done: Callable[[int], None]
+    ) -> list[Trajectory]:
+        self.played[adapter] = [(s.scenario_id, seed) for s, seed in zip(scenarios, seeds, strict=True)]
+        on_done(len(scenarios))
+        return [Trajectory(Start(s.scenario_id, "", (), ""), 0, [], adapter=adapter) for s in scenarios]
+
+
+def test_champion_and_candidate_play_the_same_scenarios_with_the_same_seeds() -> None:
+    practice, done = FakePractice(), list[int]()
+    scenarios = [scenario(k, *(["timeout"] if k < 15 else [])) for k in range(40)]
+    work = compare(practice, scenarios, "champion", "candidate", GATE, seed=3, on_done=done.append)  # type: ignore[arg-type]
+    verdict, pairs = asyncio.run(work)
+    assert verdict.promoted and verdict.difference.before == pytest.approx(0.4) and verdict.difference.after > 0.8
+    assert {name: found.episodes for name, found in verdict.slices.items()} == {"smooth": 25, "timeout": 15}
+    assert practice.played["champion"] == practice.played["candidate"]
+    assert len(dict.fromkeys(practice.played["champion"])) == 40
+    assert [(b.adapter, a.adapter) for b, a in pairs] == [("champion", "candidate")] * 40
+    assert done == [40, 80]
+
+
+def test_what_the_judge_could_not_score_is_left_out_and_not_zero() -> None:
+    scenarios = [scenario(k) for k in range(40)]
+    few = FakePractice(FakeRuler([f"s{k}" for k in range(4)]))
+    verdict, pairs = asyncio.run(compare(few, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]
+    assert verdict.promoted and verdict.difference.episodes == 36 and len(pairs) == 40
+    many = FakePractice(FakeRuler([f"s{k}" for k in range(5)]))
+    verdict, _ = asyncio.run(compare(many, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]
+    assert not verdict.promoted and "only 35 of 40" in verdict.why
+
+
+def test_alarms_reach_the_verdict() -> None:
+    scenarios = [scenario(k) for k in range(40)]
+    work = compare(FakePractice(), scenarios, "champion", "candidate", GATE, ["collapsed"])  # type: ignore[arg-type]
+    verdict, _ = asyncio.run(work)
+    assert not verdict.promoted and verdict.alarms == ("collapsed",)

@@ -1,0 +1,277 @@
+"""Stages are done once for equal inputs, killed ones go on; settings come from four places; progress is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from dagster_project import stages
+from dagster_project.progress import bars, track
+from dagster_project.settings import SAVED, Settings
+from dagster_project.stages import BEGUN, MANIFEST, fingerprint, finished, run_stage
+
+ROOT = Path(__file__).parent.parent
+
+
+class Work:
+    """Writes a file a step and may be stopped before one of them; goes on from what it finds."""
+
+    def __init__(self, steps: int = 3, stop_at: int | None = None, seconds: float = 0.0) -> None:
+        self.steps, self.stop_at, self.seconds = steps, stop_at, seconds
+        self.found: list[str] = []
+        self.runs = 0
+
+    def __call__(self, directory: Path) -> dict[str, Any]:
+        self.runs += 1
+        self.found = sorted(p.name for p in directory.glob("step-*"))
+        for step in range(len(self.found), self.steps):
+            time.sleep(self.seconds)
+            if step == self.stop_at:
+                raise KeyboardInterrupt
+            (directory / f"step-{step}").write_text("done")
+        return {"steps": self.steps, "where": directory}
+
+
+def interrupted(directory: Path, inputs: dict[str, Any], work: Work) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(directory, inputs, work)
+
+
+# ----- stages
+
+
+def test_a_stage_is_done_once_for_equal_inputs(tmp_path: Path) -> None:
+    work = Work()
+    first = run_stage(tmp_path / "stage", {"a": 1, "b": [2, 3]}, work)
+    again = run_stage(tmp_path / "stage", {"b": [2, 3], "a": 1}, work)
+    assert work.runs == 1
+    assert (first.reused, again.reused) == (False, True)
+    assert first.facts == again.facts == {"steps": 3, "where": str(tmp_path / "stage")}
+    assert (first.fingerprint, first.seconds) == (again.fingerprint, again.seconds)
+    assert finished(tmp_path / "stage") == again
+
+
+def test_a_stage_is_done_again_for_other_inputs_and_from_nothing(tmp_path: Path) -> None:
+    run_stage(tmp_path / "stage", {"a": 1}, Work(steps=3))
+    other = Work(steps=2)
+    done = run_stage(tmp_path / "stage", {"a": 2}, other)
+    assert (other.runs, other.found, done.reused) == (1, [], False)
+    assert sorted(p.name for p in (tmp_path / "stage").iterdir()) == [MANIFEST, "step-0", "step-1"]
+
+
+def test_a_killed_stage_goes_on_from_its_leftovers_and_adds_up_its_seconds(tmp_path: Path) -> None:
+    directory = tmp_path / "stage"
+    interrupted(directory, {"a": 1}, Work(stop_at=2, seconds=0.1))
+    assert finished(directory) is None
+    interrupted(directory, {"a": 1}, Work(stop_at=2, seconds=0.1))
+    work = Work(seconds=0.1)
+    done = run_stage(directory, {"a": 1}, work)
+    assert work.found == ["step-0", "step-1"]
+    assert done.seconds >= 0.5  # three steps, then one, then one
+    assert not (directory / BEGUN).exists()
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from dagster_project.stages import run_stage
+
+def work(directory):
+    for step in range(1000):
+        time.sleep(0.05)
+        (directory / f"step-{step}").write_text("done")
+
+run_stage(Path(sys.argv[1]), {"a": 1}, work)
+"""
+
+
+def test_the_seconds_of_a_stage_that_sigkill_took_count_too(tmp_path: Path) -> None:
+    """Nobody writes anything down after SIGKILL; what the work wrote last says how long it had lived."""
+    directory = tmp_path / "stage"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(directory)], env=environment)
+    until = time.monotonic() + 60
+    while not (directory / "step-11").exists():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1)  # the time nobody worked is nobody's
+    work = Work(steps=12)
+    done = run_stage(directory, {"a": 1}, work)
+    assert len(work.found) >= 12
+    lived = max(p.stat().st_mtime for p in directory.glob("step-*")) - (directory / "step-0").stat().st_mtime
+    assert lived - 0.1 <= done.seconds <= lived + 0.9
+
+
+def test_a_half_written_manifest_is_no_finished_stage(tmp_path: Path) -> None:
+    run_stage(tmp_path / "stage", {"a": 1}, Work())
+    manifest = tmp_path / "stage" / MANIFEST
+    whole = manifest.read_text()
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
+        manifest.write_text(whole[:size])
+        assert finished(tmp_path / "stage") is None
+        work = Work()
+        assert not run_stage(tmp_path / "stage", {"a": 1}, work).reused
+        assert work.runs == 1
+        assert finished(tmp_path / "stage") is not None
+
+
+def test_the_leftovers_of_other_inputs_are_swept(tmp_path: Path) -> None:
+    interrupted(tmp_path / "stage", {"a": 1}, Work(stop_at=2, seconds=0.2))
+    work = Work(steps=1)
+    done = run_stage(tmp_path / "stage", {"a": 2}, work)
+    assert work.found == [] and done.seconds < 0.4  # nor are the other's seconds counted
+    assert not (tmp_path / "stage" / "step-1").exists()
+
+
+def test_a_sweep_that_is_killed_leaves_no_stage_that_looks_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "stage"
+    run_stage(directory, {"a": 1}, Work())
+
+    def killed(path: Path, *_: Any, **__: Any) -> None:
+        (path / "step-1").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages.shutil, "rmtree", killed)
+        interrupted(directory, {"a": 2}, Work())
+    assert finished(directory) is None
+    work = Work()
+    run_stage(directory, {"a": 1}, work)
+    assert work.found == [] and (directory / "step-1").exists()
+
+
+def test_leftovers_that_cannot_be_swept_are_not_worked_on(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "step-0").write_text("another's")
+    (tmp_path / "stage").symlink_to(tmp_path / "elsewhere")
+    work = Work()
+    with pytest.raises(OSError):
+        run_stage(tmp_path / "stage", {"a": 1}, work)
+    assert work.runs == 0
+
+
+def test_a_fingerprint_is_of_the_value_and_not_of_its_order() -> None:
+    assert fingerprint({"a": 1, "b": Path("x")}) == fingerprint({"b": "x", "a": 1})
+    values: list[Any] = [{"a": 1}, {"a": "1"}, {"a": [1]}, {}, [], None]
+    assert len({fingerprint(value) for value in values}) == 6
+
+
+# ----- settings
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    def write(value: dict[str, Any]) -> Path:
+        (tmp_path / SAVED).write_text(json.dumps(value))
+        return tmp_path
+
+    return write
+
+
+def test_arguments_come_before_the_environment_before_the_file_before_defaults(
+    saved: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = saved({"seed": 1, "agent": "file", "environment": "file:File"})
+    monkeypatch.setenv("REHEARSAL_SEED", "2")
+    monkeypatch.setenv("REHEARSAL_AGENT", "shell")
+    found = Settings(home=home, seed=3)
+    assert (found.seed, found.agent, found.environment, found.base) == (3, "shell", "file:File", "rehearsal-tiny")
+
+
+def test_a_part_of_a_part_is_taken_from_wherever_it_is_said(
+    saved: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Settings(home=Path("nowhere"))
+    home = saved({"train": {"steps": 7, "groups": 5}, "world": {"minutes": 0.5}, "clone": {"evaluations": 2}})
+    monkeypatch.setenv("REHEARSAL_TRAIN__GROUPS", "4")
+    monkeypatch.setenv("REHEARSAL_WORLD__SEED", "8")
+    found = Settings(home=home, train={"group_size": 3})  # type: ignore[arg-type]
+    assert (found.train.steps, found.train.groups, found.train.group_size) == (7, 4, 3)
+    assert found.train.held_out == plain.train.held_out
+    assert found.world == replace(plain.world, minutes=0.5, seed=8)
+    assert (found.clone.evaluations, found.clone.seconds) == (2, plain.clone.seconds)
+    deep = Settings(home=home, train={"learner": {"clip": 0.9}})  # type: ignore[arg-type]
+    assert deep.train.learner == plain.train.learner.model_copy(update={"clip": 0.9})
+
+
+def test_the_home_of_the_environment_is_where_the_file_is_looked_for(
+    saved: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = saved({"seed": 5})
+    monkeypatch.setenv("REHEARSAL_HOME", str(home))
+    assert (Settings().home, Settings().seed, Settings().lake) == (home, 5, home / "lake")
+
+
+@pytest.mark.parametrize("wrong", [{"sead": 1}, {"train": {"stepz": 1}}, {"world": {"minuets": 1}}])
+def test_unknown_keys_are_refused_wherever_they_stand(
+    wrong: dict[str, Any], saved: Callable[[dict[str, Any]], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValidationError):
+        Settings(home=tmp_path / "other", **wrong)
+    with pytest.raises(ValidationError):
+        Settings(home=saved(wrong))
+
+
+def test_an_unknown_part_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REHEARSAL_TRAIN__STEPZ", "1")
+    with pytest.raises(ValidationError, match="stepz"):
+        Settings(home=tmp_path)
+
+
+def test_saved_settings_are_read_back(tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {
+        "seed": 9, "lake_dir": tmp_path / "lake", "environment": "a.b:C", "card_calls": 12,
+        "world": {"minutes": 0.25, "rank": 4}, "train": {"steps": 2, "limits": {"turns": 5}},
+        "ruler": {"base_url": "http://judge"}, "evaluation": {"episodes": 10},
+    }  # fmt: skip
+    before = Settings(home=tmp_path / "home", **chosen)
+    before.save()
+    assert Settings(home=tmp_path / "home") == before
+    assert json.loads((tmp_path / "home" / SAVED).read_text())["world"]["rank"] == 4
+    (tmp_path / "home").rename(tmp_path / "moved")  # the home does not name itself, so it can be moved
+    assert Settings(home=tmp_path / "moved").model_copy(update={"home": before.home}) == before
+
+
+# ----- progress
+
+
+def test_work_inside_bars_is_a_bar(tmp_path: Path) -> None:
+    console = Console(file=StringIO(), width=120)
+    with bars(console) as progress:
+        report = track("learning")
+        report(3, 10, "loss 0.5")
+        (task,) = progress.tasks
+        assert (task.description.strip(), task.completed, task.total) == ("learning", 3, 10)
+        assert task.fields["note"] == "loss 0.5"
+    lines: list[str] = []
+    track("learning", lines.append)(10, 10, "")
+    assert lines and len(progress.tasks) == 1  # the bars are over
+
+
+def test_elsewhere_a_line_is_logged_now_and_then_and_at_the_end() -> None:
+    lines: list[str] = []
+    report = track("learning", lines.append, every_seconds=3600)
+    for done in range(1, 101):
+        report(done, 100, f"loss {done}")
+    assert lines == ["learning: 1 of 100 loss 1", "learning: 100 of 100 loss 100"]
+
+
+def test_nobody_has_to_watch() -> None:
+    track("learning")(1, 2, "unheard")
