@@ -181,9 +181,8 @@ def _train(
         schedule="cosine",
         clip=1.0,
     )
-    how = SftSettings(
-        learner=learner, seconds=60 * settings.minutes * share, most_epochs=settings.epochs, step_tokens=settings.step_tokens
-    )
+    budget = {"seconds": 60 * settings.minutes * share, "most_epochs": settings.epochs}
+    how = SftSettings(learner=learner, step_tokens=settings.step_tokens, **budget)
     weights, config, history = fit_sft(
         base,
         marked[few:],
