@@ -5,6 +5,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 SEED ?= 0
+STARTED := $(shell date +%s)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
@@ -58,7 +59,7 @@ spark: $(VENV)/.spark  ## Spark, into .venv
 # ----- what can be done
 
 demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=0)
-	@$(BIN)/rehearsal demo --seed $(SEED)
+	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo --seed $(SEED)
 
 dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000
 	@mkdir -p artifacts/dagster
