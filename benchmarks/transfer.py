@@ -87,7 +87,7 @@ def scenarios_of(starts: Sequence[Start]) -> list[Scenario]:
     """Starts in the form in which production's scenarios come."""
     return [
         Scenario(
-            scenario_id=s.episode_id, conversation_id=s.episode_id, agent="", system=s.system, tools=list(s.tools),
+            scenario_id=s.episode_id, conversation_id=s.episode_id, system=s.system, tools=list(s.tools),
             first_user_message=s.first_user_message, goal=(), facts=(), outcome=None, started_at_ns=0,
         )
         for s in starts
