@@ -25,7 +25,7 @@ _watcher: ContextVar[Callable[[str], Report] | None] = ContextVar("watcher", def
 
 @contextmanager
 def bars(console: Console) -> Iterator[Progress]:
-    """Show every piece of work started inside as a bar of its own."""
+    """Show every piece of work started inside as a bar of its own; an error before the first stays the only line."""
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description}", table_column=None),
@@ -34,21 +34,24 @@ def bars(console: Console) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+    progress = Progress(*columns, console=console, refresh_per_second=4)
 
-        def watch(title: str) -> Report:
-            task = progress.add_task(f"{title:<34}", total=None, note="")
+    def watch(title: str) -> Report:
+        task = progress.add_task(f"{title:<34}", total=None, note="")
+        progress.start()
 
-            def report(done: int, total: int, note: str = "") -> None:
-                progress.update(task, completed=done, total=total, note=note)
+        def report(done: int, total: int, note: str = "") -> None:
+            progress.update(task, completed=done, total=total, note=note)
 
-            return report
+        return report
 
-        token = _watcher.set(watch)
-        try:
-            yield progress
-        finally:
-            _watcher.reset(token)
+    token = _watcher.set(watch)
+    try:
+        yield progress
+    finally:
+        _watcher.reset(token)
+        if progress.tasks:
+            progress.stop()
 
 
 def track(title: str, log: Callable[[str], None] | None = None, every_seconds: float = 10.0) -> Report:

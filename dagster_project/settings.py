@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -15,6 +15,7 @@ from pydantic_settings import (
 )
 
 from dagster_project.stages import write_json
+from ingest.errors import UserError
 from training.gate import GateSettings
 from training.grpo import TrainSettings
 from training.judge import JudgeSettings
@@ -68,6 +69,16 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = Field(
         EvaluationSettings(), description="The measurement in the real environment."
     )
+
+    def __init__(self, **given: Any) -> None:
+        """Raises UserError for what nobody may choose, wherever it was said."""
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise UserError(f"settings: {wrong} (from arguments, REHEARSAL_* or {SAVED} in the home)") from error
+        except ValueError as error:  # not even JSON
+            raise UserError(f"settings: {error} (in REHEARSAL_* or in {SAVED} in the home)") from error
 
     @property
     def lake(self) -> Path:

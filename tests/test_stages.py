@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from rich.console import Console
 
 from dagster_project import stages
 from dagster_project.progress import bars, track
 from dagster_project.settings import SAVED, Settings
 from dagster_project.stages import BEGUN, MANIFEST, fingerprint, finished, run_stage
+from ingest.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -223,16 +223,23 @@ def test_the_home_of_the_environment_is_where_the_file_is_looked_for(
 def test_unknown_keys_are_refused_wherever_they_stand(
     wrong: dict[str, Any], saved: Callable[[dict[str, Any]], Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(UserError, match="settings: (sead|train.stepz|world.minuets): "):
         Settings(home=tmp_path / "other", **wrong)
-    with pytest.raises(ValidationError):
+    with pytest.raises(UserError, match="settings: (sead|train.stepz|world.minuets): "):
         Settings(home=saved(wrong))
 
 
 def test_an_unknown_part_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REHEARSAL_TRAIN__STEPZ", "1")
-    with pytest.raises(ValidationError, match="stepz"):
+    with pytest.raises(UserError, match="stepz"):
         Settings(home=tmp_path)
+
+
+def test_what_is_no_json_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / SAVED).write_text('{"seed": ')
+    with pytest.raises(UserError, match="settings: Expecting value") as found:
+        Settings(home=tmp_path)
+    assert "\n" not in str(found.value)
 
 
 def test_saved_settings_are_read_back(tmp_path: Path) -> None:
@@ -271,6 +278,16 @@ def test_elsewhere_a_line_is_logged_now_and_then_and_at_the_end() -> None:
     for done in range(1, 101):
         report(done, 100, f"loss {done}")
     assert lines == ["learning: 1 of 100 loss 1", "learning: 100 of 100 loss 100"]
+
+
+def test_bars_without_work_leave_no_line() -> None:
+    told = StringIO()
+    with pytest.raises(UserError), bars(Console(file=told, width=120)):
+        raise UserError("before any work")
+    assert told.getvalue() == ""
+    with bars(Console(file=told, width=120)):
+        track("learning")(10, 10, "")
+    assert "learning" in told.getvalue() and "10/10" in told.getvalue()
 
 
 def test_nobody_has_to_watch() -> None:

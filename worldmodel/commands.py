@@ -20,9 +20,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _bars() -> Progress:
-    """Bars on stderr, so that what is printed can be piped."""
+    """Bars on stderr, so that what is printed can be piped; on a terminal only, so that a log has an error alone."""
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=Console(stderr=True))
+    return Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=console, disable=not console.is_terminal)
 
 
 @world.command()

@@ -1,0 +1,136 @@
+"""The command line: what a user can put right is one line and exit status 2, and help is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ingest.lake import Lake
+from training.lora import save_weights
+from training.registry import Registry
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = (
+    *("demo", "train", "evaluate", "promote", "rollback", "report", "doctor"),
+    *("receive", "ingest", "sql", "conversations", "world"),
+)
+
+
+def rehearsal(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as its users run it: in a process of its own, with pipes for a terminal."""
+    command = [sys.executable, "-m", "dagster_project.cli", *map(str, arguments)]
+    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"} | environment
+    return subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=300)
+
+
+def refused(*arguments: str | Path, **environment: str) -> str:
+    """The one line that a user's error is, having asserted that it is one."""
+    found = rehearsal(*arguments, **environment)
+    assert found.returncode == 2, found.stderr
+    assert found.stdout == ""
+    lines = found.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("rehearsal: "), found.stderr
+    return lines[0].removeprefix("rehearsal: ")
+
+
+# ----- help
+
+
+def test_help_is_quick_and_lists_all_commands() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = rehearsal("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 4  # about one second; with torch it would be five
+    assert found.returncode == 0 and found.stderr == ""
+    listed = re.findall(r"^│ (\w+)  ", found.stdout, re.MULTILINE)
+    assert set(listed) == set(COMMANDS)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What makes it quick, told without a clock."""
+    heavy = ("torch", "peft", "dagster", "matplotlib")
+    program = f"import sys, dagster_project.cli; print([m for m in {heavy} if m in sys.modules])"
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert found.stdout.strip() == "[]"
+
+
+# ----- errors that a user can put right
+
+
+def test_a_report_that_is_not_there(tmp_path: Path) -> None:
+    told = refused("report", "--home", tmp_path)
+    assert f"{tmp_path} holds no report" in told and "rehearsal demo" in told
+
+
+def test_a_world_that_is_not_there(tmp_path: Path) -> None:
+    assert "holds no finished world" in refused("world", "card", "--world", tmp_path)
+
+
+def test_a_world_cannot_be_made_of_nothing(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake").path
+    told = refused("world", "fit", "--lake", lake, "--out", tmp_path / "world")
+    assert f"the lake {lake} is empty" in told and "rehearsal ingest" in told
+    assert not (tmp_path / "world").exists()
+
+
+def test_a_base_model_that_is_not_there(traced_home: Path, tmp_path: Path) -> None:
+    lake = Lake.create(traced_home / "lake")
+    lake.ingest()
+    told = refused("world", "fit", "--lake", lake.path, "--out", tmp_path / "world", "--base", "/no/such/model")
+    assert "base model '/no/such/model' was not found" in told
+
+
+def test_a_lake_of_a_newer_version(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake").path
+    manifest = json.loads((lake / "lake.json").read_text())
+    (lake / "lake.json").write_text(json.dumps(manifest | {"version": 99}))
+    assert "has version 99" in refused("sql", "--lake", lake, "SELECT 1")
+
+
+@pytest.mark.parametrize("command", ["sql", "ingest"])
+def test_a_directory_that_is_no_lake(command: str, tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("mine")
+    told = refused(command, "--lake", tmp_path, *(["SELECT 1"] if command == "sql" else []))
+    assert "no lake" in told and (tmp_path / "letters.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_promotion_and_rollback_by_hand(tmp_path: Path) -> None:
+    assert "no version 'policy-1'" in refused("promote", "policy-1", "--home", tmp_path)
+    save_weights({"lora_A": torch.ones(2, 2)}, {"r": 2}, tmp_path / "adapter", {"kind": "policy"})
+    name = Registry(tmp_path / "registry").add(tmp_path / "adapter", {}).name
+    found = rehearsal("promote", name, "--home", tmp_path, "--why", "it is ours")
+    assert found.returncode == 0 and f"serving {name}" in found.stdout
+    (entry,) = Registry(tmp_path / "registry").history()
+    assert (entry["version"], entry["why"]) == (name, "it is ours")
+    assert "no earlier champion" in refused("rollback", "--home", tmp_path)
+
+
+def test_a_setting_that_nobody_knows(tmp_path: Path) -> None:
+    told = refused("evaluate", "--home", tmp_path, REHEARSAL_TRAIN__STEPZ="3")
+    assert told.startswith("settings: train.stepz: ")
+
+
+# ----- the doctor
+
+
+def test_the_doctor_tells_what_it_saw(tmp_path: Path) -> None:
+    found = rehearsal("doctor", "--home", tmp_path)
+    assert found.returncode in (0, 1)
+    for subject in ("Python", "Packages", "Memory", "Disk", "Base model", "Port 4318", "Java", "vLLM"):
+        assert re.search(rf"^[✓·✗]  {subject}  ", found.stdout, re.MULTILINE), found.stdout
+    assert (found.returncode == 1) == ("✗" in found.stdout)
+
+
+def test_the_doctor_says_what_is_missing(tmp_path: Path) -> None:
+    found = rehearsal("doctor", "--home", tmp_path, "--base", "/no/such/model")
+    assert found.returncode == 1 and re.search(r"^✗  Base model .*/no/such/model", found.stdout, re.MULTILINE)
