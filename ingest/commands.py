@@ -58,17 +58,18 @@ def receive(
 def ingest(
     lake: LakeOption,
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Files or directories; none: the journal.")
+        list[str] | None, typer.Argument(help="Files or directories, or URIs of them; none: the journal.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Read OTLP files, directories or the journal into the lake and rebuild its tables."""
     home = Lake.create(lake)
     console = Console(stderr=True)
-    total = len(files.find(paths) if paths else journal.segments(home.journal_path))
+    given = [files.as_path(path) for path in paths or ()]
+    total = len(files.find(given) if given else journal.segments(home.journal_path))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=total)
-        summary = home.ingest(paths, lambda path, rows: progress.update(task, advance=1))
+        summary = home.ingest(given, lambda path, rows: progress.update(task, advance=1))
         progress.add_task("building tables", total=None)
         home.describe(summary)
     print(json.dumps(asdict(summary)) if as_json else _told(summary))

@@ -10,7 +10,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 import zstandard
@@ -28,6 +28,18 @@ _CUT = (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)
 
 class BadFile(UserError):
     """A file that could not be read to its end; what was read before is kept."""
+
+
+def as_path(path: str | Path) -> Path:
+    """A path, also from a URI that fsspec knows (s3://, gs://, abfs://, memory://; each needs its package)."""
+    if isinstance(path, Path) or "://" not in str(path):
+        return Path(path)
+    from upath import UPath
+
+    try:
+        return cast(Path, UPath(path))  # the same methods, another class
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path} cannot be opened: {error}") from None
 
 
 def find(paths: list[Path]) -> list[Path]:
@@ -86,7 +98,9 @@ def _open(path: Path) -> BinaryIO:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise BadFile(f"{path} cannot be read: {error.strerror}") from None
+        raise BadFile(f"{path} cannot be read: {error.strerror or error}") from None
+    if not hasattr(file, "peek"):  # an object store's
+        file = io.BufferedReader(file)  # type: ignore[type-var]
     magic = file.peek(4)[:4]
     if magic[:2] == b"\x1f\x8b":
         return io.BufferedReader(gzip.GzipFile(fileobj=file))  # type: ignore[type-var,return-value]

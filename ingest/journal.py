@@ -145,6 +145,9 @@ class JournalWriter:
         self.directory = directory
         self.seal_bytes, self.seal_seconds = seal_bytes, seal_seconds
         directory.mkdir(parents=True, exist_ok=True)
+        for holder in (directory.parent, directory.parent.parent):  # a new directory is an entry of its parent
+            if os.access(holder, os.R_OK):
+                _sync_directory(holder)
         recover(directory)
         self._file: BinaryIO | None = None
         self._path = directory

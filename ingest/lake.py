@@ -116,7 +116,7 @@ class Lake:
         are not rebuilt here; reading does that, or ``build_tables``.
         """
         summary = IngestSummary()
-        wanted = [Path(p) for p in paths or ()]
+        wanted = [files.as_path(p) for p in paths or ()]
         found = files.find(wanted) if wanted else journal.segments(self.journal_path)
         with self._lock():
             writer = _RawWriter(self, summary)

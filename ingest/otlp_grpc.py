@@ -1,8 +1,8 @@
 """OTLP/gRPC: TraceService/Export and LogsService/Export, the messages taken raw.
 
-Two traps. gRPC unpacks compressed messages without a limit of its own, so that is switched off and done by
-``intake.decompressed``. And an exception in a handler becomes UNKNOWN, at which clients drop the data, so
-everything that goes wrong is answered from ``ingest.refusals``.
+Two traps. How much of a compressed message gRPC unpacks before it looks at the limit depends on its version,
+so that is switched off and done by ``intake.decompressed``. And an exception in a handler becomes UNKNOWN, at
+which clients drop the data, so everything that goes wrong is answered from ``ingest.refusals``.
 """
 
 from __future__ import annotations

@@ -23,7 +23,12 @@ MAY_IMPORT = {
 PLACES = {"tests", "benchmarks", "docs"}
 LONGEST_FILE = 500
 # Import names that differ from the distribution that brings them.
-DISTRIBUTION = {"opentelemetry": "opentelemetry-sdk", "google": "protobuf", "grpc": "grpcio"}
+DISTRIBUTION = {
+    "opentelemetry": "opentelemetry-sdk",
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "upath": "universal-pathlib",
+}
 
 
 def python_files(room: str) -> list[Path]:

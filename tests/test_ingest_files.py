@@ -89,6 +89,18 @@ def test_objects_of_s3_and_messages_of_kafka(tmp_path: Path) -> None:
     assert len(Lake.open(tmp_path / "lake").conversations()) == 4
 
 
+def test_objects_in_a_store_are_read_where_they_are(tmp_path: Path) -> None:
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for number, name in enumerate(("hour=05/traces_1.json", "hour=05/traces_2.binpb.gz", "hour=06/traces_3.binpb"), 1):
+        data = json.dumps(conversation(number, f"c-{number}")).encode() if name.endswith("json") else traces(number)
+        store.pipe(f"/bucket/{name}", gzip.compress(data) if name.endswith("gz") else data)
+    lake = Lake.create(tmp_path / "lake")
+    done = lake.ingest(["memory://bucket"])
+    assert (done.files, done.problems, done.new) == (3, [], 18) and lake.ingest(["memory://bucket/"]).new == 0
+
+
 @pytest.mark.parametrize("form", ["lines", "frames"])
 def test_a_file_that_is_still_written_is_read_to_its_last_whole_message(tmp_path: Path, form: str) -> None:
     if form == "lines":

@@ -29,7 +29,7 @@ from ingest.otlp_http import OtlpHttp
 from ingest.refusals import Refused
 
 LIMIT = 1 << 20
-MANY = settings(max_examples=80, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def tables(rows: otlp.Rows) -> list[dict[str, Any]]:
@@ -196,10 +196,10 @@ def test_any_compressed_body_is_bytes_or_a_refusal(data: bytes, how: str, packed
 def test_bombs_cost_no_more_than_the_limit(how: str, members: int) -> None:
     pack = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstandard.compress}[how]
     bomb = pack(bytes((1 << 30) // members)) * members
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(Refused, match="after decompression"):
         decompressed(bomb, how, LIMIT)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "in KiB"
 
 

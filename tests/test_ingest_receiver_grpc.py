@@ -57,11 +57,9 @@ def test_success_partial_success_and_empty_requests(server: Server) -> None:
 def test_gzip_is_understood_and_a_bomb_is_not(server: Server) -> None:
     assert call(server, protobuf(50, text="x" * 1000), compression=grpc.Compression.Gzip) == b""
     assert b"x" * 1000 in stored_open(server)
-    started = time.monotonic()
     exhausted = (grpc.StatusCode.RESOURCE_EXHAUSTED, None)  # no RetryInfo: it would be too large again
     assert code(server, bytes(200 << 20), compression=grpc.Compression.Gzip) == exhausted
     assert code(server, bytes(65 << 20)) == exhausted
-    assert time.monotonic() - started < 30
     assert memory(server) < 900 << 20
 
 
