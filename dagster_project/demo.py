@@ -31,6 +31,9 @@ from ingest.lake import Lake
 
 CONVERSATIONS = 4000
 ENVIRONMENT = "examples.support_desk.environment:SupportDesk"
+MADE = "demo.json"
+"""In the home directory: which demo made it."""
+
 SMALL: dict[str, Any] = {
     "world": {"minutes": 0.3},
     "card_calls": 60,
@@ -56,12 +59,13 @@ def run_demo(home: Path, seed: int, small: bool, console: Console) -> None:
 def _settings(home: Path, seed: int, small: bool) -> Settings:
     """This demo's settings. A home that holds another demo's work is not mixed with it."""
     wanted = {"environment": ENVIRONMENT, "seed": seed, **(SMALL if small else {})}
-    if (home / SAVED).exists():
-        before = json.loads((home / SAVED).read_text())
-        if before.get("seed") != seed or before.get("environment") != ENVIRONMENT:
-            raise UserError(
-                f"{home} holds the work of another demo (seed {before.get('seed')}); give --home or remove it"
-            )
+    made = {"seed": seed, "small": small}
+    before = json.loads((home / MADE).read_text()) if (home / MADE).exists() else None
+    if before is not None and before != made or before is None and (home / SAVED).exists():
+        what = f"another demo ({before})" if before else "something else than a demo"
+        raise UserError(f"{home} holds the work of {what}; give another --home, or remove it")
+    home.mkdir(parents=True, exist_ok=True)
+    write_json(home / MADE, made)
     settings = Settings(home=home, **wanted)
     settings.save()
     return settings

@@ -90,9 +90,9 @@ class Settings(BaseSettings):
         return self.base == "rehearsal-tiny"
 
     def save(self) -> None:
-        """Keep these settings in the home directory, for whoever opens it next."""
+        """Keep these settings in the home directory, for whoever opens it next. Keys are not written down."""
         self.home.mkdir(parents=True, exist_ok=True)
-        write_json(self.home / SAVED, self.model_dump(mode="json", exclude={"home"}))
+        write_json(self.home / SAVED, self.model_dump(mode="json", exclude={"home": True, "ruler": {"api_key": True}}))
 
     @classmethod
     def settings_customise_sources(

@@ -62,8 +62,8 @@ def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_a_home_of_another_seed_is_not_mixed_in(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps({"seed": 7, "environment": "x:Y"}))
+    (tmp_path / "demo.json").write_text(json.dumps({"seed": 7, "small": True}))
     command = [sys.executable, "-m", "dagster_project.cli", "demo", "--small", "--home", str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 2 and answer.stderr.startswith("rehearsal: ")
-    assert "seed 7" in answer.stderr and len(answer.stderr.splitlines()) == 1
+    assert "'seed': 7" in answer.stderr and len(answer.stderr.splitlines()) == 1

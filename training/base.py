@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from ingest.errors import UserError
 from training.chat import ChatFormat, CompactFormat, TemplateFormat
@@ -48,12 +51,26 @@ def load_base(name: str = "rehearsal-tiny", show_tools: bool = True, dtype: torc
     return Base(model, load_format(name, show_tools), base_path(name), name)
 
 
+@contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Without transformers' bar, which says nothing about a model that is loaded in no time."""
+    if not wanted or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 def _load(loader: type, name: str, **kwargs: object):  # type: ignore[no-untyped-def]
     path = base_path(name)
     if name in SHIPPED and not Path(path).is_dir():
         raise UserError(f"the shipped base model {name!r} is missing from this installation; reinstall rehearsal")
     try:
-        return loader.from_pretrained(path, **kwargs)  # type: ignore[attr-defined]
+        with _quiet(name in SHIPPED):
+            return loader.from_pretrained(path, **kwargs)  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:
         raise UserError(
             f"base model {name!r} was not found; expected 'rehearsal-tiny', a model directory or a Hugging Face id "
