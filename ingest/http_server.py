@@ -72,6 +72,12 @@ class Request:
         """Without the query."""
         return self.target.split(b"?", 1)[0].decode("latin-1")
 
+    def head(self, without: tuple[str, ...]) -> bytes:
+        """As it came, but for these headers."""
+        lines = [f"{k}: {v}" for k, v in self.headers.items() if k not in without]
+        start = self.method.encode("latin-1") + b" " + self.target + b" HTTP/1.1\r\n"
+        return start + "\r\n".join([*lines, "", ""]).encode("latin-1")
+
     def body(self) -> bytes:
         """The whole body."""
         return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
@@ -141,6 +147,7 @@ class Connection(asyncio.BufferedProtocol):
         self.whole: deque[Request] = deque()
         self.task: asyncio.Task[None] | None = None
         self.idle_since = time.monotonic()
+        self.offered = False  # HTTP/2, by the client
         self.deaf = False  # answered for good; what still comes is thrown away
 
     # ------------------------------------------------------------------------------ called by asyncio
@@ -163,10 +170,10 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self.deaf:
             return
+        data: bytes | memoryview = self.server.buffer[:nbytes]
         try:
-            self.parser.feed_data(self.server.buffer[:nbytes])
-        except httptools.HttpParserUpgrade:
-            self._ignore_upgrade()
+            while data and not self.deaf:
+                data = self._feed(data)
         except httptools.HttpParserError as error:
             self._fail(400, f"no HTTP/1.1 request: {error}")
         if self.request and not self.request.method and not self.deaf:
@@ -174,10 +181,24 @@ class Connection(asyncio.BufferedProtocol):
             if self.request.head_size > HEAD_BYTES:
                 self._fail(431, "the request's head is too long")
 
+    def _feed(self, data: bytes | memoryview) -> bytes:
+        """Parses, and returns what is to be parsed next. Java's client offers HTTP/2 with its first request and
+        takes an HTTP/1.1 answer for a no, but the parser stops behind the head of such a request: it is parsed
+        again without the offer, and the connection ends after it."""
+        try:
+            self.parser.feed_data(data)
+            return b""
+        except httptools.HttpParserUpgrade as stopped:
+            request, self.request = self.request, None
+            if request is None or request.method == "CONNECT":
+                raise httptools.HttpParserError("CONNECT is not understood here") from None
+            self.parser, self.offered = httptools.HttpRequestParser(self), True
+            return request.head(without=("upgrade", "connection", "http2-settings")) + bytes(data[stopped.args[0] :])
+
     # ---------------------------------------------------------------------------- called by httptools
 
     def on_message_begin(self) -> None:
-        self.request = Request()
+        self.request = Request(last=self.offered)
 
     def on_url(self, url: bytes) -> None:
         assert self.request
@@ -192,6 +213,8 @@ class Connection(asyncio.BufferedProtocol):
         assert request
         request.method = self.parser.get_method().decode("latin-1")
         request.keep_alive = self.parser.should_keep_alive()
+        if self.parser.should_upgrade():
+            return  # it comes again
         try:
             if int(request.headers.get("content-length", "0")) > self.service.max_body:
                 raise too_large(self.service.max_body)
@@ -217,7 +240,8 @@ class Connection(asyncio.BufferedProtocol):
             request.size += len(body)
 
     def on_message_complete(self) -> None:
-        if self.request and not self.deaf:
+        if self.request and not self.deaf and not self.parser.should_upgrade():
+            self.deaf = self.request.last
             self._queue(self.request)
 
     # -------------------------------------------------------------------------------------- answering
@@ -257,15 +281,6 @@ class Connection(asyncio.BufferedProtocol):
         if self.request:
             self._forget(self.request)
         self._end_with(Request(failed=Response(status, "text/plain", message.encode() + b"\n")))
-
-    def _ignore_upgrade(self) -> None:
-        """Java's client offers HTTP/2 with its first request; it takes an HTTP/1.1 answer for a no. The parser
-        has stopped behind the request, so the connection ends there, too."""
-        self.deaf = True
-        if self.whole:
-            self.whole[-1].last = True
-        else:
-            self._linger()
 
     def _end_with(self, request: Request) -> None:
         """Answers, after what is to be answered before, and hears nothing more."""
