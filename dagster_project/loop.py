@@ -228,7 +228,7 @@ class Loop:
                 verdict, pairs = asyncio.run(
                     compare(
                         practice, held_out, "champion", "candidate", settings.gate,
-                        lasting_alarms(candidate.facts["history"]), settings.seed,
+                        [*lasting_alarms(candidate.facts["history"]), *self._judge_alarms()], settings.seed,
                         lambda done: report(done, 2 * len(held_out), ""),
                     )
                 )  # fmt: skip
@@ -305,6 +305,12 @@ class Loop:
             settings.train.temperature, show_system=not settings.compact,
         )  # fmt: skip
         yield base, practice
+
+    def _judge_alarms(self) -> list[str]:
+        """What is wrong with the offline judge: one that orders pairs like a coin rewards nothing."""
+        if self.settings.ruler.base_url or self.judge().facts["interval"][0] > 0.5:
+            return []
+        return ["the judge does not surely agree with production's outcomes"]
 
     def _judge_client(self, engine: Engine) -> httpx.AsyncClient:
         if self.settings.ruler.base_url:

@@ -33,7 +33,7 @@ from training.clone import split_latest
 from training.edits import dumps
 from training.engines import Engine
 from training.engines.local import LocalEngine
-from training.learner import FitSettings, fit_sft
+from training.learner import FitSettings, LearnerSettings, fit_sft
 from training.lora import save_weights
 from training.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_messages
 from training.ruler import unescape
@@ -48,7 +48,12 @@ class JudgeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fit: FitSettings = Field(default_factory=lambda: FitSettings(seconds=120), description="The supervised fit.")
+    fit: FitSettings = Field(
+        default_factory=lambda: FitSettings(
+            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=130, step_tokens=8192
+        ),
+        description="The supervised fit. A row has one learned token, so steps are large: small ones learn nothing.",
+    )
     pair_share: float = Field(0.15, ge=0, le=1, description="Pairwise rows, as a share of the pointwise ones.")
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, kept for agreement.")
     most_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")

@@ -49,7 +49,7 @@ class FitSettings:
     """
 
     base: str = "rehearsal-tiny"
-    minutes: float = 7.0
+    minutes: float = 6.5
     epochs: float = 3.0
     rank: int = 64
     learning_rate: float = 2e-3
