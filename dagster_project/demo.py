@@ -30,6 +30,7 @@ from ingest.errors import UserError
 from ingest.lake import Lake
 
 CONVERSATIONS = 4000
+CARD_CALLS = 1200
 ENVIRONMENT = "examples.support_desk.environment:SupportDesk"
 MADE = "demo.json"
 """In the home directory: which demo made it."""
@@ -58,7 +59,7 @@ def run_demo(home: Path, seed: int, small: bool, console: Console) -> None:
 
 def _settings(home: Path, seed: int, small: bool) -> Settings:
     """This demo's settings. A home that holds another demo's work is not mixed with it."""
-    wanted = {"environment": ENVIRONMENT, "seed": seed, **(SMALL if small else {})}
+    wanted = {"environment": ENVIRONMENT, "seed": seed, "card_calls": CARD_CALLS, **(SMALL if small else {})}
     made = {"seed": seed, "small": small}
     before = json.loads((home / MADE).read_text()) if (home / MADE).exists() else None
     if before is not None and before != made or before is None and (home / SAVED).exists():
