@@ -204,9 +204,11 @@ class Loop:
                     base, practice, scenarios[: -settings.gate.scenarios], clone.directory / "adapter",
                     directory / "adapter", how,
                 )  # fmt: skip
-                return asyncio.run(
+                facts = asyncio.run(
                     loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}"))
                 )
+                report(facts["steps"], facts["steps"], f"the adapter of step {facts['best_step']} is the best")
+                return facts
 
         return run_stage(settings.home / "candidate", plain(inputs), work)
 

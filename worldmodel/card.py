@@ -223,7 +223,10 @@ def make_card(
     for entry in resolver.index.entries:
         trained.setdefault(entry.conversation_id, []).append(entry.step)
     asked = questions(held_out, trained, resolver, most)
-    card = model.run(measure(model, asked, with_base, on_progress))
+    try:
+        card = model.run(measure(model, asked, with_base, on_progress))
+    finally:
+        model.close()
     card["held_out"] = {"conversations": len({q.conversation_id for q in asked}), "calls": len(asked)}
     card["shared_entities"] = read_split(path).shared_entities
     if lake is None:

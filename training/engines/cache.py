@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
@@ -64,9 +65,10 @@ class BatchCache(Cache):
     def read(self, row: int, length: int) -> torch.Tensor:
         return torch.stack((self.keys[:, row, :, :length], self.values[:, row, :, :length]))
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+    def grow(self, by: int) -> None:
+        """Room for `by` more columns in every row; the bin moves to the new end."""
+        self.keys, self.values = (F.pad(block, (0, 0, 0, by)) for block in (self.keys, self.values))
+        self.capacity += by
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Drop all rows but these, in this order."""

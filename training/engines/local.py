@@ -205,7 +205,7 @@ class LocalEngine:
     def _prefill(self, batch: list[_Request]) -> tuple[BatchCache, dict[tuple[int, ...], int], torch.Tensor]:
         """Run what is new of each distinct prompt. Returns the cache, each prompt's row, and its last logits."""
         prompts = list(dict.fromkeys(r.prompt for r in batch))
-        room = max((r.sampling.max_tokens if r.sampling else 0) for r in batch)
+        room = min(LENGTH_STEP, max((r.sampling.max_tokens if r.sampling else 0) for r in batch))
         capacity = -(-(max(map(len, prompts)) + room) // LENGTH_STEP) * LENGTH_STEP
         cache = BatchCache(self.model.config, len(prompts), capacity, self.dtype, self.device)
         row_of = {prompt: row for row, prompt in enumerate(prompts)}
@@ -326,6 +326,8 @@ class LocalEngine:
                 cache.keep_rows(torch.from_numpy(kept).to(self.device))
                 rows, lengths, ids = [rows[k] for k in kept], lengths[kept], ids[kept]
                 alive = alive[kept]
+            if lengths.max() >= cache.capacity - 1:  # most answers are short: room for long ones is made when needed
+                cache.grow(2 * LENGTH_STEP)
             columns = np.where(alive, lengths, cache.capacity - 1)
             logits_BV = self._forward(cache, ids[:, None], columns[:, None], None)
             lengths = lengths + alive
