@@ -122,6 +122,8 @@ class VllmEngine:
     ) -> tuple[float, ...]:
         if not completion_ids:
             return ()
+        if not prompt_ids:
+            raise ValueError("a prompt needs at least one token")
         whole = [*prompt_ids, *completion_ids]
         output = await self._ask(whole, adapter, {**ONE_TOKEN, "prompt_logprobs": 0})
         scored = output.prompt_logprobs[len(prompt_ids) :]

@@ -69,6 +69,8 @@ class VllmServer:
     ) -> tuple[float, ...]:
         if not completion_ids:
             return ()
+        if not prompt_ids:
+            raise ValueError("a prompt needs at least one token")
         choice = await self._ask([*prompt_ids, *completion_ids], adapter, {**ONE_TOKEN, "prompt_logprobs": 0})
         scored = choice["prompt_logprobs"][len(prompt_ids) :]
         return tuple(step[str(token)]["logprob"] for step, token in zip(scored, completion_ids, strict=True))
