@@ -116,13 +116,13 @@ class Loop:
         inputs = {"data": self.data(), "settings": asdict(how)}
 
         def work(directory: Path) -> dict[str, Any]:
-            reports: dict[str, Report] = {}
+            reports: dict[str, FitReport] = {}
 
             def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
                 if adapter not in reports:
                     title = "learning the users" if adapter == "user" else "learning the world"
-                    reports[adapter] = track(title, self.log)
-                reports[adapter](round(100 * done), 100, f"loss {metrics.get('loss', math.nan):.3f}")
+                    reports[adapter] = fit_report(title, self.log)
+                reports[adapter](done, metrics)
 
             return fit_world(self.lake.conversations(), self.lake.transitions(), directory, how, progress)
 
@@ -149,7 +149,6 @@ class Loop:
         inputs = {"data": self.data(), "base": settings.base, "judge": settings.judge, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            report = track("learning to judge", self.log)
             return fit_judge(
                 load_base(settings.base, show_tools=False),
                 self._conversations(),
@@ -157,7 +156,7 @@ class Loop:
                 settings.judge,
                 settings.seed,
                 directory / "state.pt",
-                lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}"),
+                fit_report("learning to judge", self.log),
             )
 
         return run_stage(settings.home / "judge", plain(inputs), work)
@@ -168,7 +167,6 @@ class Loop:
         inputs = {"data": self.data(), "base": settings.base, "clone": settings.clone, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            report = track("cloning the agent", self.log)
             return fit_clone(
                 load_base(settings.base, show_tools=not settings.compact),
                 self._conversations(),
@@ -177,7 +175,7 @@ class Loop:
                 show_system=not settings.compact,
                 seed=settings.seed,
                 checkpoint=directory / "state.pt",
-                on_progress=lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}"),
+                on_progress=fit_report("cloning the agent", self.log),
             )
 
         return run_stage(settings.home / "clone", plain(inputs), work)
@@ -185,11 +183,11 @@ class Loop:
     def candidate(self) -> Done:
         """The clone after practice in the world: GRPO with RULER."""
         settings = self.settings
-        self.card()  # which tools may be generated is part of the world
         clone, scenarios = self.clone(), self.scenarios()
         how = settings.train.model_copy(update={"seed": settings.seed})
         inputs = {
             "world": self.world().fingerprint,
+            "card": self.card().fingerprint,  # which tools may be generated
             "clone": clone.fingerprint,
             "judge": self.judge().fingerprint,
             "ruler": settings.ruler,
@@ -321,6 +319,15 @@ class Loop:
         engine.load_adapter("judge", judge.directory / "adapter")
         chat = load_format(self.settings.base, show_tools=False)
         return in_process_client(LocalJudge(engine, chat, "judge", judge.facts["form"], judge.facts["most_tokens"]))
+
+
+FitReport = Callable[[float, Mapping[str, float]], None]
+
+
+def fit_report(title: str, log: Callable[[str], None] | None) -> FitReport:
+    """A bar for a fit, which tells how much of it is done (0 to 1) and its latest metrics."""
+    report = track(title, log)
+    return lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}")
 
 
 def report_from(report: Report, place: int, each: int, done: int) -> None:

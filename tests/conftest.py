@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dialect_samples import conversations
+
+from ingest.lake import Lake
+from ingest.records import Conversation
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -109,3 +113,15 @@ def traced_home(tmp_path: Path) -> Path:
     writer.append([journal.encode("traces_json", 1_760_000_000_000_000_000, body) for body in requests])
     writer.close()
     return home
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """An empty lake."""
+    return Lake.create(tmp_path / "lake")
+
+
+@pytest.fixture
+def recover(tmp_path: Path, lake: Lake) -> Callable[..., list[Conversation]]:
+    """The conversations that a lake makes of OTLP requests."""
+    return lambda *requests: conversations(lake, tmp_path / "in.jsonl", *requests)

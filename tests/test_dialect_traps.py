@@ -24,7 +24,6 @@ from dialect_samples import (
     OTEL_HISTORY,
     SAMPLES,
     SYSTEM,
-    conversations,
     facts,
     log,
     logs,
@@ -42,16 +41,6 @@ from ingest.records import Conversation
 from ingest.shapes import read_messages
 
 Recover = Callable[..., list[Conversation]]
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake.create(tmp_path / "lake")
-
-
-@pytest.fixture
-def recover(tmp_path: Path, lake: Lake) -> Recover:
-    return lambda *requests: conversations(lake, tmp_path / "in.jsonl", *requests)
 
 
 def change(sample: dict[str, Any], number: int, **values: Any) -> None:

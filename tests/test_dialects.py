@@ -20,7 +20,6 @@ from dialect_samples import (
     OPENAI_TOOLS,
     SAMPLES,
     SCHEMA,
-    conversations,
     facts,
     turn,
 )
@@ -30,16 +29,6 @@ from ingest.lake import Lake
 from ingest.records import Conversation
 
 Recover = Callable[..., list[Conversation]]
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake.create(tmp_path / "lake")
-
-
-@pytest.fixture
-def recover(tmp_path: Path, lake: Lake) -> Recover:
-    return lambda *requests: conversations(lake, tmp_path / "in.jsonl", *requests)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
