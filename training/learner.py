@@ -59,7 +59,7 @@ class Learner:
     # ----- steps
 
     def sft_step(self, rows: Sequence[Row], progress: float = 0.0) -> dict[str, float]:
-        return self._step(rows, progress, lambda logprobs, *_: sft(logprobs))
+        return self._step(rows, progress, lambda logprobs_N, batch, _: sft(logprobs_N, batch.weights_N))
 
     def grpo_step(self, rows: Sequence[Row], settings: GrpoSettings, progress: float = 0.0) -> dict[str, float]:
         """One step on sampled rows; each needs the sampler's log-probabilities."""
