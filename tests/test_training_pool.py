@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from training_samples import Wall, Walls, scenario, tiny_base
+from training_samples import Wall, Walls, scenario, stir, tiny_base
 
 from examples.support_desk.environment import SupportDesk
 from ingest.errors import UserError
@@ -47,8 +47,6 @@ class Shaky(Walls):
     """The walls of one scenario fall, so that the trajectories of others can be told from what broke."""
 
     def world(self, scenario: Scenario, *, seed: int) -> Any:
-        if scenario.scenario_id == "s9":
-            os._exit(7)
         if scenario.scenario_id == "s8":
             raise LookupError("there is no such world")
         return Shaky("broken") if scenario.scenario_id == "s3" else self
@@ -66,17 +64,16 @@ def open_practice() -> Practice:
     return Practice(engine, base.format, Shaky(), ruler, Limits(turns=3, turn_tokens=12))
 
 
-def open_player() -> Player:
+def open_player(adapter: Path) -> Player:
     base = tiny_base()
     engine = LocalEngine(base.model, base.format.pad_id)
+    engine.load_adapter("policy", adapter)
     return Player(engine, base.format, SupportDesk(), 5, seed=1, limits=Limits(turns=3, turn_tokens=12))
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random, but for no reason the same as the base."""
-    from training_samples import stir
-
+    """An adapter of random weights."""
     learner = Learner(tiny_base(), LearnerSettings(lora=LoraSettings(rank=4, alpha=8), bf16=False), seed=3)
     stir(learner)
     path = tmp_path_factory.mktemp("adapter") / "adapter"
@@ -142,22 +139,15 @@ def test_adapters_come_and_go_in_every_worker(pool: PracticePool, adapter: Path)
     assert all(isinstance(g[0], UserError) and "policy@1" in str(g[0]) for g in gone)
 
 
-def test_two_processes_play_the_real_episodes_that_one_does() -> None:
+def test_two_processes_play_the_real_episodes_that_one_does(adapter: Path) -> None:
     done: list[int] = []
-    with Workers(partial(named_player, None), 2) as workers:
-        spread = asyncio.run(play(workers, "base", 5, done.append))
-    whole = asyncio.run(named_player(None).play("base"))
+    with Workers(partial(open_player, adapter), 2) as workers:
+        spread = asyncio.run(play(workers, "policy", 5, done.append))
+    whole = asyncio.run(open_player(adapter).play("policy"))
     assert done == [1, 2, 3, 4, 5] and len(spread.trajectories) == 5
     assert [t.ids for t in spread.trajectories] == [t.ids for t in whole.trajectories]
     assert [t.messages for t in spread.trajectories] == [t.messages for t in whole.trajectories]
     assert (spread.name, spread.success, spread.kinds) == (whole.name, whole.success, whole.kinds)
-
-
-def named_player(path: Path | None) -> Player:
-    player = open_player()
-    learner = Learner(tiny_base(), LearnerSettings(lora=LoraSettings(rank=4, alpha=8), bf16=False), seed=3)
-    player.engine.publish_adapter("base", *learner.weights())  # type: ignore[attr-defined]
-    return player
 
 
 def test_what_is_dealt_round_comes_back_in_order() -> None:
@@ -186,14 +176,17 @@ def test_a_call_that_fails_raises_what_it_raised_and_the_workers_go_on(pool: Pra
     assert len(asyncio.run(pool.singles(SCENARIOS[:2], SEEDS[:2], "policy"))) == 2
 
 
-def test_a_worker_that_dies_is_an_error_and_no_wait(adapter: Path) -> None:
-    with PracticePool.open(open_practice, 2) as pool:
-        processes = [w.process for w in pool.workers._workers]
-        pool.load_adapter("policy", adapter)
+def leave_or_wait(_: None, leave: bool, __: Any) -> None:
+    os._exit(7) if leave else time.sleep(600)
+
+
+def test_a_worker_that_dies_is_an_error_and_no_wait() -> None:
+    with Workers(nothing, 2) as workers:
+        processes = [w.process for w in workers._workers]
         with pytest.raises(WorkerDied, match=r"worker 1 ended \(exit code 7\)"):
-            asyncio.run(pool.groups([scenario(0), scenario(9)], [1, 2], 1, "policy"))
+            asyncio.run(workers.map(leave_or_wait, [False, True]))
         with pytest.raises(WorkerDied, match="exit code 7"):
-            pool.unload_adapter("policy")
+            workers.each(look, None)
         processes[0].join(5)
         assert all(p.exitcode is not None for p in processes)
 
@@ -248,28 +241,36 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_no_worker_outlives_its_parent(how: signal.Signals, tmp_path: Path) -> None:
+def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
-    seen = tmp_path / "seen"
-    seen.mkdir()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    parent = subprocess.Popen(
-        [sys.executable, str(tmp_path / "parent.py"), str(seen)], env=environment, stderr=subprocess.DEVNULL
-    )
+    parents = {}
+    for how in (signal.SIGKILL, signal.SIGINT):
+        (tmp_path / how.name).mkdir()
+        command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / how.name)]
+        parents[how] = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 120
-        while len(list(seen.iterdir())) < 2:
-            assert time.monotonic() < until and parent.poll() is None
-            time.sleep(0.05)
-        parent.send_signal(how)  # to the parent alone
-        parent.wait(30)
-        until = time.monotonic() + 30
-        while any(lives(int(path.name)) for path in seen.iterdir()):
-            assert time.monotonic() < until, "a worker lives on without its parent"
-            time.sleep(0.05)
+        for how, parent in parents.items():
+            seen = partial(workers_in, tmp_path / how.name)
+            wait_until(lambda seen=seen: len(seen()) == 2 and all(map(lives, seen())))
+            parent.send_signal(how)  # to the parent alone
+            parent.wait(30)
+            wait_until(lambda seen=seen: not any(map(lives, seen())))
     finally:
-        parent.kill()
+        for parent in parents.values():
+            parent.kill()
+
+
+def workers_in(directory: Path) -> list[int]:
+    return [int(path.name) for path in directory.iterdir()]
+
+
+def wait_until(seen: Callable[[], Any], seconds: float = 120) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := seen()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return found
 
 
 def lives(number: int) -> bool:
