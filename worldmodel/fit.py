@@ -52,7 +52,7 @@ class FitSettings:
 
     base: str = "rehearsal-tiny"
     minutes: float = 6.5
-    epochs: float = 3.0
+    epochs: float = 5.0
     rank: int = 64
     learning_rate: float = 2e-3
     step_tokens: int = 2048
