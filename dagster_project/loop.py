@@ -134,8 +134,9 @@ class Loop:
         def work(_: Path) -> dict[str, Any]:
             report = track("asking the world held-out calls", self.log)
             return make_card(
-                world.directory, most=self.settings.card_calls, on_progress=lambda done, total: report(done, total, "")
-            )
+                world.directory, most=self.settings.card_calls,
+                on_progress=lambda done, total: report(done, total, ""), processes=self._processes(),
+            )  # fmt: skip
 
         return run_stage(self.settings.home / "card", asked, work)
 

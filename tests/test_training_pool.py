@@ -26,11 +26,11 @@ from training.evaluate import Player
 from training.judge import LocalJudge, in_process_client
 from training.learner import Learner, LearnerSettings
 from training.lora import LoraSettings, save_weights
-from training.pool import PracticePool, dealt_back, play
+from training.pool import PracticePool, play
 from training.practice import Practice
 from training.rollout import Limits, Trajectory
 from training.ruler import Ruler, RulerSettings
-from training.workers import WorkerDied, Workers, choose_count
+from training.workers import WorkerDied, Workers, choose_count, dealt_back
 
 SCENARIOS = [scenario(k) for k in range(5)]
 SEEDS = [11, 12, 13, 14, 15]

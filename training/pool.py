@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ingest.records import Scenario
 from training.evaluate import Player, Run
 from training.practice import Practice, Practising
 from training.rollout import Trajectory
 from training.ruler import Judgement
-from training.workers import Tell, Workers, portable
-
-T = TypeVar("T")
+from training.workers import Tell, Workers, dealt_back, portable
 
 
 class PracticePool(Practising):
@@ -74,14 +71,6 @@ async def play(workers: Workers, name: str, episodes: int, on_done: Tell = lambd
         tuple(dealt_back([run.kinds for run in runs])),
         tuple(dealt_back([run.trajectories for run in runs])),
     )
-
-
-def dealt_back(hands: Sequence[Sequence[T]]) -> list[T]:
-    """Items in the order in which they were dealt round to the hands."""
-    found: list[Any] = [None] * sum(map(len, hands))
-    for k, hand in enumerate(hands):
-        found[k :: len(hands)] = hand
-    return found
 
 
 # ----- in the worker

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
+
+T = TypeVar("T")
 
 MOST = 4
 """Processes at most, unless more are asked for."""
@@ -191,6 +193,14 @@ def _beginning(threads: int) -> Iterator[None]:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+def dealt_back(hands: Sequence[Sequence[T]]) -> list[T]:
+    """Items in the order in which they were dealt round to the hands."""
+    found: list[Any] = [None] * sum(map(len, hands))
+    for k, hand in enumerate(hands):
+        found[k :: len(hands)] = hand
+    return found
 
 
 # ----- how many
