@@ -59,14 +59,14 @@ class Shaky(Walls):
 
 def open_practice() -> Practice:
     base = tiny_base()
-    engine = LocalEngine(base.model, base.format.pad_id)
+    engine = LocalEngine(base.model, base.format.pad_id, dtype=torch.float32)
     ruler = Ruler(RulerSettings(), in_process_client(LocalJudge(engine, base.format, None)))
     return Practice(engine, base.format, Shaky(), ruler, Limits(turns=3, turn_tokens=12))
 
 
 def open_player(adapter: Path) -> Player:
     base = tiny_base()
-    engine = LocalEngine(base.model, base.format.pad_id)
+    engine = LocalEngine(base.model, base.format.pad_id, dtype=torch.float32)
     engine.load_adapter("policy", adapter)
     return Player(engine, base.format, SupportDesk(), 5, seed=1, limits=Limits(turns=3, turn_tokens=12))
 

@@ -27,6 +27,8 @@ from training.engines.cache import BatchCache, CacheMemory, PrefixStore
 from training.engines.small import SmallDecoder, quick_dtype
 
 PREFILL_TOKENS = 8192
+ROUND_TOKENS = 65_536
+"""Places in the cache of one round: what it holds of a small model is 200 MiB then."""
 MOST_PADDING = 1.25
 """A prefill chunk's padded size, as a multiple of the tokens in it, beyond `PREFILL_SLACK` tokens."""
 PREFILL_SLACK = 128
@@ -70,6 +72,12 @@ class _Request:
         return self.factors, (*self.prompt, *self.ids)
 
     @property
+    def columns(self) -> int:
+        """Places in the cache that this will want, room to write included."""
+        room = min(LENGTH_STEP, self.sampling.max_tokens) if self.sampling else len(self.completion)
+        return len(self.prompt) + room
+
+    @property
     def over(self) -> bool:
         """Whether nothing more is to be sampled."""
         if self.sampling is None:
@@ -89,7 +97,7 @@ class LocalEngine:
         model: PreTrainedModel,
         pad_id: int = 0,
         most_rows: int = 256,
-        cached_tokens: int = 150_000,
+        cached_tokens: int = 80_000,
         own: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -206,7 +214,13 @@ class LocalEngine:
         have more to ask.
         """
         kind = min(r.kind for r in self._waiting)
-        chosen = [r for r in self._waiting if r.kind == kind][: self.most_rows]
+        chosen, longest = [], 0
+        for request in self._waiting:
+            if request.kind == kind and len(chosen) < self.most_rows:
+                longest = max(longest, request.columns)
+                if chosen and longest * (len(chosen) + 1) > ROUND_TOKENS:
+                    break
+                chosen.append(request)
         taken = set(map(id, chosen))
         self._waiting = [r for r in self._waiting if id(r) not in taken]
         return chosen
