@@ -73,12 +73,11 @@ def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path],
         spent = earlier + time.monotonic() - started
         write_json(directory / BEGUN, {"fingerprint": key, "seconds": spent, "inputs": dict(inputs)})
         raise
-    finally:
-        give_back_memory()
     seconds = round(earlier + time.monotonic() - started, 1)
     manifest = {"fingerprint": key, "seconds": seconds, "facts": facts, "inputs": dict(inputs)}
     write_json(directory / MANIFEST, manifest)
     (directory / BEGUN).unlink()
+    give_back_memory()
     return Done(directory, key, json.loads(json.dumps(facts, default=str)), seconds, reused=False)
 
 

@@ -43,7 +43,8 @@ class TrainSettings(BaseModel):
     group_size: int = Field(8, ge=2, description="Episodes a scenario.")
     temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
     learner: LearnerSettings = Field(
-        default_factory=lambda: LearnerSettings(learning_rate=8e-4, warm_up=3), description="The optimiser."
+        default_factory=lambda: LearnerSettings(learning_rate=8e-4, warm_up=3, schedule="cosine"),
+        description="The optimiser.",
     )
     loss: GrpoSettings = Field(default_factory=GrpoSettings, description="The policy loss.")
     limits: Limits = Field(default_factory=Limits, description="Where episodes are cut off.")
@@ -100,7 +101,7 @@ class Grpo:
             began = time.monotonic()
             step = await self._practise(self.learner.step)
             if step.rows:
-                learned = self.learner.grpo_step(step.rows, self.settings.loss, self.learner.step / self.settings.steps)
+                learned = self.learner.grpo_step(step.rows, self.settings.loss, self._done())
             else:
                 learned = {"loss": 0.0}
                 self.learner.step += 1
@@ -189,6 +190,11 @@ class Grpo:
         save_weights(*self.learner.weights(), served, {"role": "policy", "step": self.learner.step})
         self.practice.load_adapter(self._name(), served)
         self.practice.unload_adapter(f"policy@{self.learner.step - 1}")
+
+    def _done(self) -> float:
+        """How much of the run is over (0 to 1), by steps or by time, whichever is further: what the rate falls with."""
+        by_time = self.seconds / self.settings.seconds if self.settings.seconds else 0.0
+        return min(1.0, max(self.learner.step / self.settings.steps, by_time))
 
     def _out_of_time(self, more: float = 0.0) -> bool:
         return self.settings.seconds is not None and self.seconds + more >= self.settings.seconds

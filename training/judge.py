@@ -30,6 +30,7 @@ from training.base import Base
 from training.batch import Row
 from training.chat import ChatFormat
 from training.clone import split_latest
+from training.counterfactual import Counterfactuals
 from training.edits import dumps
 from training.engines import Engine
 from training.engines.local import LocalEngine
@@ -50,9 +51,12 @@ class JudgeSettings(BaseModel):
 
     fit: FitSettings = Field(
         default_factory=lambda: FitSettings(
-            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=130, step_tokens=8192
+            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=200, step_tokens=8192
         ),
         description="The supervised fit. A row has one learned token, so steps are large: small ones learn nothing.",
+    )
+    exchanged: float = Field(
+        0.6, ge=0, description="Share of the successes that are told once more with a value exchanged, as failures."
     )
     pair_share: float = Field(0.15, ge=0, le=1, description="Pairwise rows, as a share of the pointwise ones.")
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, kept for agreement.")
@@ -176,14 +180,23 @@ def in_process_client(judge: LocalJudge) -> httpx.AsyncClient:
 # ----- training
 
 
-def labelled(conversations: Sequence[Conversation]) -> list[tuple[str, bool]]:
-    """(transcript, success) of the conversations whose outcome production knows."""
+def labelled(conversations: Sequence[Conversation]) -> list[tuple[Conversation, bool]]:
+    """The conversations whose outcome production knows, with whether it was success."""
     found = []
     for conversation in conversations:
         scores = [o["score"] for o in conversation.outcomes if o.get("score") is not None]
         if scores:
-            found.append((transcript(conversation.messages), float(scores[-1] or 0.0) >= 0.5))
+            found.append((conversation, float(scores[-1] or 0.0) >= 0.5))
     return found
+
+
+def exchanged(
+    examples: Sequence[tuple[Conversation, bool]], known: Counterfactuals, share: float, seed: int
+) -> list[tuple[str, bool]]:
+    """A share of the successes told again with one value exchanged: failures."""
+    rng = random.Random(seed)
+    told = [known.of(c.messages, rng) for c, success in examples if success and rng.random() < share]
+    return [(transcript(messages), False) for messages in told if messages is not None]
 
 
 def judge_rows(
@@ -225,13 +238,16 @@ def fit_judge(
     outcomes are missing or all alike.
     """
     examples = labelled(conversations)
-    train, held_out = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
+    earlier, latest = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
+    train, held_out = ([(transcript(c.messages), s) for c, s in part] for part in (earlier, latest))
     if len({s for _, s in train}) < 2 or len({s for _, s in held_out}) < 2:
         raise UserError(
             f"the judge needs outcomes of both kinds and at least 20 of them, got {len(examples)}; record "
             "gen_ai.evaluation.result for some conversations, or set an external judge"
         )
-    rows = judge_rows(train, base.format, settings, seed)
+    known = Counterfactuals([c.messages for c, _ in earlier])
+    told = exchanged(earlier, known, settings.exchanged, seed)
+    rows = judge_rows([*train, *told], base.format, settings, seed)
     weights, config, history = fit_sft(
         base, rows, judge_rows(held_out, base.format, settings, seed)[:300], settings.fit, checkpoint, seed,
         on_progress=on_progress,
@@ -240,6 +256,7 @@ def fit_judge(
     engine.publish_adapter("judge", weights, config)
     judge = LocalJudge(engine, base.format, "judge", most_tokens=settings.most_tokens)
     measured = asyncio.run(_agreements(judge, held_out, seed))
+    seen_through = asyncio.run(_seen_through(judge, latest, known, seed))
     good = sum(s for _, s in held_out)
     form = max(measured, key=lambda f: measured[f]["agreement"])
     manifest = {
@@ -251,6 +268,8 @@ def fit_judge(
         "labelled": len(examples),
         "held_out": len(held_out),
         "pairs": good * (len(held_out) - good),
+        "exchanged": len(told),
+        "exchanges_seen": seen_through,
         "most_tokens": settings.most_tokens,
         "history": history,
     }
@@ -272,6 +291,17 @@ async def _agreements(judge: LocalJudge, examples: Sequence[tuple[str, bool]], s
         "pointwise": {"agreement": float(won.mean()), "interval": _interval(won, seed), "accuracy": float(accuracy)},
         "pairwise": {"agreement": float((wins > 0.5).mean()), "interval": _interval((wins > 0.5)[:, None], seed)},
     }
+
+
+async def _seen_through(
+    judge: LocalJudge, examples: Sequence[tuple[Conversation, bool]], known: Counterfactuals, seed: int
+) -> float | None:
+    """Share of held-out successes that score higher as they were than with a value exchanged."""
+    rng = random.Random(seed)
+    pairs = [(c.messages, known.of(c.messages, rng)) for c, success in examples if success]
+    texts = [(transcript(told), transcript(other)) for told, other in pairs if other is not None]
+    scores = await asyncio.gather(*(asyncio.gather(judge.success(a), judge.success(b)) for a, b in texts))
+    return float(np.mean([a > b for a, b in scores])) if scores else None
 
 
 def _interval(won: np.ndarray, seed: int, draws: int = 1000) -> list[float]:

@@ -214,7 +214,8 @@ class LocalEngine:
         have more to ask.
         """
         kind = min(r.kind for r in self._waiting)
-        chosen, longest = [], 0
+        chosen: list[_Request] = []
+        longest = 0
         for request in self._waiting:
             if request.kind == kind and len(chosen) < self.most_rows:
                 longest = max(longest, request.columns)
