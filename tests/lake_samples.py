@@ -48,11 +48,14 @@ class Killed(BaseException):
 
 
 def killed_at_every_step(
-    monkeypatch: pytest.MonkeyPatch, make: Callable[[], Lake], work: Callable[[Lake], object]
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], Lake],
+    work: Callable[[Lake], object],
+    steps: Iterable[int] = range(1, 200),
 ) -> Iterator[Lake]:
     """Lakes in which the work was killed before its first, second, ... replacement or removal of a file; the
     last one is a lake in which it ran to its end."""
-    for step in range(1, 200):
+    for step in steps:
         lake = make()
         left = [step]
         with monkeypatch.context() as patch:
