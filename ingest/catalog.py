@@ -197,6 +197,11 @@ def new_path(root: Path, name: str, hour: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for holder in (folder.parent, folder.parent.parent, root):
             sync_directory(holder)
+    return part_path(folder)
+
+
+def part_path(folder: Path) -> Path:
+    """A name that no other part has."""
     return folder / f"part-{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
 
 

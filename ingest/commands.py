@@ -90,7 +90,7 @@ def _told(s: IngestSummary) -> str:
         f"{s.conversations} conversations; flagged: {_counts(s.flags)}",
         f"spans by dialect: {_counts(s.dialects)}",
     ]
-    refused = {"without ids": s.rejected, "unreadable": s.unreadable, "metrics": s.metrics}
+    refused = {"without ids": s.rejected, "unreadable": s.unreadable, "metrics": s.metrics, "expired": s.expired}
     if any(refused.values()):
         lines.append(f"left out: {_counts({k: v for k, v in refused.items() if v})}")
     return "\n".join(lines)

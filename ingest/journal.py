@@ -94,6 +94,21 @@ def _read_one(file: BinaryIO, at: int) -> Entry | None:
     return Entry(KINDS[kind], arrived, payload, at + _HEAD.size + length)
 
 
+def newest_arrival(path: Path) -> int:
+    """When the latest request of a segment arrived (ns since 1970; 0 for none), by the heads of its records
+    alone: nothing is checked."""
+    newest = 0
+    with open_segment(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        at = len(MAGIC)
+        while at + _HEAD.size + _META.size <= size:
+            file.seek(at)
+            length, _ = _HEAD.unpack(file.read(_HEAD.size))
+            newest = max(newest, _META.unpack(file.read(_META.size))[1])
+            at += _HEAD.size + length
+    return newest
+
+
 def segments(directory: Path, sealed_only: bool = False) -> list[Path]:
     """The segments, oldest first."""
     wanted = {".rjl"} if sealed_only else {".rjl", ".open"}

@@ -22,13 +22,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from ingest import catalog, files, journal, landing, otlp, renormalising, tables
+from ingest import catalog, compaction, files, journal, landing, otlp, renormalising, retention, tables
 from ingest.catalog import write_json
+from ingest.compaction import Compacted
 from ingest.errors import UserError
 from ingest.normal import MAPPING_VERSION
 from ingest.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
 from ingest.records import Conversation, Scenario, ToolProfile, Transition
 from ingest.renormalising import Changes
+from ingest.retention import Retained
 
 FORMAT = "rehearsal-lake"
 VERSION = 1
@@ -46,6 +48,7 @@ class IngestSummary:
     rows: int = 0
     new: int = 0
     duplicates: int = 0
+    expired: int = 0
     rejected: int = 0
     unreadable: int = 0
     metrics: int = 0
@@ -136,6 +139,8 @@ class Lake:
                 if progress:
                     progress(path, summary.rows)
             writer.flush()
+            summary.expired = writer.expired
+            summary.duplicates = summary.rows - summary.new - writer.expired
         return summary
 
     def _ingest_file(self, path: Path, writer: landing.RawWriter, summary: IngestSummary) -> None:
@@ -176,21 +181,44 @@ class Lake:
         """Rebuilds the normalised rows and every table of ``sql/`` if raw rows or the mapping have changed;
         returns the number of rows of each table."""
         with self._lock():
-            state = self._state()
-            path = self.path / "tables" / "state.json"
-            if not force and path.exists():
-                old = json.loads(path.read_text())
-                if old["of"] == state:
-                    return dict(old["rows"])
-            rows = tables.build(self.path)
-            write_json(path, {"of": state, "rows": rows})
-            return rows
+            return self._build_tables(force)
+
+    def _build_tables(self, force: bool = False) -> dict[str, int]:
+        state = self._state()
+        path = self.path / "tables" / "state.json"
+        if not force and path.exists():
+            old = json.loads(path.read_text())
+            if old["of"] == state:
+                return dict(old["rows"])
+        rows = tables.build(self.path)
+        write_json(path, {"of": state, "rows": rows})
+        return rows
 
     def renormalise(self, apply: bool = False) -> Changes:
         """What today's mapping makes of the raw rows, against the tables as they are; they stay as they are
         unless ``apply``. Raises ``UserError`` where there are no tables."""
         with self._lock():
             return renormalising.renormalise(self.path, self._state(), apply)
+
+    def compact(self) -> list[Compacted]:
+        """Merges small raw parts into large, sorted ones. No row and no table changes."""
+        with self._lock():
+            return compaction.compact(self.path, self._catalog())
+
+    def retain(self, days: float, dry_run: bool = False, now_ns: int | None = None) -> Retained:
+        """Drops raw rows, and segments of the journal, that arrived more than ``days`` ago, but no conversation
+        in part; the tables become those of the rest. What waits in the journal lands first. With ``dry_run``
+        it only says what would go. Raises ``UserError`` for a negative time."""
+        if days < 0:
+            raise UserError(f"--days is {days:g}; give how many days to keep, 0 or more")
+        before_ns = (now_ns or time.time_ns()) - int(days * 86_400 * 10**9)
+        if not dry_run:
+            self.ingest()
+        with self._lock():
+            self._build_tables()
+            done = retention.retain(self.path, self._catalog(), before_ns, dry_run)
+            self._build_tables()
+            return done
 
     def describe(self, summary: IngestSummary) -> None:
         """Adds what the tables say after an ingest: conversations, spans by dialect, flags."""
@@ -261,6 +289,5 @@ def _count(summary: IngestSummary, rows: otlp.Rows, new: dict[str, int]) -> None
     summary.metrics += rows.metrics
     summary.rows += len(rows)
     summary.new += sum(new.values())
-    summary.duplicates += len(rows) - sum(new.values())
     for name, count in new.items():
         setattr(summary, name, getattr(summary, name) + count)

@@ -28,13 +28,14 @@ _LONG_AT = {
 
 class RawWriter:
     """Collects new rows and writes them when they are many. Rows of the journal that arrived before ``from_ns``
-    have expired (``ingest.retention``) and do not land again."""
+    have expired (``ingest.retention``) and do not land again; they are counted."""
 
     ROWS, BYTES = 100_000, 96 << 20
 
     def __init__(self, root: Path, catalog: Catalog, from_ns: int = 0) -> None:
         self.root, self.catalog, self.from_ns = root, catalog, from_ns
         self.pending = otlp.Rows()
+        self.expired = 0
         self._bytes = 0
         self._marks: dict[str, Read] = {}
         self._known: dict[str, Known] = {}
@@ -60,6 +61,7 @@ class RawWriter:
         new = self._known[name].add(np.array([row[_HASH_AT[name]] for row in rows], HASH)).tolist()
         at = _TIME_AT[name]
         kept = [rows[i] for i in new if rows[i][at] >= self.from_ns]
+        self.expired += len(new) - len(kept)
         getattr(self.pending, name).extend(kept)
         one, other = _LONG_AT[name]
         self._bytes += sum(len(row[one]) + len(row[other]) for row in kept)

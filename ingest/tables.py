@@ -93,10 +93,15 @@ def _views(db: duckdb.DuckDBPyConnection, directory: Path) -> None:
         db.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet('{_quoted(path)}')")
 
 
-def connect(root: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that sees every raw, normalised and derived table of a lake by its name."""
-    db = duckdb.connect()
+def views(db: duckdb.DuckDBPyConnection, root: Path) -> None:
+    """Lets a connection see every raw, normalised and derived table of a lake by its name."""
     _raw_views(db, root)
     _views(db, root / "normalised")
     _views(db, root / "tables")
+
+
+def connect(root: Path) -> duckdb.DuckDBPyConnection:
+    """A connection that sees every raw, normalised and derived table of a lake by its name."""
+    db = duckdb.connect()
+    views(db, root)
     return db
