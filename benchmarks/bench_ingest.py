@@ -5,8 +5,8 @@ journal and read by the real `rehearsal ingest`, in a process of its own.
     python -m benchmarks.bench_ingest --million 1 3 10 # 1 KB spans, so many millions: time and memory should be linear
 
 A conversation is one trace: an agent span, and for each of its turns a chat span, which repeats the history, and a
-tool span, and a last chat span. Conversations differ in every word. Spans are padded with attributes to their mean size; the journal
-is written before the clock starts and removed afterwards.
+tool span, and a last chat span. Conversations differ in every word. Spans are padded with an attribute to their
+size; the journal is written before the clock starts and removed afterwards.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from ingest import journal
 from ingest.lake import Lake
@@ -35,18 +36,16 @@ BASE_NS = 1_750_000_000_000_000_000
 SECOND = 1_000_000_000
 
 
-def conversation(rng: random.Random, number: int, span_bytes: int) -> Iterator[object]:
+def conversation(rng: random.Random, number: int, span_bytes: int) -> Iterator[Span]:
     """The spans of one conversation, each about so large."""
-    from opentelemetry.proto.trace.v1.trace_pb2 import Span
-
     trace, start = rng.randbytes(16), BASE_NS + number * SECOND
     words = lambda n: rng.randbytes(n // 2).hex()  # noqa: E731
     said = max(16, span_bytes // 40)  # so that the history of the last turn fits
     root = rng.randbytes(8)
-    history = [_text("user", f"please look at {words(said)}")]
+    history: list[dict[str, object]] = [_text("user", f"please look at {words(said)}")]
 
     def make(name: str, at: int, parent: bytes, attributes: dict[str, str]) -> Span:
-        span = Span(name=name, kind=3, trace_id=trace, span_id=rng.randbytes(8), parent_span_id=parent)
+        span = Span(name=name, kind=Span.SPAN_KIND_CLIENT, trace_id=trace, span_id=rng.randbytes(8), parent_span_id=parent)
         span.start_time_unix_nano, span.end_time_unix_nano = start + at * SECOND, start + (at + 1) * SECOND
         for key, value in {**attributes, "gen_ai.conversation.id": f"c-{number}"}.items():
             span.attributes.add(key=key).value.string_value = value
@@ -129,8 +128,9 @@ def ingest(lake: Path) -> None:
     landed = time.perf_counter()
     rows = home.build_tables()
     built = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    told = {"spans": summary.spans, "landing_s": landed - started, "tables_s": built - landed, "peak_bytes": peak}
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    told = {"spans": summary.spans, "landing_s": landed - started, "tables_s": built - landed,
+            "peak_bytes": used.ru_maxrss * 1024, "cpu_s": used.ru_utime + used.ru_stime}  # fmt: skip
     print(json.dumps(told | {"transitions": rows["transitions"], "conversations": rows["conversations"]}))
 
 
@@ -153,9 +153,9 @@ def measure(directory: Path, spans: int, span_bytes: int) -> dict[str, float]:
 def told(m: dict[str, float]) -> str:
     """One line."""
     return (
-        f"{m['spans']:>10,.0f} spans of {m['bytes_per_span']:,.0f} bytes: {m['spans_per_s']:>8,.0f} spans/s"
-        f" (landing {m['landing_s']:.1f} s, tables {m['tables_s']:.1f} s), peak {m['peak_bytes'] / 2**30:.2f} GiB,"
-        f" stored {m['stored_of_raw']:.0%} of the raw bytes"
+        f"{m['spans']:,.0f} spans of {m['bytes_per_span']:,.0f} bytes: {m['spans_per_s']:,.0f} spans/s"
+        f" (landing {m['landing_s']:.1f} s, tables {m['tables_s']:.1f} s; {m['cpu_s']:.1f} s of CPU),"
+        f" peak {m['peak_bytes'] / 2**30:.2f} GiB, stored {m['stored_of_raw']:.0%} of the raw bytes"
     )
 
 

@@ -26,6 +26,7 @@ from ingest import catalog, compaction, files, journal, landing, otlp, renormali
 from ingest.catalog import write_json
 from ingest.compaction import Compacted
 from ingest.errors import UserError
+from ingest.garbage import not_collected
 from ingest.normal import MAPPING_VERSION
 from ingest.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
 from ingest.records import Conversation, Scenario, ToolProfile, Transition
@@ -124,7 +125,7 @@ class Lake:
         summary = IngestSummary()
         wanted = [files.as_path(p) for p in paths or ()]
         found = files.find(wanted) if wanted else journal.segments(self.journal_path)
-        with self._lock():
+        with self._lock(), not_collected():
             writer = landing.RawWriter(self.path, self._catalog(), self.rows_from_ns)
             if not wanted:
                 landing.prune(writer.catalog, found)
@@ -190,7 +191,8 @@ class Lake:
             old = json.loads(path.read_text())
             if old["of"] == state:
                 return dict(old["rows"])
-        rows = tables.build(self.path)
+        with not_collected():
+            rows = tables.build(self.path)
         write_json(path, {"of": state, "rows": rows})
         return rows
 
