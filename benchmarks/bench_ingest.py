@@ -45,7 +45,8 @@ def conversation(rng: random.Random, number: int, span_bytes: int) -> Iterator[S
     history: list[dict[str, object]] = [_text("user", f"please look at {words(said)}")]
 
     def make(name: str, at: int, parent: bytes, attributes: dict[str, str]) -> Span:
-        span = Span(name=name, kind=Span.SPAN_KIND_CLIENT, trace_id=trace, span_id=rng.randbytes(8), parent_span_id=parent)
+        span = Span(name=name, kind=Span.SPAN_KIND_CLIENT, trace_id=trace, parent_span_id=parent)
+        span.span_id = rng.randbytes(8)
         span.start_time_unix_nano, span.end_time_unix_nano = start + at * SECOND, start + (at + 1) * SECOND
         for key, value in {**attributes, "gen_ai.conversation.id": f"c-{number}"}.items():
             span.attributes.add(key=key).value.string_value = value
@@ -58,7 +59,7 @@ def conversation(rng: random.Random, number: int, span_bytes: int) -> Iterator[S
     yield agent
     for turn in range(TURNS + 1):
         call_id, arguments = f"call-{number}-{turn}", {"id": words(8)}
-        call = {"role": "assistant", "parts": [_part("tool_call", id=call_id, name="look", arguments=arguments)]}
+        call: dict[str, object] = {"role": "assistant", "parts": [_part("tool_call", id=call_id, name="look", arguments=arguments)]}
         last = turn == TURNS
         out = _text("assistant", f"done: {words(said)}") if last else call
         yield make("chat m", 2 * turn + 1, root, {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from ingest_samples import text
 from lake_samples import killed_at_every_step, send, tables, talks
 from typer.testing import CliRunner
 
@@ -37,8 +38,8 @@ def lake_of_an_older_mapping(path: Path, monkeypatch: pytest.MonkeyPatch) -> Lak
         seen = observe(span)
         if int(seen.trace_id, 16) == 3:
             seen.kind, seen.conversation_id = "other", None
-        for part in (p for m in seen.output for p in m["parts"] if p.get("content") == "Done."):
-            part["content"] = "D o n e" if seen.conversation_id == "c-1" else part["content"]
+        if seen.conversation_id == "c-1" and seen.output == [text("assistant", "Done.")]:
+            seen.output = [text("assistant", "D o n e")]
         if seen.conversation_id == "c-2":
             seen.flags.append("dropped_attributes")
         return seen
