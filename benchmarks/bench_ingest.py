@@ -59,7 +59,8 @@ def conversation(rng: random.Random, number: int, span_bytes: int) -> Iterator[S
     yield agent
     for turn in range(TURNS + 1):
         call_id, arguments = f"call-{number}-{turn}", {"id": words(8)}
-        call: dict[str, object] = {"role": "assistant", "parts": [_part("tool_call", id=call_id, name="look", arguments=arguments)]}
+        made = _part("tool_call", id=call_id, name="look", arguments=arguments)
+        call: dict[str, object] = {"role": "assistant", "parts": [made]}
         last = turn == TURNS
         out = _text("assistant", f"done: {words(said)}") if last else call
         yield make("chat m", 2 * turn + 1, root, {
