@@ -60,7 +60,7 @@ class Loop:
     # ----- telemetry
 
     def ingest(self) -> IngestSummary:
-        """What the journal holds, into raw tables. What was read before adds nothing."""
+        """What is new in the journal, into raw tables."""
         lake = Lake.create(self.lake_path)
         report = track("reading the journal", self.log)
         total = len(journal.segments(lake.journal_path))
@@ -81,10 +81,14 @@ class Loop:
         return float(self.lake.query(sql).column(0)[0].as_py() or 0.0)
 
     def acknowledged_and_landed(self) -> tuple[int, int]:
-        """How many different rows the receiver said yes to, and how many of those the lake has."""
+        """How many different rows the receiver said yes to, and how many of those the lake has. Rows that have
+        expired do not count."""
+        since = self.lake.rows_from_ns
         acknowledged: dict[str, set[bytes]] = {"spans": set(), "log_records": set()}
         for path in journal.segments(self.lake.journal_path):
             for entry in journal.read_entries(path):  # request by request, not as ingest reads: a check of its own
+                if entry.arrived_at_ns < since:
+                    continue
                 rows = otlp.Rows()
                 files.add_entry(entry, rows, path.stem)
                 for name, hashes in acknowledged.items():

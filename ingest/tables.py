@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from ingest import catalog
 from ingest.normalise import NORMALISED, normalise
 from ingest.otlp import SCHEMAS, to_table
 
@@ -36,24 +37,27 @@ def sql_digest() -> str:
 
 
 def _raw_rows(root: Path, name: str) -> Iterator[dict[str, Any]]:
-    for part in sorted((root / "raw" / name).rglob("*.parquet")):
+    for part in catalog.parts(root, name):
         for batch in pq.ParquetFile(part).iter_batches(8192, columns=_COLUMNS[name]):
             yield from batch.to_pylist()
 
 
-def build(root: Path) -> dict[str, int]:
-    """Normalises all raw rows and runs every table's SQL; returns each table's number of rows."""
+def build(root: Path, into: Path | None = None) -> dict[str, int]:
+    """Normalises all raw rows and runs every table's SQL; returns each table's number of rows. The files go into
+    the lake, or into another directory."""
+    into = into or root
     made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"))
     for name, schema in NORMALISED.items():
-        _write(to_table(made.rows[name], schema), root / "normalised" / f"{name}.parquet")
+        _write(to_table(made.rows[name], schema), into / "normalised" / f"{name}.parquet")
     _write(
         pa.table({"dialect": list(made.dialect_counts), "spans": list(made.dialect_counts.values())},
                  schema=pa.schema([("dialect", pa.string()), ("spans", pa.int64())])),
-        root / "normalised" / "dialects.parquet",
+        into / "normalised" / "dialects.parquet",
     )  # fmt: skip
     with duckdb.connect() as db:
-        _views(db, root, tables=False)
-        return {name: _make(db, root, name) for name in ORDER}
+        _raw_views(db, root)
+        _views(db, into / "normalised")
+        return {name: _make(db, into, name) for name in ORDER}
 
 
 def _make(db: duckdb.DuckDBPyConnection, root: Path, name: str) -> int:
@@ -75,22 +79,29 @@ def _quoted(path: Path | str) -> str:
     return str(path).replace("'", "''")
 
 
-def _views(db: duckdb.DuckDBPyConnection, root: Path, tables: bool) -> None:
+def _raw_views(db: duckdb.DuckDBPyConnection, root: Path) -> None:
     for name, schema in SCHEMAS.items():
-        glob = root / "raw" / name / "*" / "*.parquet"
-        if any((root / "raw" / name).rglob("*.parquet")):
-            db.execute(
-                f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{_quoted(glob)}', hive_partitioning=true)"
-            )
+        if parts := catalog.parts(root, name):
+            listed = ", ".join(f"'{_quoted(path)}'" for path in parts)
+            db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{listed}], hive_partitioning=true)")
         else:
             db.register(name, to_table([], schema))
-    found = [(root / "normalised").glob("*.parquet"), (root / "tables").glob("*.parquet") if tables else []]
-    for path in (p for group in found for p in group):
+
+
+def _views(db: duckdb.DuckDBPyConnection, directory: Path) -> None:
+    for path in directory.glob("*.parquet"):
         db.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet('{_quoted(path)}')")
+
+
+def views(db: duckdb.DuckDBPyConnection, root: Path) -> None:
+    """Lets a connection see every raw, normalised and derived table of a lake by its name."""
+    _raw_views(db, root)
+    _views(db, root / "normalised")
+    _views(db, root / "tables")
 
 
 def connect(root: Path) -> duckdb.DuckDBPyConnection:
     """A connection that sees every raw, normalised and derived table of a lake by its name."""
     db = duckdb.connect()
-    _views(db, root, tables=True)
+    views(db, root)
     return db
