@@ -15,6 +15,7 @@ from training.base import load_base, load_format
 from training.engines import Engine
 from training.engines.choose import open_engine
 from training.evaluate import Player, load_environment
+from training.grounding import Evidence
 from training.judge import LocalJudge, in_process_client
 from training.practice import Practice
 from training.rollout import Limits
@@ -53,7 +54,8 @@ class PracticeRecipe:
             return httpx.AsyncClient(base_url=(self.ruler.base_url or "").rstrip("/") + "/")
         engine.load_adapter("judge", self.judge)
         chat, facts = load_format(self.base, show_tools=False), self.judge_facts
-        return in_process_client(LocalJudge(engine, chat, "judge", facts["form"], facts["most_tokens"]))
+        evidence = Evidence.read(facts["evidence"])
+        return in_process_client(LocalJudge(engine, chat, "judge", facts["form"], facts["most_tokens"], evidence))
 
 
 @dataclass(frozen=True)
