@@ -81,7 +81,7 @@ class Evidence:
         features_NF = np.array([self._features(score, messages) for score, messages, _ in scored])
         success_N = np.array([success for *_, success in scored], float)
         penalty_F = ridge * np.array([1e-3, 1.0, 1.0, 1.0])
-        weights_F = np.array([0.0, 1.0, 0.0, 0.0])
+        weights_F = np.zeros(4)  # from certain odds Newton's first step would lead nowhere
         for _ in range(30):
             odds_N = 1 / (1 + np.exp(-features_NF @ weights_F))
             gradient_F = features_NF.T @ (success_N - odds_N) - penalty_F * weights_F
