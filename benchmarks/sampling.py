@@ -2,8 +2,8 @@
 
     python -m benchmarks.sampling --home artifacts/demo
 
-Takes a finished demo's clone, world and judge, lives as many groups as a step of practice has, from the same seeds, with
-each number of processes by turns (so that a busy moment of the machine hits all), and prints the medians.
+Takes a finished demo's clone, world and judge, lives as many groups as a step of practice has, from the same seeds,
+with each number of processes by turns (so that a busy moment of the machine hits all), and prints the medians.
 """
 
 from __future__ import annotations
