@@ -65,8 +65,11 @@ class Counterfactuals:
         return other.capitalize() if word[0].isupper() else other.lower() if word.islower() else other
 
     def _others(self, word: str) -> list[str]:
-        """Other words where this one stands most often."""
-        place = max(self._places[word.lower()].items(), key=lambda p: p[1])[0]
+        """Other words where this one stands most often; none for a word that never stood anywhere."""
+        places = self._places.get(word.lower())
+        if not places:
+            return []
+        place = max(places.items(), key=lambda p: p[1])[0]
         return [w for w in self._words[place] if w.lower() != word.lower()]
 
 
