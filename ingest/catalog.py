@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ingest.errors import UserError
+from ingest.journal import sync_directory
 from ingest.known import Known, as_array
 
 FILE = "raw/catalog.json"
@@ -209,15 +210,6 @@ def sync(file: Any) -> None:
     """Brings a file's bytes to the disk."""
     file.flush()
     os.fsync(file.fileno())
-
-
-def sync_directory(directory: Path) -> None:
-    """Brings a directory's entries to the disk."""
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_json(path: Path, value: Any) -> None:

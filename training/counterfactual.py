@@ -26,7 +26,6 @@ class Counterfactuals:
 
     def __init__(self, conversations: Sequence[Messages]) -> None:
         self._places: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
-        self._words: dict[tuple[str, int], list[str]] = {}
         seen: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
         for messages in conversations:
             for place, word in _values(messages):
