@@ -23,6 +23,7 @@ from ingest.records import Conversation
 from training.base import Base
 from training.clone import fit_clone, policy_rows, split_latest
 from training.engines.local import LocalEngine
+from training.fit import FitSettings
 from training.grounding import Evidence, Grounding
 from training.judge import (
     JudgeSettings,
@@ -35,7 +36,7 @@ from training.judge import (
     pair_prompt,
     verdict_prompt,
 )
-from training.learner import FitSettings, LearnerSettings
+from training.learner import LearnerSettings
 from training.lora import LoraSettings, manifest_of
 from training.roles import transcript
 from training.rollout import Trajectory

@@ -34,8 +34,9 @@ from training.counterfactual import Counterfactuals
 from training.edits import dumps
 from training.engines import Engine
 from training.engines.local import LocalEngine
+from training.fit import FitSettings, fit_sft
 from training.grounding import Evidence, Grounding
-from training.learner import FitSettings, LearnerSettings, fit_sft
+from training.learner import LearnerSettings
 from training.lora import save_weights
 from training.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_messages
 from training.ruler import unescape
@@ -52,7 +53,7 @@ class JudgeSettings(BaseModel):
 
     fit: FitSettings = Field(
         default_factory=lambda: FitSettings(
-            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=130, step_tokens=8192
+            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=100, step_tokens=8192
         ),
         description="The supervised fit. A row has one learned token, so steps are large: small ones learn nothing.",
     )
