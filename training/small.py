@@ -50,11 +50,9 @@ class SmallBody:
         for layer in self.layers:
             attention, mlp = layer.self_attn, layer.mlp
             biases = [_base(m).bias for m in (attention.q_proj, attention.k_proj, attention.v_proj)]
-            x_ND = _Attention.apply(
-                x_ND,
-                self._folded(attention.q_proj, attention.k_proj, attention.v_proj, norm=layer.input_layernorm),
-                None if biases[0] is None else torch.cat([*biases]).to(self.dtype), self._folded(attention.o_proj), shape,
-            )  # fmt: skip
+            bias = None if biases[0] is None else torch.cat([*biases]).to(self.dtype)
+            qkv = self._folded(attention.q_proj, attention.k_proj, attention.v_proj, norm=layer.input_layernorm)
+            x_ND = _Attention.apply(x_ND, qkv, bias, self._folded(attention.o_proj), shape)
             gate_up = self._folded(mlp.gate_proj, mlp.up_proj, norm=layer.post_attention_layernorm)
             x_ND = _Mlp.apply(x_ND, gate_up, self._folded(mlp.down_proj), shape)
         return F.rms_norm(x_ND, x_ND.shape[-1:], self.last_norm, self.eps).view(rows, length, -1)
