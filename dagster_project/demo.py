@@ -29,7 +29,7 @@ from examples.support_desk.production import run_production
 from ingest.errors import UserError
 from ingest.lake import Lake
 
-CONVERSATIONS = 4000
+CONVERSATIONS = 6000
 CARD_CALLS = 1200
 ENVIRONMENT = "examples.support_desk.environment:SupportDesk"
 MADE = "demo.json"
