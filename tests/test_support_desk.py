@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
