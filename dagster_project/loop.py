@@ -243,7 +243,7 @@ class Loop:
             recipe = EvaluationRecipe(
                 settings.base, settings.engine, settings.compact, settings.environment,
                 {name: done.directory / "adapter" for name, done in adapters.items()},
-                how.episodes, settings.seed, how.temperature, settings.train.limits,
+                how.episodes, settings.seed, how.temperature, how.min_p, settings.train.limits,
             )  # fmt: skip
             return summary(*asyncio.run(self._play(recipe, partial(report_from, report))))
 
@@ -284,7 +284,7 @@ class Loop:
         recipe = PracticeRecipe(
             settings.base, settings.engine, settings.compact, self.world().directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
-            settings.ruler, settings.train.limits, settings.train.temperature,
+            settings.ruler, settings.train.limits, settings.train.temperature, settings.train.min_p,
         )  # fmt: skip
         count = self._processes()
         if count > 1:
