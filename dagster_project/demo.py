@@ -22,6 +22,7 @@ import dagster as dg
 import httpx
 from rich.console import Console
 
+from dagster_project.memory import watched
 from dagster_project.progress import bars, track
 from dagster_project.settings import SAVED, Settings
 from dagster_project.stages import write_json
@@ -53,7 +54,7 @@ def run_demo(home: Path, seed: int, small: bool, console: Console) -> None:
     settings = _settings(home, seed, small)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background job: Dagster would ignore SIGTERM too
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    with _clocked(home):
+    with _clocked(home), watched(home):
         with bars(console):
             _traffic(settings, 240 if small else CONVERSATIONS)
             _materialise(settings)

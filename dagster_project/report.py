@@ -48,6 +48,7 @@ class Story:
     base: str
     agent: str
     minutes: float
+    peak_gib: float | None
     traffic: Mapping[str, Any]
     stages: Sequence[Mapping[str, Any]]
     card: Mapping[str, Any]
@@ -73,6 +74,7 @@ class Story:
             "minutes": self.minutes,
             "judge_agreement": self.judge.get("agreement"),
             "world": self.card,
+            "peak_gib": self.peak_gib,
             "seed": self.seed,
             "base": self.base,
             "gate": self.gate,

@@ -42,7 +42,7 @@ def fingerprint(value: Any) -> str:
 
 def finished(directory: Path) -> Done | None:
     """What a stage left in a directory, if it was finished there, whatever its inputs were."""
-    manifest = _read(directory / MANIFEST)
+    manifest = read_json(directory / MANIFEST)
     if manifest is None:
         return None
     return Done(directory, manifest["fingerprint"], manifest["facts"], manifest["seconds"], reused=True)
@@ -58,7 +58,7 @@ def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path],
     before = finished(directory)
     if before is not None and before.fingerprint == key:
         return before
-    begun, earlier = _read(directory / BEGUN), 0.0
+    begun, earlier = read_json(directory / BEGUN), 0.0
     if begun is not None and begun["fingerprint"] == key:
         earlier = begun["seconds"] + _unrecorded(directory)
     else:
@@ -79,6 +79,14 @@ def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path],
     (directory / BEGUN).unlink()
     give_back_memory()
     return Done(directory, key, json.loads(json.dumps(facts, default=str)), seconds, reused=False)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None where there is no file or it holds none."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -110,10 +118,3 @@ def _unrecorded(directory: Path) -> float:
     """How long a run lived that could not say so itself (SIGKILL): from its beginning to the last that it wrote."""
     files = [path.stat().st_mtime for path in directory.rglob("*") if path.is_file()]
     return max(files) - (directory / BEGUN).stat().st_mtime
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None

@@ -11,8 +11,9 @@ from typing import Any
 
 from dagster_project import report
 from dagster_project.loop import Loop
+from dagster_project.memory import peak_bytes
 from dagster_project.report import Rate, Slice, Story
-from dagster_project.stages import Done
+from dagster_project.stages import Done, read_json
 
 CLOCK = "clock.json"
 """In the home directory: how long the demo ran in its runs so far, and since when the one runs that is not over."""
@@ -41,6 +42,7 @@ def tell(loop: Loop) -> Story:
         base=loop.settings.base,
         agent=recorded.agent or "the agent",
         minutes=round(minutes, 1),
+        peak_gib=round(peak_bytes(loop.settings.home) / 2**30, 2) or None,
         traffic=traffic,
         stages=stages,
         card=card.facts,
@@ -105,9 +107,8 @@ def _traffic(loop: Loop) -> dict[str, Any]:
 
 def _clock(home: Path) -> float:
     """Seconds of the demo so far; 0 where none ran. The page is made by the demo's own process, before it is over."""
-    try:
-        clock = json.loads((home / CLOCK).read_text())
-    except (OSError, ValueError):
+    clock = read_json(home / CLOCK)
+    if clock is None:
         return 0.0
     running = time.time() - clock["since"] if clock.get("process") == os.getpid() else 0.0
     return float(clock["seconds"]) + running

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dagster_project import pictures, report
+from dagster_project import memory, pictures, report
 from dagster_project.demo import _clocked
 from dagster_project.loop import Loop
 from dagster_project.report import Slice, Story
@@ -51,6 +53,7 @@ def story(**changes: Any) -> Story:
         base="rehearsal-tiny",
         agent="support-desk",
         minutes=14.2,
+        peak_gib=3.5,
         traffic={"conversations": 4000, "tool_calls": 15000, "error_rate": 0.21, "evaluated": 2400},
         stages=[{"name": "World", "seconds": 300.0, "says": "learned"}, {"name": "Gate", "seconds": 0.0, "says": ""}],
         card=CARD,
@@ -255,3 +258,24 @@ def test_the_minutes_are_the_whole_demo_s_this_run_of_it_included(
         now += 60
     now += 86_400
     assert tell(told).minutes == 19.0
+
+
+def test_the_most_memory_of_a_process_and_its_children_is_told(
+    told: ToldLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tell(told).peak_gib is None
+    monkeypatch.setattr(memory, "EVERY_SECONDS", 0.05)
+    hold = "import time; held = bytearray(300 << 20); print(flush=True); time.sleep(60)"
+    with memory.watched(told.settings.home):
+        with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None and child.stdout.readline()
+            until = time.monotonic() + 20
+            while memory.peak_bytes(told.settings.home) < 300 << 20 and time.monotonic() < until:
+                time.sleep(0.05)
+            child.kill()
+    peak = memory.peak_bytes(told.settings.home)
+    assert 300 << 20 < peak < (300 << 20) + 2 * memory.resident()
+    with memory.watched(told.settings.home):
+        time.sleep(0.2)
+    assert memory.peak_bytes(told.settings.home) == peak
+    assert tell(told).peak_gib == round(peak / 2**30, 2)
