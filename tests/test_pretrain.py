@@ -1,12 +1,14 @@
-"""Pre-training's parts: the planted circuit copies untrained, worlds keep state, rows learn answers only."""
+"""Pre-training's parts: the planted circuit copies untrained, drills can be solved, worlds keep state."""
 
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from training.chat import SPECIAL_TOKENS, CompactFormat
+from training.pretrain.choosing import Choosing, amounts_row
 from training.pretrain.copying import copying_batch
 from training.pretrain.rows import draw_row
 from training.pretrain.run import answer_loss, new_model
@@ -14,6 +16,7 @@ from training.pretrain.talk import Talk
 from training.pretrain.tokenizer import train_tokenizer
 from training.pretrain.worlds import World
 from training.roles import transcript
+from training.small import SmallBody
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,9 @@ def test_the_planted_circuit_copies_at_any_distance(tokenizer):
     rng = np.random.default_rng(0)
     for length in (64, 384):
         ids, known = copying_batch(rng, 8, length, np.arange(len(SPECIAL_TOKENS), 1500))
+        batch = (torch.from_numpy(part) for part in (ids, known, known))
         with torch.no_grad():
-            _, accuracy = answer_loss(model, torch.from_numpy(ids), torch.from_numpy(known))
+            _, accuracy = answer_loss(SmallBody(model, torch.float32), model.lm_head, *batch)
         assert accuracy > 0.3  # an ordinary initialisation scores 0.00
 
 
@@ -37,6 +41,47 @@ def test_known_positions_really_follow_from_what_came_before():
         before = ids[row, : column - 1]
         pairs = {(a, b) for a, b in zip(before, ids[row, 1:column], strict=True)}
         assert (ids[row, column - 1], ids[row, column]) in pairs
+
+
+def test_a_wish_says_which_of_the_listed_things_is_meant():
+    choosing = Choosing(np.random.default_rng(2), np.arange(100, 5000), np.arange(10))
+    choosing.hardness = 0.0  # a thing is one word: [wish] [word, mark, id, mark] ... [cue, mark] id, or the wish last
+    ids, known, deciding = choosing.batch(40, 128)
+    checked = 0
+    for row, column in zip(*np.nonzero(deciding), strict=True):
+        before, answer = ids[row, :column].tolist(), ids[row, column : column + 3].tolist()
+        if not known[row, column + 1 : column + 3].all() or len(answer) < 3:
+            continue
+        at = next(k for k in range(column - 1, 0, -1) if before[k : k + 3] == answer)
+        assert before[at - 2] in before[: at - 2] + before[at + 3 :]
+        checked += 1
+    assert checked > 100
+
+
+def test_hard_lists_have_things_of_like_words_and_ids_that_start_differently():
+    choosing = Choosing(np.random.default_rng(2), np.arange(100, 5000), np.arange(10))
+    alike = 0
+    for _ in range(300):
+        things, identities = choosing._things()
+        assert len({tuple(t) for t in things}) == len(things)
+        assert len({i[0] for i in identities}) == len(things)
+        alike += bool(set.intersection(*({*t.tolist()} for t in things)))
+    assert alike > 100
+
+
+def test_amounts_come_back_in_the_other_unit(tokenizer):
+    chat, rng = CompactFormat(tokenizer), random.Random(4)
+    for _ in range(60):
+        ids, known = amounts_row(rng, chat.encode, 160)
+        said = _numbers(chat.decode(ids[: known.index(True)]))
+        learned = _numbers("".join(chat.decode([i]) if k else "|" for i, k in zip(ids, known, strict=True)))[0]
+        in_cents = {str(round(float(n) * 100)) for n in said}
+        in_dollars = {round(float(n)) for n in said}
+        assert learned in in_cents or round(float(learned) * 100) in in_dollars
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"\d+(?:\.\d\d)?", text)
 
 
 def test_a_write_is_read_back_sooner_or_later():

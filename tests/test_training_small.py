@@ -101,3 +101,18 @@ def test_batches_are_padded_to_few_lengths() -> None:
     assert (batch.ids_BT.shape[1] - 1) % 32 == 0
     assert batch.ids_BT.shape[1] >= max(len(r.ids) for r in rows)
     assert int(batch.trained_BT.sum()) == sum(r.learned for r in rows)
+
+
+@pytest.mark.parametrize("name", ["shipped", "grouped"])
+def test_gradients_of_a_whole_model_are_those_of_transformers(name: str) -> None:
+    model = shapes(tiny_base())[name].model.float().requires_grad_(True)
+    ids_BT = torch.randint(0, model.config.vocab_size, (3, 32), generator=torch.Generator().manual_seed(0))
+    found = []
+    for body in (small.SmallBody(model, torch.float32), lambda ids: model.model(ids).last_hidden_state):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model.lm_head(body(ids_BT)).flatten(0, 1), ids_BT.flatten()).backward()
+        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    ours, theirs = found
+    assert ours.keys() == theirs.keys() and any("bias" in n for n in ours) and any("norm" in n for n in ours)
+    for key, gradient in theirs.items():
+        torch.testing.assert_close(ours[key], gradient, rtol=1e-3, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The forward and backward pass of a small Llama-like model with an adapter in training, on a CPU.
+"""The forward and backward pass of a small Llama-like model in training, whole or an adapter of it, on a CPU.
 
 At a width of a few hundred, transformers and autograd spend most of their time between the products: casting, scaling,
 masking, adding. Here one layer is one function with its own backward pass: products in bfloat16 (or float32), one for
@@ -28,9 +28,9 @@ FLASH_FROM = 576
 class SmallBody:
     """`model`'s decoder without its head: ids [B, T] to hidden states [B, T, D]. `fits` says where it is right."""
 
-    def __init__(self, model: PeftModel, dtype: torch.dtype) -> None:
+    def __init__(self, model: PeftModel | PreTrainedModel, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        adapted = cast(PreTrainedModel, model.base_model.model)
+        adapted = cast(PreTrainedModel, model.base_model.model if isinstance(model, PeftModel) else model)
         body, config = adapted.model, adapted.config
         self.embedding, self.last_norm, self.eps = body.embed_tokens.weight, body.norm.weight, config.rms_norm_eps
         self.rotary, self.layers = body.rotary_emb, list(body.layers)
@@ -155,8 +155,9 @@ class _Attention(torch.autograd.Function):
         d_mixed[:, :, shape.heads + shape.kv_heads :] = _gathered(d_v, shape).permute(1, 2, 0, 3)
         d_mixed = d_mixed.view(g_ND.shape[0], -1)
         d_qkv = d_mixed.T @ h_ND if ctx.needs_input_grad[1] else None
+        d_bias = d_mixed.sum(0) if ctx.needs_input_grad[2] else None
         d_x = _norm_backward(d_mixed @ qkv, x_ND, scale_N1, g_ND) if ctx.needs_input_grad[0] else None
-        return d_x, d_qkv, None, d_out, None
+        return d_x, d_qkv, d_bias, d_out, None
 
 
 def _attend(

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.pretrain.worlds import Answer, Kind, Record, Tool, World
+from training.pretrain.worlds import Answer, Cents, Kind, Record, Tool, World
 
 HELLO = ("", "", "Hi, ", "Hello, ", "Hey, ", "Good day, ", "Hi there. ", "Please help: ")
 ASK_READ = ("what is the {f} of {n} {i}?", "can you tell me the {f} of my {n} {i}?", "i need the {f} for {n} {i}.",
@@ -17,6 +17,10 @@ ASK_SET = ("please change the {f} of {n} {i} to {v}.", "set {f} to {v} for {n} {
 ASK_ACT = ("please {a} {n} {i}.", "can you {a} my {n} {i}?", "i want to {a} {n} {i}", "{n} {i}: {a} it please")
 ASK_FIND = (
     "i am looking for a {n} with {f} {v}. what is its {g}?", "find the {n} whose {f} is {v} and tell me the {g}"
+)  # fmt: skip
+ASK_CHOICE = (
+    "what is the {g} of the {d}?", "i am looking for the {d}, what {g} does it have?", "{g} of the {d} please",
+    "can you tell me the {g} of {d}?", "how about the {d}? i need its {g}.",
 )  # fmt: skip
 WHICH = ("Which {n} is it? Please give me the {k}.", "Can you tell me the {k}?", "I need the {k} to look it up.")
 GIVE = ("{i}", "it is {i}", "sure, {i}", "the number is {i}.", "{i}, thanks")
@@ -113,12 +117,13 @@ class Talk:
     # ----- goals
 
     def _goal(self, opening: str) -> bool:
-        tool = self.rng.choice([t for t in self.world.tools if t.sort != "wait"])
+        tools = [t for t in self.world.tools if t.sort != "wait"]
+        tool = self.rng.choices(tools, [3 if t.sort == "browse" else 1 for t in tools])[0]
         kind = tool.kind
         assert kind is not None
         record = self.rng.choice(list(kind.records.values()))
-        goal = {"get": self._read, "search": self._find, "set": self._set, "act": self._act}[tool.sort]
-        return goal(opening, tool, kind, record)
+        goals = {"get": self._read, "search": self._find, "browse": self._choose, "set": self._set, "act": self._act}
+        return goals[tool.sort](opening, tool, kind, record)
 
     def _request(self, opening: str, templates: tuple[str, ...], kind: Kind, identity: str, **words: Any) -> str:
         """The user's words; a forgetful one names the id only when asked. Returns the id as the agent took it."""
@@ -151,7 +156,11 @@ class Talk:
         value, identity = kind.fields[tool.field](), self._identity(kind, record)
         self._request(opening, ASK_SET, kind, identity, f=tool.field, v=_spoken(value))
         self._maybe_look(kind, identity)
-        argument: Any = round(value * 100) if tool.cents and self.rng.random() < 0.5 else value
+        argument: Any = value
+        if isinstance(value, Cents):
+            argument = int(value) if self.good() else value / 100
+        elif tool.cents and self.rng.random() < 0.5:
+            argument = round(value * 100)
         answer = self.persistent(tool, {kind.id_key: self._written(tool, kind, identity), tool.field: argument})
         if answer.outcome != "ok":
             return self._give_up(kind, identity, answer)
@@ -196,6 +205,58 @@ class Talk:
         self.say("assistant", self.rng.choice(TELL).format(**words))
         return True
 
+    def _choose(self, opening: str, tool: Tool, kind: Kind, record: Record) -> bool:
+        """The user describes one of several like things; the agent lists them and takes the one that was meant."""
+        rng, title = self.rng, str(record[kind.title])
+        words, wanted = title.lower().split(), rng.choice(list(kind.fields))
+        odd, rest = rng.choice(((words[-1], " ".join(words[:-1])), (words[0], " ".join(words[1:]))))
+        described = rng.choice((f"{odd} {rest}", f"{rest} in {odd}", f"{odd} {rest}", title.lower()))
+        self.say("user", opening + rng.choice(ASK_CHOICE).format(d=described, g=wanted))
+        line = self._line(kind, words)
+        chosen = self._page_through(tool, kind, record, line)
+        if chosen is None:
+            self.say("assistant", f"Sorry, I found no {described}.")
+            return False
+        get = next(t for t in self.world.tools if t.kind is kind and t.sort == "get")
+        identity = chosen[kind.id_key]
+        seen = self.persistent(get, {kind.id_key: identity})
+        if seen.outcome != "ok":
+            return self._give_up(kind, identity, seen)
+        facts = {"f": wanted, "n": rng.choice((described, kind.noun)), "i": identity, "v": _spoken(chosen[wanted])}
+        self.say("assistant", rng.choice(TELL).format(**facts))
+        return chosen is record
+
+    def _line(self, kind: Kind, words: list[str]) -> str:
+        """What the thing shares with those like it, as the API writes it; a poor agent writes it small."""
+        titles = [str(r[kind.title]) for r in kind.records.values()]
+        first, last = " ".join(words[:-1]), " ".join(words[1:])
+        shared = max((first, last), key=lambda part: sum(part in t.lower() for t in titles))
+        return self._line_as_written(kind, shared) if self.good() else shared
+
+    def _page_through(self, tool: Tool, kind: Kind, record: Record, line: str) -> Record | None:
+        seen: list[Record] = []
+        page = 1
+        while page < 6:
+            answer = self.persistent(tool, {"query": line, **({"page": page} if page > 1 else {})})
+            seen += [r for r in kind.records.values() if str(r[kind.id_key]) in answer.content and r not in seen]
+            if answer.outcome != "ok":
+                break
+            if not seen and page == 1 and line.lower() == line and self.good():
+                line = self._line_as_written(kind, line)
+                if line.lower() == line:
+                    break
+                continue
+            if any(r is record for r in seen):
+                return record if self.good() or len(seen) == 1 else self.rng.choice(seen)
+            if "true" not in answer.content or not self.good():
+                break
+            page += 1
+        return self.rng.choice(seen) if seen and not self.good() else None
+
+    def _line_as_written(self, kind: Kind, line: str) -> str:
+        titles = [str(r[kind.title]) for r in kind.records.values()]
+        return next((t[t.lower().find(line) :][: len(line)] for t in titles if line in t.lower()), line)
+
     def _written(self, tool: Tool, kind: Kind, identity: str) -> str:
         return identity.removeprefix(kind.prefix) if tool.bare_id and self.rng.random() < 0.5 else identity
 
@@ -217,4 +278,6 @@ class Talk:
 def _spoken(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Cents):
+        return f"${value // 100}" if value % 100 == 0 else f"${value // 100}.{value % 100:02d}"
     return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -2,7 +2,8 @@
 
 A world draws its nouns, fields, id formats, tool names, response styles and error texts at random, keeps real
 state, and has quirks: transient timeouts, rate limits that a wait clears, preconditions, stale reads after a
-write, ids with or without their prefix, amounts in cents, case-sensitive search, paging.
+write, ids with or without their prefix, amounts in cents, case-sensitive search, paging, lists of things that
+differ in a word.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from training.edits import dumps
 from training.pretrain import lexicon as lx
 
 Record = dict[str, Any]
+
+
+class Cents(int):
+    """An amount that is stored in cents and spoken of in dollars."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,14 @@ class Kind:
     prefix: str
     fields: dict[str, Callable[[], Any]]
     statuses: list[str]
+    title: str = ""
+    """The field that tells records of one line apart by a word, if they have one."""
     records: dict[str, Record] = field(default_factory=dict)
 
 
 @dataclass
 class Tool:
-    """One tool: `sort` is get, list, search, set, act or wait; `needs`/`gives` are statuses of an act."""
+    """One tool: `sort` is get, browse, search, set, act or wait; `needs`/`gives` are statuses of an act."""
 
     name: str
     sort: str
@@ -68,6 +75,9 @@ class World:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.snake = rng.random() < 0.8
+        self.capital = rng.random() < 0.7
+        self.page_size = rng.choice((2, 2, 3, 5))
+        self.list_style = rng.choice(("{t}: {i}", "{t}: {i}", "{t} ({i})", "{t} {i}", "object"))
         self.error_style = rng.choice(("code", "code", "text", "nested", "flag"))
         self.kinds = [self._kind(noun) for noun in rng.sample(lx.NOUNS, rng.randint(1, 3))]
         self.stale_reads = rng.random() < 0.3
@@ -100,11 +110,29 @@ class World:
         for name in rng.sample([f for f in lx.FIELDS if f != "status"], rng.randint(1, 4)):
             fields[name] = self._drawer(name)
         id_key = rng.choice((self.key(noun, "id"), self.key(noun, "id"), "id", self.key(noun, "number")))
-        kind = Kind(noun, id_key, draw_id, prefix, fields, statuses)
-        for _ in range(rng.randint(3, 6)):
+        titles = self._titles()
+        title = rng.choice(("name", "title", "item", "label")) if titles else ""
+        kind = Kind(noun, id_key, draw_id, prefix, {k: v for k, v in fields.items() if k != title}, statuses, title)
+        for number in range(len(titles) or rng.randint(3, 6)):
             identity = draw_id()
-            kind.records[identity] = {id_key: identity, **{f: draw() for f, draw in fields.items()}}
+            named = {title: titles[number]} if titles else {}
+            drawn = {f: draw() for f, draw in kind.fields.items()}
+            kind.records[identity] = {id_key: identity, **named, **drawn}
         return kind
+
+    def _titles(self) -> list[str]:
+        """Titles in lines of two to six that differ in a word, or none."""
+        rng = self.rng
+        if rng.random() < 0.4:
+            return []
+        titles, last = [], rng.random() < 0.6
+        for thing in rng.sample(lx.NOUNS, rng.randint(1, 2)):
+            line = f"{rng.choice(lx.ADJECTIVES)} {thing}" if rng.random() < 0.5 else thing
+            for word in rng.sample([w for w in lx.ADJECTIVES if w not in line.split()], rng.randint(2, 6)):
+                title = f"{line} {word}" if last else f"{word} {line}"
+                titles.append(title.capitalize() if self.capital else title)
+        rng.shuffle(titles)
+        return titles
 
     def _drawer(self, name: str) -> Callable[[], Any]:
         rng = self.rng
@@ -119,8 +147,10 @@ class World:
         if name in ("date", "deadline", "start", "end", "created", "updated", "due"):
             return lambda: f"2026-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
         if name in ("price", "cost", "amount", "balance", "total", "rate", "limit"):
-            whole = rng.random() < 0.4
-            return lambda: rng.randint(5, 9999) if whole else round(rng.uniform(1, 400), 2)
+            form = rng.choice(("whole", "dollars", "cents", "cents"))
+            if form == "cents":
+                return lambda: Cents(100 * rng.randint(1, 999) + rng.choice((0, 0, 5, 25, 50, 90, rng.randint(0, 99))))
+            return lambda: rng.randint(5, 9999) if form == "whole" else round(rng.uniform(1, 400), 2)
         if name in ("title", "label", "summary", "note", "comment", "model", "brand", "reason", "notes", "items"):
             return lambda: f"{rng.choice(lx.ADJECTIVES)} {rng.choice(lx.NOUNS)}"
         if rng.random() < 0.3:
@@ -136,15 +166,16 @@ class World:
             flaky = rng.choice((0.0, 0.05, 0.15, 0.25))
             get = self.key(rng.choice(("get", "get", "read", "show", "fetch", "lookup")), kind.noun)
             tools.append(Tool(get, "get", kind, [kind.id_key], timeout_rate=flaky))
-            if rng.random() < 0.6:
+            if kind.title or rng.random() < 0.6:
                 name = self.key(rng.choice(("list", "search", "find")), kind.noun + "s")
-                tools.append(Tool(name, "search", kind, ["query", "page?"], timeout_rate=flaky / 2))
+                sort = "browse" if kind.title else "search"
+                tools.append(Tool(name, sort, kind, ["query", "page?"], timeout_rate=flaky / 2))
             changeable = [f for f in kind.fields if f != "status"]
             for name in rng.sample(changeable, min(len(changeable), rng.randint(1, 2))):
                 verb = self.key(rng.choice(("set", "update", "change", "edit")), kind.noun, name)
-                numeric = isinstance(next(iter(kind.records.values()))[name], float)
+                example = next(iter(kind.records.values()))[name]
                 tool = Tool(verb, "set", kind, [kind.id_key, name], name, echo=echo, timeout_rate=flaky / 2)
-                tool.cents = numeric and rng.random() < 0.6
+                tool.cents = isinstance(example, Cents) or (isinstance(example, float) and rng.random() < 0.6)
                 tool.bare_id = bool(kind.prefix) and rng.random() < 0.3
                 tools.append(tool)
             for verb in rng.sample(lx.VERBS, rng.randint(1, 2)):
@@ -169,13 +200,14 @@ class World:
         if tool.sort == "wait":
             self._searches = 0
             return Answer(dumps({"ok": True}))
-        self._searches = self._searches + 1 if tool.sort == "search" else max(0, self._searches - 1)
+        searching = tool.sort in ("search", "browse")
+        self._searches = self._searches + 1 if searching else max(0, self._searches - 1)
         if self.burst and self._searches > self.burst:
             return self.error("rate_limited", "too many requests, wait 2 seconds")
         if self.rng.random() < tool.timeout_rate:
             return self.error("timeout", "upstream timed out, try again")
         assert tool.kind is not None
-        if tool.sort == "search":
+        if searching:
             return self._search(tool, tool.kind, arguments)
         return self._on_record(tool, tool.kind, arguments)
 
@@ -208,7 +240,7 @@ class World:
         if tool.cents:
             if not isinstance(value, int) or isinstance(value, bool):
                 return self.error("invalid_argument", f"{tool.field} must be an integer number of cents")
-            value = value / 100
+            value = Cents(value) if isinstance(record[tool.field], Cents) else value / 100
         record[tool.field] = value
         return None
 
@@ -222,11 +254,20 @@ class World:
 
     def _search(self, tool: Tool, kind: Kind, arguments: dict[str, Any]) -> Answer:
         query = str(arguments.get("query", ""))
-        hits = [r for r in kind.records.values() if any(query in str(v) for v in r.values())]
+        fields = [kind.title] if kind.title else list(kind.fields)
+        hits = [r for r in kind.records.values() if any(query in str(r[f]) for f in fields)]
         page = arguments.get("page", 1)
-        start = (page - 1) * 2 if isinstance(page, int) and page > 0 else 0
-        shown = [{k: r[k] for k in list(r)[:3]} for r in hits[start : start + 2]]
-        return Answer(dumps({"results": shown, "more": len(hits) > start + 2}))
+        start = (page - 1) * self.page_size if isinstance(page, int) and page > 0 else 0
+        end = start + self.page_size
+        return Answer(dumps({"results": [self._listed(kind, r) for r in hits[start:end]], "more": len(hits) > end}))
+
+    def _listed(self, kind: Kind, record: Record) -> Record | str:
+        """A record as a list shows it."""
+        if not kind.title:
+            return {k: record[k] for k in list(record)[:3]}
+        if self.list_style == "object":
+            return {kind.title: record[kind.title], kind.id_key: record[kind.id_key]}
+        return self.list_style.format(t=record[kind.title], i=record[kind.id_key])
 
     def error(self, code: str, message: str) -> Answer:
         body = {
