@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest import files, journal, otlp, tables
+from ingest import files, journal, otlp, privacy, tables
 from ingest.errors import UserError
 from ingest.normal import MAPPING_VERSION
 from ingest.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
@@ -169,7 +169,8 @@ class Lake:
 
     def _state(self) -> dict[str, Any]:
         parts = sorted(str(p.relative_to(self.path)) for p in (self.path / "raw").rglob("*.parquet"))
-        return {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "parts": parts}
+        how = {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "privacy": privacy.fingerprint(self.path)}
+        return {**how, "parts": parts}
 
     # ---------------------------------------------------------------------------------------- reading
 

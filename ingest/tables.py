@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from ingest.normalise import NORMALISED, normalise
 from ingest.otlp import SCHEMAS, to_table
+from ingest.privacy import Privacy, open_privacy
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
+PRIVACY_REPORT = "privacy.json"
 _COLUMNS = {
     "spans": [
         n for n in SCHEMAS["spans"].names if n not in ("row_hash", "oddities", "trace_state")
@@ -43,7 +46,9 @@ def _raw_rows(root: Path, name: str) -> Iterator[dict[str, Any]]:
 
 def build(root: Path) -> dict[str, int]:
     """Normalises all raw rows and runs every table's SQL; returns each table's number of rows."""
-    made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"))
+    privacy = open_privacy(root)
+    made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"), privacy)
+    _report(privacy, root)
     for name, schema in NORMALISED.items():
         _write(to_table(made.rows[name], schema), root / "normalised" / f"{name}.parquet")
     _write(
@@ -54,6 +59,15 @@ def build(root: Path) -> dict[str, int]:
     with duckdb.connect() as db:
         _views(db, root, tables=False)
         return {name: _make(db, root, name) for name in ORDER}
+
+
+def _report(privacy: Privacy | None, root: Path) -> None:
+    told = {"enabled": True, **privacy.report()} if privacy else {"enabled": False}
+    target = root / "tables" / PRIVACY_REPORT
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_suffix(".tmp")
+    aside.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+    os.replace(aside, target)
 
 
 def _make(db: duckdb.DuckDBPyConnection, root: Path, name: str) -> int:
