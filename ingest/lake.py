@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest import files, journal, otlp, privacy, tables
+from ingest import files, journal, kept, otlp, privacy, tables, vault
 from ingest.errors import UserError
 from ingest.normal import MAPPING_VERSION
 from ingest.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
@@ -34,6 +34,7 @@ FORMAT = "rehearsal-lake"
 VERSION = 1
 MANIFEST = "lake.json"
 RAW = ("spans", "log_records")
+_MAY_BE_THERE = {"journal", privacy.SETTINGS_FILE, privacy.KEY_FILE}  # before there is a lake
 Progress = Callable[[Path, int], None]
 
 
@@ -68,7 +69,7 @@ class Lake:
         root = Path(path)
         if (root / MANIFEST).exists():
             return cls.open(root)
-        if root.exists() and (not root.is_dir() or any(p.name != "journal" for p in root.iterdir())):
+        if root.exists() and (not root.is_dir() or {p.name for p in root.iterdir()} - _MAY_BE_THERE):
             raise UserError(f"{root} exists and is no lake; give an empty or a new directory as --lake")
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -120,11 +121,17 @@ class Lake:
         found = files.find(wanted) if wanted else journal.segments(self.journal_path)
         with self._lock():
             writer = _RawWriter(self, summary)
+            whole = []
             for path in found:
+                before = len(summary.problems), summary.unreadable
                 self._ingest_file(path, writer, summary)
+                if (len(summary.problems), summary.unreadable) == before:
+                    whole.append(path)
                 if progress:
                     progress(path, summary.rows)
             writer.flush()
+            if not wanted:
+                vault.note_segments(self.path, whole)
         return summary
 
     def _ingest_file(self, path: Path, writer: _RawWriter, summary: IngestSummary) -> None:
@@ -150,10 +157,25 @@ class Lake:
             if not force and path.exists():
                 old = json.loads(path.read_text())
                 if old["of"] == state:
+                    self._put_away(path, old["rows"])
                     return dict(old["rows"])
             rows = tables.build(self.path)
             _write_json(path, {"of": state, "rows": rows})
+            self._put_away(path, rows)
             return rows
+
+    def _put_away(self, path: Path, rows: dict[str, int]) -> None:
+        """Encrypts or drops the originals, if the lake's settings say so; the tables are up to date after it."""
+        before = self._state()
+        vault.put_away(self.path, privacy.load(self.path).raw)
+        if (after := self._state()) != before:
+            _write_json(path, {"of": after, "rows": rows})
+
+    def privacy_report(self) -> dict[str, Any]:
+        """What was replaced by surrogates when the tables were made (docs/privacy.md): counts, no originals."""
+        self._ready().close()
+        report: dict[str, Any] = json.loads((self.path / "tables" / kept.REPORT).read_text())
+        return {**report, "raw": privacy.load(self.path).raw}
 
     def describe(self, summary: IngestSummary) -> None:
         """Adds what the tables say after an ingest: conversations, spans by dialect, flags."""
@@ -168,32 +190,35 @@ class Lake:
             summary.flags = dict(db.execute(flags).fetchall())
 
     def _state(self) -> dict[str, Any]:
-        parts = sorted(str(p.relative_to(self.path)) for p in (self.path / "raw").rglob("*.parquet"))
         how = {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "privacy": privacy.fingerprint(self.path)}
-        return {**how, "parts": parts}
+        return {**how, "parts": vault.part_names(self.path)}
 
     # ---------------------------------------------------------------------------------------- reading
 
     def is_empty(self) -> bool:
         """Whether no row was ever ingested."""
-        return not any((self.path / "raw").rglob("*.parquet"))
+        return not vault.part_names(self.path)
 
-    def _ready(self) -> duckdb.DuckDBPyConnection:
+    def _ready(self, raw: bool = False) -> duckdb.DuckDBPyConnection:
         if self.is_empty():
             waiting = any(journal.segments(self.journal_path))
             what = "" if waiting else " OTLP_FILES"
             how = f"fill it with: rehearsal ingest --lake {self.path}{what}"
             raise UserError(f"the lake {self.path} is empty; {how}")
         self.build_tables()
-        return tables.connect(self.path)
+        return tables.connect(self.path, raw)
 
     def query(self, sql: str) -> pa.Table:
         """The answer to a query over every table of the lake, in DuckDB's SQL."""
-        with self._ready() as db:
+        with self._ready(raw=any(name in sql.lower() for name in RAW)) as db:
             try:
                 return db.sql(sql).to_arrow_table()
             except duckdb.Error as error:
                 raise UserError(f"the query failed: {str(error).splitlines()[0]}") from None
+
+    def row_hashes(self, name: str) -> set[bytes]:
+        """The hashes of all rows of a raw table that ever came, dropped ones among them."""
+        return vault.read_hashes(self.path, name)
 
     def conversations(self) -> list[Conversation]:
         """Every conversation, oldest first."""
@@ -224,7 +249,7 @@ class _RawWriter:
     def __init__(self, lake: Lake, summary: IngestSummary) -> None:
         self.lake, self.summary = lake, summary
         self.pending = otlp.Rows()
-        self.seen = {name: _known_hashes(lake.path, name) for name in RAW}
+        self.seen = {name: vault.read_hashes(lake.path, name) for name in RAW}
 
     def add(self, rows: otlp.Rows) -> None:
         self.summary.rejected += rows.rejected
@@ -255,13 +280,6 @@ class _RawWriter:
             if rows:
                 _write_parts(self.lake.path / "raw" / name, otlp.to_table(rows, otlp.SCHEMAS[name]))
         self.pending = otlp.Rows()
-
-
-def _known_hashes(root: Path, name: str) -> set[bytes]:
-    known: set[bytes] = set()
-    for part in (root / "raw" / name).rglob("*.parquet"):
-        known.update(pq.read_table(part, columns=["row_hash"])["row_hash"].to_pylist())
-    return known
 
 
 def _write_parts(directory: Path, table: pa.Table) -> None:

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from ingest import kept, vault
 from ingest.normalise import NORMALISED, normalise
 from ingest.otlp import SCHEMAS, to_table
 from ingest.privacy import Privacy, open_privacy
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
-PRIVACY_REPORT = "privacy.json"
 _COLUMNS = {
     "spans": [
         n for n in SCHEMAS["spans"].names if n not in ("row_hash", "oddities", "trace_state")
@@ -39,8 +39,8 @@ def sql_digest() -> str:
 
 
 def _raw_rows(root: Path, name: str) -> Iterator[dict[str, Any]]:
-    for part in sorted((root / "raw" / name).rglob("*.parquet")):
-        for batch in pq.ParquetFile(part).iter_batches(8192, columns=_COLUMNS[name]):
+    for part in vault.parts(root, name):
+        for batch in vault.open_part(root, part).iter_batches(8192, columns=_COLUMNS[name]):
             yield from batch.to_pylist()
 
 
@@ -49,21 +49,24 @@ def build(root: Path) -> dict[str, int]:
     privacy = open_privacy(root)
     made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"), privacy)
     _report(privacy, root)
+    rows = kept.with_kept(root, made.rows)
+    kept.add_counts(root, made.dialect_counts)
     for name, schema in NORMALISED.items():
-        _write(to_table(made.rows[name], schema), root / "normalised" / f"{name}.parquet")
+        _write(to_table(rows[name], schema), root / "normalised" / f"{name}.parquet")
     _write(
         pa.table({"dialect": list(made.dialect_counts), "spans": list(made.dialect_counts.values())},
                  schema=pa.schema([("dialect", pa.string()), ("spans", pa.int64())])),
         root / "normalised" / "dialects.parquet",
     )  # fmt: skip
     with duckdb.connect() as db:
-        _views(db, root, tables=False)
+        _views(db, root, tables=False, raw=False)
         return {name: _make(db, root, name) for name in ORDER}
 
 
 def _report(privacy: Privacy | None, root: Path) -> None:
     told = {"enabled": True, **privacy.report()} if privacy else {"enabled": False}
-    target = root / "tables" / PRIVACY_REPORT
+    told = kept.with_kept_report(root, told)
+    target = root / "tables" / kept.REPORT
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_suffix(".tmp")
     aside.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
@@ -89,22 +92,22 @@ def _quoted(path: Path | str) -> str:
     return str(path).replace("'", "''")
 
 
-def _views(db: duckdb.DuckDBPyConnection, root: Path, tables: bool) -> None:
-    for name, schema in SCHEMAS.items():
+def _views(db: duckdb.DuckDBPyConnection, root: Path, tables: bool, raw: bool) -> None:
+    for name, schema in SCHEMAS.items() if raw else ():
         glob = root / "raw" / name / "*" / "*.parquet"
-        if any((root / "raw" / name).rglob("*.parquet")):
+        if vault.is_encrypted(root) or not vault.parts(root, name):
+            db.register(name, vault.read_table(root, name, to_table([], schema).schema))
+        else:
             db.execute(
                 f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{_quoted(glob)}', hive_partitioning=true)"
             )
-        else:
-            db.register(name, to_table([], schema))
     found = [(root / "normalised").glob("*.parquet"), (root / "tables").glob("*.parquet") if tables else []]
     for path in (p for group in found for p in group):
         db.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet('{_quoted(path)}')")
 
 
-def connect(root: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that sees every raw, normalised and derived table of a lake by its name."""
+def connect(root: Path, raw: bool = True) -> duckdb.DuckDBPyConnection:
+    """A connection that sees every raw (if asked for), normalised and derived table of a lake by its name."""
     db = duckdb.connect()
-    _views(db, root, tables=True)
+    _views(db, root, tables=True, raw=raw)
     return db

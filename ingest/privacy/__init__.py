@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from ingest.privacy.conversations import Privacy
+from ingest.privacy.keys import FILE as KEY_FILE
 from ingest.privacy.keys import load_key, name_of
 from ingest.privacy.scrub import Scrubber
+from ingest.privacy.settings import FILE as SETTINGS_FILE
 from ingest.privacy.settings import PrivacySettings, load
 
 # Bump when the same value gets another surrogate, or other values are found; tables are then rebuilt.
 PRIVACY_VERSION = 1
 
-__all__ = ["PRIVACY_VERSION", "Privacy", "PrivacySettings", "fingerprint", "load", "open_privacy"]
+__all__ = [
+    "KEY_FILE", "PRIVACY_VERSION", "SETTINGS_FILE", "Privacy", "PrivacySettings", "fingerprint", "load", "open_privacy",
+]  # fmt: skip
 
 
 def open_privacy(lake: Path) -> Privacy | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import orjson
+
 from ingest.assembly import Assembled
-from ingest.chatform import Turn
+from ingest.chatform import Turn, as_text
 from ingest.linking import Link
 from ingest.normal import Evaluation
 from ingest.privacy.fields import Known
@@ -15,6 +17,14 @@ from ingest.privacy.scrub import Scrubber
 from ingest.records import Message
 
 _TOLD = {"text", "reasoning", "tool_call", "tool_call_response"}  # parts whose words the message has as well
+
+
+@dataclass
+class _Done:
+    """What of one message has been replaced already, and how often: texts, and JSON values by their identity."""
+
+    texts: dict[str, tuple[str, Counter[str]]] = field(default_factory=dict)
+    values: dict[int, tuple[Any, Counter[str]]] = field(default_factory=dict)
 
 
 class Privacy:
@@ -67,22 +77,45 @@ class Privacy:
 
     def _turn(self, turn: Turn, known: Known, calls: dict[int, dict[str, Any]]) -> Turn:
         message = cast(Message, dict(turn.message))
-        if message.get("content"):
-            message["content"] = self._value("messages.content", message["content"], known)
+        done = _Done()
+        if content := message.get("content"):
+            counts: Counter[str] = Counter()
+            message["content"] = self.scrubber.text(content, known, counts)
+            self._counts("messages.content").update(counts)
+            done.texts[content] = message["content"], counts
+        for call in message.get("tool_calls") or ():
+            calls[id(call)] = self._call(call, known, done)  # type: ignore[arg-type]
         if made := message.get("tool_calls"):
-            new = [self._call(call, known) for call in made]  # type: ignore[arg-type]
-            calls.update((id(old), call) for old, call in zip(made, new, strict=True))
-            message["tool_calls"] = new  # type: ignore[typeddict-item]
+            message["tool_calls"] = [calls[id(call)] for call in made]  # type: ignore[typeddict-item]
         if message.get("tool_call_id"):
             message["tool_call_id"] = self._id(message["tool_call_id"])
-        parts = [self._value("message_bodies.parts", part, known) for part in turn.parts]
-        return replace(turn, message=message, parts=parts)
+        return replace(turn, message=message, parts=[self._part(part, done, known) for part in turn.parts])
 
-    def _call(self, call: dict[str, Any], known: Known) -> dict[str, Any]:
+    def _call(self, call: dict[str, Any], known: Known, done: _Done) -> dict[str, Any]:
         new = {**call, "id": self._id(call["id"])}
         if "arguments" in call:
-            new["arguments"] = self._value("tool_calls.arguments", call["arguments"], known)
+            counts: Counter[str] = Counter()
+            new["arguments"] = self.scrubber.value(call["arguments"], known, counts)
+            self._counts("tool_calls.arguments").update(counts)
+            done.values[id(call["arguments"])] = new["arguments"], counts
         return new
+
+    def _part(self, part: dict[str, Any], done: _Done, known: Known) -> dict[str, Any]:
+        """A part with surrogates; most of what it says the message says too, and that is not searched again."""
+        total, made = self._counts("message_bodies.parts"), {}
+        for key, item in part.items():
+            counts: Counter[str] = Counter()
+            if isinstance(item, str) and item in done.texts:
+                made[key], counts = done.texts[item]
+            elif id(item) in done.values:
+                made[key], counts = done.values[id(item)]
+            elif key == "response" and isinstance(item, dict | list) and (text := as_text(item)) in done.texts:
+                told, counts = done.texts[str(text)]
+                made[key] = item if told == text else orjson.loads(told)
+            else:
+                made[key] = item if key == "type" else self.scrubber.value(item, known, counts)
+            total.update(counts)
+        return made
 
     def _link(self, x: Link, turns: dict[int, Turn], calls: dict[int, dict[str, Any]]) -> Link:
         answer = turns[id(x.answer)] if x.answer else None
@@ -90,7 +123,10 @@ class Privacy:
         return replace(x, call=call, call_turn=turns[id(x.call_turn)], answer=answer)
 
     def _value(self, column: str, value: Any, known: Known) -> Any:
-        return self.scrubber.value(value, known, self.counts.setdefault(column, Counter()))
+        return self.scrubber.value(value, known, self._counts(column))
+
+    def _counts(self, column: str) -> Counter[str]:
+        return self.counts.setdefault(column, Counter())
 
     def _id(self, text: str) -> str:
         """An id that is an e-mail address or another's personal data; any other stays."""

@@ -47,9 +47,10 @@ _NATIONAL = (
     r"|[A-Z]{6}\d{2}[A-Z]\d{2}[A-Z]\d{3}[A-Z]"
 )
 _IBAN = r"[A-Z]{2}\d{2}(?: ?[A-Z\d]{4}){2,7}(?: ?[A-Z\d]{1,4})?"
-_FORMS = re.compile(
-    rf"(?<![\w+@.,/-])(?:(?P<national>{_NATIONAL})|(?P<card>{_CARD})|(?P<iban>{_IBAN})|(?P<phone>{_PHONE}))(?![\w@]|[.,-]\d)"
-)
+_END = r"(?![\w@]|[.,-]\d)"
+_GROUPS = {"card": _CARD, "national": _NATIONAL, "iban": _IBAN, "phone": _PHONE}
+_ALONE = {name: re.compile(f"(?:{form}){_END}") for name, form in _GROUPS.items()}
+_FORMS = re.compile(rf"(?<![\w+@.,/-])(?:{'|'.join(f'(?P<{n}>{form})' for n, form in _GROUPS.items())}){_END}")
 _IPV4 = re.compile(r"(?<![\w.])(?<!\w/)(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-fA-F]{0,4}:){3,7}[0-9a-fA-F]{0,4}(?![\w:])")
 
@@ -71,17 +72,20 @@ def find(text: str, wanted: frozenset[str]) -> list[Hit]:
 def _forms(text: str) -> Iterator[Hit]:
     at = 0
     while found := _FORMS.search(text, at):
-        start, end = found.span()
-        hit = _judged(text, start, end, str(found.lastgroup))
-        if hit is None and found.lastgroup != "phone":  # what is no card may be a phone number
-            other = _PHONE_ALONE.match(text, start)
-            hit = _judged(text, start, other.end(), "phone") if other else None
+        start = found.start()
+        hit = _judged(text, start, found.end(), str(found.lastgroup)) or _otherwise(text, start)
         if hit is not None:
             yield hit
         at = hit.end if hit else start + 1
 
 
-_PHONE_ALONE = re.compile(rf"(?:{_PHONE})(?![\w@]|[.,-]\d)")
+def _otherwise(text: str, start: int) -> Hit | None:
+    """What begins at a place where something has a form and not its checksum: what is no card may be a phone."""
+    for group, pattern in _ALONE.items():
+        found = pattern.match(text, start)
+        if found and (hit := _judged(text, start, found.end(), group)):
+            return hit
+    return None
 
 
 def _judged(text: str, start: int, end: int, group: str) -> Hit | None:
@@ -89,12 +93,8 @@ def _judged(text: str, start: int, end: int, group: str) -> Hit | None:
     if group == "card":
         return Hit(start, end, "card") if is_card(value) else None
     if group == "national":
-        if is_national_id(value):
-            return Hit(start, end, "national_id")
-        return Hit(start, end, "card") if re.fullmatch(_CARD, value) and is_card(value) else None
-    if group == "iban":
-        return _iban(text, start, end)
-    return _phone(text, start, end)
+        return Hit(start, end, "national_id") if is_national_id(value) else None
+    return _iban(text, start, end) if group == "iban" else _phone(text, start, end)
 
 
 def _phone(text: str, start: int, end: int) -> Hit | None:

@@ -34,6 +34,7 @@ class Fields:
 
     def __init__(self, settings: PrivacySettings, is_allowed: Callable[[str], bool]) -> None:
         self._kinds = {_plain(key): kind for key, kind in settings.fields.items()}
+        self._met: dict[str, str | None] = {}  # keys as they are written
         self._persons = {_plain(key) for key in settings.persons}
         self._is_allowed = is_allowed
 
@@ -43,6 +44,11 @@ class Fields:
         keys = sorted({"name", *self._kinds}, key=len, reverse=True)
         spaced = ("[_ -]?".join(map(re.escape, key)) if len(key) < 40 else re.escape(key) for key in keys)
         return re.compile(rf"""(?i)["'](?:{"|".join(spaced)})\\*["']\s*:""")
+
+    def _kind(self, key: Any) -> str | None:
+        if key not in self._met:
+            self._met[key] = self._kinds.get(_plain(str(key)))
+        return self._met[key]
 
     def learn_text(self, text: str, known: Known) -> None:
         """Adds the values of the fields of a text, if it is JSON or looks like a record's repr."""
@@ -67,23 +73,30 @@ class Fields:
             if value[:1] in ("{", "["):
                 self.learn_text(value, known)
         elif isinstance(value, dict):
-            kinds = {key: self._kinds.get(_plain(str(key))) for key in value}
+            kinds = {key: self._kind(key) for key in value}
+            if not any(kinds.values()) and "name" not in value:
+                for key, item in value.items():
+                    if isinstance(item, dict | list | str):
+                        self.learn(item, known, key)
+                return
             mails = [value[k] for k, kind in kinds.items() if kind == "email" and isinstance(value[k], str)]
             if mails and all(map(self._is_allowed, mails)):
                 return
-            is_person = above in self._persons or any(k is not None and k != "secret" for k in kinds.values())
+            is_person = _plain(str(above)) in self._persons or bool({*kinds.values()} - {None, "secret"})
             for key, item in value.items():
-                kind = kinds[key] or ("name" if is_person and _plain(str(key)) == "name" else None)
-                if kind is not None and isinstance(item, str | int) and not isinstance(item, bool):
+                kind = kinds[key] or ("name" if is_person and key == "name" else None)
+                if kind is not None and isinstance(item, str):
+                    self._note(kind, item, known)
+                elif kind == "phone" and isinstance(item, int):
                     self._note(kind, str(item), known)
                 elif kind is not None and isinstance(item, list):
                     for one in item:
                         if isinstance(one, str):
                             self._note(kind, one, known)
                         else:
-                            self.learn(one, known, _plain(str(key)))
+                            self.learn(one, known, key)
                 else:
-                    self.learn(item, known, _plain(str(key)))
+                    self.learn(item, known, key)
 
     def _note(self, kind: str | None, value: str, known: Known) -> None:
         value = value.strip()
@@ -109,7 +122,9 @@ def _is_told(kind: str, value: str) -> bool:
         return "@" in value
     if kind in ("phone", "date"):
         return sum(c.isdigit() for c in value) >= (6 if kind == "phone" else 4)
-    return kind != "name" or (any(map(str.isalpha, value)) and not any(map(str.isdigit, value)) and "@" not in value)
+    if kind == "name":
+        return any(map(str.isalpha, value)) and not any(map(str.isdigit, value)) and "@" not in value
+    return kind == "secret" or any(map(str.isalpha, value))
 
 
 def places(text: str, low: str, known: Known) -> Iterable[tuple[int, int, str]]:

@@ -18,6 +18,8 @@ from ingest.privacy.surrogates import Surrogates
 from ingest.privacy.tokens import find_secrets
 
 _MOST_KEPT = 20_000  # texts whose places are remembered; system prompts and tools come again and again
+SHORTEST = 6  # characters of what a detector may find: a@b.cc
+ALLOWED = ""  # the kind of a place that stays as it is
 # Strings and long numbers of JSON text.
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.\-])\d{9,19}(?![\w.])')
 
@@ -76,12 +78,12 @@ class Scrubber:
         if known:
             low = _without_escapes(text).lower()
             spots += places(text, low if len(low) == len(text) else text, known)
-        if not spots:
+        if not any(kind != ALLOWED for _, _, kind in spots):
             return text
         out, at = [], 0
         for start, end, kind in _apart(spots):
             found = text[start:end]
-            made = self.surrogates.of(kind, found)
+            made = found if kind == ALLOWED else self.surrogates.of(kind, found)
             out += [text[at:start], made]
             at = end
             if made != found:
@@ -91,26 +93,34 @@ class Scrubber:
 
     def _found(self, text: str) -> tuple[Hit, ...]:
         """What the detectors find in a text; the same text is searched once."""
+        if len(text) < SHORTEST:
+            return ()
         hits = self._hits.get(text)
         if hits is None:
             if len(self._hits) >= _MOST_KEPT:
                 self._hits.clear()
             bare = _without_escapes(text)
             all_hits = find(bare, self._wanted) + (find_secrets(text) if "secret" in self._wanted else [])
-            hits = tuple(h for h in all_hits if not self._is_left(text[h.start : h.end], h.kind))
-            self._hits[text] = hits
+            hits = self._hits[text] = tuple(self._permitted(h, text[h.start : h.end]) for h in all_hits)
         return hits
 
-    def _is_left(self, found: str, kind: str) -> bool:
-        if kind == "email" and self.surrogates.is_email(found):
-            return True
+    def _permitted(self, hit: Hit, found: str) -> Hit:
+        """The hit, marked if it stays as it is: nothing within it is replaced either."""
+        if hit.kind == "email" and self.surrogates.is_email(found):
+            return hit._replace(kind=ALLOWED)
         if self.is_allowed(found):
-            self.allowed[kind] += 1
-            return True
-        return False
+            self.allowed[hit.kind] += 1
+            return hit._replace(kind=ALLOWED)
+        return hit
 
     def _json_text(self, text: str, value: Any, known: Known, counts: Counter[str]) -> str:
         """JSON text changed in the strings that have something to replace; not a byte beside them."""
+        if "\\" not in text:  # no string of it is written otherwise than it reads
+            seen: Counter[str] = Counter()
+            made = self._plain(text, known, seen)
+            if made is text or isinstance(parse(made), dict | list):
+                counts.update(seen)
+                return made
         changed: dict[str, str] = {}
         self._changes(value, known, changed, counts)
         if not changed:
@@ -154,7 +164,7 @@ def _rewritten(token: str, changed: dict[str, str]) -> str:
 
 
 def _apart(spots: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """Spots in order; those that overlap become one, of the longer's kind."""
+    """Spots in order; those that overlap become one, of the longer's kind (of equals the first told)."""
     kept: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(spots, key=lambda s: (s[0], -s[1])):
         if kept and start < kept[-1][1]:

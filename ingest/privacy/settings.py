@@ -27,7 +27,7 @@ FIELDS: dict[str, FieldKind] = {
                      "street", "street1", "street2", "street_address", "shipping_address", "billing_address"),
                     "address"),
     **dict.fromkeys(("dob", "date_of_birth", "birth_date", "birthdate", "birthday"), "date"),
-    **dict.fromkeys(("password", "passwd", "pwd", "passcode", "pin_code", "api_key", "access_token",
+    **dict.fromkeys(("password", "passwd", "pwd", "passcode", "api_key", "access_token",
                      "refresh_token", "auth_token", "client_secret", "secret_key", "private_key"), "secret"),
 }  # fmt: skip
 PERSONS = ("customer", "user", "passenger", "passengers", "patient", "contact", "recipient", "guest", "guests",

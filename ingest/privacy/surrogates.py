@@ -242,7 +242,9 @@ def phone_parts(text: str, digits: str) -> tuple[str, str, str]:
         return prefix + "1", number[1:], "10"
     if prefix or text.lstrip(" (").startswith("+"):
         return prefix, number, "999"
-    return "", number, "10" if len(number) == 10 and number[0] != "0" else "000"
+    if number[:1] == "0":
+        return "", number, "000"
+    return "", number, "10" if len(number) == 10 else "100"
 
 
 def is_documentation(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

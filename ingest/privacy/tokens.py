@@ -13,9 +13,11 @@ from ingest.privacy.detectors import Hit
 # Not used: those that need a line of code around the secret or guess from entropy (ids of records look random
 # too), those whose form business ids have, and those that say that there is a secret without saying where.
 _LEFT_OUT = {
-    "ArtifactoryDetector", "IPPublicDetector", "KeywordDetector", "PrivateKeyDetector", "JwtTokenDetector", "NpmDetector",
+    "ArtifactoryDetector", "IPPublicDetector", "JwtTokenDetector", "KeywordDetector", "NpmDetector",
+    "PrivateKeyDetector",
 }  # fmt: skip
-_LONG = re.compile(r"(?=[\w\-+/=.:]*\d)[\w\-+/=.:]{14,}|://[^\s/@:]+:")
+# No secret that is known by its form is shorter, but for a password in an address.
+_LONG = re.compile(r"[\w\-+/=.:]{20,}|://[^\s/@:]+:|xox")
 _OTHERS = re.compile(
     r"-----BEGIN[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]+?-----END[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"
@@ -41,7 +43,7 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
 def find_secrets(text: str) -> list[Hit]:
     """Where a text holds secrets, in order."""
     hits = []
-    if _LONG.search(text):
+    if "PRIVATE KEY" in text or any(any(map(str.isdigit, m[0])) or m[0][0] in ":x" for m in _LONG.finditer(text)):
         for pattern in (_OTHERS, *_patterns()):
             # A group behind the beginning is the secret within; one at the beginning is a vendor's prefix.
             hits += [_hit(m, int(bool(m.lastindex) and m.start(1) > m.start())) for m in pattern.finditer(text)]
