@@ -82,11 +82,11 @@ class Privacy:
             counts: Counter[str] = Counter()
             message["content"] = self.scrubber.text(content, known, counts)
             self._counts("messages.content").update(counts)
-            done.texts[content] = message["content"], counts
+            done.texts[content] = str(message["content"]), counts
         for call in message.get("tool_calls") or ():
             calls[id(call)] = self._call(call, known, done)  # type: ignore[arg-type]
         if made := message.get("tool_calls"):
-            message["tool_calls"] = [calls[id(call)] for call in made]  # type: ignore[typeddict-item]
+            message["tool_calls"] = cast(Any, [calls[id(call)] for call in made])
         if message.get("tool_call_id"):
             message["tool_call_id"] = self._id(message["tool_call_id"])
         return replace(turn, message=message, parts=[self._part(part, done, known) for part in turn.parts])
@@ -102,7 +102,8 @@ class Privacy:
 
     def _part(self, part: dict[str, Any], done: _Done, known: Known) -> dict[str, Any]:
         """A part with surrogates; most of what it says the message says too, and that is not searched again."""
-        total, made = self._counts("message_bodies.parts"), {}
+        total = self._counts("message_bodies.parts")
+        made: dict[str, Any] = {}
         for key, item in part.items():
             counts: Counter[str] = Counter()
             if isinstance(item, str) and item in done.texts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
@@ -35,7 +36,7 @@ _SAYS = ("passw", "passc", "passp", "pwd", "key", "secret", "token", "bearer", "
 @cache
 def _patterns() -> tuple[re.Pattern[str], ...]:
     """The patterns of the plugins themselves: ``analyze_string`` would tell what was found, but not where."""
-    classes = get_mapping_from_secret_type_to_class().values()
+    classes: Iterable[type] = get_mapping_from_secret_type_to_class().values()
     plugins = [c() for c in classes if issubclass(c, RegexBasedDetector) and c.__name__ not in _LEFT_OUT]
     return tuple(pattern for plugin in plugins for pattern in plugin.denylist)
 
