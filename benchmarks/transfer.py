@@ -2,9 +2,9 @@
 
     python -m benchmarks.transfer --home artifacts/demo
 
-Starts from the clone of a finished demo and trains it with the same steps, groups, losses and choice of the best step,
-but in the real environment and with its true verdict as the reward. Then both policies play the same real episodes.
-Prints JSON.
+Starts from the clone of a finished demo and trains it with as many steps, the same groups, losses and choice of the
+best step, but in the real environment and with its true verdict as the reward. Then both policies play the same real
+episodes. Prints JSON.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def scenarios_of(starts: Sequence[Start]) -> list[Scenario]:
     ]  # fmt: skip
 
 
-def train_in_reality(settings: Settings, clone: Path, out: Path, count: int) -> dict[str, Any]:
-    """GRPO on `count` real starts; writes the best adapter to `out` and returns its manifest."""
+def train_in_reality(settings: Settings, clone: Path, out: Path, count: int, steps: int) -> dict[str, Any]:
+    """GRPO on `count` real starts for `steps` steps; writes the best adapter to `out` and returns its manifest."""
     environment = load_environment(settings.environment)
     starts = environment.starts(count, PRACTICE_STREAM + settings.seed)
     base = load_base(settings.base, show_tools=not settings.compact)
@@ -104,7 +104,7 @@ def train_in_reality(settings: Settings, clone: Path, out: Path, count: int) -> 
         cast(Any, RealWorlds(environment, {s.episode_id: s for s in starts})), cast(Any, TrueReward()),
         settings.train.limits, settings.train.temperature, show_system=not settings.compact,
     )  # fmt: skip
-    how = settings.train.model_copy(update={"seed": settings.seed})
+    how = settings.train.model_copy(update={"seed": settings.seed, "steps": steps, "seconds": None})
     report = track("practising in reality")
     loop = Grpo(base, practice, scenarios_of(starts), clone, out, how)
     return asyncio.run(loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}")))
@@ -134,9 +134,10 @@ def main() -> None:
         raise UserError(f"{arguments.home} holds no finished demo; run `rehearsal demo --home {arguments.home}` first")
     with bars(Console(stderr=True)):
         loop = Loop(settings)
-        clone, candidate = loop.clone().directory / "adapter", loop.candidate().directory / "adapter"
-        out = arguments.home / "transfer" / "adapter"
-        trained = train_in_reality(settings, clone, out, len(loop.scenarios()) - settings.gate.scenarios)
+        clone, practised = loop.clone().directory / "adapter", loop.candidate()
+        candidate, out = practised.directory / "adapter", arguments.home / "transfer" / "adapter"
+        steps = practised.facts["steps"]  # as many episodes as the world gave, however long reality takes for them
+        trained = train_in_reality(settings, clone, out, len(loop.scenarios()) - settings.gate.scenarios, steps)
         before, world, real = (play(settings, *p) for p in (("clone", clone), ("world", candidate), ("real", out)))
     from_world, from_reality = difference(before, world), difference(before, real)
     figures = {
@@ -148,6 +149,8 @@ def main() -> None:
         "gain_in_reality": from_reality.gain,
         "gain_in_reality_ci": [from_reality.low, from_reality.high],
         "transfer": from_world.gain / from_reality.gain if from_reality.gain else None,
+        "steps": steps,
+        "best_step_in_world": practised.facts["best_step"],
         "best_step_in_reality": trained["best_step"],
     }
     print(json.dumps(figures, indent=1))

@@ -9,39 +9,37 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 from pydantic import BaseModel
 
 from dagster_project.progress import Report, track
+from dagster_project.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.settings import Settings
 from dagster_project.stages import Done, fingerprint, run_stage, write_json
 from ingest import files, journal, otlp
 from ingest.errors import UserError
 from ingest.lake import IngestSummary, Lake
 from ingest.records import Conversation, Scenario
-from training.base import Base, load_base, load_format
+from training.base import Base, load_base
 from training.clone import fit_clone
-from training.engines import Engine
-from training.engines.choose import open_engine
-from training.evaluate import Run, load_environment, run_policy, summary
+from training.evaluate import Run, summary
 from training.gate import as_dict, compare
 from training.grpo import Grpo, lasting_alarms
-from training.judge import LocalJudge, fit_judge, in_process_client
-from training.practice import Practice
+from training.judge import fit_judge
+from training.pool import PracticePool, play
+from training.practice import Practising
 from training.registry import Registry
 from training.rollout import Trajectory
-from training.ruler import Ruler
+from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card import make_card
 from worldmodel.fit import fit_world
-from worldmodel.world import WorldModel
 
 
 class Loop:
@@ -62,7 +60,7 @@ class Loop:
     # ----- telemetry
 
     def ingest(self) -> IngestSummary:
-        """What the journal holds, into raw tables. What was read before adds nothing."""
+        """What is new in the journal, into raw tables."""
         lake = Lake.create(self.lake_path)
         report = track("reading the journal", self.log)
         total = len(journal.segments(lake.journal_path))
@@ -83,10 +81,14 @@ class Loop:
         return float(self.lake.query(sql).column(0)[0].as_py() or 0.0)
 
     def acknowledged_and_landed(self) -> tuple[int, int]:
-        """How many different rows the receiver said yes to, and how many of those the lake has."""
+        """How many different rows the receiver said yes to, and how many of those the lake has. Rows that have
+        expired do not count."""
+        since = self.lake.rows_from_ns
         acknowledged: dict[str, set[bytes]] = {"spans": set(), "log_records": set()}
         for path in journal.segments(self.lake.journal_path):
             for entry in journal.read_entries(path):  # request by request, not as ingest reads: a check of its own
+                if entry.arrived_at_ns < since:
+                    continue
                 rows = otlp.Rows()
                 files.add_entry(entry, rows, path.stem)
                 for name, hashes in acknowledged.items():
@@ -135,8 +137,9 @@ class Loop:
         def work(_: Path) -> dict[str, Any]:
             report = track("asking the world held-out calls", self.log)
             return make_card(
-                world.directory, most=self.settings.card_calls, on_progress=lambda done, total: report(done, total, "")
-            )
+                world.directory, most=self.settings.card_calls,
+                on_progress=lambda done, total: report(done, total, ""), processes=self._processes(),
+            )  # fmt: skip
 
         return run_stage(self.settings.home / "card", asked, work)
 
@@ -196,9 +199,9 @@ class Loop:
 
         def work(directory: Path) -> dict[str, Any]:
             report = track("practising in the world", self.log)
-            with self._practice() as (base, practice):
+            with self._practice() as practice:
                 loop = Grpo(
-                    base, practice, scenarios[: -settings.gate.scenarios], clone.directory / "adapter",
+                    self._base(), practice, scenarios[: -settings.gate.scenarios], clone.directory / "adapter",
                     directory / "adapter", how,
                 )  # fmt: skip
                 facts = asyncio.run(
@@ -221,9 +224,9 @@ class Loop:
             registry.promote(serving.name, "the production agent's clone is the first champion")
             held_out = scenarios[-settings.gate.scenarios :]
             report = track("at the gate", self.log)
-            with self._practice() as (_, practice):
-                practice.engine.load_adapter("champion", serving.path)
-                practice.engine.load_adapter("candidate", candidate.directory / "adapter")
+            with self._practice() as practice:
+                practice.load_adapter("champion", serving.path)
+                practice.load_adapter("candidate", candidate.directory / "adapter")
                 verdict, pairs = asyncio.run(
                     compare(
                         practice, held_out, "champion", "candidate", settings.gate,
@@ -255,26 +258,27 @@ class Loop:
 
         def work(directory: Path) -> dict[str, Any]:
             report = track("in the real environment", self.log)
-            runs = [
-                self._play(name, done.directory / "adapter", partial(report_from, report, place, how.episodes))
-                for place, (name, done) in enumerate(adapters.items())
-            ]
-            return summary(*runs)
+            recipe = EvaluationRecipe(
+                settings.base, settings.engine, settings.compact, settings.environment,
+                {name: done.directory / "adapter" for name, done in adapters.items()},
+                how.episodes, settings.seed, how.temperature, settings.train.limits,
+            )  # fmt: skip
+            return summary(*asyncio.run(self._play(recipe, partial(report_from, report))))
 
         return run_stage(settings.home / "evaluation", plain(inputs), work)
 
-    def _play(self, name: str, adapter: Path, on_done: Callable[[int], None]) -> Run:
-        """One policy in the real environment."""
-        settings, how = self.settings, self.settings.evaluation
-        base = load_base(settings.base, show_tools=not settings.compact)
-        engine = open_engine(settings.engine, base)
-        engine.load_adapter(name, adapter)
-        work = run_policy(
-            engine, base.format, load_environment(settings.environment), name, name=name, episodes=how.episodes,
-            seed=settings.seed, temperature=how.temperature, limits=settings.train.limits,
-            show_system=not settings.compact, on_done=on_done,
-        )  # fmt: skip
-        return asyncio.run(_and_close(engine, work))
+    async def _play(self, recipe: EvaluationRecipe, on_done: Callable[[int, int, int], None]) -> list[Run]:
+        """Each of the policies in the real environment."""
+        places, each = list(enumerate(recipe.adapters)), recipe.episodes
+        count = self._processes()
+        if count > 1:
+            with Workers(recipe.open, count) as workers:
+                return [await play(workers, name, each, partial(on_done, place, each)) for place, name in places]
+        player = recipe.open()
+        try:
+            return [await player.play(name, None, partial(on_done, place, each)) for place, name in places]
+        finally:
+            await player.engine.close()
 
     @property
     def registry(self) -> Registry:
@@ -292,32 +296,34 @@ class Loop:
         return [s for s in self.lake.scenarios() if s.conversation_id in known and s.first_user_message]
 
     @contextmanager
-    def _practice(self) -> Iterator[tuple[Base, Practice]]:
-        """The engine with world, user and judge behind it."""
+    def _practice(self) -> Iterator[Practising]:
+        """The engine with world, user and judge behind it, in as many processes as do it soonest."""
         settings = self.settings
-        base = load_base(settings.base, show_tools=not settings.compact)
-        engine = open_engine(settings.engine, base)
-        worlds = WorldModel.load(self.world().directory, engine)
-        client = self._judge_client(engine)
-        practice = Practice(
-            engine, base.format, worlds, Ruler(settings.ruler, client), settings.train.limits,
-            settings.train.temperature, show_system=not settings.compact,
+        judge = None if settings.ruler.base_url else self.judge()
+        recipe = PracticeRecipe(
+            settings.base, settings.engine, settings.compact, self.world().directory,
+            judge.directory / "adapter" if judge else None, judge.facts if judge else {},
+            settings.ruler, settings.train.limits, settings.train.temperature,
         )  # fmt: skip
-        yield base, practice
+        count = self._processes()
+        if count > 1:
+            with PracticePool.open(recipe.open, count) as pool:
+                yield pool
+        else:
+            yield recipe.open()
+
+    def _base(self) -> Base:
+        return load_base(self.settings.base, show_tools=not self.settings.compact)
+
+    def _processes(self) -> int:
+        """How many processes sample."""
+        return choose_count(self.settings.practice_workers, self.settings.engine, lambda: self._base().model)
 
     def _judge_alarms(self) -> list[str]:
         """What is wrong with the offline judge: one that orders pairs like a coin rewards nothing."""
         if self.settings.ruler.base_url or self.judge().facts["interval"][0] > 0.5:
             return []
         return ["the judge does not surely agree with production's outcomes"]
-
-    def _judge_client(self, engine: Engine) -> httpx.AsyncClient:
-        if self.settings.ruler.base_url:
-            return httpx.AsyncClient(base_url=self.settings.ruler.base_url.rstrip("/") + "/")
-        judge = self.judge()
-        engine.load_adapter("judge", judge.directory / "adapter")
-        chat = load_format(self.settings.base, show_tools=False)
-        return in_process_client(LocalJudge(engine, chat, "judge", judge.facts["form"], judge.facts["most_tokens"]))
 
 
 FitReport = Callable[[float, Mapping[str, float]], None]
@@ -345,10 +351,3 @@ def example_of(scenarios: Sequence[Scenario], pairs: Sequence[tuple[Trajectory, 
     with_calls = [p for p in played if p[1].observations] or played
     conversation, chosen = sorted(with_calls, key=lambda p: len(p[1].messages))[len(with_calls) // 2]
     return {"conversation": conversation, "messages": chosen.messages}
-
-
-async def _and_close(engine: Engine, work: Coroutine[Any, Any, Run]) -> Run:
-    try:
-        return await work
-    finally:
-        await engine.close()

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     environment: str = Field("", description="The real environment, 'package.module:Class'; only evaluation uses it.")
     agent: str = Field("", description="Which agent of the traces is retrained; empty: all of them.")
     seed: int = Field(0, description="Seed of everything that is drawn.")
+    practice_workers: int = Field(
+        0, ge=0, description="Processes that sample; 1 is the loop's own alone, 0 as many as suit a tiny model here."
+    )
     # The parts' defaults are values and not factories: only a value is completed where no more than a part is given.
     world: WorldSettings = Field(WorldSettings(), description="How the world is learned.")
     card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")

@@ -7,6 +7,8 @@ back to the work (which may go on from it) if the inputs are still the same, and
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import json
 import os
@@ -75,6 +77,7 @@ def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path],
     manifest = {"fingerprint": key, "seconds": seconds, "facts": facts, "inputs": dict(inputs)}
     write_json(directory / MANIFEST, manifest)
     (directory / BEGUN).unlink()
+    give_back_memory()
     return Done(directory, key, json.loads(json.dumps(facts, default=str)), seconds, reused=False)
 
 
@@ -86,6 +89,13 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def give_back_memory() -> None:
+    """Return to the system what finished work held: a stage must not pay for the ones before it (glibc keeps it)."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _sweep(directory: Path) -> None:

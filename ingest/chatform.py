@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -41,7 +42,23 @@ def canonical(value: Any) -> Any:
 
 
 def key_of(value: Any) -> bytes:
-    """A hash of a value's canonical JSON."""
+    """A hash of a value's canonical JSON. Short ones' are remembered, because every call repeats the history."""
+    try:
+        told = orjson.dumps(value)
+    except (TypeError, ValueError):
+        return _key_of(value)
+    return _key_of_json(told) if len(told) < _LONG else _key_of(value)
+
+
+_LONG = 8 << 10
+
+
+@lru_cache(maxsize=8192)
+def _key_of_json(told: bytes) -> bytes:
+    return _key_of(orjson.loads(told))
+
+
+def _key_of(value: Any) -> bytes:
     data = orjson.dumps(canonical(value), option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str)
     return xxhash.xxh3_64_digest(data)
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ingest import files, journal
+from ingest import files, journal, lake_commands
 from ingest.errors import UserError
 from ingest.lake import IngestSummary, Lake
 
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("sql")(sql)
     app.command("conversations")(conversations)
     app.command("privacy")(privacy)
+    lake_commands.register(app)
 
 
 def receive(
@@ -61,16 +62,19 @@ def ingest(
     paths: Annotated[
         list[str] | None, typer.Argument(help="Files or directories, or URIs of them; none: the journal.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Read the whole journal again, not only what is new in it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Read OTLP files, directories or the journal into the lake and rebuild its tables."""
+    """Read OTLP files, directories or what is new in the journal into the lake and rebuild its tables."""
     home = Lake.create(lake)
     console = Console(stderr=True)
     given = [files.as_path(path) for path in paths or ()]
     total = len(files.find(given) if given else journal.segments(home.journal_path))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=total)
-        summary = home.ingest(given, lambda path, rows: progress.update(task, advance=1))
+        summary = home.ingest(given, lambda path, rows: progress.update(task, advance=1), again)
         progress.add_task("building tables", total=None)
         home.describe(summary)
     print(json.dumps(asdict(summary)) if as_json else _told(summary))
@@ -83,10 +87,11 @@ def _told(s: IngestSummary) -> str:
     lines = [
         f"{s.files} files: {s.rows} rows in, {s.new} new ({s.spans} spans, {s.log_records} log records),"
         f" {s.duplicates} duplicates",
+        *([f"{s.read_before} segments of the journal had nothing new"] if s.read_before else []),
         f"{s.conversations} conversations; flagged: {_counts(s.flags)}",
         f"spans by dialect: {_counts(s.dialects)}",
     ]
-    refused = {"without ids": s.rejected, "unreadable": s.unreadable, "metrics": s.metrics}
+    refused = {"without ids": s.rejected, "unreadable": s.unreadable, "metrics": s.metrics, "expired": s.expired}
     if any(refused.values()):
         lines.append(f"left out: {_counts({k: v for k, v in refused.items() if v})}")
     return "\n".join(lines)

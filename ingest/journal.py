@@ -57,11 +57,7 @@ def _check(meta: bytes, payload: bytes | memoryview) -> int:
 def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
     """Whole records of a segment from ``offset``; stops silently at a torn tail or at the end. A segment that
     was sealed since it was listed is read under its new name. Raises ``NoSegment`` for anything else."""
-    try:
-        opened = path.open("rb")
-    except FileNotFoundError:
-        opened = path.with_suffix(".rjl").open("rb")
-    with opened as file:
+    with open_segment(path) as file:
         magic = file.read(len(MAGIC))
         if len(magic) < len(MAGIC) and MAGIC.startswith(magic):
             return  # it was made a moment ago
@@ -72,6 +68,14 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
         while entry := _read_one(file, at):
             yield entry
             at = entry.end
+
+
+def open_segment(path: Path) -> BinaryIO:
+    """A segment's file; one that was sealed since it was listed is opened under its new name."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return path.with_suffix(".rjl").open("rb")
 
 
 def _read_one(file: BinaryIO, at: int) -> Entry | None:
@@ -88,6 +92,21 @@ def _read_one(file: BinaryIO, at: int) -> Entry | None:
     if kind >= len(KINDS):
         return None
     return Entry(KINDS[kind], arrived, payload, at + _HEAD.size + length)
+
+
+def newest_arrival(path: Path) -> int:
+    """When the latest request of a segment arrived (ns since 1970; 0 for none), by the heads of its records
+    alone: nothing is checked."""
+    newest = 0
+    with open_segment(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        at = len(MAGIC)
+        while at + _HEAD.size + _META.size <= size:
+            file.seek(at)
+            length, _ = _HEAD.unpack(file.read(_HEAD.size))
+            newest = max(newest, _META.unpack(file.read(_META.size))[1])
+            at += _HEAD.size + length
+    return newest
 
 
 def segments(directory: Path, sealed_only: bool = False) -> list[Path]:

@@ -3,6 +3,8 @@
 lake.json                          manifest
 journal/segment-*.rjl              what the receiver said yes to (ingest.journal)
 raw/{spans,log_records}/hour=.../  Parquet, nothing dropped, partitioned by the hour of arrival
+raw/catalog.json                   which parts count, and how far the journal was read (ingest.catalog)
+kept/                              what was made of raw rows that were dropped (ingest.kept)
 normalised/, tables/               rebuilt from raw; tables are the files in sql/
 """
 
@@ -10,45 +12,63 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ingest import files, journal, kept, otlp, privacy, tables, vault
+from ingest import (
+    catalog,
+    compaction,
+    files,
+    journal,
+    kept,
+    landing,
+    otlp,
+    privacy,
+    renormalising,
+    retention,
+    tables,
+    vault,
+)
+from ingest.catalog import write_json
+from ingest.compaction import Compacted
 from ingest.errors import UserError
+from ingest.garbage import not_collected
 from ingest.normal import MAPPING_VERSION
 from ingest.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
 from ingest.records import Conversation, Scenario, ToolProfile, Transition
+from ingest.renormalising import Changes
+from ingest.retention import Retained
 
 FORMAT = "rehearsal-lake"
 VERSION = 1
 MANIFEST = "lake.json"
-RAW = ("spans", "log_records")
+RAW = catalog.RAW
 _MAY_BE_THERE = {"journal", privacy.SETTINGS_FILE, privacy.KEY_FILE}  # before there is a lake
 Progress = Callable[[Path, int], None]
 
 
 @dataclass
 class IngestSummary:
-    """What one ingest did. ``problems`` are one-line messages about input that could not be read."""
+    """What one ingest did. ``read_before`` counts segments of the journal that had nothing new and were not
+    read; ``problems`` are one-line messages about input that could not be read."""
 
     files: int = 0
     rows: int = 0
     new: int = 0
     duplicates: int = 0
+    expired: int = 0
     rejected: int = 0
     unreadable: int = 0
     metrics: int = 0
+    read_before: int = 0
     spans: int = 0
     log_records: int = 0
     conversations: int = 0
@@ -73,7 +93,7 @@ class Lake:
             raise UserError(f"{root} exists and is no lake; give an empty or a new directory as --lake")
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _write_json(root / MANIFEST, {"format": FORMAT, "version": VERSION, "id": uuid.uuid4().hex})
+            write_json(root / MANIFEST, {"format": FORMAT, "version": VERSION, "id": uuid.uuid4().hex})
         except OSError as error:
             raise UserError(
                 f"cannot make a lake at {root}: {error.strerror}; choose another directory"
@@ -109,38 +129,63 @@ class Lake:
         return self.path / "journal"
 
     def ingest(
-        self, paths: Iterable[str | Path] | None = None, progress: Progress | None = None
+        self, paths: Iterable[str | Path] | None = None, progress: Progress | None = None, again: bool = False
     ) -> IngestSummary:
         """Reads files or directories, or the journal when ``paths`` is None or empty, into the raw tables.
 
-        What was read before adds nothing. A bad file is told in ``problems`` and costs no good one. Tables
-        are not rebuilt here; reading does that, or ``build_tables``.
+        Of the journal only what was not read before is read, unless ``again``. What the lake has is not added.
+        A bad file is told in ``problems`` and costs no good one. Tables are not rebuilt here; reading does
+        that, or ``build_tables``.
         """
         summary = IngestSummary()
         wanted = [files.as_path(p) for p in paths or ()]
         found = files.find(wanted) if wanted else journal.segments(self.journal_path)
-        with self._lock():
-            writer = _RawWriter(self, summary)
-            whole = []
+        with self._lock(), not_collected():
+            writer = landing.RawWriter(self.path, self._catalog(), self.rows_from_ns)
+            if not wanted:
+                landing.prune(writer.catalog, found)
             for path in found:
-                before = len(summary.problems), summary.unreadable
-                self._ingest_file(path, writer, summary)
-                if (len(summary.problems), summary.unreadable) == before:
-                    whole.append(path)
+                try:
+                    if wanted:
+                        self._ingest_file(path, writer, summary)
+                    else:
+                        self._ingest_segment(path, writer, summary, again)
+                except files.BadFile as problem:
+                    summary.problems.append(str(problem))
                 if progress:
                     progress(path, summary.rows)
             writer.flush()
-            if not wanted:
-                vault.note_segments(self.path, whole)
+            summary.expired = writer.expired
+            summary.duplicates = summary.rows - summary.new - writer.expired
         return summary
 
-    def _ingest_file(self, path: Path, writer: _RawWriter, summary: IngestSummary) -> None:
+    def _ingest_file(self, path: Path, writer: landing.RawWriter, summary: IngestSummary) -> None:
         summary.files += 1
-        try:
-            for rows in files.read(path, time.time_ns()):
-                writer.add(rows)
-        except files.BadFile as problem:
-            summary.problems.append(str(problem))
+        for rows in files.read(path, time.time_ns()):
+            _count(summary, rows, writer.add(rows))
+            writer.flush_if_full()
+
+    def _ingest_segment(
+        self, path: Path, writer: landing.RawWriter, summary: IngestSummary, again: bool
+    ) -> None:
+        known = None if again else writer.catalog.journal.get(path.stem)
+        if landing.is_read(path, known):
+            summary.read_before += 1
+            return
+        summary.files += 1
+        for rows, how_far in landing.read_segment(path, known):
+            _count(summary, rows, writer.add(rows))
+            writer.reached(path.stem, how_far)
+            writer.flush_if_full()
+
+    def _catalog(self) -> catalog.Catalog:
+        """What the lake consists of, for a writer: the caller holds the lock."""
+        return catalog.load(self.path, self.rows_from_ns)
+
+    @property
+    def rows_from_ns(self) -> int:
+        """Raw rows that arrived before that time have expired (``ingest.retention``)."""
+        return int(json.loads((self.path / MANIFEST).read_text()).get("rows_from_ns", 0))
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -152,29 +197,58 @@ class Lake:
         """Rebuilds the normalised rows and every table of ``sql/`` if raw rows or the mapping have changed;
         returns the number of rows of each table."""
         with self._lock():
-            state = self._state()
-            path = self.path / "tables" / "state.json"
-            if not force and path.exists():
-                old = json.loads(path.read_text())
-                if old["of"] == state:
-                    self._put_away(path, old["rows"])
-                    return dict(old["rows"])
-            rows = tables.build(self.path)
-            _write_json(path, {"of": state, "rows": rows})
-            self._put_away(path, rows)
-            return rows
+            return self._build_tables(force)
 
-    def _put_away(self, path: Path, rows: dict[str, int]) -> None:
-        """Encrypts or drops the originals, if the lake's settings say so; the tables are up to date after it."""
-        before = self._state()
-        vault.put_away(self.path, privacy.load(self.path).raw)
-        if (after := self._state()) != before:
-            _write_json(path, {"of": after, "rows": rows})
+    def _build_tables(self, force: bool = False) -> dict[str, int]:
+        state = self._state()
+        path = self.path / "tables" / "state.json"
+        if not force and path.exists():
+            old = json.loads(path.read_text())
+            if old["of"] == state:
+                self._put_away()
+                return dict(old["rows"])
+        with not_collected():
+            rows = tables.build(self.path)
+        write_json(path, {"of": state, "rows": rows})
+        self._put_away()
+        return rows
+
+    def _put_away(self) -> None:
+        """Encrypts or drops the originals, if the lake's settings say so: tables have been made of all of them."""
+        mode = privacy.load(self.path).raw
+        if mode != "keep":
+            vault.put_away(self.path, self._catalog(), mode)
+
+    def renormalise(self, apply: bool = False) -> Changes:
+        """What today's mapping makes of the raw rows, against the tables as they are; they stay as they are
+        unless ``apply``. Raises ``UserError`` where there are no tables."""
+        with self._lock():
+            return renormalising.renormalise(self.path, self._state(), apply)
+
+    def compact(self) -> list[Compacted]:
+        """Merges small raw parts into large, sorted ones, but not encrypted ones. No row and no table changes."""
+        with self._lock():
+            return compaction.compact(self.path, self._catalog())
+
+    def retain(self, days: float, dry_run: bool = False, now_ns: int | None = None) -> Retained:
+        """Drops raw rows, and segments of the journal, that arrived more than ``days`` ago, but no conversation
+        in part; the tables become those of the rest. What waits in the journal lands first. With ``dry_run``
+        it only says what would go. Raises ``UserError`` for a negative time."""
+        if days < 0:
+            raise UserError(f"--days is {days:g}; give how many days to keep, 0 or more")
+        before_ns = (now_ns or time.time_ns()) - int(days * 86_400 * 10**9)
+        if not dry_run:
+            self.ingest()
+        with self._lock():
+            self._build_tables()
+            done = retention.retain(self.path, self._catalog(), before_ns, dry_run)
+            self._build_tables()
+            return done
 
     def privacy_report(self) -> dict[str, Any]:
         """What was replaced by surrogates when the tables were made (docs/privacy.md): counts, no originals."""
-        self._ready().close()
-        report: dict[str, Any] = json.loads((self.path / "tables" / kept.REPORT).read_text())
+        with self._ready():
+            report: dict[str, Any] = json.loads((self.path / "tables" / kept.REPORT).read_text())
         return {**report, "raw": privacy.load(self.path).raw}
 
     def describe(self, summary: IngestSummary) -> None:
@@ -190,23 +264,28 @@ class Lake:
             summary.flags = dict(db.execute(flags).fetchall())
 
     def _state(self) -> dict[str, Any]:
+        """What the tables are made of. Compacting, encrypting and dropping raw parts does not change it."""
+        rows = catalog.with_dropped(self.path, self._catalog().digest())
         how = {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "privacy": privacy.fingerprint(self.path)}
-        return {**how, "parts": vault.part_names(self.path)}
+        return {**how, "rows": rows}
 
     # ---------------------------------------------------------------------------------------- reading
 
     def is_empty(self) -> bool:
         """Whether no row was ever ingested."""
-        return not vault.part_names(self.path)
+        dropped = any(int(d, 16) for d in kept.digest(self.path).values())
+        return not dropped and not any(catalog.parts(self.path, name) for name in RAW)
 
-    def _ready(self, raw: bool = False) -> duckdb.DuckDBPyConnection:
+    @contextmanager
+    def _ready(self, raw: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         if self.is_empty():
             waiting = any(journal.segments(self.journal_path))
             what = "" if waiting else " OTLP_FILES"
             how = f"fill it with: rehearsal ingest --lake {self.path}{what}"
             raise UserError(f"the lake {self.path} is empty; {how}")
         self.build_tables()
-        return tables.connect(self.path, raw)
+        with catalog.reading(self.path), tables.connect(self.path, raw) as db:
+            yield db
 
     def query(self, sql: str) -> pa.Table:
         """The answer to a query over every table of the lake, in DuckDB's SQL."""
@@ -241,67 +320,11 @@ class Lake:
             return read_tool_profiles(db)
 
 
-class _RawWriter:
-    """Collects rows, drops those that the lake has, writes Parquet parts by hour of arrival."""
-
-    FLUSH = 100_000
-
-    def __init__(self, lake: Lake, summary: IngestSummary) -> None:
-        self.lake, self.summary = lake, summary
-        self.pending = otlp.Rows()
-        self.seen = {name: vault.read_hashes(lake.path, name) for name in RAW}
-
-    def add(self, rows: otlp.Rows) -> None:
-        self.summary.rejected += rows.rejected
-        self.summary.unreadable += rows.unreadable
-        self.summary.metrics += rows.metrics
-        for name in RAW:
-            self._take(name, getattr(rows, name))
-        if len(self.pending) >= self.FLUSH:
-            self.flush()
-
-    def _take(self, name: str, rows: list[tuple[Any, ...]]) -> None:
-        at = otlp.SCHEMAS[name].get_field_index("row_hash")
-        seen, kept = self.seen[name], getattr(self.pending, name)
-        before = len(kept)
-        for row in rows:
-            if row[at] not in seen:
-                seen.add(row[at])
-                kept.append(row)
-        new = len(kept) - before
-        self.summary.rows += len(rows)
-        self.summary.new += new
-        self.summary.duplicates += len(rows) - new
-        setattr(self.summary, name, getattr(self.summary, name) + new)
-
-    def flush(self) -> None:
-        for name in RAW:
-            rows = getattr(self.pending, name)
-            if rows:
-                _write_parts(self.lake.path / "raw" / name, otlp.to_table(rows, otlp.SCHEMAS[name]))
-        self.pending = otlp.Rows()
-
-
-def _write_parts(directory: Path, table: pa.Table) -> None:
-    """One part for each hour of arrival, written aside and renamed: a killed ingest leaves no half part."""
-    hour_ns = 3_600_000_000_000
-    hours = [v // hour_ns for v in table["arrived_at_ns"].to_pylist()]
-    for hour in sorted(set(hours)):
-        part = table.filter(pa.array([h == hour for h in hours])) if len(set(hours)) > 1 else table
-        name = datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%dT%H")
-        folder = directory / f"hour={name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"part-{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
-        aside = target.with_suffix(".tmp")
-        pq.write_table(part, aside, compression="zstd", compression_level=3)
-        os.replace(aside, target)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    with aside.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+def _count(summary: IngestSummary, rows: otlp.Rows, new: dict[str, int]) -> None:
+    summary.rejected += rows.rejected
+    summary.unreadable += rows.unreadable
+    summary.metrics += rows.metrics
+    summary.rows += len(rows)
+    summary.new += sum(new.values())
+    for name, count in new.items():
+        setattr(summary, name, getattr(summary, name) + count)

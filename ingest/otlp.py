@@ -171,7 +171,14 @@ def _pb_value(value: Any, odd: list[str]) -> Any:
 
 
 def _pb_map(attributes: Any, odd: list[str]) -> dict[str, Any]:
-    return _map(((a.key, _pb_value(a.value, odd)) for a in attributes), odd)
+    """Most values are texts and most keys differ: those cost no call of their own."""
+    out: dict[str, Any] = {}
+    for a in attributes:
+        value = a.value
+        out[a.key] = value.string_value or _pb_value(value, odd)
+    if len(out) < len(attributes) or len(out) == 1:
+        return _map(((a.key, _pb_value(a.value, [])) for a in attributes), odd)
+    return out
 
 
 def _pb_json(attributes: Any, odd: list[str]) -> str:

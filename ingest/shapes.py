@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from ingest.parts import (
     Part,
     first,
@@ -196,6 +198,27 @@ def _told_by(value: Any, default_role: str) -> list[NormalMessage]:
 
 
 def _messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
+    """What one item of a list tells. It is remembered, because every call repeats the history; what is repeated
+    is the same object then, and nobody may change it."""
+    try:
+        key = (item if isinstance(item, str) else orjson.dumps(item)), default_role
+    except (TypeError, ValueError):  # what JSON cannot say is not asked twice
+        return _read_item(item, default_role)
+    if len(key[0]) > _LONG:
+        return _read_item(item, default_role)
+    found = _remembered.get(key)
+    if found is None:
+        if len(_remembered) >= _MOST:
+            _remembered.clear()
+        found = _remembered[key] = _read_item(item, default_role)
+    return found
+
+
+_MOST, _LONG = 4096, 32 << 10  # items; and their length, in bytes of JSON
+_remembered: dict[tuple[str | bytes, str], list[NormalMessage]] = {}
+
+
+def _read_item(item: Any, default_role: str) -> list[NormalMessage]:
     item = parse(item)
     if isinstance(item, str) and isinstance(shown := parse_any(item), list):
         item = shown if _told_by(shown, default_role) else item

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from ingest import kept, vault
+from ingest import catalog, encrypted, kept, vault
 from ingest.normalise import NORMALISED, normalise
 from ingest.otlp import SCHEMAS, to_table
 from ingest.privacy import Privacy, open_privacy
@@ -39,34 +39,36 @@ def sql_digest() -> str:
 
 
 def _raw_rows(root: Path, name: str) -> Iterator[dict[str, Any]]:
-    for part in vault.parts(root, name):
-        for batch in vault.open_part(root, part).iter_batches(8192, columns=_COLUMNS[name]):
+    for part in catalog.parts(root, name):
+        for batch in encrypted.open_part(root, part).iter_batches(8192, columns=_COLUMNS[name]):
             yield from batch.to_pylist()
 
 
-def build(root: Path) -> dict[str, int]:
-    """Normalises all raw rows and runs every table's SQL; returns each table's number of rows."""
+def build(root: Path, into: Path | None = None) -> dict[str, int]:
+    """Normalises all raw rows and runs every table's SQL; returns each table's number of rows. The files go into
+    the lake, or into another directory."""
+    into = into or root
     privacy = open_privacy(root)
     made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"), privacy)
-    _report(privacy, root)
+    _report(privacy, root, into)
     rows = kept.with_kept(root, made.rows)
     kept.add_counts(root, made.dialect_counts)
     for name, schema in NORMALISED.items():
-        _write(to_table(rows[name], schema), root / "normalised" / f"{name}.parquet")
+        _write(to_table(rows[name], schema), into / "normalised" / f"{name}.parquet")
     _write(
         pa.table({"dialect": list(made.dialect_counts), "spans": list(made.dialect_counts.values())},
                  schema=pa.schema([("dialect", pa.string()), ("spans", pa.int64())])),
-        root / "normalised" / "dialects.parquet",
+        into / "normalised" / "dialects.parquet",
     )  # fmt: skip
     with duckdb.connect() as db:
-        _views(db, root, tables=False, raw=False)
-        return {name: _make(db, root, name) for name in ORDER}
+        _views(db, into / "normalised")
+        return {name: _make(db, into, name) for name in ORDER}
 
 
-def _report(privacy: Privacy | None, root: Path) -> None:
+def _report(privacy: Privacy | None, root: Path, into: Path) -> None:
     told = {"enabled": True, **privacy.report()} if privacy else {"enabled": False}
     told = kept.with_kept_report(root, told)
-    target = root / "tables" / kept.REPORT
+    target = into / "tables" / kept.REPORT
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_suffix(".tmp")
     aside.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
@@ -92,22 +94,31 @@ def _quoted(path: Path | str) -> str:
     return str(path).replace("'", "''")
 
 
-def _views(db: duckdb.DuckDBPyConnection, root: Path, tables: bool, raw: bool) -> None:
-    for name, schema in SCHEMAS.items() if raw else ():
-        glob = root / "raw" / name / "*" / "*.parquet"
-        if vault.is_encrypted(root) or not vault.parts(root, name):
-            db.register(name, vault.read_table(root, name, to_table([], schema).schema))
+def _raw_views(db: duckdb.DuckDBPyConnection, root: Path) -> None:
+    for name, schema in SCHEMAS.items():
+        parts = catalog.parts(root, name)
+        if not parts or any(map(encrypted.is_encrypted, parts)):
+            db.register(name, vault.read_table(root, name, to_table([], schema)))
         else:
-            db.execute(
-                f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{_quoted(glob)}', hive_partitioning=true)"
-            )
-    found = [(root / "normalised").glob("*.parquet"), (root / "tables").glob("*.parquet") if tables else []]
-    for path in (p for group in found for p in group):
+            listed = ", ".join(f"'{_quoted(path)}'" for path in parts)
+            db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{listed}], hive_partitioning=true)")
+
+
+def _views(db: duckdb.DuckDBPyConnection, directory: Path) -> None:
+    for path in directory.glob("*.parquet"):
         db.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet('{_quoted(path)}')")
+
+
+def views(db: duckdb.DuckDBPyConnection, root: Path, raw: bool = True) -> None:
+    """Lets a connection see every raw (if asked for), normalised and derived table of a lake by its name."""
+    if raw:
+        _raw_views(db, root)
+    _views(db, root / "normalised")
+    _views(db, root / "tables")
 
 
 def connect(root: Path, raw: bool = True) -> duckdb.DuckDBPyConnection:
     """A connection that sees every raw (if asked for), normalised and derived table of a lake by its name."""
     db = duckdb.connect()
-    _views(db, root, tables=True, raw=raw)
+    views(db, root, raw)
     return db

@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from ingest.errors import UserError
 from training.engines import Sampling
 from training.engines.local import LocalEngine
+from training.engines.small import SmallDecoder
 
 VOCABULARY = 97
 
@@ -45,10 +46,14 @@ def adapted():
     return make_adapter(1)
 
 
-@pytest.fixture
-def engine(adapted):
-    engine = LocalEngine(make_model(), most_rows=64)
+@pytest.fixture(params=["small", "transformers"])
+def engine(request, adapted, monkeypatch):
+    """The engine in full precision, once with its own forward pass and once with transformers'."""
+    if request.param == "transformers":
+        monkeypatch.setattr(SmallDecoder, "fits", lambda model: False)
+    engine = LocalEngine(make_model(), most_rows=64, dtype=torch.float32)
     engine.publish_adapter("policy@1", adapted[1], adapted[2])
+    engine.publish_adapter("other@1", *make_adapter(2)[1:])
     return engine
 
 
@@ -109,8 +114,8 @@ def test_a_later_turn_reuses_the_prefix_and_scores_the_same(engine, adapted):
     turns = run(*(engine.sample(p, adapter="policy@1", sampling=Sampling(6, seed=k)) for k, p in enumerate(first)))
     longer = [[*p, *t.ids, 11, 12, 13] for p, t in zip(first, turns, strict=True)]
     ran = []
-    forward = engine.model.forward
-    engine.model.forward = lambda **kw: ran.append(kw["input_ids"].numel()) or forward(**kw)
+    forward = engine._forward
+    engine._forward = lambda cache, ids, *rest: ran.append(ids.size) or forward(cache, ids, *rest)
     again = run(*(engine.sample(p, adapter="policy@1", sampling=Sampling(1, seed=9)) for p in longer))
     assert sum(ran) == 6 * 4  # three new ids and the one whose keys sampling never computed
     for prompt, sample in zip(longer, again, strict=True):
@@ -124,6 +129,31 @@ def test_score_and_next_logprobs_agree_with_plain_forward_passes(engine, adapted
     for prompt, score, candidates in zip(asked, scores, weighed, strict=True):
         assert score == pytest.approx(reference_logprobs(adapted[0], prompt[:-2], prompt[-2:]), abs=1e-4)
         assert candidates[0] == pytest.approx(score[-1], abs=1e-4)
+
+
+def test_adapters_run_in_one_batch_and_each_writes_as_if_alone(engine):
+    asked, adapters = prompts(18, seed=7), [None, "policy@1", "other@1"] * 6
+    sampling = [Sampling(max_tokens=3 + k, seed=k) for k in range(18)]  # the last ones outlive the round
+    wanted = list(zip(asked, adapters, sampling, strict=True))
+    together = run(*(engine.sample(p, adapter=a, sampling=s) for p, a, s in wanted))
+    alone = [run(engine.sample(p, adapter=a, sampling=s))[0] for p, a, s in wanted]
+    assert [s.ids for s in together] == [s.ids for s in alone]
+    assert [len(s.ids) for s in together] == [3 + k for k in range(18)]
+    models = {None: make_model(), "policy@1": make_adapter(1)[0], "other@1": make_adapter(2)[0]}
+    for (prompt, adapter, _), sample in zip(wanted, together, strict=True):
+        expected = reference_logprobs(models[adapter], prompt, list(sample.ids))
+        assert sample.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_bfloat16_stays_close_to_full_precision(adapted):
+    exact, quick = (LocalEngine(make_model(), dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    for engine in (exact, quick):
+        engine.publish_adapter("policy@1", adapted[1], adapted[2])
+    asked = prompts(40, seed=9)
+    every = [engine.next_logprobs(p, range(VOCABULARY), adapter="policy@1") for engine in (exact, quick) for p in asked]
+    logprobs = torch.tensor(run(*every)).view(2, len(asked), VOCABULARY)
+    divergence = (logprobs[0].exp() * (logprobs[0] - logprobs[1])).sum(-1)
+    assert 0 < divergence.mean() < 2e-3 and (logprobs[0] - logprobs[1]).abs().mean() < 0.05
 
 
 def test_equal_prompts_share_a_prefill_and_differ_by_seed(engine):

@@ -65,7 +65,7 @@ def prompts(base):
 
 @pytest.fixture(scope="module")
 def local(base, adapters):
-    engine = LocalEngine(base.model, base.format.pad_id)
+    engine = LocalEngine(base.model, base.format.pad_id, dtype=torch.float32)
     for name, path in adapters.items():
         engine.load_adapter(name, path)
     return engine

@@ -282,6 +282,9 @@ class FakePractice:
         on_done(len(scenarios))
         return [Trajectory(Start(s.scenario_id, "", (), ""), 0, [], adapter=adapter) for s in scenarios]
 
+    async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
+        return [await self.ruler.judge(group, seed) for group, seed in zip(groups, seeds, strict=True)]
+
 
 def test_champion_and_candidate_play_the_same_scenarios_with_the_same_seeds() -> None:
     practice, done = FakePractice(), list[int]()

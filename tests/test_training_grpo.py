@@ -87,7 +87,7 @@ class Asked(LocalEngine):
     """The local engine, remembering which adapter each request named."""
 
     def __init__(self, base: Base) -> None:
-        super().__init__(base.model, base.format.pad_id)
+        super().__init__(base.model, base.format.pad_id, dtype=torch.float32)
         self.adapters: list[str | None] = []
 
     async def sample(self, prompt_ids: Any, *, adapter: str | None, sampling: Sampling) -> Any:

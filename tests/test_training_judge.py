@@ -125,7 +125,7 @@ def test_the_last_known_score_is_the_outcome() -> None:
 
 
 def test_rows_learn_the_answer_and_nothing_else(base: Base) -> None:
-    examples = labelled(conversations(20))
+    examples = [(transcript(c.messages), success) for c, success in labelled(conversations(20))]
     rows = judge_rows(examples, base.format, SETTINGS, seed=0)
     assert len(rows) == 20 + 10
     read = {"0": 0, "1": 0, "A": 0, "B": 0}

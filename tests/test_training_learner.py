@@ -311,7 +311,7 @@ def test_divergence_alone_pulls_back_to_the_reference(base: Base, rows: list[Row
 
 @pytest.mark.parametrize("form", ["cispo", "ppo"])
 def test_a_bandit_learns_which_arm_pays(base: Base, form: str) -> None:
-    engine = LocalEngine(base.model, base.format.pad_id)
+    engine = LocalEngine(base.model, base.format.pad_id, dtype=torch.float32)
     learner = Learner(base, SMALL)
     prompt = base.format.prompt([{"role": "user", "content": "red or blue"}])
     arms = [base.format.encode(word) for word in ("red", "green", "blue")]

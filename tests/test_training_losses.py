@@ -244,3 +244,14 @@ def test_rows_that_make_no_sense_are_refused(base: Base) -> None:
         Row((1, 2, 3), (False, True, True), 1.0, (-0.5,))
     with pytest.raises(ValueError, match="every row"):
         learner_of(base).grpo_step([Row((9, 10), (False, True))], CISPO)
+
+
+def test_a_weighted_token_counts_that_much_more_and_the_metric_stays_plain() -> None:
+    logprobs_N = torch.tensor([-1.0, -2.0, -4.0], requires_grad=True)
+    found = sft(logprobs_N, torch.tensor([8.0, 1.0, 1.0]))
+    (gradient,) = torch.autograd.grad(found.total, logprobs_N)
+    assert found.total.item() == 14 and found.metrics["loss"] == 7 and gradient.tolist() == [-8, -1, -1]
+    rows = [Row((1, 2, 3), (False, True, True), weights=(8.0, 1.0)), Row((1, 2), (False, True))]
+    assert collate(rows, 0).weights_N.tolist() == [8.0, 1.0, 1.0] and collate(rows[1:], 0).weights_N is None
+    with pytest.raises(ValueError, match="2 learned tokens but 1 weights"):
+        Row((1, 2, 3), (False, True, True), weights=(8.0,))

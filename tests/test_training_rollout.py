@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 from training_samples import Wall, conversations, start, tiny_base
 
 from training.base import Base
@@ -40,7 +41,7 @@ def painter(base: Base) -> Learner:
 
 @pytest.fixture(scope="module")
 def lived(base: Base, painter: Learner) -> list[Trajectory]:
-    engine = LocalEngine(base.model, base.format.pad_id)
+    engine = LocalEngine(base.model, base.format.pad_id, dtype=torch.float32)
     engine.publish_adapter("policy@0", *painter.weights())
 
     chat, limits = base.format, Limits(turns=4)

@@ -237,6 +237,8 @@ def test_only_unanimous_reads_before_any_write_are_replayed_for_all() -> None:
     index = build_index(conversations, frame_of(conversations))
     assert index.always(call_key("get_parcel", {"parcel_id": "P-100"})) == read(100)
     assert index.always(call_key("get_parcel", {"parcel_id": "P-101"})) is None
+    assert index.outcome(call_key("get_parcel", {"parcel_id": "P-101"})) == OK
+    assert index.outcome(call_key("get_parcel", {"parcel_id": "P-999"})) is None
     assert index.always(call_key("ship_parcel", {"parcel_id": "P-100"})) is None
 
 

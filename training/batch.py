@@ -14,12 +14,15 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence. `advantage` weighs its learned tokens; `logprobs` are the sampler's, one a learned token."""
+    """One sequence. `advantage` weighs its learned tokens in a policy loss, `weights` each of them in a supervised one;
+    `logprobs` are the sampler's. Both have one entry a learned token, or none.
+    """
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
     advantage: float = 1.0
     logprobs: tuple[float, ...] = field(default=())
+    weights: tuple[float, ...] = field(default=())
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.trained):
@@ -28,6 +31,8 @@ class Row:
             raise ValueError("the first token of a row cannot be learned: nothing comes before it")
         if self.logprobs and len(self.logprobs) != self.learned:
             raise ValueError(f"{self.learned} learned tokens but {len(self.logprobs)} log-probabilities")
+        if self.weights and len(self.weights) != self.learned:
+            raise ValueError(f"{self.learned} learned tokens but {len(self.weights)} weights")
 
     @property
     def learned(self) -> int:
@@ -42,6 +47,7 @@ class Batch:
     trained_BT: torch.Tensor
     advantages_N: torch.Tensor
     sampler_N: torch.Tensor | None
+    weights_N: torch.Tensor | None = None
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> Batch:
@@ -54,7 +60,10 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     advantages_N = torch.tensor([row.advantage for row in rows for _ in range(row.learned)])
     sampled = [p for row in rows for p in row.logprobs]
     sampler_N = torch.tensor(sampled) if sampled else None
-    return Batch(ids_BT, trained_BT, advantages_N, sampler_N)
+    weights_N = None
+    if any(row.weights for row in rows):
+        weights_N = torch.tensor([w for row in rows for w in (row.weights or [1.0] * row.learned)])
+    return Batch(ids_BT, trained_BT, advantages_N, sampler_N, weights_N)
 
 
 def by_length(rows: Sequence[Row], tokens: int) -> list[list[Row]]:

@@ -67,9 +67,11 @@ async def run_policy(
     temperature: float = 1.0,
     limits: Limits | None = None,
     show_system: bool = False,
+    numbers: Sequence[int] | None = None,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> Run:
-    """Run a policy on the first `episodes` starts of the environment's stream `seed`.
+    """Run a policy on the first `episodes` starts of the environment's stream `seed`, or on those of them that
+    `numbers` names.
 
     An episode that breaks raises: an evaluation with holes would compare unlike things.
     """
@@ -88,8 +90,32 @@ async def run_policy(
         return episode.success(), str(episode.facts().get("kind", "")), trajectory
 
     starts = environment.starts(episodes, seed)
-    done = await asyncio.gather(*(one(k) for k in range(len(starts))))
+    done = await asyncio.gather(*(one(k) for k in (range(len(starts)) if numbers is None else numbers)))
     return Run(name, tuple(d[0] for d in done), tuple(d[1] for d in done), tuple(d[2] for d in done))
+
+
+@dataclass(frozen=True)
+class Player:
+    """Policies (adapters of `engine`) at a real environment, and how they play there."""
+
+    engine: Engine
+    chat: ChatFormat
+    environment: Environment
+    episodes: int
+    seed: int
+    temperature: float = 1.0
+    limits: Limits | None = None
+    show_system: bool = False
+
+    async def play(
+        self, name: str, numbers: Sequence[int] | None = None, on_done: Callable[[int], None] = lambda count: None
+    ) -> Run:
+        """The adapter `name` in all episodes, or in those that `numbers` names; see run_policy."""
+        return await run_policy(
+            self.engine, self.chat, self.environment, name, name=name, episodes=self.episodes, seed=self.seed,
+            temperature=self.temperature, limits=self.limits, show_system=self.show_system, numbers=numbers,
+            on_done=on_done,
+        )  # fmt: skip
 
 
 def difference(before: Run, after: Run, draws: int = 4000, seed: int = 0) -> Difference:

@@ -6,7 +6,6 @@ These scenarios are used for nothing else: those that chose the best step would 
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ingest.records import Scenario
 from training.evaluate import Difference, paired
-from training.practice import Practice
+from training.practice import Practising
 from training.rollout import Trajectory, seed_of
 
 
@@ -43,7 +42,7 @@ class Verdict:
 
 
 async def compare(
-    practice: Practice,
+    practice: Practising,
     scenarios: Sequence[Scenario],
     champion: str,
     candidate: str,
@@ -57,7 +56,7 @@ async def compare(
     before = await practice.singles(scenarios, seeds, champion, on_done)
     after = await practice.singles(scenarios, seeds, candidate, lambda n: on_done(len(scenarios) + n))
     pairs = list(zip(before, after, strict=True))
-    judged = await asyncio.gather(*(practice.ruler.judge(p, s) for p, s in zip(pairs, seeds, strict=True)))
+    judged = await practice.judge(pairs, seeds)
     scored = [
         (slice_of(scenario), j.scores[0], j.scores[1])
         for scenario, j in zip(scenarios, judged, strict=True)

@@ -7,7 +7,6 @@ judge; the best one is kept, since the last one is often not it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import time
@@ -28,7 +27,7 @@ from training.evaluate import Difference, paired
 from training.learner import Learner, LearnerSettings, save_state
 from training.lora import save_weights, settings_of
 from training.losses import GrpoSettings
-from training.practice import Practice
+from training.practice import Practising
 from training.rollout import Limits, Trajectory, seed_of
 from training.ruler import Judgement, advantages
 
@@ -39,12 +38,13 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(40, ge=1, description="Optimizer steps at most.")
-    seconds: float | None = Field(480, description="Stop after this wall-clock time even if steps are left.")
+    seconds: float | None = Field(420, description="Stop after this wall-clock time even if steps are left.")
     groups: int = Field(16, ge=1, description="Scenarios a step.")
     group_size: int = Field(8, ge=2, description="Episodes a scenario.")
     temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
     learner: LearnerSettings = Field(
-        default_factory=lambda: LearnerSettings(learning_rate=8e-4, warm_up=3), description="The optimiser."
+        default_factory=lambda: LearnerSettings(learning_rate=8e-4, warm_up=3, schedule="cosine"),
+        description="The optimiser.",
     )
     loss: GrpoSettings = Field(default_factory=GrpoSettings, description="The policy loss.")
     limits: Limits = Field(default_factory=Limits, description="Where episodes are cut off.")
@@ -68,7 +68,7 @@ class Grpo:
     def __init__(
         self,
         base: Base,
-        practice: Practice,
+        practice: Practising,
         scenarios: Sequence[Scenario],
         clone: Path,
         out: Path,
@@ -95,13 +95,13 @@ class Grpo:
         """Train, write the best adapter to `out`, and return its manifest."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
-        self.practice.engine.load_adapter("clone", self.clone)
+        self.practice.load_adapter("clone", self.clone)
         self._publish()
         while self.learner.step < self.settings.steps and not self._out_of_time():
             began = time.monotonic()
             step = await self._practise(self.learner.step)
             if step.rows:
-                learned = self.learner.grpo_step(step.rows, self.settings.loss, self.learner.step / self.settings.steps)
+                learned = self.learner.grpo_step(step.rows, self.settings.loss, self._done())
             else:
                 learned = {"loss": 0.0}
                 self.learner.step += 1
@@ -126,10 +126,9 @@ class Grpo:
         groups = await self.practice.groups(chosen, seeds, self.settings.group_size, self._name())
         sampled = time.monotonic()
         kept = [[t for t in group if isinstance(t, Trajectory)] for group in groups]
-        judged = await asyncio.gather(
-            *(self.practice.ruler.judge(group, seed) for group, seed in zip(kept, seeds, strict=True) if group)
-        )
-        rows, dropped = self._rows([g for g in kept if g], judged)
+        lived = [(group, seed) for group, seed in zip(kept, seeds, strict=True) if group]
+        judged = await self.practice.judge([group for group, _ in lived], [seed for _, seed in lived])
+        rows, dropped = self._rows([group for group, _ in lived], judged)
         flat = [t for group in kept for t in group]
         metrics = _describe(flat, judged, sum(map(len, groups)) - len(flat))
         metrics.update(dropped_groups=dropped, rows=len(rows), sample_seconds=sampled - began)
@@ -170,8 +169,7 @@ class Grpo:
             self._baseline = await self.practice.singles(self.held_out, seeds, "clone")
         candidates = await self.practice.singles(self.held_out, seeds, self._name())
         pairs = list(zip(self._baseline, candidates, strict=True))
-        ruler = self.practice.ruler
-        judged = await asyncio.gather(*(ruler.judge(p, seed) for p, seed in zip(pairs, seeds, strict=True)))
+        judged = await self.practice.judge(pairs, seeds)
         scores = [j.scores for j in judged if None not in j.scores]
         if not scores:
             return 0.0
@@ -190,8 +188,13 @@ class Grpo:
         """Serve the adapter as it is now under its own name; a request can never meet a stale one."""
         served = self.out.with_name("serving")
         save_weights(*self.learner.weights(), served, {"role": "policy", "step": self.learner.step})
-        self.practice.engine.load_adapter(self._name(), served)
-        self.practice.engine.unload_adapter(f"policy@{self.learner.step - 1}")
+        self.practice.load_adapter(self._name(), served)
+        self.practice.unload_adapter(f"policy@{self.learner.step - 1}")
+
+    def _done(self) -> float:
+        """How much of the run is over (0 to 1), by steps or by time, whichever is further: what the rate falls with."""
+        by_time = self.seconds / self.settings.seconds if self.settings.seconds else 0.0
+        return min(1.0, max(self.learner.step / self.settings.steps, by_time))
 
     def _out_of_time(self, more: float = 0.0) -> bool:
         return self.settings.seconds is not None and self.seconds + more >= self.settings.seconds

@@ -11,7 +11,7 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +30,11 @@ from training.base import Base
 from training.batch import Row
 from training.chat import ChatFormat
 from training.clone import split_latest
+from training.counterfactual import Counterfactuals
 from training.edits import dumps
 from training.engines import Engine
 from training.engines.local import LocalEngine
+from training.grounding import Evidence, Grounding
 from training.learner import FitSettings, LearnerSettings, fit_sft
 from training.lora import save_weights
 from training.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_messages
@@ -71,6 +73,7 @@ class LocalJudge:
     adapter: str | None
     form: Form = "pointwise"
     most_tokens: int = 1024
+    evidence: Evidence = Evidence()
     _known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     async def success(self, text: str) -> float:
@@ -88,8 +91,13 @@ class LocalJudge:
         forward, backward = await asyncio.gather(self._first_wins(first, second), self._first_wins(second, first))
         return (forward + 1 - backward) / 2
 
+    async def judge(self, group: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
+        """Scores in [0, 1] for the conversations of one group: as read, and corrected by the evidence."""
+        scores = await self.scores([transcript(messages) for messages in group])
+        return [self.evidence.weigh(score, messages) for score, messages in zip(scores, group, strict=True)]
+
     async def scores(self, texts: Sequence[str]) -> list[float]:
-        """Scores in [0, 1] for the transcripts of one group."""
+        """Scores in [0, 1] for the transcripts of one group, as read."""
         if self.form == "pointwise" or len(texts) < 2:
             return list(await asyncio.gather(*(self.success(t) for t in texts)))
         pairs = [(a, b) for a in range(len(texts)) for b in range(a)]
@@ -146,15 +154,15 @@ def judge_app(judge: LocalJudge) -> Starlette:
         if not labelled:
             error = {"message": "this judge answers RULER's requests only: no <trajectory id=...> found"}
             return JSONResponse({"error": error}, status_code=400)
-        texts = [transcript(json.loads(unescape(written))) for _, written in labelled]
-        scores = await judge.scores(texts)
+        group = [json.loads(unescape(written)) for _, written in labelled]
+        scores = await judge.judge(group)
         answer = {
             "scores": [
                 {"trajectory_id": label, "explanation": f"{judge.form} reading", "score": round(score, 6)}
                 for (label, _), score in zip(labelled, scores, strict=True)
             ]
         }
-        tokens = sum(len(judge.chat.encode(t)) for t in texts)
+        tokens = sum(len(judge.chat.encode(transcript(messages))) for messages in group)
         message = {"role": "assistant", "content": dumps(answer)}
         return JSONResponse(
             {
@@ -176,13 +184,13 @@ def in_process_client(judge: LocalJudge) -> httpx.AsyncClient:
 # ----- training
 
 
-def labelled(conversations: Sequence[Conversation]) -> list[tuple[str, bool]]:
-    """(transcript, success) of the conversations whose outcome production knows."""
+def labelled(conversations: Sequence[Conversation]) -> list[tuple[Conversation, bool]]:
+    """The conversations whose outcome production knows, with whether it was success."""
     found = []
     for conversation in conversations:
         scores = [o["score"] for o in conversation.outcomes if o.get("score") is not None]
         if scores:
-            found.append((transcript(conversation.messages), float(scores[-1] or 0.0) >= 0.5))
+            found.append((conversation, float(scores[-1] or 0.0) >= 0.5))
     return found
 
 
@@ -225,7 +233,8 @@ def fit_judge(
     outcomes are missing or all alike.
     """
     examples = labelled(conversations)
-    train, held_out = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
+    earlier, latest = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
+    train, held_out = ([(transcript(c.messages), s) for c, s in part] for part in (earlier, latest))
     if len({s for _, s in train}) < 2 or len({s for _, s in held_out}) < 2:
         raise UserError(
             f"the judge needs outcomes of both kinds and at least 20 of them, got {len(examples)}; record "
@@ -242,12 +251,16 @@ def fit_judge(
     measured = asyncio.run(_agreements(judge, held_out, seed))
     good = sum(s for _, s in held_out)
     form = max(measured, key=lambda f: measured[f]["agreement"])
+    blank = Evidence(Grounding.of([c.messages for c in conversations]))
+    evidence, corrected = asyncio.run(_corroborated(judge, blank, earlier, latest, seed))
     manifest = {
         "role": "judge",
         "base": base.name,
         "form": form,
         **measured[form],
+        **(corrected if form == "pointwise" else {}),
         "forms": measured,
+        "evidence": (evidence if form == "pointwise" else Evidence()).plain(),
         "labelled": len(examples),
         "held_out": len(held_out),
         "pairs": good * (len(held_out) - good),
@@ -272,6 +285,39 @@ async def _agreements(judge: LocalJudge, examples: Sequence[tuple[str, bool]], s
         "pointwise": {"agreement": float(won.mean()), "interval": _interval(won, seed), "accuracy": float(accuracy)},
         "pairwise": {"agreement": float((wins > 0.5).mean()), "interval": _interval((wins > 0.5)[:, None], seed)},
     }
+
+
+async def _corroborated(
+    judge: LocalJudge,
+    blank: Evidence,
+    earlier: Sequence[tuple[Conversation, bool]],
+    latest: Sequence[tuple[Conversation, bool]],
+    seed: int,
+) -> tuple[Evidence, dict[str, Any]]:
+    """What the evidence is worth on the latest conversations, and how far judge and evidence agree with outcomes.
+
+    Beside production's own failures stand its successes with a value exchanged, since the evidence is there for what
+    production never did. Each half of the conversations is measured with the weights that the other half gives;
+    `exchanges_seen` is the share of successes that score higher as they were than with a value exchanged.
+    """
+    known, rng = Counterfactuals([c.messages for c, _ in earlier]), random.Random(seed)
+    others = [known.of(c.messages, rng) if success else None for c, success in latest]
+    told = [c.messages for c, _ in latest]
+    scores = await judge.scores([transcript(m) for m in told])
+    doubts = await judge.scores([transcript(other or ()) for other in others])
+    cases: list[list[tuple[float, Any, bool]]] = []
+    for (_, success), messages, other, score, doubt in zip(latest, told, others, scores, doubts, strict=True):
+        case = [(score, messages, success), *([(doubt, other, False)] if other is not None else [])]
+        cases.append(case)
+    final = blank.fitted([entry for case in cases for entry in case])
+    halves = [blank.fitted([entry for case in cases[k::2] for entry in case]) for k in (1, 0)]
+    weighed = [[halves[k % 2].weigh(score, m) for score, m, _ in case] for k, case in enumerate(cases)]
+    up = np.array([scores[0] for scores, (_, success) in zip(weighed, latest, strict=True) if success])
+    down = np.array([scores[0] for scores, (_, success) in zip(weighed, latest, strict=True) if not success])
+    won = (up[:, None] > down) + 0.5 * (up[:, None] == down)
+    seen = [scores[0] > scores[1] for scores in weighed if len(scores) > 1]
+    found = {"agreement": float(won.mean()), "interval": _interval(won, seed)}
+    return final, {**found, "exchanges_seen": float(np.mean(seen)) if seen else None}
 
 
 def _interval(won: np.ndarray, seed: int, draws: int = 1000) -> list[float]:

@@ -34,7 +34,7 @@ class LearnerSettings(BaseModel):
     warm_up: int = Field(20, ge=0, description="Steps over which the rate rises linearly.")
     schedule: Literal["constant", "cosine"] = Field("constant", description="What the rate does afterwards.")
     clip: float = Field(0.5, gt=0, description="Gradient norm above which gradients are scaled down.")
-    micro_tokens: int = Field(8192, ge=64, description="Padded tokens in one forward pass.")
+    micro_tokens: int = Field(4096, ge=64, description="Padded tokens in one forward pass.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
     bf16: bool = Field(True, description="Autocast to bfloat16; the factors stay in float32.")
 
@@ -59,7 +59,7 @@ class Learner:
     # ----- steps
 
     def sft_step(self, rows: Sequence[Row], progress: float = 0.0) -> dict[str, float]:
-        return self._step(rows, progress, lambda logprobs, *_: sft(logprobs))
+        return self._step(rows, progress, lambda logprobs_N, batch, _: sft(logprobs_N, batch.weights_N))
 
     def grpo_step(self, rows: Sequence[Row], settings: GrpoSettings, progress: float = 0.0) -> dict[str, float]:
         """One step on sampled rows; each needs the sampler's log-probabilities."""

@@ -52,9 +52,10 @@ def logprobs_of_learned(
     return logprobs_N, entropy_N
 
 
-def sft(logprobs_N: torch.Tensor) -> LossSum:
-    """Cross-entropy."""
-    return LossSum(-logprobs_N.sum(), {"loss": -logprobs_N.detach().sum().item()})
+def sft(logprobs_N: torch.Tensor, weights_N: torch.Tensor | None = None) -> LossSum:
+    """Cross-entropy, each token times its weight; the metric is the plain one."""
+    weighted_N = logprobs_N if weights_N is None else logprobs_N * weights_N.to(logprobs_N.device)
+    return LossSum(-weighted_N.sum(), {"loss": -logprobs_N.detach().sum().item()})
 
 
 def grpo(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from ingest.records import Scenario
@@ -11,7 +13,7 @@ from training.chat import ChatFormat
 from training.engines import Engine
 from training.environment import Episode, Start
 from training.rollout import Limits, Trajectory, gather, rollout, seed_of
-from training.ruler import Ruler
+from training.ruler import Judgement, Ruler
 
 
 class World(Protocol):
@@ -30,17 +32,16 @@ class WorldFactory(Protocol):
         ...
 
 
-@dataclass
-class Practice:
-    """`chat` is how the policy reads and writes; `show_system` whether it is shown the system prompt."""
+class Practising(Protocol):
+    """What retraining and the gate ask of practice, in this process (Practice) or in several (PracticePool)."""
 
-    engine: Engine
-    chat: ChatFormat
-    worlds: WorldFactory
-    ruler: Ruler
-    limits: Limits = field(default_factory=Limits)
-    temperature: float = 1.0
-    show_system: bool = False
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Make a peft directory available under a name; it has been read when this returns."""
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter."""
+        ...
 
     async def groups(
         self,
@@ -51,14 +52,11 @@ class Practice:
         on_done: Callable[[int], None] = lambda count: None,
     ) -> list[list[Trajectory | Exception]]:
         """`size` episodes a scenario, all members of a group in one world. What broke comes back as its exception."""
-        runs = []
-        for scenario, seed in zip(scenarios, seeds, strict=True):
-            world = self.worlds.world(scenario, seed=seed)
-            start = Start(scenario.scenario_id, scenario.system, tuple(scenario.tools), scenario.first_user_message)
-            for member in range(size):
-                runs.append(self._run(world, start, adapter, seed_of(seed, "member", member)))
-        done = await gather(runs, at_once=max(1, len(runs)), on_done=on_done)
-        return [done[k : k + size] for k in range(0, len(done), size)]
+        ...
+
+    async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
+        """RULER's judgement of each group, none of them empty."""
+        ...
 
     async def singles(
         self,
@@ -75,6 +73,45 @@ class Practice:
                 raise group[0]
             found.append(group[0])
         return found
+
+
+@dataclass
+class Practice(Practising):
+    """`chat` is how the policy reads and writes; `show_system` whether it is shown the system prompt."""
+
+    engine: Engine
+    chat: ChatFormat
+    worlds: WorldFactory
+    ruler: Ruler
+    limits: Limits = field(default_factory=Limits)
+    temperature: float = 1.0
+    show_system: bool = False
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        self.engine.load_adapter(name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        self.engine.unload_adapter(name)
+
+    async def groups(
+        self,
+        scenarios: Sequence[Scenario],
+        seeds: Sequence[int],
+        size: int,
+        adapter: str,
+        on_done: Callable[[int], None] = lambda count: None,
+    ) -> list[list[Trajectory | Exception]]:
+        runs = []
+        for scenario, seed in zip(scenarios, seeds, strict=True):
+            world = self.worlds.world(scenario, seed=seed)
+            start = Start(scenario.scenario_id, scenario.system, tuple(scenario.tools), scenario.first_user_message)
+            for member in range(size):
+                runs.append(self._run(world, start, adapter, seed_of(seed, "member", member)))
+        done = await gather(runs, at_once=max(1, len(runs)), on_done=on_done)
+        return [done[k : k + size] for k in range(0, len(done), size)]
+
+    async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
+        return await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
 
     def _run(self, world: World, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
         return lambda: rollout(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ingest.errors import UserError
+from training.workers import Tell, Workers, dealt_back
 from worldmodel.artifact import read_split, save_tools, write_json
 from worldmodel.context import canonical_history
 from worldmodel.examples import derivable, learn_vocabulary
@@ -147,26 +149,46 @@ async def measure(
     asked: Sequence[Question],
     with_base: bool = True,
     on_progress: Progress = lambda done, total: None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """The card: `overall` and per tool, each with the world's numbers, the baselines', and per tool a
-    status.
+    status. `workers`, if given, each hold the model and share the questions.
     """
     resolver = model.resolver
-    open_model = WorldModel(replace(resolver, blocked=frozenset()), model.user)
     answers = {
-        "world": await ask_world(open_model, asked, on_progress=on_progress),
+        "world": await _ask(model, asked, False, on_progress, workers),
         "replay_cache": ask_cache(resolver, asked),
         "nearest_copy": ask_nearest(resolver, asked),
     }
     if with_base:
-        bare = WorldModel(replace(resolver, adapter=None, biases={}, blocked=frozenset()))
-        answers["base"] = await ask_world(bare, asked[:: max(1, len(asked) // BASE_CALLS)])
+        some = asked[:: max(1, len(asked) // BASE_CALLS)]
+        answers["base"] = await _ask(model, some, True, lambda done, total: None, workers)
     tools = {}
     for tool in sorted({q.truth.tool for q in asked}):
         of_tool = {name: [j for j in found if j.truth.tool == tool] for name, found in answers.items()}
         tools[tool] = _entry(of_tool, resolver)
         tools[tool]["status"], tools[tool]["why"] = verdict(tools[tool])
     return {"overall": _entry(answers, resolver), "tools": tools}
+
+
+async def _ask(
+    model: WorldModel, asked: Sequence[Question], bare: bool, on_progress: Progress, workers: Workers | None
+) -> list[Judged]:
+    """What the model answers with no tool blocked, here or by turns in the workers; `bare`: without its adapter."""
+    if workers is None:
+        return await ask_world(_opened(model, bare), asked, on_progress=on_progress)
+    shares = [(asked[k :: len(workers)], bare) for k in range(len(workers))]
+    return dealt_back(await workers.map(_ask_share, shares, lambda done: on_progress(done, len(asked))))
+
+
+async def _ask_share(model: WorldModel, share: tuple[Sequence[Question], bool], tell: Tell) -> list[Judged]:
+    asked, bare = share
+    return await ask_world(_opened(model, bare), asked, on_progress=lambda done, total: tell(done))
+
+
+def _opened(model: WorldModel, bare: bool) -> WorldModel:
+    resolver = replace(model.resolver, blocked=frozenset())
+    return WorldModel(replace(resolver, adapter=None, biases={})) if bare else WorldModel(resolver, model.user)
 
 
 def _entry(answers: Mapping[str, Sequence[Judged]], resolver: Resolver) -> dict[str, Any]:
@@ -207,8 +229,10 @@ def make_card(
     most: int | None = None,
     with_base: bool = True,
     on_progress: Progress = lambda done, total: None,
+    processes: int = 1,
 ) -> dict[str, Any]:
-    """Measure the world in `path` on its own held-out conversations, or on those of another lake.
+    """Measure the world in `path` on its own held-out conversations, or on those of another lake, with as many
+    processes.
 
     On its own, the card is written beside it, and the tools that it blocks may from then on only be replayed.
     """
@@ -224,7 +248,11 @@ def make_card(
         trained.setdefault(entry.conversation_id, []).append(entry.step)
     asked = questions(held_out, trained, resolver, most)
     try:
-        card = model.run(measure(model, asked, with_base, on_progress))
+        if processes > 1:
+            with Workers(partial(WorldModel.load, path), processes) as workers:
+                card = model.run(measure(model, asked, with_base, on_progress, workers))
+        else:
+            card = model.run(measure(model, asked, with_base, on_progress))
     finally:
         model.close()
     card["held_out"] = {"conversations": len({q.conversation_id for q in asked}), "calls": len(asked)}

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ class TransitionIndex:
     _postings: dict[tuple[str, str], np.ndarray] = field(init=False, repr=False)
     _of_tool: dict[str, np.ndarray] = field(init=False, repr=False)
     _always: dict[str, Step] = field(init=False, repr=False)
+    _outcomes: dict[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         postings: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -98,7 +99,8 @@ class TransitionIndex:
                 postings[(entry.step.tool, feature)].append(at)
         self._postings = {key: np.asarray(rows) for key, rows in postings.items()}
         self._of_tool = {tool: np.asarray(rows) for tool, rows in of_tool.items()}
-        self._always = _unanimous(self.entries)
+        self._always = _unanimous(self.entries, lambda step: canonical(step.content))
+        self._outcomes = {key: s.outcome for key, s in _unanimous(self.entries, lambda step: step.outcome).items()}
 
     def calls(self, tool: str) -> int:
         return len(self._of_tool.get(tool, ()))
@@ -131,6 +133,10 @@ class TransitionIndex:
     def always(self, key: str) -> Step | None:
         """The answer that production gave to a call every time, where there was only one such answer."""
         return self._always.get(key)
+
+    def outcome(self, key: str) -> str | None:
+        """How a call ended every time, whatever its answers were."""
+        return self._outcomes.get(key)
 
     def save(self, path: Path) -> None:
         _write(path, self.entries)
@@ -175,11 +181,12 @@ def _read(path: Path) -> list[Entry]:
     return entries
 
 
-def _unanimous(entries: Iterable[Entry]) -> dict[str, Step]:
-    answers: dict[str, Counter[str]] = defaultdict(Counter)
+def _unanimous(entries: Iterable[Entry], told: Callable[[Step], str]) -> dict[str, Step]:
+    """The latest step of every call that was told the same each time, before anything was written to."""
+    answers: dict[str, set[str]] = defaultdict(set)
     examples: dict[str, Step] = {}
     for entry in entries:
         if entry.pristine:
-            answers[entry.step.key][canonical(entry.step.content)] += 1
+            answers[entry.step.key].add(told(entry.step))
             examples[entry.step.key] = entry.step
     return {key: examples[key] for key, found in answers.items() if len(found) == 1}

@@ -170,6 +170,9 @@ class World:
         framed = resolver.frame.frame(tool, arguments, reads, (), resolver.index)
         odds = await self._odds(framed)
         outcome = odds.draw_lasting(uniform(self.seed, "lasting", key, ""))
+        sure = resolver.index.outcome(key)
+        if sure in odds.names:
+            outcome = odds.names.index(sure)
         return await self._generate(framed, outcome, odds)
 
     async def _derived(

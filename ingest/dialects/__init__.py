@@ -7,6 +7,8 @@ docs/dialects.md shows how to add one.
 
 from __future__ import annotations
 
+import sys
+
 from ingest import references
 from ingest.dialects import (
     adk,
@@ -57,7 +59,7 @@ def observe(span: Span) -> Observed:
     _note_error(span, seen)
     tokens = first(a, *_INPUT_TOKENS)
     seen.input_tokens = tokens if isinstance(tokens, int) else None
-    seen.emitter = f"{span.scope}\0{sorted(map(str, span.resource.items()))}"
+    seen.emitter = sys.intern(f"{span.scope}\0{sorted(map(str, span.resource.items()))}")
     if span.dropped:
         seen.flags.append("dropped_attributes")
     if is_missing:

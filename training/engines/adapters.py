@@ -1,4 +1,4 @@
-"""LoRA as the local engine applies it: raw factors beside the frozen weights, one adapter a batch.
+"""LoRA as the local engine applies it: raw factors beside the frozen weights, each row of a batch with its own.
 
 Reads and writes peft's format. peft's own layers do the same with hooks and lookups on every call, which costs more
 than a small model's matrix products.
@@ -7,9 +7,10 @@ than a small model's matrix products.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -22,15 +23,36 @@ FOLDED_UP_TO = 1024
 """Rows and columns of a layer that is worth folding: see `AdapterLinear` and `training.lora.fold_small_layers`."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Factors:
     """One adapter: per module name, A [r, in] and B [out, r] with the scale alpha / r already in B.
 
-    `folded` holds W + B A of the small layers, made when the adapter is first used.
+    `folded` (per layer) and `fused` (of a whole small model) are W + B A, made when the adapter is first used.
     """
 
     modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     folded: dict[str, torch.Tensor | None] = field(default_factory=dict)
+    fused: list[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows [start, stop) of a batch, which belong to one adapter (None: to the bare base)."""
+
+    factors: Factors | None
+    start: int
+    stop: int
+
+
+def spans_of(owners: Sequence[Factors | None]) -> list[Span]:
+    """A batch's rows as spans; rows of one adapter lie side by side."""
+    spans: list[Span] = []
+    for row, factors in enumerate(owners):
+        if spans and spans[-1].factors is factors:
+            spans[-1] = Span(factors, spans[-1].start, row + 1)
+        else:
+            spans.append(Span(factors, row, row + 1))
+    return spans
 
 
 def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
@@ -58,30 +80,44 @@ def to_factors(weights: Mapping[str, torch.Tensor], config: Mapping[str, object]
     return Factors(modules)
 
 
-class AdapterLinear(nn.Module):
-    """A frozen linear layer; `factors` is set for the batch at hand, None for the bare base.
+@dataclass(frozen=True)
+class _Part:
+    """What a layer does to the rows [start, stop) of a batch: nothing, add the factors' product, or use a weight."""
 
-    A small layer on a CPU is given `weight` too, W + B A in its own precision: one product takes less than three.
-    It lies beside the frozen weights, which stay what they are.
+    start: int
+    stop: int
+    factors: tuple[torch.Tensor, torch.Tensor] | None = None
+    weight: torch.Tensor | None = None
+
+
+class AdapterLinear(nn.Module):
+    """A frozen linear layer; `parts` says which rows of the batch at hand belong to which adapter.
+
+    A small layer on a CPU is given a part's `weight`, W + B A in its own precision: one product takes less than
+    three. It lies beside the frozen weights, which stay what they are.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.linear = linear
         self.small = linear.weight.device.type == "cpu" and max(linear.weight.shape) <= FOLDED_UP_TO
-        self.factors: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.weight: torch.Tensor | None = None
+        self.parts: list[_Part] = []
 
     def fold(self, factors: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor | None:
-        """What `weight` is for an adapter; None for a layer that is not small."""
+        """What a part's `weight` is for an adapter; None for a layer that is not small."""
         return torch.addmm(self.linear.weight, factors[1], factors[0]) if self.small else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.weight is not None:
-            return F.linear(x, self.weight, self.linear.bias)
+        if len(self.parts) == 1:
+            return self._through(x, self.parts[0])
+        return torch.cat([self._through(x[p.start : p.stop], p) for p in self.parts]) if self.parts else self.linear(x)
+
+    def _through(self, x: torch.Tensor, part: _Part) -> torch.Tensor:
+        if part.weight is not None:
+            return F.linear(x, part.weight, self.linear.bias)
         y = self.linear(x)
-        if self.factors is not None:
-            y = y + F.linear(F.linear(x, self.factors[0]), self.factors[1])
+        if part.factors is not None:
+            y = y + F.linear(F.linear(x, part.factors[0]), part.factors[1])
         return y
 
 
@@ -92,7 +128,7 @@ class AdapterSlots:
         self._layers: dict[str, AdapterLinear] = {}
         self._dtype = dtype
         self._held: dict[str, Factors] = {}
-        self._active: Factors | None = None
+        self._active: list[Span] = []
         head = model.get_output_embeddings()  # type: ignore[operator]
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.Linear) and module is not head:
@@ -121,14 +157,19 @@ class AdapterSlots:
         self.check(name)
         return None if name is None else self._held[name]
 
-    def activate(self, factors: Factors | None) -> None:
-        if factors is self._active:
+    def activate(self, spans: Sequence[Span]) -> None:
+        """Say which rows of the next batches belong to which adapter."""
+        if list(spans) == self._active:
             return
         for name, layer in self._layers.items():
-            layer.factors = None if factors is None else factors.modules.get(name)
-            layer.weight = None
-            if factors is not None and layer.factors is not None:
-                if name not in factors.folded:
-                    factors.folded[name] = layer.fold(layer.factors)
-                layer.weight = factors.folded[name]
-        self._active = factors
+            layer.parts = [self._part(name, layer, span) for span in spans]
+        self._active = list(spans)
+
+    @staticmethod
+    def _part(name: str, layer: AdapterLinear, span: Span) -> _Part:
+        factors = span.factors.modules.get(name) if span.factors is not None else None
+        if span.factors is None or factors is None:
+            return _Part(span.start, span.stop)
+        if name not in span.factors.folded:
+            span.factors.folded[name] = layer.fold(factors)
+        return _Part(span.start, span.stop, factors, span.factors.folded[name])

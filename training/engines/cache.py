@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,42 +14,60 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 
+class CacheMemory:
+    """Memory that one block after another is laid out in. Fresh pages cost more than the products of a short round."""
+
+    def __init__(self, dtype: torch.dtype, device: Any) -> None:
+        self._held = torch.zeros(0, dtype=dtype, device=device)
+
+    def take(self, shape: Sequence[int]) -> torch.Tensor:
+        """Finite numbers of an earlier block or zeros, as a tensor of this shape; whoever took before has lost it."""
+        count = math.prod(shape)
+        if count > len(self._held):
+            self._held = torch.zeros(count + count // 4, dtype=self._held.dtype, device=self._held.device)
+        return self._held[:count].view(*shape)
+
+
 class BatchCache(Cache):
     """Keys and values of B rows with lengths of their own: [layers][B, heads, capacity, size].
 
     `place` says where the next forward pass writes: `columns_BT` per row and token. The last column is a bin for
-    padding; nothing may attend to it. Attention sees the first `visible` columns (and the mask of the caller).
+    padding; nothing may attend to it. Attention sees the first `visible` columns (and the caller's mask).
     """
 
-    def __init__(self, config: PreTrainedConfig, rows: int, capacity: int, dtype: torch.dtype, device: Any) -> None:
+    def __init__(self, config: PreTrainedConfig, rows: int, capacity: int, memory: CacheMemory) -> None:
         self.capacity = capacity + 1
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, rows, heads, self.capacity, size)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys, self.values = memory.take((2, config.num_hidden_layers, rows, heads, self.capacity, size))
         self.layers: list[Any] = []  # what transformers' own caches keep here is not used
         self.layer_class_to_replicate = None
         self.offloading = False
 
-    def place(self, columns_BT: torch.Tensor, rows_B: torch.Tensor | None, visible: int) -> None:
-        """Rows default to the first B."""
-        count = columns_BT.shape[0]
-        self._rows_B = torch.arange(count, device=columns_BT.device) if rows_B is None else rows_B
-        self._whole = rows_B is None
-        self._columns_BT, self._visible = columns_BT, visible
+    def place(self, columns_BT: torch.Tensor, start: int, visible: int) -> None:
+        """The next pass is for the B rows from `start` on."""
+        rows, heads = columns_BT.shape[0], self.keys.shape[2]
+        row_B11 = torch.arange(start, start + rows, device=columns_BT.device)[:, None, None]
+        head_H1 = torch.arange(heads, device=columns_BT.device)[:, None]
+        self._at_N = ((row_B11 * heads + head_H1) * self.capacity + columns_BT[:, None]).reshape(-1)
+        self._rows, self.visible = slice(start, start + rows), visible
+
+    def append(
+        self, layer: int, keys_BHTD: torch.Tensor, values_BHTD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write what a layer computed, and return all that its rows may attend to: two [B, heads, visible, size]."""
+        seen = []
+        for block, new in ((self.keys[layer], keys_BHTD), (self.values[layer], values_BHTD)):
+            size = block.shape[-1]
+            block.view(-1, size).index_copy_(0, self._at_N, new.reshape(-1, size).to(block.dtype))
+            seen.append(block[self._rows, :, : self.visible])
+        return seen[0], seen[1]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
-        rows = self._rows_B[:, None]
-        keys[rows, :, self._columns_BT] = key_states.transpose(1, 2).to(keys.dtype)
-        values[rows, :, self._columns_BT] = value_states.transpose(1, 2).to(values.dtype)
-        if self._whole:
-            count = len(self._rows_B)
-            return keys[:count, :, : self._visible], values[:count, :, : self._visible]
-        return keys[self._rows_B, :, : self._visible], values[self._rows_B, :, : self._visible]
+        """What transformers calls."""
+        return self.append(layer_idx, key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions and masks are always given by the caller
@@ -70,9 +89,16 @@ class BatchCache(Cache):
         self.keys, self.values = (F.pad(block, (0, 0, 0, by)) for block in (self.keys, self.values))
         self.capacity += by
 
-    def keep_rows(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these, in this order."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+    def keep_rows(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Drop all rows but these (ascending), of which the first `lengths` columns are in use."""
+        for to, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            if to != row:
+                for block in (self.keys, self.values):
+                    block[:, to, :, :length] = block[:, row, :, :length]
+
+    def spread(self, source: torch.Tensor) -> None:
+        """Rows anew, each a copy of the row that `source` names."""
+        self.keys, self.values = self.keys[:, source], self.values[:, source]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """The default engine: transformers in this process, rounds of concurrent requests, adapters beside a frozen base.
 
-Requests that wait together and name the same adapter run as one round: stored prefixes are put back, what is new of
-the prompts is prefilled in chunks of like length, then all rows decode in step, the finished ones leaving. Episodes
-move in step too, so a round is nearly always full. Computation runs on the event loop's own thread: handing it to
-another would only add latency to a caller that waits for it anyway.
+Requests that wait together run as one round, whatever adapter they name: stored prefixes are put back, what is new of
+the prompts is prefilled in chunks of one adapter and like length, then all rows decode in step, each layer giving
+every adapter's rows their own weights. A round ends when few rows still write; those go on in the next one, beside
+what was asked since. Computation runs on the event loop's own thread: handing it to another would only add latency
+to a caller that waits for it anyway.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,30 @@ import torch
 from transformers import PreTrainedModel
 
 from training.engines import Sample, Sampling
-from training.engines.adapters import AdapterSlots, Factors, read_adapter
-from training.engines.cache import BatchCache, PrefixStore
+from training.engines.adapters import AdapterSlots, Factors, Span, read_adapter, spans_of
+from training.engines.cache import BatchCache, CacheMemory, PrefixStore
+from training.engines.small import SmallDecoder, quick_dtype
 
 PREFILL_TOKENS = 8192
+ROUND_TOKENS = 65_536
+"""Places in the cache of one round: what it holds of a small model is 200 MiB then."""
+MOST_PADDING = 1.25
+"""A prefill chunk's padded size, as a multiple of the tokens in it, beyond `PREFILL_SLACK` tokens."""
+PREFILL_SLACK = 128
 LENGTH_STEP = 64
+FEW = 0.25
+"""A round ends when no more than this share of its rows still write."""
+
+
+_Text = tuple[Factors | None, tuple[int, ...]]
+
+
+class Kind(IntEnum):
+    """What a request asks for, in the order in which rounds are held."""
+
+    WEIGH = 0
+    SCORE = 1
+    SAMPLE = 2
 
 
 @dataclass(eq=False)
@@ -42,8 +63,27 @@ class _Request:
     logprobs: list[float] = field(default_factory=list)
 
     @property
-    def kind(self) -> str:
-        return "sample" if self.sampling else "score" if self.completion else "weigh"
+    def kind(self) -> Kind:
+        return Kind.SAMPLE if self.sampling else Kind.SCORE if self.completion else Kind.WEIGH
+
+    @property
+    def text(self) -> _Text:
+        """The adapter that reads, the prompt, and what earlier rounds sampled."""
+        return self.factors, (*self.prompt, *self.ids)
+
+    @property
+    def columns(self) -> int:
+        """Places in the cache that this will want, room to write included."""
+        room = min(LENGTH_STEP, self.sampling.max_tokens) if self.sampling else len(self.completion)
+        return len(self.prompt) + room
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be sampled."""
+        if self.sampling is None:
+            return True
+        done = len(self.ids) >= self.sampling.max_tokens
+        return done or (bool(self.ids) and self.ids[-1] in self.sampling.stop_ids)
 
 
 class LocalEngine:
@@ -57,19 +97,21 @@ class LocalEngine:
         model: PreTrainedModel,
         pad_id: int = 0,
         most_rows: int = 256,
-        cached_tokens: int = 150_000,
+        cached_tokens: int = 80_000,
         own: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.model = (model if own else copy.deepcopy(model)).eval()
         self.pad_id, self.most_rows = pad_id, most_rows
         self.dtype = next(model.parameters()).dtype
         self.device = next(model.parameters()).device
         self.model.set_attn_implementation("sdpa")
-        self._adapters = AdapterSlots(self.model, self.dtype)
+        self._small = SmallDecoder(self.model, dtype or quick_dtype()) if SmallDecoder.fits(self.model) else None
+        self.dtype = self._small.dtype if self._small else self.dtype
+        self._adapters = AdapterSlots(self.model, next(model.parameters()).dtype)
+        self._memory = CacheMemory(self.dtype, self.device)
         self._prefixes = PrefixStore(cached_tokens)
         self._waiting: list[_Request] = []
-        self._rounds = 0
-        self._served: dict[tuple[int, str], int] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
 
@@ -168,90 +210,84 @@ class LocalEngine:
                 self._wake.clear()
 
     def _next_round(self) -> list[_Request]:
-        """Waiting requests that can run together, of the adapter and kind that had its turn longest ago.
-
-        Turn about keeps episodes in step: users and tools answer first, and then all agents write together. Taking
-        the largest set instead let them drift apart, and rounds became half as full.
+        """Waiting requests of one kind. Those that sample come last: the others are quick, and whoever asked them will
+        have more to ask.
         """
-        groups: dict[tuple[int, str], list[_Request]] = {}
+        kind = min(r.kind for r in self._waiting)
+        chosen: list[_Request] = []
+        longest = 0
         for request in self._waiting:
-            groups.setdefault((id(request.factors), request.kind), []).append(request)
-        turn = min(groups, key=lambda key: self._served.get(key, 0))
-        self._rounds += 1
-        self._served[turn] = self._rounds
-        chosen = groups[turn][: self.most_rows]
+            if request.kind == kind and len(chosen) < self.most_rows:
+                longest = max(longest, request.columns)
+                if chosen and longest * (len(chosen) + 1) > ROUND_TOKENS:
+                    break
+                chosen.append(request)
         taken = set(map(id, chosen))
         self._waiting = [r for r in self._waiting if id(r) not in taken]
         return chosen
 
     @torch.inference_mode()
     def _answer(self, batch: list[_Request]) -> None:
-        self._adapters.activate(batch[0].factors)
-        if batch[0].kind == "score":
+        if batch[0].kind is Kind.SCORE:
             self._score(batch)
         else:
             cache, row_of, logits_NV = self._prefill(batch)
-            if batch[0].kind == "weigh":
+            if batch[0].kind is Kind.WEIGH:
                 self._weigh(batch, row_of, logits_NV)
-                self._remember(batch, cache, row_of)
+                self._remember(cache, row_of)
             else:
                 self._decode(batch, cache, row_of, logits_NV)
         for request in batch:
-            if not request.answer.done():
+            if not request.over:
+                self._waiting.append(request)
+            elif not request.answer.done():
                 request.answer.set_result(None)
 
     # ----- prefill
 
-    def _prefill(self, batch: list[_Request]) -> tuple[BatchCache, dict[tuple[int, ...], int], torch.Tensor]:
-        """Run what is new of each distinct prompt. Returns the cache, each prompt's row, and its last logits."""
-        prompts = list(dict.fromkeys(r.prompt for r in batch))
-        room = min(LENGTH_STEP, max((r.sampling.max_tokens if r.sampling else 0) for r in batch))
-        capacity = -(-(max(map(len, prompts)) + room) // LENGTH_STEP) * LENGTH_STEP
-        cache = BatchCache(self.model.config, len(prompts), capacity, self.dtype, self.device)
-        row_of = {prompt: row for row, prompt in enumerate(prompts)}
-        done = []
-        for row, prompt in enumerate(prompts):
-            stored = self._prefixes.longest(batch[0].factors, prompt)
-            done.append(len(stored.ids) if stored else 0)
+    def _prefill(self, batch: list[_Request]) -> tuple[BatchCache, dict[_Text, int], torch.Tensor]:
+        """Run what is new of each distinct text. Returns the cache, each text's row, and its last logits."""
+        room = min(LENGTH_STEP, max((r.sampling.max_tokens - len(r.ids) if r.sampling else 0) for r in batch))
+        found = [(text, self._prefixes.longest(*text)) for text in dict.fromkeys(r.text for r in batch)]
+        found.sort(key=lambda f: (id(f[0][0]), len(f[0][1]) - (len(f[1].ids) if f[1] else 0)))
+        texts = [text for text, _ in found]
+        new = [len(ids) - (len(stored.ids) if stored else 0) for (_, ids), stored in found]
+        capacity = -(-(max(len(ids) for _, ids in texts) + room) // LENGTH_STEP) * LENGTH_STEP
+        cache = BatchCache(self.model.config, len(texts), capacity, self._memory)
+        for row, (_, stored) in enumerate(found):
             if stored:
                 cache.write(row, stored.block)
-        logits_NV = torch.empty(len(prompts), self.model.config.vocab_size, device=self.device)
-        order = sorted(range(len(prompts)), key=lambda k: len(prompts[k]) - done[k])
-        chunk: list[int] = []
-        for row in order:
-            longest = len(prompts[row]) - done[row]
-            if chunk and longest * (len(chunk) + 1) > PREFILL_TOKENS:
-                logits_NV[chunk] = self._prefill_chunk(cache, prompts, done, chunk)
-                chunk = []
-            chunk.append(row)
-        logits_NV[chunk] = self._prefill_chunk(cache, prompts, done, chunk)
-        return cache, row_of, logits_NV
+        logits_NV = torch.empty(len(texts), self.model.config.vocab_size, device=self.device)
+        for rows in _chunks([factors for factors, _ in texts], new):
+            at = slice(rows[0], rows[-1] + 1)
+            logits_NV[at] = self._prefill_chunk(cache, texts[at], new[at], rows[0])
+        return cache, {text: row for row, text in enumerate(texts)}, logits_NV
 
-    def _prefill_chunk(
-        self, cache: BatchCache, prompts: list[tuple[int, ...]], done: list[int], rows: list[int]
-    ) -> torch.Tensor:
-        """One forward pass over the new parts of some rows, padded on the left so that all end together."""
-        new = [prompts[row][done[row] :] for row in rows]
-        width = max(map(len, new))
-        ids = np.full((len(rows), width), self.pad_id)
-        columns = np.full((len(rows), width), cache.capacity - 1)
-        for k, (row, tokens) in enumerate(zip(rows, new, strict=True)):
-            ids[k, width - len(tokens) :] = tokens
-            columns[k, width - len(tokens) :] = np.arange(done[row], len(prompts[row]))
-        return self._forward(cache, ids, columns, torch.tensor(rows, device=self.device))
+    def _prefill_chunk(self, cache: BatchCache, texts: list[_Text], new: list[int], start: int) -> torch.Tensor:
+        """One forward pass over the last `new` ids of the rows from `start` on, padded on the left so that all end
+        together."""
+        ids = np.full((len(texts), max(new)), self.pad_id)
+        columns = np.full(ids.shape, cache.capacity - 1)
+        for k, ((_, text), count) in enumerate(zip(texts, new, strict=True)):
+            ids[k, -count:] = text[-count:]
+            columns[k, -count:] = np.arange(len(text) - count, len(text))
+        return self._forward(cache, ids, columns, spans_of([factors for factors, _ in texts]), start)
 
     def _forward(
-        self, cache: BatchCache, ids: np.ndarray, columns: np.ndarray, rows: torch.Tensor | None
+        self, cache: BatchCache, ids: np.ndarray, columns: np.ndarray, spans: list[Span], start: int = 0
     ) -> torch.Tensor:
         """Logits [B, V] of each row's last token."""
         padding = columns == cache.capacity - 1
         visible = int(columns[~padding].max()) + 1
-        columns_BT = torch.from_numpy(columns).to(self.device)
+        ids_BT, columns_BT = torch.from_numpy(ids).to(self.device), torch.from_numpy(columns).to(self.device)
         positions_BT = torch.from_numpy(np.where(padding, 0, columns)).to(self.device)
+        cache.place(columns_BT, start, visible)
+        if self._small is not None:
+            return self._small(cache, ids_BT, positions_BT, spans)
+        self._adapters.activate(spans)
         seen_BTK = torch.arange(visible, device=self.device) <= positions_BT[..., None]
-        cache.place(columns_BT, rows, visible)
         out = self.model(
-            input_ids=torch.from_numpy(ids).to(self.device),
+            input_ids=ids_BT,
             attention_mask=seen_BTK[:, None],
             position_ids=positions_BT,
             past_key_values=cache,
@@ -262,21 +298,16 @@ class LocalEngine:
 
     # ----- answers
 
-    def _weigh(self, batch: list[_Request], row_of: dict[tuple[int, ...], int], logits_NV: torch.Tensor) -> None:
+    def _weigh(self, batch: list[_Request], row_of: dict[_Text, int], logits_NV: torch.Tensor) -> None:
         logprobs_NV = logits_NV.log_softmax(-1)
         for request in batch:
-            request.logprobs = logprobs_NV[row_of[request.prompt], list(request.candidates)].tolist()
+            request.logprobs = logprobs_NV[row_of[request.text], list(request.candidates)].tolist()
 
     def _score(self, batch: list[_Request]) -> None:
-        """Plain forward passes over prompt and completion, rows of like length together."""
-        order = sorted(batch, key=lambda r: len(r.prompt) + len(r.completion))
-        chunk: list[_Request] = []
-        for request in order:
-            if chunk and (len(request.prompt) + len(request.completion)) * (len(chunk) + 1) > PREFILL_TOKENS:
-                self._score_chunk(chunk)
-                chunk = []
-            chunk.append(request)
-        self._score_chunk(chunk)
+        """Plain forward passes over prompt and completion, rows of one adapter and like length together."""
+        for rows in _chunks([r.factors for r in batch], [len(r.prompt) + len(r.completion) for r in batch]):
+            self._adapters.activate([Span(batch[rows[0]].factors, 0, len(rows))])
+            self._score_chunk([batch[row] for row in rows])
 
     def _score_chunk(self, chunk: list[_Request]) -> None:
         whole = [r.prompt + r.completion for r in chunk]
@@ -297,55 +328,50 @@ class LocalEngine:
             request.logprobs = logprobs_BKV[k, -count:].gather(-1, targets)[:, 0].tolist()
 
     def _decode(
-        self, batch: list[_Request], cache: BatchCache, row_of: dict[tuple[int, ...], int], logits_NV: torch.Tensor
+        self, batch: list[_Request], cache: BatchCache, row_of: dict[_Text, int], logits_NV: torch.Tensor
     ) -> None:
-        """Sample all rows in step. Finished rows are stored as prefixes and leave when half of them are idle."""
-        source = torch.tensor([row_of[r.prompt] for r in batch], device=self.device)
-        if len(row_of) < len(batch):
-            cache.keep_rows(source)
+        """Sample all rows in step, until few are left: those wait for the next round, so that nobody waits for them.
+
+        Finished rows are stored as prefixes and leave when half of the rows are idle.
+        """
+        rows = sorted(batch, key=lambda r: row_of[r.text])
+        logits_BV = logits_NV
+        if len(row_of) < len(rows):  # equal prompts shared a prefill
+            source = torch.tensor([row_of[r.text] for r in rows], device=self.device)
+            cache.spread(source)
             logits_BV = logits_NV[source]
-        else:
-            logits_BV = logits_NV
-        rows = list(batch)
-        lengths = np.array([len(r.prompt) for r in rows])
-        for step in range(max(r.sampling.max_tokens for r in batch if r.sampling)):
-            ids, logprobs = self._draw(rows, step, logits_BV)
-            alive = np.zeros(len(rows), dtype=bool)
+        lengths, spans = np.array([len(r.text[1]) for r in rows]), spans_of([r.factors for r in rows])
+        while True:
+            ids, logprobs = self._draw(rows, logits_BV)
             for k, request in enumerate(rows):
-                assert request.sampling is not None
-                if step < request.sampling.max_tokens and not self._over(request):
+                if not request.over:
                     request.ids.append(int(ids[k]))
                     request.logprobs.append(float(logprobs[k]))
-                    alive[k] = not self._over(request)
-            if not alive.any():
+            alive = np.array([not r.over for r in rows])
+            if alive.sum() <= FEW * len(batch):
                 break
             if alive.mean() < 0.5:
                 for k in np.nonzero(~alive)[0]:
                     self._store(rows[k], cache, int(k))
                 kept = np.nonzero(alive)[0]
-                cache.keep_rows(torch.from_numpy(kept).to(self.device))
+                cache.keep_rows(kept.tolist(), lengths[kept].tolist())
                 rows, lengths, ids = [rows[k] for k in kept], lengths[kept], ids[kept]
                 alive = alive[kept]
+                spans = spans_of([r.factors for r in rows])
             if lengths.max() >= cache.capacity - 1:  # most answers are short: room for long ones is made when needed
                 cache.grow(2 * LENGTH_STEP)
             columns = np.where(alive, lengths, cache.capacity - 1)
-            logits_BV = self._forward(cache, ids[:, None], columns[:, None], None)
+            logits_BV = self._forward(cache, ids[:, None], columns[:, None], spans)
             lengths = lengths + alive
         for k, request in enumerate(rows):
             self._store(request, cache, k)
 
-    @staticmethod
-    def _over(request: _Request) -> bool:
-        assert request.sampling is not None
-        done = len(request.ids) >= request.sampling.max_tokens
-        return done or (bool(request.ids) and request.ids[-1] in request.sampling.stop_ids)
-
-    def _draw(self, rows: list[_Request], step: int, logits_BV: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, rows: list[_Request], logits_BV: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """One token a row by inverse transform: one uniform number from (seed, step), so neighbours do not matter."""
         logprobs_BV = logits_BV.log_softmax(-1)
         temperature_B = torch.tensor([r.sampling.temperature if r.sampling else 1.0 for r in rows], device=self.device)
         seeds = [r.sampling.seed if r.sampling else None for r in rows]
-        uniform_B = torch.from_numpy(_uniform(seeds, step)).to(self.device)
+        uniform_B = torch.from_numpy(_uniform(seeds, [len(r.ids) for r in rows])).to(self.device)
         greedy_B = logits_BV.argmax(-1)
         scaled_BV = logits_BV / temperature_B.clamp(min=1e-6)[:, None]
         cumulative_BV = scaled_BV.softmax(-1).double().cumsum(-1)
@@ -353,22 +379,37 @@ class LocalEngine:
         ids_B = torch.where(temperature_B > 0, drawn_B.clamp(max=logits_BV.shape[-1] - 1), greedy_B)
         return ids_B.cpu().numpy(), logprobs_BV.gather(-1, ids_B[:, None])[:, 0].cpu().numpy()
 
-    def _remember(self, batch: list[_Request], cache: BatchCache, row_of: dict[tuple[int, ...], int]) -> None:
-        for prompt, row in row_of.items():
-            self._prefixes.put(batch[0].factors, prompt, cache.read(row, len(prompt)))
+    def _remember(self, cache: BatchCache, row_of: dict[_Text, int]) -> None:
+        for (factors, ids), row in row_of.items():
+            self._prefixes.put(factors, ids, cache.read(row, len(ids)))
 
     def _store(self, request: _Request, cache: BatchCache, row: int) -> None:
         """Keep prompt and sampled ids for the next turn; the last id's keys were never computed."""
-        known = request.prompt + tuple(request.ids[:-1])
+        known = request.text[1][:-1]
         self._prefixes.put(request.factors, known, cache.read(row, len(known)))
 
 
-def _uniform(seeds: list[int | None], step: int) -> np.ndarray:
+def _chunks(owners: Sequence[Factors | None], lengths: Sequence[int]) -> list[list[int]]:
+    """Rows that are run together: of one owner, and of so like a length that padding stays small."""
+    chunks: list[list[int]] = []
+    tokens = 0
+    for row in sorted(range(len(lengths)), key=lambda k: (id(owners[k]), lengths[k])):
+        tokens += lengths[row]
+        padded = lengths[row] * (len(chunks[-1]) + 1) if chunks else 0
+        fits = padded <= min(PREFILL_TOKENS, MOST_PADDING * tokens + PREFILL_SLACK)
+        if not chunks or owners[chunks[-1][0]] is not owners[row] or not fits:
+            chunks.append([])
+            tokens = lengths[row]
+        chunks[-1].append(row)
+    return chunks
+
+
+def _uniform(seeds: list[int | None], steps: list[int]) -> np.ndarray:
     """One number in (0, 1) for each (seed, step), by splitmix64; None draws from the operating system."""
     fresh = np.random.default_rng()
     state = np.array([fresh.integers(2**63) if s is None else s & (2**64 - 1) for s in seeds], dtype=np.uint64)
     with np.errstate(over="ignore"):
-        state = state + np.uint64(0x9E3779B97F4A7C15) * np.uint64(step + 1)
+        state = state + np.uint64(0x9E3779B97F4A7C15) * (np.array(steps, dtype=np.uint64) + np.uint64(1))
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         state = state ^ (state >> np.uint64(31))

@@ -1,0 +1,184 @@
+"""From the journal to `transitions`: spans a second and peak memory, for conversations written through the real
+journal and read by the real `rehearsal ingest`, in a process of its own.
+
+    python -m benchmarks.bench_ingest                  # 5 KB spans
+    python -m benchmarks.bench_ingest --million 1 3 10 # 1 KB spans, so many millions: time and memory should be linear
+
+A conversation is one trace: an agent span, and for each of its turns a chat span, which repeats the history, and a
+tool span, and a last chat span. Conversations differ in every word. Spans are padded with an attribute to their
+size; the journal is written before the clock starts and removed afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from ingest import journal
+from ingest.lake import Lake
+
+TURNS = 5  # a conversation: an agent span, a chat span and a tool span a turn, and a last chat span
+SPANS = 2 * TURNS + 2
+REQUEST = 64  # spans
+BASE_NS = 1_750_000_000_000_000_000
+SECOND = 1_000_000_000
+
+
+def conversation(rng: random.Random, number: int, span_bytes: int) -> Iterator[Span]:
+    """The spans of one conversation, each about so large."""
+    trace, start = rng.randbytes(16), BASE_NS + number * SECOND
+    words = lambda n: rng.randbytes(n // 2).hex()  # noqa: E731
+    said = max(16, span_bytes // 40)  # so that the history of the last turn fits
+    root = rng.randbytes(8)
+    history: list[dict[str, object]] = [_text("user", f"please look at {words(said)}")]
+
+    def make(name: str, at: int, parent: bytes, attributes: dict[str, str]) -> Span:
+        span = Span(name=name, kind=Span.SPAN_KIND_CLIENT, trace_id=trace, parent_span_id=parent)
+        span.span_id = rng.randbytes(8)
+        span.start_time_unix_nano, span.end_time_unix_nano = start + at * SECOND, start + (at + 1) * SECOND
+        for key, value in {**attributes, "gen_ai.conversation.id": f"c-{number}"}.items():
+            span.attributes.add(key=key).value.string_value = value
+        if (room := span_bytes - span.ByteSize() - 20) > 0:
+            span.attributes.add(key="app.payload").value.string_value = words(room)
+        return span
+
+    agent = make("invoke_agent desk", 0, b"", {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "desk"})
+    agent.span_id = root
+    yield agent
+    for turn in range(TURNS + 1):
+        call_id, arguments = f"call-{number}-{turn}", {"id": words(8)}
+        made = _part("tool_call", id=call_id, name="look", arguments=arguments)
+        call: dict[str, object] = {"role": "assistant", "parts": [made]}
+        last = turn == TURNS
+        out = _text("assistant", f"done: {words(said)}") if last else call
+        yield make("chat m", 2 * turn + 1, root, {
+            "gen_ai.operation.name": "chat", "gen_ai.request.model": "m",
+            "gen_ai.input.messages": json.dumps(history), "gen_ai.output.messages": json.dumps([out]),
+        })  # fmt: skip
+        if last:
+            return
+        result = json.dumps({"id": arguments["id"], "state": words(said)})
+        yield make("execute_tool look", 2 * turn + 2, root, {
+            "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "look", "gen_ai.tool.call.id": call_id,
+            "gen_ai.tool.call.arguments": json.dumps(arguments), "gen_ai.tool.call.result": result,
+        })  # fmt: skip
+        history += [call, {"role": "tool", "parts": [_part("tool_call_response", id=call_id, response=result)]}]
+
+
+def _text(role: str, content: str) -> dict[str, object]:
+    return {"role": role, "parts": [_part("text", content=content)]}
+
+
+def _part(kind: str, **more: object) -> dict[str, object]:
+    return {"type": kind, **more}
+
+
+def fill(directory: Path, spans: int, span_bytes: int) -> tuple[int, int]:
+    """Writes that many spans (whole conversations) into a journal; returns spans and bytes."""
+    rng, writer = random.Random(0), journal.JournalWriter(directory)
+    made = size = number = 0
+    request, group = _request(), []
+    while made < spans:
+        for span in conversation(rng, number, span_bytes):
+            request.resource_spans[0].scope_spans[0].spans.append(span)
+            made += 1
+            if made % REQUEST == 0:
+                group.append(request.SerializeToString())
+                request = _request()
+        number += 1
+        if len(group) >= 16:
+            size += _append(writer, group)
+            group = []
+    size += _append(writer, [*group, request.SerializeToString()])
+    writer.close()
+    return made, size
+
+
+def _request() -> ExportTraceServiceRequest:
+    request = ExportTraceServiceRequest()
+    part = request.resource_spans.add()
+    part.resource.attributes.add(key="service.name").value.string_value = "bench"
+    part.scope_spans.add().scope.name = "bench"
+    return request
+
+
+def _append(writer: journal.JournalWriter, payloads: list[bytes]) -> int:
+    writer.append([journal.encode("traces_proto", time.time_ns(), p) for p in payloads])
+    return sum(map(len, payloads))
+
+
+# ------------------------------------------------------------------------------------------ measuring
+
+
+def ingest(lake: Path) -> None:
+    """The measured process: ingests, builds the tables, prints the seconds of both, the counts and peak memory."""
+    started = time.perf_counter()
+    home = Lake.open(lake)
+    summary = home.ingest()
+    landed = time.perf_counter()
+    rows = home.build_tables()
+    built = time.perf_counter()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    told = {"spans": summary.spans, "landing_s": landed - started, "tables_s": built - landed,
+            "peak_bytes": used.ru_maxrss * 1024, "cpu_s": used.ru_utime + used.ru_stime}  # fmt: skip
+    print(json.dumps(told | {"transitions": rows["transitions"], "conversations": rows["conversations"]}))
+
+
+def measure(directory: Path, spans: int, span_bytes: int) -> dict[str, float]:
+    """One lake from nothing to `transitions`. Raises ``AssertionError`` if a span or a transition is missing."""
+    lake = Lake.create(directory / "lake")
+    try:
+        made, size = fill(lake.journal_path, spans, span_bytes)
+        command = [sys.executable, "-m", "benchmarks.bench_ingest", "--ingest", str(lake.path)]
+        told: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        assert told["spans"] == made, f"{made} spans in the journal, {told['spans']} in the lake"
+        assert told["transitions"] == TURNS * (made // SPANS), told
+        seconds = told["landing_s"] + told["tables_s"]
+        stored = sum(p.stat().st_size for p in lake.path.rglob("*.parquet"))
+        return {**told, "bytes_per_span": size / made, "spans_per_s": made / seconds, "stored_of_raw": stored / size}
+    finally:
+        shutil.rmtree(lake.path)
+
+
+def told(m: dict[str, float]) -> str:
+    """One line."""
+    return (
+        f"{m['spans']:,.0f} spans of {m['bytes_per_span']:,.0f} bytes: {m['spans_per_s']:,.0f} spans/s"
+        f" (landing {m['landing_s']:.1f} s, tables {m['tables_s']:.1f} s; {m['cpu_s']:.1f} s of CPU),"
+        f" peak {m['peak_bytes'] / 2**30:.2f} GiB, stored {m['stored_of_raw']:.0%} of the raw bytes"
+    )
+
+
+def main() -> None:
+    """Prints a line a size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--dir", type=Path, help="where to write")
+    parser.add_argument("--spans", type=int, default=50_000, help="how many spans of 5 KB")
+    parser.add_argument("--million", type=float, nargs="+", help="how many millions of spans of 1 KB instead")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--ingest", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ingest:
+        ingest(options.ingest)
+        return
+    sizes = [(round(m * 1e6), 1_000) for m in options.million or ()] or [(options.spans, 5_000)]
+    for spans, span_bytes in sizes:
+        with tempfile.TemporaryDirectory(dir=options.dir) as name:
+            found = measure(Path(name), spans, span_bytes)
+        print(json.dumps(found) if options.json else told(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""How practice and evaluation are opened in whatever process does them: small values that travel, heavy things made
+late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from training.base import load_base, load_format
+from training.engines import Engine
+from training.engines.choose import open_engine
+from training.evaluate import Player, load_environment
+from training.grounding import Evidence
+from training.judge import LocalJudge, in_process_client
+from training.practice import Practice
+from training.rollout import Limits
+from training.ruler import Ruler, RulerSettings
+from worldmodel.world import WorldModel
+
+
+@dataclass(frozen=True)
+class PracticeRecipe:
+    """A base's engine with world, user and judge behind it.
+
+    `compact` bases are shown neither tools nor system prompts. `judge` is the adapter's directory and `judge_facts`
+    what its fit said (form, most_tokens); they are not asked where `ruler` names an endpoint.
+    """
+
+    base: str
+    engine: str
+    compact: bool
+    world: Path
+    judge: Path | None
+    judge_facts: Mapping[str, Any]
+    ruler: RulerSettings
+    limits: Limits
+    temperature: float
+
+    def open(self) -> Practice:
+        base = load_base(self.base, show_tools=not self.compact)
+        engine = open_engine(self.engine, base)
+        return Practice(
+            engine, base.format, WorldModel.load(self.world, engine), Ruler(self.ruler, self._client(engine)),
+            self.limits, self.temperature, show_system=not self.compact,
+        )  # fmt: skip
+
+    def _client(self, engine: Engine) -> httpx.AsyncClient:
+        if self.judge is None:
+            return httpx.AsyncClient(base_url=(self.ruler.base_url or "").rstrip("/") + "/")
+        engine.load_adapter("judge", self.judge)
+        chat, facts = load_format(self.base, show_tools=False), self.judge_facts
+        evidence = Evidence.read(facts["evidence"])
+        return in_process_client(LocalJudge(engine, chat, "judge", facts["form"], facts["most_tokens"], evidence))
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """Adapters by name at the real environment `environment` ('package.module:Class')."""
+
+    base: str
+    engine: str
+    compact: bool
+    environment: str
+    adapters: Mapping[str, Path]
+    episodes: int
+    seed: int
+    temperature: float
+    limits: Limits
+
+    def open(self) -> Player:
+        base = load_base(self.base, show_tools=not self.compact)
+        engine = open_engine(self.engine, base)
+        for name, path in self.adapters.items():
+            engine.load_adapter(name, path)
+        return Player(
+            engine, base.format, load_environment(self.environment), self.episodes, self.seed, self.temperature,
+            self.limits, show_system=not self.compact,
+        )  # fmt: skip

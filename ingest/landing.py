@@ -1,0 +1,135 @@
+"""Rows land in the raw tables: what the lake has is left out, the rest is committed part by part, together
+with how far the journal was read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from ingest import catalog as catalogs
+from ingest import files, journal, otlp
+from ingest.catalog import RAW, Catalog, Read
+from ingest.known import HASH, Known
+
+EDGE = 64 << 10
+BATCH_BYTES = 16 << 20
+_HASH_AT = {name: otlp.SCHEMAS[name].get_field_index("row_hash") for name in RAW}
+_TIME_AT = {name: otlp.SCHEMAS[name].get_field_index("arrived_at_ns") for name in RAW}
+_LONG_AT = {
+    name: [otlp.SCHEMAS[name].get_field_index(c) for c in ("attributes", long)]
+    for name, long in (("spans", "events"), ("log_records", "body"))
+}
+
+
+class RawWriter:
+    """Collects new rows and writes them when they are many. Rows of the journal that arrived before ``from_ns``
+    have expired (``ingest.retention``) and do not land again; they are counted."""
+
+    ROWS, BYTES = 100_000, 96 << 20
+
+    def __init__(self, root: Path, catalog: Catalog, from_ns: int = 0) -> None:
+        self.root, self.catalog, self.from_ns = root, catalog, from_ns
+        self.pending = otlp.Rows()
+        self.expired = 0
+        self._bytes = 0
+        self._marks: dict[str, Read] = {}
+        self._known: dict[str, Known] = {}
+
+    def add(self, rows: otlp.Rows) -> dict[str, int]:
+        """Takes rows; returns how many of each table are new."""
+        return {name: self._take(name, getattr(rows, name)) for name in RAW}
+
+    def reached(self, segment: str, how_far: Read) -> None:
+        """Everything of a segment up to there has been added; remembered when those rows are committed."""
+        self._marks[segment] = how_far
+
+    def flush_if_full(self) -> None:
+        """Commits when the rows are many or large."""
+        if len(self.pending) >= self.ROWS or self._bytes >= self.BYTES:
+            self.flush()
+
+    def _take(self, name: str, rows: list[tuple[Any, ...]]) -> int:
+        if not rows:
+            return 0
+        if name not in self._known:  # only now: most often there is nothing new
+            self._known[name] = catalogs.hashes(self.root, self.catalog, name)
+        new = self._known[name].add(np.array([row[_HASH_AT[name]] for row in rows], HASH)).tolist()
+        at = _TIME_AT[name]
+        kept = [rows[i] for i in new if rows[i][at] >= self.from_ns]
+        self.expired += len(new) - len(kept)
+        getattr(self.pending, name).extend(kept)
+        one, other = _LONG_AT[name]
+        self._bytes += sum(len(row[one]) + len(row[other]) for row in kept)
+        return len(kept)
+
+    def flush(self) -> None:
+        """Commits what was added and how far the journal was read."""
+        if not len(self.pending) and not self._marks:
+            return
+        for name in RAW:
+            rows = getattr(self.pending, name)
+            if rows:
+                table = otlp.to_table(rows, otlp.SCHEMAS[name])
+                self.catalog.parts[name] += catalogs.write(self.root, name, table)
+        self.catalog.journal.update(self._marks)
+        catalogs.save(self.root, self.catalog)
+        self.pending, self._bytes, self._marks = otlp.Rows(), 0, {}
+
+
+# ------------------------------------------------------------------------------------------ the journal
+
+
+def identity(path: Path, end: int) -> str:
+    """What tells the first ``end`` bytes of a segment from others' (xxh3-128 of their edges; every record in
+    between has a checksum of its own). "" if the file is shorter."""
+    with journal.open_segment(path) as file:
+        head = file.read(min(EDGE, end))
+        file.seek(max(0, end - EDGE))
+        tail = file.read(min(EDGE, end))
+    whole = len(head) == len(tail) == min(EDGE, end)
+    return xxhash.xxh3_128_hexdigest(b"%d\0" % end + head + tail) if whole else ""
+
+
+def start_of(path: Path, known: Read | None) -> int:
+    """Where to go on reading a segment: behind what was read, if that is what it still begins with."""
+    return known.end if known and known.check == identity(path, known.end) else 0
+
+
+def is_read(path: Path, known: Read | None) -> bool:
+    """Whether nothing in a segment is unread; a segment that cannot be looked at is not."""
+    try:
+        with journal.open_segment(path) as file:
+            size = file.seek(0, os.SEEK_END)
+        return known is not None and size == known.end == start_of(path, known)
+    except OSError:
+        return False
+
+
+def prune(catalog: Catalog, segments: list[Path]) -> None:
+    """Forgets segments that are gone."""
+    there = {path.stem for path in segments}
+    catalog.journal = {name: r for name, r in catalog.journal.items() if name in there}
+
+
+def read_segment(path: Path, known: Read | None) -> Iterator[tuple[otlp.Rows, Read]]:
+    """The unread rows of a segment, in batches, each with how far it reaches. Raises ``BadFile``."""
+    rows, size = otlp.Rows(), 0
+    try:
+        start = end = start_of(path, known)
+        unreadable = known.unreadable if known and start else 0
+        for entry in journal.read_entries(path, start):
+            files.add_entry(entry, rows, path.stem)
+            size, end = size + len(entry.payload), entry.end
+            if size >= BATCH_BYTES:
+                unreadable += rows.unreadable
+                yield rows.take(), Read(end, identity(path, end), unreadable)
+                size = 0
+        if end > start:
+            yield rows, Read(end, identity(path, end), unreadable + rows.unreadable)
+    except (OSError, journal.NoSegment) as error:
+        raise files.BadFile(f"{path} cannot be read: {error}") from None

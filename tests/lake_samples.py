@@ -1,0 +1,89 @@
+"""A lake fed through a journal, and a kill at any step that changes the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from ingest_samples import conversation
+
+from ingest import catalog, journal
+from ingest.lake import Lake
+
+HOUR = 3_600_000_000_000
+ARRIVED = 1_748_736_000_000_000_000
+
+
+def send(lake: Lake, *requests: dict[str, Any], at: int = ARRIVED) -> None:
+    """Writes requests into one sealed segment, as arrived at that time (ns)."""
+    writer = journal.JournalWriter(lake.journal_path)
+    writer.append([journal.encode("traces_json", at, json.dumps(r).encode()) for r in requests])
+    writer.close()
+
+
+def talks(*numbers: int) -> list[dict[str, Any]]:
+    """One whole conversation a number."""
+    return [conversation(n, f"c-{n}") for n in numbers]
+
+
+def row_hashes(lake: Lake, name: str = "spans") -> Counter[bytes]:
+    """The rows of a raw table as a reader sees them now."""
+    found = catalog.parts(lake.path, name)
+    return Counter(h for part in found for h in pq.read_table(part, columns=["row_hash"])["row_hash"].to_pylist())
+
+
+def tables(lake: Lake) -> list[Any]:
+    """What the other rooms read."""
+    return [lake.conversations(), lake.transitions(), lake.scenarios(), lake.tool_profiles()]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def killed_at_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], Lake],
+    work: Callable[[Lake], object],
+    steps: Iterable[int] = range(1, 200),
+) -> Iterator[Lake]:
+    """Lakes in which the work was killed before its first, second, ... replacement or removal of a file; the
+    last one is a lake in which it ran to its end."""
+    for step in steps:
+        lake = make()
+        left = [step]
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink"):
+                patch.setattr(os, name, dying(getattr(os, name), left))
+            try:
+                work(lake)
+            except Killed:
+                pass
+        yield lake
+        if left[0] > 0:
+            return
+
+
+def dying(real: Callable[..., None], left: list[int]) -> Callable[..., None]:
+    """A call that kills when the steps that are left are used up, and from then on."""
+
+    def call(*arguments: Any, **named: Any) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Killed
+        real(*arguments, **named)
+
+    return call
+
+
+def loose_files(lake: Lake) -> set[str]:
+    """Files under ``raw`` that no catalog lists: what a kill left behind."""
+    listed: Iterable[Path] = [p for name in catalog.RAW for p in catalog.parts(lake.path, name)]
+    found = {p for p in (lake.path / "raw").rglob("*") if p.suffix in (".parquet", ".tmp")}
+    return {str(p) for p in found - set(listed)}

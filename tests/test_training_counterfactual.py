@@ -1,0 +1,82 @@
+"""Successes told again with one value exchanged: what changes, what never does, and that a judge learns from it."""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.counterfactual import Counterfactuals
+
+COLOURS = ("black", "white", "green", "yellow")
+
+
+def sale(colour: str, number: int) -> list[dict[str, Any]]:
+    return [
+        {"role": "user", "content": f"how much is the {colour} lamp of order {number}?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "get", "arguments": {"number": number}}]},
+        {"role": "tool", "content": f'{{"item":"Oak lamp {colour}","cents":{number}}}'},
+        {"role": "assistant", "content": f"The Oak lamp {colour} is {number} cents."},
+        {"role": "user", "content": f"so the {colour} one. thanks"},
+    ]
+
+
+SALES = [sale(COLOURS[k % 4], 1200 + 7 * k) for k in range(12)]
+
+
+@pytest.fixture(scope="module")
+def known() -> Counterfactuals:
+    return Counterfactuals(SALES)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 11), st.integers(0, 10**6))
+def test_one_value_of_one_speaker_is_exchanged(number: int, seed: int) -> None:
+    told = SALES[number]
+    before = copy.deepcopy(told)
+    other = Counterfactuals(SALES).of(told, random.Random(seed))
+    assert other is not None and told == before
+    changed = [k for k, (a, b) in enumerate(zip(told, other, strict=True)) if a != b]
+    assert changed and {told[k]["role"] for k in changed} in ({"user"}, {"assistant"})
+    swaps = set()
+    for k in changed:
+        old, new = (re.findall(r"\w+", m[k]["content"]) for m in (told, other))
+        swaps |= {(a, b) for a, b in zip(old, new, strict=True) if a != b}
+    ((was, is_),) = swaps  # one word for one other word, wherever it stands
+    assert len(was) == len(is_) or was in COLOURS
+    assert was.isdigit() == is_.isdigit()
+
+
+def test_words_become_words_of_the_same_place_or_misspellings(known: Counterfactuals) -> None:
+    rng = random.Random(0)
+    words = set()
+    for _ in range(300):
+        other = known.of(sale("black", 1200), rng)
+        assert other is not None
+        found = re.search(r"Oak lamp (\w+) is 1200", other[3]["content"])
+        if found and found[1] != "black":
+            words.add(found[1])
+    assert {"white", "green", "yellow"} <= words
+    assert any(w not in COLOURS and len(w) == 5 for w in words)
+
+
+def test_what_users_want_changes_wherever_they_say_it(known: Counterfactuals) -> None:
+    rng = random.Random(1)
+    for _ in range(50):
+        other = known.of(sale("black", 1200), rng)
+        assert other is not None
+        if "black lamp" not in other[0]["content"]:
+            assert "black" not in other[4]["content"] and other[3] == sale("black", 1200)[3]
+
+
+def test_where_nothing_can_be_exchanged_there_is_none() -> None:
+    plain = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
+    assert Counterfactuals([plain]).of(plain, random.Random(0)) is None
+    assert Counterfactuals([]).of([], random.Random(0)) is None
+    broken = [*plain, {"role": "tool", "content": "not json"}, {"role": "tool", "content": '{"error":"hello"}'}]
+    assert Counterfactuals([broken]).of(broken, random.Random(0)) is None

@@ -1,0 +1,115 @@
+"""Failures that production never showed: successes in which one value was exchanged.
+
+A judge that has only read production knows how production fails. A policy that learns from it finds what production
+never did: the right steps for the wrong product, a day misspelt, somebody else's number. So a success is told again
+with one value changed, in what the user asked for or in what the agent said, and that telling counts as a failure.
+Nothing here knows a domain: values are numbers, and words that stand in the answers of tools.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Messages = Sequence[Mapping[str, Any]]
+_WORD = re.compile(r"[A-Za-z0-9]+(?:[-.][A-Za-z0-9]+)*")
+GARBLED = 0.25
+"""Share of the exchanged words that become no other value but a misspelling."""
+
+
+class Counterfactuals:
+    """Learns which values stand where in tools' answers, and exchanges one for another of its kind."""
+
+    def __init__(self, conversations: Sequence[Messages]) -> None:
+        self._places: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
+        self._words: dict[tuple[str, int], list[str]] = {}
+        seen: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
+        for messages in conversations:
+            for place, word in _values(messages):
+                self._places[word.lower()][place] += 1
+                seen[place][word] = None
+        self._words = {place: list(words) for place, words in seen.items()}
+
+    def of(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
+        """The conversation with one value exchanged; None where there is none to exchange."""
+        known = {word.lower() for _, word in _values(messages)}
+        found = [
+            (number, match[0])
+            for number, message in enumerate(messages)
+            if message["role"] in ("user", "assistant") and message.get("content")
+            for match in _WORD.finditer(message["content"])
+            if _is_number(match[0]) or (match[0].lower() in known and self._others(match[0]))
+        ]
+        if not found:
+            return None
+        speaker = rng.choice(sorted({messages[number]["role"] for number, _ in found}))
+        number, word = rng.choice([f for f in found if messages[f[0]]["role"] == speaker])
+        other = self._other(word, rng)
+        whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])")
+        told = [dict(message) for message in messages]
+        for at, message in enumerate(told):
+            if at == number or (speaker == "user" and message["role"] == "user"):  # users mean what they say throughout
+                message["content"] = whole.sub(lambda _: other, message.get("content") or "")
+        return told
+
+    def _other(self, word: str, rng: random.Random) -> str:
+        if _is_number(word):
+            return _another_number(word, rng)
+        if rng.random() < GARBLED:
+            return _misspelt(word, rng)
+        other = rng.choice(self._others(word))
+        return other.capitalize() if word[0].isupper() else other.lower() if word.islower() else other
+
+    def _others(self, word: str) -> list[str]:
+        """Other words where this one stands most often."""
+        place = max(self._places[word.lower()].items(), key=lambda p: p[1])[0]
+        return [w for w in self._words[place] if w.lower() != word.lower()]
+
+
+def _values(messages: Messages) -> Iterator[tuple[tuple[str, int], str]]:
+    """Words in the texts of tools' JSON answers, with where they stand: (key, number of the word)."""
+    for message in messages:
+        if message["role"] == "tool":
+            try:
+                answer = json.loads(message.get("content") or "")
+            except ValueError:
+                continue
+            for key, text in _texts(answer, ""):
+                for number, match in enumerate(_WORD.finditer(text)):
+                    if len(match[0]) > 2 and not _is_number(match[0]):
+                        yield (key, number), match[0]
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        if "error" not in value:
+            for inner, part in value.items():
+                yield from _texts(part, str(inner))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part, key)
+
+
+def _is_number(word: str) -> bool:
+    return sum(c.isdigit() for c in word) >= 2
+
+
+def _another_number(word: str, rng: random.Random) -> str:
+    """One to all of the digits exchanged, as misread or as somebody else's."""
+    places = [k for k, c in enumerate(word) if c.isdigit()]
+    letters = list(word)
+    for k in rng.sample(places, rng.randint(1, len(places))):
+        letters[k] = rng.choice([d for d in "0123456789" if d != letters[k] and (k != places[0] or d != "0")])
+    return "".join(letters)
+
+
+def _misspelt(word: str, rng: random.Random) -> str:
+    k = rng.randrange(len(word))
+    letter = rng.choice([c for c in "abcdefghijklmnopqrstuvwxyz" if c != word[k].lower()])
+    return word[:k] + (letter.upper() if word[k].isupper() else letter) + word[k + 1 :]
