@@ -199,7 +199,7 @@ class Loop:
 
         def work(directory: Path) -> dict[str, Any]:
             report = track("practising in the world", self.log)
-            with self._practice() as practice:
+            with self.practice() as practice:
                 loop = Grpo(
                     self._base(), practice, scenarios[: -settings.gate.scenarios], clone.directory / "adapter",
                     directory / "adapter", how,
@@ -224,7 +224,7 @@ class Loop:
             registry.promote(serving.name, "the production agent's clone is the first champion")
             held_out = scenarios[-settings.gate.scenarios :]
             report = track("at the gate", self.log)
-            with self._practice() as practice:
+            with self.practice() as practice:
                 practice.load_adapter("champion", serving.path)
                 practice.load_adapter("candidate", candidate.directory / "adapter")
                 verdict, pairs = asyncio.run(
@@ -296,7 +296,7 @@ class Loop:
         return [s for s in self.lake.scenarios() if s.conversation_id in known and s.first_user_message]
 
     @contextmanager
-    def _practice(self) -> Iterator[Practising]:
+    def practice(self) -> Iterator[Practising]:
         """The engine with world, user and judge behind it, in as many processes as do it soonest."""
         settings = self.settings
         judge = None if settings.ruler.base_url else self.judge()

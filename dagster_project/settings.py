@@ -16,10 +16,10 @@ from pydantic_settings import (
 
 from dagster_project.stages import write_json
 from ingest.errors import UserError
+from training.fit import FitSettings
 from training.gate import GateSettings
 from training.grpo import TrainSettings
 from training.judge import JudgeSettings
-from training.learner import FitSettings
 from training.ruler import RulerSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     # The parts' defaults are values and not factories: only a value is completed where no more than a part is given.
     world: WorldSettings = Field(WorldSettings(), description="How the world is learned.")
     card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")
-    clone: FitSettings = Field(FitSettings(seconds=270), description="How the production agent is cloned.")
+    clone: FitSettings = Field(FitSettings(seconds=400), description="How the production agent is cloned.")
     judge: JudgeSettings = Field(JudgeSettings(), description="How the offline judge is trained.")
     ruler: RulerSettings = Field(RulerSettings(), description="Who judges, and how they are asked.")
     train: TrainSettings = Field(TrainSettings(), description="How the policy practises.")

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from ingest import encrypted, kept
 from ingest.errors import UserError
+from ingest.journal import sync_directory
 from ingest.known import Known, as_array
 
 FILE = "raw/catalog.json"
@@ -256,15 +257,6 @@ def sync(file: Any) -> None:
     """Brings a file's bytes to the disk."""
     file.flush()
     os.fsync(file.fileno())
-
-
-def sync_directory(directory: Path) -> None:
-    """Brings a directory's entries to the disk."""
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_json(path: Path, value: Any) -> None:

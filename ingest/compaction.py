@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from ingest import catalog as catalogs
 from ingest import encrypted, otlp
 from ingest.catalog import RAW, Catalog, Part
+from ingest.journal import sync_directory
 from ingest.known import as_array
 
 PART_BYTES = 256 << 20  # of a large part; those below half of it are merged
@@ -140,7 +141,7 @@ def _write_part(
                 batch = next(batches, None) if file.tell() < part_bytes else None
         catalogs.sync(file)
     os.replace(path.with_suffix(".tmp"), path)
-    catalogs.sync_directory(folder)
+    sync_directory(folder)
     found = np.concatenate(hashes)
     return Part(str(path.relative_to(root)), len(found), catalogs.digest_of(found))
 

@@ -115,7 +115,8 @@ def segments(directory: Path, sealed_only: bool = False) -> list[Path]:
     return sorted((p for p in directory.glob("segment-*") if p.suffix in wanted), key=lambda p: p.stem)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Brings a directory's entries to the disk."""
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -137,7 +138,7 @@ def recover(directory: Path) -> list[Path]:
         except (BlockingIOError, FileNotFoundError, NoSegment):
             continue  # a living writer's, or sealed by another process meanwhile, or not ours to touch
     if sealed:
-        _sync_directory(directory)
+        sync_directory(directory)
     return sealed
 
 
@@ -166,7 +167,7 @@ class JournalWriter:
         directory.mkdir(parents=True, exist_ok=True)
         for holder in (directory.parent, directory.parent.parent):  # a new directory is an entry of its parent
             if os.access(holder, os.R_OK):
-                _sync_directory(holder)
+                sync_directory(holder)
         recover(directory)
         self._file: BinaryIO | None = None
         self._path = directory
@@ -235,7 +236,7 @@ class JournalWriter:
 
     def _rename(self) -> Path:
         sealed = self._path.rename(self._path.with_suffix(".rjl"))
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         return sealed
 
     def close(self) -> None:
@@ -250,7 +251,7 @@ class JournalWriter:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(MAGIC)
                 os.fsync(file.fileno())
-                _sync_directory(self.directory)
+                sync_directory(self.directory)
             except OSError:
                 self._path.unlink(missing_ok=True)  # or a full disk would collect a file a try
                 file.close()

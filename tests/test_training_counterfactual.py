@@ -74,6 +74,15 @@ def test_what_users_want_changes_wherever_they_say_it(known: Counterfactuals) ->
             assert "black" not in other[4]["content"] and other[3] == sale("black", 1200)[3]
 
 
+def test_a_value_that_was_never_seen_before_stays(known: Counterfactuals) -> None:
+    new = [
+        {"role": "user", "content": "the purple one?"},
+        {"role": "tool", "content": '{"item":"purple"}'},
+        {"role": "assistant", "content": "purple it is"},
+    ]
+    assert known.of(new, random.Random(0)) is None
+
+
 def test_where_nothing_can_be_exchanged_there_is_none() -> None:
     plain = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
     assert Counterfactuals([plain]).of(plain, random.Random(0)) is None

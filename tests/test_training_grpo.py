@@ -27,8 +27,9 @@ from training.engines import Sampling
 from training.engines.adapters import read_adapter
 from training.engines.local import LocalEngine
 from training.environment import Observation, ToolCall
+from training.fit import FitSettings
 from training.grpo import Grpo, TrainSettings, alarms, lasting_alarms
-from training.learner import FitSettings, LearnerSettings
+from training.learner import LearnerSettings
 from training.lora import LoraSettings, manifest_of
 from training.losses import GrpoSettings
 from training.practice import Practice

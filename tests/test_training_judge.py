@@ -23,6 +23,8 @@ from ingest.records import Conversation
 from training.base import Base
 from training.clone import fit_clone, policy_rows, split_latest
 from training.engines.local import LocalEngine
+from training.fit import FitSettings
+from training.grounding import Evidence, Grounding
 from training.judge import (
     JudgeSettings,
     LocalJudge,
@@ -34,7 +36,7 @@ from training.judge import (
     pair_prompt,
     verdict_prompt,
 )
-from training.learner import FitSettings, LearnerSettings
+from training.learner import LearnerSettings
 from training.lora import LoraSettings, manifest_of
 from training.roles import transcript
 from training.rollout import Trajectory
@@ -143,6 +145,18 @@ def test_rows_learn_the_answer_and_nothing_else(base: Base) -> None:
 
 
 # ----- reading
+
+
+def test_the_evidence_corrects_what_was_read(judge: LocalJudge) -> None:
+    told = list(conversation(3, "blue").messages)
+    invented = [*told[:-1], {**told[-1], "content": "it is 4711 now"}]
+    evidence = Evidence(Grounding(frozenset("done it is now".split()), frozenset()), (0.0, 1.0, -4.0, 0.0))
+    looking = replace(judge, evidence=evidence)
+    read = asyncio.run(judge.judge([told, invented]))
+    corrected = asyncio.run(looking.judge([told, invented]))
+    assert read == pytest.approx(asyncio.run(judge.scores([transcript(told), transcript(invented)])), abs=1e-4)
+    assert corrected[0] == pytest.approx(read[0], abs=1e-3)  # all supported, or its own way of speaking
+    assert corrected[1] == pytest.approx(evidence.weigh(read[1], invented), abs=1e-6) and corrected[1] < corrected[0]
 
 
 def test_pairs_are_read_both_ways_round(judge: LocalJudge) -> None:

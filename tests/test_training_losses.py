@@ -33,7 +33,7 @@ def rows(base: Base) -> list[Row]:
     for row in random_rows(5, base.model.config.vocab_size):
         batch = collate([row], base.format.pad_id)
         with torch.no_grad():
-            logprobs = logprobs_of_learned(learner._adapted, batch.ids_BT, batch.trained_BT)[0].tolist()
+            logprobs = learner._logprobs(batch.ids_BT, batch.trained_BT)[0].tolist()
         found.append(replace(row, logprobs=tuple(p + rng.gauss(0.0, 0.8) for p in logprobs)))
     return found
 
@@ -175,7 +175,9 @@ def test_sft_is_cross_entropy() -> None:
 def test_learned_positions_alone_give_the_full_forward_s_logprobs(base: Base, rows: list[Row]) -> None:
     batch = collate(rows, base.format.pad_id)
     with torch.no_grad():
-        logprobs, entropy = logprobs_of_learned(base.model, batch.ids_BT, batch.trained_BT)
+        hidden = base.model.get_decoder()(input_ids=batch.ids_BT[:, :-1]).last_hidden_state
+        head = base.model.get_output_embeddings()
+        logprobs, entropy = logprobs_of_learned(hidden, head, batch.ids_BT, batch.trained_BT)
         expected, spread = [], []
         for row in rows:
             full = base.model(torch.tensor([row.ids])).logits[0, :-1].log_softmax(-1)

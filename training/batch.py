@@ -5,6 +5,7 @@ Axes: B rows, T tokens; N the learned tokens of a batch, in row order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -50,8 +51,9 @@ class Batch:
     weights_N: torch.Tensor | None = None
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> Batch:
-    longest = max(len(r.ids) for r in rows)
+def collate(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Batch:
+    """Rows as one batch; what a model reads of it, all but the last column, is a multiple of `multiple` long."""
+    longest = 1 + multiple * math.ceil((max(len(r.ids) for r in rows) - 1) / multiple)
     ids_BT = torch.full((len(rows), longest), pad_id)
     trained_BT = torch.zeros((len(rows), longest), dtype=torch.bool)
     for k, row in enumerate(rows):

@@ -16,7 +16,7 @@ from ingest.records import Conversation
 from training.base import Base
 from training.batch import Row
 from training.chat import ChatFormat
-from training.learner import FitSettings, fit_sft
+from training.fit import FitSettings, fit_sft
 from training.lora import save_weights
 
 T = TypeVar("T")

@@ -26,7 +26,6 @@ class Counterfactuals:
 
     def __init__(self, conversations: Sequence[Messages]) -> None:
         self._places: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
-        self._words: dict[tuple[str, int], list[str]] = {}
         seen: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
         for messages in conversations:
             for place, word in _values(messages):
@@ -65,8 +64,11 @@ class Counterfactuals:
         return other.capitalize() if word[0].isupper() else other.lower() if word.islower() else other
 
     def _others(self, word: str) -> list[str]:
-        """Other words where this one stands most often."""
-        place = max(self._places[word.lower()].items(), key=lambda p: p[1])[0]
+        """Other words where this one stands most often; none for a word that never stood anywhere."""
+        places = self._places.get(word.lower())
+        if not places:
+            return []
+        place = max(places.items(), key=lambda p: p[1])[0]
         return [w for w in self._words[place] if w.lower() != word.lower()]
 
 

@@ -34,8 +34,9 @@ from training.counterfactual import Counterfactuals
 from training.edits import dumps
 from training.engines import Engine
 from training.engines.local import LocalEngine
+from training.fit import FitSettings, fit_sft
 from training.grounding import Evidence, Grounding
-from training.learner import FitSettings, LearnerSettings, fit_sft
+from training.learner import LearnerSettings
 from training.lora import save_weights
 from training.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_messages
 from training.ruler import unescape
@@ -52,7 +53,7 @@ class JudgeSettings(BaseModel):
 
     fit: FitSettings = Field(
         default_factory=lambda: FitSettings(
-            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=130, step_tokens=8192
+            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=100, step_tokens=8192
         ),
         description="The supervised fit. A row has one learned token, so steps are large: small ones learn nothing.",
     )
@@ -276,7 +277,7 @@ async def _agreements(judge: LocalJudge, examples: Sequence[tuple[str, bool]], s
     good, bad = [t for t, s in examples if s], [t for t, s in examples if not s]
     up_scores = np.array(await asyncio.gather(*(judge.success(t) for t in good)))
     down_scores = np.array(await asyncio.gather(*(judge.success(t) for t in bad)))
-    won = (up_scores[:, None] > down_scores) + 0.5 * (up_scores[:, None] == down_scores)
+    won = _won(up_scores, down_scores)
     rng = random.Random(seed)
     pairs = [(rng.choice(good), rng.choice(bad)) for _ in range(min(200, len(good) * len(bad)))]
     wins = np.array(await asyncio.gather(*(judge.better(a, b) for a, b in pairs)))
@@ -304,20 +305,25 @@ async def _corroborated(
     others = [known.of(c.messages, rng) if success else None for c, success in latest]
     told = [c.messages for c, _ in latest]
     scores = await judge.scores([transcript(m) for m in told])
-    doubts = await judge.scores([transcript(other or ()) for other in others])
+    doubts = iter(await judge.scores([transcript(other) for other in others if other is not None]))
     cases: list[list[tuple[float, Any, bool]]] = []
-    for (_, success), messages, other, score, doubt in zip(latest, told, others, scores, doubts, strict=True):
-        case = [(score, messages, success), *([(doubt, other, False)] if other is not None else [])]
-        cases.append(case)
+    for (_, success), messages, other, score in zip(latest, told, others, scores, strict=True):
+        case = [(score, messages, success)]
+        cases.append(case if other is None else [*case, (next(doubts), other, False)])
     final = blank.fitted([entry for case in cases for entry in case])
     halves = [blank.fitted([entry for case in cases[k::2] for entry in case]) for k in (1, 0)]
     weighed = [[halves[k % 2].weigh(score, m) for score, m, _ in case] for k, case in enumerate(cases)]
     up = np.array([scores[0] for scores, (_, success) in zip(weighed, latest, strict=True) if success])
     down = np.array([scores[0] for scores, (_, success) in zip(weighed, latest, strict=True) if not success])
-    won = (up[:, None] > down) + 0.5 * (up[:, None] == down)
+    won = _won(up, down)
     seen = [scores[0] > scores[1] for scores in weighed if len(scores) > 1]
     found = {"agreement": float(won.mean()), "interval": _interval(won, seed)}
     return final, {**found, "exchanges_seen": float(np.mean(seen)) if seen else None}
+
+
+def _won(up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """[successes, failures]: 1 where the success scores higher, a half where both score the same."""
+    return (up[:, None] > down) + 0.5 * (up[:, None] == down)
 
 
 def _interval(won: np.ndarray, seed: int, draws: int = 1000) -> list[float]:

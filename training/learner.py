@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel
 
 from training.base import Base
-from training.batch import Row, by_length, collate, epochs
-from training.lora import LoraSettings, adapter_weights, fold_small_layers, load_weights, new_adapter
+from training.batch import Batch, Row, by_length, collate
+from training.lora import LoraSettings, adapter_weights, load_weights, new_adapter
 from training.losses import GrpoSettings, LossSum, grpo, logprobs_of_learned, sft
+from training.small import SmallBody
 
-EAGER_UP_TO = 384
-"""Rows up to this length train faster with plain attention than with the fused kernel on CPUs (measured: 10-25 %)."""
+LENGTHS = 32
+"""On CPUs, lengths are multiples of this: each new shape costs a product its preparation (measured: 1.2 times)."""
 
 
 class LearnerSettings(BaseModel):
@@ -48,11 +48,11 @@ class Learner:
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
-        if base.model.device.type == "cpu":
-            fold_small_layers(self.model)
+        small = SmallBody.fits(base.model)
+        self._body = SmallBody(self.model, torch.bfloat16 if settings.bf16 else torch.float32) if small else None
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+            self.parameters, settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
         )
         self._reference: dict[str, torch.Tensor] | None = None
 
@@ -81,7 +81,7 @@ class Learner:
         self.model.eval()
         total = 0.0
         for group in by_length(rows, self.settings.micro_tokens):
-            batch = collate(group, self.pad_id)
+            batch = self._collated(group)
             total -= self._logprobs(batch.ids_BT, batch.trained_BT)[0].sum().item()
         self.model.train()
         return total / max(1, sum(r.learned for r in rows))
@@ -127,20 +127,25 @@ class Learner:
         self, rows: Sequence[Row], tokens: int, loss: Callable[..., LossSum], with_reference: bool
     ) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
         """Gradients of one micro-batch, all or none: a backward pass that broke off leaves nothing half added."""
-        batch = collate(rows, self.pad_id)
+        batch = self._collated(rows)
         reference_N = self._reference_logprobs(batch.ids_BT, batch.trained_BT) if with_reference else None
         logprobs_N, entropy_N = self._logprobs(batch.ids_BT, batch.trained_BT)
         found = loss(logprobs_N, batch, reference_N)
         gradients = torch.autograd.grad(found.total / tokens, self.parameters)
         return gradients, {**found.metrics, "entropy": entropy_N.sum().item()}
 
+    def _collated(self, rows: Sequence[Row]) -> Batch:
+        return collate(rows, self.pad_id, LENGTHS if self._body is not None else 1)
+
     def _logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self.parameters[0].device
-        if device.type == "cpu":
-            kind = "eager" if ids_BT.shape[1] <= EAGER_UP_TO else "sdpa"
-            self._adapted.set_attn_implementation(kind)
+        device, head = self.parameters[0].device, self._adapted.get_output_embeddings()
+        ids_BT, trained_BT = ids_BT.to(device), trained_BT.to(device)
+        hidden_BTD = self._body(ids_BT[:, :-1]) if self._body is not None else None
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            return logprobs_of_learned(self._adapted, ids_BT.to(device), trained_BT.to(device))
+            if hidden_BTD is None:
+                body = self._adapted.get_decoder()
+                hidden_BTD = body(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
+            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT)
 
     @torch.no_grad()
     def _reference_logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> torch.Tensor:
@@ -197,79 +202,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-class FitSettings(BaseModel):
-    """A supervised fit: how long, how often it is looked at."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    learner: LearnerSettings = Field(
-        default_factory=lambda: LearnerSettings(
-            lora=LoraSettings(rank=64, alpha=128), learning_rate=3e-3, schedule="cosine", clip=1.0
-        ),
-        description="How the adapter is optimised.",
-    )
-    seconds: float = Field(240.0, gt=0, description="Time for training (evaluation not counted).")
-    most_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if time is left.")
-    step_tokens: int = Field(2048, ge=64, description="Padded tokens a step; many small steps beat few large ones.")
-    evaluations: int = Field(6, ge=1, description="How many times the held-out loss is measured; the best is kept.")
-
-
 def save_state(state: dict[str, Any], path: Path) -> None:
     """Write a training state so that a kill leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.rename(path)
-
-
-def fit_sft(
-    base: Base,
-    rows: Sequence[Row],
-    held_out: Sequence[Row],
-    settings: FitSettings,
-    checkpoint: Path | None = None,
-    seed: int = 0,
-    start: Path | None = None,
-    on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
-) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float]]]:
-    """Train an adapter on `rows`; the weights with the lowest held-out loss win.
-
-    Returns (weights, peft configuration, history). With `checkpoint` a killed fit goes on where its last evaluation
-    was. Raises ValueError without rows.
-    """
-    if not rows:
-        raise ValueError("nothing to fit: no training rows")
-    learner = Learner(base, settings.learner, seed, start)
-    clock = {"seconds": 0.0, "tokens": 0.0, "evaluated": 0.0}
-    history: list[dict[str, float]] = []
-    best: dict[str, Any] = {"loss": math.inf, "weights": None}
-    if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=False)
-        learner.restore(state["learner"])
-        clock, history, best = state["clock"], state["history"], state["best"]
-    budget = settings.most_epochs * sum(len(r.ids) for r in rows)
-    running: list[float] = []
-    for group in epochs(rows, settings.step_tokens, seed, start=learner.step):
-        done = max(clock["seconds"] / settings.seconds, clock["tokens"] / budget)
-        if done >= (clock["evaluated"] + 1) / settings.evaluations or (done >= 1 and not history):
-            clock["evaluated"] = math.floor(min(done, 1.0) * settings.evaluations + 1e-9)
-            loss = learner.evaluate(held_out) if held_out else sum(running) / max(1, len(running))
-            mean = sum(running) / max(1, len(running))
-            history.append({"step": learner.step, "held_out": loss, "loss": mean, **clock})
-            running.clear()
-            if loss < best["loss"]:
-                best = {"loss": loss, "weights": learner.weights()[0]}
-            if checkpoint is not None:
-                save_state({"learner": learner.state(), "clock": clock, "history": history, "best": best}, checkpoint)
-        if done >= 1:
-            break
-        began = time.monotonic()
-        metrics = learner.sft_step(group, done)
-        clock["seconds"] += time.monotonic() - began
-        clock["tokens"] += sum(len(r.ids) for r in group)
-        running.append(metrics["loss"])
-        on_progress(min(1.0, done), metrics)
-    on_progress(1.0, history[-1])
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return best["weights"], learner.weights()[1], history

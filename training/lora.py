@@ -6,19 +6,16 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import Linear as LoraLinear
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ingest.errors import UserError
-from training.engines.adapters import FOLDED_UP_TO, read_adapter
+from training.engines.adapters import read_adapter
 
 MANIFEST = "rehearsal.json"
 
@@ -44,28 +41,6 @@ def new_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
-
-
-def fold_small_layers(model: PeftModel, up_to: int = FOLDED_UP_TO) -> None:
-    """Let adapted layers of at most `up_to` rows and columns compute x (W + s B A)' in one product.
-
-    The gradients of A and B are the same. The two thin products and the additions over every token are gone, and one
-    product of the weights' own size comes instead, which pays for small layers on a CPU (measured at width 192: 1.4
-    times the tokens a second) and never for large ones. The frozen weights themselves are not touched.
-    """
-    for layer in model.modules():
-        if isinstance(layer, LoraLinear) and max(cast(torch.Tensor, layer.base_layer.weight).shape) <= up_to:
-            layer.forward = MethodType(_folded_forward, layer)  # type: ignore[method-assign]
-
-
-def _folded_forward(layer: LoraLinear, x: torch.Tensor) -> torch.Tensor:
-    base, name = cast(torch.nn.Linear, layer.base_layer), layer.active_adapters[0]
-    if layer.disable_adapters:
-        return base(x)
-    with torch.autocast(x.device.type, enabled=False):
-        update = cast(torch.Tensor, layer.lora_B[name].weight) @ cast(torch.Tensor, layer.lora_A[name].weight)
-        weight = torch.add(base.weight, update, alpha=layer.scaling[name])
-    return F.linear(x, weight, base.bias)
 
 
 def adapter_weights(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

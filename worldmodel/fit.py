@@ -22,8 +22,9 @@ from ingest.errors import UserError
 from ingest.records import Conversation, Transition
 from training.base import Base, load_base
 from training.batch import Row
-from training.learner import FitSettings as SftSettings
-from training.learner import LearnerSettings, fit_sft
+from training.fit import FitSettings as SftSettings
+from training.fit import fit_sft
+from training.learner import LearnerSettings
 from training.lora import LoraSettings, manifest_of, save_weights
 from worldmodel.artifact import VERSION, read_manifest, save_tools, write_json, write_split
 from worldmodel.context import Frame, learn_patched
@@ -51,7 +52,7 @@ class FitSettings:
     """
 
     base: str = "rehearsal-tiny"
-    minutes: float = 6.5
+    minutes: float = 5.0
     epochs: float = 5.0
     rank: int = 64
     learning_rate: float = 2e-3

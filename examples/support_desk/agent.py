@@ -371,11 +371,11 @@ class ScriptedAgent:
         tried = right if self.good("search the right case") else line
         name = f"{right} {colour}"
         listing = await self._pages("search_products", "query", tried, right, "items", name.lower())
-        matching = [row for row in listing if row.lower().endswith(name.lower())]
+        matching = [row for row in listing if row.lower().startswith(name.lower())]
         if not listing or (not matching and self.rng.random() < 0.6):
             raise GaveUp(f"we have no {name}")
         chosen = matching[0] if matching and self.good("pick the right one") else self.rng.choice(listing)
-        seen = await self._persist("get_product", sku=chosen.split()[0])
+        seen = await self._persist("get_product", sku=chosen.rpartition(" ")[2])
         self._expect_ok(seen, "I cannot find it")
         body = _body(seen)
         price, stock = sy.money(int(body.get("cents") or 0)), body.get("stock")
@@ -400,5 +400,5 @@ def _body(seen: Observation) -> dict[str, Any]:
 
 
 def _order_number(row: str) -> int | None:
-    digits = row.split()[0].removeprefix("O-") if row.split() else ""
+    digits = row.rpartition(" ")[2].removeprefix("O-")
     return int(digits) if digits.isascii() and digits.isdigit() else None

@@ -149,7 +149,7 @@ class Desk:
             "WHERE c.name = ? ORDER BY o.id",
             (name,),
         ).fetchall()
-        return _page("orders", [f"O-{number} {item}" for number, item in rows], page)
+        return _page("orders", [f"{item}: O-{number}" for number, item in rows], page)
 
     def _search_products(self, query: str, page: int = 1) -> dict[str, Any]:
         self._count_search()
@@ -158,7 +158,7 @@ class Desk:
         rows = self.db.execute(
             "SELECT sku, name FROM products WHERE instr(line, ?) > 0 ORDER BY rowid", (query,)
         ).fetchall()
-        return _page("items", [f"{sku} {name}" for sku, name in rows], page)
+        return _page("items", [f"{name}: {sku}" for sku, name in rows], page)
 
     def _get_order(self, order_id: str) -> dict[str, Any]:
         number = self._prefixed(order_id)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ingest.errors import UserError
 
 FOLDED_UP_TO = 1024
-"""Rows and columns of a layer that is worth folding: see `AdapterLinear` and `training.lora.fold_small_layers`."""
+"""Rows and columns of a layer that is worth folding: see `AdapterLinear` and `training.small`."""
 
 
 @dataclass(eq=False)

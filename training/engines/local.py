@@ -103,12 +103,12 @@ class LocalEngine:
     ) -> None:
         self.model = (model if own else copy.deepcopy(model)).eval()
         self.pad_id, self.most_rows = pad_id, most_rows
-        self.dtype = next(model.parameters()).dtype
+        own_dtype = next(model.parameters()).dtype
         self.device = next(model.parameters()).device
         self.model.set_attn_implementation("sdpa")
         self._small = SmallDecoder(self.model, dtype or quick_dtype()) if SmallDecoder.fits(self.model) else None
-        self.dtype = self._small.dtype if self._small else self.dtype
-        self._adapters = AdapterSlots(self.model, next(model.parameters()).dtype)
+        self.dtype = self._small.dtype if self._small else own_dtype
+        self._adapters = AdapterSlots(self.model, own_dtype)
         self._memory = CacheMemory(self.dtype, self.device)
         self._prefixes = PrefixStore(cached_tokens)
         self._waiting: list[_Request] = []

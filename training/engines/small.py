@@ -2,7 +2,8 @@
 
 One product for queries, keys and values and one for gate and up, in bfloat16 where the machine multiplies that fast
 (the residual stream, norms and rotations stay in float32, as under the learner's autocast); keys and values go
-straight into the padded block. The rows of a batch may belong to different adapters.
+straight into the padded block. A norm's weights are part of the product after it. The rows of a batch may belong to
+different adapters.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ class SmallDecoder:
         bias_B1TK.masked_fill_(columns_K > positions_BT[:, None, :, None], -torch.inf)
         x_ND = self.embedding[ids_BT.reshape(-1)]
         rotated = self.heads + self.kv_heads
-        for number, (first, second) in enumerate(self.norms):
+        for number in range(len(self.norms)):
             here = [layer[number] for layer in layers]
-            h_ND = F.rms_norm(x_ND, (x_ND.shape[-1],), first, self.eps).to(self.dtype)
+            h_ND = F.rms_norm(x_ND, (x_ND.shape[-1],), None, self.eps).to(self.dtype)
             qkv = _linear(h_ND, cuts, [(w.qkv, w.qkv_bias) for w in here]).view(rows, length, -1, self.size)
             qk = qkv[:, :, :rotated].float()
             low, high = qk.chunk(2, -1)
@@ -91,7 +92,7 @@ class SmallDecoder:
             keys, values = cache.append(number, qk[:, self.heads :], qkv[:, :, rotated:].transpose(1, 2))
             y_ND = self._attend(qk[:, : self.heads], keys, values, bias_B1TK, reach)
             x_ND = x_ND + _linear(y_ND, cuts, [(w.out, None) for w in here])
-            h_ND = F.rms_norm(x_ND, (x_ND.shape[-1],), second, self.eps).to(self.dtype)
+            h_ND = F.rms_norm(x_ND, (x_ND.shape[-1],), None, self.eps).to(self.dtype)
             gate, up = _linear(h_ND, cuts, [(w.gate_up, None) for w in here]).chunk(2, -1)
             x_ND = x_ND + _linear(F.silu(gate) * up, cuts, [(w.down, None) for w in here])
         last_BD = x_ND.view(rows, length, -1)[:, -1]
@@ -139,23 +140,24 @@ class SmallDecoder:
             mlp = [f"model.layers.{number}.mlp.{name}_proj" for name in ("gate", "up", "down")]
             layers.append(
                 _Layer(
-                    self._weight(factors, *attention[:3]),
+                    self._weight(factors, *attention[:3], norm=self.norms[number][0]),
                     None if biases[0] is None else torch.cat([*biases]).to(self.dtype),
                     self._weight(factors, attention[3]),
-                    self._weight(factors, *mlp[:2]),
+                    self._weight(factors, *mlp[:2], norm=self.norms[number][1]),
                     self._weight(factors, mlp[2]),
                 )
             )
         return layers
 
-    def _weight(self, factors: Factors | None, *names: str) -> torch.Tensor:
-        """The weights of some linear layers, one below the other."""
+    def _weight(self, factors: Factors | None, *names: str, norm: torch.Tensor | None = None) -> torch.Tensor:
+        """The weights of some linear layers, one below the other, with those of the norm before them."""
         found = []
         for name in names:
             weight = self._linear[name].weight
             pair = factors.modules.get(name) if factors is not None else None
             found.append(weight if pair is None else torch.addmm(weight, pair[1], pair[0]))
-        return torch.cat(found).to(self.dtype)
+        whole = torch.cat(found)
+        return (whole if norm is None else whole * norm).to(self.dtype)
 
 
 def _widest(config: PreTrainedConfig) -> int:

@@ -25,6 +25,8 @@ def judge(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
             "agreement": facts["agreement"],
             "interval": f"{facts['interval'][0]:.3f} to {facts['interval'][1]:.3f}",
             "form": facts["form"],
+            "exchanges_seen": facts.get("exchanges_seen") or "-",
+            "evidence": ", ".join(f"{weight:+.2f}" for weight in facts["evidence"]["weights"]),
             "labelled": facts["labelled"],
             "held_out": facts["held_out"],
             "seconds": done.seconds,
