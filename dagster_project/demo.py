@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from ingest.errors import UserError
 from ingest.lake import Lake
 from ingest.privacy import SETTINGS_FILE
 
-CONVERSATIONS = 4000
+CONVERSATIONS = 6000
 CARD_CALLS = 1200
 ENVIRONMENT = "examples.support_desk.environment:SupportDesk"
 MADE = "demo.json"
@@ -51,6 +52,8 @@ SMALL: dict[str, Any] = {
 def run_demo(home: Path, seed: int, small: bool, console: Console) -> None:
     """All of it. Raises UserError where something is in the way."""
     settings = _settings(home, seed, small)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background job: Dagster would ignore SIGTERM too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with _clocked(home):
         with bars(console):
             _traffic(settings, 240 if small else CONVERSATIONS)
@@ -182,6 +185,8 @@ def _explain(result: dg.ExecuteInProcessResult, settings: Settings) -> None:
     for event in result.filter_events(lambda e: e.is_failure and e.is_step_event):
         error = event.event_specific_data.error  # type: ignore[union-attr]
         cause = error
+        if error is not None and error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
+            raise KeyboardInterrupt
         while cause is not None and cause.cls_name != "UserError":
             cause = cause.cause
         if cause is not None:

@@ -10,16 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
-def start(home: Path, dagster_home: Path) -> subprocess.Popen[str]:
+def start(home: Path, dagster_home: Path, **more: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "dagster_project.cli", "demo", "--small", "--home", str(home)]
     environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "COLUMNS": "200"}
     return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        **more,
+    )  # fmt: skip
 
 
 def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
@@ -60,6 +62,18 @@ def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
     told, _ = finished.communicate(timeout=300)
     assert finished.returncode == 0, told
     assert json.loads((home / "report.json").read_text())["success_after"] == report["success_after"]
+
+
+@pytest.mark.timeout(300)
+def test_a_demo_in_the_background_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    def as_scripts_do() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    told = start(tmp_path / "home", tmp_path / "dagster", preexec_fn=as_scripts_do)
+    wait_for(tmp_path / "home" / "clone", told)
+    told.terminate()
+    said, _ = told.communicate(timeout=60)
+    assert told.returncode not in (0, None) and "Traceback" not in said
 
 
 def test_a_home_of_another_seed_is_not_mixed_in(tmp_path: Path) -> None:

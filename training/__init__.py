@@ -2,8 +2,9 @@
 
 import os
 
-# oneDNN keeps a compiled primitive for every shape it has met. The learner's shapes are few (LENGTHS in learner.py) and
-# all fit here: with 64 a fifth of the time went into compiling them again. Without a bound, and with batches of any
-# shape, a training process grew past 10 GiB. Both are read at the first product, so they are set here.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
-os.environ.setdefault("LRU_CACHE_CAPACITY", "1024")
+# oneDNN keeps a compiled primitive, up to a MiB, for every shape it has met: without a bound, and with batches of any
+# shape, a process grew past 10 GiB. The learner's shapes are few (LENGTHS in learner.py), and this many hold the common
+# ones: with 64 a fifth of the time went into compiling them again. Both are read at the first product, so they are set
+# here.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "256")

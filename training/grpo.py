@@ -43,7 +43,9 @@ class TrainSettings(BaseModel):
     group_size: int = Field(8, ge=2, description="Episodes a scenario.")
     temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
     learner: LearnerSettings = Field(
-        default_factory=lambda: LearnerSettings(learning_rate=8e-4, warm_up=3, schedule="cosine"),
+        default_factory=lambda: LearnerSettings(
+            learning_rate=8e-4, warm_up=3, schedule="cosine", micro_tokens=2048
+        ),
         description="The optimiser.",
     )
     loss: GrpoSettings = Field(default_factory=GrpoSettings, description="The policy loss.")

@@ -31,6 +31,8 @@ MOST = 4
 """Processes at most, unless more are asked for."""
 OWN_BYTES = 600 * 2**20
 """What a worker needs beside the model: Python, torch, stored prefixes."""
+COMPILED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""How many compiled products oneDNN keeps (see training/__init__.py)."""
 COPIES = 3
 """Of the model's weights, in a worker, while it opens."""
 Tell = Callable[[int], None]
@@ -179,20 +181,23 @@ async def _readable(pipe: Connection) -> None:
 @contextmanager
 def _beginning(threads: int) -> Iterator[None]:
     """What is started inside inherits the number of threads (read when torch is imported, which may be before any of
-    our code runs) and does not hear Ctrl-C, which is for the parent to answer.
+    our code runs), keeps fewer compiled products (sampling has ever new shapes), and does not hear Ctrl-C, which is for
+    the parent to answer.
     """
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    theirs = {"OMP_NUM_THREADS": str(threads), **dict.fromkeys(COMPILED, "64")}
+    before = {name: os.environ.get(name) for name in theirs}
+    os.environ.update(theirs)
     resource_tracker.ensure_running()  # its start would unblock the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def dealt_back(hands: Sequence[Sequence[T]]) -> list[T]:
