@@ -75,7 +75,7 @@ class RealPractice(Practice):
             episode = world.episode()
             trajectory = await rollout(
                 self.engine, self.chat, episode, start, adapter=adapter, seed=seed,
-                temperature=self.temperature, limits=self.limits, show_system=self.show_system,
+                temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
             )  # fmt: skip
             trajectory.extra["success"] = episode.success()
             return trajectory
@@ -103,6 +103,7 @@ def train_in_reality(settings: Settings, clone: Path, out: Path, count: int, ste
         open_engine(settings.engine, base), base.format,
         cast(Any, RealWorlds(environment, {s.episode_id: s for s in starts})), cast(Any, TrueReward()),
         settings.train.limits, settings.train.temperature, show_system=not settings.compact,
+        min_p=settings.train.min_p,
     )  # fmt: skip
     how = settings.train.model_copy(update={"seed": settings.seed, "steps": steps, "seconds": None})
     report = track("practising in reality")
@@ -119,7 +120,7 @@ def play(settings: Settings, name: str, adapter: Path) -> Run:
     return asyncio.run(
         run_policy(
             engine, base.format, load_environment(settings.environment), name, name=name, episodes=how.episodes,
-            seed=settings.seed, temperature=how.temperature, limits=settings.train.limits,
+            seed=settings.seed, temperature=how.temperature, min_p=how.min_p, limits=settings.train.limits,
             show_system=not settings.compact, on_done=lambda done: report(done, how.episodes, ""),
         )
     )  # fmt: skip

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dagster_project import fits
 from dagster_project.progress import Report, track
 from dagster_project.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.settings import Settings
@@ -27,11 +28,9 @@ from ingest.errors import UserError
 from ingest.lake import IngestSummary, Lake
 from ingest.records import Conversation, Scenario
 from training.base import Base, load_base
-from training.clone import fit_clone
 from training.evaluate import Run, summary
 from training.gate import as_dict, compare
 from training.grpo import Grpo, lasting_alarms
-from training.judge import fit_judge
 from training.pool import PracticePool, play
 from training.practice import Practising
 from training.registry import Registry
@@ -39,7 +38,6 @@ from training.rollout import Trajectory
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card import make_card
-from worldmodel.fit import fit_world
 
 
 class Loop:
@@ -125,7 +123,7 @@ class Loop:
                     reports[adapter] = fit_report(title, self.log)
                 reports[adapter](done, metrics)
 
-            return fit_world(self.lake.conversations(), self.lake.transitions(), directory, how, progress)
+            return fits.apart(fits.world, (self.lake_path, directory, how), progress)
 
         return run_stage(self.settings.home / "world", inputs, work)
 
@@ -151,15 +149,7 @@ class Loop:
         inputs = {"data": self.data(), "base": settings.base, "judge": settings.judge, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            return fit_judge(
-                load_base(settings.base, show_tools=False),
-                self._conversations(),
-                directory / "adapter",
-                settings.judge,
-                settings.seed,
-                directory / "state.pt",
-                fit_report("learning to judge", self.log),
-            )
+            return fits.apart(fits.judge, (settings, directory), fit_report("learning to judge", self.log))
 
         return run_stage(settings.home / "judge", plain(inputs), work)
 
@@ -169,16 +159,7 @@ class Loop:
         inputs = {"data": self.data(), "base": settings.base, "clone": settings.clone, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            return fit_clone(
-                load_base(settings.base, show_tools=not settings.compact),
-                self._conversations(),
-                directory / "adapter",
-                settings.clone,
-                show_system=not settings.compact,
-                seed=settings.seed,
-                checkpoint=directory / "state.pt",
-                on_progress=fit_report("cloning the agent", self.log),
-            )
+            return fits.apart(fits.clone, (settings, directory), fit_report("cloning the agent", self.log))
 
         return run_stage(settings.home / "clone", plain(inputs), work)
 
@@ -261,7 +242,7 @@ class Loop:
             recipe = EvaluationRecipe(
                 settings.base, settings.engine, settings.compact, settings.environment,
                 {name: done.directory / "adapter" for name, done in adapters.items()},
-                how.episodes, settings.seed, how.temperature, settings.train.limits,
+                how.episodes, settings.seed, how.temperature, how.min_p, settings.train.limits,
             )  # fmt: skip
             return summary(*asyncio.run(self._play(recipe, partial(report_from, report))))
 
@@ -287,8 +268,7 @@ class Loop:
     # ----- what stages share
 
     def _conversations(self) -> list[Conversation]:
-        agent = self.settings.agent
-        return [c for c in self.lake.conversations() if not agent or c.agent == agent]
+        return fits.conversations(self.settings)
 
     def scenarios(self) -> list[Scenario]:
         """Where practice may start, oldest first."""
@@ -303,7 +283,7 @@ class Loop:
         recipe = PracticeRecipe(
             settings.base, settings.engine, settings.compact, self.world().directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
-            settings.ruler, settings.train.limits, settings.train.temperature,
+            settings.ruler, settings.train.limits, settings.train.temperature, settings.train.min_p,
         )  # fmt: skip
         count = self._processes()
         if count > 1:

@@ -40,13 +40,14 @@ class PracticeRecipe:
     ruler: RulerSettings
     limits: Limits
     temperature: float
+    min_p: float
 
     def open(self) -> Practice:
         base = load_base(self.base, show_tools=not self.compact)
         engine = open_engine(self.engine, base)
         return Practice(
             engine, base.format, WorldModel.load(self.world, engine), Ruler(self.ruler, self._client(engine)),
-            self.limits, self.temperature, show_system=not self.compact,
+            self.limits, self.temperature, show_system=not self.compact, min_p=self.min_p,
         )  # fmt: skip
 
     def _client(self, engine: Engine) -> httpx.AsyncClient:
@@ -70,6 +71,7 @@ class EvaluationRecipe:
     episodes: int
     seed: int
     temperature: float
+    min_p: float
     limits: Limits
 
     def open(self) -> Player:
@@ -79,5 +81,5 @@ class EvaluationRecipe:
             engine.load_adapter(name, path)
         return Player(
             engine, base.format, load_environment(self.environment), self.episodes, self.seed, self.temperature,
-            self.limits, show_system=not self.compact,
+            self.limits, show_system=not self.compact, min_p=self.min_p,
         )  # fmt: skip

@@ -34,6 +34,9 @@ class EvaluationSettings(BaseModel):
 
     episodes: int = Field(500, ge=2, description="Episodes of each policy, the same starts and seeds for both.")
     temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 is greedy.")
+    min_p: float = Field(
+        0.05, ge=0, lt=1, description="Tokens less likely than this times the likeliest are not drawn."
+    )
 
 
 class Settings(BaseSettings):

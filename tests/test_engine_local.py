@@ -173,6 +173,21 @@ def test_temperature_one_draws_from_the_model_s_distribution(engine):
     assert (drawn - probabilities).abs().sum() / 2 < 0.12
 
 
+def test_the_tail_is_not_drawn_and_log_probabilities_are_those_of_the_whole(engine):
+    prompt = prompts(1, seed=6)[0]
+    with torch.no_grad():
+        logprobs = make_model()(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+    least = 0.3
+    kept = (logprobs >= logprobs.max() + torch.tensor(least).log()).nonzero()[:, 0].tolist()
+    assert 1 < len(kept) < VOCABULARY
+    asked = [Sampling(1, seed=k, min_p=least if k % 2 else 0.0) for k in range(400)]
+    samples = run(*(engine.sample(prompt, adapter=None, sampling=s) for s in asked))
+    assert {s.ids[0] for s in samples[1::2]} == set(kept)
+    assert {s.ids[0] for s in samples[::2]} > set(kept)
+    for sample in samples[1::2]:
+        assert sample.logprobs[0] == pytest.approx(logprobs[sample.ids[0]].item(), abs=1e-4)
+
+
 def test_the_base_stays_bit_identical_and_versions_are_kept_apart(engine, adapted):
     before = {k: v.clone() for k, v in make_model().state_dict().items()}
     _, weights, config = make_adapter(2)

@@ -194,6 +194,10 @@ def test_temperature_one_draws_from_the_whole_distribution(in_process, local, ba
     top = max(tokens, key=lambda token: probabilities[token])
     drawn = sum(s.ids[0] == top for s in samples) / 300
     assert drawn == pytest.approx(probabilities[top], abs=0.1)
+    least = 0.5
+    asked = [Sampling(1, seed=k, min_p=least) for k in range(60)]
+    bounded = run(*(in_process.sample(prompt, adapter=None, sampling=s) for s in asked))
+    assert all(probabilities[s.ids[0]] >= 0.9 * least * probabilities[top] for s in bounded)
 
 
 @vllm

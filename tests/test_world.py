@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,6 +166,27 @@ def test_a_scenario_starts_before_its_facts_and_replays_them_state_by_state(mode
         assert contents == ["packed", "shipped", "shipped"]
 
 
+def test_what_production_read_stale_does_not_stay_so_for_ever(model: WorldModel) -> None:
+    effects = replace(model.resolver.frame.effects, lagging=frozenset({("ship_parcel", "get_parcel")}))
+    frame = replace(model.resolver.frame, effects=effects)
+    lagging = WorldModel(replace(model.resolver, frame=frame), model.user)
+    steps = [read(500), ship(500), read(500)]  # and there production stopped
+    facts = tuple(
+        Transition("c", k, s.tool, dict(s.arguments), s.content, False, "", 30.0, k) for k, s in enumerate(steps)
+    )
+    scenario = Scenario("s", "c", "", [], "ship it", ("ship it", "bye"), facts, 1.0, 0)
+    for seed in range(4):
+        episode = lagging.world(scenario=scenario, seed=seed).episode()
+        seen = []
+        for step in (*steps, steps[-1], steps[-1], steps[-1]):
+            seen.append(episode.call(step.tool, step.arguments))
+            while seen[-1].error_class == "timeout":
+                seen[-1] = episode.call(step.tool, step.arguments)
+        assert [s.provenance for s in seen[:3]] == ["replayed"] * 3
+        assert seen[3].provenance != "replayed", "the second read is asked anew"
+        assert seen[3].content == seen[4].content == seen[5].content, "and then it stays so"
+
+
 def test_forks_share_the_past_and_part_ways(model: WorldModel) -> None:
     world = model.world(seed=2)
     before = world.episode()
@@ -185,7 +207,6 @@ def test_seeds_make_different_worlds(model: WorldModel) -> None:
 
 
 def test_a_blocked_tool_is_replayed_or_not_answered(model: WorldModel) -> None:
-    from dataclasses import replace
 
     blocked = WorldModel(replace(model.resolver, blocked=frozenset({"get_parcel"})))
     episode = blocked.world(messages=messages_of([read(500)])).episode()

@@ -314,3 +314,16 @@ def test_writes_behind_a_lagging_replica_and_another_key_are_found_and_related()
     assert not opened.mentions & effects.touched(desk_conversation("4778")[0].arguments)
     chosen = select("get_order", read_before.arguments, [read_before, opened], effects)
     assert chosen == [opened, read_before]
+
+
+@pytest.mark.parametrize("is_lagging", [True, False])
+def test_a_store_that_lags_is_told_from_one_that_does_not(is_lagging: bool) -> None:
+    conversations = []
+    for number in range(4100, 4120):
+        before, _, stale, fresh = desk_conversation(str(number))
+        cancel = Step("cancel_order", before.arguments, json.dumps({"order": f"O-{number}", "result": "accepted"}))
+        conversations.append([before, cancel, stale if is_lagging else fresh, fresh])
+    effects = learn_effects(conversations)
+    assert effects.lagging == ({("cancel_order", "get_order")} if is_lagging else set())
+    assert effects.lags("get_order", [conversations[0][1]]) is is_lagging
+    assert Effects.from_json(json.loads(json.dumps(effects.to_json()))) == effects

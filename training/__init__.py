@@ -6,5 +6,6 @@ import os
 # shape, a process grew past 10 GiB. The learner's shapes are few (LENGTHS in learner.py), and this many hold the common
 # ones: with 64 a fifth of the time went into compiling them again. Both are read at the first product, so they are set
 # here.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
+COMPILED = 256
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED))
+os.environ.setdefault("LRU_CACHE_CAPACITY", str(COMPILED))

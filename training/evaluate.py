@@ -65,6 +65,7 @@ async def run_policy(
     episodes: int,
     seed: int,
     temperature: float = 1.0,
+    min_p: float = 0.0,
     limits: Limits | None = None,
     show_system: bool = False,
     numbers: Sequence[int] | None = None,
@@ -82,7 +83,7 @@ async def run_policy(
         start = starts[number]
         episode = cast(ScoredEpisode, environment.episode(start, seed_of(seed, "episode", number)))
         trajectory = await rollout(
-            engine, chat, episode, start, adapter=adapter, temperature=temperature,
+            engine, chat, episode, start, adapter=adapter, temperature=temperature, min_p=min_p,
             seed=seed_of(seed, "policy", number), limits=limits, show_system=show_system,
         )  # fmt: skip
         finished += 1
@@ -106,6 +107,7 @@ class Player:
     temperature: float = 1.0
     limits: Limits | None = None
     show_system: bool = False
+    min_p: float = 0.0
 
     async def play(
         self, name: str, numbers: Sequence[int] | None = None, on_done: Callable[[int], None] = lambda count: None
@@ -114,7 +116,7 @@ class Player:
         return await run_policy(
             self.engine, self.chat, self.environment, name, name=name, episodes=self.episodes, seed=self.seed,
             temperature=self.temperature, limits=self.limits, show_system=self.show_system, numbers=numbers,
-            on_done=on_done,
+            on_done=on_done, min_p=self.min_p,
         )  # fmt: skip
 
 

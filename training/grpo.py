@@ -42,6 +42,7 @@ class TrainSettings(BaseModel):
     groups: int = Field(16, ge=1, description="Scenarios a step.")
     group_size: int = Field(8, ge=2, description="Episodes a scenario.")
     temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
+    min_p: float = Field(0.05, ge=0, lt=1, description="Tokens less likely than this times the likeliest: not drawn.")
     learner: LearnerSettings = Field(
         default_factory=lambda: LearnerSettings(
             learning_rate=8e-4, warm_up=3, schedule="cosine", micro_tokens=2048

@@ -86,6 +86,7 @@ class Practice(Practising):
     limits: Limits = field(default_factory=Limits)
     temperature: float = 1.0
     show_system: bool = False
+    min_p: float = 0.0
 
     def load_adapter(self, name: str, path: Path) -> None:
         self.engine.load_adapter(name, path)
@@ -116,5 +117,5 @@ class Practice(Practising):
     def _run(self, world: World, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
         return lambda: rollout(
             self.engine, self.chat, world.episode(), start, adapter=adapter, seed=seed,
-            temperature=self.temperature, limits=self.limits, show_system=self.show_system,
+            temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
         )  # fmt: skip

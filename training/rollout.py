@@ -82,6 +82,7 @@ async def rollout(
     *,
     adapter: str | None,
     temperature: float = 1.0,
+    min_p: float = 0.0,
     seed: int = 0,
     limits: Limits | None = None,
     show_system: bool = True,
@@ -102,7 +103,7 @@ async def rollout(
         if room <= 1:
             trajectory.ended = "tokens"
             return trajectory
-        sampling = Sampling(room, temperature, chat.stop_ids, seed_of(seed, turn))
+        sampling = Sampling(room, temperature, chat.stop_ids, seed_of(seed, turn), min_p)
         sample = await engine.sample(trajectory.ids, adapter=adapter, sampling=sampling)
         _append(trajectory, sample.ids, sample.logprobs)
         said = chat.parse(sample.ids)

@@ -31,12 +31,12 @@ MOST = 4
 """Processes at most, unless more are asked for."""
 OWN_BYTES = 600 * 2**20
 """What a worker needs beside the model: Python, torch, stored prefixes."""
-COMPILED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""How many compiled products oneDNN keeps (see training/__init__.py)."""
+SAMPLERS = 64
+"""Compiled products that a worker keeps (see training/__init__.py): sampling has ever new shapes."""
 COPIES = 3
 """Of the model's weights, in a worker, while it opens."""
-Tell = Callable[[int], None]
-"""Told how many of a job's parts are done."""
+Tell = Callable[[Any], None]
+"""Told how far a job is: for `map`, how many of its parts are done."""
 Job = Callable[[Any, Any, Tell], Any]
 """What a worker runs on its tools and its share of the work; a module's function, asynchronous or not."""
 
@@ -54,16 +54,16 @@ class _Worker:
 class Workers:
     """`count` processes, each with what `opener` (picklable) made in it. Closed on leaving a `with`.
 
-    Raises what `opener` raised, or WorkerDied.
+    `compiled` is how many products oneDNN keeps compiled in each. Raises what `opener` raised, or WorkerDied.
     """
 
-    def __init__(self, opener: Callable[[], Any], count: int) -> None:
+    def __init__(self, opener: Callable[[], Any], count: int, compiled: int = SAMPLERS) -> None:
         self._workers: list[_Worker] = []
         self._broken: WorkerDied | None = None
         threads = max(1, cores() // count)
         context = multiprocessing.get_context("spawn")
         try:
-            with _beginning(threads):
+            with _beginning(threads, compiled):
                 for number in range(count):
                     ours, theirs = context.Pipe()
                     process = context.Process(
@@ -91,6 +91,14 @@ class Workers:
         for worker in self._workers:
             self._send(worker, job, share)
         return _all([self._last(worker) for worker in self._workers])
+
+    def do(self, job: Job, share: Any, on_told: Tell) -> Any:
+        """Have the first worker do `job` on `share`, and wait; `on_told` hears whatever the job tells on its way."""
+        worker = self._workers[0]
+        self._send(worker, job, share)
+        while (message := self._receive(worker))[0] == "done":
+            on_told(message[1])
+        return _all([message[1]])[0]
 
     async def map(self, job: Job, shares: Sequence[Any], on_done: Tell = lambda count: None) -> list[Any]:
         """Worker k does `job` on `shares[k]`; returns what came of them, in order. `on_done` is told the total.
@@ -179,12 +187,14 @@ async def _readable(pipe: Connection) -> None:
 
 
 @contextmanager
-def _beginning(threads: int) -> Iterator[None]:
+def _beginning(threads: int, compiled: int) -> Iterator[None]:
     """What is started inside inherits the number of threads (read when torch is imported, which may be before any of
-    our code runs), keeps fewer compiled products (sampling has ever new shapes), and does not hear Ctrl-C, which is for
-    the parent to answer.
+    our code runs) and of compiled products, and does not hear Ctrl-C, which is for the parent to answer.
     """
-    theirs = {"OMP_NUM_THREADS": str(threads), **dict.fromkeys(COMPILED, "64")}
+    theirs = {
+        "OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(compiled),
+        "LRU_CACHE_CAPACITY": str(compiled),
+    }  # fmt: skip
     before = {name: os.environ.get(name) for name in theirs}
     os.environ.update(theirs)
     resource_tracker.ensure_running()  # its start would unblock the signal
@@ -250,7 +260,7 @@ def _serve(pipe: Connection, opener: Callable[[], Any], threads: int) -> None:
         while True:
             try:
                 job, share = pipe.recv()
-                answer = job(tools, share, lambda count: pipe.send(("done", count)))
+                answer = job(tools, share, lambda told: pipe.send(("done", told)))
                 if asyncio.iscoroutine(answer):
                     answer = runner.run(answer)
                 pipe.send(("answer", answer))

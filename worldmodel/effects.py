@@ -36,7 +36,8 @@ class Effects:
     `readers` maps an entity argument's key to the tool that returns that entity; `transient` holds (tool,
     outcome class) pairs whose repetition usually ends otherwise; `historic` are the tools whose outcome hangs
     on how many calls came just before. Of (write, read) pairs, `alters` holds those where an answer was seen
-    to change, `inert` those where it never did; `changes` names the fields that a write changes.
+    to change, `inert` those where it never did, and `lagging` those where the first read after the write often
+    says something else than the second; `changes` names the fields that a write changes.
     """
 
     writes: frozenset[str]
@@ -46,6 +47,7 @@ class Effects:
     alters: frozenset[tuple[str, str]] = frozenset()
     inert: frozenset[tuple[str, str]] = frozenset()
     changes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    lagging: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def entity_keys(self) -> frozenset[str]:
@@ -53,6 +55,10 @@ class Effects:
 
     def is_write(self, tool: str) -> bool:
         return tool in self.writes
+
+    def lags(self, tool: str, writes: Iterable[Step]) -> bool:
+        """Whether the first answer of a read after these writes may be stale."""
+        return any((w.tool, tool) in self.lagging for w in writes)
 
     def is_reader(self, tool: str) -> bool:
         return tool in self.readers.values()
@@ -112,6 +118,7 @@ class Effects:
             frozenset((write, read) for write, read in value["alters"]),
             frozenset((write, read) for write, read in value["inert"]),
             {tool: frozenset(names) for tool, names in value["changes"].items()},
+            frozenset((write, read) for write, read in value.get("lagging", ())),
         )
 
 
@@ -348,7 +355,31 @@ def _with_relations(effects: Effects, conversations: Sequence[Sequence[Step]]) -
     changes = {
         tool: frozenset(name for name, n in found.items() if n >= 2) for tool, found in sorted(named.items())
     }
-    return replace(effects, alters=frozenset(changed), inert=inert, changes=changes)
+    related = replace(effects, alters=frozenset(changed), inert=inert, changes=changes)
+    return replace(related, lagging=_learn_lagging(related, conversations))
+
+
+def _learn_lagging(effects: Effects, conversations: Sequence[Sequence[Step]]) -> frozenset[tuple[str, str]]:
+    """The pairs in which one of five second reads after the write, or more, differs from the first."""
+    twice: Counter[tuple[str, str]] = Counter()
+    differ: Counter[tuple[str, str]] = Counter()
+    for steps in conversations:
+        first: dict[str, Step | None] = {}
+        done: list[Step] = []
+        for step in (s for s in steps if s.outcome == OK):
+            if effects.is_write(step.tool):
+                done.append(step)
+                first.clear()
+                continue
+            related = effects.bearing(step.tool, step.arguments, step, done)
+            if related and step.key not in first:
+                first[step.key] = step
+            elif related and (before := first[step.key]) is not None:
+                pair = (related[-1].tool, step.tool)
+                twice[pair] += 1
+                differ[pair] += before.content != step.content
+                first[step.key] = None  # a third read says nothing about the first
+    return frozenset(pair for pair, n in differ.items() if n >= max(2, 0.2 * twice[pair]))
 
 
 def _weigh_pair(
@@ -366,9 +397,8 @@ def _weigh_pair(
     old, new = steps[before], steps[at]
     same = old.content == new.content
     between = successful_writes(steps[before:at] if same else steps[:at], effects)
-    related = [
-        w for w in between if effects.touched(w.arguments) & (effects.touched(old.arguments) | old.mentions)
-    ]
+    asked = effects.touched(old.arguments)
+    related = [w for w in between if effects.touched(w.arguments) & (asked | old.mentions) or w.mentions & asked]
     tools = {w.tool for w in related}
     if same:
         later = any(s.key == new.key and s.outcome == OK and s.content != new.content for s in steps[at:])

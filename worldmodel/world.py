@@ -143,6 +143,9 @@ class World:
         lasting = [s for s in failed if not self._effects.is_transient(tool, s.outcome)]
         if lasting:  # what failed for good keeps failing until something is written
             return Answer(lasting[-1], "generated", 1.0)
+        told = [s for s in _since(related, steps) if s.key == key and s.outcome == OK]
+        if not self._effects.is_write(tool) and len(told) > self._effects.lags(tool, related):
+            return Answer(told[-1], "generated", 1.0)  # so does what was said, once it is no longer stale
         return await self._derived(tool, arguments, steps, writes, state)
 
     async def base(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
@@ -285,6 +288,8 @@ class World:
             for s in _since(matching[0][1], steps)
         )
         step, related = matching[min(lasting, len(matching) - 1)]
+        if lasting and len(matching) == 1 and self._effects.lags(tool, related):
+            return None, related  # production stopped at what may have been stale
         return Answer(step, "replayed", 1.0), related
 
     # ----- pinned model answers

@@ -10,18 +10,20 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. Temperature 0 is greedy; equal seeds give equal draws, whatever else is in the batch."""
+    """How to sample. Temperature 0 is greedy; tokens less likely than `min_p` times the likeliest are never drawn
+    (arXiv 2407.01082); equal seeds give equal draws, whatever else is in the batch."""
 
     max_tokens: int = 256
     temperature: float = 1.0
     stop_ids: tuple[int, ...] = ()
     seed: int | None = None
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sample:
     """What was sampled. `ids` ends with the stop id where there was one; `logprobs` are the model's own, at
-    temperature 1, of exactly these ids; `adapter` is the version that wrote them."""
+    temperature 1 and over all tokens, of exactly these ids; `adapter` is the version that wrote them."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]

@@ -374,6 +374,10 @@ class LocalEngine:
         uniform_B = torch.from_numpy(_uniform(seeds, [len(r.ids) for r in rows])).to(self.device)
         greedy_B = logits_BV.argmax(-1)
         scaled_BV = logits_BV / temperature_B.clamp(min=1e-6)[:, None]
+        least_B = torch.tensor([r.sampling.min_p if r.sampling else 0.0 for r in rows], device=self.device)
+        if least_B.any():
+            floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf where everything may be drawn
+            scaled_BV = scaled_BV.masked_fill(scaled_BV < floor_B1, -torch.inf)
         cumulative_BV = scaled_BV.softmax(-1).double().cumsum(-1)
         drawn_B = torch.searchsorted(cumulative_BV, (uniform_B * cumulative_BV[:, -1])[:, None])[:, 0]
         ids_B = torch.where(temperature_B > 0, drawn_B.clamp(max=logits_BV.shape[-1] - 1), greedy_B)

@@ -218,6 +218,7 @@ def sampling_request(sampling: Sampling) -> dict[str, Any]:
         **PLAIN,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
+        "min_p": sampling.min_p,
         "stop_token_ids": list(sampling.stop_ids),
         "seed": None if sampling.seed is None else sampling.seed & (2**63 - 1),
         "logprobs": 0,

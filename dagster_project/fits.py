@@ -1,0 +1,71 @@
+"""The fits of world, judge and clone, each in a process of its own: what training held goes when the process ends.
+
+In the loop's own process, what one stage leaves behind (compiled products, fragments of the heap) would lie beside all
+that the later ones need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dagster_project.settings import Settings
+from ingest.lake import Lake
+from ingest.records import Conversation
+from training import COMPILED
+from training.base import load_base
+from training.clone import fit_clone
+from training.judge import fit_judge
+from training.workers import Tell, Workers
+from worldmodel.fit import FitSettings, fit_world
+
+Fit = Callable[[None, Any, Tell], dict[str, Any]]
+"""A module's function: nothing, what it needs (picklable), and whom it tells how far it is."""
+
+
+def apart(fit: Fit, needs: Any, on_told: Callable[..., None]) -> dict[str, Any]:
+    """Run a fit in a new process, with all threads. `on_told` is called with whatever the fit tells on its way.
+
+    Raises what the fit raises, or WorkerDied.
+    """
+    with Workers(_nothing, 1, compiled=COMPILED) as workers:
+        return workers.do(fit, needs, lambda told: on_told(*told))
+
+
+def conversations(settings: Settings) -> list[Conversation]:
+    """Those of the agent that is retrained; of all agents if none is named."""
+    return [c for c in Lake.open(settings.lake).conversations() if not settings.agent or c.agent == settings.agent]
+
+
+def world(_: None, needs: tuple[Path, Path, FitSettings], tell: Tell) -> dict[str, Any]:
+    """Fit the world of a lake into a directory. Tells the adapter, how much is done, and the latest metrics."""
+    lake, directory, how = Lake.open(needs[0]), *needs[1:]
+    return fit_world(lake.conversations(), lake.transitions(), directory, how, lambda *told: tell(told))
+
+
+def judge(_: None, needs: tuple[Settings, Path], tell: Tell) -> dict[str, Any]:
+    """Fit the judge into a directory. Tells how much is done, and the latest metrics."""
+    settings, directory = needs
+    return fit_judge(
+        load_base(settings.base, show_tools=False), conversations(settings), directory / "adapter", settings.judge,
+        settings.seed, directory / "state.pt", _teller(tell),
+    )  # fmt: skip
+
+
+def clone(_: None, needs: tuple[Settings, Path], tell: Tell) -> dict[str, Any]:
+    """Clone the agent into a directory. Tells how much is done, and the latest metrics."""
+    settings, directory = needs
+    return fit_clone(
+        load_base(settings.base, show_tools=not settings.compact), conversations(settings), directory / "adapter",
+        settings.clone, show_system=not settings.compact, seed=settings.seed, checkpoint=directory / "state.pt",
+        on_progress=_teller(tell),
+    )  # fmt: skip
+
+
+def _teller(tell: Tell) -> Callable[[float, Mapping[str, float]], None]:
+    return lambda done, metrics: tell((done, dict(metrics)))
+
+
+def _nothing() -> None:
+    """A worker that needs no tools."""
