@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_samples import answer, call, chat, conversation, event, request, span, text
 from stdnum import luhn
@@ -201,6 +201,7 @@ def shape(value: str) -> str:
     return re.sub(r"\d", "9", re.sub("[a-z]", "a", re.sub("[A-Z]", "A", value)))
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS)
 def test_an_email_stays_an_email(local: str, domain: str) -> None:
     made = scrubbed(mail := f"{local}@{domain}.io")
@@ -208,6 +209,7 @@ def test_an_email_stays_an_email(local: str, domain: str) -> None:
     assert scrubbed(made) == made and scrubbed(mail.lower()) == made.lower()
 
 
+@settings(deadline=None)
 @given(st.integers(200, 999), st.integers(100, 999), st.integers(0, 9999), st.sampled_from(["-", ".", " "]))
 def test_a_phone_number_keeps_its_form_and_is_one_with_its_country(a: int, b: int, c: int, mark: str) -> None:
     number = f"{a}{mark}{b}{mark}{c:04}"
@@ -216,6 +218,7 @@ def test_a_phone_number_keeps_its_form_and_is_one_with_its_country(a: int, b: in
     assert scrubbed("+1 " + number) == "+1 " + made
 
 
+@settings(deadline=None)
 @given(DIGITS)
 def test_a_card_passes_luhn_in_a_test_range(digits: str) -> None:
     body = "411" + digits
@@ -224,6 +227,7 @@ def test_a_card_passes_luhn_in_a_test_range(digits: str) -> None:
     assert made != card and made.startswith("400000") and luhn.is_valid(made) and scrubbed(made) == made
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4, network="11.0.0.0/8"))
 def test_an_ip_address_is_one_of_documentation(address: ipaddress.IPv4Address) -> None:
     made = scrubbed(f"from {address}.")[5:-1]
@@ -232,6 +236,7 @@ def test_an_ip_address_is_one_of_documentation(address: ipaddress.IPv4Address) -
     assert scrubbed(made) == made
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["name", "address", "date", "secret", "phone"]), WORDS, WORDS, st.integers(10, 9999999999))
 def test_a_surrogate_is_its_own_surrogate(kind: str, one: str, two: str, number: int) -> None:
     value = {"name": f"{one} {two}", "address": f"{number} {one}xyz Street", "date": f"{1930 + number % 90}-01-02",
@@ -241,12 +246,14 @@ def test_a_surrogate_is_its_own_surrogate(kind: str, one: str, two: str, number:
     assert made != value and surrogates.of(kind, made) == made
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_taken_and_twice_is_once(value: str) -> None:
     made = scrubbed(value)
     assert scrubbed(made) == made
 
 
+@settings(deadline=None)
 @given(st.recursive(st.text(max_size=30) | st.integers() | st.booleans(), lambda x: st.lists(x, max_size=4)
                     | st.dictionaries(st.text(max_size=8), x, max_size=4), max_leaves=12))  # fmt: skip
 def test_json_stays_json(value: Any) -> None:
