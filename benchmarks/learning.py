@@ -2,8 +2,8 @@
 
     python -m benchmarks.learning --home artifacts/demo
 
-Takes a lake's conversations as the clone reads them and trains on them for as long as is asked, a stretch of steps each
-way by turns (so that a busy moment of the machine hits both), after a stretch each that is not counted.
+Takes a lake's conversations as the clone reads them and trains on them a stretch of steps each way, by turns (so that a
+busy moment of the machine hits both), after a stretch each that is not counted.
 """
 
 from __future__ import annotations
