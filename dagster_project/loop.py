@@ -94,8 +94,7 @@ class Loop:
                     hashes.update(row[at] for row in getattr(rows, name))
         landed = 0
         for name, hashes in acknowledged.items():
-            have = set(self.lake.query(f"SELECT row_hash FROM {name}")["row_hash"].to_pylist())
-            landed += len(hashes & have)
+            landed += len(hashes & self.lake.row_hashes(name))
         return sum(map(len, acknowledged.values())), landed
 
     def data(self) -> str:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ingest import encrypted, kept
 from ingest.errors import UserError
 from ingest.journal import sync_directory
 from ingest.known import Known, as_array
@@ -36,8 +37,8 @@ COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file, its path relative to the lake. ``digest`` is the sum of its row hashes (two sums of 64
-    bits, in hex), so that the digests of sets of parts can be compared however their rows are divided."""
+    """One Parquet file, perhaps encrypted, its path relative to the lake. ``digest`` is the sum of its row hashes
+    (two sums of 64 bits, in hex), so that the digests of sets of parts can be compared however rows are divided."""
 
     path: str
     rows: int
@@ -46,10 +47,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Read:
-    """How far a segment was read: ``end`` in bytes; ``check`` is the identity of what lies before."""
+    """How far a segment was read: ``end`` in bytes; ``check`` is the identity of what lies before, ``unreadable``
+    how many requests in it could not be understood."""
 
     end: int
     check: str
+    unreadable: int = 0
 
 
 @dataclass
@@ -105,8 +108,21 @@ def read(root: Path) -> Catalog | None:
 def parts(root: Path, name: str) -> list[Path]:
     """The files of one raw table, by hour of arrival."""
     known = read(root)
-    found = [root / p.path for p in known.parts[name]] if known else list((root / "raw" / name).rglob("*.parquet"))
-    return sorted(found)
+    if known:
+        return sorted(root / p.path for p in known.parts[name])
+    return sorted(filter(encrypted.is_part, (root / "raw" / name).rglob("*")))
+
+
+def hashes(root: Path, catalog: Catalog, name: str) -> Known:
+    """The hashes of all rows of a raw table that ever came, dropped ones among them (``ingest.vault``)."""
+    files = (encrypted.open_part(root, root / p.path) for p in catalog.parts[name])
+    return Known.of([*kept.hashes(root, name), *(file.read(["row_hash"])["row_hash"] for file in files)])
+
+
+def with_dropped(root: Path, digest: dict[str, str]) -> dict[str, str]:
+    """A digest of raw tables with that of the rows that were dropped after tables were made of them."""
+    dropped = kept.digest(root)
+    return {name: digest_sum([d, dropped.get(name, "0" * 32)]) for name, d in digest.items()}
 
 
 @contextmanager
@@ -126,6 +142,8 @@ def load(root: Path, from_ns: int = 0) -> Catalog:
     have are kept, unless they arrived before ``from_ns``."""
     known = read(root)
     catalog = known or Catalog()
+    if leave_dropped(root, catalog):
+        save(root, catalog)
     remove_replaced(root, catalog)
     listed = {p.path for name in RAW for p in catalog.parts[name]} | set(catalog.replaced)
     for name in RAW:
@@ -139,20 +157,36 @@ def load(root: Path, from_ns: int = 0) -> Catalog:
     return catalog
 
 
+def leave_dropped(root: Path, catalog: Catalog) -> bool:
+    """Lists no part any more whose rows were dropped; whether there was one."""
+    gone = kept.dropped_parts(root)
+    found = {name: [p for p in catalog.parts[name] if p.path in gone] for name in RAW}
+    for name, old in found.items():
+        replace(catalog, name, old, [])
+    return any(found.values())
+
+
+def replace(catalog: Catalog, name: str, old: list[Part], new: list[Part]) -> None:
+    """Lists new parts in the place of old ones."""
+    catalog.parts[name] = [p for p in catalog.parts[name] if p not in old] + new
+    catalog.replaced += [p.path for p in old]
+
+
 def _settle(root: Path, catalog: Catalog, name: str, loose: list[Path], from_ns: int) -> None:
-    known = Known.of([root / p.path for p in catalog.parts[name]])
+    known = hashes(root, catalog, name)
     for path in sorted(loose, key=lambda p: (-p.stat().st_size, p.name)):
-        if path.suffix == ".parquet":
-            keys = pq.read_table(path, columns=["row_hash", "arrived_at_ns"])
-            hashes = as_array(keys["row_hash"])
+        if encrypted.is_part(path):
+            keys = encrypted.open_part(root, path).read(["row_hash", "arrived_at_ns"])
+            found = as_array(keys["row_hash"])
             late = keys["arrived_at_ns"].to_numpy() >= from_ns
-            wanted = np.zeros(len(hashes), bool)
-            wanted[np.flatnonzero(late)[known.add(hashes[late])]] = True
+            wanted = np.zeros(len(found), bool)
+            wanted[np.flatnonzero(late)[known.add(found[late])]] = True
             if wanted.all():
-                catalog.parts[name].append(Part(str(path.relative_to(root)), len(hashes), digest_of(hashes)))
+                catalog.parts[name].append(Part(str(path.relative_to(root)), len(found), digest_of(found)))
                 continue
             if wanted.any():
-                catalog.parts[name] += write(root, name, pq.read_table(path).filter(pa.array(wanted)))
+                rows = encrypted.open_part(root, path).read().filter(pa.array(wanted))
+                catalog.parts[name] += write(root, name, rows, encrypted.is_encrypted(path))
         catalog.replaced.append(str(path.relative_to(root)))
 
 
@@ -175,20 +209,33 @@ def remove_replaced(root: Path, catalog: Catalog) -> None:
     catalog.replaced = [name for name in catalog.replaced if (root / name).exists()]
 
 
-def write(root: Path, name: str, table: pa.Table) -> list[Part]:
+def write(root: Path, name: str, table: pa.Table, encrypt: bool = False) -> list[Part]:
     """Writes rows as parts, one for each hour of arrival, and syncs them; the catalog does not list them yet."""
     hours = pc.divide(table["arrived_at_ns"], pa.scalar(HOUR_NS, pa.int64()))
     out = []
     for hour in sorted(hours.unique().to_pylist()):
         rows = table if len(hours.unique()) == 1 else table.filter(pc.equal(hours, hour))
         path = new_path(root, name, hour)
-        with path.with_suffix(".tmp").open("wb") as file:
-            pq.write_table(rows, file, **COMPRESSION)
-            sync(file)
-        os.replace(path.with_suffix(".tmp"), path)
-        sync_directory(path.parent)
+        data = pa.BufferOutputStream()
+        pq.write_table(rows, data, **COMPRESSION)
+        plain = data.getvalue()
+        if encrypt:
+            path = path.with_name(path.name + encrypted.SUFFIX)
+            write_file(path, encrypted.sealed(root, path, plain.to_pybytes()))
+        else:
+            write_file(path, plain)
         out.append(Part(str(path.relative_to(root)), rows.num_rows, digest_of(as_array(rows["row_hash"]))))
     return out
+
+
+def write_file(path: Path, data: Any) -> None:
+    """Writes bytes to a file, as a whole and durably."""
+    aside = path.with_suffix(".tmp")
+    with aside.open("wb") as file:
+        file.write(data)
+        sync(file)
+    os.replace(aside, path)
+    sync_directory(path.parent)
 
 
 def new_path(root: Path, name: str, hour: int) -> Path:

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command("ingest")(ingest)
     app.command("sql")(sql)
     app.command("conversations")(conversations)
+    app.command("privacy")(privacy)
     lake_commands.register(app)
 
 
@@ -150,3 +151,22 @@ def conversations(
                 f"{c.conversation_id}  {c.agent}  {len(c.messages)} messages, {calls} calls ",
                 " ".join(c.flags),
             )
+
+
+def privacy(
+    lake: LakeOption,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Say what was replaced by surrogates: counts by kind and by column, never an original."""
+    report = Lake.open(lake).privacy_report()
+    if as_json:
+        print(json.dumps(report))
+    elif not report["enabled"]:
+        print("off: privacy.toml says enabled = false; tables hold what the spans say")
+    else:
+        print(f"replaced: {_counts(report['replaced'])}, in {report['conversations']} conversations")
+        print(f"different surrogates: {_counts(report['values'])}")
+        for column, counts in report["columns"].items():
+            print(f"  {column}: {_counts(counts)}")
+        print(f"left by the allow-list: {_counts(report['allowed'])}")
+        print(f"raw tables: {report['raw']}")

@@ -3,6 +3,7 @@ at once, so that a reader sees the old parts or the new ones.
 
 Rows are sorted by their trace's first start, trace, start: row groups cover short spans of time, a trace lies
 in one piece, and Bloom filters say which row groups have it. Only parts of one hour of arrival are merged.
+Encrypted parts are left as they are: sorting spills to the disk, where nothing of theirs may be in the clear.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest import catalog as catalogs
-from ingest import otlp
+from ingest import encrypted, otlp
 from ingest.catalog import RAW, Catalog, Part
 from ingest.journal import sync_directory
 from ingest.known import as_array
@@ -35,7 +36,8 @@ START = {"spans": "start_ns", "log_records": "time_ns"}
 
 @dataclass(frozen=True)
 class Compacted:
-    """What became of one raw table: files and bytes before and after. ``rows`` did not change."""
+    """What became of one raw table: files and bytes before and after. ``rows`` did not change, nor did
+    ``encrypted`` parts."""
 
     table: str
     rows: int
@@ -43,6 +45,7 @@ class Compacted:
     parts_after: int
     bytes_before: int
     bytes_after: int
+    encrypted: int
 
 
 def compact(root: Path, catalog: Catalog, part_bytes: int = PART_BYTES) -> list[Compacted]:
@@ -52,11 +55,14 @@ def compact(root: Path, catalog: Catalog, part_bytes: int = PART_BYTES) -> list[
         for name in RAW:
             for small in _small(root, catalog.parts[name], part_bytes // 2):
                 new = merge(db, root, name, small, part_bytes)
-                replace(catalog, name, small, new)
+                catalogs.replace(catalog, name, small, new)
                 catalogs.save(root, catalog)
     catalogs.remove_replaced(root, catalog)
     return [
-        Compacted(name, catalog.rows(name), before[name][0], len(parts), before[name][1], size(root, parts))
+        Compacted(
+            name, catalog.rows(name), before[name][0], len(parts), before[name][1], size(root, parts),
+            sum(encrypted.is_encrypted(p.path) for p in parts),
+        )  # fmt: skip
         for name, parts in catalog.parts.items()
     ]
 
@@ -65,7 +71,7 @@ def _small(root: Path, parts: list[Part], most: int) -> list[list[Part]]:
     """The parts worth merging, hour by hour."""
     by_hour: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
-        if (root / part.path).stat().st_size < most:
+        if not encrypted.is_encrypted(part.path) and (root / part.path).stat().st_size < most:
             by_hour[os.path.dirname(part.path)].append(part)
     return [small for small in by_hour.values() if len(small) > 1]
 
@@ -77,12 +83,6 @@ def merge(db: duckdb.DuckDBPyConnection, root: Path, name: str, parts: list[Part
     if same[0] != same[1]:
         raise RuntimeError(f"compacting {name} would have changed its rows: {same[0]} before, {same[1]} after")
     return new
-
-
-def replace(catalog: Catalog, name: str, old: list[Part], new: list[Part]) -> None:
-    """Lists new parts in the place of old ones."""
-    catalog.parts[name] = [p for p in catalog.parts[name] if p not in old] + new
-    catalog.replaced += [p.path for p in old]
 
 
 def size(root: Path, parts: list[Part]) -> int:

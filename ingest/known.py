@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 HASH = np.dtype("S16")  # bytes; comparing ignores zeros at the end, which tells nothing apart at equal length
 
@@ -29,12 +27,12 @@ class Known:
         self._runs: list[np.ndarray] = []
 
     @classmethod
-    def of(cls, parts: Iterable[Path]) -> Known:
-        """The hashes of the rows in these Parquet files."""
+    def of(cls, columns: Iterable[pa.ChunkedArray]) -> Known:
+        """All the hashes in these columns."""
         known = cls()
-        columns = [as_array(pq.read_table(part, columns=["row_hash"])["row_hash"]) for part in parts]
-        if columns:
-            known._runs.append(np.sort(np.concatenate(columns)))
+        arrays = [as_array(column) for column in columns]
+        if arrays:
+            known._runs.append(np.sort(np.concatenate(arrays)))
         return known
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ lake.json                          manifest
 journal/segment-*.rjl              what the receiver said yes to (ingest.journal)
 raw/{spans,log_records}/hour=.../  Parquet, nothing dropped, partitioned by the hour of arrival
 raw/catalog.json                   which parts count, and how far the journal was read (ingest.catalog)
+kept/                              what was made of raw rows that were dropped (ingest.kept)
 normalised/, tables/               rebuilt from raw; tables are the files in sql/
 """
 
@@ -22,7 +23,20 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from ingest import catalog, compaction, files, journal, landing, otlp, renormalising, retention, tables
+from ingest import (
+    catalog,
+    compaction,
+    files,
+    journal,
+    kept,
+    landing,
+    otlp,
+    privacy,
+    renormalising,
+    retention,
+    tables,
+    vault,
+)
 from ingest.catalog import write_json
 from ingest.compaction import Compacted
 from ingest.errors import UserError
@@ -37,6 +51,7 @@ FORMAT = "rehearsal-lake"
 VERSION = 1
 MANIFEST = "lake.json"
 RAW = catalog.RAW
+_MAY_BE_THERE = {"journal", privacy.SETTINGS_FILE, privacy.KEY_FILE}  # before there is a lake
 Progress = Callable[[Path, int], None]
 
 
@@ -74,7 +89,7 @@ class Lake:
         root = Path(path)
         if (root / MANIFEST).exists():
             return cls.open(root)
-        if root.exists() and (not root.is_dir() or any(p.name != "journal" for p in root.iterdir())):
+        if root.exists() and (not root.is_dir() or {p.name for p in root.iterdir()} - _MAY_BE_THERE):
             raise UserError(f"{root} exists and is no lake; give an empty or a new directory as --lake")
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -190,11 +205,19 @@ class Lake:
         if not force and path.exists():
             old = json.loads(path.read_text())
             if old["of"] == state:
+                self._put_away()
                 return dict(old["rows"])
         with not_collected():
             rows = tables.build(self.path)
         write_json(path, {"of": state, "rows": rows})
+        self._put_away()
         return rows
+
+    def _put_away(self) -> None:
+        """Encrypts or drops the originals, if the lake's settings say so: tables have been made of all of them."""
+        mode = privacy.load(self.path).raw
+        if mode != "keep":
+            vault.put_away(self.path, self._catalog(), mode)
 
     def renormalise(self, apply: bool = False) -> Changes:
         """What today's mapping makes of the raw rows, against the tables as they are; they stay as they are
@@ -203,7 +226,7 @@ class Lake:
             return renormalising.renormalise(self.path, self._state(), apply)
 
     def compact(self) -> list[Compacted]:
-        """Merges small raw parts into large, sorted ones. No row and no table changes."""
+        """Merges small raw parts into large, sorted ones, but not encrypted ones. No row and no table changes."""
         with self._lock():
             return compaction.compact(self.path, self._catalog())
 
@@ -222,6 +245,12 @@ class Lake:
             self._build_tables()
             return done
 
+    def privacy_report(self) -> dict[str, Any]:
+        """What was replaced by surrogates when the tables were made (docs/privacy.md): counts, no originals."""
+        with self._ready():
+            report: dict[str, Any] = json.loads((self.path / "tables" / kept.REPORT).read_text())
+        return {**report, "raw": privacy.load(self.path).raw}
+
     def describe(self, summary: IngestSummary) -> None:
         """Adds what the tables say after an ingest: conversations, spans by dialect, flags."""
         if self.is_empty():
@@ -235,34 +264,40 @@ class Lake:
             summary.flags = dict(db.execute(flags).fetchall())
 
     def _state(self) -> dict[str, Any]:
-        """What the tables are made of. Compaction does not change it."""
-        rows = self._catalog().digest()
-        return {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "rows": rows}
+        """What the tables are made of. Compacting, encrypting and dropping raw parts does not change it."""
+        rows = catalog.with_dropped(self.path, self._catalog().digest())
+        how = {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "privacy": privacy.fingerprint(self.path)}
+        return {**how, "rows": rows}
 
     # ---------------------------------------------------------------------------------------- reading
 
     def is_empty(self) -> bool:
         """Whether no row was ever ingested."""
-        return not any(catalog.parts(self.path, name) for name in RAW)
+        dropped = any(int(d, 16) for d in kept.digest(self.path).values())
+        return not dropped and not any(catalog.parts(self.path, name) for name in RAW)
 
     @contextmanager
-    def _ready(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _ready(self, raw: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         if self.is_empty():
             waiting = any(journal.segments(self.journal_path))
             what = "" if waiting else " OTLP_FILES"
             how = f"fill it with: rehearsal ingest --lake {self.path}{what}"
             raise UserError(f"the lake {self.path} is empty; {how}")
         self.build_tables()
-        with catalog.reading(self.path), tables.connect(self.path) as db:
+        with catalog.reading(self.path), tables.connect(self.path, raw) as db:
             yield db
 
     def query(self, sql: str) -> pa.Table:
         """The answer to a query over every table of the lake, in DuckDB's SQL."""
-        with self._ready() as db:
+        with self._ready(raw=any(name in sql.lower() for name in RAW)) as db:
             try:
                 return db.sql(sql).to_arrow_table()
             except duckdb.Error as error:
                 raise UserError(f"the query failed: {str(error).splitlines()[0]}") from None
+
+    def row_hashes(self, name: str) -> set[bytes]:
+        """The hashes of all rows of a raw table that ever came, dropped ones among them."""
+        return vault.read_hashes(self.path, name)
 
     def conversations(self) -> list[Conversation]:
         """Every conversation, oldest first."""

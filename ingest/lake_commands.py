@@ -42,6 +42,8 @@ def _told(c: Changes, lake: Path) -> str:
     ]
     if c.rows_changed:
         lines.append("rows came or expired since the tables were made: not every change is the mapping's")
+    if c.privacy_changed:
+        lines.append("privacy's settings or key changed since the tables were made: not every change is the mapping's")
     for dialect, counts in c.by_dialect.items():
         told = ", ".join(f"{k} {counts[k]}" for k in ("same", "added", "removed", "changed") if counts[k])
         what = ", ".join(f"{a} {counts[a]}" for a in ASPECTS if counts[a])
@@ -74,7 +76,8 @@ def compact(lake: LakeOption, as_json: JsonOption = False) -> None:
         return
     for d in done:
         files = f"{d.parts_before} → {d.parts_after} files, {_size(d.bytes_before)} → {_size(d.bytes_after)}"
-        print(f"{d.table}: {d.rows} rows in {files}")
+        left = f"; {d.encrypted} encrypted files stay as they are" if d.encrypted else ""
+        print(f"{d.table}: {d.rows} rows in {files}{left}")
 
 
 def retain(

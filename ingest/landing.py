@@ -57,7 +57,7 @@ class RawWriter:
         if not rows:
             return 0
         if name not in self._known:  # only now: most often there is nothing new
-            self._known[name] = Known.of([self.root / p.path for p in self.catalog.parts[name]])
+            self._known[name] = catalogs.hashes(self.root, self.catalog, name)
         new = self._known[name].add(np.array([row[_HASH_AT[name]] for row in rows], HASH)).tolist()
         at = _TIME_AT[name]
         kept = [rows[i] for i in new if rows[i][at] >= self.from_ns]
@@ -121,13 +121,15 @@ def read_segment(path: Path, known: Read | None) -> Iterator[tuple[otlp.Rows, Re
     rows, size = otlp.Rows(), 0
     try:
         start = end = start_of(path, known)
+        unreadable = known.unreadable if known and start else 0
         for entry in journal.read_entries(path, start):
             files.add_entry(entry, rows, path.stem)
             size, end = size + len(entry.payload), entry.end
             if size >= BATCH_BYTES:
-                yield rows.take(), Read(end, identity(path, end))
+                unreadable += rows.unreadable
+                yield rows.take(), Read(end, identity(path, end), unreadable)
                 size = 0
         if end > start:
-            yield rows, Read(end, identity(path, end))
+            yield rows, Read(end, identity(path, end), unreadable + rows.unreadable)
     except (OSError, journal.NoSegment) as error:
         raise files.BadFile(f"{path} cannot be read: {error}") from None

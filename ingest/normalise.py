@@ -16,6 +16,7 @@ from ingest import dialects
 from ingest.assembly import Assembled, assemble, conversation_of
 from ingest.linking import Link
 from ingest.normal import MAPPING_VERSION, Evaluation, LogRecord, Observed, Span
+from ingest.privacy import Privacy
 
 RowLists = dict[str, list[tuple[Any, ...]]]
 _TEXTS = pa.list_(pa.string())
@@ -62,8 +63,11 @@ class Normalised:
     dialect_counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-def normalise(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]]) -> Normalised:
-    """The normalised tables of raw ``spans`` and ``log_records`` (rows as dicts, by column name)."""
+def normalise(
+    spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], privacy: Privacy | None = None
+) -> Normalised:
+    """The normalised tables of raw ``spans`` and ``log_records`` (rows as dicts, by column name), with surrogates
+    for what is personal or secret if ``privacy`` is given."""
     out = Normalised()
     by_span, evaluations = _records(records)
     observed: list[Observed] = []
@@ -74,10 +78,11 @@ def normalise(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]]
         evaluations += seen.evaluations
         observed.append(seen)
     conversations = assemble(observed)
-    for c in conversations:
+    told = [privacy.conversation(c) for c in conversations] if privacy else conversations
+    for c in told:
         _add_conversation(out.rows, c)
     out.rows["message_bodies"] = list({row[0]: row for row in out.rows["message_bodies"]}.values())
-    _add_evaluations(out.rows, evaluations, conversations)
+    _add_evaluations(out.rows, evaluations, conversations, privacy)
     return out
 
 
@@ -184,11 +189,15 @@ def _add_call(rows: RowLists, c: Assembled, index: int, x: Link, places: dict[in
         rows["call_arguments"] += [(c.conversation_id, index, x.call["name"], key) for key in arguments]
 
 
-def _add_evaluations(rows: RowLists, evaluations: list[Evaluation], conversations: list[Assembled]) -> None:
+def _add_evaluations(
+    rows: RowLists, evaluations: list[Evaluation], conversations: list[Assembled], privacy: Privacy | None
+) -> None:
     by_trace = {t: c.conversation_id for c in conversations for t in c.trace_ids}
     by_response = {r: c.conversation_id for c in conversations for r in c.thread.response_ids}
     for e in evaluations:
+        conversation_id = conversation_of(e, by_trace, by_response)
+        if privacy:
+            conversation_id, e = privacy.evaluation(e, conversation_id)
         rows["evaluations"].append(
-            (conversation_of(e, by_trace, by_response), e.name, e.score, e.label, e.explanation, e.time_ns,
-             e.trace_id, e.span_id)
-        )  # fmt: skip
+            (conversation_id, e.name, e.score, e.label, e.explanation, e.time_ns, e.trace_id, e.span_id)
+        )

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from ingest import tables
+from ingest import kept, tables
 from ingest.catalog import write_json
 from ingest.errors import UserError
 
@@ -39,7 +39,8 @@ ASPECTS: dict[str, tuple[str, tuple[str, ...], str]] = {  # aspect: table, colum
 @dataclass
 class Changes:
     """A renormalisation. ``mapping_before`` and ``mapping_after`` are mapping versions; ``rows_changed`` says
-    that the raw rows are not those that the tables were made of, so that not every change is the mapping's.
+    that the raw rows are not those that the tables were made of, ``privacy_changed`` that the privacy settings or
+    the key are not, so that not every change is the mapping's.
 
     ``by_dialect`` has, for each dialect (several of one conversation joined by +), the numbers of
     conversations: same, added, removed, changed, and of the changed ones each aspect's. ``examples`` are dicts:
@@ -49,6 +50,7 @@ class Changes:
     mapping_before: int
     mapping_after: int
     rows_changed: bool
+    privacy_changed: bool = False
     applied: bool = False
     same: int = 0
     added: int = 0
@@ -72,7 +74,8 @@ def renormalise(root: Path, state: dict[str, Any], apply: bool) -> Changes:
     shutil.rmtree(aside, ignore_errors=True)  # of a killed one
     try:
         rows = tables.build(root, aside)
-        changes = Changes(before["mapping"], state["mapping"], before.get("rows") != state["rows"])
+        changed = (before.get(what) != state[what] for what in ("rows", "privacy"))
+        changes = Changes(before["mapping"], state["mapping"], *changed)
         _compare(root, aside, changes)
         if apply:
             _take_place(root, aside)
@@ -85,7 +88,7 @@ def renormalise(root: Path, state: dict[str, Any], apply: bool) -> Changes:
 
 def _take_place(root: Path, aside: Path) -> None:
     (root / STATE).unlink()  # a kill in between leaves tables that the next reader makes again
-    for path in sorted(aside.glob("*/*.parquet")):
+    for path in sorted([*aside.glob("*/*.parquet"), aside / "tables" / kept.REPORT]):
         os.replace(path, root / path.relative_to(aside))
 
 

@@ -3,7 +3,8 @@ needs is kept as long as any of it.
 
 A row is kept while it is young, or while it belongs to a trace of a conversation of which anything is young.
 Conversations that share a trace are kept together. Rows that were dropped stay dropped: the manifest says since
-when rows count (``rows_from_ns``), so reading an old segment again does not bring them back.
+when rows count (``rows_from_ns``), so reading an old segment again does not bring them back. What was kept of rows
+that were dropped after tables were made of them (``ingest.kept``) expires by when those arrived.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from ingest import catalog as catalogs
-from ingest import compaction, journal, landing, tables
+from ingest import compaction, encrypted, journal, landing, tables
+from ingest import kept as kept_rows
 from ingest.catalog import RAW, Catalog, Part
+from ingest.known import as_array
 
 MANIFEST = "lake.json"
 _UNTRACED = "replace({}.trace_id, '0', '') = ''"
@@ -48,6 +52,7 @@ def retain(root: Path, catalog: Catalog, before_ns: int, dry_run: bool) -> Retai
     old = _old_segments(root, catalog, done)
     with compaction.sorter(root) as db:
         tables.views(db, root)
+        _dropped_before(db, root)
         _keep(db, before_ns)
         done.conversations, done.kept_whole = _conversations(db, before_ns)
         for name in RAW:
@@ -57,9 +62,10 @@ def retain(root: Path, catalog: Catalog, before_ns: int, dry_run: bool) -> Retai
             if not dry_run:
                 for part, count in dropped.items():
                     kept = [] if count == part.rows else _rewrite(db, root, name, part, before_ns)
-                    compaction.replace(catalog, name, [part], kept)
-    if not dry_run:
-        _commit(root, catalog, before_ns, old)
+                    catalogs.replace(catalog, name, [part], kept)
+        if not dry_run:
+            _commit(root, catalog, before_ns, old)
+            _expire_kept(db, root, before_ns)
     return done
 
 
@@ -92,8 +98,9 @@ def _keep(db: duckdb.DuckDBPyConnection, before_ns: int) -> None:
     db.execute(f"""
         CREATE TABLE arrived AS
             SELECT trace_id, min(arrived_at_ns) AS oldest, max(arrived_at_ns) AS newest
-            FROM (SELECT trace_id, arrived_at_ns FROM spans UNION ALL SELECT trace_id, arrived_at_ns FROM log_records)
-                AS raw
+            FROM (SELECT trace_id, arrived_at_ns FROM spans UNION ALL SELECT trace_id, arrived_at_ns FROM log_records
+                UNION ALL SELECT trace_id, arrived_at_ns FROM dropped_spans
+                UNION ALL SELECT trace_id, arrived_at_ns FROM dropped_log_records) AS raw
             WHERE NOT {_UNTRACED.format("raw")} GROUP BY trace_id;
         CREATE TABLE belongs AS
             SELECT conversation_id, unnest(trace_ids) AS trace_id FROM conversations
@@ -148,16 +155,59 @@ def _dropped(
     db: duckdb.DuckDBPyConnection, root: Path, name: str, parts: list[Part], before_ns: int
 ) -> dict[Part, int]:
     """How many rows of each part go; parts that lose none are left out."""
-    if not parts:
-        return {}
-    found = f"read_parquet({compaction.listed(root, parts)}, filename=true)"
-    query = f"SELECT filename, count(*) FROM {found} AS part WHERE NOT {_stays(before_ns)} GROUP BY filename"
-    counts: dict[str, int] = defaultdict(int, db.execute(query).fetchall())
+    counts: dict[str, int] = defaultdict(int)
+    if plain := [p for p in parts if not encrypted.is_encrypted(p.path)]:
+        found = f"read_parquet({compaction.listed(root, plain)}, filename=true)"
+        query = f"SELECT filename, count(*) FROM {found} AS part WHERE NOT {_stays(before_ns)} GROUP BY filename"
+        counts.update(db.execute(query).fetchall())
+    for part in parts:
+        if part not in plain:
+            keys = encrypted.open_part(root, root / part.path).read(kept_rows.KEYS)
+            counts[str(root / part.path)] = part.rows - len(_staying(db, keys, before_ns))
     return {p: counts[str(root / p.path)] for p in parts if counts[str(root / p.path)]}
 
 
+def _staying(db: duckdb.DuckDBPyConnection, keys: pa.Table, before_ns: int) -> list[int]:
+    """The positions of the rows that stay, by their ``kept.KEYS``."""
+    numbered = keys.append_column("position", pa.array(range(keys.num_rows), pa.int64()))
+    db.register("numbered", numbered)
+    query = f"SELECT position FROM numbered AS part WHERE {_stays(before_ns)} ORDER BY position"
+    found = [row[0] for row in db.execute(query).fetchall()]
+    db.unregister("numbered")
+    return found
+
+
 def _rewrite(db: duckdb.DuckDBPyConnection, root: Path, name: str, part: Part, before_ns: int) -> list[Part]:
-    return compaction.write_sorted(db, root, name, [part], f"WHERE {_stays(before_ns)}")
+    """The rest of a part as a new one; of an encrypted one nothing is on the disk in the clear."""
+    if not encrypted.is_encrypted(part.path):
+        return compaction.write_sorted(db, root, name, [part], f"WHERE {_stays(before_ns)}")
+    table = encrypted.open_part(root, root / part.path).read()
+    rest = table.take(_staying(db, table.select(kept_rows.KEYS), before_ns))
+    return catalogs.write(root, name, rest, encrypt=True)
+
+
+def _dropped_before(db: duckdb.DuckDBPyConnection, root: Path) -> None:
+    """Makes ``dropped_spans`` and ``dropped_log_records``: the keys of rows of which only what was made is kept."""
+    for name in RAW:
+        if parts := kept_rows.hash_files(root, name):
+            listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in parts)
+            found = f"SELECT DISTINCT * FROM read_parquet([{listed}])"
+        else:
+            found = "SELECT ''::BLOB AS row_hash, '' AS trace_id, 0::BIGINT AS arrived_at_ns WHERE false"
+        db.execute(f"CREATE VIEW dropped_{name} AS {found}")
+
+
+def _expire_kept(db: duckdb.DuckDBPyConnection, root: Path, before_ns: int) -> None:
+    gone = db.execute("""
+        SELECT conversation_id FROM (SELECT conversation_id, unnest(trace_ids) AS trace_id FROM conversations)
+        LEFT JOIN (SELECT DISTINCT trace_id, true AS stays FROM kept) USING (trace_id)
+        GROUP BY conversation_id HAVING count(stays) = 0
+    """).fetchall()
+    digest = {}
+    for name in RAW:
+        query = f"SELECT row_hash FROM dropped_{name} AS part WHERE {_stays(before_ns)}"
+        digest[name] = catalogs.digest_of(as_array(db.sql(query).to_arrow_table()["row_hash"]))
+    kept_rows.expire(root, [row[0] for row in gone], before_ns, digest)
 
 
 def _share(root: Path, part: Part, rows: int) -> int:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from ingest import catalog
+from ingest import catalog, encrypted, kept, vault
 from ingest.normalise import NORMALISED, normalise
 from ingest.otlp import SCHEMAS, to_table
+from ingest.privacy import Privacy, open_privacy
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
@@ -38,7 +40,7 @@ def sql_digest() -> str:
 
 def _raw_rows(root: Path, name: str) -> Iterator[dict[str, Any]]:
     for part in catalog.parts(root, name):
-        for batch in pq.ParquetFile(part).iter_batches(8192, columns=_COLUMNS[name]):
+        for batch in encrypted.open_part(root, part).iter_batches(8192, columns=_COLUMNS[name]):
             yield from batch.to_pylist()
 
 
@@ -46,18 +48,31 @@ def build(root: Path, into: Path | None = None) -> dict[str, int]:
     """Normalises all raw rows and runs every table's SQL; returns each table's number of rows. The files go into
     the lake, or into another directory."""
     into = into or root
-    made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"))
+    privacy = open_privacy(root)
+    made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"), privacy)
+    _report(privacy, root, into)
+    rows = kept.with_kept(root, made.rows)
+    kept.add_counts(root, made.dialect_counts)
     for name, schema in NORMALISED.items():
-        _write(to_table(made.rows[name], schema), into / "normalised" / f"{name}.parquet")
+        _write(to_table(rows[name], schema), into / "normalised" / f"{name}.parquet")
     _write(
         pa.table({"dialect": list(made.dialect_counts), "spans": list(made.dialect_counts.values())},
                  schema=pa.schema([("dialect", pa.string()), ("spans", pa.int64())])),
         into / "normalised" / "dialects.parquet",
     )  # fmt: skip
     with duckdb.connect() as db:
-        _raw_views(db, root)
         _views(db, into / "normalised")
         return {name: _make(db, into, name) for name in ORDER}
+
+
+def _report(privacy: Privacy | None, root: Path, into: Path) -> None:
+    told = {"enabled": True, **privacy.report()} if privacy else {"enabled": False}
+    told = kept.with_kept_report(root, told)
+    target = into / "tables" / kept.REPORT
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_suffix(".tmp")
+    aside.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+    os.replace(aside, target)
 
 
 def _make(db: duckdb.DuckDBPyConnection, root: Path, name: str) -> int:
@@ -81,11 +96,12 @@ def _quoted(path: Path | str) -> str:
 
 def _raw_views(db: duckdb.DuckDBPyConnection, root: Path) -> None:
     for name, schema in SCHEMAS.items():
-        if parts := catalog.parts(root, name):
+        parts = catalog.parts(root, name)
+        if not parts or any(map(encrypted.is_encrypted, parts)):
+            db.register(name, vault.read_table(root, name, to_table([], schema)))
+        else:
             listed = ", ".join(f"'{_quoted(path)}'" for path in parts)
             db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{listed}], hive_partitioning=true)")
-        else:
-            db.register(name, to_table([], schema))
 
 
 def _views(db: duckdb.DuckDBPyConnection, directory: Path) -> None:
@@ -93,15 +109,16 @@ def _views(db: duckdb.DuckDBPyConnection, directory: Path) -> None:
         db.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet('{_quoted(path)}')")
 
 
-def views(db: duckdb.DuckDBPyConnection, root: Path) -> None:
-    """Lets a connection see every raw, normalised and derived table of a lake by its name."""
-    _raw_views(db, root)
+def views(db: duckdb.DuckDBPyConnection, root: Path, raw: bool = True) -> None:
+    """Lets a connection see every raw (if asked for), normalised and derived table of a lake by its name."""
+    if raw:
+        _raw_views(db, root)
     _views(db, root / "normalised")
     _views(db, root / "tables")
 
 
-def connect(root: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that sees every raw, normalised and derived table of a lake by its name."""
+def connect(root: Path, raw: bool = True) -> duckdb.DuckDBPyConnection:
+    """A connection that sees every raw (if asked for), normalised and derived table of a lake by its name."""
     db = duckdb.connect()
-    views(db, root)
+    views(db, root, raw)
     return db

@@ -28,6 +28,7 @@ DISTRIBUTION = {
     "google": "protobuf",
     "grpc": "grpcio",
     "upath": "universal-pathlib",
+    "stdnum": "python-stdnum",
 }
 
 

@@ -92,7 +92,7 @@ def test_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path, monkeypatc
 def test_who_reads_goes_on_reading_the_old_parts(tmp_path: Path) -> None:
     lake = lake_of_small_parts(tmp_path / "lake")
     old = catalog.parts(lake.path, "spans")
-    with lake._ready() as db:
+    with lake._ready(raw=True) as db:
         lake.compact()
         assert db.execute("SELECT count(DISTINCT row_hash), count(*) FROM spans").fetchall() == [(36, 36)]
         assert lake.query("SELECT count(*) n FROM spans")["n"].to_pylist() == [36], "another sees the new ones"

@@ -65,6 +65,7 @@ def tables(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> Iterat
     loop = rehearsal.open(context)
     rows = loop.build_tables()
     samples = show.samples(loop.lake)
+    replaced = {"privacy": dg.MetadataValue.json(loop.lake.privacy_report())}
     for name in TABLES:
         yield dg.MaterializeResult(
             asset_key=["traces", name],
@@ -72,5 +73,6 @@ def tables(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> Iterat
                 "dagster/row_count": rows[name],
                 "sample": dg.MetadataValue.md(samples[name]),
                 "path": dg.MetadataValue.path(str(loop.lake.path / "tables" / f"{name}.parquet")),
+                **(replaced if name == "conversations" else {}),
             },
         )

@@ -1,0 +1,152 @@
+"""Assembled conversations with surrogates, before a row of any table is made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import orjson
+
+from ingest.assembly import Assembled
+from ingest.chatform import Turn, as_text
+from ingest.linking import Link
+from ingest.normal import Evaluation
+from ingest.privacy.fields import Known
+from ingest.privacy.scrub import Scrubber
+from ingest.records import Message
+
+_TOLD = {"text", "reasoning", "tool_call", "tool_call_response"}  # parts whose words the message has as well
+
+
+@dataclass
+class _Done:
+    """What of one message has been replaced already, and how often: texts, and JSON values by their identity."""
+
+    texts: dict[str, tuple[str, Counter[str]]] = field(default_factory=dict)
+    values: dict[int, tuple[Any, Counter[str]]] = field(default_factory=dict)
+
+
+class Privacy:
+    """Makes conversations fit to learn from. Linking has been done with the originals; nothing later sees them.
+
+    ``report`` counts the places replaced by ``table.column`` and kind.
+    """
+
+    def __init__(self, scrubber: Scrubber) -> None:
+        self.scrubber = scrubber
+        self.counts: dict[str, Counter[str]] = {}
+        self.conversations = 0
+        self._known: dict[str, Known] = {}
+        self._ids: dict[str, str] = {}
+
+    def conversation(self, c: Assembled) -> Assembled:
+        """The same conversation with surrogates; its own objects are left as they are."""
+        known = self._learned(c)
+        before = sum(map(Counter.total, self.counts.values()))
+        calls: dict[int, dict[str, Any]] = {}
+        turns = {id(turn): self._turn(turn, known, calls) for turn in c.thread.turns}
+        tools = [self._value("conversations.tools", tool, {}) for tool in c.thread.tools]
+        conversation_id = self._id(c.conversation_id)
+        self.conversations += sum(map(Counter.total, self.counts.values())) > before
+        self._known[conversation_id] = known
+        thread = replace(c.thread, turns=[turns[id(turn)] for turn in c.thread.turns], tools=tools)
+        links = [self._link(x, turns, calls) for x in c.links]
+        return replace(c, conversation_id=conversation_id, thread=thread, links=links)
+
+    def evaluation(self, e: Evaluation, conversation_id: str | None) -> tuple[str | None, Evaluation]:
+        """A judgement with surrogates, those of its conversation among them, and the conversation's id."""
+        at = self._id(conversation_id) if conversation_id else conversation_id
+        known = self._known.get(at or "", {})
+        label = self._value("outcomes.label", e.label, known)
+        return at, replace(e, label=label, explanation=self._value("outcomes.explanation", e.explanation, known))
+
+    def _learned(self, c: Assembled) -> Known:
+        known: Known = {}
+        fields = self.scrubber.fields
+        for turn in c.thread.turns:
+            message = turn.message
+            if content := message.get("content"):
+                fields.learn_text(content, known)
+            for call in message.get("tool_calls") or ():
+                fields.learn(call.get("arguments"), known)
+            for part in turn.parts:
+                if part["type"] not in _TOLD:
+                    fields.learn(part, known)
+        return known
+
+    def _turn(self, turn: Turn, known: Known, calls: dict[int, dict[str, Any]]) -> Turn:
+        message = cast(Message, dict(turn.message))
+        done = _Done()
+        if content := message.get("content"):
+            counts: Counter[str] = Counter()
+            message["content"] = self.scrubber.text(content, known, counts)
+            self._counts("messages.content").update(counts)
+            done.texts[content] = str(message["content"]), counts
+        for call in message.get("tool_calls") or ():
+            calls[id(call)] = self._call(call, known, done)  # type: ignore[arg-type]
+        if made := message.get("tool_calls"):
+            message["tool_calls"] = cast(Any, [calls[id(call)] for call in made])
+        if message.get("tool_call_id"):
+            message["tool_call_id"] = self._id(message["tool_call_id"])
+        return replace(turn, message=message, parts=[self._part(part, done, known) for part in turn.parts])
+
+    def _call(self, call: dict[str, Any], known: Known, done: _Done) -> dict[str, Any]:
+        new = {**call, "id": self._id(call["id"])}
+        if "arguments" in call:
+            counts: Counter[str] = Counter()
+            new["arguments"] = self.scrubber.value(call["arguments"], known, counts)
+            self._counts("tool_calls.arguments").update(counts)
+            done.values[id(call["arguments"])] = new["arguments"], counts
+        return new
+
+    def _part(self, part: dict[str, Any], done: _Done, known: Known) -> dict[str, Any]:
+        """A part with surrogates; most of what it says the message says too, and that is not searched again."""
+        total = self._counts("message_bodies.parts")
+        made: dict[str, Any] = {}
+        for key, item in part.items():
+            counts: Counter[str] = Counter()
+            if isinstance(item, str) and item in done.texts:
+                made[key], counts = done.texts[item]
+            elif id(item) in done.values:
+                made[key], counts = done.values[id(item)]
+            elif key == "response" and isinstance(item, dict | list) and (text := as_text(item)) in done.texts:
+                told, counts = done.texts[str(text)]
+                made[key] = item if told == text else orjson.loads(told)
+            else:
+                made[key] = item if key == "type" else self.scrubber.value(item, known, counts)
+            total.update(counts)
+        return made
+
+    def _link(self, x: Link, turns: dict[int, Turn], calls: dict[int, dict[str, Any]]) -> Link:
+        answer = turns[id(x.answer)] if x.answer else None
+        call = calls[id(x.call)]
+        return replace(x, call=call, call_turn=turns[id(x.call_turn)], answer=answer)
+
+    def _value(self, column: str, value: Any, known: Known) -> Any:
+        return self.scrubber.value(value, known, self._counts(column))
+
+    def _counts(self, column: str) -> Counter[str]:
+        return self.counts.setdefault(column, Counter())
+
+    def _id(self, text: str) -> str:
+        """An id that is an e-mail address or another's personal data; any other stays."""
+        found = self._ids.get(text)
+        if found is None:
+            found = self._ids[text] = self._value("conversations.conversation_id", text, {})
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """What was replaced, without a word of it: places by column and kind, different values by kind."""
+        by_column = {column: dict(sorted(n.items())) for column, n in sorted(self.counts.items()) if n}
+        total: Counter[str] = Counter()
+        for column, n in self.counts.items():
+            if column != "message_bodies.parts":  # these repeat what the message says
+                total += n
+        return {
+            "replaced": dict(sorted(total.items())),
+            "values": {kind: len(found) for kind, found in sorted(self.scrubber.values.items())},
+            "columns": by_column,
+            "conversations": self.conversations,
+            "allowed": dict(sorted(self.scrubber.allowed.items())),
+        }

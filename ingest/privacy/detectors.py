@@ -1,0 +1,180 @@
+"""Personal data that is known by its form: e-mail, phone, card, IBAN, IP address, national identifiers.
+
+Whatever has a checksum must pass it. Business identifiers are no match: bare digits are a card number only with
+a scheme's prefix, its length and Luhn's check, and never a phone number (those need their separators or a +).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from stdnum import iban, luhn, verhoeff
+from stdnum.br import cpf
+from stdnum.es import dni, nie
+from stdnum.fi import hetu
+from stdnum.fr import nir
+from stdnum.it import codicefiscale
+from stdnum.se import personnummer
+
+from ingest.privacy.surrogates import is_documentation, phone_parts
+
+
+class Hit(NamedTuple):
+    """A place in a text and what it holds."""
+
+    start: int
+    end: int
+    kind: str
+
+
+EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}(?<![\d_-])")
+# Everything else has at least so many digits together; texts without are not looked at further.
+_DIGITS = re.compile(r"\d[\d ().\-/+]{5,}\d|\d{2}[A-Za-z]\d{2}|[A-Z]{2}\d{2} ?[A-Z\d]{4}|[XYZ]\d{7}|\d[-+A-F]\d{3}")
+_CARD = r"(?:\d{4}[ -]){3}\d{1,7}|\d{4}[ -]\d{6}[ -]\d{4,5}|\d{13,19}"
+_PHONE = (
+    r"\+\d[\d ().\-/]{5,20}\d"
+    r"|(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}"
+    r"|00[1-9]\d{0,2} \d[\d \-/]{5,16}\d"
+    r"|0\d(?:[ .]\d\d){4}"
+    r"|0\d{2,5}[ /]\d{3,8}(?:[ -]\d{2,5}){0,2}"
+)
+_NATIONAL = (
+    r"\d{3}-\d{2}-\d{4}|\d{3}\.\d{3}\.\d{3}-\d{2}|[2-9]\d{3} \d{4} \d{4}|\d{6}[-+]\d{4}|\d{6}[-+A-F]\d{3}[0-9A-Y]"
+    r"|[12] ?\d{2} ?[01]\d ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}|\d{8}-?[A-Z]|[XYZ]-?\d{7}-?[A-Z]"
+    r"|[A-Z]{6}\d{2}[A-Z]\d{2}[A-Z]\d{3}[A-Z]"
+)
+_IBAN = r"[A-Z]{2}\d{2}(?: ?[A-Z\d]{4}){2,7}(?: ?[A-Z\d]{1,4})?"
+_END = r"(?![\w@]|[.,-]\d)"
+_GROUPS = {"card": _CARD, "national": _NATIONAL, "iban": _IBAN, "phone": _PHONE}
+_ALONE = {name: re.compile(f"(?:{form}){_END}") for name, form in _GROUPS.items()}
+_FORMS = re.compile(rf"(?<![\w+@.,/-])(?:{'|'.join(f'(?P<{n}>{form})' for n, form in _GROUPS.items())}){_END}")
+_IPV4 = re.compile(r"(?<![\w.])(?<!\w/)(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-fA-F]{0,4}:){3,7}[0-9a-fA-F]{0,4}(?![\w:])")
+
+
+def find(text: str, wanted: frozenset[str]) -> list[Hit]:
+    """What of the wanted kinds a text holds, in order; places do not overlap within one kind."""
+    hits: list[Hit] = []
+    if "@" in text and "email" in wanted:
+        hits += [Hit(*m.span(), "email") for m in EMAIL.finditer(text)]
+    if _DIGITS.search(text):
+        hits += [h for h in _forms(text) if h.kind in wanted]
+        if "ip" in wanted and text.count(".") >= 3:
+            hits += _addresses(_IPV4, text)
+    if "ip" in wanted and text.count(":") >= 3:
+        hits += _addresses(_IPV6, text)
+    return sorted(hits)
+
+
+def _forms(text: str) -> Iterator[Hit]:
+    at = 0
+    while found := _FORMS.search(text, at):
+        start = found.start()
+        hit = _judged(text, start, found.end(), str(found.lastgroup)) or _otherwise(text, start)
+        if hit is not None:
+            yield hit
+        at = hit.end if hit else start + 1
+
+
+def _otherwise(text: str, start: int) -> Hit | None:
+    """What begins at a place where something has a form and not its checksum: what is no card may be a phone."""
+    for group, pattern in _ALONE.items():
+        found = pattern.match(text, start)
+        if found and (hit := _judged(text, start, found.end(), group)):
+            return hit
+    return None
+
+
+def _judged(text: str, start: int, end: int, group: str) -> Hit | None:
+    value = text[start:end]
+    if group == "card":
+        return Hit(start, end, "card") if is_card(value) else None
+    if group == "national":
+        return Hit(start, end, "national_id") if is_national_id(value) else None
+    return _iban(text, start, end) if group == "iban" else _phone(text, start, end)
+
+
+def _phone(text: str, start: int, end: int) -> Hit | None:
+    """The number without what a greedy search took along behind it; None if it has too few or many digits."""
+    value = text[start:end]
+    most = 11 if value.startswith("+1") else 15
+    at = [i for i, c in enumerate(value) if c.isdigit()]
+    if len(at) > most:
+        value = value[: at[most - 1] + 1]
+    digits = "".join(c for c in value if c.isdigit())
+    fewest = 11 if value.startswith("+1") else 8 if value.startswith("+") else 9
+    _, number, head = phone_parts(value, digits)
+    if len(digits) < fewest or number.startswith(head):
+        return None
+    return Hit(start, start + len(value), "phone")
+
+
+def _iban(text: str, start: int, end: int) -> Hit | None:
+    """The longest that passes the check; words in capitals may follow an account number."""
+    value = text[start:end]
+    ends = [len(value), *(i for i in range(len(value) - 1, 14, -1) if value[i] == " ")]
+    found = next((n for n in ends if iban.is_valid(value[:n], check_country=False)), None)
+    return Hit(start, start + found, "iban") if found else None
+
+
+def _addresses(pattern: re.Pattern[str], text: str) -> Iterator[Hit]:
+    for m in pattern.finditer(text):
+        try:
+            address = ipaddress.ip_address(m.group())
+        except ValueError:
+            continue
+        special = address.is_loopback or address.is_unspecified or address.is_multicast or is_documentation(address)
+        if not special and int(address) > 0xFFFFFF:
+            yield Hit(*m.span(), "ip")
+
+
+def is_card(text: str) -> bool:
+    """Whether digits are a payment card's: a scheme's prefix and length, and Luhn's check."""
+    digits = "".join(c for c in text if c.isdigit())
+    return _has_scheme(digits) and luhn.is_valid(digits)
+
+
+def _has_scheme(d: str) -> bool:
+    two, four, length = int(d[:2]), int(d[:4]), len(d)
+    if d[0] == "4":
+        return length in (13, 16, 19)
+    if 51 <= two <= 55 or 2221 <= four <= 2720 or 3528 <= four <= 3589:
+        return length == 16
+    if two in (34, 37):
+        return length == 15
+    if two in (36, 38, 39) or 3000 <= four <= 3059:
+        return length == 14
+    return length in range(16, 20) and (two in (62, 64, 65, 50, 56, 57, 58, 67) or four == 6011)
+
+
+def _is_social_security_number(text: str) -> bool:
+    area, group, serial = text.split("-")
+    return area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000"
+
+
+def _is_aadhaar(text: str) -> bool:
+    return verhoeff.is_valid(text.replace(" ", ""))
+
+
+_IDENTIFIERS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = tuple(
+    (re.compile(form), check)
+    for form, check in (
+        (r"\d{3}-\d{2}-\d{4}", _is_social_security_number),  # no checksum, but a form of its own
+        (r"\d{3}\.\d{3}\.\d{3}-\d{2}", cpf.is_valid),
+        (r"\d{4} \d{4} \d{4}", _is_aadhaar),
+        (r"\d{6}[-+]\d{4}", personnummer.is_valid),
+        (r"\d{6}[-+A-F]\d{3}[0-9A-Y]", hetu.is_valid),
+        (r"[12] ?\d{2} ?[01]\d ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}", nir.is_valid),
+        (r"\d{8}-?[A-Z]", dni.is_valid),
+        (r"[XYZ]-?\d{7}-?[A-Z]", nie.is_valid),
+        (r"[A-Z]{6}\d{2}[A-Z]\d{2}[A-Z]\d{3}[A-Z]", codicefiscale.is_valid),
+    )
+)
+
+
+def is_national_id(text: str) -> bool:
+    """Whether a text is an identifier of the USA, Brazil, India, Sweden, Finland, France, Spain or Italy."""
+    return any(form.fullmatch(text) and check(text) for form, check in _IDENTIFIERS)

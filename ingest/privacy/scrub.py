@@ -1,0 +1,176 @@
+"""Texts and JSON values with surrogates in place of what is personal or secret."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import orjson
+
+from ingest.parts import parse
+from ingest.privacy.detectors import Hit, find
+from ingest.privacy.fields import Fields, Known, places
+from ingest.privacy.settings import PrivacySettings
+from ingest.privacy.surrogates import Surrogates
+from ingest.privacy.tokens import find_secrets
+
+_MOST_KEPT = 20_000  # texts whose places are remembered; system prompts and tools come again and again
+SHORTEST = 6  # characters of what a detector may find: a@b.cc
+ALLOWED = ""  # the kind of a place that stays as it is
+# Strings and long numbers of JSON text.
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.\-])\d{9,19}(?![\w.])')
+
+_ESCAPE = re.compile(r"\\[nrtbf\"'/]")
+
+
+class Scrubber:
+    """Replaces by one lake's settings and key, and counts what it replaced.
+
+    ``replaced`` counts places by kind, ``allowed`` those that the allow-list left, ``values`` holds the
+    surrogates given out by kind.
+    """
+
+    def __init__(self, settings: PrivacySettings, key: bytes) -> None:
+        self.surrogates = Surrogates(key)
+        self.fields = Fields(settings, self.is_allowed)
+        self.allowed: Counter[str] = Counter()
+        self.values: dict[str, set[str]] = {}
+        self._wanted = frozenset(settings.detectors)
+        self._allow = re.compile("|".join(fnmatch.translate(p.lower()) for p in settings.allow) or r"(?!)")
+        self._hits: dict[str, tuple[Hit, ...]] = {}
+
+    def is_allowed(self, value: str) -> bool:
+        """Whether the allow-list says that a value stays."""
+        return self._allow.match(value.lower()) is not None
+
+    def text(self, text: str, known: Known, counts: Counter[str]) -> str:
+        """A text, JSON or not, with surrogates; ``counts`` is told what was replaced, by kind."""
+        if not text:
+            return text
+        value = parse(text)
+        if value is not text and isinstance(value, dict | list):
+            return self._json_text(text, value, known, counts)
+        return self._plain(text, known, counts)
+
+    def value(self, value: Any, known: Known, counts: Counter[str]) -> Any:
+        """A JSON value with surrogates; the same object where nothing was replaced."""
+        if isinstance(value, str):
+            return self.text(value, known, counts)
+        if isinstance(value, dict):
+            made = {self.value(k, known, counts): self.value(v, known, counts) for k, v in value.items()}
+            same = all(a is b for a, b in zip(made, value, strict=False)) and len(made) == len(value)
+            return value if same and all(made[k] is v for k, v in value.items()) else made
+        if isinstance(value, list):
+            items = [self.value(v, known, counts) for v in value]
+            return value if all(a is b for a, b in zip(items, value, strict=True)) else items
+        if isinstance(value, int) and not isinstance(value, bool) and value > 99_999_999:
+            told = self._plain(str(value), known, counts)
+            return int(told) if told != str(value) and told.isdigit() else value
+        return value
+
+    # ----------------------------------------------------------------------------------- texts
+
+    def _plain(self, text: str, known: Known, counts: Counter[str]) -> str:
+        spots: list[tuple[int, int, str]] = [*self._found(text)]
+        if known:
+            low = _without_escapes(text).lower()
+            spots += places(text, low if len(low) == len(text) else text, known)
+        if not any(kind != ALLOWED for _, _, kind in spots):
+            return text
+        out, at = [], 0
+        for start, end, kind in _apart(spots):
+            found = text[start:end]
+            made = found if kind == ALLOWED else self.surrogates.of(kind, found)
+            out += [text[at:start], made]
+            at = end
+            if made != found:
+                counts[kind] += 1
+                self.values.setdefault(kind, set()).add(made.lower())
+        return "".join([*out, text[at:]])
+
+    def _found(self, text: str) -> tuple[Hit, ...]:
+        """What the detectors find in a text; the same text is searched once."""
+        if len(text) < SHORTEST:
+            return ()
+        hits = self._hits.get(text)
+        if hits is None:
+            if len(self._hits) >= _MOST_KEPT:
+                self._hits.clear()
+            bare = _without_escapes(text)
+            all_hits = find(bare, self._wanted) + (find_secrets(text) if "secret" in self._wanted else [])
+            hits = self._hits[text] = tuple(self._permitted(h, text[h.start : h.end]) for h in all_hits)
+        return hits
+
+    def _permitted(self, hit: Hit, found: str) -> Hit:
+        """The hit, marked if it stays as it is: nothing within it is replaced either."""
+        if hit.kind == "email" and self.surrogates.is_email(found):
+            return hit._replace(kind=ALLOWED)
+        if self.is_allowed(found):
+            self.allowed[hit.kind] += 1
+            return hit._replace(kind=ALLOWED)
+        return hit
+
+    def _json_text(self, text: str, value: Any, known: Known, counts: Counter[str]) -> str:
+        """JSON text changed in the strings that have something to replace; not a byte beside them."""
+        if "\\" not in text:  # no string of it is written otherwise than it reads
+            seen: Counter[str] = Counter()
+            made = self._plain(text, known, seen)
+            if made is text or isinstance(parse(made), dict | list):
+                counts.update(seen)
+                return made
+        changed: dict[str, str] = {}
+        self._changes(value, known, changed, counts)
+        if not changed:
+            return text
+        return _JSON_TOKEN.sub(lambda m: _rewritten(m[0], changed), text)
+
+    def _changes(self, value: Any, known: Known, changed: dict[str, str], counts: Counter[str]) -> None:
+        if isinstance(value, str):
+            made = self.text(value, known, counts)
+            if made is not value and made != value:
+                changed[value] = made
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                self._changes(key, known, changed, counts)
+                self._changes(item, known, changed, counts)
+        elif isinstance(value, list):
+            for item in value:
+                self._changes(item, known, changed, counts)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            made = self.value(value, known, counts)
+            if made != value:
+                changed[f"\0{value}"] = str(made)
+
+
+def _without_escapes(text: str) -> str:
+    """Text of the same length in which escapes of cut JSON and of reprs are no letters."""
+    return _ESCAPE.sub("  ", text) if "\\" in text else text
+
+
+def _rewritten(token: str, changed: dict[str, str]) -> str:
+    if token[0] != '"':
+        return changed.get(f"\0{token}", token)
+    try:
+        value = orjson.loads(token) if "\\" in token else token[1:-1]
+    except orjson.JSONDecodeError:
+        return token
+    made = changed.get(value)
+    if made is None:
+        return token
+    return json.dumps(made, ensure_ascii=token.isascii())
+
+
+def _apart(spots: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """Spots in order; those that overlap become one, of the longer's kind (of equals the first told)."""
+    kept: list[tuple[int, int, str]] = []
+    for start, end, kind in sorted(spots, key=lambda s: (s[0], -s[1])):
+        if kept and start < kept[-1][1]:
+            before = kept[-1]
+            longer = kind if end - start > before[1] - before[0] else before[2]
+            kept[-1] = (before[0], max(end, before[1]), longer)
+        else:
+            kept.append((start, end, kind))
+    return kept
