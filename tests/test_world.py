@@ -263,5 +263,5 @@ def test_dialogue_is_what_customers_hear() -> None:
         {"role": "tool", "tool_call_id": "1", "content": "secret"},
         {"role": "assistant", "content": "done"},
     ]
-    assert dialogue(messages) == [("user", "hello"), ("agent", "one moment\ndone")]
+    assert dialogue(messages) == [("user", "hello"), ("agent", "done")]
     assert patience([]) == 2

@@ -39,7 +39,7 @@ class Counterfactuals:
         found = [
             (number, match[0])
             for number, message in enumerate(messages)
-            if message["role"] in ("user", "assistant") and message.get("content")
+            if message["role"] in ("user", "assistant") and message.get("content") and not message.get("tool_calls")
             for match in _WORD.finditer(message["content"])
             if _is_number(match[0]) or (match[0].lower() in known and self._others(match[0]))
         ]

@@ -127,12 +127,12 @@ def transcript(messages: Sequence[Mapping[str, Any]]) -> str:
         elif message["role"] == "tool":
             lines.append(f"tool: {minify(content or '')}")
         elif message["role"] == "assistant":
+            if content:
+                lines.append(f"agent: {content}")
             for call in message.get("tool_calls") or ():
                 arguments = call["arguments"]
                 shown = arguments if isinstance(arguments, str) else dumps(arguments)
                 lines.append(f"call: {call['name']} {shown}")
-            if content:
-                lines.append(f"agent: {content}")
     return "\n".join(" ".join(line.splitlines()) for line in lines)
 
 

@@ -48,7 +48,7 @@ class UserSide:
 
 
 def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What was said aloud, as (speaker, text); tool calls are not visible to customers.
+    """What was said aloud, as (speaker, text); customers see neither tool calls nor what is noted beside them.
 
     Texts of one side in a row become one utterance, as that side's next turn would have shown them.
     """
@@ -56,7 +56,7 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     said: list[tuple[str, str]] = []
     for message in messages:
         speaker, content = speakers.get(message["role"]), message.get("content")
-        if speaker is None or not content:
+        if speaker is None or not content or message.get("tool_calls"):
             continue
         if said and said[-1][0] == speaker:
             said[-1] = (speaker, f"{said[-1][1]}\n{content}")

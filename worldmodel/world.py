@@ -417,9 +417,12 @@ def _digest(framed: Framed) -> str:
 
 
 def _said(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What was said aloud, utterance by utterance (`user.dialogue` joins those of one side)."""
     speakers = {"user": "user", "assistant": "agent"}
     return [
-        (speakers[m["role"]], m["content"]) for m in messages if m["role"] in speakers and m.get("content")
+        (speakers[m["role"]], m["content"])
+        for m in messages
+        if m["role"] in speakers and m.get("content") and not m.get("tool_calls")
     ]
 
 

@@ -77,6 +77,8 @@ class ScriptedAgent:
     pending: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     _calls: int = 0
+    _thought: str | None = None
+    """What the agent notes beside its next call, as agents with a scratchpad do."""
 
     async def run(self) -> None:
         self.messages.append({"role": "system", "content": self.start.system})
@@ -191,10 +193,11 @@ class ScriptedAgent:
         self.messages.append(
             {
                 "role": "assistant",
-                "content": None,
+                "content": self._thought,
                 "tool_calls": [{"id": call.call_id, "name": tool, "arguments": arguments}],
             }
         )
+        self._thought = None
         seen = await self.episode.observe(call)
         result = {"role": "tool", "content": seen.content, "tool_call_id": call.call_id, "name": tool}
         self.messages.append(
@@ -242,18 +245,21 @@ class ScriptedAgent:
         assert self.slots.name is not None
         name = self.slots.name.title()
         tried = name if self.good("search the right case") else self.slots.name
+        self._thought = f"looking for {(self.slots.item or 'the order').capitalize()}"
         listing = await self._pages("find_orders", "name", tried, name, "orders", self.slots.item or "")
         if not listing:
             raise GaveUp("there is no such order")
         matching = [row for row in listing if (self.slots.item or "?") in row.lower()]
         chosen = matching[0] if matching and self.good("pick the right one") else self.rng.choice(listing)
         self.slots.order = _order_number(chosen)
+        self._thought = f"looking for {chosen}"
 
     async def _pages(self, tool: str, key: str, tried: str, right: str, rows: str, wanted: str) -> list[str]:
         """Search, in the other case if nothing is found, page by page until `wanted` is seen (lower case)."""
         found: list[str] = []
-        page = 1
+        page, thought = 1, self._thought
         while True:
+            self._thought = thought
             paging = {"page": page} if page > 1 else {}
             seen = await self._persist(tool, **{key: tried}, **paging)
             body = _body(seen)
@@ -370,11 +376,13 @@ class ScriptedAgent:
         right = line.capitalize()
         tried = right if self.good("search the right case") else line
         name = f"{right} {colour}"
+        self._thought = f"looking for {name}"
         listing = await self._pages("search_products", "query", tried, right, "items", name.lower())
         matching = [row for row in listing if row.lower().startswith(name.lower())]
         if not listing or (not matching and self.rng.random() < 0.6):
             raise GaveUp(f"we have no {name}")
         chosen = matching[0] if matching and self.good("pick the right one") else self.rng.choice(listing)
+        self._thought = f"looking for {chosen}"
         seen = await self._persist("get_product", sku=chosen.rpartition(" ")[2])
         self._expect_ok(seen, "I cannot find it")
         body = _body(seen)
