@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HEAD = ("seed", "before", "after", "gain (95 %)", "judge", "world: exact, outcome F1", "gate", "minutes")
+HEAD = ("seed", "before", "after", "gain (95 %)", "judge", "world: exact, outcome F1", "gate", "minutes", "GiB")
 
 
 def finished(home: Path, seed: int) -> dict[str, Any]:
@@ -41,6 +41,7 @@ def row(report: Mapping[str, Any]) -> list[str]:
         f"{overall['exact_match']:.2f}, {overall['outcome_f1']:.2f}",
         "promoted" if report["gate"]["promoted"] else "kept the champion",
         f"{report['minutes']:.1f}",
+        f"{report['peak_gib']:.1f}" if report.get("peak_gib") else "",
     ]
 
 
