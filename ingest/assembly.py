@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
 
-from ingest import hidden_history
+from ingest import grouping, hidden_history
 from ingest.executions import BySpan, ancestors, by_span, demote_inferred, merge_nested
-from ingest.grouping import Group, groups
+from ingest.grouping import Group
 from ingest.linking import Link, link
 from ingest.normal import Evaluation, Observed
 from ingest.runs import rebuild
@@ -30,17 +30,33 @@ class Assembled:
     trace_ids: set[str]
     dialects: set[str]
     flags: set[str] = field(default_factory=set)
+    explicit: bool = False  # an id says that these spans are one conversation
 
 
 def assemble(observed: Iterable[Observed]) -> list[Assembled]:
     """The conversations in these spans, oldest first."""
-    spans = list(observed)
-    demote_inferred(spans)
-    hidden_history.mark(spans)
-    found = groups(merge_nested(spans))
-    done = [a for g in found for a in _conversations(g)]
-    done = _join_by_history(done, {g.key for g in found if g.explicit})
-    return sorted(done, key=lambda a: (a.started_at_ns, a.conversation_id))
+    found, ties = groups_of(list(observed)), grouping.Ties()
+    evidence = hidden_history.Evidence()
+    for g in found:
+        ties.add(g)
+        evidence.add(g.members)
+    return join_by_history(conversations_of(found, grouping.origins(ties), evidence))
+
+
+def groups_of(observed: list[Observed]) -> list[Group]:
+    """The groups in these spans, which are all those of their traces."""
+    demote_inferred(observed)
+    return grouping.split(merge_nested(observed))
+
+
+def conversations_of(
+    groups: Iterable[Group], origins: Mapping[int, set[int]], evidence: hidden_history.Evidence
+) -> list[Assembled]:
+    """The conversations of groups, among them all those that ``origins`` ties to one another."""
+    joined = grouping.joined(groups, origins)
+    for g in joined:
+        evidence.mark(g.members)
+    return [a for g in joined for a in _conversations(g)]
 
 
 def _conversations(g: Group) -> list[Assembled]:
@@ -80,41 +96,48 @@ def _assembled(g: Group, t: Thread, links: list[Link], spans: BySpan, number: in
     agent = t.agent or next(iter(around), None) or next((o.agent for o in g.members if o.agent), None) or ""
     return Assembled(
         g.key if number == 1 else f"{g.key}/{number}", t, links, agent, t.start_ns, t.end_ns,
-        {o.trace_id for o in g.members}, {o.dialect for o in t.spans}, flags,
+        {o.trace_id for o in g.members}, {o.dialect for o in t.spans}, flags, g.explicit and number == 1,
     )  # fmt: skip
 
 
-def _join_by_history(conversations: list[Assembled], explicit: set[str]) -> list[Assembled]:
+def join_by_history(conversations: list[Assembled]) -> list[Assembled]:
     """Turns in traces of their own: a later one repeats the earlier as history and goes on. Where both have a
-    conversation id (some libraries give every turn a new one), the ids of the calls must be the same too."""
+    conversation id (some libraries give every turn a new one), the ids of the calls must be the same too.
+    Oldest first."""
     by_path: dict[bytes, Assembled] = {}
-    out: list[Assembled] = []
-    for c in sorted(conversations, key=lambda a: a.started_at_ns):
-        hashes = _prefix_hashes(c)
+    out: dict[int, Assembled] = {}
+    for c in sorted(conversations, key=_age):
+        hashes = path_hashes(c)
         earlier = next((by_path[h] for h in reversed(hashes[:-1]) if h in by_path), None)
-        if earlier is not None and earlier in out and _may_join(earlier, c, explicit):
-            out.remove(earlier)
+        if earlier is not None and id(earlier) in out and _may_join(earlier, c):
+            del out[id(earlier)]
             c = _joined(earlier, c)
         if hashes:
             by_path[hashes[-1]] = c
-        out.append(c)
-    return out
+        out[id(c)] = c
+    return sorted(out.values(), key=_age)
 
 
-def _may_join(earlier: Assembled, later: Assembled, explicit: set[str]) -> bool:
-    if earlier.conversation_id not in explicit and later.conversation_id not in explicit:
+def _age(c: Assembled) -> tuple[int, str]:
+    return c.started_at_ns, c.conversation_id
+
+
+def _may_join(earlier: Assembled, later: Assembled) -> bool:
+    if not earlier.explicit and not later.explicit:
         return True
     if earlier.ended_at_ns > later.ended_at_ns:
         return False
-    return bool(_given_ids(earlier) & _given_ids(later))
+    return bool(given_ids(earlier) & given_ids(later))
 
 
-def _given_ids(c: Assembled) -> set[str]:
+def given_ids(c: Assembled) -> set[str]:
+    """The ids of the calls, those that were made up left out."""
     return {x.call["id"] for x in c.links if "id_made" not in x.repairs}
 
 
-def _prefix_hashes(c: Assembled) -> list[bytes]:
-    """A hash after each assistant text: the points where a later trace may take up the conversation."""
+def path_hashes(c: Assembled) -> list[bytes]:
+    """A hash after each message but the system's. One conversation goes on where another ended if the last hash of
+    that one is a hash of this one."""
     state, out = xxhash.xxh3_128(), []
     for turn in c.thread.turns:
         if turn.message["role"] == "system":
@@ -125,7 +148,7 @@ def _prefix_hashes(c: Assembled) -> list[bytes]:
 
 
 def _joined(earlier: Assembled, later: Assembled) -> Assembled:
-    later.conversation_id = earlier.conversation_id
+    later.conversation_id, later.explicit = earlier.conversation_id, earlier.explicit
     known = {id_of(x): x for x in earlier.links}
     for x in later.links:
         before = known.get(id_of(x))

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 import typer
@@ -65,9 +65,17 @@ def ingest(
     again: Annotated[
         bool, typer.Option("--again", help="Read the whole journal again, not only what is new in it.")
     ] = False,
+    engine: Annotated[
+        Literal["duckdb", "spark"], typer.Option(help="What makes the tables: this machine, or a Spark session.")
+    ] = "duckdb",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Read OTLP files, directories or what is new in the journal into the lake and rebuild its tables."""
+    runner = None
+    if engine == "spark":
+        from ingest import spark  # here: it takes a while to load
+
+        runner = spark.SparkRunner(spark.session())
     home = Lake.create(lake)
     console = Console(stderr=True)
     given = [files.as_path(path) for path in paths or ()]
@@ -76,6 +84,8 @@ def ingest(
         task = progress.add_task("reading", total=total)
         summary = home.ingest(given, lambda path, rows: progress.update(task, advance=1), again)
         progress.add_task("building tables", total=None)
+        if not home.is_empty():
+            home.build_tables(runner=runner)
         home.describe(summary)
     print(json.dumps(asdict(summary)) if as_json else _told(summary))
     if summary.problems:

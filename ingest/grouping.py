@@ -1,10 +1,17 @@
-"""Which spans belong to one conversation: by conversation id, by trace, and by what a call's history proves."""
+"""Which spans belong to one conversation: by conversation id, by trace, and by what a call's history proves.
+
+``split`` needs all spans of a trace and nothing else; what ties groups of different traces is in ``Ties``, which is
+small. So traces can be read apart from each other, and only groups that are tied must meet.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+import xxhash
 
 from ingest.executions import ancestors, by_span
 from ingest.normal import Observed
@@ -21,14 +28,23 @@ class Group:
     explicit: bool
     members: list[Observed] = field(default_factory=list)
 
+    @property
+    def digest(self) -> int:
+        """The key in 63 bits."""
+        return digest(self.key)
 
-def groups(observed: list[Observed]) -> list[Group]:
-    """Every span in exactly one group, the oldest group first."""
+
+def digest(text: str) -> int:
+    """63 bits that tell keys and ids apart: an integer of every engine, which knows no unsigned ones."""
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")) >> 1
+
+
+def split(observed: list[Observed]) -> list[Group]:
+    """Every span in exactly one group, in the order of their first spans."""
     found: dict[str, Group] = {}
     for o, (key, explicit) in zip(observed, _keys(observed), strict=True):
         found.setdefault(key, Group(key, explicit)).members.append(o)
-    ordered = sorted(found.values(), key=lambda g: min(o.start_ns for o in g.members))
-    return _joined_by_ids(ordered)
+    return list(found.values())
 
 
 def _keys(observed: list[Observed]) -> list[tuple[str, bool]]:
@@ -48,49 +64,82 @@ def _keys(observed: list[Observed]) -> list[tuple[str, bool]]:
     return out
 
 
-def _joined_by_ids(ordered: list[Group]) -> list[Group]:
-    """Joins a group without a conversation id to the one whose model made the calls, or the response, that its
-    history names. An id that two groups made proves nothing."""
-    made: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for g in ordered:
-        for o in g.members:
-            for name in _made_ids(o):
-                made[o.emitter, name].add(g.key)
-                made["", name].add(g.key)
-    kept: dict[str, Group] = {}
-    now: dict[str, str] = {}
-    for g in ordered:
-        earlier = next((now[k] for k in _named(g, made) if k in now), None)
-        target = kept.get(earlier or "")
+@dataclass
+class Ties:
+    """Who made ids (of calls, of responses) and who names them: rows of (group, emitter, id), a digest each."""
+
+    made: list[tuple[int, int, int]] = field(default_factory=list)
+    named: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, g: Group) -> None:
+        """Adds a group's rows. What it names and made itself, in the same process, ties it to nobody."""
+        made = {(o.emitter, name) for o in g.members for name in _made_ids(o)}
+        named = {(o.emitter, name) for o in g.members for name in _named_ids(o)} - made
+        key = g.digest
+        self.made += [(key, digest(emitter), digest(name)) for emitter, name in made]
+        self.named += [(key, digest(emitter), digest(name)) for emitter, name in named]
+
+
+def origins(ties: Ties) -> dict[int, set[int]]:
+    """For each group that names others' ids, who made them: in the same process, else anywhere. An id that two
+    groups made proves nothing."""
+    here: dict[tuple[int, int], set[int]] = defaultdict(set)
+    anywhere: dict[int, set[int]] = defaultdict(set)
+    for group, emitter, name in ties.made:
+        here[emitter, name].add(group)
+        anywhere[name].add(group)
+    found: dict[int, set[int]] = defaultdict(set)
+    for group, emitter, name in ties.named:
+        makers = here.get((emitter, name)) or anywhere.get(name, set())
+        if len(makers) == 1 and group not in makers:
+            found[group] |= makers
+    return dict(found)
+
+
+def joined(found: Iterable[Group], made_by: Mapping[int, set[int]]) -> list[Group]:
+    """The groups, oldest first, a group without a conversation id joined to the oldest of those that made the calls
+    or the response that its history names (``made_by``, of ``origins``)."""
+    ordered = sorted(found, key=lambda g: (min(o.start_ns for o in g.members), g.key))
+    kept: list[Group] = []
+    now: dict[int, tuple[int, Group]] = {}
+    for place, g in enumerate(ordered):
+        key = g.digest
+        known = [now[k] for k in made_by.get(key, ()) if k in now]
+        target = min(known, key=lambda found: found[0])[1] if known else None
         if target is None or (g.explicit and target.explicit):
-            kept[g.key] = g
-            now[g.key] = g.key
-        else:
-            target.members += g.members
-            now[g.key] = target.key
-            if g.explicit:
-                target.key, target.explicit = g.key, True
-                kept[g.key] = target
-    return list({id(g): g for g in kept.values()}.values())
+            now[key] = place, g
+            kept.append(g)
+            continue
+        target.members += g.members
+        now[key] = place, target
+        if g.explicit:
+            target.key, target.explicit = g.key, True
+    for g in kept:
+        _by_trace(g)
+    return kept
+
+
+def _by_trace(g: Group) -> None:
+    """Orders the spans by the beginning of their traces, and leaves the order within each: it must not matter which
+    of two traces was read first."""
+    first: dict[str, int] = {}
+    for o in g.members:
+        first[o.trace_id] = min(o.start_ns, first.get(o.trace_id, o.start_ns))
+    if len(first) > 1:
+        g.members.sort(key=lambda o: (first[o.trace_id], o.trace_id))
 
 
 def _made_ids(o: Observed) -> set[str]:
     if o.kind != "inference":
         return set()
-    calls = {p["id"] for m in o.output for p in m["parts"] if p["type"] == "tool_call" and p.get("id")}
+    calls = {str(p["id"]) for m in o.output for p in m["parts"] if p["type"] == "tool_call" and p.get("id")}
     return calls | ({o.response_id} if o.response_id else set())
 
 
-def _named(g: Group, made: dict[tuple[str, str], set[str]]) -> list[str]:
-    """Keys of the groups that made what this group's histories name: in the same process, else anywhere."""
-    out: list[str] = []
-    for o in g.members:
-        names = told_ids(o.input) | ({o.previous_response_id} if o.previous_response_id else set())
-        for name in names if o.kind == "inference" else ():
-            origins = made.get((o.emitter, name)) or made.get(("", name), set())
-            if len(origins) == 1 and g.key not in origins:
-                out += origins
-    return out
+def _named_ids(o: Observed) -> set[str]:
+    if o.kind != "inference":
+        return set()
+    return told_ids(o.input) | ({o.previous_response_id} if o.previous_response_id else set())
 
 
 def told_ids(messages: list[NormalMessage]) -> set[str]:

@@ -9,6 +9,8 @@ and the system prompt, which stood at the untold beginning, is not repeated.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from ingest.normal import Observed
 
@@ -16,18 +18,53 @@ FLAG = "hidden_history"
 MARGIN = 1.25  # so many times the tokens of a fresh call that sent as much
 
 
-def mark(observed: list[Observed]) -> None:
-    """Flags the calls whose token count proves a history that was not told, of emitters that send only news."""
-    of_emitter: dict[str, list[Observed]] = defaultdict(list)
-    for o in observed:
-        if o.kind == "inference" and o.input:
-            of_emitter[o.emitter].append(o)
-    for calls in of_emitter.values():
-        if any(map(_sends_only_news, calls)):
-            opening = [o for o in calls if o.input_tokens and _opens(o)]
-            for c in opening:
-                if any(_counts_more(c, fresh) for fresh in opening):
-                    c.flags.append(FLAG)
+Toolset = tuple[str, tuple[str, ...]]
+
+
+@dataclass
+class Evidence:
+    """What proves hidden histories, of all spans that there are: it is small, and that of parts can be merged.
+
+    ``news`` are emitters that send only what is new. ``fresh`` holds, by emitter and tools, (characters told,
+    tokens counted) of opening calls, without those that another call outdoes in both.
+    """
+
+    news: set[str] = field(default_factory=set)
+    fresh: dict[Toolset, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, observed: Iterable[Observed]) -> Evidence:
+        """Takes in spans; returns itself."""
+        for o in observed:
+            if o.kind == "inference" and o.input:
+                if _sends_only_news(o):
+                    self.news.add(o.emitter)
+                if o.input_tokens and _opens(o):
+                    self._add(_toolset(o), _told(o), o.input_tokens)
+        return self
+
+    def merge(self, other: Evidence) -> None:
+        """Takes in what another has."""
+        self.news |= other.news
+        for toolset, found in other.fresh.items():
+            for told, tokens in found:
+                self._add(toolset, told, tokens)
+
+    def _add(self, toolset: Toolset, told: int, tokens: int) -> None:
+        known = self.fresh[toolset]
+        if not any(a >= told and b <= tokens for a, b in known):
+            self.fresh[toolset] = [(a, b) for a, b in known if not (told >= a and tokens <= b)] + [(told, tokens)]
+
+    def mark(self, observed: Iterable[Observed]) -> None:
+        """Flags the calls whose token count proves a history that was not told."""
+        for o in observed:
+            if o.kind == "inference" and o.input and o.emitter in self.news and o.input_tokens and _opens(o):
+                told = _told(o)
+                if any(a >= told and MARGIN * b < o.input_tokens for a, b in self.fresh.get(_toolset(o), ())):
+                    o.flags.append(FLAG)
+
+
+def _toolset(o: Observed) -> Toolset:
+    return o.emitter, tuple(str(t["name"]) for t in o.tools)
 
 
 def _sends_only_news(o: Observed) -> bool:
@@ -40,11 +77,6 @@ def _opens(o: Observed) -> bool:
     """Whether a call tells no history and no name of what it belongs to."""
     roles = {m["role"] for m in o.input}
     return roles <= {"system", "user"} and not o.conversation_id and not o.previous_response_id
-
-
-def _counts_more(c: Observed, fresh: Observed) -> bool:
-    same_tools = [t["name"] for t in c.tools] == [t["name"] for t in fresh.tools]
-    return same_tools and _told(fresh) >= _told(c) and MARGIN * (fresh.input_tokens or 0) < (c.input_tokens or 0)
 
 
 def _told(o: Observed) -> int:

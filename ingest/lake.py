@@ -24,6 +24,7 @@ import duckdb
 import pyarrow as pa
 
 from ingest import (
+    arrivals,
     catalog,
     compaction,
     files,
@@ -46,12 +47,14 @@ from ingest.reading import read_conversations, read_scenarios, read_tool_profile
 from ingest.records import Conversation, Scenario, ToolProfile, Transition
 from ingest.renormalising import Changes
 from ingest.retention import Retained
+from ingest.runners import Runner
 
 FORMAT = "rehearsal-lake"
 VERSION = 1
 MANIFEST = "lake.json"
 RAW = catalog.RAW
 _MAY_BE_THERE = {"journal", privacy.SETTINGS_FILE, privacy.KEY_FILE}  # before there is a lake
+ALWAYS = (0, 2**63 - 1)
 Progress = Callable[[Path, int], None]
 
 
@@ -129,31 +132,36 @@ class Lake:
         return self.path / "journal"
 
     def ingest(
-        self, paths: Iterable[str | Path] | None = None, progress: Progress | None = None, again: bool = False
-    ) -> IngestSummary:
+        self, paths: Iterable[str | Path] | None = None, progress: Progress | None = None, again: bool = False,
+        arrived: tuple[int, int] | None = None,
+    ) -> IngestSummary:  # fmt: skip
         """Reads files or directories, or the journal when ``paths`` is None or empty, into the raw tables.
 
-        Of the journal only what was not read before is read, unless ``again``. What the lake has is not added.
+        Of the journal only what was not read before is read, unless ``again``, and only the segments of what
+        ``arrived`` between two times (ns), if given. What the lake has is not added.
         A bad file is told in ``problems`` and costs no good one. Tables are not rebuilt here; reading does
         that, or ``build_tables``.
         """
         summary = IngestSummary()
         wanted = [files.as_path(p) for p in paths or ()]
-        found = files.find(wanted) if wanted else journal.segments(self.journal_path)
+        found = files.find(wanted) if wanted else arrivals.segments(self.journal_path, *(arrived or ALWAYS))
         with self._lock(), not_collected():
             writer = landing.RawWriter(self.path, self._catalog(), self.rows_from_ns)
-            if not wanted:
+            if not wanted and arrived is None:
                 landing.prune(writer.catalog, found)
-            for path in found:
-                try:
-                    if wanted:
-                        self._ingest_file(path, writer, summary)
-                    else:
-                        self._ingest_segment(path, writer, summary, again)
-                except files.BadFile as problem:
-                    summary.problems.append(str(problem))
-                if progress:
-                    progress(path, summary.rows)
+            known = {} if again or wanted else writer.catalog.journal
+            size = 0 if wanted else sum(landing.unread_bytes(path, known.get(path.stem)) for path in found)
+            with landing.decoding(size) as decoder:
+                for path in found:
+                    try:
+                        if wanted:
+                            self._ingest_file(path, writer, summary)
+                        else:
+                            self._ingest_segment(path, writer, summary, known.get(path.stem), decoder)
+                    except files.BadFile as problem:
+                        summary.problems.append(str(problem))
+                    if progress:
+                        progress(path, summary.rows)
             writer.flush()
             summary.expired = writer.expired
             summary.duplicates = summary.rows - summary.new - writer.expired
@@ -166,14 +174,14 @@ class Lake:
             writer.flush_if_full()
 
     def _ingest_segment(
-        self, path: Path, writer: landing.RawWriter, summary: IngestSummary, again: bool
-    ) -> None:
-        known = None if again else writer.catalog.journal.get(path.stem)
+        self, path: Path, writer: landing.RawWriter, summary: IngestSummary, known: catalog.Read | None,
+        decoder: landing.Decoder,
+    ) -> None:  # fmt: skip
         if landing.is_read(path, known):
             summary.read_before += 1
             return
         summary.files += 1
-        for rows, how_far in landing.read_segment(path, known):
+        for rows, how_far in landing.read_segment(path, known, decoder):
             _count(summary, rows, writer.add(rows))
             writer.reached(path.stem, how_far)
             writer.flush_if_full()
@@ -193,13 +201,13 @@ class Lake:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def build_tables(self, force: bool = False) -> dict[str, int]:
+    def build_tables(self, force: bool = False, runner: Runner | None = None) -> dict[str, int]:
         """Rebuilds the normalised rows and every table of ``sql/`` if raw rows or the mapping have changed;
-        returns the number of rows of each table."""
+        returns the number of rows of each table. ``runner`` does it elsewhere than in processes of this machine."""
         with self._lock():
-            return self._build_tables(force)
+            return self._build_tables(force, runner)
 
-    def _build_tables(self, force: bool = False) -> dict[str, int]:
+    def _build_tables(self, force: bool = False, runner: Runner | None = None) -> dict[str, int]:
         state = self._state()
         path = self.path / "tables" / "state.json"
         if not force and path.exists():
@@ -208,7 +216,7 @@ class Lake:
                 self._put_away()
                 return dict(old["rows"])
         with not_collected():
-            rows = tables.build(self.path)
+            rows = tables.build(self.path, runner=runner)
         write_json(path, {"of": state, "rows": rows})
         self._put_away()
         return rows
@@ -294,10 +302,6 @@ class Lake:
                 return db.sql(sql).to_arrow_table()
             except duckdb.Error as error:
                 raise UserError(f"the query failed: {str(error).splitlines()[0]}") from None
-
-    def row_hashes(self, name: str) -> set[bytes]:
-        """The hashes of all rows of a raw table that ever came, dropped ones among them."""
-        return vault.read_hashes(self.path, name)
 
     def conversations(self) -> list[Conversation]:
         """Every conversation, oldest first."""

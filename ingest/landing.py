@@ -4,7 +4,11 @@ with how far the journal was read."""
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from ingest.known import HASH, Known
 
 EDGE = 64 << 10
 BATCH_BYTES = 16 << 20
+PARALLEL_FROM = 96 << 20  # bytes of the journal; the processes take a second or two to start
 _HASH_AT = {name: otlp.SCHEMAS[name].get_field_index("row_hash") for name in RAW}
 _TIME_AT = {name: otlp.SCHEMAS[name].get_field_index("arrived_at_ns") for name in RAW}
 _LONG_AT = {
@@ -116,20 +121,75 @@ def prune(catalog: Catalog, segments: list[Path]) -> None:
     catalog.journal = {name: r for name, r in catalog.journal.items() if name in there}
 
 
-def read_segment(path: Path, known: Read | None) -> Iterator[tuple[otlp.Rows, Read]]:
+def read_segment(path: Path, known: Read | None, decoder: Decoder) -> Iterator[tuple[otlp.Rows, Read]]:
     """The unread rows of a segment, in batches, each with how far it reaches. Raises ``BadFile``."""
-    rows, size = otlp.Rows(), 0
     try:
-        start = end = start_of(path, known)
+        start = start_of(path, known)
         unreadable = known.unreadable if known and start else 0
-        for entry in journal.read_entries(path, start):
-            files.add_entry(entry, rows, path.stem)
-            size, end = size + len(entry.payload), entry.end
-            if size >= BATCH_BYTES:
-                unreadable += rows.unreadable
-                yield rows.take(), Read(end, identity(path, end), unreadable)
-                size = 0
-        if end > start:
-            yield rows, Read(end, identity(path, end), unreadable + rows.unreadable)
+        for rows, end in decoder.decoded(_batches(path, start), path.stem):
+            unreadable += rows.unreadable
+            yield rows, Read(end, identity(path, end), unreadable)
     except (OSError, journal.NoSegment) as error:
         raise files.BadFile(f"{path} cannot be read: {error}") from None
+
+
+def _batches(path: Path, start: int) -> Iterator[list[journal.Entry]]:
+    batch: list[journal.Entry] = []
+    size = 0
+    for entry in journal.read_entries(path, start):
+        batch.append(entry)
+        size += len(entry.payload)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class Decoder:
+    """Makes rows of journal entries: in this process, or in several where there is so much that it pays."""
+
+    def __init__(self, pool: ProcessPoolExecutor | None, processes: int) -> None:
+        self._pool, self._processes = pool, processes
+
+    def decoded(self, batches: Iterator[list[journal.Entry]], source: str) -> Iterator[tuple[otlp.Rows, int]]:
+        """Each batch's rows, in order, and where it ends in its segment."""
+        if self._pool is None:
+            for batch in batches:
+                yield _decode(batch, source), batch[-1].end
+            return
+        waiting: deque[tuple[Future[otlp.Rows], int]] = deque()
+        for batch in batches:
+            waiting.append((self._pool.submit(_decode, batch, source), batch[-1].end))
+            if len(waiting) > self._processes:
+                done, end = waiting.popleft()
+                yield done.result(), end
+        for done, end in waiting:
+            yield done.result(), end
+
+
+@contextmanager
+def decoding(size: int) -> Iterator[Decoder]:
+    """A decoder for so many bytes."""
+    processes = os.cpu_count() or 1
+    if size < PARALLEL_FROM or processes == 1:
+        yield Decoder(None, 0)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield Decoder(pool, processes)
+
+
+def unread_bytes(path: Path, known: Read | None) -> int:
+    """How many bytes of a segment are new, or 0 if that cannot be told."""
+    try:
+        with journal.open_segment(path) as file:
+            return file.seek(0, os.SEEK_END) - (known.end if known else 0)
+    except OSError:
+        return 0
+
+
+def _decode(batch: list[journal.Entry], source: str) -> otlp.Rows:
+    rows = otlp.Rows()
+    for entry in batch:
+        files.add_entry(entry, rows, source)
+    return rows

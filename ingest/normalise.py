@@ -69,21 +69,44 @@ def normalise(
     """The normalised tables of raw ``spans`` and ``log_records`` (rows as dicts, by column name), with surrogates
     for what is personal or secret if ``privacy`` is given."""
     out = Normalised()
+    observed, evaluations = read(spans, records, out.dialect_counts)
+    conversations = assemble(observed)
+    add_conversations(out.rows, conversations, privacy)
+    by_trace = {t: c.conversation_id for c in conversations for t in c.trace_ids}
+    by_response = {r: c.conversation_id for c in conversations for r in c.thread.response_ids}
+    for e in evaluations:
+        out.rows["evaluations"].append(evaluation_row(e, conversation_of(e, by_trace, by_response), privacy))
+    return out
+
+
+def read(
+    spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], dialect_counts: dict[str, int]
+) -> tuple[list[Observed], list[Evaluation]]:
+    """What raw rows mean, span by span; adds to the number of spans that each dialect read. The log records must
+    be all those of the spans."""
     by_span, evaluations = _records(records)
     observed: list[Observed] = []
     met: set[tuple[str, str]] = set()
     for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met)):
         seen = _observed(span)
-        out.dialect_counts[seen.dialect or "none"] += 1
+        dialect_counts[seen.dialect or "none"] = dialect_counts.get(seen.dialect or "none", 0) + 1
         evaluations += seen.evaluations
         observed.append(seen)
-    conversations = assemble(observed)
-    told = [privacy.conversation(c) for c in conversations] if privacy else conversations
-    for c in told:
-        _add_conversation(out.rows, c)
-    out.rows["message_bodies"] = list({row[0]: row for row in out.rows["message_bodies"]}.values())
-    _add_evaluations(out.rows, evaluations, conversations, privacy)
-    return out
+    return observed, evaluations
+
+
+def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privacy: Privacy | None) -> None:
+    """Adds the rows of conversations; every message body once."""
+    for c in conversations:
+        _add_conversation(rows, privacy.conversation(c) if privacy else c)
+    rows["message_bodies"] = list({row[0]: row for row in rows["message_bodies"]}.values())
+
+
+def evaluation_row(e: Evaluation, conversation_id: str | None, privacy: Privacy | None) -> tuple[Any, ...]:
+    """The row of a judgement of a conversation."""
+    if privacy:
+        conversation_id, e = privacy.evaluation(e, conversation_id)
+    return conversation_id, e.name, e.score, e.label, e.explanation, e.time_ns, e.trace_id, e.span_id
 
 
 Records = dict[tuple[str, str], list[LogRecord]]
@@ -187,17 +210,3 @@ def _add_call(rows: RowLists, c: Assembled, index: int, x: Link, places: dict[in
     )  # fmt: skip
     if isinstance(arguments, dict):
         rows["call_arguments"] += [(c.conversation_id, index, x.call["name"], key) for key in arguments]
-
-
-def _add_evaluations(
-    rows: RowLists, evaluations: list[Evaluation], conversations: list[Assembled], privacy: Privacy | None
-) -> None:
-    by_trace = {t: c.conversation_id for c in conversations for t in c.trace_ids}
-    by_response = {r: c.conversation_id for c in conversations for r in c.thread.response_ids}
-    for e in evaluations:
-        conversation_id = conversation_of(e, by_trace, by_response)
-        if privacy:
-            conversation_id, e = privacy.evaluation(e, conversation_id)
-        rows["evaluations"].append(
-            (conversation_id, e.name, e.score, e.label, e.explanation, e.time_ns, e.trace_id, e.span_id)
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from ingest import catalog, encrypted, kept, vault
+from ingest import catalog, compaction, encrypted, kept, vault
 from ingest.normalise import NORMALISED, normalise
 from ingest.otlp import SCHEMAS, to_table
-from ingest.privacy import Privacy, open_privacy
+from ingest.partitioned import normalise_in_parts, shards_for
+from ingest.privacy import Totals, open_privacy
+from ingest.runners import LocalRunner, Runner, listed, quoted
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
@@ -44,29 +47,56 @@ def _raw_rows(root: Path, name: str) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def build(root: Path, into: Path | None = None) -> dict[str, int]:
+def build(
+    root: Path, into: Path | None = None, shards: int | None = None, runner: Runner | None = None
+) -> dict[str, int]:
     """Normalises all raw rows and runs every table's SQL; returns each table's number of rows. The files go into
-    the lake, or into another directory."""
+    the lake, or into another directory. More than one of ``shards``, which are as many as fit into memory unless a
+    number is given, are done by ``runner``: processes of this machine, if none is given."""
     into = into or root
-    privacy = open_privacy(root)
-    made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"), privacy)
-    _report(privacy, root, into)
-    rows = kept.with_kept(root, made.rows)
-    kept.add_counts(root, made.dialect_counts)
-    for name, schema in NORMALISED.items():
-        _write(to_table(rows[name], schema), into / "normalised" / f"{name}.parquet")
+    raw = {name: catalog.parts(root, name) for name in SCHEMAS}
+    shards = shards or _shards(root, raw, at_least=2 if runner else 1)
+    if shards > 1:
+        with nullcontext(runner) if runner else LocalRunner(min(shards, os.cpu_count() or 1)).running() as each:
+            made = normalise_in_parts(root, raw, _COLUMNS, into / "normalised", shards, each)
+        counts, totals = made.dialect_counts, made.totals
+    else:
+        counts, totals = _normalise_whole(root, into / "normalised")
+    _report(totals, root, into)
     _write(
-        pa.table({"dialect": list(made.dialect_counts), "spans": list(made.dialect_counts.values())},
+        pa.table({"dialect": list(counts), "spans": list(counts.values())},
                  schema=pa.schema([("dialect", pa.string()), ("spans", pa.int64())])),
         into / "normalised" / "dialects.parquet",
     )  # fmt: skip
-    with duckdb.connect() as db:
+    with compaction.sorter(root) as db:
         _views(db, into / "normalised")
-        return {name: _make(db, into, name) for name in ORDER}
+        return {name: _make(db, runner or LocalRunner(0), into, name) for name in ORDER}
 
 
-def _report(privacy: Privacy | None, root: Path, into: Path) -> None:
-    told = {"enabled": True, **privacy.report()} if privacy else {"enabled": False}
+def _shards(root: Path, raw: dict[str, list[Path]], at_least: int) -> int:
+    """How many parts keep to the memory; one where raw rows are encrypted (nothing of them is on the disk in the
+    clear) or only what was made of them is left."""
+    files = [path for paths in raw.values() for path in paths]
+    if any(map(encrypted.is_encrypted, files)) or kept.digest(root):
+        return 1
+    found = [pq.read_metadata(path) for path in files]
+    size = sum(m.row_group(k).total_byte_size for m in found for k in range(m.num_row_groups))
+    return max(at_least, shards_for(sum(m.num_rows for m in found), size))
+
+
+def _normalise_whole(root: Path, into: Path) -> tuple[dict[str, int], Totals | None]:
+    """Writes the normalised tables in one piece; returns spans by dialect, and what privacy replaced."""
+    privacy = open_privacy(root)
+    made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"), privacy)
+    rows = kept.with_kept(root, made.rows)
+    kept.add_counts(root, made.dialect_counts)
+    for name, schema in NORMALISED.items():
+        _write(to_table(rows[name], schema), into / f"{name}.parquet")
+    return made.dialect_counts, privacy.totals() if privacy else None
+
+
+def _report(totals: Totals | None, root: Path, into: Path) -> None:
+    told = {"enabled": True, **totals.report()} if totals else {"enabled": False}
     told = kept.with_kept_report(root, told)
     target = into / "tables" / kept.REPORT
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +105,14 @@ def _report(privacy: Privacy | None, root: Path, into: Path) -> None:
     os.replace(aside, target)
 
 
-def _make(db: duckdb.DuckDBPyConnection, root: Path, name: str) -> int:
-    table = db.sql(sql_text(name)).to_arrow_table()
+def _make(db: duckdb.DuckDBPyConnection, runner: Runner, root: Path, name: str) -> int:
     target = root / "tables" / f"{name}.parquet"
-    _write(table, target)
-    db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{_quoted(target)}')")
-    return table.num_rows
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_suffix(".tmp")
+    rows = runner.query(db, sql_text(name), aside)
+    os.replace(aside, target)
+    db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted(target)})")
+    return rows
 
 
 def _write(table: pa.Table, target: Path) -> None:
@@ -90,23 +122,18 @@ def _write(table: pa.Table, target: Path) -> None:
     os.replace(aside, target)
 
 
-def _quoted(path: Path | str) -> str:
-    return str(path).replace("'", "''")
-
-
 def _raw_views(db: duckdb.DuckDBPyConnection, root: Path) -> None:
     for name, schema in SCHEMAS.items():
         parts = catalog.parts(root, name)
         if not parts or any(map(encrypted.is_encrypted, parts)):
             db.register(name, vault.read_table(root, name, to_table([], schema)))
         else:
-            listed = ", ".join(f"'{_quoted(path)}'" for path in parts)
-            db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{listed}], hive_partitioning=true)")
+            db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({listed(parts)}, hive_partitioning=true)")
 
 
 def _views(db: duckdb.DuckDBPyConnection, directory: Path) -> None:
     for path in directory.glob("*.parquet"):
-        db.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet('{_quoted(path)}')")
+        db.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet({quoted(path)})")
 
 
 def views(db: duckdb.DuckDBPyConnection, root: Path, raw: bool = True) -> None:

@@ -18,13 +18,6 @@ from ingest import encrypted, journal, kept, landing
 from ingest.catalog import RAW, Catalog, Part
 
 
-def read_hashes(root: Path, name: str) -> set[bytes]:
-    """The hashes of all rows of a raw table, dropped ones among them."""
-    found = kept.hashes(root, name)
-    found += [encrypted.open_part(root, p).read(["row_hash"])["row_hash"] for p in catalogs.parts(root, name)]
-    return {h for column in found for h in column.to_pylist()}
-
-
 def read_table(root: Path, name: str, empty: pa.Table) -> pa.Table:
     """A whole raw table with the hour of its partition, as DuckDB reads the plain ones."""
     tables = []

@@ -6,7 +6,7 @@ WITH spoken AS (
     SELECT
         conversation_id,
         count(*) AS messages,
-        sum(CASE WHEN role = 'user' THEN 1 ELSE 0 END) AS user_messages
+        CAST(sum(CASE WHEN role = 'user' THEN 1 ELSE 0 END) AS BIGINT) AS user_messages
     FROM messages
     GROUP BY conversation_id
 ),
@@ -15,7 +15,7 @@ called AS (
     SELECT
         conversation_id,
         count(*) AS calls,
-        sum(CASE WHEN is_error THEN 1 ELSE 0 END) AS errors
+        CAST(sum(CASE WHEN is_error THEN 1 ELSE 0 END) AS BIGINT) AS errors
     FROM tool_calls
     GROUP BY conversation_id
 ),

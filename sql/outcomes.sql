@@ -7,7 +7,7 @@ WITH ranked AS (
         evaluations.*,
         row_number() OVER (
             PARTITION BY evaluations.conversation_id, evaluations.name, evaluations.span_id, evaluations.time_ns
-            ORDER BY evaluations.score DESC, evaluations.label, evaluations.explanation
+            ORDER BY evaluations.score DESC, evaluations.label, evaluations.explanation, evaluations.trace_id
         ) AS place
     FROM evaluations
     WHERE evaluations.conversation_id IS NOT NULL

@@ -6,10 +6,10 @@ WITH profiled AS (
     SELECT
         tool,
         count(*) AS calls,
-        sum(CASE WHEN is_error THEN 1 ELSE 0 END) AS errors,
-        quantile_cont(latency_ms, 0.5) AS latency_ms_p50,
-        quantile_cont(latency_ms, 0.9) AS latency_ms_p90,
-        quantile_cont(latency_ms, 0.99) AS latency_ms_p99
+        CAST(sum(CASE WHEN is_error THEN 1 ELSE 0 END) AS BIGINT) AS errors,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p50,
+        percentile_cont(0.9) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p90,
+        percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p99
     FROM tool_calls
     GROUP BY tool
 ),

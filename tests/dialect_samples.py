@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest_samples import START, attributes, event, request, span, value
+from lake_samples import assert_same_in_parts
 
 from ingest.lake import Lake
 from ingest.records import Conversation
@@ -46,7 +47,10 @@ def conversations(lake: Lake, path: Path, *requests: Values) -> list[Conversatio
     """The conversations of a lake after these OTLP/JSON requests."""
     path.write_text("".join(json.dumps(r) + "\n" for r in requests))
     lake.ingest([path])
-    return lake.conversations()
+    found = lake.conversations()
+    if found:
+        assert_same_in_parts(lake, path.with_suffix(".parts"))
+    return found
 
 
 def facts(c: Conversation) -> list[tuple[Any, ...]]:

@@ -14,7 +14,9 @@ import pytest
 from ingest_samples import conversation
 
 from ingest import catalog, journal
+from ingest import tables as lake_tables
 from ingest.lake import Lake
+from ingest.runners import LocalRunner, Runner
 
 HOUR = 3_600_000_000_000
 ARRIVED = 1_748_736_000_000_000_000
@@ -41,6 +43,25 @@ def row_hashes(lake: Lake, name: str = "spans") -> Counter[bytes]:
 def tables(lake: Lake) -> list[Any]:
     """What the other rooms read."""
     return [lake.conversations(), lake.transitions(), lake.scenarios(), lake.tool_profiles()]
+
+
+def assert_same_in_parts(lake: Lake, aside: Path, shards: int = 3, runner: Runner | None = None) -> None:
+    """What is made of a lake's raw rows in parts is what is made of them in one piece."""
+    made = [aside / "whole", aside / "parts"]
+    lake_tables.build(lake.path, made[0], 1)
+    lake_tables.build(lake.path, made[1], shards, runner or LocalRunner(0))
+    for whole in sorted(made[0].glob("*/*")):
+        other = made[1] / whole.relative_to(made[0])
+        assert contents(whole) == contents(other), whole.stem
+    assert not (lake.path / "normalising").exists()
+
+
+def contents(path: Path) -> Any:
+    """A file of a lake's tables, the order of rows aside where the rows are not a table of ``sql/``."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    rows = [json.dumps(row, default=str, sort_keys=True) for row in pq.read_table(path).to_pylist()]
+    return rows if path.parent.name == "tables" else sorted(rows)
 
 
 class Killed(BaseException):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ingest.privacy.conversations import Privacy
+from ingest.privacy.conversations import Privacy, Totals
 from ingest.privacy.keys import FILE as KEY_FILE
 from ingest.privacy.keys import load_key, name_of
 from ingest.privacy.scrub import Scrubber
@@ -21,7 +21,8 @@ from ingest.privacy.settings import PrivacySettings, load
 PRIVACY_VERSION = 1
 
 __all__ = [
-    "KEY_FILE", "PRIVACY_VERSION", "SETTINGS_FILE", "Privacy", "PrivacySettings", "fingerprint", "load", "open_privacy",
+    "KEY_FILE", "PRIVACY_VERSION", "SETTINGS_FILE", "Privacy", "PrivacySettings", "Totals", "fingerprint", "load",
+    "open_privacy",
 ]  # fmt: skip
 
 

@@ -136,8 +136,43 @@ class Privacy:
             found = self._ids[text] = self._value("conversations.conversation_id", text, {})
         return found
 
+    def known_of(self, conversation_id: str) -> Known:
+        """The personal values of a conversation that was told, by its own id: judgements of it need them."""
+        return self._known.get(self._id(conversation_id), {})
+
+    def remember(self, conversation_id: str, known: Known) -> None:
+        """Takes what another's ``known_of`` said, in place of all it was told before."""
+        self._known = {self._id(conversation_id): known}
+
+    def totals(self) -> Totals:
+        """What was replaced so far."""
+        return Totals(self.counts, self.conversations, self.scrubber.values, self.scrubber.allowed)
+
     def report(self) -> dict[str, Any]:
-        """What was replaced, without a word of it: places by column and kind, different values by kind."""
+        """What was replaced so far, without a word of it."""
+        return self.totals().report()
+
+
+@dataclass
+class Totals:
+    """What was replaced, by ``table.column`` and kind; ``values`` holds the surrogates given out by kind."""
+
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    conversations: int = 0
+    values: dict[str, set[str]] = field(default_factory=dict)
+    allowed: Counter[str] = field(default_factory=Counter)
+
+    def merge(self, other: Totals) -> None:
+        """Adds what was replaced elsewhere."""
+        for column, n in other.counts.items():
+            self.counts.setdefault(column, Counter()).update(n)
+        for kind, found in other.values.items():
+            self.values.setdefault(kind, set()).update(found)
+        self.conversations += other.conversations
+        self.allowed.update(other.allowed)
+
+    def report(self) -> dict[str, Any]:
+        """Without a word of it: places by column and kind, different values by kind."""
         by_column = {column: dict(sorted(n.items())) for column, n in sorted(self.counts.items()) if n}
         total: Counter[str] = Counter()
         for column, n in self.counts.items():
@@ -145,8 +180,8 @@ class Privacy:
                 total += n
         return {
             "replaced": dict(sorted(total.items())),
-            "values": {kind: len(found) for kind, found in sorted(self.scrubber.values.items())},
+            "values": {kind: len(found) for kind, found in sorted(self.values.items())},
             "columns": by_column,
             "conversations": self.conversations,
-            "allowed": dict(sorted(self.scrubber.allowed.items())),
+            "allowed": dict(sorted(self.allowed.items())),
         }

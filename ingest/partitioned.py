@@ -1,0 +1,379 @@
+"""Normalisation in parts, on several cores and in bounded memory. The tables are those of one piece.
+
+1. The raw rows go into shards by their traces (DuckDB, out of core).
+2. Each shard's spans are read and split into groups, and the groups go into buckets (``partition_work.read_shard``).
+3. What may tie groups of different traces is small: ids that one made and another names. Groups that are tied go to
+   one bucket.
+4. Each bucket's conversations are assembled. A conversation that goes on where one of another bucket ended (their
+   paths' hashes tell) meets it in one bucket.
+5. Each bucket's rows are written, then joined to one file a table; judgements find their conversations last.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ingest import partition_work as work
+from ingest.assembly import Assembled
+from ingest.hidden_history import Evidence
+from ingest.normal import Evaluation
+from ingest.normalise import NORMALISED, evaluation_row
+from ingest.otlp import to_table
+from ingest.privacy import Privacy, Totals, open_privacy
+from ingest.runners import MEMORY, Runner, listed, quoted
+
+ASIDE = "normalising"
+SHARD_ROWS, SHARD_BYTES = 60_000, 192 << 20
+CODEC, BATCH = "lz4", 4096
+Edges = Iterable[tuple[int, int]]
+
+
+@dataclass
+class Made:
+    """What was made besides the files: spans by dialect, and what privacy replaced."""
+
+    dialect_counts: dict[str, int]
+    totals: Totals | None
+
+
+def normalise_in_parts(
+    root: Path, raw: dict[str, list[Path]], columns: dict[str, list[str]], into: Path, shards: int, runner: Runner
+) -> Made:
+    """Writes the normalised tables of raw Parquet files into a directory, one file each."""
+    each, privacy = runner.each, open_privacy(root)  # which makes the key, once
+    with _aside(root) as aside, _database(aside) as db:
+        for name, files in raw.items():
+            if files:
+                runner.shuffle(files, columns[name], shards, aside / name)
+        numbers = range(shards)
+        read: list[_Read] = each(_read_shard, [(aside, s, shards) for s in numbers])
+        evidence = Evidence()
+        for shard in read:
+            evidence.merge(shard.evidence)
+        origins = _origins(db, aside)
+        away = meet(((a, b) for a, found in origins.items() for b in found), lambda group: group % shards)
+        _move_groups(aside, read, away)
+        each(_assemble_bucket, list(_buckets(aside, read, away, origins, evidence, shards)))
+        moved = meet(_going_on(db, aside), lambda c: c >> 40)
+        _move_conversations(aside, moved)
+        gone: dict[int, set[int]] = defaultdict(set)
+        for conversation in moved:
+            gone[conversation >> 40].add(conversation & (1 << 40) - 1)
+        totals: list[Totals | None] = each(_write_bucket, [(aside, b, gone[b], root) for b in numbers])
+        _join_files(db, aside, into)
+        found = _evaluations(db, aside, privacy, into, numbers, [t for t in totals if t])
+        counts: Counter[str] = Counter()
+        for shard in read:
+            counts.update(shard.dialect_counts)
+        return Made(dict(counts), found)
+
+
+def shards_for(rows: int, size: int) -> int:
+    """How many shards keep a shard's rows, so many of so many bytes in all, within memory."""
+    return max(1, -(-rows // SHARD_ROWS), -(-size // SHARD_BYTES))
+
+
+# ------------------------------------------------------------------------- what the processes do
+
+
+@dataclass
+class _Read:
+    """What is known of a shard when it has been read. ``buckets`` are those that its groups are in, in the order of
+    its file's row groups."""
+
+    buckets: list[int]
+    evidence: Evidence
+    dialect_counts: dict[str, int]
+
+
+def _read_shard(aside: Path, number: int, buckets: int) -> _Read:
+    """Leaves the groups of a shard, sorted by bucket, its ties and its judgements."""
+    shard = work.read_shard(_raw(aside, "spans", number), _raw(aside, "log_records", number))
+    of_bucket: dict[int, work.Rows] = defaultdict(list)
+    for row in shard.groups:
+        of_bucket[row[0] % buckets].append(row)
+    with pq.ParquetWriter(aside / f"groups-{number}.parquet", work.GROUPS, compression=CODEC) as writer:
+        for bucket in sorted(of_bucket):
+            rows = of_bucket[bucket]
+            writer.write_table(to_table(rows, work.GROUPS), row_group_size=len(rows))
+    for name, tied in (("made", shard.made), ("named", shard.named)):
+        pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", compression=CODEC)
+    (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
+    return _Read(sorted(of_bucket), shard.evidence, shard.dialect_counts)
+
+
+def _raw(aside: Path, name: str, number: int) -> Iterator[dict[str, Any]]:
+    """A shard's rows in the order of their arrival."""
+    files = sorted((aside / name / f"shard={number}").glob("*.parquet"))
+    if not files:
+        return
+    table = pa.concat_tables([pq.ParquetFile(path).read() for path in files])
+    table = table.sort_by([("filename", "ascending"), ("file_row_number", "ascending")])
+    for batch in table.drop_columns(["filename", "file_row_number"]).to_batches(BATCH):
+        yield from batch.to_pylist()
+
+
+def _assemble_bucket(
+    aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int], origins: dict[int, set[int]],
+    evidence: Evidence,
+) -> None:  # fmt: skip
+    """Leaves the conversations of a bucket: ``where`` are the shards and row groups it is in, ``gone`` the groups
+    that went elsewhere; those that came are in a file of their own."""
+    table = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence)
+    pq.write_table(table, aside / f"assembled-{bucket}.parquet", compression=CODEC, row_group_size=BATCH)
+
+
+def _groups(aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int]) -> Iterator[pa.Table]:
+    left = pa.array(sorted(gone), pa.int64())
+    for number, row_group in where:
+        table = pq.ParquetFile(aside / f"groups-{number}.parquet").read_row_group(row_group)
+        yield table.filter(pc.invert(pc.is_in(table["digest"], left)))
+    if (came := aside / f"moved-{bucket}.parquet").exists():
+        yield pq.read_table(came)
+
+
+def _write_bucket(aside: Path, bucket: int, gone: set[int], lake: Path) -> Totals | None:
+    """Leaves the rows of a bucket's conversations but ``gone``, which go on, or are gone on with, elsewhere; those
+    that came for that are in a file of their own. Returns what privacy replaced."""
+    privacy = open_privacy(lake)
+    conversations = _conversations(aside / f"assembled-{bucket}.parquet", gone)
+    conversations += _conversations(aside / f"going-on-{bucket}.parquet", set())
+    for name, table in work.write_bucket(conversations, privacy).items():
+        pq.write_table(table, aside / f"{name}-{bucket}.parquet", compression=CODEC)
+    return privacy.totals() if privacy else None
+
+
+def _conversations(path: Path, gone: set[int]) -> list[Assembled]:
+    if not path.exists():
+        return []
+    out = []
+    for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=["number", "conversation"]):
+        out += [pickle.loads(row["conversation"]) for row in batch.to_pylist() if row["number"] not in gone]
+    return out
+
+
+# --------------------------------------------------------------------------------- around it
+
+
+@contextmanager
+def _aside(root: Path) -> Iterator[Path]:
+    aside = root / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)  # of a killed one
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _database(aside: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    config = {"memory_limit": MEMORY, "temp_directory": str(aside / "spilled"), "preserve_insertion_order": False}
+    with duckdb.connect(config=config) as db:
+        yield db
+
+
+def meet(edges: Edges, place: Callable[[int], int]) -> dict[int, int]:
+    """Where things must go that are tied: each to the place of one of those it is tied to, directly or by others.
+    Things that are there already are left out."""
+    parent: dict[int, int] = {}
+
+    def root(x: int) -> int:
+        while (above := parent.setdefault(x, x)) != x:
+            parent[x] = parent[above]
+            x = above
+        return x
+
+    for a, b in edges:
+        a, b = root(a), root(b)
+        parent[max(a, b)] = min(a, b)
+    return {x: place(root(x)) for x in parent if place(root(x)) != place(x)}
+
+
+# ------------------------------------------------------------------------------ groups that are tied
+
+
+def _origins(db: duckdb.DuckDBPyConnection, aside: Path) -> dict[int, set[int]]:
+    """``grouping.origins``, of all shards."""
+    found = db.execute(f"""
+        WITH made AS (SELECT * FROM read_parquet({listed(sorted(aside.glob("made-*.parquet")))})),
+        named AS (SELECT DISTINCT * FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))})),
+        here AS (
+            SELECT emitter, name, min(owner) AS maker, count(DISTINCT owner) AS makers FROM made GROUP BY emitter, name
+        ),
+        anywhere AS (SELECT name, min(owner) AS maker, count(DISTINCT owner) AS makers FROM made GROUP BY name)
+        SELECT DISTINCT named.owner, coalesce(here.maker, anywhere.maker)
+        FROM named
+        LEFT JOIN here ON named.emitter = here.emitter AND named.name = here.name
+        LEFT JOIN anywhere ON named.name = anywhere.name
+        WHERE coalesce(here.makers, anywhere.makers) = 1 AND coalesce(here.maker, anywhere.maker) <> named.owner
+    """).fetchall()
+    out: dict[int, set[int]] = defaultdict(set)
+    for group, origin in found:
+        out[group].add(origin)
+    return dict(out)
+
+
+def _move_groups(aside: Path, read: list[_Read], away: dict[int, int]) -> None:
+    """Copies groups that must go to another bucket into that bucket's own file."""
+    if not away:
+        return
+    writers: dict[int, pq.ParquetWriter] = {}
+    wanted = pa.array(sorted(away), pa.int64())
+    for number, shard in enumerate(read):
+        file = pq.ParquetFile(aside / f"groups-{number}.parquet")
+        for row_group in range(len(shard.buckets)):
+            digests = file.read_row_group(row_group, columns=["digest"])["digest"]
+            at = pc.index_in(digests, wanted)
+            if at.null_count == len(at):
+                continue
+            table = file.read_row_group(row_group).filter(pc.is_valid(at))
+            targets = [away[d] for d in table["digest"].to_pylist()]
+            for target in sorted(set(targets)):
+                if target not in writers:
+                    writers[target] = pq.ParquetWriter(aside / f"moved-{target}.parquet", work.GROUPS)
+                writers[target].write_table(table.filter(pa.array([t == target for t in targets])))
+    for writer in writers.values():
+        writer.close()
+
+
+def _buckets(
+    aside: Path, read: list[_Read], away: dict[int, int], origins: dict[int, set[int]], evidence: Evidence,
+    shards: int,
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+    """The arguments of ``work.assemble_bucket``, for each bucket."""
+    where: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, shard in enumerate(read):
+        for row_group, bucket in enumerate(shard.buckets):
+            where[bucket].append((number, row_group))
+    gone: dict[int, set[int]] = defaultdict(set)
+    for group in away:
+        gone[group % shards].add(group)
+    tied: dict[int, dict[int, set[int]]] = defaultdict(dict)
+    for group, found in origins.items():
+        tied[away.get(group, group % shards)][group] = found
+    for bucket in range(shards):
+        yield aside, bucket, where[bucket], gone[bucket], tied[bucket], evidence
+
+
+# ------------------------------------------------------------------- conversations that go on
+
+
+def _going_on(db: duckdb.DuckDBPyConnection, aside: Path) -> list[tuple[int, int]]:
+    """Pairs of conversations of which the second may go on where the first ended, as bucket << 40 | number."""
+    return db.execute(f"""
+        WITH found AS (
+            SELECT
+                (regexp_extract(filename, 'assembled-(\\d+)', 1)::BIGINT << 40) + number AS conversation,
+                ends, beginnings, explicit, given
+            FROM read_parquet({listed(sorted(aside.glob("assembled-*.parquet")))}, filename=true)
+        ),
+        later AS (SELECT conversation, unnest(beginnings) AS beginning, explicit, given FROM found)
+        SELECT DISTINCT earlier.conversation, later.conversation
+        FROM found AS earlier INNER JOIN later ON earlier.ends = later.beginning
+        WHERE earlier.conversation <> later.conversation
+            AND (NOT (earlier.explicit OR later.explicit) OR list_has_any(earlier.given, later.given))
+    """).fetchall()
+
+
+def _move_conversations(aside: Path, moved: dict[int, int]) -> None:
+    rows: dict[int, list[Any]] = defaultdict(list)
+    wanted: dict[int, dict[int, int]] = defaultdict(dict)
+    for conversation, target in moved.items():
+        wanted[conversation >> 40][conversation & (1 << 40) - 1] = target
+    for bucket, targets in wanted.items():
+        for batch in pq.ParquetFile(aside / f"assembled-{bucket}.parquet").iter_batches(BATCH):
+            for row in batch.to_pylist():
+                if row["number"] in targets:
+                    rows[targets[row["number"]]].append(tuple(row.values()))
+    for target, found in rows.items():
+        pq.write_table(to_table(found, work.ASSEMBLED), aside / f"going-on-{target}.parquet")
+
+
+# ----------------------------------------------------------------------------------- the tables
+
+
+def _join_files(db: duckdb.DuckDBPyConnection, aside: Path, into: Path) -> None:
+    into.mkdir(parents=True, exist_ok=True)
+    for name in NORMALISED:
+        if name != "evaluations":
+            once = "DISTINCT ON (message_hash) *" if name == "message_bodies" else "*"
+            found = f"read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
+            partial = into / f"{name}.tmp"
+            db.execute(f"COPY (SELECT {once} FROM {found}) TO {quoted(partial)} (FORMAT parquet, COMPRESSION zstd)")
+            os.replace(partial, into / f"{name}.parquet")
+
+
+def _evaluations(
+    db: duckdb.DuckDBPyConnection, aside: Path, privacy: Privacy | None, into: Path, numbers: Iterable[int],
+    totals: list[Totals],
+) -> Totals | None:  # fmt: skip
+    """Writes the judgements, each with its conversation's id; returns all that privacy replaced."""
+    db.execute(f"""
+        CREATE VIEW told AS SELECT * FROM read_parquet({listed(sorted(aside.glob("told-*.parquet")))});
+        CREATE TABLE by_trace AS
+            SELECT trace_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
+            FROM (SELECT unnest(trace_ids) AS trace_id, conversation_id, started_at_ns FROM told) GROUP BY trace_id;
+        CREATE TABLE by_response AS
+            SELECT response_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
+            FROM (SELECT unnest(response_ids) AS response_id, conversation_id, started_at_ns FROM told)
+            GROUP BY response_id
+    """)
+    rows: list[tuple[Any, ...]] = []
+    for number in numbers:
+        evaluations: list[Evaluation] = pickle.loads((aside / f"evaluations-{number}.pickle").read_bytes())
+        for e, (conversation_id, known) in zip(evaluations, _judged(db, evaluations), strict=True):
+            if privacy and conversation_id:
+                privacy.remember(conversation_id, pickle.loads(known) if known else {})
+            rows.append(evaluation_row(e, conversation_id, privacy))
+    partial = into / "evaluations.tmp"
+    pq.write_table(to_table(rows, NORMALISED["evaluations"]), partial, compression="zstd")
+    os.replace(partial, into / "evaluations.parquet")
+    if privacy is None:
+        return None
+    whole = privacy.totals()
+    for part in totals:
+        whole.merge(part)
+    return whole
+
+
+def _judged(db: duckdb.DuckDBPyConnection, evaluations: list[Evaluation]) -> list[tuple[str | None, bytes | None]]:
+    """Each judgement's conversation (``assembly.conversation_of``) and the personal values known of it."""
+    asked = pa.table(
+        {
+            "number": pa.array(range(len(evaluations)), pa.int64()),
+            "said": pa.array([e.conversation_id for e in evaluations], pa.string()),
+            "trace_id": pa.array([e.trace_id for e in evaluations], pa.string()),
+            "response_id": pa.array([e.response_id for e in evaluations], pa.string()),
+        }
+    )
+    db.register("asked", asked)
+    found = db.execute("""
+        SELECT judged.conversation_id, told.known
+        FROM (
+            SELECT
+                asked.number,
+                coalesce(by_response.conversation_id, nullif(asked.said, ''), by_trace.conversation_id)
+                    AS conversation_id
+            FROM asked
+            LEFT JOIN by_response ON asked.response_id = by_response.response_id
+            LEFT JOIN by_trace ON asked.trace_id = by_trace.trace_id
+        ) AS judged
+        LEFT JOIN told ON judged.conversation_id = told.conversation_id
+        ORDER BY judged.number
+    """).fetchall()
+    db.unregister("asked")
+    return found

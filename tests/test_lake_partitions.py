@@ -1,0 +1,118 @@
+"""A lake that is normalised in parts, by several processes, has the tables that it has in one piece."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dialect_samples import SAMPLES
+from ingest_samples import answer, attributes, call, chat, conversation, event, request, span, text, tool
+from lake_samples import assert_same_in_parts, send
+
+from ingest import partitioned, tables
+from ingest.lake import Lake
+from ingest.runners import LocalRunner
+
+
+def lake_of(tmp_path: Path, requests: list[dict[str, Any]]) -> Lake:
+    lake = Lake.create(tmp_path / "lake")
+    random.Random(1).shuffle(requests)
+    send(lake, *requests)
+    lake.ingest()
+    return lake
+
+
+def turns_in_traces_of_their_own(first_trace: int, turns: int) -> list[dict[str, Any]]:
+    """A conversation that only its repeated history holds together: a trace a turn, no conversation id."""
+    history: list[dict[str, Any]] = []
+    out = []
+    for turn in range(turns):
+        history = [*history, text("user", f"question {first_trace} {turn}")]
+        said = text("assistant", f"answer {first_trace} {turn}")
+        out.append(request(chat(first_trace + turn, 1, 1, history, [said], None, False)))
+        history = [*history, said]
+    return out
+
+
+def results_in_traces_of_their_own(first_trace: int) -> list[dict[str, Any]]:
+    """A call in one trace, its answer in the next one's input: only the call's id ties them."""
+    name = f"call-{first_trace}"
+    asked, made = text("user", f"look for {first_trace}"), call(name, "look", {"n": first_trace})
+    told = {"role": "tool", "parts": [answer(name, {"found": first_trace})["parts"][0]]}
+    return [
+        request(chat(first_trace, 1, 1, [asked], [made], None, False)),
+        request(chat(first_trace + 1, 1, 1, [told], [text("assistant", "found it")], None, False)),
+    ]
+
+
+@pytest.mark.parametrize("shards, processes", [(2, 0), (7, 0), (5, 2)])
+def test_the_tables_are_those_of_one_piece(tmp_path: Path, shards: int, processes: int) -> None:
+    requests = [conversation(n, f"c-{n % 9}") for n in range(1, 30)]
+    for n in range(12):
+        requests += turns_in_traces_of_their_own(1000 + 10 * n, 1 + n % 5)
+        requests += results_in_traces_of_their_own(2000 + 10 * n)
+    lake = lake_of(tmp_path, requests)
+    with LocalRunner(processes).running() as runner:
+        assert_same_in_parts(lake, tmp_path / "made", shards, runner)
+    found = {c.conversation_id: c for c in lake.conversations()}
+    assert len(found) == 9 + 12 + 12, "turns and results were joined across traces"
+
+
+def test_samples_of_every_dialect_in_one_lake(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    for number, sample in enumerate(SAMPLES.values()):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps(sample()).replace('"traceId": "00000', f'"traceId": "{number:05x}') + "\n")
+        lake.ingest([path])
+    assert_same_in_parts(lake, tmp_path / "made", 6)
+
+
+def test_judgements_find_conversations_in_other_parts_and_know_their_people(tmp_path: Path) -> None:
+    requests = []
+    for n in range(1, 12):
+        values = {"gen_ai.evaluation.name": "quality", "gen_ai.evaluation.score.value": 1.0,
+                  "gen_ai.evaluation.explanation": f"person{n}@corp.com was helped"}  # fmt: skip
+        asked = [text("user", f"I am person{n}@corp.com")]
+        told = chat(n, 2, 1, asked, [text("assistant", f"hello {n}")], None, False)
+        told["attributes"] += attributes({"gen_ai.response.id": f"resp-{n}"})
+        elsewhere = {**values, "gen_ai.response.id": f"resp-{n}", "gen_ai.evaluation.name": "by response"}
+        judged = span(500 + n, 1, "judge", {}, events=[event("gen_ai.evaluation.result", elsewhere)])
+        requests += [request(told, span(n, 1, "turn", {}, events=[event("gen_ai.evaluation.result", values)])),
+                     request(judged)]  # fmt: skip
+    lake = lake_of(tmp_path, requests)
+    assert_same_in_parts(lake, tmp_path / "made", 5)
+    counted = "SELECT name, count(DISTINCT conversation_id) AS n, min(explanation) AS e FROM outcomes GROUP BY name"
+    outcomes = lake.query(counted).to_pylist()
+    assert {(r["name"], r["n"]) for r in outcomes} == {("quality", 11), ("by response", 11)}
+    assert not any("person" in r["e"] for r in outcomes)
+
+
+def test_a_large_lake_is_made_in_parts_and_a_killed_one_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = lake_of(tmp_path, [conversation(n, f"c-{n}") for n in range(1, 20)])
+    before = lake.conversations()
+    monkeypatch.setattr(partitioned, "SHARD_ROWS", 40)
+    left = lake.path / partitioned.ASIDE
+    left.mkdir()
+    (left / "groups-0.parquet").write_text("of a killed one")
+    used = []
+    real = tables.normalise_in_parts
+    monkeypatch.setattr(tables, "normalise_in_parts", lambda *a: used.append(a[4]) or real(*a[:5], LocalRunner(0)))
+    lake.build_tables(force=True)
+    assert used == [3]
+    assert lake.conversations() == before and not left.exists()
+
+
+def test_tools_that_ran_in_another_process_s_trace(tmp_path: Path) -> None:
+    requests = []
+    for n in range(1, 9):
+        made = call(f"k-{n}", "look", {"n": n})
+        requests.append(request(chat(n, 1, 1, [text("user", f"q {n}")], [made], f"c-{n}", False)))
+        ran = tool(100 + n, 1, 1, f"k-{n}", "look", {"n": n}, "found")
+        ran["attributes"] += attributes({"gen_ai.conversation.id": f"c-{n}"})
+        requests.append(request(ran))
+    assert_same_in_parts(lake_of(tmp_path, requests), tmp_path / "made", 4)
