@@ -23,7 +23,8 @@ from dagster_project.progress import Report, track
 from dagster_project.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.settings import Settings
 from dagster_project.stages import Done, fingerprint, run_stage, write_json
-from ingest import files, journal, otlp
+from ingest import arrivals, journal
+from ingest.arrivals import Arrived
 from ingest.errors import UserError
 from ingest.lake import IngestSummary, Lake
 from ingest.records import Conversation, Scenario
@@ -78,24 +79,14 @@ class Loop:
         """The answer to a query for one number; no rows count as 0."""
         return float(self.lake.query(sql).column(0)[0].as_py() or 0.0)
 
-    def acknowledged_and_landed(self) -> tuple[int, int]:
-        """How many different rows the receiver said yes to, and how many of those the lake has. Rows that have
-        expired do not count."""
-        since = self.lake.rows_from_ns
-        acknowledged: dict[str, set[bytes]] = {"spans": set(), "log_records": set()}
-        for path in journal.segments(self.lake.journal_path):
-            for entry in journal.read_entries(path):  # request by request, not as ingest reads: a check of its own
-                if entry.arrived_at_ns < since:
-                    continue
-                rows = otlp.Rows()
-                files.add_entry(entry, rows, path.stem)
-                for name, hashes in acknowledged.items():
-                    at = otlp.SCHEMAS[name].get_field_index("row_hash")
-                    hashes.update(row[at] for row in getattr(rows, name))
-        landed = 0
-        for name, hashes in acknowledged.items():
-            landed += len(hashes & self.lake.row_hashes(name))
-        return sum(map(len, acknowledged.values())), landed
+    def land_again(self, from_ns: int, to_ns: int) -> IngestSummary:
+        """What arrived in a stretch of time, into the raw tables, whether it was read before or not."""
+        return Lake.create(self.lake_path).ingest(again=True, arrived=(from_ns, to_ns))
+
+    def arrived(self, from_ns: int = 0, to_ns: int = 2**63 - 1) -> Arrived:
+        """What the receiver said yes to in a stretch of time, and how much of it the lake has. Rows that have expired
+        do not count."""
+        return arrivals.count(self.lake.path, max(from_ns, self.lake.rows_from_ns), to_ns)
 
     def data(self) -> str:
         """A name for what the tables hold: equal raw parts, mapping and SQL have equal names."""

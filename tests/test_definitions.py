@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from ingest_samples import conversation
 
 from dagster_project.defs.landing.sensors import sealed_segments
 from dagster_project.defs.resources import LoopResource
 from ingest import journal
+from ingest.lake import Lake
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,7 +88,7 @@ def test_only_the_journal_is_made_outside(graph: dg.AssetGraph) -> None:
 
 
 def test_it_retrains_every_night_all_but_the_report(definitions: dg.Definitions, graph: dg.AssetGraph) -> None:
-    (schedule,) = definitions.schedules or ()
+    schedule = next(s for s in definitions.schedules or () if s.name != "hourly_landing")
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert (schedule.name, schedule.cron_schedule) == ("nightly_retraining", "0 3 * * *")
     job = definitions.resolve_job_def(schedule.job_name)
@@ -159,5 +163,29 @@ def test_traces_become_tables_through_dagster(definitions: dg.Definitions, trace
     # The fixture's spans carry no system prompt; its conversations are flagged for that, and the check says so.
     assert checks == {
         "acknowledged_is_landed": True, "few_orphans": True, "calls_are_linked": True,
-        "conversations_are_complete": False,
+        "conversations_are_complete": False, "few_duplicates": True, "dialects_are_known": True,
+        "parts_are_understood": True,
     }  # fmt: skip
+
+
+def test_an_hour_is_landed_again_and_counted(definitions: dg.Definitions, tmp_path: Path) -> None:
+    """A partition of the job `land_hours`, as a backfill runs it: nothing is doubled, what is missing is told."""
+    lake = Lake.create(tmp_path / "lake")
+    now = time.time_ns()
+    writer = journal.JournalWriter(lake.journal_path)
+    for at in (now, now - 2 * 3_600_000_000_000):
+        writer.append([journal.encode("traces_json", at, json.dumps(conversation(at % 10**9)).encode())])
+    writer.close()
+    job = definitions.resolve_job_def("land_hours")
+    hour = time.strftime("%Y-%m-%d-%H:00", time.gmtime(now // 10**9))
+    with dg.DagsterInstance.ephemeral() as instance:
+        for new in (12, 0):
+            done = job.execute_in_process(
+                instance=instance, resources={"rehearsal": LoopResource(home=str(tmp_path))}, partition_key=hour
+            )
+            assert done.success
+            (seen,) = done.asset_observations_for_node("land_hour")
+            told = {name: value.value for name, value in seen.metadata.items()}
+            assert told == {
+                "requests": 1, "acknowledged": 6, "landed": 6, "missing": 0, "new": new, "segments": 1
+            }  # fmt: skip

@@ -1,10 +1,15 @@
 """Whether the tables say what production said."""
 
+from dataclasses import asdict
+
 import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
 
+MOST_DUPLICATES = 0.2
 MOST_ORPHANS = 0.02
+MOST_UNREADABLE = 0.01
+MOST_UNKNOWN_PARTS = 0.01
 FEWEST_LINKED = 0.95
 FEWEST_COMPLETE = 0.90
 SPANS = dg.AssetKey(["traces", "raw", "spans"])
@@ -14,11 +19,9 @@ SPANS = dg.AssetKey(["traces", "raw", "spans"])
 def acknowledged_is_landed(
     context: dg.AssetCheckExecutionContext, rehearsal: LoopResource
 ) -> dg.AssetCheckResult:
-    acknowledged, landed = rehearsal.open(context).acknowledged_and_landed()
-    missing = acknowledged - landed
-    return dg.AssetCheckResult(
-        passed=missing <= 0, metadata={"acknowledged": acknowledged, "landed": landed, "missing": missing}
-    )
+    arrived = rehearsal.open(context).arrived()
+    missing = arrived.acknowledged - arrived.landed
+    return dg.AssetCheckResult(passed=missing <= 0, metadata={**asdict(arrived), "missing": missing})
 
 
 @dg.asset_check(
@@ -35,6 +38,54 @@ def few_orphans(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource)
         passed=rate <= MOST_ORPHANS,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"orphan_rate": rate, "threshold": MOST_ORPHANS},
+    )
+
+
+@dg.asset_check(
+    asset=SPANS,
+    description=f"At most {MOST_DUPLICATES:.0%} of the rows that came last were there already: more means that an "
+    "exporter repeats itself, or that files are read again.",
+)
+def few_duplicates(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    event = context.instance.get_latest_materialization_event(SPANS)
+    found = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    new, duplicates = (int(str(found[name].value)) if name in found else 0 for name in ("new", "duplicates"))
+    rate = duplicates / max(1, new + duplicates)
+    return dg.AssetCheckResult(
+        passed=rate <= MOST_DUPLICATES,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"duplicate_rate": rate, "new": new, "duplicates": duplicates, "threshold": MOST_DUPLICATES},
+    )
+
+
+@dg.asset_check(
+    asset=dg.AssetKey(["traces", "conversations"]),
+    description=f"At most {MOST_UNREADABLE:.0%} of spans could not be read; which dialects read the others.",
+)
+def dialects_are_known(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
+    loop = rehearsal.open(context)
+    mix = {r["dialect"]: r["spans"] for r in loop.lake.query("SELECT dialect, spans FROM dialects").to_pylist()}
+    rate = mix.get("unreadable", 0) / max(1, sum(mix.values()))
+    return dg.AssetCheckResult(
+        passed=rate <= MOST_UNREADABLE,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"unreadable_rate": rate, "threshold": MOST_UNREADABLE, "spans_by_dialect": mix},
+    )
+
+
+@dg.asset_check(
+    asset=dg.AssetKey(["traces", "conversations"]),
+    description=f"At most {MOST_UNKNOWN_PARTS:.0%} of the parts of messages are of a kind that nothing reads.",
+)
+def parts_are_understood(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
+    rate = rehearsal.open(context).share(
+        """SELECT avg(CASE WHEN json_extract_string(part, '$.type') = 'unknown' THEN 1.0 ELSE 0.0 END)
+           FROM (SELECT unnest(from_json(parts, '["json"]')) AS part FROM message_bodies)"""
+    )
+    return dg.AssetCheckResult(
+        passed=rate <= MOST_UNKNOWN_PARTS,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"unknown_parts": rate, "threshold": MOST_UNKNOWN_PARTS},
     )
 
 
