@@ -8,14 +8,18 @@ import json
 import math
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
+from dialect_samples import SAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -36,6 +40,26 @@ def tables(rows: otlp.Rows) -> list[dict[str, Any]]:
     """The rows as the lake would store them; raises if one does not fit its columns."""
     made = [otlp.to_table(getattr(rows, name), schema) for name, schema in otlp.SCHEMAS.items()]
     return made[0].to_pylist()
+
+
+# --------------------------------------------------------------------------------------- coverage-guided
+
+
+def test_the_decoders_survive_coverage_guided_fuzzing(tmp_path: Path) -> None:
+    """A bounded run; `python tests/fuzz_decoders.py CORPUS` goes on for as long as wanted."""
+    pytest.importorskip("atheris")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, sample in enumerate(SAMPLES.values()):
+        (corpus / f"json-{number}").write_bytes(b"\0" + json.dumps(sample()).encode())
+    made = request("n", 1, 2.0, 3, b"\1" * 16).SerializeToString()
+    (corpus / "protobuf").write_bytes(b"\1" + made)
+    (corpus / "framed").write_bytes(b"\3" + len(made).to_bytes(4, "big") + made)
+    (corpus / "gzip").write_bytes(b"\4" + gzip.compress(made))
+    limits = ["-max_total_time=20", "-rss_limit_mb=2048", "-timeout=5", f"-artifact_prefix={tmp_path}/"]
+    command = [sys.executable, str(Path(__file__).with_name("fuzz_decoders.py")), str(corpus), *limits]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # ------------------------------------------------------------------------------------------------ JSON

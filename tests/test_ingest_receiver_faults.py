@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from ingest.lake import Lake
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 PROTOBUF = {"content-type": "application/x-protobuf"}
+KILLS = 20
 
 
 class Acknowledged(SpanExporter):
@@ -45,46 +48,88 @@ class Acknowledged(SpanExporter):
         self.inner.shutdown()
 
 
-EXPORTERS: dict[str, Callable[[Server], SpanExporter]] = {
-    "http": lambda it: HttpExporter(f"{it.url}/v1/traces", timeout=20),
-    "grpc": lambda it: GrpcExporter(f"127.0.0.1:{it.grpc_port}", insecure=True, timeout=20),
-}
+class Python:
+    """Python's official exporters, from four threads."""
 
+    def __init__(self, how: str, it: Server, aside: Path) -> None:
+        exporters: dict[str, Callable[[], SpanExporter]] = {
+            "http": lambda: HttpExporter(f"{it.url}/v1/traces", timeout=20),
+            "grpc": lambda: GrpcExporter(f"127.0.0.1:{it.grpc_port}", insecure=True, timeout=20),
+        }
+        self.exporter = Acknowledged(exporters[how]())
+        self.ids = self.exporter.ids
+        self._provider = TracerProvider()
+        self._provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self._over = threading.Event()
+        self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(4)]
+        for w in self._workers:
+            w.start()
 
-@pytest.mark.parametrize("how", EXPORTERS)
-def test_acknowledged_minus_stored_is_zero_after_sigkills(tmp_path: Path, how: str) -> None:
-    it = Server(tmp_path / "lake", grpc=0)
-    ports = {"port": it.port, "grpc": it.grpc_port}
-    exporter = Acknowledged(EXPORTERS[how](it))
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracer, stop = provider.get_tracer("kill"), threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
+    def _work(self) -> None:
+        tracer = self._provider.get_tracer("kill")
+        while not self._over.is_set():
             with tracer.start_as_current_span("x", attributes={"n": "y" * 2000}):
                 pass
 
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(4)]
-    for w in workers:
-        w.start()
-    for _ in range(4):
-        enough = len(exporter.ids) + 20
+    def stop(self) -> None:
+        self._over.set()
+        for w in self._workers:
+            w.join(60)
+        self.exporter.shutdown()
+
+
+class JavaScript:
+    """JavaScript's official exporters, from the package registry, in Node.js."""
+
+    def __init__(self, how: str, it: Server, aside: Path) -> None:
+        if not shutil.which("npm"):
+            pytest.skip("npm is not installed")
+        shutil.copytree(Path(__file__).with_name("javascript"), aside, ignore=shutil.ignore_patterns("node_modules"))
+        install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(install, cwd=aside, check=True, capture_output=True, timeout=300)
+        self.ids = set[str]()
+        url = f"{it.url}/v1/traces" if how == "http" else f"http://127.0.0.1:{it.grpc_port}"
+        command = ["node", "sender.mjs", how, url]
+        self.process = subprocess.Popen(
+            command, cwd=aside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.ids.add(line.strip())
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(120) == 0
+        self._reader.join(60)
+
+
+@pytest.mark.parametrize("how", ["http", "grpc"])
+@pytest.mark.parametrize("language", [Python, JavaScript])
+def test_acknowledged_minus_stored_is_zero_after_sigkills(
+    tmp_path: Path, language: type[Python] | type[JavaScript], how: str
+) -> None:
+    it = Server(tmp_path / "lake", grpc=0)
+    ports = {"port": it.port, "grpc": it.grpc_port}
+    sender = language(how, it, tmp_path / "sender")
+    for _ in range(KILLS):
+        enough = len(sender.ids) + 10
         end = time.monotonic() + 60
-        while len(exporter.ids) < enough and time.monotonic() < end:
+        while len(sender.ids) < enough and time.monotonic() < end:
             time.sleep(0.01)
         os.kill(it.process.pid, signal.SIGKILL)
         it.process.wait(10)
         it = Server(tmp_path / "lake", **ports)
-    stop.set()
-    for w in workers:
-        w.join(60)
-    exporter.shutdown()
+    sender.stop()
     assert it.stop() == 0
     lake = Lake.open(tmp_path / "lake")
     lake.ingest()
     stored = [r["span_id"] for r in lake.query("SELECT span_id FROM spans").to_pylist()]
-    assert len(exporter.ids) > 50 and exporter.ids - set(stored) == set()
+    assert len(sender.ids) >= KILLS * 10 and sender.ids - set(stored) == set()
     assert len(stored) == len(set(stored))
 
 
