@@ -3,6 +3,7 @@ journal and read by the real `rehearsal ingest`, in a process of its own.
 
     python -m benchmarks.bench_ingest                  # 5 KB spans
     python -m benchmarks.bench_ingest --million 1 3 10 # 1 KB spans, so many millions: time and memory should be linear
+    python -m benchmarks.bench_ingest --storage        # conversations of 20 turns as they come: bytes on the disk
 
 A conversation is one trace: an agent span, and for each of its turns a chat span, which repeats the history, and a
 tool span, and a last chat span. Conversations differ in every word. Spans are padded with an attribute to their
@@ -26,8 +27,10 @@ from pathlib import Path
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from dagster_project import memory
 from ingest import journal
 from ingest.lake import Lake
+from training.pretrain.lexicon import COMMON as WORDS
 
 TURNS = 5  # a conversation: an agent span, a chat span and a tool span a turn, and a last chat span
 SPANS = 2 * TURNS + 2
@@ -36,11 +39,12 @@ BASE_NS = 1_750_000_000_000_000_000
 SECOND = 1_000_000_000
 
 
-def conversation(rng: random.Random, number: int, span_bytes: int) -> Iterator[Span]:
-    """The spans of one conversation, each about so large."""
+def conversation(rng: random.Random, number: int, span_bytes: int, turns: int = TURNS) -> Iterator[Span]:
+    """The spans of one conversation, each about so large: of noise, or of words and as they come if 0."""
     trace, start = rng.randbytes(16), BASE_NS + number * SECOND
-    words = lambda n: rng.randbytes(n // 2).hex()  # noqa: E731
-    said = max(16, span_bytes // 40)  # so that the history of the last turn fits
+    noise = lambda n: rng.randbytes(n // 2).hex()  # noqa: E731
+    words = noise if span_bytes else lambda n: " ".join(rng.choices(WORDS, k=n // 5))
+    said = max(16, span_bytes // 40) if span_bytes else 150  # so that the history of the last turn fits
     root = rng.randbytes(8)
     history: list[dict[str, object]] = [_text("user", f"please look at {words(said)}")]
 
@@ -50,18 +54,18 @@ def conversation(rng: random.Random, number: int, span_bytes: int) -> Iterator[S
         span.start_time_unix_nano, span.end_time_unix_nano = start + at * SECOND, start + (at + 1) * SECOND
         for key, value in {**attributes, "gen_ai.conversation.id": f"c-{number}"}.items():
             span.attributes.add(key=key).value.string_value = value
-        if (room := span_bytes - span.ByteSize() - 20) > 0:
-            span.attributes.add(key="app.payload").value.string_value = words(room)
+        if span_bytes and (room := span_bytes - span.ByteSize() - 20) > 0:
+            span.attributes.add(key="app.payload").value.string_value = noise(room)
         return span
 
     agent = make("invoke_agent desk", 0, b"", {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "desk"})
     agent.span_id = root
     yield agent
-    for turn in range(TURNS + 1):
-        call_id, arguments = f"call-{number}-{turn}", {"id": words(8)}
+    for turn in range(turns + 1):
+        call_id, arguments = f"call-{number}-{turn}", {"id": noise(8)}
         made = _part("tool_call", id=call_id, name="look", arguments=arguments)
         call: dict[str, object] = {"role": "assistant", "parts": [made]}
-        last = turn == TURNS
+        last = turn == turns
         out = _text("assistant", f"done: {words(said)}") if last else call
         yield make("chat m", 2 * turn + 1, root, {
             "gen_ai.operation.name": "chat", "gen_ai.request.model": "m",
@@ -85,13 +89,13 @@ def _part(kind: str, **more: object) -> dict[str, object]:
     return {"type": kind, **more}
 
 
-def fill(directory: Path, spans: int, span_bytes: int) -> tuple[int, int]:
+def fill(directory: Path, spans: int, span_bytes: int, turns: int = TURNS) -> tuple[int, int]:
     """Writes that many spans (whole conversations) into a journal; returns spans and bytes."""
     rng, writer = random.Random(0), journal.JournalWriter(directory)
     made = size = number = 0
     request, group = _request(), []
     while made < spans:
-        for span in conversation(rng, number, span_bytes):
+        for span in conversation(rng, number, span_bytes, turns):
             request.resource_spans[0].scope_spans[0].spans.append(span)
             made += 1
             if made % REQUEST == 0:
@@ -123,16 +127,19 @@ def _append(writer: journal.JournalWriter, payloads: list[bytes]) -> int:
 
 
 def ingest(lake: Path) -> None:
-    """The measured process: ingests, builds the tables, prints the seconds of both, the counts and peak memory."""
+    """The measured process: ingests, builds the tables, prints the seconds of both, the counts, and peak memory and
+    CPU time of it and of those it started."""
     started = time.perf_counter()
     home = Lake.open(lake)
-    summary = home.ingest()
-    landed = time.perf_counter()
-    rows = home.build_tables()
+    with memory.watched(lake.parent):
+        summary = home.ingest()
+        landed = time.perf_counter()
+        rows = home.build_tables()
     built = time.perf_counter()
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     told = {"spans": summary.spans, "landing_s": landed - started, "tables_s": built - landed,
-            "peak_bytes": used.ru_maxrss * 1024, "cpu_s": used.ru_utime + used.ru_stime}  # fmt: skip
+            "peak_bytes": max(memory.peak_bytes(lake.parent), used[0].ru_maxrss * 1024),
+            "cpu_s": sum(u.ru_utime + u.ru_stime for u in used)}  # fmt: skip
     print(json.dumps(told | {"transitions": rows["transitions"], "conversations": rows["conversations"]}))
 
 
@@ -152,6 +159,18 @@ def measure(directory: Path, spans: int, span_bytes: int) -> dict[str, float]:
         shutil.rmtree(lake.path)
 
 
+def storage(directory: Path, conversations: int = 400, turns: int = 20) -> dict[str, float]:
+    """Bytes of conversations of words: as OTLP, and on the disk once compacted."""
+    lake = Lake.create(directory / "lake")
+    spans, size = fill(lake.journal_path, conversations * (2 * turns + 2), 0, turns)
+    lake.ingest()
+    lake.compact()
+    lake.build_tables()
+    on_disk = {name: sum(p.stat().st_size for p in (lake.path / name).rglob("*.parquet")) for name in ("raw", "tables")}
+    return {"spans": spans, "otlp_bytes_per_span": size / spans, "raw_of_otlp": on_disk["raw"] / size,
+            "raw_bytes_per_span": on_disk["raw"] / spans, "tables_of_otlp": on_disk["tables"] / size}  # fmt: skip
+
+
 def told(m: dict[str, float]) -> str:
     """One line."""
     return (
@@ -167,11 +186,16 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="where to write")
     parser.add_argument("--spans", type=int, default=50_000, help="how many spans of 5 KB")
     parser.add_argument("--million", type=float, nargs="+", help="how many millions of spans of 1 KB instead")
+    parser.add_argument("--storage", action="store_true", help="bytes on the disk of conversations of 20 turns")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--ingest", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ingest:
         ingest(options.ingest)
+        return
+    if options.storage:
+        with tempfile.TemporaryDirectory(dir=options.dir) as name:
+            print(json.dumps(storage(Path(name)), indent=1))
         return
     sizes = [(round(m * 1e6), 1_000) for m in options.million or ()] or [(options.spans, 5_000)]
     for spans, span_bytes in sizes:
