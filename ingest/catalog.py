@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from ingest import encrypted, kept
 from ingest.errors import UserError
-from ingest.journal import sync_directory
+from ingest.journal import sync_path
 from ingest.known import Known, as_array
 
 FILE = "raw/catalog.json"
@@ -235,7 +235,7 @@ def write_file(path: Path, data: Any) -> None:
         file.write(data)
         sync(file)
     os.replace(aside, path)
-    sync_directory(path.parent)
+    sync_path(path.parent)
 
 
 def new_path(root: Path, name: str, hour: int) -> Path:
@@ -244,7 +244,7 @@ def new_path(root: Path, name: str, hour: int) -> Path:
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         for holder in (folder.parent, folder.parent.parent, root):
-            sync_directory(holder)
+            sync_path(holder)
     return part_path(folder)
 
 
@@ -267,4 +267,4 @@ def write_json(path: Path, value: Any) -> None:
         json.dump(value, file, indent=1)
         sync(file)
     os.replace(aside, path)
-    sync_directory(path.parent)
+    sync_path(path.parent)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from ingest import catalog as catalogs
 from ingest import encrypted, otlp
 from ingest.catalog import RAW, Catalog, Part
-from ingest.journal import sync_directory
+from ingest.journal import sync_path
 from ingest.known import as_array
 
 PART_BYTES = 256 << 20  # of a large part; those below half of it are merged
@@ -141,7 +141,7 @@ def _write_part(
                 batch = next(batches, None) if file.tell() < part_bytes else None
         catalogs.sync(file)
     os.replace(path.with_suffix(".tmp"), path)
-    sync_directory(folder)
+    sync_path(folder)
     found = np.concatenate(hashes)
     return Part(str(path.relative_to(root)), len(found), catalogs.digest_of(found))
 

@@ -115,9 +115,9 @@ def segments(directory: Path, sealed_only: bool = False) -> list[Path]:
     return sorted((p for p in directory.glob("segment-*") if p.suffix in wanted), key=lambda p: p.stem)
 
 
-def sync_directory(directory: Path) -> None:
-    """Brings a directory's entries to the disk."""
-    fd = os.open(directory, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Brings a file's bytes, or a directory's entries, to the disk."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
@@ -138,7 +138,7 @@ def recover(directory: Path) -> list[Path]:
         except (BlockingIOError, FileNotFoundError, NoSegment):
             continue  # a living writer's, or sealed by another process meanwhile, or not ours to touch
     if sealed:
-        sync_directory(directory)
+        sync_path(directory)
     return sealed
 
 
@@ -167,7 +167,7 @@ class JournalWriter:
         directory.mkdir(parents=True, exist_ok=True)
         for holder in (directory.parent, directory.parent.parent):  # a new directory is an entry of its parent
             if os.access(holder, os.R_OK):
-                sync_directory(holder)
+                sync_path(holder)
         recover(directory)
         self._file: BinaryIO | None = None
         self._path = directory
@@ -236,7 +236,7 @@ class JournalWriter:
 
     def _rename(self) -> Path:
         sealed = self._path.rename(self._path.with_suffix(".rjl"))
-        sync_directory(self.directory)
+        sync_path(self.directory)
         return sealed
 
     def close(self) -> None:
@@ -251,7 +251,7 @@ class JournalWriter:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(MAGIC)
                 os.fsync(file.fileno())
-                sync_directory(self.directory)
+                sync_path(self.directory)
             except OSError:
                 self._path.unlink(missing_ok=True)  # or a full disk would collect a file a try
                 file.close()

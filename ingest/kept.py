@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ingest.journal import sync_path
+
 REPORT = "privacy.json"
 DROPPED = "dropped.json"
 KEYS = ["row_hash", "trace_id", "arrived_at_ns"]
@@ -108,10 +110,10 @@ def _aside(root: Path) -> Path:
 def _commit(root: Path, aside: Path, parts: Sequence[str], digest: Mapping[str, str]) -> None:
     (aside / DROPPED).write_text(json.dumps({"parts": list(parts), "digest": dict(digest)}))
     for path in [*aside.iterdir(), aside, root / "kept"]:
-        _sync(path)
+        sync_path(path)
     old = sorted((root / "kept").glob("now-*"))
     os.replace(aside, root / "kept" / f"now-{time.time_ns():020d}")
-    _sync(root / "kept")
+    sync_path(root / "kept")
     for directory in old:
         shutil.rmtree(directory)
 
@@ -120,18 +122,10 @@ def _copy(path: Path, target: Path) -> None:
     target.write_bytes(path.read_bytes())
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _write(table: pa.Table, target: Path) -> None:
     aside = target.with_suffix(".tmp")
     pq.write_table(table, aside, compression="zstd")
-    _sync(aside)
+    sync_path(aside)
     os.replace(aside, target)
 
 

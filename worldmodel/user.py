@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +52,21 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
     Texts of one side in a row become one utterance, as that side's next turn would have shown them.
     """
-    speakers = {"user": "user", "assistant": "agent"}
     said: list[tuple[str, str]] = []
-    for message in messages:
-        speaker, content = speakers.get(message["role"]), message.get("content")
-        if speaker is None or not content or message.get("tool_calls"):
-            continue
+    for speaker, content in utterances(messages):
         if said and said[-1][0] == speaker:
             said[-1] = (speaker, f"{said[-1][1]}\n{content}")
         else:
             said.append((speaker, content))
     return said
+
+
+def utterances(messages: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What was said aloud, message by message."""
+    speakers = {"user": "user", "assistant": "agent"}
+    for message in messages:
+        if message["role"] in speakers and message.get("content") and not message.get("tool_calls"):
+            yield speakers[message["role"]], message["content"]
 
 
 def user_rows(

@@ -23,7 +23,7 @@ from worldmodel.context import Framed, canonical_history, trail_of
 from worldmodel.effects import Effects
 from worldmodel.resolver import Answer, Odds, Resolver, uniform
 from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages
-from worldmodel.user import UserSide
+from worldmodel.user import UserSide, utterances
 
 
 @dataclass
@@ -63,7 +63,7 @@ class WorldModel:
             opening = (("user", scenario.first_user_message),)
             return World(self, seed, facts, prior=(), goal=scenario.goal, said=opening)
         steps = steps_of_messages(messages or ())
-        said = tuple(_said(messages or ()))
+        said = tuple(utterances(messages or ()))
         goal = tuple(text for speaker, text in said if speaker == "user")
         return World(self, seed, steps, prior=tuple(steps), goal=goal, said=said)
 
@@ -414,16 +414,6 @@ def _tries(key: str, related: Sequence[Step], steps: Sequence[Step]) -> int:
 def _digest(framed: Framed) -> str:
     text = framed.prompt.text() + "\x1f" + "\x1f".join(framed.sources)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _said(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What was said aloud, utterance by utterance (`user.dialogue` joins those of one side)."""
-    speakers = {"user": "user", "assistant": "agent"}
-    return [
-        (speakers[m["role"]], m["content"])
-        for m in messages
-        if m["role"] in speakers and m.get("content") and not m.get("tool_calls")
-    ]
 
 
 class _Loop:
