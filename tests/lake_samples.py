@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from ingest_samples import conversation
 
-from ingest import catalog, journal
+from ingest import catalog, encrypted, journal, kept
 from ingest import tables as lake_tables
 from ingest.lake import Lake
 from ingest.runners import LocalRunner, Runner
@@ -38,6 +38,14 @@ def row_hashes(lake: Lake, name: str = "spans") -> Counter[bytes]:
     """The rows of a raw table as a reader sees them now."""
     found = catalog.parts(lake.path, name)
     return Counter(h for part in found for h in pq.read_table(part, columns=["row_hash"])["row_hash"].to_pylist())
+
+
+def ever_came(lake: Lake, name: str = "spans") -> set[bytes]:
+    """The rows of a raw table as the lake knows them, encrypted and dropped ones among them."""
+    columns = kept.hashes(lake.path, name)
+    parts = catalog.parts(lake.path, name)
+    columns += [encrypted.open_part(lake.path, part).read(["row_hash"])["row_hash"] for part in parts]
+    return {h for column in columns for h in column.to_pylist()}
 
 
 def tables(lake: Lake) -> list[Any]:

@@ -78,8 +78,8 @@ def test_what_was_dropped_stays_dropped(tmp_path: Path) -> None:
     again = lake.ingest()
     assert (again.rows, again.new, again.duplicates, again.expired) == (12, 0, 6, 6)
     assert ids(lake) == ["c-2"]
-    loop = Loop(Settings(home=tmp_path / "home", lake_dir=lake.path))
-    assert loop.acknowledged_and_landed() == (6, 6), "the check does not miss what expired"
+    arrived = Loop(Settings(home=tmp_path / "home", lake_dir=lake.path)).arrived()
+    assert (arrived.acknowledged, arrived.landed) == (6, 6), "the check does not miss what expired"
 
 
 def test_what_has_not_landed_lands_first_and_an_open_segment_stays(tmp_path: Path) -> None:
