@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import xxhash
@@ -148,6 +148,7 @@ def path_hashes(c: Assembled) -> list[bytes]:
 
 
 def _joined(earlier: Assembled, later: Assembled) -> Assembled:
+    _take_own(later)
     later.conversation_id, later.explicit = earlier.conversation_id, earlier.explicit
     known = {id_of(x): x for x in earlier.links}
     for x in later.links:
@@ -168,6 +169,15 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
     for mine, theirs in zip(later.thread.turns, earlier.thread.turns, strict=False):
         mine.start_ns, mine.span_id, mine.trace_id = theirs.start_ns, theirs.span_id, theirs.trace_id
     return later
+
+
+def _take_own(c: Assembled) -> None:
+    """Gives a conversation messages of its own: branches of one conversation share those that they begin with."""
+    own = {id(turn): replace(turn, message=turn.message.copy()) for turn in c.thread.turns}
+    c.thread.turns = [own[id(turn)] for turn in c.thread.turns]
+    for x in c.links:
+        x.call_turn = own[id(x.call_turn)]
+        x.answer = own[id(x.answer)] if x.answer else None
 
 
 def id_of(x: Link) -> tuple[Any, ...]:

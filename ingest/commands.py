@@ -178,5 +178,5 @@ def privacy(
         print(f"different surrogates: {_counts(report['values'])}")
         for column, counts in report["columns"].items():
             print(f"  {column}: {_counts(counts)}")
-        print(f"left by the allow-list: {_counts(report['allowed'])}")
+        print(f"different values left by the allow-list: {_counts(report['allowed'])}")
         print(f"raw tables: {report['raw']}")

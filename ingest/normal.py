@@ -8,7 +8,7 @@ from typing import Any
 from ingest.shapes import NormalMessage
 
 # Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
-MAPPING_VERSION = 2
+MAPPING_VERSION = 3
 
 
 @dataclass(slots=True)

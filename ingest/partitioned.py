@@ -33,7 +33,7 @@ from ingest.normal import Evaluation
 from ingest.normalise import NORMALISED, evaluation_row
 from ingest.otlp import to_table
 from ingest.privacy import Privacy, Totals, open_privacy
-from ingest.runners import MEMORY, Runner, listed, quoted
+from ingest.runners import Runner, listed, out_of_core, quoted
 
 ASIDE = "normalising"
 SHARD_ROWS, SHARD_BYTES = 60_000, 192 << 20
@@ -54,7 +54,7 @@ def normalise_in_parts(
 ) -> Made:
     """Writes the normalised tables of raw Parquet files into a directory, one file each."""
     each, privacy = runner.each, open_privacy(root)  # which makes the key, once
-    with _aside(root) as aside, _database(aside) as db:
+    with _aside(root) as aside, out_of_core(aside / "spilled") as db:
         for name, files in raw.items():
             if files:
                 runner.shuffle(files, columns[name], shards, aside / name)
@@ -177,13 +177,6 @@ def _aside(root: Path) -> Iterator[Path]:
         yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def _database(aside: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    config = {"memory_limit": MEMORY, "temp_directory": str(aside / "spilled"), "preserve_insertion_order": False}
-    with duckdb.connect(config=config) as db:
-        yield db
 
 
 def meet(edges: Edges, place: Callable[[int], int]) -> dict[int, int]:

@@ -39,8 +39,7 @@ class LocalRunner:
         self._pool: ProcessPoolExecutor | None = None
 
     def shuffle(self, files: Sequence[Path], columns: Sequence[str], shards: int, into: Path) -> None:
-        config = {"memory_limit": MEMORY, "temp_directory": f"{into}.spilled", "preserve_insertion_order": False}
-        with duckdb.connect(config=config) as db:
+        with out_of_core(Path(f"{into}.spilled")) as db:
             db.execute(
                 f"COPY (SELECT {', '.join(columns)}, filename, file_row_number, hash(trace_id) % {shards} AS shard"
                 f" FROM read_parquet({listed(files)}, filename=true, file_row_number=true, hive_partitioning=false))"
@@ -65,6 +64,15 @@ class LocalRunner:
         with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as self._pool:
             yield self
         self._pool = None
+
+
+@contextmanager
+def out_of_core(spilled: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database of its own that writes to a directory what does not fit into ``MEMORY``."""
+    with duckdb.connect() as db:
+        db.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {quoted(spilled)}")
+        db.execute("SET preserve_insertion_order = false")
+        yield db
 
 
 def quoted(path: Path | str) -> str:

@@ -58,7 +58,7 @@ class SparkRunner:
             F.col("_metadata.row_index").alias("file_row_number"),
             F.pmod(F.xxhash64("trace_id"), F.lit(shards)).alias("shard"),
         )
-        rows.repartition(shards, "shard").write.partitionBy("shard").parquet(str(into), compression="lz4")
+        rows.repartition(shards, "shard").write.partitionBy("shard").parquet(str(into), compression="snappy")
 
     def each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -96,13 +96,12 @@ def in_spark(sql: str) -> str:
     return sqlglot.parse_one(sql, read="duckdb").transform(_in_spark).sql("spark")
 
 
-def _in_spark(node: exp.Expression) -> exp.Expression:
-    """What sqlglot does not carry over: ordered arrays, and quantiles that lie between two values."""
+def _in_spark(node: exp.Expr) -> exp.Expr:
+    """What sqlglot does not carry over: ordered arrays, and exact quantiles."""
     if isinstance(node, exp.ArrayAgg) and isinstance(node.this, exp.Order):
         value, by = node.this.this, node.this.expressions[0].this
         pairs = f"array_sort(collect_list(struct({by.sql('spark')} AS place, {value.sql('spark')} AS value)))"
         return sqlglot.parse_one(f"transform({pairs}, pair -> pair.value)", read="spark")
-    if isinstance(node, exp.WithinGroup) and isinstance(node.this, exp.PercentileCont):
-        by = node.expression.expressions[0].this
-        return exp.Anonymous(this="percentile", expressions=[by.copy(), node.this.this.copy()])
+    if isinstance(node, exp.PercentileDisc):
+        return exp.Anonymous(this="percentile_disc", expressions=[node.this.copy()])
     return node

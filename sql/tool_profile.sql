@@ -1,15 +1,16 @@
 -- grain: one tool
 -- key: tool
 -- meaning: how a tool behaved in production: how often it was called and failed, how (error_classes counts
--- each class, argument_keys the calls that passed each key; both are JSON objects), and how long it took.
+-- each class, argument_keys the calls that passed each key; both are JSON objects), and how long it took
+-- (quantiles are times that occurred).
 WITH profiled AS (
     SELECT
         tool,
         count(*) AS calls,
         CAST(sum(CASE WHEN is_error THEN 1 ELSE 0 END) AS BIGINT) AS errors,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p50,
-        percentile_cont(0.9) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p90,
-        percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p99
+        percentile_disc(0.5) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p50,
+        percentile_disc(0.9) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p90,
+        percentile_disc(0.99) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms_p99
     FROM tool_calls
     GROUP BY tool
 ),

@@ -173,8 +173,8 @@ def test_an_hour_is_landed_again_and_counted(definitions: dg.Definitions, tmp_pa
     lake = Lake.create(tmp_path / "lake")
     now = time.time_ns()
     writer = journal.JournalWriter(lake.journal_path)
-    for at in (now, now - 2 * 3_600_000_000_000):
-        writer.append([journal.encode("traces_json", at, json.dumps(conversation(at % 10**9)).encode())])
+    for n, at in enumerate((now, now - 2 * 3_600_000_000_000), 1):
+        writer.append([journal.encode("traces_json", at, json.dumps(conversation(n)).encode())])
     writer.close()
     job = definitions.resolve_job_def("land_hours")
     hour = time.strftime("%Y-%m-%d-%H:00", time.gmtime(now // 10**9))

@@ -116,3 +116,17 @@ def test_tools_that_ran_in_another_process_s_trace(tmp_path: Path) -> None:
         ran["attributes"] += attributes({"gen_ai.conversation.id": f"c-{n}"})
         requests.append(request(ran))
     assert_same_in_parts(lake_of(tmp_path, requests), tmp_path / "made", 4)
+
+
+def test_a_branch_that_goes_on_elsewhere_leaves_the_others_where_they_were_seen(tmp_path: Path) -> None:
+    begun = [text("user", "hello"), text("assistant", "what is it?")]
+    requests = [request(chat(1, 1, 0, begun[:1], begun[1:], None))]
+    for n, said in enumerate(("a refund", "an exchange"), 1):
+        history = [*begun, text("user", said)]
+        requests.append(request(chat(1 + n, 1, 10 * n, history, [text("assistant", f"{said}, yes")], "c-1")))
+    lake = lake_of(tmp_path, requests)
+    assert_same_in_parts(lake, tmp_path / "made", 4)
+    seen = "SELECT DISTINCT trace_id FROM messages WHERE conversation_id = '{}' ORDER BY 1"
+    traces = {c.conversation_id: lake.query(seen.format(c.conversation_id))["trace_id"].to_pylist()
+              for c in lake.conversations()}  # fmt: skip
+    assert traces == {"c-1": [f"{2:032x}"], f"{1:032x}": [f"{n:032x}" for n in (1, 3)]}

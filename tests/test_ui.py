@@ -108,5 +108,5 @@ def test_the_graph_is_shown_and_an_asset_materialises_from_the_ui(ui: str, brows
     browser.refresh()  # the page follows the run's state by itself, but its metadata only when it is opened
     rows = (By.XPATH, "//*[text()='Row count']/following::*[normalize-space(text())='36'][1]")
     wait.until(appears.presence_of_element_located(rows))
-    checks = (By.XPATH, "//*[text()='Latest check results']/following::*[normalize-space(text())='2'][1]")
+    checks = (By.XPATH, "//*[text()='Latest check results']/following::*[normalize-space(text())='3'][1]")
     wait.until(appears.presence_of_element_located(checks))

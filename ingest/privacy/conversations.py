@@ -155,21 +155,22 @@ class Privacy:
 
 @dataclass
 class Totals:
-    """What was replaced, by ``table.column`` and kind; ``values`` holds the surrogates given out by kind."""
+    """What was replaced, by ``table.column`` and kind; by kind, ``values`` holds the surrogates given out and
+    ``allowed`` what the allow-list left."""
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     conversations: int = 0
     values: dict[str, set[str]] = field(default_factory=dict)
-    allowed: Counter[str] = field(default_factory=Counter)
+    allowed: dict[str, set[str]] = field(default_factory=dict)
 
     def merge(self, other: Totals) -> None:
         """Adds what was replaced elsewhere."""
         for column, n in other.counts.items():
             self.counts.setdefault(column, Counter()).update(n)
-        for kind, found in other.values.items():
-            self.values.setdefault(kind, set()).update(found)
+        for mine, others in ((self.values, other.values), (self.allowed, other.allowed)):
+            for kind, found in others.items():
+                mine.setdefault(kind, set()).update(found)
         self.conversations += other.conversations
-        self.allowed.update(other.allowed)
 
     def report(self) -> dict[str, Any]:
         """Without a word of it: places by column and kind, different values by kind."""
@@ -183,5 +184,5 @@ class Totals:
             "values": {kind: len(found) for kind, found in sorted(self.values.items())},
             "columns": by_column,
             "conversations": self.conversations,
-            "allowed": dict(sorted(self.allowed.items())),
+            "allowed": {kind: len(found) for kind, found in sorted(self.allowed.items())},
         }

@@ -29,14 +29,13 @@ _ESCAPE = re.compile(r"\\[nrtbf\"'/]")
 class Scrubber:
     """Replaces by one lake's settings and key, and counts what it replaced.
 
-    ``replaced`` counts places by kind, ``allowed`` those that the allow-list left, ``values`` holds the
-    surrogates given out by kind.
+    By kind, ``values`` holds the surrogates given out and ``allowed`` what the allow-list left.
     """
 
     def __init__(self, settings: PrivacySettings, key: bytes) -> None:
         self.surrogates = Surrogates(key)
         self.fields = Fields(settings, self.is_allowed)
-        self.allowed: Counter[str] = Counter()
+        self.allowed: dict[str, set[str]] = {}
         self.values: dict[str, set[str]] = {}
         self._wanted = frozenset(settings.detectors)
         self._allow = re.compile("|".join(fnmatch.translate(p.lower()) for p in settings.allow) or r"(?!)")
@@ -109,7 +108,7 @@ class Scrubber:
         if hit.kind == "email" and self.surrogates.is_email(found):
             return hit._replace(kind=ALLOWED)
         if self.is_allowed(found):
-            self.allowed[hit.kind] += 1
+            self.allowed.setdefault(hit.kind, set()).add(found.lower())
             return hit._replace(kind=ALLOWED)
         return hit
 
