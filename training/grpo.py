@@ -38,7 +38,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(40, ge=1, description="Optimizer steps at most.")
-    seconds: float | None = Field(540, description="Stop after this wall-clock time even if steps are left.")
+    seconds: float | None = Field(450, description="Stop after this wall-clock time even if steps are left.")
     groups: int = Field(16, ge=1, description="Scenarios a step.")
     group_size: int = Field(8, ge=2, description="Episodes a scenario.")
     temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
