@@ -6,8 +6,8 @@ journal and read by the real `rehearsal ingest`, in a process of its own.
     python -m benchmarks.bench_ingest --storage        # conversations of 20 turns as they come: bytes on the disk
 
 A conversation is one trace: an agent span, and for each of its turns a chat span, which repeats the history, and a
-tool span, and a last chat span. Conversations differ in every word. Spans are padded with an attribute to their
-size; the journal is written before the clock starts and removed afterwards.
+tool span, and a last chat span. Texts are words, drawn anew for every conversation. Spans are padded with an
+attribute to their size; the journal is written before the clock starts and removed afterwards.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
+from itertools import count, islice
 from pathlib import Path
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -40,10 +42,14 @@ SECOND = 1_000_000_000
 
 
 def conversation(rng: random.Random, number: int, span_bytes: int, turns: int = TURNS) -> Iterator[Span]:
-    """The spans of one conversation, each about so large: of noise, or of words and as they come if 0."""
+    """The spans of one conversation, each about so large, or as they come if 0."""
     trace, start = rng.randbytes(16), BASE_NS + number * SECOND
-    noise = lambda n: rng.randbytes(n // 2).hex()  # noqa: E731
-    words = noise if span_bytes else lambda n: " ".join(rng.choices(WORDS, k=n // 5))
+    text = prose()
+
+    def words(size: int) -> str:
+        at = rng.randrange(len(text) - size)
+        return text[at : at + size]
+
     said = max(16, span_bytes // 40) if span_bytes else 150  # so that the history of the last turn fits
     root = rng.randbytes(8)
     history: list[dict[str, object]] = [_text("user", f"please look at {words(said)}")]
@@ -55,14 +61,14 @@ def conversation(rng: random.Random, number: int, span_bytes: int, turns: int = 
         for key, value in {**attributes, "gen_ai.conversation.id": f"c-{number}"}.items():
             span.attributes.add(key=key).value.string_value = value
         if span_bytes and (room := span_bytes - span.ByteSize() - 20) > 0:
-            span.attributes.add(key="app.payload").value.string_value = noise(room)
+            span.attributes.add(key="app.payload").value.string_value = words(room)
         return span
 
     agent = make("invoke_agent desk", 0, b"", {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "desk"})
     agent.span_id = root
     yield agent
     for turn in range(turns + 1):
-        call_id, arguments = f"call-{number}-{turn}", {"id": noise(8)}
+        call_id, arguments = f"call-{number}-{turn}", {"id": rng.randbytes(4).hex()}
         made = _part("tool_call", id=call_id, name="look", arguments=arguments)
         call: dict[str, object] = {"role": "assistant", "parts": [made]}
         last = turn == turns
@@ -81,6 +87,12 @@ def conversation(rng: random.Random, number: int, span_bytes: int, turns: int = 
         history += [call, {"role": "tool", "parts": [_part("tool_call_response", id=call_id, response=result)]}]
 
 
+@cache
+def prose() -> str:
+    """Words, of which conversations are cut: many more than one reads at a time."""
+    return " ".join(random.Random(0).choices(WORDS, k=6_000_000))
+
+
 def _text(role: str, content: str) -> dict[str, object]:
     return {"role": role, "parts": [_part("text", content=content)]}
 
@@ -89,23 +101,32 @@ def _part(kind: str, **more: object) -> dict[str, object]:
     return {"type": kind, **more}
 
 
+def requests(spans: int, span_bytes: int, turns: int = TURNS) -> Iterator[tuple[bytes, int]]:
+    """Requests of whole conversations with at least so many spans in all, each with its number of spans."""
+    rng, made = random.Random(0), 0
+    request = _request()
+    found = request.resource_spans[0].scope_spans[0].spans
+    for number in count():
+        for span in conversation(rng, number, span_bytes, turns):
+            found.append(span)
+            if len(found) == REQUEST:
+                yield request.SerializeToString(), REQUEST
+                del found[:]
+            made += 1
+        if made >= spans:
+            break
+    if found:
+        yield request.SerializeToString(), len(found)
+
+
 def fill(directory: Path, spans: int, span_bytes: int, turns: int = TURNS) -> tuple[int, int]:
     """Writes that many spans (whole conversations) into a journal; returns spans and bytes."""
-    rng, writer = random.Random(0), journal.JournalWriter(directory)
-    made = size = number = 0
-    request, group = _request(), []
-    while made < spans:
-        for span in conversation(rng, number, span_bytes, turns):
-            request.resource_spans[0].scope_spans[0].spans.append(span)
-            made += 1
-            if made % REQUEST == 0:
-                group.append(request.SerializeToString())
-                request = _request()
-        number += 1
-        if len(group) >= 16:
-            size += _append(writer, group)
-            group = []
-    size += _append(writer, [*group, request.SerializeToString()])
+    writer, made, size = journal.JournalWriter(directory), 0, 0
+    source = requests(spans, span_bytes, turns)
+    while group := list(islice(source, 16)):
+        writer.append([journal.encode("traces_proto", time.time_ns(), payload) for payload, _ in group])
+        made += sum(n for _, n in group)
+        size += sum(len(payload) for payload, _ in group)
     writer.close()
     return made, size
 
@@ -116,11 +137,6 @@ def _request() -> ExportTraceServiceRequest:
     part.resource.attributes.add(key="service.name").value.string_value = "bench"
     part.scope_spans.add().scope.name = "bench"
     return request
-
-
-def _append(writer: journal.JournalWriter, payloads: list[bytes]) -> int:
-    writer.append([journal.encode("traces_proto", time.time_ns(), p) for p in payloads])
-    return sum(map(len, payloads))
 
 
 # ------------------------------------------------------------------------------------------ measuring

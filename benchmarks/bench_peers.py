@@ -1,6 +1,7 @@
 """Spans a second that are acknowledged and that are stored, beside Phoenix and MLflow, on one machine in one run.
 
     python -m benchmarks.bench_peers [--peers phoenix mlflow] [--seconds 15]
+    python -m benchmarks.bench_peers --storage    # bytes that Phoenix's database takes of conversations of 20 turns
 
 Each peer is installed from the package registry into a virtual environment of its own under artifacts/peers, at the
 version given here, and runs as its documentation says, over SQLite, its default. The same requests (64 spans of 5 KB)
@@ -32,6 +33,7 @@ from pathlib import Path
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from benchmarks import bench_ingest
 from benchmarks.bench_receiver import SPANS, payloads
 from ingest import journal
 
@@ -196,12 +198,38 @@ def measure(name: str, seconds: float, connections: int) -> dict[str, object]:
         }  # fmt: skip
 
 
+def storage(conversations: int = 100, turns: int = 20) -> dict[str, float]:
+    """What the conversations that ``bench_ingest --storage`` makes take in Phoenix's database."""
+    sent = list(bench_ingest.requests(conversations * (2 * turns + 2), 0, turns))
+    spans = sum(n for _, n in sent)
+    with tempfile.TemporaryDirectory() as made:
+        directory = Path(made)
+        with running("phoenix", directory) as url:
+            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=120)
+            for body, _ in sent:
+                connection.request("POST", "/v1/traces", body, {"content-type": "application/x-protobuf"})
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == 200, answer.status
+            until = time.monotonic() + MOST_SECONDS
+            while stored("phoenix", directory) < spans and time.monotonic() < until:
+                time.sleep(1)
+        assert stored("phoenix", directory) == spans
+        size = sum(path.stat().st_size for path in directory.glob("phoenix.db*"))
+    otlp = sum(len(body) for body, _ in sent)
+    return {"spans": spans, "otlp_bytes_per_span": otlp / spans, "bytes_per_span": size / spans, "of_otlp": size / otlp}
+
+
 def main() -> None:
     """Prints a line a product and number of connections."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--peers", nargs="*", default=["phoenix", "mlflow"], choices=["phoenix", "mlflow"])
     parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--storage", action="store_true", help="Phoenix's bytes a span, instead")
     options = parser.parse_args()
+    if options.storage:
+        print(json.dumps(storage(), indent=1))
+        return
     for name in (*options.peers, "rehearsal"):
         for connections in (1, 4):
             print(json.dumps(measure(name, options.seconds, connections)), flush=True)

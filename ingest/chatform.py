@@ -27,6 +27,14 @@ class Turn:
     trace_id: str = ""
     sent: bool = False  # seen in a model's output, not only in a history
     flags: list[str] = field(default_factory=list)
+    is_lent: bool = False  # the message is others' too, and must not be changed
+
+    def keep(self) -> None:
+        """Makes the message this turn's own."""
+        if self.is_lent:
+            self.message, self.is_lent = self.message.copy(), False
+            if calls := self.message.get("tool_calls"):
+                self.message["tool_calls"] = [call.copy() for call in calls]
 
 
 def canonical(value: Any) -> Any:
@@ -76,7 +84,21 @@ def _content(parts: list[Part]) -> str | None:
 
 
 def to_turns(message: NormalMessage) -> list[Turn]:
-    """The chat messages of one normal message: each tool answer is one of its own, text comes after them."""
+    """The chat messages of one normal message: each tool answer is one of its own, text comes after them. They are
+    remembered, because every call repeats the history: what is told again is lent."""
+    known = _told.get(id(message))
+    if known is None or known[0] is not message:
+        if len(_told) >= _MOST:
+            _told.clear()
+        known = _told[id(message)] = message, _read_turns(message)
+    return [Turn(t.message, t.key, t.parts, is_lent=True) for t in known[1]]
+
+
+_MOST = 4096
+_told: dict[int, tuple[NormalMessage, list[Turn]]] = {}
+
+
+def _read_turns(message: NormalMessage) -> list[Turn]:
     parts = message["parts"]
     answers = [p for p in parts if p["type"] == "tool_call_response"]
     turns = [_tool_turn(p) for p in answers]

@@ -1,13 +1,15 @@
 """Group commit: one thread appends whatever waits and makes all of it durable with one fsync.
 
 While the disk works on one group the next one gathers, so the number of fsyncs does not grow with the
-number of senders. Nobody is answered before the fsync that covers their bytes has returned.
+number of senders. Nobody is answered before the fsync that covers their bytes has returned. Where requests
+come one at a time and the disk is quick, the event loop writes by itself: to wake the thread takes as long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,9 @@ from ingest import journal
 from ingest.refusals import disk_failed, shutting_down, too_much_waiting
 
 log = logging.getLogger(__name__)
+QUICK_SECONDS, MANY = 0.003, 8
 Observe = Callable[[float, int], None]
+Group = list[tuple[journal.Record, "asyncio.Future[None]"]]
 
 
 class GroupCommit:
@@ -30,47 +34,74 @@ class GroupCommit:
         self.bytes_waiting = 0
         self.failures = 0
         self.healthy = True
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._waiting: Group = []
+        self._lock = threading.Lock()  # around the writer
+        self._usual = 1.0  # seconds of a commit, the last ones weighing most
+        self._alone = 0  # requests in a row that were
         self._pool = ThreadPoolExecutor(1, "journal")
-        self._busy: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
 
-    async def append(self, record: bytes) -> None:
-        """Returns when the record is durable; raises ``Refused`` (to be sent again) when it cannot be."""
+    def append(self, record: journal.Record, alone: bool = False) -> asyncio.Future[None]:
+        """Starts to write a record; done when it is durable, with ``Refused`` (to be sent again) if it cannot be.
+        ``alone``: no other request is here, so that nobody minds if this returns only when it is done.
+        Raises ``Refused`` at once when too much waits or nothing is taken any more."""
         if self._closed:
             raise shutting_down()
+        size = record.size
         # An empty queue takes anything, or a record larger than the bound could never be sent.
-        if self.bytes_waiting and self.bytes_waiting + len(record) > self.max_waiting:
+        if self.bytes_waiting and self.bytes_waiting + size > self.max_waiting:
             raise too_much_waiting()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
-        self.bytes_waiting += len(record)
-        if self._busy is None:
-            self._busy = asyncio.create_task(self._drain())
-        await done
+        self.bytes_waiting += size
+        self._alone = self._alone + 1 if alone else 0
+        if self._idle.is_set():
+            self._idle.clear()
+            if self._alone > MANY and self._usual < QUICK_SECONDS and not self._lock.locked():
+                group, self._waiting = self._waiting, []
+                self._committed(group, *self._write(group))
+            else:
+                self._next()
+        return done
 
-    async def _drain(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            problem = await self._commit([record for record, _ in group])
-            for record, done in group:
-                self.bytes_waiting -= len(record)
-                if not done.done():  # a client that went away has cancelled it
-                    done.set_exception(disk_failed(problem)) if problem else done.set_result(None)
-        self._busy = None
+    def _next(self) -> None:
+        """Hands what has gathered to the thread, which tells the loop when it is done."""
+        group, self._waiting = self._waiting, []
+        self._pool.submit(self._commit, group, asyncio.get_running_loop())
 
-    async def _commit(self, records: list[bytes]) -> Exception | None:
-        """Writes a group; returns what went wrong instead of raising, because every waiter must hear it."""
+    def _commit(self, group: Group, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread."""
+        loop.call_soon_threadsafe(self._committed, group, *self._write(group))
+
+    def _write(self, group: Group) -> tuple[float, Exception | None]:
+        """Writes a group; returns the seconds, and what went wrong, which every waiter must hear."""
         started = time.perf_counter()
+        problem: Exception | None = None
         try:
-            await self._in_thread(self.writer.append, records)
-        except Exception as problem:  # whatever it is: nothing may be acknowledged, and the next group may work
+            with self._lock:
+                self.writer.append([part for record, _ in group for part in record])
+        except Exception as error:  # nothing may be acknowledged, and the next group may work
+            problem = error
+        return time.perf_counter() - started, problem
+
+    def _committed(self, group: Group, seconds: float, problem: Exception | None) -> None:
+        if self._waiting:  # the disk first: those who wait hear it meanwhile
+            self._next()
+        else:
+            self._idle.set()
+        self._usual += (seconds - self._usual) / 8
+        if problem:
             self.failures += 1
             self._told(problem)
-            return problem
-        self.healthy = True
-        self.observe(time.perf_counter() - started, len(records))
-        return None
+        else:
+            self.healthy = True
+            self.observe(seconds, len(group))
+        for record, done in group:
+            self.bytes_waiting -= record.size
+            if not done.done():  # a client that went away has cancelled it
+                done.set_exception(disk_failed(problem)) if problem else done.set_result(None)
 
     def _told(self, problem: Exception) -> None:
         if self.healthy:  # once, not at every request
@@ -90,8 +121,7 @@ class GroupCommit:
     async def close(self) -> None:
         """Waits for what was accepted, then seals; later appends are refused."""
         self._closed = True
-        if self._busy is not None:
-            await self._busy
+        await self._idle.wait()
         try:
             await self._in_thread(self.writer.close)
         except OSError as problem:  # it stays open, and whole: the next start seals it
@@ -99,4 +129,8 @@ class GroupCommit:
         self._pool.shutdown()
 
     async def _in_thread(self, call: Callable[..., object], *arguments: object) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+        def locked() -> None:
+            with self._lock:
+                call(*arguments)
+
+        await asyncio.get_running_loop().run_in_executor(self._pool, locked)

@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from ingest import journal, otlp
 from ingest.commits import GroupCommit
 from ingest.errors import UserError
+from ingest.journal import Bytes
 from ingest.refusals import invalid, too_large, too_much_waiting, unauthenticated
 from ingest.telemetry import Metrics, OwnSpans
 
@@ -108,26 +109,28 @@ class Intake:
         """The other end of ``hold``."""
         self.held -= size
 
-    async def take(self, signal: str, encoding: str, data: bytes, compression: str = "") -> Taken:
-        """Makes one request durable. ``signal`` is traces or logs, ``encoding`` proto or json."""
-        if len(data) > BIG or compression:
-            prepared = await asyncio.to_thread(self._prepare, signal, encoding, data, compression)
+    async def take(
+        self, signal: str, encoding: str, data: Bytes, compression: str = "", all_held: bool = False
+    ) -> Taken:
+        """Makes one request durable. ``signal`` is traces or logs, ``encoding`` proto or json. ``all_held``: whatever
+        else is arriving at this door is held already (``hold``), so that it can be told whether anything is."""
+        held = len(data)
+        if held > BIG or compression:
+            taken, data = await asyncio.to_thread(self._checked, signal, encoding, data, compression)
         else:
-            prepared = self._prepare(signal, encoding, data, compression)
-        taken, record = prepared
+            taken, data = self._checked(signal, encoding, data, compression)
         if taken.accepted:
-            await self.commits.append(record)
-        self.metrics.took(signal, taken.accepted, taken.rejected, len(record))
+            record = journal.record(f"{signal}_{encoding}", time.time_ns(), data)
+            await self.commits.append(record, alone=all_held and self.held == held)
+        self.metrics.took(signal, taken.accepted, taken.rejected, len(data))
         return taken
 
-    def _prepare(self, signal: str, encoding: str, data: bytes, compression: str) -> tuple[Taken, bytes]:
+    def _checked(self, signal: str, encoding: str, data: Bytes, compression: str) -> tuple[Taken, Bytes]:
         data = decompressed(data, compression, self.options.max_body)
-        accepted, rejected = _checked(signal, encoding, data)
-        record = journal.encode(f"{signal}_{encoding}", time.time_ns(), data) if accepted else b""
-        return Taken(signal, accepted, rejected), record
+        return Taken(signal, *_counted(signal, encoding, data)), data
 
 
-def decompressed(data: bytes, compression: str, limit: int) -> bytes:
+def decompressed(data: Bytes, compression: str, limit: int) -> Bytes:
     """Unpacks gzip, deflate or zstd, at most ``limit`` bytes: a bomb costs no more than that."""
     compression = compression.strip().lower()
     if compression in ("", "identity"):
@@ -143,7 +146,7 @@ def decompressed(data: bytes, compression: str, limit: int) -> bytes:
     return out
 
 
-def _members(data: bytes, compression: str, limit: int, unpack: Callable[[bytes, int], tuple[bytes, bytes]]) -> bytes:
+def _members(data: Bytes, compression: str, limit: int, unpack: Callable[[Bytes, int], tuple[bytes, bytes]]) -> bytes:
     """Member after member (both formats may be concatenated), until there is more than ``limit``."""
     out = bytearray()
     while len(out) <= limit:
@@ -159,7 +162,7 @@ def _members(data: bytes, compression: str, limit: int, unpack: Callable[[bytes,
     return bytes(out)
 
 
-def _inflate(data: bytes, room: int) -> tuple[bytes, bytes]:
+def _inflate(data: Bytes, room: int) -> tuple[bytes, bytes]:
     """One gzip or zlib member, at most ``room`` bytes of it, and what is behind it."""
     one = zlib.decompressobj(47)  # gzip or zlib by its header
     out = one.decompress(data, room)
@@ -168,7 +171,7 @@ def _inflate(data: bytes, room: int) -> tuple[bytes, bytes]:
     return out, one.unused_data
 
 
-def _unzstd(data: bytes, room: int) -> tuple[bytes, bytes]:
+def _unzstd(data: Bytes, room: int) -> tuple[bytes, bytes]:
     """One zstd frame. 1 KiB at a time, because this decompressor cannot be told a maximum: 1 KiB holds at
     most 256 blocks of 128 KiB, so a bomb overshoots by 32 MiB and no more."""
     one = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
@@ -183,7 +186,7 @@ def _unzstd(data: bytes, room: int) -> tuple[bytes, bytes]:
     return bytes(out), one.unused_data + data[at:]
 
 
-def _checked(signal: str, encoding: str, data: bytes) -> tuple[int, int]:
+def _counted(signal: str, encoding: str, data: Bytes) -> tuple[int, int]:
     """How many items are good, and how many have no valid ids and are rejected."""
     try:
         if encoding == "proto":

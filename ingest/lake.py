@@ -31,7 +31,6 @@ from ingest import (
     journal,
     kept,
     landing,
-    otlp,
     privacy,
     renormalising,
     retention,
@@ -170,7 +169,8 @@ class Lake:
     def _ingest_file(self, path: Path, writer: landing.RawWriter, summary: IngestSummary) -> None:
         summary.files += 1
         for rows in files.read(path, time.time_ns()):
-            _count(summary, rows, writer.add(rows))
+            batch = landing.Batch.of(rows)
+            _count(summary, batch, writer.add(batch))
             writer.flush_if_full()
 
     def _ingest_segment(
@@ -181,8 +181,8 @@ class Lake:
             summary.read_before += 1
             return
         summary.files += 1
-        for rows, how_far in landing.read_segment(path, known, decoder):
-            _count(summary, rows, writer.add(rows))
+        for batch, how_far in landing.read_segment(path, known, decoder):
+            _count(summary, batch, writer.add(batch))
             writer.reached(path.stem, how_far)
             writer.flush_if_full()
 
@@ -324,11 +324,11 @@ class Lake:
             return read_tool_profiles(db)
 
 
-def _count(summary: IngestSummary, rows: otlp.Rows, new: dict[str, int]) -> None:
-    summary.rejected += rows.rejected
-    summary.unreadable += rows.unreadable
-    summary.metrics += rows.metrics
-    summary.rows += len(rows)
+def _count(summary: IngestSummary, batch: landing.Batch, new: dict[str, int]) -> None:
+    summary.rejected += batch.rejected
+    summary.unreadable += batch.unreadable
+    summary.metrics += batch.metrics
+    summary.rows += len(batch)
     summary.new += sum(new.values())
     for name, count in new.items():
         setattr(summary, name, getattr(summary, name) + count)

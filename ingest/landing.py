@@ -6,48 +6,61 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import xxhash
 
 from ingest import catalog as catalogs
 from ingest import files, journal, otlp
 from ingest.catalog import RAW, Catalog, Read
-from ingest.known import HASH, Known
+from ingest.known import Known, as_array
+from ingest.processes import Processes
 
 EDGE = 64 << 10
 BATCH_BYTES = 16 << 20
 PARALLEL_FROM = 96 << 20  # bytes of the journal; the processes take a second or two to start
-_HASH_AT = {name: otlp.SCHEMAS[name].get_field_index("row_hash") for name in RAW}
-_TIME_AT = {name: otlp.SCHEMAS[name].get_field_index("arrived_at_ns") for name in RAW}
-_LONG_AT = {
-    name: [otlp.SCHEMAS[name].get_field_index(c) for c in ("attributes", long)]
-    for name, long in (("spans", "events"), ("log_records", "body"))
-}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as Arrow tables by name, and what was counted while they were read (``otlp.Rows``)."""
+
+    tables: dict[str, pa.Table]
+    rejected: int
+    metrics: int
+    unreadable: int
+
+    @classmethod
+    def of(cls, rows: otlp.Rows) -> Batch:
+        """Rows that have been read."""
+        tables = {name: otlp.to_table(getattr(rows, name), otlp.SCHEMAS[name]) for name in RAW}
+        return cls(tables, rows.rejected, rows.metrics, rows.unreadable)
+
+    def __len__(self) -> int:
+        return sum(table.num_rows for table in self.tables.values())
 
 
 class RawWriter:
     """Collects new rows and writes them when they are many. Rows of the journal that arrived before ``from_ns``
     have expired (``ingest.retention``) and do not land again; they are counted."""
 
-    ROWS, BYTES = 100_000, 96 << 20
+    ROWS, BYTES = 100_000, 128 << 20
 
     def __init__(self, root: Path, catalog: Catalog, from_ns: int = 0) -> None:
         self.root, self.catalog, self.from_ns = root, catalog, from_ns
-        self.pending = otlp.Rows()
         self.expired = 0
-        self._bytes = 0
+        self._pending: dict[str, list[pa.Table]] = {name: [] for name in RAW}
+        self._rows = self._bytes = 0
         self._marks: dict[str, Read] = {}
         self._known: dict[str, Known] = {}
 
-    def add(self, rows: otlp.Rows) -> dict[str, int]:
+    def add(self, batch: Batch) -> dict[str, int]:
         """Takes rows; returns how many of each table are new."""
-        return {name: self._take(name, getattr(rows, name)) for name in RAW}
+        return {name: self._take(name, batch.tables[name]) for name in RAW}
 
     def reached(self, segment: str, how_far: Read) -> None:
         """Everything of a segment up to there has been added; remembered when those rows are committed."""
@@ -55,35 +68,33 @@ class RawWriter:
 
     def flush_if_full(self) -> None:
         """Commits when the rows are many or large."""
-        if len(self.pending) >= self.ROWS or self._bytes >= self.BYTES:
+        if self._rows >= self.ROWS or self._bytes >= self.BYTES:
             self.flush()
 
-    def _take(self, name: str, rows: list[tuple[Any, ...]]) -> int:
-        if not rows:
+    def _take(self, name: str, rows: pa.Table) -> int:
+        if not rows.num_rows:
             return 0
         if name not in self._known:  # only now: most often there is nothing new
             self._known[name] = catalogs.hashes(self.root, self.catalog, name)
-        new = self._known[name].add(np.array([row[_HASH_AT[name]] for row in rows], HASH)).tolist()
-        at = _TIME_AT[name]
-        kept = [rows[i] for i in new if rows[i][at] >= self.from_ns]
+        new = self._known[name].add(as_array(rows["row_hash"]))
+        kept = new[rows["arrived_at_ns"].to_numpy()[new] >= self.from_ns]
         self.expired += len(new) - len(kept)
-        getattr(self.pending, name).extend(kept)
-        one, other = _LONG_AT[name]
-        self._bytes += sum(len(row[one]) + len(row[other]) for row in kept)
+        if len(kept):
+            self._pending[name].append(rows if len(kept) == rows.num_rows else rows.take(kept))
+            self._rows += len(kept)
+            self._bytes += self._pending[name][-1].nbytes
         return len(kept)
 
     def flush(self) -> None:
         """Commits what was added and how far the journal was read."""
-        if not len(self.pending) and not self._marks:
+        if not self._rows and not self._marks:
             return
-        for name in RAW:
-            rows = getattr(self.pending, name)
-            if rows:
-                table = otlp.to_table(rows, otlp.SCHEMAS[name])
-                self.catalog.parts[name] += catalogs.write(self.root, name, table)
+        for name, tables in self._pending.items():
+            if tables:
+                self.catalog.parts[name] += catalogs.write(self.root, name, pa.concat_tables(tables))
         self.catalog.journal.update(self._marks)
         catalogs.save(self.root, self.catalog)
-        self.pending, self._bytes, self._marks = otlp.Rows(), 0, {}
+        self._pending, self._rows, self._bytes, self._marks = {name: [] for name in RAW}, 0, 0, {}
 
 
 # ------------------------------------------------------------------------------------------ the journal
@@ -121,14 +132,14 @@ def prune(catalog: Catalog, segments: list[Path]) -> None:
     catalog.journal = {name: r for name, r in catalog.journal.items() if name in there}
 
 
-def read_segment(path: Path, known: Read | None, decoder: Decoder) -> Iterator[tuple[otlp.Rows, Read]]:
+def read_segment(path: Path, known: Read | None, decoder: Decoder) -> Iterator[tuple[Batch, Read]]:
     """The unread rows of a segment, in batches, each with how far it reaches. Raises ``BadFile``."""
     try:
         start = start_of(path, known)
         unreadable = known.unreadable if known and start else 0
-        for rows, end in decoder.decoded(_batches(path, start), path.stem):
-            unreadable += rows.unreadable
-            yield rows, Read(end, identity(path, end), unreadable)
+        for batch, end in decoder.decoded(_batches(path, start), path.stem):
+            unreadable += batch.unreadable
+            yield batch, Read(end, identity(path, end), unreadable)
     except (OSError, journal.NoSegment) as error:
         raise files.BadFile(f"{path} cannot be read: {error}") from None
 
@@ -149,19 +160,19 @@ def _batches(path: Path, start: int) -> Iterator[list[journal.Entry]]:
 class Decoder:
     """Makes rows of journal entries: in this process, or in several where there is so much that it pays."""
 
-    def __init__(self, pool: ProcessPoolExecutor | None, processes: int) -> None:
-        self._pool, self._processes = pool, processes
+    def __init__(self, processes: Processes | None) -> None:
+        self._processes = processes
 
-    def decoded(self, batches: Iterator[list[journal.Entry]], source: str) -> Iterator[tuple[otlp.Rows, int]]:
+    def decoded(self, batches: Iterator[list[journal.Entry]], source: str) -> Iterator[tuple[Batch, int]]:
         """Each batch's rows, in order, and where it ends in its segment."""
-        if self._pool is None:
+        if self._processes is None:
             for batch in batches:
                 yield _decode(batch, source), batch[-1].end
             return
-        waiting: deque[tuple[Future[otlp.Rows], int]] = deque()
+        waiting: deque[tuple[Future[Batch], int]] = deque()
         for batch in batches:
-            waiting.append((self._pool.submit(_decode, batch, source), batch[-1].end))
-            if len(waiting) > self._processes:
+            waiting.append((self._processes.submit(_decode, batch, source), batch[-1].end))
+            if len(waiting) > self._processes.count:
                 done, end = waiting.popleft()
                 yield done.result(), end
         for done, end in waiting:
@@ -171,12 +182,12 @@ class Decoder:
 @contextmanager
 def decoding(size: int) -> Iterator[Decoder]:
     """A decoder for so many bytes."""
-    processes = os.cpu_count() or 1
-    if size < PARALLEL_FROM or processes == 1:
-        yield Decoder(None, 0)
+    count = os.cpu_count() or 1
+    if size < PARALLEL_FROM or count == 1:
+        yield Decoder(None)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield Decoder(pool, processes)
+    with Processes(count) as processes:
+        yield Decoder(processes)
 
 
 def unread_bytes(path: Path, known: Read | None) -> int:
@@ -188,8 +199,8 @@ def unread_bytes(path: Path, known: Read | None) -> int:
         return 0
 
 
-def _decode(batch: list[journal.Entry], source: str) -> otlp.Rows:
+def _decode(batch: list[journal.Entry], source: str) -> Batch:
     rows = otlp.Rows()
     for entry in batch:
         files.add_entry(entry, rows, source)
-    return rows
+    return Batch.of(rows)

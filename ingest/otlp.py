@@ -232,7 +232,7 @@ def _pb_log(r: Any, scope: tuple[Any, ...]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def parse_request(signal: str, payload: bytes) -> Any:
+def parse_request(signal: str, payload: bytes | bytearray) -> Any:
     """A protobuf ExportTraceServiceRequest or ExportLogsServiceRequest; raises ``NotOtlp``."""
     kind = ExportTraceServiceRequest if signal == "traces" else ExportLogsServiceRequest
     try:
@@ -241,7 +241,7 @@ def parse_request(signal: str, payload: bytes) -> Any:
         raise NotOtlp(f"no protobuf {kind.DESCRIPTOR.name}: {error}") from None
 
 
-def count_protobuf(signal: str, payload: bytes) -> tuple[int, int]:
+def count_protobuf(signal: str, payload: bytes | bytearray) -> tuple[int, int]:
     """How many spans or log records a request holds, and how many are rejected; no row is made."""
     request = parse_request(signal, payload)
     if signal == "logs":
@@ -412,7 +412,7 @@ def _js_log(r: dict[str, Any], scope: tuple[Any, ...]) -> tuple[Any, ...]:
 _JS_SIGNALS = ("resourceSpans", "resourceLogs", "resourceMetrics")
 
 
-def read_json(payload: bytes | str, rows: Rows, arrived_at_ns: int, source: str) -> None:
+def read_json(payload: bytes | bytearray | str, rows: Rows, arrived_at_ns: int, source: str) -> None:
     """Adds the rows of one OTLP/JSON object (traces, logs, or both); raises ``NotOtlp``.
 
     Metrics are counted, not kept. An empty object is an empty request.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
+
+from ingest.processes import Processes
 
 MEMORY = "1GB"  # of DuckDB; beyond it, it spills
 
@@ -36,7 +36,7 @@ class LocalRunner:
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Processes | None = None
 
     def shuffle(self, files: Sequence[Path], columns: Sequence[str], shards: int, into: Path) -> None:
         with out_of_core(Path(f"{into}.spilled")) as db:
@@ -61,7 +61,7 @@ class LocalRunner:
         if not self.processes:
             yield self
             return
-        with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as self._pool:
+        with Processes(self.processes) as self._pool:
             yield self
         self._pool = None
 

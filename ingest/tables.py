@@ -23,12 +23,14 @@ from ingest.runners import LocalRunner, Runner, listed, quoted
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
+# What is normalised of the raw columns (``ingest.normalise``).
 _COLUMNS = {
-    "spans": [
-        n for n in SCHEMAS["spans"].names if n not in ("row_hash", "oddities", "trace_state")
-    ],
-    "log_records": [n for n in SCHEMAS["log_records"].names if n not in ("row_hash", "source", "oddities")],
-}
+    "spans": ["trace_id", "span_id", "parent_span_id", "name", "kind", "start_ns", "end_ns", "attributes", "events",
+              "dropped_attributes_count", "dropped_events_count", "links", "status_code", "status_message",
+              "scope_name", "scope_version", "resource", "source"],
+    "log_records": ["trace_id", "span_id", "time_ns", "observed_time_ns", "event_name", "body", "attributes",
+                    "scope_name", "resource"],
+}  # fmt: skip
 
 
 def sql_text(name: str) -> str:

@@ -44,9 +44,9 @@ class Metrics:
         self._requests.labels(transport, signal, str(code)).inc()
 
     def took(self, signal: str, accepted: int, rejected: int, size: int) -> None:
-        """One request is durable."""
+        """One request of so many bytes is durable, if anything of it was accepted."""
         self._items.labels(signal, "accepted").inc(accepted)
-        self._bytes.labels(signal).inc(size)
+        self._bytes.labels(signal).inc(size if accepted else 0)
         if rejected:
             self._items.labels(signal, "rejected").inc(rejected)
 

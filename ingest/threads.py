@@ -74,7 +74,7 @@ def _place(
     elif best is None or shared == 0:
         best, shared, history = _continued(threads, seen, history)
     if best is None:
-        best = Thread([*history, *said], system, start_ns=seen.start_ns)
+        best = Thread(_kept([*history, *said]), start_ns=seen.start_ns)
         threads.append(best)
     else:
         best = _extend(threads, best, shared, history, said)
@@ -82,7 +82,9 @@ def _place(
 
 
 def _note(t: Thread, seen: Observed, system: Turn | None) -> None:
-    t.system = t.system or system
+    if t.system is None and system is not None:
+        system.keep()
+        t.system = system
     t.agent = t.agent or seen.agent
     t.tools = seen.tools or t.tools
     t.end_ns = max(t.end_ns, seen.end_ns)
@@ -147,15 +149,21 @@ def _extend(threads: list[Thread], t: Thread, shared: int, history: list[Turn], 
     if known == len(path):
         return t
     if known == len(t.turns):
-        t.turns.extend(path[known:])
+        t.turns.extend(_kept(path[known:]))
         return t
     branch = Thread(
-        [*t.turns[:known], *path[known:]], t.system, t.agent, start_ns=t.start_ns, end_ns=t.end_ns
+        [*t.turns[:known], *_kept(path[known:])], t.system, t.agent, start_ns=t.start_ns, end_ns=t.end_ns
     )
     branch.tools, branch.flags = t.tools, {*t.flags}
     branch.response_ids, branch.spans = {*t.response_ids}, [*t.spans]
     threads.append(branch)
     return branch
+
+
+def _kept(turns: list[Turn]) -> list[Turn]:
+    for turn in turns:
+        turn.keep()
+    return turns
 
 
 def common_prefix(a: list[Turn], b: list[Turn]) -> int:

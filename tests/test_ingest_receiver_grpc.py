@@ -145,14 +145,18 @@ class SlowWriter(journal.JournalWriter):
 def test_back_pressure_is_429_with_retry_after_and_passes(tmp_path: Path) -> None:
     async def run() -> tuple[int, list[Refused]]:
         commit = commits.GroupCommit(SlowWriter(tmp_path), max_waiting=1000)
-        record = journal.encode("traces_proto", 1, bytes(300))
-        results = await asyncio.gather(*(commit.append(record) for _ in range(10)), return_exceptions=True)
+        record = journal.record("traces_proto", 1, bytes(300))
+
+        async def send() -> None:
+            await commit.append(record)
+
+        results = await asyncio.gather(*(send() for _ in range(10)), return_exceptions=True)
         refused = [r for r in results if isinstance(r, Refused)]
-        await commit.append(record)
+        await send()
         assert commit.bytes_waiting == 0
         await commit.close()
         with pytest.raises(Refused, match="shutting down"):
-            await commit.append(record)
+            await send()
         return len(results) - len(refused) + 1, refused
 
     accepted, refused = asyncio.run(run())

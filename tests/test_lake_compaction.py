@@ -7,13 +7,15 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ingest_samples import request, span
 from lake_samples import ARRIVED, HOUR, killed_at_every_step, loose_files, row_hashes, send, tables, talks
 from test_lake_renormalise import run
 
-from ingest import catalog, compaction, landing
+from ingest import catalog, compaction
+from ingest.known import HASH, Known
 from ingest.lake import Lake
 from ingest.otlp import SPAN_SCHEMA
 
@@ -111,7 +113,7 @@ def test_rows_that_differ_are_never_committed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_set_of_hashes_answers_as_a_python_set_does() -> None:
-    rng, known, mine = random.Random(1), landing.Known(), set()
+    rng, known, mine = random.Random(1), Known(), set()
     for _ in range(60):
         some = range(rng.randrange(1, 40))
         batch = [bytes([rng.randrange(3)]) + bytes(14) + bytes([rng.randrange(200)]) for _ in some]
@@ -120,7 +122,7 @@ def test_a_set_of_hashes_answers_as_a_python_set_does() -> None:
             if h not in mine:
                 mine.add(h)
                 new.append(i)
-        assert known.add(landing.np.array(batch, landing.HASH)).tolist() == new
+        assert known.add(np.array(batch, HASH)).tolist() == new
     assert len(known) == len(mine)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from ingest.normal import Observed, Span
@@ -48,12 +49,19 @@ class Mapping:
 
 def has(*keys: str) -> Callable[[Span], bool]:
     """A ``detect`` that says yes to spans with any of these attributes."""
-    return lambda span: any(k in span.attributes for k in keys)
+    wanted = frozenset(keys)
+    return lambda span: not wanted.isdisjoint(span.attributes)
 
 
 def has_prefix(*prefixes: str) -> Callable[[Span], bool]:
     """A ``detect`` that says yes to spans with an attribute that starts like this."""
-    return lambda span: any(k.startswith(prefixes) for k in span.attributes)
+    return lambda span: starts(tuple(span.attributes), prefixes)
+
+
+@lru_cache(maxsize=512)
+def starts(keys: tuple[str, ...], prefixes: tuple[str, ...]) -> bool:
+    """Whether a key starts like this; remembered, because an instrumentation's spans have few sets of keys."""
+    return any(key.startswith(prefixes) for key in keys)
 
 
 def from_scope(*names: str) -> Callable[[Span], bool]:

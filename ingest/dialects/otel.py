@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.dialects.mapping import Mapping
+from ingest.dialects.mapping import Mapping, starts
 from ingest.normal import Span
 from ingest.parts import parse
 
@@ -22,7 +22,7 @@ _EXECUTION = ("gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.t
 
 def detect(span: Span) -> bool:
     """Any span with an attribute, event or log record of the GenAI conventions."""
-    return any(k.startswith("gen_ai.") for k in span.attributes) or any(
+    return starts(tuple(span.attributes), ("gen_ai.",)) or any(
         name.startswith("gen_ai.") for name, _ in occurrences(span)
     )
 

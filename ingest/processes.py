@@ -1,0 +1,115 @@
+"""Processes that work for this one. Each runs ``python -m ingest.processes`` and hears through its pipes what to do.
+
+Not ``multiprocessing``: that runs the caller's main module again in every process, so that a script or a notebook
+which ingests without a guard around it would ingest once more in each.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+from ingest.errors import UserError
+from ingest.garbage import not_collected
+
+
+class Processes:
+    """So many of them, as a context: they start with it and end with it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Processes:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-m", "ingest.processes"]
+        for _ in range(self.count):
+            process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._all.append(process)
+            self._free.put(process)
+        self._threads = ThreadPoolExecutor(self.count, "process")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # nobody waits for what they do
+            for process in self._all:
+                process.kill()
+        self._threads.shutdown(cancel_futures=kind is not None)
+        for process in self._all:
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):  # what a dead one has not read
+                    pipe.close()  # type: ignore[union-attr]
+            process.wait()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Has a function of a module carried out; the future raises what it raises, and ``UserError`` if its process
+        was killed."""
+        return self._threads.submit(self._ask, pickle.dumps((function, arguments), 5))
+
+    def _ask(self, task: bytes) -> Any:
+        process = self._free.get()
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(task)
+            process.stdin.flush()
+            done, result = pickle.load(process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            raise UserError(
+                f"a process that was working for this one ended (status {process.wait()}), as one does that is killed "
+                "for memory; free some and run it again: nothing is lost"
+            ) from None
+        finally:
+            self._free.put(process)  # a dead one too: the next task hears the same
+        if not done:
+            raise result
+        return result
+
+
+def _work(tasks: BinaryIO, results: BinaryIO) -> None:
+    while True:
+        try:
+            function, arguments = pickle.load(tasks)
+        except EOFError:
+            return
+        try:
+            with not_collected():
+                told = pickle.dumps((True, function(*arguments)), 5)
+        except Exception as error:
+            error.add_note("".join(traceback.format_exception(error)))
+            told = _failure(error)
+        try:
+            results.write(told)
+            results.flush()
+        except OSError:  # nobody waits for it any more
+            return
+
+
+def _failure(error: Exception) -> bytes:
+    try:
+        told = pickle.dumps((False, error), 5)
+        pickle.loads(told)
+    except Exception:  # its constructor takes something else than its arguments
+        return pickle.dumps((False, RuntimeError("".join(traceback.format_exception(error)))), 5)
+    return told
+
+
+def main() -> None:
+    """Works until there is nothing more to hear."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one that we work for, who ends us
+    with os.fdopen(os.dup(1), "wb") as results:
+        os.dup2(2, 1)  # what is printed is no result
+        _work(sys.stdin.buffer, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Processes that ingest starts do what they are told, once, and none is waited for that is dead."""
+
+from __future__ import annotations
+
+import operator
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lake_samples import send, talks
+
+from ingest.errors import UserError
+from ingest.lake import Lake
+from ingest.processes import Processes
+
+
+def test_results_come_back_in_order_and_failures_as_they_were() -> None:
+    with Processes(2) as processes:
+        asked = [processes.submit(operator.mul, n, n) for n in range(20)]
+        assert [done.result() for done in asked] == [n * n for n in range(20)]
+        with pytest.raises(ZeroDivisionError):
+            processes.submit(operator.truediv, 1, 0).result()
+        assert len({processes.submit(os.getpid).result() for _ in range(9)} - {os.getpid()}) in (1, 2)
+        assert processes.submit(print, "no result of anybody's").result() is None
+
+
+def test_one_that_is_killed_is_told_of_and_not_waited_for() -> None:
+    with Processes(1) as processes:
+        processes.submit(os.getpid).result()
+        for _ in range(2):
+            with pytest.raises(UserError, match="killed for memory"):
+                processes.submit(_die).result()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+SCRIPT = """
+from ingest import landing
+from ingest.lake import Lake
+
+landing.PARALLEL_FROM = 1
+print("ran", Lake.open({lake!r}).ingest().new)
+"""
+
+
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    send(lake, *talks(1, 2))
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(lake=str(lake.path)))
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "ran 12\n"), done.stderr
