@@ -15,12 +15,15 @@ import orjson
 
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
            "gen_ai.tool.definitions")  # fmt: skip
+_REFERENCES = frozenset(f"{key}_ref" for key in CONTENT)
 FLAG = "external_content"
 MAX_BYTES = 64 * 2**20
 
 
 def with_references(attributes: dict[str, Any], source: str) -> tuple[dict[str, Any], bool]:
     """The attributes with referenced content in its place, and whether some could not be found."""
+    if _REFERENCES.isdisjoint(attributes):
+        return attributes, False
     missing = False
     for key in CONTENT:
         uri = attributes.get(f"{key}_ref")

@@ -12,6 +12,7 @@ import duckdb
 from ingest.processes import Processes
 
 MEMORY = "1GB"  # of DuckDB; beyond it, it spills
+FLUSH_ROWS = 2048  # a thread; by default it gathers half a million, which would spill
 
 
 class Runner(Protocol):
@@ -40,10 +41,11 @@ class LocalRunner:
 
     def shuffle(self, files: Sequence[Path], columns: Sequence[str], shards: int, into: Path) -> None:
         with out_of_core(Path(f"{into}.spilled")) as db:
+            db.execute(f"SET partitioned_write_flush_threshold = {FLUSH_ROWS}")
             db.execute(
                 f"COPY (SELECT {', '.join(columns)}, filename, file_row_number, hash(trace_id) % {shards} AS shard"
                 f" FROM read_parquet({listed(files)}, filename=true, file_row_number=true, hive_partitioning=false))"
-                f" TO {quoted(into)} (FORMAT parquet, PARTITION_BY (shard), COMPRESSION lz4)"
+                f" TO {quoted(into)} (FORMAT parquet, PARTITION_BY (shard), COMPRESSION snappy)"
             )
 
     def each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:

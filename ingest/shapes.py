@@ -181,12 +181,14 @@ _CONTAINERS = ("messages", "input_messages", "output_messages", "choices", "cont
 
 def read_messages(value: Any, default_role: str = "user") -> list[NormalMessage]:
     """The messages of a list, of one message, or of a request or response that contains them."""
-    if isinstance(value, str):
-        shown = parse_any(value)
-        if not isinstance(shown, dict | list) or (not _told_by(shown, default_role) and parse(value) is value):
-            return [{"role": default_role, "parts": read_parts(value)}] if value else []
-        value = shown
-    return _told_by(value, default_role)
+    if not isinstance(value, str):
+        return _told_by(value, default_role)
+    shown = parse_any(value)
+    if isinstance(shown, dict | list):
+        found = _told_by(shown, default_role)
+        if found or parse(value) is not value:
+            return found
+    return [{"role": default_role, "parts": read_parts(value)}] if value else []
 
 
 def _told_by(value: Any, default_role: str) -> list[NormalMessage]:

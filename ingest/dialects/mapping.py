@@ -177,11 +177,13 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
         value = values.get(key)
         if value is None or value == "" or value == []:
             continue
-        found = read_messages(value, role)
+        shown = parse(value)
+        found = read_messages(shown, role)
+        cut_here = shown is value and is_cut(value)
         if found and all(is_redacted(m) for m in found):
             seen.flags.append("redacted")
-        elif completeness(found) > completeness(best) or (not best and is_cut(value)):
-            best, cut = found, key if is_cut(value) else ""
+        elif completeness(found) > completeness(best) or (not best and cut_here):
+            best, cut = found, key if cut_here else ""
     if cut:
         seen.flags.append(f"truncated:{cut}")
         seen.is_cut = seen.is_cut or role == "user"
