@@ -31,8 +31,8 @@ class Processes:
         self._all: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Processes:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-m", "ingest.processes"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        command = [sys.executable, "-P", "-m", "ingest.processes"]
         for _ in range(self.count):
             process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._all.append(process)
@@ -64,6 +64,7 @@ class Processes:
             process.stdin.flush()
             done, result = pickle.load(process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError):
+            process.kill()
             raise UserError(
                 f"a process that was working for this one ended (status {process.wait()}), as one does that is killed "
                 "for memory; free some and run it again: nothing is lost"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from ingest import spark
 from ingest.lake import Lake
 
 pytest.importorskip("pyspark")
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("java") or os.environ.get("JAVA_HOME")), reason="Spark needs Java 17 or later"
+)
 
 
 @pytest.fixture(scope="module")
