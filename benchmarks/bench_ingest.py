@@ -175,6 +175,9 @@ def measure(directory: Path, spans: int, span_bytes: int) -> dict[str, float]:
         shutil.rmtree(lake.path)
 
 
+KINDS = ("raw", "normalised", "tables")
+
+
 def storage(directory: Path, conversations: int = 400, turns: int = 20) -> dict[str, float]:
     """Bytes of conversations of words: as OTLP, and on the disk once compacted."""
     lake = Lake.create(directory / "lake")
@@ -182,9 +185,9 @@ def storage(directory: Path, conversations: int = 400, turns: int = 20) -> dict[
     lake.ingest()
     lake.compact()
     lake.build_tables()
-    on_disk = {name: sum(p.stat().st_size for p in (lake.path / name).rglob("*.parquet")) for name in ("raw", "tables")}
-    return {"spans": spans, "otlp_bytes_per_span": size / spans, "raw_of_otlp": on_disk["raw"] / size,
-            "raw_bytes_per_span": on_disk["raw"] / spans, "tables_of_otlp": on_disk["tables"] / size}  # fmt: skip
+    on_disk = {name: sum(p.stat().st_size for p in (lake.path / name).rglob("*.parquet")) for name in KINDS}
+    shares = {f"{name}_of_otlp": on_disk[name] / size for name in KINDS}
+    return {"spans": spans, "otlp_bytes_per_span": size / spans, "raw_bytes_per_span": on_disk["raw"] / spans, **shares}
 
 
 def told(m: dict[str, float]) -> str:

@@ -63,7 +63,7 @@ PEERS = {
         database="phoenix.db", ready="/healthz",
     ),
     "mlflow": Peer(
-        ("mlflow==3.18.0",),
+        ("mlflow==3.17.2",),
         ("{bin}/mlflow", "server", "--backend-store-uri", "sqlite:///{dir}/mlflow.db", "--default-artifact-root",
          "{dir}/artifacts", "--host", "127.0.0.1", "--port", "{port}", "--workers", "2"),
         {"MLFLOW_DISABLE_TELEMETRY": "true"}, {"x-mlflow-experiment-id": "0"}, database="mlflow.db", ready="/health",
