@@ -104,19 +104,18 @@ def _part(kind: str, **more: object) -> dict[str, object]:
 def requests(spans: int, span_bytes: int, turns: int = TURNS) -> Iterator[tuple[bytes, int]]:
     """Requests of whole conversations with at least so many spans in all, each with its number of spans."""
     rng, made = random.Random(0), 0
-    request = _request()
-    found = request.resource_spans[0].scope_spans[0].spans
+    found: list[Span] = []
     for number in count():
         for span in conversation(rng, number, span_bytes, turns):
             found.append(span)
-            if len(found) == REQUEST:
-                yield request.SerializeToString(), REQUEST
-                del found[:]
             made += 1
+            if len(found) == REQUEST:
+                yield _request(found), REQUEST
+                found = []
         if made >= spans:
             break
     if found:
-        yield request.SerializeToString(), len(found)
+        yield _request(found), len(found)
 
 
 def fill(directory: Path, spans: int, span_bytes: int, turns: int = TURNS) -> tuple[int, int]:
@@ -131,12 +130,14 @@ def fill(directory: Path, spans: int, span_bytes: int, turns: int = TURNS) -> tu
     return made, size
 
 
-def _request() -> ExportTraceServiceRequest:
+def _request(spans: list[Span]) -> bytes:
     request = ExportTraceServiceRequest()
     part = request.resource_spans.add()
     part.resource.attributes.add(key="service.name").value.string_value = "bench"
-    part.scope_spans.add().scope.name = "bench"
-    return request
+    inner = part.scope_spans.add()
+    inner.scope.name = "bench"
+    inner.spans.extend(spans)
+    return request.SerializeToString()
 
 
 # ------------------------------------------------------------------------------------------ measuring
@@ -154,7 +155,7 @@ def ingest(lake: Path) -> None:
     built = time.perf_counter()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     told = {"spans": summary.spans, "landing_s": landed - started, "tables_s": built - landed,
-            "peak_bytes": max(memory.peak_bytes(lake.parent), used[0].ru_maxrss * 1024),
+            "peak_bytes": memory.peak_bytes(lake.parent),  # ru_maxrss would be the parent's: exec does not reset it
             "cpu_s": sum(u.ru_utime + u.ru_stime for u in used)}  # fmt: skip
     print(json.dumps(told | {"transitions": rows["transitions"], "conversations": rows["conversations"]}))
 
