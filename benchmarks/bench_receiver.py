@@ -66,14 +66,20 @@ def _payload(rng: random.Random) -> bytes:
 # ----------------------------------------------------------------------------------------------- phases
 
 
-def limit(directory: Path, bodies: list[bytes], seconds: float) -> float:
-    """Requests a second that one thread can append and fsync, one at a time."""
+def limit(directory: Path, bodies: list[bytes], seconds: float, at_once: bool = False) -> float:
+    """Requests a second that one thread can append and fsync, one at a time; by one system call if ``at_once``, as
+    the journal does it where there is such a call."""
     path = directory / "limit"
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    count, started = 0, time.perf_counter()
+    count = size = 0
+    started = time.perf_counter()
     while time.perf_counter() - started < seconds:
-        os.write(fd, bodies[count % len(bodies)])
-        os.fdatasync(fd)
+        body = bodies[count % len(bodies)]
+        if at_once:
+            size += os.pwritev(fd, [body], size, os.RWF_DSYNC)
+        else:
+            os.write(fd, body)
+            os.fdatasync(fd)
         count += 1
     took = time.perf_counter() - started
     os.close(fd)
@@ -142,6 +148,7 @@ def _send(senders: list[Send], bodies: list[bytes], seconds: float) -> tuple[flo
 
 # ---------------------------------------------------------------------------------------------- report
 
+ONE_CALL = "limit, in one call"
 PHASES: dict[str, tuple[int, bool]] = {
     "HTTP, 1 connection": (1, False),
     "HTTP, 16 connections": (16, False),
@@ -153,9 +160,10 @@ PHASES: dict[str, tuple[int, bool]] = {
 def measure(directory: Path, seconds: float, rounds: int) -> dict[str, list[float]]:
     """Spans a second of every phase and round; the limit is measured before and after each round."""
     bodies = payloads()
-    out: dict[str, list[float]] = {"limit": [], **{name: [] for name in PHASES}}
+    out: dict[str, list[float]] = {"limit": [], ONE_CALL: [], **{name: [] for name in PHASES}}
     for _ in range(rounds):
         before = limit(directory, bodies, seconds / 2)
+        out[ONE_CALL].append(SPANS * limit(directory, bodies, seconds / 2, at_once=True))
         for name, (connections, over_grpc) in PHASES.items():
             out[name].append(SPANS * received(directory, bodies, seconds, connections, over_grpc))
         out["limit"].append(SPANS * (before + limit(directory, bodies, seconds / 2)) / 2)

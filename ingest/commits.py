@@ -18,7 +18,8 @@ from ingest import journal
 from ingest.refusals import disk_failed, shutting_down, too_much_waiting
 
 log = logging.getLogger(__name__)
-QUICK_SECONDS, MANY = 0.003, 8
+QUICK_SECONDS = 0.003  # of a commit
+MANY = 8  # requests in a row, each of them alone, are one sender's
 Observe = Callable[[float, int], None]
 Group = list[tuple[journal.Record, "asyncio.Future[None]"]]
 

@@ -32,15 +32,14 @@ class Evidence:
     news: set[str] = field(default_factory=set)
     fresh: dict[Toolset, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, observed: Iterable[Observed]) -> Evidence:
-        """Takes in spans; returns itself."""
+    def add(self, observed: Iterable[Observed]) -> None:
+        """Takes in spans."""
         for o in observed:
             if o.kind == "inference" and o.input:
                 if _sends_only_news(o):
                     self.news.add(o.emitter)
                 if o.input_tokens and _opens(o):
                     self._add(_toolset(o), _told(o), o.input_tokens)
-        return self
 
     def merge(self, other: Evidence) -> None:
         """Takes in what another has."""

@@ -249,10 +249,11 @@ class Connection(asyncio.BufferedProtocol):
         request.keep_alive = self.parser.should_keep_alive()
         if self.parser.should_upgrade():
             return  # it comes again
+        declared = int(request.headers.get("content-length", "0"))
         if "transfer-encoding" not in request.headers:
-            request.length = int(request.headers.get("content-length", "0"))
+            request.length = declared
         try:
-            if int(request.headers.get("content-length", "0")) > self.service.max_body:
+            if declared > self.service.max_body:
                 raise too_large(self.service.max_body)
             self.service.admit(request)
         except Refused as no:

@@ -57,7 +57,7 @@ def read_shard(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]
         ties.add(g)
         evidence.add(g.members)
         rows.append((g.digest, g.key, g.explicit, pickle.dumps(g.members, 5)))
-    return Shard(rows, list(ties.made), list(ties.named), evidence, evaluations, counts)
+    return Shard(rows, ties.made, ties.named, evidence, evaluations, counts)
 
 
 def assemble_bucket(tables: Iterable[pa.Table], origins: dict[int, set[int]], evidence: Evidence) -> pa.Table:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ingest_samples import conversation
 from lake_samples import assert_same_in_parts, contents, send
-from test_dialect_corpora import CORPORA
+from test_dialect_corpora import CORPORA, need_corpora
 from test_lake_partitions import lake_of, results_in_traces_of_their_own, turns_in_traces_of_their_own
 
 from ingest import spark
@@ -45,10 +45,9 @@ def test_what_is_tied_across_parts_meets_on_spark_too(tmp_path: Path, runner: sp
 
 def test_every_data_set_at_hand(tmp_path: Path, runner: spark.SparkRunner) -> None:
     """All captures of instrumentation libraries in one lake, where they are at hand, and the airline's traces."""
+    need_corpora()
     files = [p for name in ("traces", "logs") for p in sorted(CORPORA.glob(f"*/{name}.jsonl"))]
     files += sorted((CORPORA.parent / "airline").glob("*.otlp.jsonl.gz"))
-    if not files:
-        pytest.skip("no data sets beside the repository")
     lake = Lake.create(tmp_path / "lake")
     lake.ingest(files)
     assert_same_in_parts(lake, tmp_path / "made", 5, runner)

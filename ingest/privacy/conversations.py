@@ -30,7 +30,7 @@ class _Done:
 class Privacy:
     """Makes conversations fit to learn from. Linking has been done with the originals; nothing later sees them.
 
-    ``report`` counts the places replaced by ``table.column`` and kind.
+    ``totals`` counts the places replaced by ``table.column`` and kind.
     """
 
     def __init__(self, scrubber: Scrubber) -> None:
@@ -147,10 +147,6 @@ class Privacy:
     def totals(self) -> Totals:
         """What was replaced so far."""
         return Totals(self.counts, self.conversations, self.scrubber.values, self.scrubber.allowed)
-
-    def report(self) -> dict[str, Any]:
-        """What was replaced so far, without a word of it."""
-        return self.totals().report()
 
 
 @dataclass
