@@ -123,7 +123,7 @@ def fill(directory: Path, spans: int, span_bytes: int, turns: int = TURNS) -> tu
     writer, made, size = journal.JournalWriter(directory), 0, 0
     source = requests(spans, span_bytes, turns)
     while group := list(islice(source, 16)):
-        writer.append([journal.encode("traces_proto", time.time_ns(), payload) for payload, _ in group])
+        writer.append([journal.record("traces_proto", time.time_ns(), payload) for payload, _ in group])
         made += sum(n for _, n in group)
         size += sum(len(payload) for payload, _ in group)
     writer.close()

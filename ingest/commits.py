@@ -1,7 +1,7 @@
-"""Group commit: one thread appends whatever waits and makes all of it durable with one fsync.
+"""Group commit: one thread appends whatever waits and makes all of it durable with one write.
 
-While the disk works on one group the next one gathers, so the number of fsyncs does not grow with the
-number of senders. Nobody is answered before the fsync that covers their bytes has returned. Where requests
+While the disk works on one group the next one gathers, so the number of writes does not grow with the
+number of senders. Nobody is answered before the write that covers their bytes is on the disk. Where requests
 come one at a time and the disk is quick, the event loop writes by itself: to wake the thread takes as long.
 """
 
@@ -12,9 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from ingest import journal
+from ingest.blocks import Stage
 from ingest.refusals import disk_failed, shutting_down, too_much_waiting
 
 log = logging.getLogger(__name__)
@@ -35,74 +35,101 @@ class GroupCommit:
         self.bytes_waiting = 0
         self.failures = 0
         self.healthy = True
-        self._waiting: Group = []
-        self._lock = threading.Lock()  # around the writer
+        self._filling: tuple[Stage, Group] = (Stage(), [])
+        self._spare = Stage()
+        self._changed = threading.Condition()  # around what is filled and whether it goes on
+        self._writing = threading.Lock()  # around the writer
+        self._thread: threading.Thread | None = None
         self._usual = 1.0  # seconds of a commit, the last ones weighing most
         self._alone = 0  # requests in a row that were
-        self._pool = ThreadPoolExecutor(1, "journal")
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._closed = False
 
-    def append(self, record: journal.Record, alone: bool = False) -> asyncio.Future[None]:
+    def append(self, record: journal.Record) -> asyncio.Future[None]:
         """Starts to write a record; done when it is durable, with ``Refused`` (to be sent again) if it cannot be.
-        ``alone``: no other request is here, so that nobody minds if this returns only when it is done.
-        Raises ``Refused`` at once when too much waits or nothing is taken any more."""
+        Raises ``Refused`` at once when too much waits or nothing is taken any more. The record is put on the stage
+        here, not by the thread, which would have to wait for the interpreter's lock and hold up the disk."""
         if self._closed:
             raise shutting_down()
-        size = record.size
         # An empty queue takes anything, or a record larger than the bound could never be sent.
-        if self.bytes_waiting and self.bytes_waiting + size > self.max_waiting:
+        if self.bytes_waiting and self.bytes_waiting + record.size > self.max_waiting:
             raise too_much_waiting()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((record, done))
-        self.bytes_waiting += size
-        self._alone = self._alone + 1 if alone else 0
-        if self._idle.is_set():
-            self._idle.clear()
-            if self._alone > MANY and self._usual < QUICK_SECONDS and not self._lock.locked():
-                group, self._waiting = self._waiting, []
-                self._committed(group, *self._write(group))
-            else:
-                self._next()
+        with self._changed:
+            stage, group = self._filling
+            record.put(stage)
+            group.append((record, done))
+            self._changed.notify()
+        self.bytes_waiting += record.size
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+            self._thread.start()
         return done
 
-    def _next(self) -> None:
-        """Hands what has gathered to the thread, which tells the loop when it is done."""
-        group, self._waiting = self._waiting, []
-        self._pool.submit(self._commit, group, asyncio.get_running_loop())
+    def is_one_sender(self, alone: bool) -> bool:
+        """Told of every request whether nothing else was arriving (``alone``): whether there is but one sender, whose
+        request may be written by ``write_now``."""
+        self._alone = self._alone + 1 if alone and not self.bytes_waiting else 0
+        free = not self._closed and not self._writing.locked()
+        return free and self._alone > MANY and self._usual < QUICK_SECONDS
 
-    def _commit(self, group: Group, loop: asyncio.AbstractEventLoop) -> None:
-        """In the thread."""
-        loop.call_soon_threadsafe(self._committed, group, *self._write(group))
+    def write_now(self, record: journal.Record, is_wanted: Callable[[], bool]) -> None:
+        """Returns when a record is durable. Raises ``Refused`` if it cannot be. ``is_wanted`` is asked when it is
+        written: if it says no, or raises, the record is taken back."""
+        stage = self._spare
+        record.put(stage)
+        with self._writing:
+            seconds, problem = self._write(stage)
+            wanted = False
+            try:
+                wanted = is_wanted()
+            finally:
+                if not wanted and not problem:
+                    self.writer.take_back(stage.size)
+                stage.clear()
+        self._noted(1, seconds, problem)
+        if problem:
+            raise disk_failed(problem)
 
-    def _write(self, group: Group) -> tuple[float, Exception | None]:
-        """Writes a group; returns the seconds, and what went wrong, which every waiter must hear."""
+    def _work(self) -> None:
+        """In the thread: group after group, without asking the loop in between, which has requests to read."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._filling[1] or self._closed)
+                stage, group = self._filling
+                if not group:
+                    return
+                self._filling = self._spare, []
+            with self._writing:
+                seconds, problem = self._write(stage)
+            stage.clear()
+            self._spare = stage
+            group[0][1].get_loop().call_soon_threadsafe(self._committed, group, seconds, problem)
+
+    def _write(self, stage: Stage) -> tuple[float, Exception | None]:
+        """Returns the seconds, and what went wrong, which every waiter must hear."""
         started = time.perf_counter()
         problem: Exception | None = None
         try:
-            with self._lock:
-                self.writer.append([part for record, _ in group for part in record])
+            self.writer.write(stage)
         except Exception as error:  # nothing may be acknowledged, and the next group may work
             problem = error
         return time.perf_counter() - started, problem
 
     def _committed(self, group: Group, seconds: float, problem: Exception | None) -> None:
-        if self._waiting:  # the disk first: those who wait hear it meanwhile
-            self._next()
-        else:
-            self._idle.set()
+        self._noted(len(group), seconds, problem)
+        for record, done in group:
+            self.bytes_waiting -= record.size
+            if not done.done():  # a client that went away has cancelled it
+                done.set_exception(disk_failed(problem)) if problem else done.set_result(None)
+
+    def _noted(self, requests: int, seconds: float, problem: Exception | None) -> None:
         self._usual += (seconds - self._usual) / 8
         if problem:
             self.failures += 1
             self._told(problem)
         else:
             self.healthy = True
-            self.observe(seconds, len(group))
-        for record, done in group:
-            self.bytes_waiting -= record.size
-            if not done.done():  # a client that went away has cancelled it
-                done.set_exception(disk_failed(problem)) if problem else done.set_result(None)
+            self.observe(seconds, requests)
 
     def _told(self, problem: Exception) -> None:
         if self.healthy:  # once, not at every request
@@ -112,26 +139,25 @@ class GroupCommit:
     async def tick(self) -> None:
         """Once a second: seals an aged segment; after a failure, tries whether the disk is back."""
         try:
-            await self._in_thread(self.writer.seal_if_old)
+            await asyncio.to_thread(self._between, self.writer.seal_if_old)
             if not self.healthy:
-                await self._in_thread(self.writer.append, [])
+                await asyncio.to_thread(self._between, self.writer.append, [])
                 self.healthy = True
         except OSError as problem:
             self._told(problem)
 
     async def close(self) -> None:
         """Waits for what was accepted, then seals; later appends are refused."""
-        self._closed = True
-        await self._idle.wait()
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread:
+            await asyncio.to_thread(self._thread.join)
         try:
-            await self._in_thread(self.writer.close)
+            await asyncio.to_thread(self._between, self.writer.close)
         except OSError as problem:  # it stays open, and whole: the next start seals it
             log.error("the last segment could not be sealed: %s", problem)
-        self._pool.shutdown()
 
-    async def _in_thread(self, call: Callable[..., object], *arguments: object) -> None:
-        def locked() -> None:
-            with self._lock:
-                call(*arguments)
-
-        await asyncio.get_running_loop().run_in_executor(self._pool, locked)
+    def _between(self, call: Callable[..., object], *arguments: object) -> None:
+        with self._writing:
+            call(*arguments)

@@ -19,9 +19,11 @@ from http import HTTPStatus
 
 import httptools
 
+from ingest.blocks import aligned
 from ingest.refusals import Refused, too_large, too_slow
 
 READ_BYTES = 1 << 20
+FIRST_BYTES = 16 << 10  # of a request are read to the shared buffer, so that little of a large body is copied
 DIRECT_BYTES = (64 << 10, 1 << 20)  # bodies from and up to so long are read into a buffer of their own
 HEAD_BYTES = 64 << 10
 IDLE_SECONDS = 120.0  # longer than any exporter's interval: closing under a sender costs it a retry
@@ -140,7 +142,8 @@ class HttpServer:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client. Its requests are answered one after the other; it is not read from meanwhile."""
+    """One client. Its requests are answered one after the other; who sends a second one meanwhile is not read from
+    until the first is answered (to stop reading at once would cost every request two changes of the selector)."""
 
     def __init__(self, server: HttpServer) -> None:
         self.server, self.service = server, server.service
@@ -151,6 +154,8 @@ class Connection(asyncio.BufferedProtocol):
         self.task: asyncio.Task[None] | None = None
         self.idle_since = time.monotonic()
         self.offered = False  # HTTP/2, by the client
+        self.paused = False
+        self.ended = False  # the client sends nothing more, but may wait for an answer
         self.deaf = False  # answered for good; what still comes is thrown away
 
     # ------------------------------------------------------------------------------ called by asyncio
@@ -167,13 +172,23 @@ class Connection(asyncio.BufferedProtocol):
         self.request = None
         self.whole.clear()
 
+    def eof_received(self) -> bool:
+        """Whether the connection is to stay open: until the answer is out."""
+        self.ended = True
+        return self.task is not None
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """The shared one is free again when buffer_updated returns: httptools hands out copies."""
-        return self.server.buffer if self.rest is None else self.rest
+        if self.rest is not None:
+            return self.rest
+        return self.server.buffer if self.request else self.server.buffer[:FIRST_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self.deaf:
             return
+        if self.task and not self.paused:
+            self.paused = True
+            self.transport.pause_reading()
         if self.rest is not None:
             self._arrived(nbytes)
             return
@@ -194,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
         request, (least, most) = self.request, DIRECT_BYTES
         if request and request.length and not request.refused and not self.deaf:
             if least <= request.length - request.size and request.length <= most:
-                body = bytearray(request.length)
+                body = aligned(request.length)
                 body[: request.size] = request.body()
                 request.chunks = [body]
                 self.rest = memoryview(body)[request.size :]
@@ -290,7 +305,6 @@ class Connection(asyncio.BufferedProtocol):
     def _queue(self, request: Request) -> None:
         self.request = None
         self.whole.append(request)
-        self.transport.pause_reading()
         if self.task is None:
             self.task = asyncio.create_task(self._answer())
 
@@ -306,7 +320,11 @@ class Connection(asyncio.BufferedProtocol):
                 break
         self.task = None
         self.idle_since = time.monotonic()
-        self.transport.resume_reading()
+        if self.ended:
+            self.transport.close()
+        elif self.paused:
+            self.paused = False
+            self.transport.resume_reading()
 
     def _refuse(self, request: Request, no: Refused) -> None:
         """A refused body is read over, so that the sender hears why; but not one that is too long, or never

@@ -8,6 +8,7 @@ import logging
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,7 @@ class Intake:
         self.commits = GroupCommit(writer, options.max_waiting, self.metrics.committed)
         self.metrics.watch(lambda: self.held, lambda: self.commits.failures)
         self.held = 0
+        self._checker = ThreadPoolExecutor(1, "check")
 
     def authorise(self, header: str) -> None:
         """Raises ``Refused`` (401) unless the Authorization header has an accepted token, or none is asked."""
@@ -114,20 +116,30 @@ class Intake:
     ) -> Taken:
         """Makes one request durable. ``signal`` is traces or logs, ``encoding`` proto or json. ``all_held``: whatever
         else is arriving at this door is held already (``hold``), so that it can be told whether anything is."""
-        held = len(data)
-        if held > BIG or compression:
-            taken, data = await asyncio.to_thread(self._checked, signal, encoding, data, compression)
+        kind, held = f"{signal}_{encoding}", len(data)
+        small = held <= BIG and not compression
+        if self.commits.is_one_sender(all_held and self.held == held) and small:
+            taken = self._taken_now(kind, data)
         else:
-            taken, data = self._checked(signal, encoding, data, compression)
-        if taken.accepted:
-            record = journal.record(f"{signal}_{encoding}", time.time_ns(), data)
-            await self.commits.append(record, alone=all_held and self.held == held)
+            if small:
+                taken = _checked(kind, data)
+            else:
+                taken, data = await asyncio.to_thread(self._unpacked, kind, data, compression)
+            if taken.accepted:
+                await self.commits.append(journal.record(kind, time.time_ns(), data))
         self.metrics.took(signal, taken.accepted, taken.rejected, len(data))
         return taken
 
-    def _checked(self, signal: str, encoding: str, data: Bytes, compression: str) -> tuple[Taken, Bytes]:
+    def _taken_now(self, kind: str, data: Bytes) -> Taken:
+        """Checks a request while the disk is at it already; what turns out to be none is taken back."""
+        record = journal.record(kind, time.time_ns(), data)
+        checking = self._checker.submit(_checked, kind, data)
+        self.commits.write_now(record, lambda: checking.result().accepted > 0)
+        return checking.result()
+
+    def _unpacked(self, kind: str, data: Bytes, compression: str) -> tuple[Taken, Bytes]:
         data = decompressed(data, compression, self.options.max_body)
-        return Taken(signal, *_counted(signal, encoding, data)), data
+        return _checked(kind, data), data
 
 
 def decompressed(data: Bytes, compression: str, limit: int) -> Bytes:
@@ -186,15 +198,16 @@ def _unzstd(data: Bytes, room: int) -> tuple[bytes, bytes]:
     return bytes(out), one.unused_data + data[at:]
 
 
-def _counted(signal: str, encoding: str, data: Bytes) -> tuple[int, int]:
-    """How many items are good, and how many have no valid ids and are rejected."""
+def _checked(kind: str, data: Bytes) -> Taken:
+    """What will become of a request: how many items are good, and how many have no valid ids and are rejected."""
+    signal, encoding = kind.split("_")
     try:
         if encoding == "proto":
-            return otlp.count_protobuf(signal, data)
+            return Taken(signal, *otlp.count_protobuf(signal, data))
         rows = otlp.Rows()
         otlp.read_json(data, rows, 0, "")
         good = len(rows.spans) if signal == "traces" else len(rows.log_records)
-        return good, rows.rejected + rows.unreadable + len(rows) - good
+        return Taken(signal, good, rows.rejected + rows.unreadable + len(rows) - good)
     except otlp.NotOtlp as error:
         raise invalid(str(error)[:300]) from None
 

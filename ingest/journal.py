@@ -1,15 +1,18 @@
 """The journal: append-only segments of raw OTLP requests, on disk before anybody is told yes.
 
-A segment is ``MAGIC`` followed by records ``<length:u32><check:u32><kind:u8><arrived_at_ns:u64><payload>``,
-little-endian; length counts kind, time and payload, and so does the checksum, the low half of xxh3-64 (a
-CRC-32 takes 90 µs for 330 KB here, this 6). The file being written is named ``*.open`` and locked; a sealed
-one ``*.rjl`` never changes again. A torn tail (the process or the machine died in mid-write) ends at the
-last whole record; nothing in it had been acknowledged.
+A segment is ``MAGIC`` in a block of its own, then records
+``<length:u32><check:u32><arrived_at_ns:u64><kind:u64><payload>``, little-endian; length is the payload's and 9, the
+checksum, the low half of xxh3-64, is of payload, time and kind (a CRC-32 takes 90 µs for 330 KB here, this 6). Records
+begin at multiples of 8. What is written at once ends at a multiple of ``BLOCK``, and a large payload begins at one,
+so that the disk takes it from where it was received (``ingest.blocks``); in between are zeros.
+
+The file being written is named ``*.open`` and locked; a sealed one ``*.rjl`` never changes again. A torn tail
+(the process or the machine died in mid-write) ends at the last whole record; nothing in it had been
+acknowledged. Segments of the version before are read as well: ``RJL2`` had kind before time, and no zeros.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
@@ -21,21 +24,25 @@ from typing import BinaryIO, NamedTuple
 
 import xxhash
 
-MAGIC = b"RJL2\n\0\0\0"
-_HEAD = struct.Struct("<II")
-_META = struct.Struct("<BQ")
+from ingest.blocks import BLOCK, Stage, begins_at_block, up, use_cache, write_durably
+
+MAGIC = b"RJL3\n\0\0\0"
+_HEAD = struct.Struct("<IIQQ")
+_BEFORE = b"RJL2\n\0\0\0"
+_HEAD_BEFORE = struct.Struct("<IIBQ")
+_COUNTED = 9  # in a record's length besides its payload, so that a head never begins with zeros
+_ALIGN = 8
+_WHERE_IT_LIES = 64 << 10  # bytes of a payload from which on it is not copied
 KINDS = ("traces_proto", "logs_proto", "traces_json", "logs_json")
 MAX_RECORD = 1 << 30
 SEAL_BYTES = 128 << 20
 SEAL_SECONDS = 60.0
-_IOV_MAX = 1024  # Linux takes no more buffers at once
-_SYNCS: int = getattr(os, "RWF_DSYNC", 0)
 Bytes = bytes | bytearray
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One request as it came: ``kind`` is one of ``KINDS``; ``end`` the offset behind it in its segment."""
+    """One request as it came: ``kind`` is one of ``KINDS``; ``end`` where the next one begins in its segment."""
 
     kind: str
     arrived_at_ns: int
@@ -48,7 +55,7 @@ class NoSegment(ValueError):
 
 
 class Record(NamedTuple):
-    """One record, ready to append: the payload is not copied."""
+    """One record, ready to append."""
 
     head: bytes
     payload: Bytes
@@ -58,36 +65,40 @@ class Record(NamedTuple):
         """Bytes."""
         return len(self.head) + len(self.payload)
 
+    def put(self, stage: Stage) -> None:
+        """Adds it to what is written at once."""
+        payload = self.payload
+        if len(payload) >= _WHERE_IT_LIES and isinstance(payload, bytearray) and begins_at_block(payload):
+            stage.align(BLOCK, short_of=len(self.head))
+            stage.add(self.head)
+            stage.add_where_it_lies(payload)
+        else:
+            stage.add(self.head)
+            stage.add(payload)
+        stage.align(_ALIGN)
+
 
 def record(kind: str, arrived_at_ns: int, payload: Bytes) -> Record:
     """One request as a record."""
-    meta = _META.pack(KINDS.index(kind), arrived_at_ns)
-    return Record(_HEAD.pack(len(meta) + len(payload), _check(meta, payload)) + meta, payload)
+    number = KINDS.index(kind)
+    check = _check(number, arrived_at_ns, payload)
+    return Record(_HEAD.pack(_COUNTED + len(payload), check, arrived_at_ns, number), payload)
 
 
-def encode(kind: str, arrived_at_ns: int, payload: bytes) -> bytes:
-    """The same in one piece."""
-    return b"".join(record(kind, arrived_at_ns, payload))
-
-
-def _check(meta: bytes, payload: Bytes) -> int:
-    return xxhash.xxh3_64_intdigest(payload, int.from_bytes(meta[1:], "little") + meta[0]) & 0xFFFFFFFF
+def _check(kind: int, arrived_at_ns: int, payload: Bytes) -> int:
+    return xxhash.xxh3_64_intdigest(payload, arrived_at_ns + kind) & 0xFFFFFFFF
 
 
 def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
     """Whole records of a segment from ``offset``; stops silently at a torn tail or at the end. A segment that
     was sealed since it was listed is read under its new name. Raises ``NoSegment`` for anything else."""
     with open_segment(path) as file:
-        magic = file.read(len(MAGIC))
-        if len(magic) < len(MAGIC) and MAGIC.startswith(magic):
-            return  # it was made a moment ago
-        if magic != MAGIC:
-            raise NoSegment(f"{path} is no journal segment of this version (it starts with {magic!r})")
-        at = max(offset, len(MAGIC))
-        file.seek(at)
-        while entry := _read_one(file, at):
-            yield entry
-            at = entry.end
+        for head, end in _heads(file, offset):
+            file.seek(head.payload_at)
+            payload = file.read(head.length)
+            if len(payload) < head.length or _check(head.kind, head.arrived_at_ns, payload) != head.check:
+                return
+            yield Entry(KINDS[head.kind], head.arrived_at_ns, payload, end)
 
 
 def open_segment(path: Path) -> BinaryIO:
@@ -98,35 +109,73 @@ def open_segment(path: Path) -> BinaryIO:
         return path.with_suffix(".rjl").open("rb")
 
 
-def _read_one(file: BinaryIO, at: int) -> Entry | None:
+class _Head(NamedTuple):
+    """What stands before a payload, and the payload's place."""
+
+    kind: int
+    arrived_at_ns: int
+    check: int
+    payload_at: int
+    length: int
+
+
+def _heads(file: BinaryIO, at: int) -> Iterator[tuple[_Head, int]]:
+    """The heads of a segment's records from an offset on, and where each one's next begins or will. Raises
+    ``NoSegment``."""
+    magic = file.read(len(MAGIC))
+    if magic == _BEFORE:
+        at = max(at, len(magic))
+        while head := _head_before(file, at):
+            at = head.payload_at + head.length
+            yield head, at
+    elif not MAGIC.startswith(magic):  # a shorter one was made a moment ago
+        raise NoSegment(f"{file.name} is no journal segment of this version (it starts with {magic!r})")
+    at = _behind_zeros(file, max(at, BLOCK))
+    while head := _head_at(file, at):
+        at = _behind_zeros(file, up(head.payload_at + head.length, _ALIGN))
+        yield head, at
+
+
+def _behind_zeros(file: BinaryIO, at: int) -> int:
+    """Where, from a place on, something is; at most the end of its block."""
+    file.seek(at)
+    rest = file.read(-at % BLOCK)
+    return at + (len(rest) - len(rest.lstrip(b"\0"))) // _ALIGN * _ALIGN
+
+
+def _head_at(file: BinaryIO, at: int) -> _Head | None:
+    """The head of the record that begins there or, at a block's boundary, behind the zeros there; None at the end."""
+    if at % BLOCK == 0:
+        file.seek(at)
+        block = file.read(BLOCK)
+        at += (len(block) - len(block.lstrip(b"\0"))) // _ALIGN * _ALIGN
+    file.seek(at)
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
         return None
-    length, check = _HEAD.unpack(head)
-    if not _META.size <= length <= MAX_RECORD:
+    length, check, arrived, kind = _HEAD.unpack(head)
+    return _possible(_Head(kind, arrived, check, at + _HEAD.size, length - _COUNTED))
+
+
+def _head_before(file: BinaryIO, at: int) -> _Head | None:
+    """The same in a segment of the version before."""
+    file.seek(at)
+    head = file.read(_HEAD_BEFORE.size)
+    if len(head) < _HEAD_BEFORE.size:
         return None
-    meta, payload = file.read(_META.size), file.read(length - _META.size)
-    if len(meta) + len(payload) < length or _check(meta, payload) != check:
-        return None
-    kind, arrived = _META.unpack(meta)
-    if kind >= len(KINDS):
-        return None
-    return Entry(KINDS[kind], arrived, payload, at + _HEAD.size + length)
+    length, check, kind, arrived = _HEAD_BEFORE.unpack(head)
+    return _possible(_Head(kind, arrived, check, at + _HEAD_BEFORE.size, length - _COUNTED))
+
+
+def _possible(head: _Head) -> _Head | None:
+    return head if 0 <= head.length <= MAX_RECORD and head.kind < len(KINDS) else None
 
 
 def newest_arrival(path: Path) -> int:
     """When the latest request of a segment arrived (ns since 1970; 0 for none), by the heads of its records
     alone: nothing is checked."""
-    newest = 0
     with open_segment(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        at = len(MAGIC)
-        while at + _HEAD.size + _META.size <= size:
-            file.seek(at)
-            length, _ = _HEAD.unpack(file.read(_HEAD.size))
-            newest = max(newest, _META.unpack(file.read(_META.size))[1])
-            at += _HEAD.size + length
-    return newest
+        return max((head.arrived_at_ns for head, _ in _heads(file, 0)), default=0)
 
 
 def segments(directory: Path, sealed_only: bool = False) -> list[Path]:
@@ -194,19 +243,35 @@ class JournalWriter:
         self._size = 0
         self._opened = 0.0
 
-    def append(self, records: Iterable[Bytes]) -> None:
-        """Writes the records and makes them durable with one sync. On failure (disk full, read-only, broken)
-        the segment is cut back to its last durable record and ended, and the OSError is raised: nothing of
-        this call may be acknowledged, and nothing of an earlier one is lost."""
+    def append(self, records: Iterable[Record]) -> None:
+        """Writes the records and returns when they are durable, as ``write`` does."""
+        stage = Stage()
+        for record in records:
+            record.put(stage)
+        self.write(stage)
+
+    def write(self, stage: Stage) -> None:
+        """Writes the records that were put there and returns when they are durable. On failure (disk full, read-only,
+        broken) the segment is cut back to its last durable record and ended, and the OSError is raised: nothing
+        of this call may be acknowledged, and nothing of an earlier one is lost."""
+        if self._size >= self.seal_bytes:
+            self._seal_later()
         file = self._file or self._start()
         try:
-            size = _write_durably(file.fileno(), records, self._size)
+            write_durably(file.fileno(), stage.pieces(), self._size)
         except OSError:
             self._abandon()
             raise
-        self._size += size
-        if self._size >= self.seal_bytes:
-            self._seal_later()
+        self._size += stage.size
+
+    def take_back(self, size: int) -> None:
+        """Undoes the latest ``write``, which was of so many bytes. A disk that fails now leaves them there."""
+        if self._file:
+            try:
+                os.ftruncate(self._file.fileno(), self._size - size)
+            except OSError:
+                return
+            self._size -= size
 
     def _abandon(self) -> None:
         """Ends the segment after a failed write. It is not written to again: after a failed fsync the kernel
@@ -218,7 +283,7 @@ class JournalWriter:
         try:
             os.ftruncate(file.fileno(), self._size)
             os.fsync(file.fileno())
-            if self._size > len(MAGIC):
+            if self._size > BLOCK:
                 self._rename()
             else:
                 self._path.unlink()
@@ -235,8 +300,9 @@ class JournalWriter:
             pass
 
     def seal_if_old(self) -> Path | None:
-        """Seals a segment that has been open for ``seal_seconds`` and holds something."""
-        if self._file and self._size > len(MAGIC) and time.monotonic() - self._opened >= self.seal_seconds:
+        """Seals a segment that is full, or has been open for ``seal_seconds`` and holds something."""
+        old = time.monotonic() - self._opened >= self.seal_seconds or self._size >= self.seal_bytes
+        if self._file and self._size > BLOCK and old:
             return self.seal()
         return None
 
@@ -246,7 +312,7 @@ class JournalWriter:
         if file is None:
             return None
         try:
-            if self._size > len(MAGIC):
+            if self._size > BLOCK:
                 return self._rename()
             self._path.unlink()
             return None
@@ -268,9 +334,10 @@ class JournalWriter:
             file: BinaryIO = self._path.open("xb", buffering=0)  # type: ignore[assignment]
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                file.write(MAGIC)
+                file.write(MAGIC.ljust(BLOCK, b"\0"))
                 os.fsync(file.fileno())
                 sync_path(self.directory)
+                use_cache(file.fileno(), False)
             except OSError:
                 self._path.unlink(missing_ok=True)  # or a full disk would collect a file a try
                 file.close()
@@ -278,29 +345,5 @@ class JournalWriter:
             if self._path.exists():
                 break
             file.close()  # another process's recover() took it for a dead writer's before it was locked
-        self._file, self._size, self._opened = file, len(MAGIC), time.monotonic()
+        self._file, self._size, self._opened = file, BLOCK, time.monotonic()
         return file
-
-
-def _write_durably(fd: int, records: Iterable[Bytes], at: int) -> int:
-    """Writes at an offset, without joining the records (a group of requests is megabytes), and returns when all of it
-    is on the disk: by one system call where there is one for both (``benchmarks.bench_receiver`` compares)."""
-    global _SYNCS
-    views = [memoryview(record) for record in records]
-    size = sum(map(len, views))
-    while views:
-        try:
-            done = os.pwritev(fd, views[:_IOV_MAX], at, _SYNCS)
-        except OSError as error:
-            if not _SYNCS or error.errno != errno.EOPNOTSUPP:  # some file systems do not know it
-                raise
-            _SYNCS = 0
-            continue
-        at += done
-        while views and done >= len(views[0]):
-            done -= len(views.pop(0))
-        if done:
-            views[0] = views[0][done:]
-    if not _SYNCS or not size:
-        os.fdatasync(fd)
-    return size

@@ -8,6 +8,7 @@ stops them in the right order.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import signal
 import socket
 import ssl
@@ -43,7 +44,19 @@ def serve(options: Options) -> None:
     """Runs until SIGTERM or SIGINT, then answers what is under way, seals the journal and returns."""
     tls = _tls(options.tls_certificate, options.tls_key)
     sock = bind(options.host, options.http_port)
+    _keep_freed_memory()
     asyncio.run(_serve(options, sock, tls))
+
+
+def _keep_freed_memory() -> None:
+    """Requests of hundreds of kilobytes come and go; glibc would map and unmap memory for each of them, most of all
+    for gRPC's. It may keep up to 64 MiB instead."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:  # another C library has none
+        m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
+        mallopt(m_mmap_threshold, 16 << 20)
+        mallopt(m_trim_threshold, 64 << 20)
+        mallopt(m_top_pad, 16 << 20)
 
 
 def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -110,7 +110,7 @@ def traced_home(tmp_path: Path) -> Path:
     home = tmp_path / "home"
     writer = journal.JournalWriter(home / "lake" / "journal")
     requests = [json.dumps(conversation_request(k)).encode() for k in range(12)]
-    writer.append([journal.encode("traces_json", 1_760_000_000_000_000_000, body) for body in requests])
+    writer.append([journal.record("traces_json", 1_760_000_000_000_000_000, body) for body in requests])
     writer.close()
     return home
 

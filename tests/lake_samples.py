@@ -25,7 +25,7 @@ ARRIVED = 1_748_736_000_000_000_000
 def send(lake: Lake, *requests: dict[str, Any], at: int = ARRIVED) -> None:
     """Writes requests into one sealed segment, as arrived at that time (ns)."""
     writer = journal.JournalWriter(lake.journal_path)
-    writer.append([journal.encode("traces_json", at, json.dumps(r).encode()) for r in requests])
+    writer.append([journal.record("traces_json", at, json.dumps(r).encode()) for r in requests])
     writer.close()
 
 

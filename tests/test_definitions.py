@@ -107,7 +107,7 @@ def look(home: Path, cursor: str | None = None) -> dg.SensorResult | dg.SkipReas
 
 def seal_another(home: Path) -> None:
     writer = journal.JournalWriter(home / "lake" / "journal")
-    writer.append([journal.encode("traces_json", 1_760_000_000_000_000_000, b'{"resourceSpans": []}')])
+    writer.append([journal.record("traces_json", 1_760_000_000_000_000_000, b'{"resourceSpans": []}')])
     writer.close()
 
 
@@ -138,7 +138,7 @@ def test_a_segment_that_is_sealed_later_gets_a_run_of_its_own(traced_home: Path)
 def test_a_segment_that_is_still_written_to_starts_nothing(tmp_path: Path) -> None:
     assert isinstance(look(tmp_path / "nowhere"), dg.SkipReason)
     writer = journal.JournalWriter(tmp_path / "lake" / "journal")
-    writer.append([journal.encode("traces_json", 1_760_000_000_000_000_000, b'{"resourceSpans": []}')])
+    writer.append([journal.record("traces_json", 1_760_000_000_000_000_000, b'{"resourceSpans": []}')])
     assert isinstance(look(tmp_path), dg.SkipReason)
     writer.close()
     asked(look(tmp_path))
@@ -174,7 +174,7 @@ def test_an_hour_is_landed_again_and_counted(definitions: dg.Definitions, tmp_pa
     now = time.time_ns()
     writer = journal.JournalWriter(lake.journal_path)
     for n, at in enumerate((now, now - 2 * 3_600_000_000_000), 1):
-        writer.append([journal.encode("traces_json", at, json.dumps(conversation(n)).encode())])
+        writer.append([journal.record("traces_json", at, json.dumps(conversation(n)).encode())])
     writer.close()
     job = definitions.resolve_job_def("land_hours")
     hour = time.strftime("%Y-%m-%d-%H:00", time.gmtime(now // 10**9))

@@ -339,3 +339,16 @@ def test_pipelined_requests_are_answered_in_order(port: int) -> None:
             assert more, got
             got += more
     assert [part[:3] for part in got.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
+
+
+def test_a_client_that_has_said_all_still_hears_the_answer(port: int) -> None:
+    body = bytes(70_000)
+    head = b"POST /v1/traces HTTP/1.1\r\ncontent-type: application/x-protobuf\r\ncontent-length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall((head % len(body) + body) * 2)
+        sock.shutdown(socket.SHUT_WR)
+        got = b""
+        while more := sock.recv(1 << 16):
+            got += more
+    assert got.count(b"HTTP/1.1 400") == 2, "zeros are no protobuf"
+    assert alive(port)

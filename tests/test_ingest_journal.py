@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest import journal
+from ingest import blocks, journal
+from ingest.blocks import BLOCK, Stage, aligned
 
 
 def payloads(directory: Path) -> list[bytes]:
@@ -21,10 +25,10 @@ def payloads(directory: Path) -> list[bytes]:
 
 
 def test_records_come_back_and_segments_seal_by_size(tmp_path: Path) -> None:
-    writer = journal.JournalWriter(tmp_path, seal_bytes=100)
+    writer = journal.JournalWriter(tmp_path, seal_bytes=3 * BLOCK)
     sent = [os.urandom(n) for n in (0, 1, 90, 500)]
     for number, p in enumerate(sent):
-        writer.append([journal.encode("traces_proto", number, p)])
+        writer.append([journal.record("traces_proto", number, p)])
     writer.close()
     assert payloads(tmp_path) == sent
     assert len(journal.segments(tmp_path, sealed_only=True)) == 2 and not list(tmp_path.glob("*.open"))
@@ -36,11 +40,15 @@ def test_a_torn_or_flipped_tail_costs_only_itself(
     tmp_path_factory: pytest.TempPathFactory, sent: list[bytes], data: st.DataObject
 ) -> None:
     directory = tmp_path_factory.mktemp("journal")
-    records = [journal.encode("logs_json", 7, p) for p in sent]
-    whole = journal.MAGIC + b"".join(records)
-    cut = data.draw(st.integers(len(whole) - len(records[-1]), len(whole) - 1))
+    records = [journal.record("logs_json", 7, p) for p in sent]
+    stage = Stage()
+    for record in records:
+        last = BLOCK + stage.size
+        record.put(stage)
+    whole = journal.MAGIC.ljust(BLOCK, b"\0") + b"".join(stage.pieces())
+    cut = data.draw(st.integers(last, last + records[-1].size - 1))
     damaged = bytearray(whole[:cut])
-    if data.draw(st.booleans()) and cut > len(whole) - len(records[-1]) + 8:
+    if data.draw(st.booleans()) and cut >= last + 8:
         damaged = bytearray(whole)
         damaged[cut] ^= 0xFF
     (directory / "segment-1.open").write_bytes(damaged)
@@ -51,7 +59,7 @@ def test_a_torn_or_flipped_tail_costs_only_itself(
 
 def test_a_living_writer_is_left_alone_and_its_records_are_readable(tmp_path: Path) -> None:
     writer = journal.JournalWriter(tmp_path)
-    writer.append([journal.encode("traces_json", 1, b"{}")])
+    writer.append([journal.record("traces_json", 1, b"{}")])
     assert journal.recover(tmp_path) == [] and payloads(tmp_path) == [b"{}"]
     writer.close()
 
@@ -89,16 +97,16 @@ class Faulty:
 def test_a_failing_disk_loses_nothing_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, failing: str
 ) -> None:
-    monkeypatch.setattr(journal, "_SYNCS", journal._SYNCS)  # a file system that does not know it changes it
+    monkeypatch.setattr(blocks, "_SYNCS", blocks._SYNCS)  # a file system that does not know it changes it
     disk = Faulty(monkeypatch, code, failing)
     writer = journal.JournalWriter(tmp_path)
-    writer.append([journal.encode("traces_proto", 1, b"first"), journal.encode("logs_json", 1, b"also first")])
+    writer.append([journal.record("traces_proto", 1, b"first"), journal.record("logs_json", 1, b"also first")])
     disk.broken = True
     for _ in range(3):
         with pytest.raises(OSError, match=os.strerror(code)):
-            writer.append([journal.encode("traces_proto", 2, b"refused")])
+            writer.append([journal.record("traces_proto", 2, b"refused")])
     disk.broken = False
-    writer.append([journal.encode("traces_proto", 3, b"after")])
+    writer.append([journal.record("traces_proto", 3, b"after")])
     writer.close()
     found = payloads(tmp_path)
     assert [p for p in found if p != b"refused"] == [b"first", b"also first", b"after"]
@@ -119,7 +127,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 writer, acknowledged = journal.JournalWriter(Path({str(tmp_path)!r})), 0
 for number in range(200):
     try:
-        writer.append([journal.encode("traces_proto", number, bytes(3000))])
+        writer.append([journal.record("traces_proto", number, bytes(3000))])
         acknowledged += 1
     except OSError:
         pass
@@ -140,7 +148,7 @@ from ingest import journal
 writer = journal.JournalWriter(Path({str(tmp_path)!r}), seal_bytes=200_000)
 while True:
     number = int.from_bytes(os.urandom(7), "big")
-    writer.append([journal.encode("logs_proto", 1, b"%d " % number + bytes(20_000))])
+    writer.append([journal.record("logs_proto", 1, b"%d " % number + bytes(20_000))])
     os.write(1, b"%d\\n" % number)
 """
     acknowledged: set[bytes] = set()
@@ -160,10 +168,75 @@ while True:
 
 def test_a_segment_sealed_while_it_is_read_is_found_and_a_foreign_file_is_told(tmp_path: Path) -> None:
     writer = journal.JournalWriter(tmp_path)
-    writer.append([journal.encode("traces_json", 1, b"{}")])
+    writer.append([journal.record("traces_json", 1, b"{}")])
     (listed,) = journal.segments(tmp_path)
     writer.close()
     assert [e.payload for e in journal.read_entries(listed)] == [b"{}"]
     (tmp_path / "segment-0.rjl").write_bytes(b"RJL1 or something else")
     with pytest.raises(journal.NoSegment):
         list(journal.read_entries(tmp_path / "segment-0.rjl"))
+
+
+def test_large_payloads_go_to_the_disk_from_where_they_lie(tmp_path: Path) -> None:
+    """At a block's boundary, between small ones, and larger than the memory for those."""
+    large = aligned(300_001)
+    large[:] = os.urandom(300_001)
+    assert blocks.begins_at_block(large)
+    sent = [b"small", large, b"", os.urandom(90_000), bytes(7), os.urandom(9_000_000), bytearray(b"last")]
+    writer = journal.JournalWriter(tmp_path)
+    writer.append([journal.record("traces_proto", n, p) for n, p in enumerate(sent)])
+    writer.append([journal.record("traces_proto", 7, large)])
+    (segment,) = journal.segments(tmp_path)
+    found = segment.read_bytes().find(bytes(large))
+    assert found % BLOCK == 0 and segment.stat().st_size % BLOCK == 0
+    assert payloads(tmp_path) == [*sent, large]
+    entries = list(journal.read_entries(segment))
+    assert [e.arrived_at_ns for e in entries] == list(range(8)) and entries[-1].end == segment.stat().st_size
+    for entry, after in zip(entries, entries[1:], strict=False):
+        assert next(journal.read_entries(segment, entry.end)) == after
+    assert journal.newest_arrival(segment) == 7
+    writer.close()
+
+
+def test_what_is_taken_back_is_gone_and_the_next_takes_its_place(tmp_path: Path) -> None:
+    writer = journal.JournalWriter(tmp_path)
+    for payload in (b"one", b"taken back", b"two"):
+        stage = Stage()
+        journal.record("traces_proto", 1, payload).put(stage)
+        writer.write(stage)
+        if payload == b"taken back":
+            writer.take_back(stage.size)
+    writer.close()
+    assert payloads(tmp_path) == [b"one", b"two"]
+
+
+def test_segments_of_the_version_before_are_read(tmp_path: Path) -> None:
+    """``RJL2`` as it was written until November 2026: records without gaps, the kind before the time."""
+    sent = [b"first", b"", b"third" * 1000]
+    out = b"RJL2\n\0\0\0"
+    for number, payload in enumerate(sent):
+        check = xxhash.xxh3_64_intdigest(payload, number + 2) & 0xFFFFFFFF
+        out += struct.pack("<IIBQ", 9 + len(payload), check, 2, number) + payload
+    (tmp_path / "segment-1.open").write_bytes(out + b"torn")
+    (sealed,) = journal.recover(tmp_path)
+    entries = list(journal.read_entries(sealed))
+    assert [(e.kind, e.arrived_at_ns, e.payload) for e in entries] == [
+        ("traces_json", number, payload) for number, payload in enumerate(sent)
+    ]
+    assert entries[-1].end == len(out) == sealed.stat().st_size and journal.newest_arrival(sealed) == 2
+
+
+def test_a_file_system_that_knows_the_page_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_DIRECT", 1 << 30)  # no flag that fcntl lets anybody set: it stays as it is
+    real = os.pwritev
+
+    def pwritev(fd: int, views: list[memoryview], at: int, flags: int) -> int:
+        assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+        return real(fd, views, at, flags)
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    writer = journal.JournalWriter(tmp_path)
+    for payload in (b"one", b"two"):
+        writer.append([journal.record("logs_json", 1, payload)])
+    writer.close()
+    assert payloads(tmp_path) == [b"one", b"two"]

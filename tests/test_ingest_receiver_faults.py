@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -24,8 +25,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from receiver_process import Server, protobuf
 
-from ingest import journal
+from ingest import commits, journal
+from ingest.intake import Intake, Options
 from ingest.lake import Lake
+from ingest.refusals import Refused
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -223,3 +226,36 @@ def test_many_senders_share_commits_and_lose_nothing(tmp_path: Path) -> None:
     assert 'rehearsal_receiver_requests_total{code="0",signal="traces",transport="grpc"} 100.0' in told
     it.stop()
     assert sorted(stored(tmp_path / "lake")) == sorted(sent)
+
+
+def test_a_lone_sender_is_written_at_once_and_what_is_no_request_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "QUICK_SECONDS", 10.0)
+    lake = Lake.create(tmp_path / "lake")
+    good = [protobuf(1, (n + 1).to_bytes(16, "big"), "x" * 1000 * n) for n in range(20)]
+    sent = [*good[:15], b"no protobuf", protobuf(1, bytes(16)), *good[15:]]
+    at_once: list[int] = []
+
+    async def work() -> None:
+        intake = Intake(Options(lake.journal_path))
+        real = intake.commits.write_now
+
+        def write_now(record: journal.Record, is_wanted: Callable[[], bool]) -> None:
+            at_once.append(len(record.payload))
+            real(record, is_wanted)
+
+        monkeypatch.setattr(intake.commits, "write_now", write_now)
+        for body in sent:
+            intake.hold(len(body))
+            try:
+                taken = await intake.take("traces", "proto", body, all_held=True)
+                assert (taken.accepted, taken.rejected) == ((1, 0) if body in good else (0, 1))
+            except Refused as no:
+                assert no.http == 400 and body == b"no protobuf"
+            intake.release(len(body))
+        await intake.commits.close()
+
+    asyncio.run(work())
+    assert at_once == [len(body) for body in sent[commits.MANY :]]
+    assert stored(tmp_path / "lake") == good

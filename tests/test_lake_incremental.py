@@ -14,6 +14,7 @@ from ingest_samples import conversation
 from lake_samples import killed_at_every_step, loose_files, row_hashes, send, tables, talks
 
 from ingest import catalog, journal
+from ingest.blocks import Stage
 from ingest.errors import UserError
 from ingest.lake import Lake
 
@@ -41,18 +42,21 @@ def test_a_segment_that_was_read_is_not_read_again(tmp_path: Path) -> None:
 def test_an_open_segment_is_read_on_from_its_last_whole_entry(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     writer = journal.JournalWriter(lake.journal_path)
-    one, two = (journal.encode("traces_json", 7, json.dumps(t).encode()) for t in talks(1, 2))
+    one, two = (journal.record("traces_json", 7, json.dumps(t).encode()) for t in talks(1, 2))
     writer.append([one])
     assert lake.ingest().new == 6
+    stage = Stage()
+    two.put(stage)
+    written = b"".join(stage.pieces())
     (path,) = journal.segments(lake.journal_path)
     size = path.stat().st_size
     with path.open("ab") as file:
-        file.write(two[:50])  # half an entry: the receiver is at it
+        file.write(written[:50])  # half an entry: the receiver is at it
     half = lake.ingest()
     assert (half.rows, half.new, half.unreadable) == (0, 0, 0)
     os.truncate(path, size)
     with path.open("ab") as file:
-        file.write(two)
+        file.write(written)
     assert (lake.ingest().rows, len(row_hashes(lake))) == (6, 12)
     writer.close()
     assert lake.ingest().read_before == 1, "the sealed segment is the one that was read when it was open"
@@ -65,9 +69,10 @@ def test_a_segment_that_is_another_now_is_read_from_its_start(tmp_path: Path, ch
     lake.ingest()
     (path,) = journal.segments(lake.journal_path)
     new = {"content": talks(2), "shorter": [conversation(2, None, None, None)], "longer": talks(2, 3)}[change]
-    path.write_bytes(
-        journal.MAGIC + b"".join(journal.encode("traces_json", 7, json.dumps(r).encode()) for r in new)
-    )
+    other = Lake.create(tmp_path / "other")
+    send(other, *new)
+    (written,) = journal.segments(other.journal_path)
+    path.write_bytes(written.read_bytes())
     assert lake.ingest().new == 6 * len(new)
 
 

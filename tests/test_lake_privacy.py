@@ -66,7 +66,7 @@ def test_what_was_put_away_is_known_when_it_comes_again(tmp_path: Path, raw: str
 def test_segments_that_were_read_go_and_are_forgotten(tmp_path: Path, raw: str) -> None:
     lake = lake_of(tmp_path / "lake", raw, 1)
     writer = journal.JournalWriter(lake.journal_path)
-    writer.append([journal.encode("traces_json", ARRIVED, b"{ no JSON")])
+    writer.append([journal.record("traces_json", ARRIVED, b"{ no JSON")])
     writer.close()
     send(lake, *talks(2))
     summary = lake.ingest()

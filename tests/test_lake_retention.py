@@ -71,7 +71,7 @@ def test_what_was_dropped_stays_dropped(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     writer = journal.JournalWriter(lake.journal_path)
     for n, at in ((1, NOW - 40 * DAY), (2, NOW - DAY)):
-        writer.append([journal.encode("traces_json", at, json.dumps(*talks(n)).encode())])
+        writer.append([journal.record("traces_json", at, json.dumps(*talks(n)).encode())])
     writer.close()
     assert lake.retain(30, now_ns=NOW).segments == 0
     (lake.path / catalog.FILE).unlink()
@@ -86,12 +86,12 @@ def test_what_has_not_landed_lands_first_and_an_open_segment_stays(tmp_path: Pat
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1), at=NOW - DAY)
     writer = journal.JournalWriter(lake.journal_path)
-    writer.append([journal.encode("traces_json", NOW - 40 * DAY, json.dumps(*talks(2)).encode())])
+    writer.append([journal.record("traces_json", NOW - 40 * DAY, json.dumps(*talks(2)).encode())])
     told = lake.retain(30, dry_run=True, now_ns=NOW) if lake.ingest(lake.journal_path.glob("*.rjl")) else None
     assert told is not None and told.not_landed == 2
     done = lake.retain(30, now_ns=NOW)
     assert (done.rows["spans"], done.segments, done.not_landed) == (6, 0, 0)
-    writer.append([journal.encode("traces_json", NOW, json.dumps(*talks(3)).encode())])
+    writer.append([journal.record("traces_json", NOW, json.dumps(*talks(3)).encode())])
     writer.close()
     lake.ingest()
     assert ids(lake) == ["c-1", "c-3"]
@@ -110,7 +110,7 @@ def test_a_late_judgement_keeps_the_conversation_it_judges(tmp_path: Path) -> No
         for requests, at in ((old, NOW - 40 * DAY), (young, NOW - DAY)):
             for r in requests:
                 kind = "logs_json" if "resourceLogs" in r else "traces_json"
-                writer.append([journal.encode(kind, at, json.dumps(r).encode())])
+                writer.append([journal.record(kind, at, json.dumps(r).encode())])
         writer.close()
         lake.retain(30, now_ns=NOW)
         (c,) = lake.conversations()
