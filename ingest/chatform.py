@@ -10,10 +10,12 @@ import orjson
 import xxhash
 
 from ingest.parts import Part, parse
+from ingest.pickling import by_position
 from ingest.records import Message
 from ingest.shapes import NormalMessage
 
 
+@by_position
 @dataclass(slots=True)
 class Turn:
     """One chat message of a conversation and where it was first seen. ``key`` leaves out ids, which
@@ -118,7 +120,7 @@ def _spoken_turn(role: str, parts: list[Part]) -> Turn:
     if calls:
         out["tool_calls"] = [_chat_call(c) for c in calls]
     facts = [role, out["content"] or "", [[c["name"], c.get("arguments")] for c in calls]]
-    return Turn(out, key_of(facts), parts)
+    return Turn(out, _key_of(facts), parts)
 
 
 def _chat_call(part: Part) -> Any:
@@ -136,4 +138,4 @@ def _tool_turn(part: Part) -> Turn:
         out["name"] = part["name"]
     if "is_error" in part:
         out["is_error"] = part["is_error"]
-    return Turn(out, key_of(["tool", out["content"]]), [part])
+    return Turn(out, _key_of(["tool", out["content"]]), [part])

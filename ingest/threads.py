@@ -201,6 +201,8 @@ def _alike(x: Turn, y: Turn) -> bool:
 def _enrich(old: Turn, new: Turn) -> None:
     """Keeps the more complete of two tellings of the same message."""
     old.sent = old.sent or new.sent
+    if old.parts is new.parts:  # one telling, seen again
+        return
     a, b = old.message, new.message
     if not a.get("content") and b.get("content"):
         a["content"] = b["content"]
