@@ -31,6 +31,12 @@ class Turn:
     flags: list[str] = field(default_factory=list)
     is_lent: bool = False  # the message is others' too, and must not be changed
 
+    def saying(self, message: Message, parts: list[Part]) -> Turn:
+        """The same turn in other words."""
+        return Turn(
+            message, self.key, parts, self.start_ns, self.span_id, self.trace_id, self.sent, self.flags, self.is_lent
+        )
+
     def keep(self) -> None:
         """Makes the message this turn's own."""
         if self.is_lent:

@@ -161,7 +161,16 @@ def _leave(
 
 def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
     for batch in batches:
-        yield from batch.to_pylist()
+        names = batch.schema.names
+        for row in zip(*map(_values, batch.columns), strict=True):
+            yield dict(zip(names, row, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """``to_pylist``, for most columns without an object of Arrow's for every value."""
+    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
+        return column.to_pylist()
+    return column.to_numpy(zero_copy_only=False).tolist()
 
 
 def _assemble_bucket(
