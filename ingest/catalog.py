@@ -33,6 +33,7 @@ FILE = "raw/catalog.json"
 RAW = ("spans", "log_records")
 HOUR_NS = 3_600_000_000_000
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+ROW_GROUP = 8192  # rows
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def write(root: Path, name: str, table: pa.Table, encrypt: bool = False) -> list
         path = new_path(root, name, hour)
         path = path.with_name(path.name + encrypted.SUFFIX)
         data = pa.BufferOutputStream()
-        pq.write_table(rows, data, **COMPRESSION)
+        pq.write_table(rows, data, ROW_GROUP, **COMPRESSION)
         write_file(path, encrypted.sealed(root, path, data.getvalue().to_pybytes()))
         out.append(Part(str(path.relative_to(root)), rows.num_rows, digest_of(as_array(rows["row_hash"]))))
     return out
@@ -226,8 +227,8 @@ def write(root: Path, name: str, table: pa.Table, encrypt: bool = False) -> list
 
 @dataclass(frozen=True)
 class Draft:
-    """A part that is written and synced under a name that nobody reads; what a killed writer leaves is removed.
-    ``bytes`` are those of its rows in memory."""
+    """A part that is written under a name that nobody reads; what a killed writer leaves is removed. ``bytes`` are
+    those of its rows in memory."""
 
     path: Path
     hashes: np.ndarray
@@ -244,14 +245,14 @@ def drafts(root: Path, name: str, table: pa.Table) -> list[Draft]:
     for hour, rows in _by_hour(table):
         path = new_path(root, name, hour).with_suffix(".tmp")
         with path.open("wb") as file:
-            pq.write_table(rows, file, **COMPRESSION)
-            sync(file)
+            pq.write_table(rows, file, ROW_GROUP, **COMPRESSION)
         out.append(Draft(path, as_array(rows["row_hash"]), rows["arrived_at_ns"].to_numpy(), rows.nbytes))
     return out
 
 
 def publish(root: Path, draft: Draft) -> Part:
-    """Makes a draft a part, named after those that were named before."""
+    """Makes a draft a part, on the disk, named after those that were named before."""
+    sync_path(draft.path)
     path = part_path(draft.path.parent)
     os.replace(draft.path, path)
     sync_path(path.parent)

@@ -31,6 +31,10 @@ class Turn:
     flags: list[str] = field(default_factory=list)
     is_lent: bool = False  # the message is others' too, and must not be changed
 
+    def seen(self, time_ns: int, span_id: str, trace_id: str, sent: bool) -> Turn:
+        """The same turn as a span told it; the message is lent."""
+        return Turn(self.message, self.key, self.parts, time_ns, span_id, trace_id, sent, [], True)
+
     def saying(self, message: Message, parts: list[Part]) -> Turn:
         """The same turn in other words."""
         return Turn(
@@ -93,13 +97,13 @@ def _content(parts: list[Part]) -> str | None:
 
 def to_turns(message: NormalMessage) -> list[Turn]:
     """The chat messages of one normal message: each tool answer is one of its own, text comes after them. They are
-    remembered, because every call repeats the history: what is told again is lent."""
+    remembered, because every call repeats the history, and must not be changed: ``Turn.seen`` lends them."""
     known = _told.get(id(message))
     if known is None or known[0] is not message:
         if len(_told) >= _MOST:
             _told.clear()
         known = _told[id(message)] = message, _read_turns(message)
-    return [Turn(t.message, t.key, t.parts, is_lent=True) for t in known[1]]
+    return known[1]
 
 
 _MOST = 4096

@@ -70,7 +70,8 @@ def normalise_in_parts(
         for conversation in moved:
             gone[conversation >> 40].add(conversation & (1 << 40) - 1)
         totals: list[Totals | None] = each(_write_bucket, [(aside, b, gone[b], root) for b in numbers])
-        _join_files(db, aside, into)
+        into.mkdir(parents=True, exist_ok=True)
+        each(_join_files, [(aside, name, into) for name in NORMALISED if name != "evaluations"])
         found = _evaluations(db, aside, privacy, into, range(len(read)), [t for t in totals if t])
         counts: Counter[str] = Counter()
         for shard in read:
@@ -346,15 +347,13 @@ def _move_conversations(aside: Path, moved: dict[int, int]) -> None:
 # ----------------------------------------------------------------------------------- the tables
 
 
-def _join_files(db: duckdb.DuckDBPyConnection, aside: Path, into: Path) -> None:
-    into.mkdir(parents=True, exist_ok=True)
-    for name in NORMALISED:
-        if name != "evaluations":
-            once = "DISTINCT ON (message_hash) *" if name == "message_bodies" else "*"
-            found = f"read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
-            partial = into / f"{name}.tmp"
-            db.execute(f"COPY (SELECT {once} FROM {found}) TO {quoted(partial)} (FORMAT parquet, COMPRESSION zstd)")
-            os.replace(partial, into / f"{name}.parquet")
+def _join_files(aside: Path, name: str, into: Path) -> None:
+    once = "DISTINCT ON (message_hash) *" if name == "message_bodies" else "*"
+    found = f"read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
+    partial = into / f"{name}.tmp"
+    with out_of_core(aside / f"{name}.spilled") as db:
+        db.execute(f"COPY (SELECT {once} FROM {found}) TO {quoted(partial)} (FORMAT parquet, COMPRESSION zstd)")
+    os.replace(partial, into / f"{name}.parquet")
 
 
 def _evaluations(

@@ -119,6 +119,8 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as results:
         os.dup2(2, 1)  # what is printed is no result
         _work(sys.stdin.buffer, results)
+    sys.stderr.flush()
+    os._exit(0)  # to take down what was remembered, object by object, would only keep the other waiting
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ingest.runners import listed
 
 SHARD_ROWS, SHARD_BYTES = 60_000, 192 << 20
 BATCH = 512  # rows
+FEWEST = 12  # stretches, so that processes which read them end at about the same time
 MOST_APART = 0.25  # of all rows; where more must be put aside, all are divided by their traces
 
 
@@ -75,9 +76,9 @@ def _row_groups(path: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def stretches(db: duckdb.DuckDBPyConnection, spans: list[Path], records: list[Path], shards: int) -> list[Stretch]:
-    """About so many stretches of the files of spans, no larger than a shard if their row groups are not; none where
-    too many rows would have to be put aside."""
-    found = _cut(spans, shards)
+    """Stretches of the files of spans, no larger than one of so many shards if their row groups are not; none where too
+    many rows would have to be put aside."""
+    found = _cut(spans, max(shards, FEWEST))
     db.execute("CREATE TABLE lying (trace_id VARCHAR, stretch INTEGER, spans BIGINT)")
     for number, stretch in enumerate(found):
         counted = pa.Table.from_batches(stretch.read(["trace_id"]))["trace_id"].value_counts()
@@ -100,13 +101,13 @@ def stretches(db: duckdb.DuckDBPyConnection, spans: list[Path], records: list[Pa
     return found
 
 
-def _cut(files: list[Path], shards: int) -> list[Stretch]:
+def _cut(files: list[Path], parts: int) -> list[Stretch]:
     rows, size = extent(files)
     out = [Stretch()]
     for path in files:
         for number, more_rows, more in _row_groups(path):
             now = out[-1]
-            if now.pieces and (now.rows + more_rows > -(-rows // shards) or now.bytes + more > -(-size // shards)):
+            if now.pieces and (now.rows + more_rows > -(-rows // parts) or now.bytes + more > -(-size // parts)):
                 out.append(Stretch())
             out[-1].take(path, number, more_rows, more)
     return [stretch for stretch in out if stretch.pieces]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ class Privacy:
 
     def __init__(self, scrubber: Scrubber) -> None:
         self.scrubber = scrubber
-        self.counts: dict[str, Counter[str]] = {}
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.conversations = 0
         self._known: dict[str, Known] = {}
         self._ids: dict[str, str] = {}
@@ -81,7 +81,7 @@ class Privacy:
         if content := message.get("content"):
             counts: Counter[str] = Counter()
             message["content"] = self.scrubber.text(content, known, counts)
-            _add(self._counts("messages.content"), counts)
+            _add(self.counts["messages.content"], counts)
             done.texts[content] = str(message["content"]), counts
         for call in message.get("tool_calls") or ():
             calls[id(call)] = self._call(call, known, done)  # type: ignore[arg-type]
@@ -96,13 +96,13 @@ class Privacy:
         if "arguments" in call:
             counts: Counter[str] = Counter()
             new["arguments"] = self.scrubber.value(call["arguments"], known, counts)
-            _add(self._counts("tool_calls.arguments"), counts)
+            _add(self.counts["tool_calls.arguments"], counts)
             done.values[id(call["arguments"])] = new["arguments"], counts
         return new
 
     def _part(self, part: dict[str, Any], done: _Done, known: Known) -> dict[str, Any]:
         """A part with surrogates; most of what it says the message says too, and that is not searched again."""
-        total = self._counts("message_bodies.parts")
+        total = self.counts["message_bodies.parts"]
         made: dict[str, Any] = {}
         for key, item in part.items():
             if isinstance(item, str) and item in done.texts:
@@ -125,10 +125,7 @@ class Privacy:
         return Link(call, turns[id(x.call_turn)], answer, x.execution, x.repairs)
 
     def _value(self, column: str, value: Any, known: Known) -> Any:
-        return self.scrubber.value(value, known, self._counts(column))
-
-    def _counts(self, column: str) -> Counter[str]:
-        return self.counts.setdefault(column, Counter())
+        return self.scrubber.value(value, known, self.counts[column])
 
     def _id(self, text: str) -> str:
         """An id that is an e-mail address or another's personal data; any other stays."""
