@@ -44,7 +44,7 @@ class Stretch:
     def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Its rows, in the order of their arrival: few at a time, which leaves them in the processor's cache."""
         for path, row_groups in self.pieces:
-            yield from pq.ParquetFile(path).iter_batches(BATCH, row_groups, list(columns))
+            yield from pq.ParquetFile(path).iter_batches(BATCH, row_groups, list(columns), use_threads=False)
 
     def divided(self, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
         """Its rows: those that are read here, and those that are not."""
