@@ -33,6 +33,7 @@ FILE = "raw/catalog.json"
 RAW = ("spans", "log_records")
 HOUR_NS = 3_600_000_000_000
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+ROW_GROUP = 8192  # rows
 
 
 @dataclass(frozen=True)
@@ -211,21 +212,58 @@ def remove_replaced(root: Path, catalog: Catalog) -> None:
 
 def write(root: Path, name: str, table: pa.Table, encrypt: bool = False) -> list[Part]:
     """Writes rows as parts, one for each hour of arrival, and syncs them; the catalog does not list them yet."""
-    hours = pc.divide(table["arrived_at_ns"], pa.scalar(HOUR_NS, pa.int64()))
+    if not encrypt:
+        return [publish(root, found) for found in drafts(root, name, table)]
     out = []
-    for hour in sorted(hours.unique().to_pylist()):
-        rows = table if len(hours.unique()) == 1 else table.filter(pc.equal(hours, hour))
+    for hour, rows in _by_hour(table):
         path = new_path(root, name, hour)
+        path = path.with_name(path.name + encrypted.SUFFIX)
         data = pa.BufferOutputStream()
-        pq.write_table(rows, data, **COMPRESSION)
-        plain = data.getvalue()
-        if encrypt:
-            path = path.with_name(path.name + encrypted.SUFFIX)
-            write_file(path, encrypted.sealed(root, path, plain.to_pybytes()))
-        else:
-            write_file(path, plain)
+        pq.write_table(rows, data, ROW_GROUP, **COMPRESSION)
+        write_file(path, encrypted.sealed(root, path, data.getvalue().to_pybytes()))
         out.append(Part(str(path.relative_to(root)), rows.num_rows, digest_of(as_array(rows["row_hash"]))))
     return out
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A part that is written under a name that nobody reads; what a killed writer leaves is removed. ``bytes`` are
+    those of its rows in memory."""
+
+    path: Path
+    hashes: np.ndarray
+    arrived_at_ns: np.ndarray
+    bytes: int
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+def drafts(root: Path, name: str, table: pa.Table) -> list[Draft]:
+    """Writes rows as parts to be, one for each hour of arrival. Needs no lock."""
+    out = []
+    for hour, rows in _by_hour(table):
+        path = new_path(root, name, hour).with_suffix(".tmp")
+        with path.open("wb") as file:
+            pq.write_table(rows, file, ROW_GROUP, **COMPRESSION)
+        out.append(Draft(path, as_array(rows["row_hash"]), rows["arrived_at_ns"].to_numpy(), rows.nbytes))
+    return out
+
+
+def publish(root: Path, draft: Draft) -> Part:
+    """Makes a draft a part, on the disk, named after those that were named before."""
+    sync_path(draft.path)
+    path = part_path(draft.path.parent)
+    os.replace(draft.path, path)
+    sync_path(path.parent)
+    return Part(str(path.relative_to(root)), len(draft), digest_of(draft.hashes))
+
+
+def _by_hour(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    hours = pc.divide(table["arrived_at_ns"], pa.scalar(HOUR_NS, pa.int64()))
+    found = sorted(hours.unique().to_pylist())
+    for hour in found:
+        yield hour, table if len(found) == 1 else table.filter(pc.equal(hours, hour))
 
 
 def write_file(path: Path, data: Any) -> None:

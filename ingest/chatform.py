@@ -10,10 +10,12 @@ import orjson
 import xxhash
 
 from ingest.parts import Part, parse
+from ingest.pickling import by_position
 from ingest.records import Message
 from ingest.shapes import NormalMessage
 
 
+@by_position
 @dataclass(slots=True)
 class Turn:
     """One chat message of a conversation and where it was first seen. ``key`` leaves out ids, which
@@ -28,6 +30,16 @@ class Turn:
     sent: bool = False  # seen in a model's output, not only in a history
     flags: list[str] = field(default_factory=list)
     is_lent: bool = False  # the message is others' too, and must not be changed
+
+    def seen(self, time_ns: int, span_id: str, trace_id: str, sent: bool) -> Turn:
+        """The same turn as a span told it; the message is lent."""
+        return Turn(self.message, self.key, self.parts, time_ns, span_id, trace_id, sent, [], True)
+
+    def saying(self, message: Message, parts: list[Part]) -> Turn:
+        """The same turn in other words."""
+        return Turn(
+            message, self.key, parts, self.start_ns, self.span_id, self.trace_id, self.sent, self.flags, self.is_lent
+        )
 
     def keep(self) -> None:
         """Makes the message this turn's own."""
@@ -85,13 +97,13 @@ def _content(parts: list[Part]) -> str | None:
 
 def to_turns(message: NormalMessage) -> list[Turn]:
     """The chat messages of one normal message: each tool answer is one of its own, text comes after them. They are
-    remembered, because every call repeats the history: what is told again is lent."""
+    remembered, because every call repeats the history, and must not be changed: ``Turn.seen`` lends them."""
     known = _told.get(id(message))
     if known is None or known[0] is not message:
         if len(_told) >= _MOST:
             _told.clear()
         known = _told[id(message)] = message, _read_turns(message)
-    return [Turn(t.message, t.key, t.parts, is_lent=True) for t in known[1]]
+    return known[1]
 
 
 _MOST = 4096
@@ -118,7 +130,7 @@ def _spoken_turn(role: str, parts: list[Part]) -> Turn:
     if calls:
         out["tool_calls"] = [_chat_call(c) for c in calls]
     facts = [role, out["content"] or "", [[c["name"], c.get("arguments")] for c in calls]]
-    return Turn(out, key_of(facts), parts)
+    return Turn(out, _key_of(facts), parts)
 
 
 def _chat_call(part: Part) -> Any:
@@ -136,4 +148,4 @@ def _tool_turn(part: Part) -> Turn:
         out["name"] = part["name"]
     if "is_error" in part:
         out["is_error"] = part["is_error"]
-    return Turn(out, key_of(["tool", out["content"]]), [part])
+    return Turn(out, _key_of(["tool", out["content"]]), [part])

@@ -23,12 +23,11 @@ import pyarrow.parquet as pq
 
 from ingest import catalog as catalogs
 from ingest import encrypted, otlp
-from ingest.catalog import RAW, Catalog, Part
+from ingest.catalog import RAW, ROW_GROUP, Catalog, Part
 from ingest.journal import sync_path
 from ingest.known import as_array
 
 PART_BYTES = 256 << 20  # of a large part; those below half of it are merged
-ROW_GROUP = 8192
 MEMORY = "1GB"  # DuckDB sorts larger hours on the disk
 ASIDE = "compacting"
 START = {"spans": "start_ns", "log_records": "time_ns"}

@@ -149,14 +149,14 @@ class Lake:
             if not wanted and arrived is None:
                 landing.prune(writer.catalog, found)
             known = {} if again or wanted else writer.catalog.journal
-            size = 0 if wanted else sum(landing.unread_bytes(path, known.get(path.stem)) for path in found)
-            with landing.decoding(size) as decoder:
+            segments = [] if wanted else [(path, known.get(path.stem)) for path in found]
+            with landing.reading(self.path, segments) as reader:
                 for path in found:
                     try:
                         if wanted:
                             self._ingest_file(path, writer, summary)
                         else:
-                            self._ingest_segment(path, writer, summary, known.get(path.stem), decoder)
+                            self._ingest_segment(path, writer, summary, known.get(path.stem), reader)
                     except files.BadFile as problem:
                         summary.problems.append(str(problem))
                     if progress:
@@ -175,13 +175,13 @@ class Lake:
 
     def _ingest_segment(
         self, path: Path, writer: landing.RawWriter, summary: IngestSummary, known: catalog.Read | None,
-        decoder: landing.Decoder,
+        reader: landing.Reader,
     ) -> None:  # fmt: skip
         if landing.is_read(path, known):
             summary.read_before += 1
             return
         summary.files += 1
-        for batch, how_far in landing.read_segment(path, known, decoder):
+        for batch, how_far in reader.read(path, known):
             _count(summary, batch, writer.add(batch))
             writer.reached(path.stem, how_far)
             writer.flush_if_full()

@@ -1,38 +1,42 @@
 """Rows land in the raw tables: what the lake has is left out, the rest is committed part by part, together
-with how far the journal was read."""
+with how far the journal was read. Processes that help write the rows aside, and only the hashes come back."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 
 from ingest import catalog as catalogs
 from ingest import files, journal, otlp
-from ingest.catalog import RAW, Catalog, Read
+from ingest.catalog import RAW, Catalog, Draft, Read
 from ingest.known import Known, as_array
 from ingest.processes import Processes
 
 EDGE = 64 << 10
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 4 << 20  # of requests that are decoded at once: little enough to stay near the processor
+PART_BYTES = 128 << 20  # of rows in memory
 PARALLEL_FROM = 96 << 20  # bytes of the journal; the processes take a second or two to start
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as Arrow tables by name, and what was counted while they were read (``otlp.Rows``)."""
+    """Rows by table's name, in Arrow or written already, and what was counted while they were read
+    (``otlp.Rows``)."""
 
     tables: dict[str, pa.Table]
     rejected: int
     metrics: int
     unreadable: int
+    drafts: dict[str, list[Draft]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: otlp.Rows) -> Batch:
@@ -40,15 +44,26 @@ class Batch:
         tables = {name: otlp.to_table(getattr(rows, name), otlp.SCHEMAS[name]) for name in RAW}
         return cls(tables, rows.rejected, rows.metrics, rows.unreadable)
 
+    @classmethod
+    def drafted(cls, root: Path, batches: list[Batch]) -> Batch:
+        """One batch of several, its rows written aside."""
+        tables = {name: pa.concat_tables([batch.tables[name] for batch in batches]) for name in RAW}
+        drafts = {name: catalogs.drafts(root, name, table) for name, table in tables.items() if table.num_rows}
+        return cls(
+            {}, sum(b.rejected for b in batches), sum(b.metrics for b in batches), sum(b.unreadable for b in batches),
+            drafts,
+        )  # fmt: skip
+
     def __len__(self) -> int:
-        return sum(table.num_rows for table in self.tables.values())
+        drafted = sum(len(draft) for found in self.drafts.values() for draft in found)
+        return drafted + sum(table.num_rows for table in self.tables.values())
 
 
 class RawWriter:
     """Collects new rows and writes them when they are many. Rows of the journal that arrived before ``from_ns``
     have expired (``ingest.retention``) and do not land again; they are counted."""
 
-    ROWS, BYTES = 100_000, 128 << 20
+    ROWS, BYTES = 100_000, PART_BYTES
 
     def __init__(self, root: Path, catalog: Catalog, from_ns: int = 0) -> None:
         self.root, self.catalog, self.from_ns = root, catalog, from_ns
@@ -60,7 +75,10 @@ class RawWriter:
 
     def add(self, batch: Batch) -> dict[str, int]:
         """Takes rows; returns how many of each table are new."""
-        return {name: self._take(name, batch.tables[name]) for name in RAW}
+        new = {name: self._take(name, table) for name, table in batch.tables.items()}
+        for name, found in batch.drafts.items():
+            new[name] = sum(self._take_draft(name, draft) for draft in found)
+        return new
 
     def reached(self, segment: str, how_far: Read) -> None:
         """Everything of a segment up to there has been added; remembered when those rows are committed."""
@@ -74,27 +92,51 @@ class RawWriter:
     def _take(self, name: str, rows: pa.Table) -> int:
         if not rows.num_rows:
             return 0
-        if name not in self._known:  # only now: most often there is nothing new
-            self._known[name] = catalogs.hashes(self.root, self.catalog, name)
-        new = self._known[name].add(as_array(rows["row_hash"]))
-        kept = new[rows["arrived_at_ns"].to_numpy()[new] >= self.from_ns]
-        self.expired += len(new) - len(kept)
+        kept = self._new(name, as_array(rows["row_hash"]), rows["arrived_at_ns"].to_numpy())
         if len(kept):
             self._pending[name].append(rows if len(kept) == rows.num_rows else rows.take(kept))
-            self._rows += len(kept)
-            self._bytes += self._pending[name][-1].nbytes
+            self._count(len(kept), self._pending[name][-1].nbytes)
         return len(kept)
+
+    def _take_draft(self, name: str, draft: Draft) -> int:
+        kept = self._new(name, draft.hashes, draft.arrived_at_ns)
+        if len(kept) < len(draft):
+            rows = pq.ParquetFile(draft.path).read()
+            draft.path.unlink()
+            self._pending[name].append(rows.take(kept))
+        else:
+            self._write(name)  # parts are named in the order of arrival
+            self.catalog.parts[name].append(catalogs.publish(self.root, draft))
+        self._count(len(kept), draft.bytes)
+        return len(kept)
+
+    def _new(self, name: str, hashes: np.ndarray, arrived_at_ns: np.ndarray) -> np.ndarray:
+        """The positions of rows that the lake does not have and that have not expired."""
+        if name not in self._known:  # only now: most often there is nothing new
+            self._known[name] = catalogs.hashes(self.root, self.catalog, name)
+        new = self._known[name].add(hashes)
+        kept: np.ndarray = new[arrived_at_ns[new] >= self.from_ns]
+        self.expired += len(new) - len(kept)
+        return kept
+
+    def _count(self, rows: int, size: int) -> None:
+        self._rows += rows
+        self._bytes += size
+
+    def _write(self, name: str) -> None:
+        if tables := self._pending[name]:
+            self.catalog.parts[name] += catalogs.write(self.root, name, pa.concat_tables(tables))
+            self._pending[name] = []
 
     def flush(self) -> None:
         """Commits what was added and how far the journal was read."""
         if not self._rows and not self._marks:
             return
-        for name, tables in self._pending.items():
-            if tables:
-                self.catalog.parts[name] += catalogs.write(self.root, name, pa.concat_tables(tables))
+        for name in RAW:
+            self._write(name)
         self.catalog.journal.update(self._marks)
         catalogs.save(self.root, self.catalog)
-        self._pending, self._rows, self._bytes, self._marks = {name: [] for name in RAW}, 0, 0, {}
+        self._rows, self._bytes, self._marks = 0, 0, {}
 
 
 # ------------------------------------------------------------------------------------------ the journal
@@ -132,16 +174,32 @@ def prune(catalog: Catalog, segments: list[Path]) -> None:
     catalog.journal = {name: r for name, r in catalog.journal.items() if name in there}
 
 
-def read_segment(path: Path, known: Read | None, decoder: Decoder) -> Iterator[tuple[Batch, Read]]:
+def read_segment(path: Path, known: Read | None) -> Iterator[tuple[Batch, Read]]:
     """The unread rows of a segment, in batches, each with how far it reaches. Raises ``BadFile``."""
     try:
         start = start_of(path, known)
         unreadable = known.unreadable if known and start else 0
-        for batch, end in decoder.decoded(_batches(path, start), path.stem):
+        for entries in _batches(path, start):
+            batch, end = _decode(entries, path.stem), entries[-1].end
             unreadable += batch.unreadable
             yield batch, Read(end, identity(path, end), unreadable)
     except (OSError, journal.NoSegment) as error:
         raise files.BadFile(f"{path} cannot be read: {error}") from None
+
+
+def draft_segment(root: Path, path: Path, known: Read | None) -> list[tuple[Batch, Read]]:
+    """The same with the rows written aside, as parts of the size that ``RawWriter`` would give them."""
+    out: list[tuple[Batch, Read]] = []
+    batches: list[Batch] = []
+    size = 0
+    how_far = Read(0, "")
+    for batch, how_far in read_segment(path, known):
+        batches.append(batch)
+        size += sum(table.nbytes for table in batch.tables.values())
+        if size >= PART_BYTES:
+            out.append((Batch.drafted(root, batches), how_far))
+            batches, size = [], 0
+    return [*out, (Batch.drafted(root, batches), how_far)] if batches else out
 
 
 def _batches(path: Path, start: int) -> Iterator[list[journal.Entry]]:
@@ -157,37 +215,40 @@ def _batches(path: Path, start: int) -> Iterator[list[journal.Entry]]:
         yield batch
 
 
-class Decoder:
-    """Makes rows of journal entries: in this process, or in several where there is so much that it pays."""
+Segments = list[tuple[Path, Read | None]]
 
-    def __init__(self, processes: Processes | None) -> None:
-        self._processes = processes
 
-    def decoded(self, batches: Iterator[list[journal.Entry]], source: str) -> Iterator[tuple[Batch, int]]:
-        """Each batch's rows, in order, and where it ends in its segment."""
+class Reader:
+    """Reads segments in their order: in this process, or a few ahead of what is asked for in several."""
+
+    def __init__(self, root: Path, segments: Segments, processes: Processes | None) -> None:
+        self._root, self._processes = root, processes
+        self._next = iter(segments)
+        self._asked: dict[Path, Future[list[tuple[Batch, Read]]]] = {}
+
+    def read(self, path: Path, known: Read | None) -> Iterator[tuple[Batch, Read]]:
+        """``read_segment``, the rows perhaps written already."""
         if self._processes is None:
-            for batch in batches:
-                yield _decode(batch, source), batch[-1].end
+            yield from read_segment(path, known)
             return
-        waiting: deque[tuple[Future[Batch], int]] = deque()
-        for batch in batches:
-            waiting.append((self._processes.submit(_decode, batch, source), batch[-1].end))
-            if len(waiting) > self._processes.count:
-                done, end = waiting.popleft()
-                yield done.result(), end
-        for done, end in waiting:
-            yield done.result(), end
+        while path not in self._asked or len(self._asked) <= self._processes.count:
+            later = next(self._next, None)
+            if later is None:
+                break
+            if not is_read(*later):
+                self._asked[later[0]] = self._processes.submit(draft_segment, self._root, *later)
+        yield from self._asked.pop(path).result()
 
 
 @contextmanager
-def decoding(size: int) -> Iterator[Decoder]:
-    """A decoder for so many bytes."""
+def reading(root: Path, segments: Segments) -> Iterator[Reader]:
+    """A reader of some segments, each with how far it was read."""
     count = os.cpu_count() or 1
-    if size < PARALLEL_FROM or count == 1:
-        yield Decoder(None)
+    if count == 1 or sum(unread_bytes(*segment) for segment in segments) < PARALLEL_FROM:
+        yield Reader(root, segments, None)
         return
     with Processes(count) as processes:
-        yield Decoder(processes)
+        yield Reader(root, segments, processes)
 
 
 def unread_bytes(path: Path, known: Read | None) -> int:

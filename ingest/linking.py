@@ -9,10 +9,12 @@ from typing import Any
 from ingest.chatform import Turn, as_text, key_of
 from ingest.error_class import classify_error, says_error
 from ingest.normal import Observed
+from ingest.pickling import by_position
 from ingest.records import Message
 from ingest.threads import Thread
 
 
+@by_position
 @dataclass(slots=True)
 class Link:
     """One call: the turn that made it, the turn that answers it, the span that ran it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -129,10 +130,17 @@ def _spans(rows: Iterable[dict[str, Any]], records: Records, met: set[tuple[str,
             r["start_ns"], r["end_ns"],
             orjson.loads(r["attributes"]), orjson.loads(r["events"]) if r["events"] != "[]" else [],
             r["status_code"], r["status_message"], r["scope_name"], r["scope_version"],
-            orjson.loads(r["resource"]), r["dropped_attributes_count"] + r["dropped_events_count"],
+            _resource(r["resource"]), r["dropped_attributes_count"] + r["dropped_events_count"],
             orjson.loads(r["links"]) if r["links"] != "[]" else [],
             records.get((r["trace_id"], r["span_id"]), []), r["source"],
         )  # fmt: skip
+
+
+@lru_cache(maxsize=512)
+def _resource(told: str) -> dict[str, Any]:
+    """A resource, which many spans share; nobody may change it."""
+    resource: dict[str, Any] = orjson.loads(told)
+    return resource
 
 
 def _spans_of(records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:

@@ -1,6 +1,6 @@
 """Normalisation in parts, on several cores and in bounded memory. The tables are those of one piece.
 
-1. The raw rows go into shards by their traces (DuckDB, out of core).
+1. The raw rows are divided into shards by their traces, most of which are read where they lie (``shards``).
 2. Each shard's spans are read and split into groups, and the groups go into buckets (``partition_work.read_shard``).
 3. What may tie groups of different traces is small: ids that one made and another names. Groups that are tied go to
    one bucket.
@@ -34,9 +34,9 @@ from ingest.normalise import NORMALISED, evaluation_row
 from ingest.otlp import to_table
 from ingest.privacy import Privacy, Totals, open_privacy
 from ingest.runners import Runner, listed, out_of_core, quoted
+from ingest.shards import Stretch, extent, stretches
 
 ASIDE = "normalising"
-SHARD_ROWS, SHARD_BYTES = 60_000, 192 << 20
 CODEC, BATCH = "lz4", 4096
 Edges = Iterable[tuple[int, int]]
 
@@ -55,11 +55,8 @@ def normalise_in_parts(
     """Writes the normalised tables of raw Parquet files into a directory, one file each."""
     each, privacy = runner.each, open_privacy(root)  # which makes the key, once
     with _aside(root) as aside, out_of_core(aside / "spilled") as db:
-        for name, files in raw.items():
-            if files:
-                runner.shuffle(files, columns[name], shards, aside / name)
+        read = _read(db, aside, raw, columns, shards, runner)
         numbers = range(shards)
-        read: list[_Read] = each(_read_shard, [(aside, s, shards) for s in numbers])
         evidence = Evidence()
         for shard in read:
             evidence.merge(shard.evidence)
@@ -73,24 +70,37 @@ def normalise_in_parts(
         for conversation in moved:
             gone[conversation >> 40].add(conversation & (1 << 40) - 1)
         totals: list[Totals | None] = each(_write_bucket, [(aside, b, gone[b], root) for b in numbers])
-        _join_files(db, aside, into)
-        found = _evaluations(db, aside, privacy, into, numbers, [t for t in totals if t])
+        into.mkdir(parents=True, exist_ok=True)
+        each(_join_files, [(aside, name, into) for name in NORMALISED if name != "evaluations"])
+        found = _evaluations(db, aside, privacy, into, range(len(read)), [t for t in totals if t])
         counts: Counter[str] = Counter()
         for shard in read:
             counts.update(shard.dialect_counts)
         return Made(dict(counts), found)
 
 
-def shards_for(rows: int, size: int) -> int:
-    """How many shards keep a shard's rows, so many of so many bytes in all, within memory."""
-    return max(1, -(-rows // SHARD_ROWS), -(-size // SHARD_BYTES))
+def _read(
+    db: duckdb.DuckDBPyConnection, aside: Path, raw: dict[str, list[Path]], columns: dict[str, list[str]], buckets: int,
+    runner: Runner,
+) -> list[_ReadShard]:
+    """Reads every shard: what can be read where it lies, then the rest, divided by traces."""
+    lying = stretches(db, raw["spans"], raw["log_records"], buckets)
+    tasks = [(aside, number, buckets, stretch, columns["spans"]) for number, stretch in enumerate(lying)]
+    read: list[_ReadShard] = runner.each(_read_stretch, tasks)
+    rest = {**raw, "spans": sorted(aside.glob("apart-*.parquet"))} if lying else raw
+    left, whole = (sum(extent(files)[0] for files in found.values()) for found in (rest, raw))
+    shards = -(-buckets * left // max(1, whole))
+    for name, files in rest.items():
+        if files:
+            runner.shuffle(files, columns[name], shards, aside / name)
+    return read + runner.each(_read_shard, [(aside, len(read) + s, buckets, s) for s in range(shards)])
 
 
 # ------------------------------------------------------------------------- what the processes do
 
 
 @dataclass
-class _Read:
+class _ReadShard:
     """What is known of a shard when it has been read. ``buckets`` are those that its groups are in, in the order of
     its file's row groups."""
 
@@ -99,9 +109,44 @@ class _Read:
     dialect_counts: dict[str, int]
 
 
-def _read_shard(aside: Path, number: int, buckets: int) -> _Read:
+def _read_stretch(aside: Path, number: int, buckets: int, stretch: Stretch, columns: list[str]) -> _ReadShard:
+    """Reads the traces that lie in a stretch, and leaves the rows of the others."""
+    apart: list[pa.RecordBatch] = []
+    read = _leave(aside, number, buckets, _here(stretch, columns, apart), ())
+    if apart:
+        pq.write_table(pa.Table.from_batches(apart), aside / f"apart-{number:06}.parquet", compression=CODEC)
+    return read
+
+
+def _here(stretch: Stretch, columns: list[str], apart: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows that are read in a stretch; the others are added to ``apart``."""
+    for here, others in stretch.divided(columns):
+        if len(others):
+            apart.append(others)
+        yield here
+
+
+def _read_shard(aside: Path, number: int, buckets: int, shard: int) -> _ReadShard:
+    """Reads a shard of the rows that were divided by their traces."""
+    return _leave(aside, number, buckets, _shuffled(aside / "spans", shard), _shuffled(aside / "log_records", shard))
+
+
+def _shuffled(divided: Path, shard: int) -> list[pa.RecordBatch]:
+    """A shard's rows in the order of their arrival."""
+    files = sorted((divided / f"shard={shard}").glob("*.parquet"))
+    if not files:
+        return []
+    table = pa.concat_tables([pq.ParquetFile(path).read() for path in files])
+    table = table.sort_by([("filename", "ascending"), ("file_row_number", "ascending")])
+    batches: list[pa.RecordBatch] = table.drop_columns(["filename", "file_row_number"]).to_batches(BATCH)
+    return batches
+
+
+def _leave(
+    aside: Path, number: int, buckets: int, spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]
+) -> _ReadShard:
     """Leaves the groups of a shard, sorted by bucket, its ties and its judgements."""
-    shard = work.read_shard(_raw(aside, "spans", number), _raw(aside, "log_records", number))
+    shard = work.read_shard(_rows(spans), _rows(records))
     of_bucket: dict[int, work.Rows] = defaultdict(list)
     for row in shard.groups:
         of_bucket[row[0] % buckets].append(row)
@@ -112,18 +157,21 @@ def _read_shard(aside: Path, number: int, buckets: int) -> _Read:
     for name, tied in (("made", shard.made), ("named", shard.named)):
         pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", compression=CODEC)
     (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
-    return _Read(sorted(of_bucket), shard.evidence, shard.dialect_counts)
+    return _ReadShard(sorted(of_bucket), shard.evidence, shard.dialect_counts)
 
 
-def _raw(aside: Path, name: str, number: int) -> Iterator[dict[str, Any]]:
-    """A shard's rows in the order of their arrival."""
-    files = sorted((aside / name / f"shard={number}").glob("*.parquet"))
-    if not files:
-        return
-    table = pa.concat_tables([pq.ParquetFile(path).read() for path in files])
-    table = table.sort_by([("filename", "ascending"), ("file_row_number", "ascending")])
-    for batch in table.drop_columns(["filename", "file_row_number"]).to_batches(BATCH):
-        yield from batch.to_pylist()
+def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        names = batch.schema.names
+        for row in zip(*map(_values, batch.columns), strict=True):
+            yield dict(zip(names, row, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """``to_pylist``, for most columns without an object of Arrow's for every value."""
+    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
+        return column.to_pylist()
+    return column.to_numpy(zero_copy_only=False).tolist()
 
 
 def _assemble_bucket(
@@ -220,7 +268,7 @@ def _origins(db: duckdb.DuckDBPyConnection, aside: Path) -> dict[int, set[int]]:
     return dict(out)
 
 
-def _move_groups(aside: Path, read: list[_Read], away: dict[int, int]) -> None:
+def _move_groups(aside: Path, read: list[_ReadShard], away: dict[int, int]) -> None:
     """Copies groups that must go to another bucket into that bucket's own file."""
     if not away:
         return
@@ -244,7 +292,7 @@ def _move_groups(aside: Path, read: list[_Read], away: dict[int, int]) -> None:
 
 
 def _buckets(
-    aside: Path, read: list[_Read], away: dict[int, int], origins: dict[int, set[int]], evidence: Evidence,
+    aside: Path, read: list[_ReadShard], away: dict[int, int], origins: dict[int, set[int]], evidence: Evidence,
     shards: int,
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
     """The arguments of ``work.assemble_bucket``, for each bucket."""
@@ -299,15 +347,13 @@ def _move_conversations(aside: Path, moved: dict[int, int]) -> None:
 # ----------------------------------------------------------------------------------- the tables
 
 
-def _join_files(db: duckdb.DuckDBPyConnection, aside: Path, into: Path) -> None:
-    into.mkdir(parents=True, exist_ok=True)
-    for name in NORMALISED:
-        if name != "evaluations":
-            once = "DISTINCT ON (message_hash) *" if name == "message_bodies" else "*"
-            found = f"read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
-            partial = into / f"{name}.tmp"
-            db.execute(f"COPY (SELECT {once} FROM {found}) TO {quoted(partial)} (FORMAT parquet, COMPRESSION zstd)")
-            os.replace(partial, into / f"{name}.parquet")
+def _join_files(aside: Path, name: str, into: Path) -> None:
+    once = "DISTINCT ON (message_hash) *" if name == "message_bodies" else "*"
+    found = f"read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
+    partial = into / f"{name}.tmp"
+    with out_of_core(aside / f"{name}.spilled") as db:
+        db.execute(f"COPY (SELECT {once} FROM {found}) TO {quoted(partial)} (FORMAT parquet, COMPRESSION zstd)")
+    os.replace(partial, into / f"{name}.parquet")
 
 
 def _evaluations(

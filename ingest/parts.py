@@ -28,14 +28,22 @@ _RESULTS = {"tool_call_response", "tool_result", "function_call_output", "tool-r
 _SHOWN = {"output_text", "responsefunctiontoolcall", "toolcall", "functioncall", *_RESULTS}  # told as reprs
 
 
+_OPENINGS = frozenset("{[")
+
+
 def parse(value: Any) -> Any:
     """JSON text as its value; anything else, and text that is no JSON object or list, as it is."""
-    if isinstance(value, str) and value[:64].lstrip()[:1] in ("{", "["):
-        try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
-    return value
+    if not isinstance(value, str):
+        return value
+    head = value[:1]
+    if head.isspace():
+        head = value[:64].lstrip()[:1]
+    if head not in _OPENINGS:
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
 
 
 def parse_any(value: Any) -> Any:

@@ -21,6 +21,14 @@ from typing import Any, BinaryIO
 from ingest.errors import UserError
 from ingest.garbage import not_collected
 
+# Memory that was freed is kept for the next batch: to get pages from the kernel anew costs more than to decode what
+# is put into them. glibc reads the first two; Arrow's own allocators would give pages back as well.
+_KEEP_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+
 
 class Processes:
     """So many of them, as a context: they start with it and end with it."""
@@ -31,7 +39,8 @@ class Processes:
         self._all: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Processes:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        search = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment = _KEEP_MEMORY | os.environ | {"PYTHONPATH": search}
         command = [sys.executable, "-P", "-m", "ingest.processes"]
         for _ in range(self.count):
             process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -110,6 +119,8 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as results:
         os.dup2(2, 1)  # what is printed is no result
         _work(sys.stdin.buffer, results)
+    sys.stderr.flush()
+    os._exit(0)  # to take down what was remembered, object by object, would only keep the other waiting
 
 
 if __name__ == "__main__":

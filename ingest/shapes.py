@@ -24,6 +24,7 @@ from ingest.parts import (
     result_part,
     text_part,
 )
+from ingest.standard import standard_message
 
 NormalMessage = dict[str, Any]
 
@@ -212,11 +213,14 @@ def _messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
     if found is None:
         if len(_remembered) >= _MOST:
             _remembered.clear()
-        found = _remembered[key] = _read_item(item, default_role)
+        if (message := standard_message(item)) is not None:  # an answer is the next call's history
+            found = _remembered[key[0], "user"] = _remembered[key[0], "assistant"] = [message]
+        else:
+            found = _remembered[key] = _read_item(item, default_role)
     return found
 
 
-_MOST, _LONG = 4096, 32 << 10  # items; and their length, in bytes of JSON
+_MOST, _LONG = 8192, 32 << 10  # items; and their length, in bytes of JSON
 _remembered: dict[tuple[str | bytes, str], list[NormalMessage]] = {}
 
 

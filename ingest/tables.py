@@ -17,9 +17,10 @@ import xxhash
 from ingest import catalog, compaction, encrypted, kept, vault
 from ingest.normalise import NORMALISED, normalise
 from ingest.otlp import SCHEMAS, to_table
-from ingest.partitioned import normalise_in_parts, shards_for
+from ingest.partitioned import normalise_in_parts
 from ingest.privacy import Totals, open_privacy
 from ingest.runners import LocalRunner, Runner, listed, quoted
+from ingest.shards import extent, shards_for
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
@@ -81,9 +82,7 @@ def _shards(root: Path, raw: dict[str, list[Path]], at_least: int) -> int:
     files = [path for paths in raw.values() for path in paths]
     if any(map(encrypted.is_encrypted, files)) or kept.digest(root):
         return 1
-    found = [pq.read_metadata(path) for path in files]
-    size = sum(m.row_group(k).total_byte_size for m in found for k in range(m.num_row_groups))
-    return max(at_least, shards_for(sum(m.num_rows for m in found), size))
+    return max(at_least, shards_for(*extent(files)))
 
 
 def _normalise_whole(root: Path, into: Path) -> tuple[dict[str, int], Totals | None]:

@@ -44,18 +44,11 @@ def _turns(seen: Observed) -> tuple[Turn | None, list[Turn], list[Turn]]:
     for message in seen.input:
         for turn in to_turns(message):
             if turn.message["role"] == "system" and not history:
-                system = system or turn
+                system = system or turn.seen(seen.start_ns, seen.span_id, seen.trace_id, False)
             else:
-                history.append(_stamped(turn, seen, seen.start_ns))
-    said = [_stamped(t, seen, seen.end_ns, True) for m in seen.output for t in to_turns(m)]
-    if system is not None:
-        _stamped(system, seen, seen.start_ns)
+                history.append(turn.seen(seen.start_ns, seen.span_id, seen.trace_id, False))
+    said = [t.seen(seen.end_ns, seen.span_id, seen.trace_id, True) for m in seen.output for t in to_turns(m)]
     return system, history, said
-
-
-def _stamped(turn: Turn, seen: Observed, time_ns: int, sent: bool = False) -> Turn:
-    turn.start_ns, turn.span_id, turn.trace_id, turn.sent = time_ns, seen.span_id, seen.trace_id, sent
-    return turn
 
 
 def _place(
@@ -201,6 +194,8 @@ def _alike(x: Turn, y: Turn) -> bool:
 def _enrich(old: Turn, new: Turn) -> None:
     """Keeps the more complete of two tellings of the same message."""
     old.sent = old.sent or new.sent
+    if old.parts is new.parts:  # one telling, seen again
+        return
     a, b = old.message, new.message
     if not a.get("content") and b.get("content"):
         a["content"] = b["content"]

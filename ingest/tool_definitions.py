@@ -22,6 +22,8 @@ def listed_tools(request: Any, depth: int = 2) -> list[Any]:
 def read_tools(value: Any) -> list[dict[str, Any]]:
     """Tool definitions, flat: ``{"name", "description"?, "parameters"?}``; OpenAI-nested, Anthropic,
     Gemini, Bedrock and lists of JSON strings or of bare names are understood."""
+    if value is None:
+        return []
     value = parse_any(value)
     if isinstance(value, dict):
         value = listed_tools(value) or [value]

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from lake_samples import send, talks
+from lake_samples import ARRIVED, HOUR, row_hashes, send, talks
 
+from ingest import catalog, journal, landing
 from ingest.errors import UserError
 from ingest.lake import Lake
 from ingest.processes import Processes
@@ -59,3 +60,30 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(root)},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "ran 12\n"), done.stderr
+
+
+def test_segments_that_processes_read_land_as_they_do_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lakes = [Lake.create(tmp_path / name) for name in ("here", "there")]
+    for lake in lakes:
+        for numbers in (range(1, 4), range(3, 6), range(6, 9)):  # a conversation comes twice
+            send(lake, *talks(*numbers))
+        send(lake, *talks(9), at=ARRIVED + HOUR)
+    here = lakes[0].ingest()
+    monkeypatch.setattr(landing, "PARALLEL_FROM", 1)
+    there = lakes[1].ingest()
+    assert there == here and here.duplicates == 6
+    assert row_hashes(lakes[1]) == row_hashes(lakes[0])
+    hours = [{p.parent.name for p in catalog.parts(lake.path, "spans")} for lake in lakes]
+    assert hours[0] == hours[1] and len(hours[0]) == 2
+    assert lakes[1].ingest(again=True).new == 0, "nothing is new that was read before"
+    assert not list((lakes[1].path / "raw").rglob("*.tmp")), "no draft is left"
+
+
+def test_drafts_of_a_killed_ingest_are_removed(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    send(lake, *talks(1, 2))
+    (segment,) = journal.segments(lake.journal_path)
+    landing.draft_segment(lake.path, segment, None)
+    assert list((lake.path / "raw").rglob("*.tmp"))
+    assert lake.ingest().new == 12
+    assert not list((lake.path / "raw").rglob("*.tmp"))

@@ -12,7 +12,7 @@ from dialect_samples import SAMPLES
 from ingest_samples import answer, attributes, call, chat, conversation, event, request, span, text, tool
 from lake_samples import assert_same_in_parts, send
 
-from ingest import partitioned, tables
+from ingest import partitioned, shards, tables
 from ingest.lake import Lake
 from ingest.runners import LocalRunner
 
@@ -95,7 +95,7 @@ def test_a_large_lake_is_made_in_parts_and_a_killed_one_leaves_nothing(
 ) -> None:
     lake = lake_of(tmp_path, [conversation(n, f"c-{n}") for n in range(1, 20)])
     before = lake.conversations()
-    monkeypatch.setattr(partitioned, "SHARD_ROWS", 40)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 40)
     left = lake.path / partitioned.ASIDE
     left.mkdir()
     (left / "groups-0.parquet").write_text("of a killed one")

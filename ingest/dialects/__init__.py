@@ -8,6 +8,8 @@ docs/dialects.md shows how to add one.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
+from typing import Any
 
 from ingest import references
 from ingest.dialects import (
@@ -24,7 +26,7 @@ from ingest.dialects import (
     pydantic_ai,
     vercel,
 )
-from ingest.dialects.mapping import apply
+from ingest.dialects.mapping import Mapping, apply
 from ingest.normal import Evaluation, Observed, Span
 from ingest.parts import first
 
@@ -59,7 +61,7 @@ def observe(span: Span) -> Observed:
     _note_error(span, seen)
     tokens = first(a, *_INPUT_TOKENS)
     seen.input_tokens = tokens if isinstance(tokens, int) else None
-    seen.emitter = sys.intern(f"{span.scope}\0{sorted(map(str, span.resource.items()))}")
+    seen.emitter = _emitter(span.scope, span.resource)
     if span.dropped:
         seen.flags.append("dropped_attributes")
     if is_missing:
@@ -71,6 +73,21 @@ def observe(span: Span) -> Observed:
         if e["name"] == EVALUATION
     ]
     return seen
+
+
+def _emitter(scope: str, resource: dict[str, Any]) -> str:
+    """The process and the instrumentation in it; remembered by the resource, which many spans share."""
+    known = _emitters.get((scope, id(resource)))
+    if known is None or known[0] is not resource:
+        if len(_emitters) >= _MOST:
+            _emitters.clear()
+        told = sys.intern(f"{scope}\0{sorted(map(str, resource.items()))}")
+        known = _emitters[scope, id(resource)] = resource, told
+    return known[1]
+
+
+_MOST = 1024
+_emitters: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}
 
 
 def _dereference(span: Span) -> bool:
@@ -101,8 +118,8 @@ def _note_error(span: Span, seen: Observed) -> None:
 def _read(span: Span, seen: Observed) -> None:
     """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
     told, known = "", set()
-    for dialect in DIALECTS:
-        if dialect.detect(span):
+    for dialect, is_named in _candidates(tuple(span.attributes), DIALECTS):
+        if is_named or any(look(span) for look in dialect.detect.looks):
             known.add(dialect.name)
             before = _content(seen)
             apply(dialect, span, seen)
@@ -112,6 +129,14 @@ def _read(span: Span, seen: Observed) -> None:
     if not told and may_infer and inferred.read(span, seen):
         told = inferred.NAME
     seen.dialect = told or seen.dialect
+
+
+@lru_cache(maxsize=1024)
+def _candidates(names: tuple[str, ...], of: tuple[Mapping, ...]) -> tuple[tuple[Mapping, bool], ...]:
+    """The dialects that may know a span with such attributes, and whether their names alone say so; remembered,
+    because an instrumentation's spans have few sets of names."""
+    found = ((dialect, dialect.detect.by_names(names)) for dialect in of)
+    return tuple((dialect, is_named) for dialect, is_named in found if is_named or dialect.detect.looks)
 
 
 def _content(seen: Observed) -> tuple[bool, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.dialects.mapping import Mapping
+from ingest.dialects.mapping import Mapping, looks
 from ingest.normal import Span
 from ingest.parts import first
 
@@ -34,7 +34,7 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
 
 MAPPING = Mapping(
     name="claude-code",
-    detect=lambda span: str(span.attributes.get("span.type", span.name)).startswith("claude_code."),
+    detect=looks(lambda span: str(span.attributes.get("span.type", span.name)).startswith("claude_code.")),
     kind_of=_kind,
     input=("new_context", "user_prompt"),
     output=("response.model_output", "response"),

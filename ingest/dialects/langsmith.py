@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.dialects.mapping import Mapping, either, has
+from ingest.dialects.mapping import Mapping, either, has, looks
 from ingest.normal import Span
 from ingest.parts import parse
 
@@ -21,7 +21,8 @@ MAPPING = Mapping(
     name="langsmith",
     detect=either(
         has("langsmith.span.kind"),
-        lambda s: isinstance(s.attributes.get("gen_ai.prompt"), str) or "gen_ai.completion" in s.attributes,
+        has("gen_ai.completion"),
+        looks(lambda s: isinstance(s.attributes.get("gen_ai.prompt"), str)),
     ),
     kind="langsmith.span.kind",
     kinds={"llm": "inference", "tool": "execution", "chain": "agent", "agent": "agent"},

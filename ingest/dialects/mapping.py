@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from ingest.normal import Observed, Span
@@ -20,13 +19,54 @@ MAX_DEPTH = 12
 REDACTED = {"REDACTED", "ELIDED", "FILTERED", "REMOVED"}
 
 
+Look = Callable[[Span], bool]
+
+
 @dataclass(frozen=True)
+class Detect:
+    """Whether a dialect knows a span: by the names of its attributes, in which few spans differ, or by a look at the
+    span itself."""
+
+    keys: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    looks: tuple[Look, ...] = ()
+
+    def by_names(self, names: tuple[str, ...]) -> bool:
+        """Whether these names of attributes say so."""
+        return not self.keys.isdisjoint(names) or any(name.startswith(self.prefixes) for name in names)
+
+
+def has(*keys: str) -> Detect:
+    """Says yes to spans with any of these attributes."""
+    return Detect(keys=frozenset(keys))
+
+
+def has_prefix(*prefixes: str) -> Detect:
+    """Says yes to spans with an attribute that starts like this."""
+    return Detect(prefixes=prefixes)
+
+
+def looks(look: Look) -> Detect:
+    """Says yes to spans that the function says yes to."""
+    return Detect(looks=(look,))
+
+
+def either(*tests: Detect) -> Detect:
+    """Says yes where any of several do."""
+    return Detect(
+        frozenset(key for t in tests for key in t.keys),
+        tuple(prefix for t in tests for prefix in t.prefixes),
+        tuple(look for t in tests for look in t.looks),
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class Mapping:
     """One dialect. ``kinds`` maps the value of the attribute ``kind`` (lower case) to ``inference``,
     ``execution`` or ``agent``; what is not in it is ``other``."""
 
     name: str
-    detect: Callable[[Span], bool]
+    detect: Detect
     kind: str = ""
     kinds: dict[str, str] = field(default_factory=dict)
     flattened: tuple[str, ...] = ()
@@ -45,33 +85,6 @@ class Mapping:
     error: tuple[str, ...] = ()
     prepare: Callable[[Span, dict[str, Any]], dict[str, Any]] | None = None
     kind_of: Callable[[Span, dict[str, Any]], str] | None = None
-
-
-def has(*keys: str) -> Callable[[Span], bool]:
-    """A ``detect`` that says yes to spans with any of these attributes."""
-    wanted = frozenset(keys)
-    return lambda span: not wanted.isdisjoint(span.attributes)
-
-
-def has_prefix(*prefixes: str) -> Callable[[Span], bool]:
-    """A ``detect`` that says yes to spans with an attribute that starts like this."""
-    return lambda span: starts(tuple(span.attributes), prefixes)
-
-
-@lru_cache(maxsize=512)
-def starts(keys: tuple[str, ...], prefixes: tuple[str, ...]) -> bool:
-    """Whether a key starts like this; remembered, because an instrumentation's spans have few sets of keys."""
-    return any(key.startswith(prefixes) for key in keys)
-
-
-def from_scope(*names: str) -> Callable[[Span], bool]:
-    """A ``detect`` that says yes to spans of instrumentation scopes that start like this."""
-    return lambda span: span.scope.startswith(names)
-
-
-def either(*tests: Callable[[Span], bool]) -> Callable[[Span], bool]:
-    """Any of several detects."""
-    return lambda span: any(t(span) for t in tests)
 
 
 def unflatten(attributes: dict[str, Any], prefix: str) -> tuple[Any, bool]:
@@ -182,12 +195,18 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
         cut_here = shown is value and is_cut(value)
         if found and all(is_redacted(m) for m in found):
             seen.flags.append("redacted")
-        elif completeness(found) > completeness(best) or (not best and cut_here):
+        elif _tells_more(found, best) or (not best and cut_here):
             best, cut = found, key if cut_here else ""
     if cut:
         seen.flags.append(f"truncated:{cut}")
         seen.is_cut = seen.is_cut or role == "user"
     return best
+
+
+def _tells_more(found: list[NormalMessage], best: list[NormalMessage]) -> bool:
+    if not best:
+        return any(p["type"] != "unknown" for m in found for p in m["parts"])
+    return completeness(found) > completeness(best)
 
 
 def completeness(messages: list[NormalMessage]) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.dialects.mapping import Mapping, starts
+from ingest.dialects.mapping import Mapping, either, has_prefix, looks
 from ingest.normal import Span
 from ingest.parts import parse
 
@@ -20,13 +20,6 @@ _MESSAGES = ("gen_ai.input.messages", "gen_ai.output.messages")
 _EXECUTION = ("gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.tool.call.id")
 
 
-def detect(span: Span) -> bool:
-    """Any span with an attribute, event or log record of the GenAI conventions."""
-    return starts(tuple(span.attributes), ("gen_ai.",)) or any(
-        name.startswith("gen_ai.") for name, _ in occurrences(span)
-    )
-
-
 def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
     """What happened in the span, as (event name, fields): span events, else log records that name it."""
     events = [(e["name"], e["attributes"]) for e in span.events]
@@ -34,6 +27,11 @@ def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
         return events
     records = sorted(span.records, key=lambda r: r.time_ns)
     return [*events, *((r.event_name, _fields(r.attributes, r.body)) for r in records)]
+
+
+def _happens(span: Span) -> bool:
+    """Whether an event or a log record of the span is of the GenAI conventions."""
+    return any(name.startswith("gen_ai.") for name, _ in occurrences(span))
 
 
 def _fields(attributes: dict[str, Any], body: Any) -> dict[str, Any]:
@@ -112,7 +110,7 @@ def _kind(span: Span, values: dict[str, Any]) -> str:
 
 MAPPING = Mapping(
     name="otel-genai",
-    detect=detect,
+    detect=either(has_prefix("gen_ai."), looks(_happens)),
     kind_of=_kind,
     system=("gen_ai.system_instructions",),
     input=("gen_ai.input.messages", "told.input", "toldgen_ai.content.prompt"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.dialects.mapping import Mapping, either, from_scope, has
+from ingest.dialects.mapping import Mapping, either, has, looks
 from ingest.dialects.otel import split_events
 from ingest.normal import Span
 from ingest.parts import parse
@@ -33,7 +33,7 @@ MAPPING = Mapping(
     name="pydantic-ai",
     detect=either(
         has("request_data", "all_messages_events", "pydantic_ai.all_messages", "tool_arguments"),
-        lambda s: from_scope("pydantic-ai", "logfire")(s) and "events" in s.attributes,
+        looks(lambda s: s.scope.startswith(("pydantic-ai", "logfire")) and "events" in s.attributes),
     ),
     kind_of=_kind,
     input=("events", "all_messages_events", "pydantic_ai.all_messages", "request_data"),

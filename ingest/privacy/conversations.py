@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ class Privacy:
 
     def __init__(self, scrubber: Scrubber) -> None:
         self.scrubber = scrubber
-        self.counts: dict[str, Counter[str]] = {}
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.conversations = 0
         self._known: dict[str, Known] = {}
         self._ids: dict[str, str] = {}
@@ -81,7 +81,7 @@ class Privacy:
         if content := message.get("content"):
             counts: Counter[str] = Counter()
             message["content"] = self.scrubber.text(content, known, counts)
-            self._counts("messages.content").update(counts)
+            _add(self.counts["messages.content"], counts)
             done.texts[content] = str(message["content"]), counts
         for call in message.get("tool_calls") or ():
             calls[id(call)] = self._call(call, known, done)  # type: ignore[arg-type]
@@ -89,45 +89,43 @@ class Privacy:
             message["tool_calls"] = cast(Any, [calls[id(call)] for call in made])
         if message.get("tool_call_id"):
             message["tool_call_id"] = self._id(message["tool_call_id"])
-        return replace(turn, message=message, parts=[self._part(part, done, known) for part in turn.parts])
+        return turn.saying(message, [self._part(part, done, known) for part in turn.parts])
 
     def _call(self, call: dict[str, Any], known: Known, done: _Done) -> dict[str, Any]:
         new = {**call, "id": self._id(call["id"])}
         if "arguments" in call:
             counts: Counter[str] = Counter()
             new["arguments"] = self.scrubber.value(call["arguments"], known, counts)
-            self._counts("tool_calls.arguments").update(counts)
+            _add(self.counts["tool_calls.arguments"], counts)
             done.values[id(call["arguments"])] = new["arguments"], counts
         return new
 
     def _part(self, part: dict[str, Any], done: _Done, known: Known) -> dict[str, Any]:
         """A part with surrogates; most of what it says the message says too, and that is not searched again."""
-        total = self._counts("message_bodies.parts")
+        total = self.counts["message_bodies.parts"]
         made: dict[str, Any] = {}
         for key, item in part.items():
-            counts: Counter[str] = Counter()
             if isinstance(item, str) and item in done.texts:
                 made[key], counts = done.texts[item]
+                _add(total, counts)
             elif id(item) in done.values:
                 made[key], counts = done.values[id(item)]
+                _add(total, counts)
             elif key == "response" and isinstance(item, dict | list) and (text := as_text(item)) in done.texts:
                 told, counts = done.texts[str(text)]
                 made[key] = item if told == text else orjson.loads(told)
+                _add(total, counts)
             else:
-                made[key] = item if key == "type" else self.scrubber.value(item, known, counts)
-            total.update(counts)
+                made[key] = item if key == "type" else self.scrubber.value(item, known, total)
         return made
 
     def _link(self, x: Link, turns: dict[int, Turn], calls: dict[int, dict[str, Any]]) -> Link:
         answer = turns[id(x.answer)] if x.answer else None
         call = calls[id(x.call)]
-        return replace(x, call=call, call_turn=turns[id(x.call_turn)], answer=answer)
+        return Link(call, turns[id(x.call_turn)], answer, x.execution, x.repairs)
 
     def _value(self, column: str, value: Any, known: Known) -> Any:
-        return self.scrubber.value(value, known, self._counts(column))
-
-    def _counts(self, column: str) -> Counter[str]:
-        return self.counts.setdefault(column, Counter())
+        return self.scrubber.value(value, known, self.counts[column])
 
     def _id(self, text: str) -> str:
         """An id that is an e-mail address or another's personal data; any other stays."""
@@ -147,6 +145,12 @@ class Privacy:
     def totals(self) -> Totals:
         """What was replaced so far."""
         return Totals(self.counts, self.conversations, self.scrubber.values, self.scrubber.allowed)
+
+
+def _add(total: Counter[str], counts: Counter[str]) -> None:
+    """Most texts have nothing to replace: then there is nothing to add, and asking is cheaper."""
+    if counts:
+        total.update(counts)
 
 
 @dataclass
