@@ -6,7 +6,7 @@ All phases take turns, round after round, because a shared machine's disk change
 round's ratios are against that round's limit, and the medians over the rounds are printed. After each
 phase the journal is read back and must hold every request that was acknowledged.
 
-    python benchmarks/bench_receiver.py [--dir DIR] [--seconds 3] [--rounds 3] [--json]
+    python -m benchmarks.bench_receiver [--dir DIR] [--seconds 3] [--rounds 3] [--json]
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from statistics import median
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from benchmarks.bare_grpc import BareGrpc
 from ingest import blocks, journal
 
 SPANS, SPAN_BYTES, PAYLOADS = 64, 5_000, 16
@@ -108,12 +109,20 @@ def http_sender(port: int) -> Send:
 
 
 def grpc_sender(port: int) -> Send:
-    """A channel of its own; raw bytes, as the receiver takes them."""
+    """The same over gRPC."""
+    return BareGrpc(port, METHOD)
+
+
+def python_grpc_sender(port: int) -> Send:
+    """Python's own client, a channel for itself; it takes as much of the machine as the receiver."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
     return grpc.insecure_channel(f"127.0.0.1:{port}", options=options).unary_unary(METHOD)  # type: ignore[no-any-return]
 
 
-def received(directory: Path, bodies: list[bytes], seconds: float, connections: int, over_grpc: bool) -> float:
+SENDERS = {"HTTP": http_sender, "gRPC": grpc_sender, "gRPC, Python's client": python_grpc_sender}
+
+
+def received(directory: Path, bodies: list[bytes], seconds: float, connections: int, by: str) -> float:
     """Requests a second that were acknowledged; checks that every one of them is in the journal."""
     lake = directory / "lake"
     command = [sys.executable, "-m", "ingest", "receive", "--lake", str(lake), "--http", "0", "--grpc", "0"]
@@ -122,7 +131,8 @@ def received(directory: Path, bodies: list[bytes], seconds: float, connections: 
     http_port = int(process.stdout.readline().split("://")[1].split()[0].rsplit(":", 1)[1])
     grpc_port = int(process.stdout.readline().split()[-1].rsplit(":", 1)[1])
     try:
-        senders = [grpc_sender(grpc_port) if over_grpc else http_sender(http_port) for _ in range(connections)]
+        port = http_port if by == "HTTP" else grpc_port
+        senders = [SENDERS[by](port) for _ in range(connections)]
         rate, acknowledged = _send(senders, bodies, seconds)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -155,12 +165,7 @@ def _send(senders: list[Send], bodies: list[bytes], seconds: float) -> tuple[flo
 # ---------------------------------------------------------------------------------------------- report
 
 AS_JOURNAL = "limit, as journal"
-PHASES: dict[str, tuple[int, bool]] = {
-    "HTTP, 1 connection": (1, False),
-    "HTTP, 16 connections": (16, False),
-    "gRPC, 1 connection": (1, True),
-    "gRPC, 16 connections": (16, True),
-}
+PHASES = {f"{by}, {n} connection{'s' * (n > 1)}": (n, by) for by in SENDERS for n in (1, 16)}
 
 
 def measure(directory: Path, seconds: float, rounds: int) -> dict[str, list[float]]:
@@ -170,8 +175,8 @@ def measure(directory: Path, seconds: float, rounds: int) -> dict[str, list[floa
     for _ in range(rounds):
         before = limit(directory, bodies, seconds / 2)
         out[AS_JOURNAL].append(SPANS * limit(directory, bodies, seconds / 2, as_journal=True))
-        for name, (connections, over_grpc) in PHASES.items():
-            out[name].append(SPANS * received(directory, bodies, seconds, connections, over_grpc))
+        for name, (connections, by) in PHASES.items():
+            out[name].append(SPANS * received(directory, bodies, seconds, connections, by))
         out["limit"].append(SPANS * (before + limit(directory, bodies, seconds / 2)) / 2)
     return out
 
@@ -205,7 +210,7 @@ def main() -> None:
         return
     for row in rows:
         print(
-            f"{row['phase']:22} {row['spans_per_s']:>8} spans/s  {row['of_limit']:>5} of the limit"
+            f"{row['phase']:40} {row['spans_per_s']:>8} spans/s  {row['of_limit']:>5} of the limit"
             f"  ({row['lowest']} to {row['highest']})"
         )
 

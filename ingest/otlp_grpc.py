@@ -63,10 +63,9 @@ class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _answered(self, signal: str, code: int, context: grpc.aio.ServicerContext, started: int) -> None:
         self.intake.metrics.answered("grpc", signal, code)
-        if all(key != OWN_HEADER for key, _ in context.invocation_metadata() or ()):
-            self.intake.spans.record(
-                SERVICES[signal], started, {"rpc.system": "grpc", "rpc.grpc.status_code": code}
-            )
+        spans = self.intake.spans
+        if spans.tracer and all(key != OWN_HEADER for key, _ in context.invocation_metadata() or ()):
+            spans.record(SERVICES[signal], started, {"rpc.system": "grpc", "rpc.grpc.status_code": code})
 
     async def _take(self, signal: str, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         if self.intake.tokens:

@@ -187,8 +187,8 @@ def test_a_worker_that_dies_is_an_error_and_no_wait() -> None:
             asyncio.run(workers.map(leave_or_wait, [False, True]))
         with pytest.raises(WorkerDied, match="exit code 7"):
             workers.each(look, None)
-        processes[0].join(5)
-        assert all(p.exitcode is not None for p in processes)
+        processes[0].join(60)  # it is told to end; a busy machine takes its time
+        assert [p.exitcode for p in processes] == [-signal.SIGTERM, 7]
 
 
 def refuse() -> None:
