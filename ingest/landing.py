@@ -231,13 +231,13 @@ class Reader:
         if self._processes is None:
             yield from read_segment(path, known)
             return
-        while path not in self._asked or len(self._asked) <= self._processes.count:
-            later = next(self._next, None)
-            if later is None:
-                break
+        while len(self._asked) <= self._processes.count and (later := next(self._next, None)):
             if not is_read(*later):
                 self._asked[later[0]] = self._processes.submit(draft_segment, self._root, *later)
-        yield from self._asked.pop(path).result()
+        if path in self._asked:
+            yield from self._asked.pop(path).result()
+        else:  # there was nothing new in it then, but now there is
+            yield from read_segment(path, known)
 
 
 @contextmanager

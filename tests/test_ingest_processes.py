@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import signal
@@ -87,3 +88,25 @@ def test_drafts_of_a_killed_ingest_are_removed(tmp_path: Path) -> None:
     assert list((lake.path / "raw").rglob("*.tmp"))
     assert lake.ingest().new == 12
     assert not list((lake.path / "raw").rglob("*.tmp"))
+
+
+def test_a_segment_that_grows_after_it_was_looked_at_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landing, "PARALLEL_FROM", 1)
+    lake = Lake.create(tmp_path / "lake")
+    writer = journal.JournalWriter(lake.journal_path)
+    writer.append([journal.record("traces_json", 7, json.dumps(*talks(1)).encode())])
+    lake.ingest()
+    (path,) = journal.segments(lake.journal_path)
+    known = catalog.read(lake.path)
+    assert known
+    send(lake, *talks(2))
+    new = journal.segments(lake.journal_path)[-1]
+    segments = [(new, None), (path, known.journal[path.stem])]
+    with landing.reading(lake.path, segments) as reader:
+        first = list(reader.read(*segments[0]))
+        writer.append([journal.record("traces_json", 7, json.dumps(*talks(3)).encode())])
+        second = list(reader.read(*segments[1]))
+    assert [len(batch) for found in (first, second) for batch, _ in found] == [6, 6]
+    writer.close()
