@@ -1,7 +1,7 @@
 """A gRPC client that does as little as it can: one call after the other over HTTP/2 on a bare socket.
 
-``benchmarks.bench_receiver`` measures a receiver that shares the machine with its senders. Python's own gRPC client
-takes about as long for a request of 320 KB as the receiver does, which would be measured as well. What is here is what
+``benchmarks.bench_receiver`` measures a receiver that shares the machine with its senders, and Python's own gRPC client
+takes a good part of it, which would be measured as well (it is, in two rows of its own). What is here is what
 RFC 9113 and gRPC's PROTOCOL-HTTP2 ask of a client that sends known requests: headers without compression, frames as
 large as the server takes, its windows kept to, its pings answered.
 """

@@ -20,6 +20,7 @@ from ingest.refusals import disk_failed, shutting_down, too_much_waiting
 log = logging.getLogger(__name__)
 QUICK_SECONDS = 0.003  # of a commit
 MANY = 8  # requests in a row, each of them alone, are one sender's
+PROBE = 64  # of these, one is left to the thread: who waits behind a request that the loop writes is not seen
 Observe = Callable[[float, int], None]
 Group = list[tuple[journal.Record, "asyncio.Future[None]"]]
 
@@ -70,7 +71,7 @@ class GroupCommit:
         request may be written by ``write_now``."""
         self._alone = self._alone + 1 if alone and not self.bytes_waiting else 0
         free = not self._closed and not self._writing.locked()
-        return free and self._alone > MANY and self._usual < QUICK_SECONDS
+        return free and self._alone > MANY and self._alone % PROBE > 0 and self._usual < QUICK_SECONDS
 
     def write_now(self, record: journal.Record, is_wanted: Callable[[], bool]) -> None:
         """Returns when a record is durable. Raises ``Refused`` if it cannot be. ``is_wanted`` is asked when it is

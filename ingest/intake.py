@@ -111,14 +111,12 @@ class Intake:
         """The other end of ``hold``."""
         self.held -= size
 
-    async def take(
-        self, signal: str, encoding: str, data: Bytes, compression: str = "", all_held: bool = False
-    ) -> Taken:
-        """Makes one request durable. ``signal`` is traces or logs, ``encoding`` proto or json. ``all_held``: whatever
-        else is arriving at this door is held already (``hold``), so that it can be told whether anything is."""
+    async def take(self, signal: str, encoding: str, data: Bytes, compression: str = "") -> Taken:
+        """Makes one request, which is held (``hold``), durable. ``signal`` is traces or logs, ``encoding`` proto or
+        json."""
         kind, held = f"{signal}_{encoding}", len(data)
         small = held <= BIG and not compression
-        if self.commits.is_one_sender(all_held and self.held == held) and small:
+        if self.commits.is_one_sender(alone=self.held == held) and small:
             taken = self._taken_now(kind, data)
         else:
             if small:

@@ -73,7 +73,8 @@ class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
             self.intake.authorise(str(sent[0]) if sent else "")
         self.intake.hold(len(data))
         try:
-            taken = await self.intake.take(signal, "proto", data, "gzip" if data[:2] == GZIP else "")
+            compression = "gzip" if data[:2] == GZIP else ""
+            taken = await self.intake.take(signal, "proto", data, compression)
         finally:
             self.intake.release(len(data))
         return taken.protobuf()

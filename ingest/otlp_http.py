@@ -77,7 +77,6 @@ class OtlpHttp:
             "json" if kind == JSON else "proto",
             request.body(),
             request.headers.get("content-encoding", ""),
-            all_held=True,
         )
         return Response(200, kind, _json(taken) if kind == JSON else taken.protobuf())
 

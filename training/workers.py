@@ -248,6 +248,7 @@ def choose_count(asked: int, engine: str, load: Callable[[], torch.nn.Module]) -
 
 def _serve(pipe: Connection, opener: Callable[[], Any], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ignored by a parent under Dagster, itself started with a shell's &
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
