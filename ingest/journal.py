@@ -128,7 +128,8 @@ def _heads(file: BinaryIO, at: int) -> Iterator[tuple[_Head, int]]:
         while head := _head_before(file, at):
             at = head.payload_at + head.length
             yield head, at
-    elif not MAGIC.startswith(magic):  # a shorter one was made a moment ago
+        return
+    if not MAGIC.startswith(magic):  # a shorter one was made a moment ago
         raise NoSegment(f"{file.name} is no journal segment of this version (it starts with {magic!r})")
     at = _behind_zeros(file, max(at, BLOCK))
     while head := _head_at(file, at):
@@ -139,16 +140,19 @@ def _heads(file: BinaryIO, at: int) -> Iterator[tuple[_Head, int]]:
 def _behind_zeros(file: BinaryIO, at: int) -> int:
     """Where, from a place on, something is; at most the end of its block."""
     file.seek(at)
-    rest = file.read(-at % BLOCK)
-    return at + (len(rest) - len(rest.lstrip(b"\0"))) // _ALIGN * _ALIGN
+    return at + _zeros(file.read(-at % BLOCK))
+
+
+def _zeros(data: bytes) -> int:
+    """How many bytes of zeros stand in front, up to where a record may begin."""
+    return (len(data) - len(data.lstrip(b"\0"))) // _ALIGN * _ALIGN
 
 
 def _head_at(file: BinaryIO, at: int) -> _Head | None:
     """The head of the record that begins there or, at a block's boundary, behind the zeros there; None at the end."""
     if at % BLOCK == 0:
         file.seek(at)
-        block = file.read(BLOCK)
-        at += (len(block) - len(block.lstrip(b"\0"))) // _ALIGN * _ALIGN
+        at += _zeros(file.read(BLOCK))
     file.seek(at)
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:

@@ -18,7 +18,7 @@ OWN_HEADER = "x-rehearsal-own"
 
 
 class Count(Collector):
-    """A Prometheus counter for one thread: the library's own takes a lock and looks its labels up, which is 10 µs a
+    """A Prometheus counter for one thread: the library's own takes a lock and looks its labels up, several times a
     request."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...], registry: CollectorRegistry) -> None:

@@ -217,7 +217,9 @@ def test_segments_of_the_version_before_are_read(tmp_path: Path) -> None:
     for number, payload in enumerate(sent):
         check = xxhash.xxh3_64_intdigest(payload, number + 2) & 0xFFFFFFFF
         out += struct.pack("<IIBQ", 9 + len(payload), check, 2, number) + payload
-    (tmp_path / "segment-1.open").write_bytes(out + b"torn")
+    torn = b"".join(journal.record("traces_json", 255, b"which a later version would read"))
+    (tmp_path / "segment-1.open").write_bytes(out + torn)
+    assert journal.newest_arrival(tmp_path / "segment-1.open") == 2
     (sealed,) = journal.recover(tmp_path)
     entries = list(journal.read_entries(sealed))
     assert [(e.kind, e.arrived_at_ns, e.payload) for e in entries] == [

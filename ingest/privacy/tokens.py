@@ -64,7 +64,7 @@ def _has_long(text: str) -> bool:
 
 
 def _says(low: str) -> bool:
-    for word in _SAYS:  # noqa: SIM110 (a generator takes three times as long)
+    for word in _SAYS:  # noqa: SIM110 (a generator takes longer)
         if word in low:
             return True
     return False
