@@ -12,9 +12,11 @@ import errno
 import fcntl
 import mmap
 import os
+from collections import defaultdict
 
 BLOCK = 4096  # bytes; disks have sectors of so many or fewer
 CHUNK_BYTES = 4 << 20
+ROOM = 32 << 10  # for bodies in steps of so much: what is cut to less than half of its room, CPython moves
 _IOV_MAX = 1024  # Linux takes no more buffers at once
 _SYNCS: int = getattr(os, "RWF_DSYNC", 0)
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
@@ -25,13 +27,53 @@ def up(at: int, to: int = BLOCK) -> int:
     return -(-at // to) * to
 
 
-def aligned(length: int) -> bytearray:
+def aligned(length: int, room: int = 0) -> bytearray:
     """So many bytes that begin at a block's boundary: CPython leaves the rest where it is when a bytearray's front is
-    cut off. Should it ever move it, ``begins_at_block`` tells, and the bytes are copied once more."""
-    out = bytearray(length + BLOCK)
+    cut off. Should it ever move it, ``begins_at_block`` tells, and the bytes are copied once more. There is room behind
+    them to make them as many as ``room``."""
+    out = bytearray(max(length, room) + BLOCK)
     del out[: -_address(out) % BLOCK]
     del out[length:]
     return out
+
+
+class Bodies:
+    """Memory for the bodies of requests, used again and again: what is new has to be cleared each time."""
+
+    KEEP_BYTES = 16 << 20
+
+    def __init__(self) -> None:
+        self._free: defaultdict[int, list[bytearray]] = defaultdict(list)  # by room
+        self._bytes = 0
+
+    def take(self, length: int) -> bytearray:
+        """So many bytes that begin at a block's boundary; what they are is of no account."""
+        room = _room(length)
+        if not self._free[room]:
+            return aligned(length, room)
+        body = self._free[room].pop()
+        self._bytes -= room
+        try:
+            if len(body) > length:
+                del body[length:]
+            else:
+                body += bytes(length - len(body))
+        except BufferError:  # somebody looks at it still
+            return aligned(length, room)
+        return body if begins_at_block(body) else aligned(length, room)
+
+    def give_back(self, body: bytearray) -> None:
+        """The other end of ``take``."""
+        room = _room(len(body))
+        if self._bytes + room > self.KEEP_BYTES:  # requests have another length by now, perhaps
+            self._free.clear()
+            self._bytes = 0
+        self._free[room].append(body)
+        self._bytes += room
+
+
+def _room(length: int) -> int:
+    return up(length, ROOM)
 
 
 def begins_at_block(part: bytearray) -> bool:

@@ -37,6 +37,10 @@ def receive(
         int | None,
         typer.Option("--grpc", help="Port for OTLP/gRPC; 0 picks a free one. Not given: 4317, if it is free."),
     ] = None,
+    grpc_processes: Annotated[
+        int | None,
+        typer.Option("--grpc-processes", min=1, help="How many take OTLP/gRPC. Not given: 2, or 1 on one CPU."),
+    ] = None,
     no_grpc: Annotated[bool, typer.Option("--no-grpc", help="OTLP/HTTP only.")] = False,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     token_file: Annotated[
@@ -46,12 +50,13 @@ def receive(
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
 ) -> None:
     """Receive OTLP (traces and logs); every success means that the data is on disk."""
-    from ingest.receiver import GRPC_PORT, Options, serve
+    from ingest.receiver import GRPC_PORT, Options, grpc_processes_here, serve
 
     serve(
         Options(
             Lake.create(lake).journal_path, host=host, http_port=http,
             grpc_port=None if no_grpc else GRPC_PORT if grpc is None else grpc, grpc_must=grpc is not None,
+            grpc_processes=1 if no_grpc else grpc_processes_here(grpc_processes),
             token_file=token_file, tls_certificate=tls_cert, tls_key=tls_key,
         )
     )  # fmt: skip

@@ -137,6 +137,12 @@ class GroupCommit:
             log.error("the journal cannot be written, requests are refused until it can: %s", problem)
         self.healthy = False
 
+    async def keep(self, seal_seconds: float) -> None:
+        """Calls ``tick`` as often as is needed, until it is cancelled."""
+        while True:
+            await asyncio.sleep(min(1.0, seal_seconds))
+            await self.tick()
+
     async def tick(self) -> None:
         """Once a second: seals an aged segment; after a failure, tries whether the disk is back."""
         try:

@@ -19,7 +19,7 @@ from http import HTTPStatus
 
 import httptools
 
-from ingest.blocks import aligned
+from ingest.blocks import Bodies
 from ingest.refusals import Refused, too_large, too_slow
 
 READ_BYTES = 1 << 20
@@ -90,11 +90,12 @@ class Request:
 @dataclass(frozen=True)
 class Service:
     """What the server serves. ``admit`` sees a request before its body and may raise ``Refused``; ``answer``
-    gets it whole, refused or not, and never raises; ``hold`` and ``release`` count the bytes in memory,
-    ``hold`` may raise ``Refused``."""
+    gets it whole, refused or not, and never raises, nor does ``answer_now``, which is asked first and may have none;
+    ``hold`` and ``release`` count the bytes in memory, ``hold`` may raise ``Refused``."""
 
     admit: Callable[[Request], None]
     answer: Callable[[Request], Awaitable[Response]]
+    answer_now: Callable[[Request], Response | None]
     hold: Callable[[int], None]
     release: Callable[[int], None]
     max_body: int
@@ -107,6 +108,7 @@ class HttpServer:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.buffer = memoryview(bytearray(READ_BYTES))
+        self.bodies = Bodies()
         self.connections: set[Connection] = set()
         self.draining = False
         self._listener: asyncio.Server | None = None
@@ -209,7 +211,7 @@ class Connection(asyncio.BufferedProtocol):
         request, (least, most) = self.request, DIRECT_BYTES
         if request and request.length and not request.refused and not self.deaf:
             if least <= request.length - request.size and request.length <= most:
-                body = aligned(request.length)
+                body = self.server.bodies.take(request.length)
                 body[: request.size] = request.body()
                 request.chunks = [body]
                 self.rest = memoryview(body)[request.size :]
@@ -304,6 +306,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _queue(self, request: Request) -> None:
         self.request = None
+        if self.task is None and not request.failed and (response := self.service.answer_now(request)):
+            self._reply(request, response)
+            return
         self.whole.append(request)
         if self.task is None:
             self.task = asyncio.create_task(self._answer())
@@ -311,20 +316,27 @@ class Connection(asyncio.BufferedProtocol):
     async def _answer(self) -> None:
         while self.whole:
             request = self.whole.popleft()
-            response = request.failed or await self.service.answer(request)
-            self._forget(request)
-            keep = request.keep_alive and not request.last and not self.server.draining
-            self.transport.write(response.encode(keep, request.method == "HEAD"))
-            if not keep:
-                self._linger()
+            if not self._reply(request, request.failed or await self.service.answer(request)):
                 break
         self.task = None
-        self.idle_since = time.monotonic()
         if self.ended:
             self.transport.close()
         elif self.paused:
             self.paused = False
             self.transport.resume_reading()
+
+    def _reply(self, request: Request, response: Response) -> bool:
+        """Sends it; whether the connection goes on."""
+        body = request.chunks[0] if request.chunks else None
+        self._forget(request)
+        keep = request.keep_alive and not request.last and not self.server.draining
+        self.transport.write(response.encode(keep, request.method == "HEAD"))
+        if isinstance(body, bytearray) and response.status == 200:
+            self.server.bodies.give_back(body)
+        self.idle_since = time.monotonic()
+        if not keep:
+            self._linger()
+        return keep
 
     def _refuse(self, request: Request, no: Refused) -> None:
         """A refused body is read over, so that the sender hears why; but not one that is too long, or never

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import threading
 import time
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import zstandard
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
@@ -24,6 +27,7 @@ from ingest.refusals import invalid, too_large, too_much_waiting, unauthenticate
 from ingest.telemetry import Metrics, OwnSpans
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 BIG = 1 << 20  # bytes; larger requests are unpacked in a thread, so that the small ones need not wait
 
 
@@ -32,13 +36,14 @@ class Options:
     """How the receiver runs. ``max_body`` counts after decompression (the specification recommends 64 MiB);
     ``max_waiting`` bounds the bytes in memory that are not yet durable: beyond it the answer is 429.
     A port of 0 takes a free one; ``grpc_port`` None turns gRPC off, and so does a port in use unless
-    ``grpc_must``."""
+    ``grpc_must``. ``grpc_processes`` take it (``ingest.grpc_processes``), each with its part of ``max_waiting``."""
 
     journal_path: Path
     host: str = "127.0.0.1"
     http_port: int = 4318
     grpc_port: int | None = None
     grpc_must: bool = True
+    grpc_processes: int = 1
     token_file: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -91,10 +96,11 @@ class Intake:
             ) from None
         self.metrics = Metrics()
         self.spans = OwnSpans()
-        self.commits = GroupCommit(writer, options.max_waiting, self.metrics.committed)
+        self.max_waiting = options.max_waiting // options.grpc_processes
+        self.commits = GroupCommit(writer, self.max_waiting, self.metrics.committed)
         self.metrics.watch(lambda: self.held, lambda: self.commits.failures)
         self.held = 0
-        self._checker = ThreadPoolExecutor(1, "check")
+        self._beside = Beside()
 
     def authorise(self, header: str) -> None:
         """Raises ``Refused`` (401) unless the Authorization header has an accepted token, or none is asked."""
@@ -103,7 +109,7 @@ class Intake:
 
     def hold(self, size: int) -> None:
         """Counts bytes that are in memory; raises ``Refused`` (429) beyond ``max_waiting``."""
-        if self.held and self.held + size > self.options.max_waiting:
+        if self.held and self.held + size > self.max_waiting:
             raise too_much_waiting()
         self.held += size
 
@@ -111,33 +117,74 @@ class Intake:
         """The other end of ``hold``."""
         self.held -= size
 
+    def take_now(self, signal: str, encoding: str, data: Bytes, compression: str = "") -> Taken | None:
+        """Does what ``take`` does if the request is small and a lone sender's; else None, and it is to be ``take``n. It
+        is checked while the disk is at it already; what turns out to be none is taken back."""
+        lone = self.commits.is_one_sender(alone=self.held == len(data))
+        if not lone or not _is_small(data, compression):
+            return None
+        kind = f"{signal}_{encoding}"
+        record = journal.record(kind, time.time_ns(), data)
+        checked = self._beside.start(lambda: _checked(kind, data))
+        self.commits.write_now(record, lambda: checked().accepted > 0)
+        return self._took(checked(), data)
+
     async def take(self, signal: str, encoding: str, data: Bytes, compression: str = "") -> Taken:
         """Makes one request, which is held (``hold``), durable. ``signal`` is traces or logs, ``encoding`` proto or
         json."""
-        kind, held = f"{signal}_{encoding}", len(data)
-        small = held <= BIG and not compression
-        if self.commits.is_one_sender(alone=self.held == held) and small:
-            taken = self._taken_now(kind, data)
+        kind = f"{signal}_{encoding}"
+        if _is_small(data, compression):
+            taken = _checked(kind, data)
         else:
-            if small:
-                taken = _checked(kind, data)
-            else:
-                taken, data = await asyncio.to_thread(self._unpacked, kind, data, compression)
-            if taken.accepted:
-                await self.commits.append(journal.record(kind, time.time_ns(), data))
-        self.metrics.took(signal, taken.accepted, taken.rejected, len(data))
-        return taken
+            taken, data = await asyncio.to_thread(self._unpacked, kind, data, compression)
+        if taken.accepted:
+            await self.commits.append(journal.record(kind, time.time_ns(), data))
+        return self._took(taken, data)
 
-    def _taken_now(self, kind: str, data: Bytes) -> Taken:
-        """Checks a request while the disk is at it already; what turns out to be none is taken back."""
-        record = journal.record(kind, time.time_ns(), data)
-        checking = self._checker.submit(_checked, kind, data)
-        self.commits.write_now(record, lambda: checking.result().accepted > 0)
-        return checking.result()
+    def _took(self, taken: Taken, data: Bytes) -> Taken:
+        self.metrics.took(taken.signal, taken.accepted, taken.rejected, len(data))
+        return taken
 
     def _unpacked(self, kind: str, data: Bytes, compression: str) -> tuple[Taken, Bytes]:
         data = decompressed(data, compression, self.options.max_body)
         return _checked(kind, data), data
+
+
+class Beside:
+    """A thread that does one thing at a time beside this one, with less ado than an executor's futures make."""
+
+    def __init__(self) -> None:
+        self._asked: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[tuple[Any, Exception | None]]]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Starts it; what is returned waits for what it returns, or raises what it raises."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="beside", daemon=True)
+            self._thread.start()
+        told: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
+        self._asked.put((function, told))
+
+        @cache
+        def result() -> T:
+            value, problem = told.get()
+            if problem:
+                raise problem
+            return value  # type: ignore[no-any-return]
+
+        return result
+
+    def _work(self) -> None:
+        while True:
+            function, told = self._asked.get()
+            try:
+                told.put((function(), None))
+            except Exception as problem:
+                told.put((None, problem))
+
+
+def _is_small(data: Bytes, compression: str) -> bool:
+    return len(data) <= BIG and not compression
 
 
 def decompressed(data: Bytes, compression: str, limit: int) -> Bytes:

@@ -74,7 +74,8 @@ class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.intake.hold(len(data))
         try:
             compression = "gzip" if data[:2] == GZIP else ""
-            taken = await self.intake.take(signal, "proto", data, compression)
+            what = signal, "proto", data, compression
+            taken = self.intake.take_now(*what) or await self.intake.take(*what)
         finally:
             self.intake.release(len(data))
         return taken.protobuf()
@@ -92,11 +93,11 @@ async def _abort(context: grpc.aio.ServicerContext, no: Refused) -> NoReturn:
 
 
 async def start(intake: Intake, options: Options) -> tuple[grpc.aio.Server, int]:
-    """A running server and its port; a port in use is a ``UserError``."""
+    """A running server and its port; a port in use is a ``UserError``, unless it is to be shared."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", options.max_body),
-            ("grpc.so_reuseport", 0),  # or a second receiver would share the port instead of failing
+            ("grpc.so_reuseport", int(options.grpc_processes > 1)),
             ("grpc.per_message_decompression", 0),
         ]
     )

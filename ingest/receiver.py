@@ -8,7 +8,7 @@ stops them in the right order.
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import os
 import signal
 import socket
 import ssl
@@ -17,12 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import UserError
+from ingest.garbage import keep_freed_memory
 from ingest.http_server import HttpServer
 from ingest.intake import Intake, Options
 from ingest.otlp_http import OtlpHttp
+from ingest.telemetry import State
 
-__all__ = ["GRPC_PORT", "Options", "bind", "serve"]
+__all__ = ["GRPC_PORT", "Options", "bind", "grpc_processes_here", "serve"]
 GRPC_PORT = 4317
+
+
+def grpc_processes_here(wanted: int | None) -> int:
+    """How many processes take gRPC: as many as are wanted, else two where there are two CPUs. Only Linux shares a
+    port's connections out among its processes."""
+    if sys.platform != "linux":
+        return 1
+    return wanted or min(2, len(os.sched_getaffinity(0)))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -44,19 +54,8 @@ def serve(options: Options) -> None:
     """Runs until SIGTERM or SIGINT, then answers what is under way, seals the journal and returns."""
     tls = _tls(options.tls_certificate, options.tls_key)
     sock = bind(options.host, options.http_port)
-    _keep_freed_memory()
+    keep_freed_memory()
     asyncio.run(_serve(options, sock, tls))
-
-
-def _keep_freed_memory() -> None:
-    """Requests of hundreds of kilobytes come and go; glibc would map and unmap memory for each of them, most of all
-    for gRPC's. It may keep up to 64 MiB instead."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:  # another C library has none
-        m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
-        mallopt(m_mmap_threshold, 16 << 20)
-        mallopt(m_trim_threshold, 64 << 20)
-        mallopt(m_top_pad, 16 << 20)
 
 
 def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
@@ -78,38 +77,56 @@ async def _serve(options: Options, sock: socket.socket, tls: ssl.SSLContext | No
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     intake = Intake(options)
-    http = HttpServer(OtlpHttp(intake).service())
+    grpc = Grpc(intake, options)
+    http = HttpServer(OtlpHttp(intake, grpc.others).service())
     await http.start(sock, tls)
     scheme, port = "https" if tls else "http", sock.getsockname()[1]
     told = [f"receiving OTLP/HTTP on {scheme}://{options.host}:{port} into {options.journal_path}"]
-    grpc = await _start_grpc(intake, options)
-    if grpc is not None:
-        told.append(f"receiving OTLP/gRPC on {options.host}:{grpc[1]}")
+    if grpc_port := await grpc.start():
+        told.append(f"receiving OTLP/gRPC on {options.host}:{grpc_port}")
     print("\n".join(told), flush=True)
-    ticking = asyncio.create_task(_tick(intake, options.seal_seconds))
+    ticking = asyncio.create_task(intake.commits.keep(options.seal_seconds))
     await stop.wait()
-    await asyncio.gather(
-        http.drain(options.drain_seconds), *([grpc[0].stop(options.drain_seconds)] if grpc else [])
-    )
+    await asyncio.gather(http.drain(options.drain_seconds), grpc.stop())
     ticking.cancel()
     await intake.commits.close()
 
 
-async def _start_grpc(intake: Intake, options: Options) -> tuple[Any, int] | None:
-    if options.grpc_port is None:
-        return None
-    from ingest import otlp_grpc  # grpc takes a moment to import, and not everybody needs it
+class Grpc:
+    """The door for gRPC, if there is one: in this process and in others. The library is loaded when it is needed: that
+    takes a moment, and not everybody does."""
 
-    try:
-        return await otlp_grpc.start(intake, options)
-    except UserError as problem:
-        if options.grpc_must:
-            raise
-        print(f"rehearsal: OTLP/gRPC is off: {problem}", file=sys.stderr, flush=True)
-        return None
+    def __init__(self, intake: Intake, options: Options) -> None:
+        self.intake, self.options = intake, options
+        self._server: Any = None
+        self._processes: Any = None
 
+    async def start(self) -> int | None:
+        """Its port, or None."""
+        options = self.options
+        if options.grpc_port is None:
+            return None
+        from ingest import grpc_processes, otlp_grpc
 
-async def _tick(intake: Intake, seal_seconds: float) -> None:
-    while True:
-        await asyncio.sleep(min(1.0, seal_seconds))
-        await intake.commits.tick()
+        try:
+            if options.grpc_processes > 1 and options.grpc_port:  # a port that is shared is never in use
+                bind(options.host, options.grpc_port).close()
+            self._server, port = await otlp_grpc.start(self.intake, options)
+        except UserError as problem:
+            if options.grpc_must:
+                raise
+            print(f"rehearsal: OTLP/gRPC is off: {problem}", file=sys.stderr, flush=True)
+            return None
+        self._processes = grpc_processes.GrpcProcesses()
+        await self._processes.start(options, port)
+        return port
+
+    async def others(self) -> list[State]:
+        """What the other processes say about themselves."""
+        return await self._processes.states() if self._processes else []
+
+    async def stop(self) -> None:
+        """Drains all of it."""
+        if self._server:
+            seconds = self.options.drain_seconds
+            await asyncio.gather(self._server.stop(seconds), self._processes.stop(seconds))

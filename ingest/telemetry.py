@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from opentelemetry.trace import SpanKind, Tracer
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -79,9 +81,59 @@ class Metrics:
         self._commit_seconds.observe(seconds)
         self._commit_requests.observe(requests)
 
-    def exposition(self) -> bytes:
+    def exposition(self) -> str:
         """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry).decode()
+
+
+@dataclass(frozen=True)
+class State:
+    """What one of the receiver's processes says about itself: whether its journal can be written, and its metrics as
+    Prometheus reads them."""
+
+    healthy: bool = True
+    metrics: str = ""
+
+
+@dataclass(eq=False)
+class _Families(Collector):
+    """Metrics that were counted elsewhere."""
+
+    families: list[Metric]
+
+    def collect(self) -> list[Metric]:
+        return self.families
+
+    def text(self) -> str:
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry).decode()
+
+
+def merged(expositions: Iterable[str]) -> str:
+    """The metrics of several processes as those of one: sums, and of when something began the earliest."""
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    families: dict[str, Metric] = {}
+    for text in expositions:
+        for family in text_string_to_metric_families(text):
+            mine = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                key = sample.name, tuple(sample.labels.items())
+                if key not in values:
+                    mine.samples.append(sample)
+                    values[key] = sample.value
+                elif sample.name.endswith("_created"):
+                    values[key] = min(values[key], sample.value)
+                else:
+                    values[key] += sample.value
+    for family in families.values():
+        family.samples = [s._replace(value=values[s.name, tuple(s.labels.items())]) for s in family.samples]
+    return _Families(list(families.values())).text()
+
+
+def without_gauges(exposition: str) -> str:
+    """What stays true of a process that has ended."""
+    return _Families([f for f in text_string_to_metric_families(exposition) if f.type != "gauge"]).text()
 
 
 def own_tracer() -> Tracer | None:

@@ -16,10 +16,12 @@ class Server:
     limit on the size of a file, in bytes: a disk that is full for every segment."""
 
     def __init__(
-        self, lake: Path, *options: str, port: int = 0, grpc: int | None = None, file_limit: int | None = None
-    ) -> None:
+        self, lake: Path, *options: str, port: int = 0, grpc: int | None = None, grpc_processes: int = 1,
+        file_limit: int | None = None,
+    ) -> None:  # fmt: skip
         self.with_grpc = grpc is not None
-        doors = ["--http", str(port), *(["--grpc", str(grpc)] if self.with_grpc else ["--no-grpc"])]
+        by_grpc = ["--grpc", str(grpc), "--grpc-processes", str(grpc_processes)] if self.with_grpc else ["--no-grpc"]
+        doors = ["--http", str(port), *by_grpc]
         command = [sys.executable, "-m", "ingest", "receive", "--lake", str(lake), *doors, *options]
 
         def limit() -> None:

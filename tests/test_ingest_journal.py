@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest import blocks, journal
-from ingest.blocks import BLOCK, Stage, aligned
+from ingest.blocks import BLOCK, Bodies, Stage, aligned
 
 
 def payloads(directory: Path) -> list[bytes]:
@@ -196,6 +196,35 @@ def test_large_payloads_go_to_the_disk_from_where_they_lie(tmp_path: Path) -> No
         assert next(journal.read_entries(segment, entry.end)) == after
     assert journal.newest_arrival(segment) == 7
     writer.close()
+
+
+@given(st.lists(st.integers(65_536, 1 << 20), min_size=2, max_size=20), st.data())
+@settings(max_examples=30, deadline=None)
+def test_bodies_that_are_used_again_have_their_length_and_place(lengths: list[int], data: st.DataObject) -> None:
+    bodies, used, views = Bodies(), [], []
+    for number, length in enumerate(lengths):
+        body = bodies.take(length)
+        assert len(body) == length and blocks.begins_at_block(body)
+        assert all(body is not other for other in used)
+        body[:], body[-1:] = bytes([number % 256]) * length, b"\0"
+        used.append(body)
+        if data.draw(st.booleans()):
+            if data.draw(st.booleans()):
+                views.append(memoryview(body))  # somebody looks at it still: its length must stay
+            bodies.give_back(used.pop())
+    assert [len(view) for view in views] == [view.nbytes for view in views]
+
+
+def test_memory_is_used_again() -> None:
+    bodies = Bodies()
+    first = bodies.take(300_000)
+    bodies.give_back(first)
+    assert bodies.take(310_000) is first and bodies.take(310_000) is not first
+    many = [bodies.take(1 << 20) for _ in range(20)]
+    for body in many:
+        bodies.give_back(body)
+    again = [bodies.take(1 << 20) for _ in range(20)]  # 16 MiB are kept, so the last four, when all were dropped
+    assert sum(any(body is old for old in many) for body in again) == 4
 
 
 def test_what_is_taken_back_is_gone_and_the_next_takes_its_place(tmp_path: Path) -> None:

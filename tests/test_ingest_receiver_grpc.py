@@ -20,7 +20,8 @@ from receiver_process import Server, protobuf
 from test_ingest_receiver_faults import METHOD, PROTOBUF, retry_seconds, stored
 
 from ingest import commits, journal, telemetry
-from ingest.intake import Intake, Options, Tokens
+from ingest.blocks import Stage
+from ingest.intake import Beside, Intake, Options, Tokens
 from ingest.refusals import Refused
 
 LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
@@ -137,9 +138,9 @@ def test_tls_at_both_doors(tmp_path: Path) -> None:
 class SlowWriter(journal.JournalWriter):
     """A disk that takes its time."""
 
-    def append(self, records: object) -> None:
+    def write(self, stage: Stage) -> None:
         time.sleep(0.2)
-        super().append(records)  # type: ignore[arg-type]
+        super().write(stage)
 
 
 def test_back_pressure_is_429_with_retry_after_and_passes(tmp_path: Path) -> None:
@@ -162,6 +163,14 @@ def test_back_pressure_is_429_with_retry_after_and_passes(tmp_path: Path) -> Non
     accepted, refused = asyncio.run(run())
     assert accepted == 4 and {(r.http, r.code, r.retry_after) for r in refused} == {(429, 8, 1)}
     assert sum(1 for s in journal.segments(tmp_path) for _ in journal.read_entries(s)) == accepted
+
+
+def test_what_is_done_beside_returns_or_raises_and_the_next_is_its_own() -> None:
+    beside = Beside()
+    one, two, three = beside.start(lambda: 1), beside.start(lambda: 1 // 0), beside.start(lambda: 3)
+    assert three() == 3 and one() == one() == 1
+    with pytest.raises(ZeroDivisionError):
+        two()
 
 
 def test_bytes_in_memory_are_bounded_over_all_requests(tmp_path: Path) -> None:
