@@ -32,7 +32,9 @@ from ingest.known import Known, as_array
 FILE = "raw/catalog.json"
 RAW = ("spans", "log_records")
 HOUR_NS = 3_600_000_000_000
-COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+# Raw rows are mostly long texts of their own, which dictionaries only make larger; a quicker level than zstd's usual
+# one, because compaction writes them again.
+COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
 ROW_GROUP = 8192  # rows
 
 

@@ -28,6 +28,7 @@ from ingest.journal import sync_path
 from ingest.known import as_array
 
 PART_BYTES = 256 << 20  # of a large part; those below half of it are merged
+LEVEL = 3  # of zstd: zstd's usual one, for what is kept
 MEMORY = "1GB"  # DuckDB sorts larger hours on the disk
 ASIDE = "compacting"
 START = {"spans": "start_ns", "log_records": "time_ns"}
@@ -147,6 +148,5 @@ def _write_part(
 
 def _parquet(file: object, schema: pa.Schema) -> pq.ParquetWriter:
     bloom = {"trace_id": {"ndv": ROW_GROUP, "fpp": 0.01}}
-    return pq.ParquetWriter(
-        file, schema, **catalogs.COMPRESSION, write_page_index=True, bloom_filter_options=bloom
-    )  # fmt: skip
+    how = catalogs.COMPRESSION | {"compression_level": LEVEL}
+    return pq.ParquetWriter(file, schema, **how, write_page_index=True, bloom_filter_options=bloom)

@@ -37,7 +37,9 @@ from ingest.runners import Runner, listed, out_of_core, quoted
 from ingest.shards import Stretch, extent, stretches
 
 ASIDE = "normalising"
-CODEC, BATCH = "lz4", 4096
+BATCH = 4096
+# How what is read again in a moment is written: most of it is pickled, and no two values are the same.
+ASIDE_AS: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
 Edges = Iterable[tuple[int, int]]
 
 
@@ -114,7 +116,7 @@ def _read_stretch(aside: Path, number: int, buckets: int, stretch: Stretch, colu
     apart: list[pa.RecordBatch] = []
     read = _leave(aside, number, buckets, _here(stretch, columns, apart), ())
     if apart:
-        pq.write_table(pa.Table.from_batches(apart), aside / f"apart-{number:06}.parquet", compression=CODEC)
+        pq.write_table(pa.Table.from_batches(apart), aside / f"apart-{number:06}.parquet", **ASIDE_AS)
     return read
 
 
@@ -150,12 +152,12 @@ def _leave(
     of_bucket: dict[int, work.Rows] = defaultdict(list)
     for row in shard.groups:
         of_bucket[row[0] % buckets].append(row)
-    with pq.ParquetWriter(aside / f"groups-{number}.parquet", work.GROUPS, compression=CODEC) as writer:
+    with pq.ParquetWriter(aside / f"groups-{number}.parquet", work.GROUPS, **ASIDE_AS) as writer:
         for bucket in sorted(of_bucket):
             rows = of_bucket[bucket]
             writer.write_table(to_table(rows, work.GROUPS), row_group_size=len(rows))
     for name, tied in (("made", shard.made), ("named", shard.named)):
-        pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", compression=CODEC)
+        pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", **ASIDE_AS)
     (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
     return _ReadShard(sorted(of_bucket), shard.evidence, shard.dialect_counts)
 
@@ -181,7 +183,7 @@ def _assemble_bucket(
     """Leaves the conversations of a bucket: ``where`` are the shards and row groups it is in, ``gone`` the groups
     that went elsewhere; those that came are in a file of their own."""
     table = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence)
-    pq.write_table(table, aside / f"assembled-{bucket}.parquet", compression=CODEC, row_group_size=BATCH)
+    pq.write_table(table, aside / f"assembled-{bucket}.parquet", **ASIDE_AS, row_group_size=BATCH)
 
 
 def _groups(aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int]) -> Iterator[pa.Table]:
@@ -200,7 +202,7 @@ def _write_bucket(aside: Path, bucket: int, gone: set[int], lake: Path) -> Total
     conversations = _conversations(aside / f"assembled-{bucket}.parquet", gone)
     conversations += _conversations(aside / f"going-on-{bucket}.parquet", set())
     for name, table in work.write_bucket(conversations, privacy).items():
-        pq.write_table(table, aside / f"{name}-{bucket}.parquet", compression=CODEC)
+        pq.write_table(table, aside / f"{name}-{bucket}.parquet", **ASIDE_AS)
     return privacy.totals() if privacy else None
 
 
