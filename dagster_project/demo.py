@@ -125,7 +125,8 @@ def _receiver(lake: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "dagster_project.cli", "receive", "--lake", str(lake), "--http", str(port)]
+    doors = ["--http", str(port), "--no-grpc"]
+    command = [sys.executable, "-m", "dagster_project.cli", "receive", "--lake", str(lake), *doors]
     log = lake.parent / "receiver.log"
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
