@@ -54,11 +54,10 @@ class Bodies:
         body = self._free[room].pop()
         self._bytes -= room
         try:
-            if len(body) > length:
-                del body[length:]
-            else:
-                body += bytes(length - len(body))
-        except BufferError:  # somebody looks at it still
+            body.append(0)  # there is room; it tells whether somebody looks at it still, whatever its length is to be
+            body += bytes(max(0, length - len(body)))
+            del body[length:]
+        except BufferError:
             return aligned(length, room)
         return body if begins_at_block(body) else aligned(length, room)
 

@@ -24,6 +24,7 @@ from ingest import otlp_grpc
 from ingest.errors import UserError
 from ingest.garbage import keep_freed_memory
 from ingest.intake import Intake, Options
+from ingest.processes import running
 from ingest.telemetry import State, merged, without_gauges
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class _One:
         self._running = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        wait, longest = RESTART_SECONDS
+        first, longest = RESTART_SECONDS
+        wait = first
         while not self._stopping.is_set():
             try:
                 status = await self._live()
@@ -79,7 +81,7 @@ class _One:
                 status = error.errno or -1
             if self.state.metrics:
                 self.before = State(metrics=merged([self.before.metrics, without_gauges(self.state.metrics)]))
-                self.state, (wait, longest) = State(), RESTART_SECONDS
+                self.state, wait = State(), first
             if not self._stopping.is_set():
                 log.error("a process that takes OTLP/gRPC ended (status %s); the next starts in %.0f s", status, wait)
                 with suppress(TimeoutError):
@@ -88,14 +90,13 @@ class _One:
 
     async def _live(self) -> int:
         """One process, from its start to its end; returns its status."""
-        search = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        command, environment = running("ingest.grpc_processes")
         self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "ingest.grpc_processes",
-            env=os.environ | {"PYTHONPATH": search}, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES,
-        )  # fmt: skip
+            *command, env=environment, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES
+        )
         assert process.stdin and process.stdout
         process.stdin.write(pickle.dumps(self.options))
-        while line := await process.stdout.readline():
+        while (line := await process.stdout.readline()).endswith(b"\n"):  # or it was killed in the middle of one
             self.state = State(**orjson.loads(line))
             self.ready.set()
             self._told.set()

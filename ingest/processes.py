@@ -30,6 +30,12 @@ _KEEP_MEMORY = {
 }
 
 
+def running(module: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of a process that runs a module, which it finds where this one does."""
+    search = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return [sys.executable, "-P", "-m", module], os.environ | {"PYTHONPATH": search}
+
+
 class Processes:
     """So many of them, as a context: they start with it and end with it."""
 
@@ -39,9 +45,8 @@ class Processes:
         self._all: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Processes:
-        search = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        environment = _KEEP_MEMORY | os.environ | {"PYTHONPATH": search}
-        command = [sys.executable, "-P", "-m", "ingest.processes"]
+        command, environment = running("ingest.processes")
+        environment = _KEEP_MEMORY | environment
         for _ in range(self.count):
             process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._all.append(process)
