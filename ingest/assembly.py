@@ -95,7 +95,7 @@ def _assembled(g: Group, t: Thread, links: list[Link], spans: BySpan, number: in
     around = [a.agent for o in t.spans[:1] for a in ancestors(o, spans) if a.agent]
     agent = t.agent or next(iter(around), None) or next((o.agent for o in g.members if o.agent), None) or ""
     told_by = {o.dialect for o in t.spans}
-    t.spans = []  # what they told is in the turns
+    t.spans, t.read = [], ([], 0)  # what they told is in the turns
     return Assembled(
         g.key if number == 1 else f"{g.key}/{number}", t, links, agent, t.start_ns, t.end_ns,
         {o.trace_id for o in g.members}, told_by, flags, g.explicit and number == 1,

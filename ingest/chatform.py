@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -62,25 +62,21 @@ def canonical(value: Any) -> Any:
 
 
 def key_of(value: Any) -> bytes:
-    """A hash of a value's canonical JSON. Short ones' are remembered, because every call repeats the history."""
+    """A hash of a value's canonical JSON."""
     try:
-        told = orjson.dumps(value)
+        told = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError):
-        return _key_of(value)
-    return _key_of_json(told) if len(told) < _LONG else _key_of(value)
+        told = b""
+    if not 0 < len(told) <= _SHORT or _NOT_CANONICAL.search(told):
+        told = orjson.dumps(canonical(value), option=_ANY_KEYS, default=str)
+    return xxhash.xxh3_64_digest(told)
 
 
-_LONG = 8 << 10
-
-
-@lru_cache(maxsize=8192)
-def _key_of_json(told: bytes) -> bytes:
-    return _key_of(orjson.loads(told))
-
-
-def _key_of(value: Any) -> bytes:
-    data = orjson.dumps(canonical(value), option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str)
-    return xxhash.xxh3_64_digest(data)
+_ANY_KEYS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+# What ``canonical`` may change: a text that begins or ends with space (or with what is escaped, as tabs are, or is not
+# ASCII), one that begins as JSON does, and a whole float. In a long text it is quicker to try than to look for these.
+_NOT_CANONICAL = re.compile(rb'"[\s\\{\[\x80-\xff]|[\s\x80-\xff]"|\\u?\w{1,4}"|\d\.0(?:[,\]}]|$)')
+_SHORT = 512
 
 
 def as_text(value: Any) -> str | None:
@@ -130,7 +126,7 @@ def _spoken_turn(role: str, parts: list[Part]) -> Turn:
     if calls:
         out["tool_calls"] = [_chat_call(c) for c in calls]
     facts = [role, out["content"] or "", [[c["name"], c.get("arguments")] for c in calls]]
-    return Turn(out, _key_of(facts), parts)
+    return Turn(out, key_of(facts), parts)
 
 
 def _chat_call(part: Part) -> Any:
@@ -148,4 +144,4 @@ def _tool_turn(part: Part) -> Turn:
         out["name"] = part["name"]
     if "is_error" in part:
         out["is_error"] = part["is_error"]
-    return Turn(out, _key_of(["tool", out["content"]]), [part])
+    return Turn(out, key_of(["tool", out["content"]]), [part])

@@ -17,10 +17,11 @@ _ERROR_TEXT = re.compile(
 )
 _ERROR_WORDS = re.compile(  # how agent frameworks word a tool's failure to the model
     r"^\s*(?:an? (?:\w+ )?error (?:has )?occurred\b|(?:tool )?(?:execution|invocation|call) (?:error|failed)\b"
-    r"|failed to (?:invoke|execute|call|run)\b)"
-    r"|(?:fix the errors and try again|please fix your mistakes)\.?\s*$",
+    r"|failed to (?:invoke|execute|call|run)\b)",
     re.IGNORECASE,
 )
+_ERROR_END = re.compile(r"(?:fix the errors and try again|please fix your mistakes)\.?$", re.IGNORECASE)
+_LONGEST_END = 32  # characters
 _PREFIX = re.compile(r"^\s*(?:[A-Za-z_. ]*?(?:error|exception)\b(?: -|[^:'\"]{0,40}:)\s*)+", re.IGNORECASE)
 _RAISED = re.compile(r"\b\w*(?:Error|Exception)\((['\"])(.*?)\1\)")  # ToolError('no such order')
 _WRAPPED = re.compile(
@@ -33,7 +34,10 @@ _WORDS = 6
 
 def error_body(content: Any) -> Any:
     """The error in a JSON answer (``{"error": ...}``), else None."""
-    body = parse(content)
+    return _error_in(parse(content))
+
+
+def _error_in(body: Any) -> Any:
     if not isinstance(body, dict):
         return None
     for key in ("error", "Error", "errors", "exception"):
@@ -48,12 +52,18 @@ def error_body(content: Any) -> Any:
 
 def says_error(content: Any) -> bool:
     """Whether an observation's own text says that it is an error."""
-    if isinstance(content, str) and (_ERROR_TEXT.match(content[:200]) or _ERROR_WORDS.search(content)):
+    if isinstance(content, str) and _reads_as_error(content):
         return True
     body = parse(content)
     if isinstance(body, dict) and len(body) == 1 and isinstance(inner := next(iter(body.values())), str):
-        return says_error(inner) or error_body(body) is not None  # {"result": "Error: ..."}
-    return error_body(content) is not None
+        return says_error(inner) or _error_in(body) is not None  # {"result": "Error: ..."}
+    return _error_in(body) is not None
+
+
+def _reads_as_error(text: str) -> bool:
+    if _ERROR_TEXT.match(text[:200]) or _ERROR_WORDS.match(text):
+        return True
+    return _ERROR_END.search(text.rstrip()[-_LONGEST_END:]) is not None
 
 
 def classify_error(error_type: str | None, content: Any, message: str | None = None) -> str:

@@ -62,6 +62,8 @@ def _take(outer: Observed, inner: Observed) -> None:
 def demote_inferred(observed: list[Observed]) -> None:
     """A span read only by its shape that has model calls within is no model call but what led to them; nor is
     one that names no model, where others of its trace do."""
+    if not any(o.dialect == "inferred" for o in observed):
+        return
     spans = by_span(observed)
     calls = [o for o in observed if o.kind == "inference" and (o.input or o.output)]
     modelled = {o.trace_id for o in calls if o.model or o.dialect != "inferred"}

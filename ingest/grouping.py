@@ -56,8 +56,7 @@ def _keys(observed: list[Observed]) -> list[tuple[str, bool]]:
             of_trace[o.trace_id].add(o.conversation_id)
     out = []
     for o in observed:
-        around = [o, *ancestors(o, spans)]
-        said = next((a.conversation_id for a in around if a.conversation_id), None)
+        said = o.conversation_id or next((a.conversation_id for a in ancestors(o, spans) if a.conversation_id), None)
         if said is None and len(of_trace[o.trace_id]) == 1:
             said = next(iter(of_trace[o.trace_id]))
         out.append((said or o.trace_id, said is not None))
@@ -74,7 +73,16 @@ class Ties:
     def add(self, g: Group) -> None:
         """Adds a group's rows. What it names and made itself, in the same process, ties it to nobody."""
         made = {(o.emitter, name) for o in g.members for name in _made_ids(o)}
-        named = {(o.emitter, name) for o in g.members for name in _named_ids(o)} - made
+        named: set[tuple[str, str]] = set()
+        read: set[tuple[str, int]] = set()  # messages that several spans tell are looked at once
+        for o in g.members:
+            if o.kind == "inference":
+                news = [m for m in o.input if (o.emitter, id(m)) not in read]
+                read.update((o.emitter, id(m)) for m in news)
+                named.update((o.emitter, name) for name in told_ids(news))
+                if o.previous_response_id:
+                    named.add((o.emitter, o.previous_response_id))
+        named -= made
         key = g.digest
         self.made += [(key, digest(emitter), digest(name)) for emitter, name in made]
         self.named += [(key, digest(emitter), digest(name)) for emitter, name in named]
@@ -134,12 +142,6 @@ def _made_ids(o: Observed) -> set[str]:
         return set()
     calls = {str(p["id"]) for m in o.output for p in m["parts"] if p["type"] == "tool_call" and p.get("id")}
     return calls | ({o.response_id} if o.response_id else set())
-
-
-def _named_ids(o: Observed) -> set[str]:
-    if o.kind != "inference":
-        return set()
-    return told_ids(o.input) | ({o.previous_response_id} if o.previous_response_id else set())
 
 
 def told_ids(messages: list[NormalMessage]) -> set[str]:

@@ -68,14 +68,15 @@ def _toolset(o: Observed) -> Toolset:
 
 def _sends_only_news(o: Observed) -> bool:
     """Whether the history starts with a tool's answer: to a call that it does not tell."""
-    parts = [p for m in o.input if m["role"] != "system" for p in m["parts"]]
-    return parts[:1] != [] and parts[0]["type"] == "tool_call_response"
+    opening = next((p for m in o.input if m["role"] != "system" for p in m["parts"]), None)
+    return opening is not None and opening["type"] == "tool_call_response"
 
 
 def _opens(o: Observed) -> bool:
     """Whether a call tells no history and no name of what it belongs to."""
-    roles = {m["role"] for m in o.input}
-    return roles <= {"system", "user"} and not o.conversation_id and not o.previous_response_id
+    if o.conversation_id or o.previous_response_id:
+        return False
+    return all(m["role"] in ("system", "user") for m in o.input)
 
 
 def _told(o: Observed) -> int:

@@ -20,6 +20,15 @@ from ingest.normal import MAPPING_VERSION, Evaluation, LogRecord, Observed, Span
 from ingest.privacy import Privacy
 
 RowLists = dict[str, list[tuple[Any, ...]]]
+Rows = Iterable[tuple[Any, ...]]  # of a raw table, the columns in the order of ``COLUMNS``
+# What is read of the raw tables.
+COLUMNS = {
+    "spans": ["trace_id", "span_id", "parent_span_id", "name", "kind", "start_ns", "end_ns", "attributes", "events",
+              "dropped_attributes_count", "dropped_events_count", "links", "status_code", "status_message",
+              "scope_name", "scope_version", "resource", "source"],
+    "log_records": ["trace_id", "span_id", "time_ns", "observed_time_ns", "event_name", "body", "attributes",
+                    "scope_name", "resource"],
+}  # fmt: skip
 _TEXTS = pa.list_(pa.string())
 NORMALISED = {
     "message_bodies": pa.schema(
@@ -64,11 +73,22 @@ class Normalised:
     dialect_counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-def normalise(
-    spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], privacy: Privacy | None = None
-) -> Normalised:
-    """The normalised tables of raw ``spans`` and ``log_records`` (rows as dicts, by column name), with surrogates
-    for what is personal or secret if ``privacy`` is given."""
+def rows_of(batches: Iterable[pa.RecordBatch], name: str) -> Rows:
+    """The rows of a raw table."""
+    for batch in batches:
+        yield from zip(*(_values(batch[column]) for column in COLUMNS[name]), strict=True)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """``to_pylist``, for most columns without an object of Arrow's for every value."""
+    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
+        return column.to_pylist()
+    return column.to_numpy(zero_copy_only=False).tolist()
+
+
+def normalise(spans: Rows, records: Rows, privacy: Privacy | None = None) -> Normalised:
+    """The normalised tables of raw ``spans`` and ``log_records``, with surrogates for what is personal or secret if
+    ``privacy`` is given."""
     out = Normalised()
     observed, evaluations = read(spans, records, out.dialect_counts)
     conversations = assemble(observed)
@@ -81,7 +101,7 @@ def normalise(
 
 
 def read(
-    spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]], dialect_counts: dict[str, int]
+    spans: Rows, records: Rows, dialect_counts: dict[str, int]
 ) -> tuple[list[Observed], list[Evaluation]]:
     """What raw rows mean, span by span; adds to the number of spans that each dialect read. The log records must
     be all those of the spans."""
@@ -122,17 +142,17 @@ def _observed(span: Span) -> Observed:
         return Observed("other", "unreadable", *where, flags=["unreadable"])
 
 
-def _spans(rows: Iterable[dict[str, Any]], records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:
-    for r in rows:
-        met.add((r["trace_id"], r["span_id"]))
+def _spans(rows: Rows, records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:
+    for (trace_id, span_id, parent_span_id, name, kind, start_ns, end_ns, attributes, events, dropped_attributes,
+         dropped_events, links, status, status_message, scope, scope_version, resource, source) in rows:  # fmt: skip
+        identity = trace_id, span_id
+        met.add(identity)
         yield Span(
-            r["trace_id"], r["span_id"], r["parent_span_id"], r["name"], r["kind"],
-            r["start_ns"], r["end_ns"],
-            orjson.loads(r["attributes"]), orjson.loads(r["events"]) if r["events"] != "[]" else [],
-            r["status_code"], r["status_message"], r["scope_name"], r["scope_version"],
-            _resource(r["resource"]), r["dropped_attributes_count"] + r["dropped_events_count"],
-            orjson.loads(r["links"]) if r["links"] != "[]" else [],
-            records.get((r["trace_id"], r["span_id"]), []), r["source"],
+            trace_id, span_id, parent_span_id, name, kind, start_ns, end_ns,
+            orjson.loads(attributes), orjson.loads(events) if events != "[]" else [],
+            status, status_message, scope, scope_version,
+            _resource(resource), dropped_attributes + dropped_events,
+            orjson.loads(links) if links != "[]" else [], records.get(identity, []), source,
         )  # fmt: skip
 
 
@@ -154,17 +174,14 @@ def _spans_of(records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:
             )  # fmt: skip
 
 
-def _records(
-    rows: Iterable[dict[str, Any]],
-) -> tuple[dict[tuple[str, str], list[LogRecord]], list[Evaluation]]:
+def _records(rows: Rows) -> tuple[Records, list[Evaluation]]:
     by_span: dict[tuple[str, str], list[LogRecord]] = defaultdict(list)
     evaluations: list[Evaluation] = []
-    for r in rows:
-        attributes = orjson.loads(r["attributes"])
+    for trace_id, span_id, time_ns, observed_time_ns, event_name, body_text, told, scope, resource in rows:
+        attributes = orjson.loads(told)
         record = LogRecord(
-            r["trace_id"], r["span_id"], r["time_ns"] or r["observed_time_ns"],
-            r["event_name"] or str(attributes.get("event.name", "")), orjson.loads(r["body"]), attributes,
-            r["scope_name"], orjson.loads(r["resource"]),
+            trace_id, span_id, time_ns or observed_time_ns, event_name or str(attributes.get("event.name", "")),
+            orjson.loads(body_text), attributes, scope, orjson.loads(resource),
         )  # fmt: skip
         by_span[(record.trace_id, record.span_id)].append(record)
         if record.event_name == dialects.EVALUATION:

@@ -17,7 +17,7 @@ from ingest.assembly import Assembled, conversations_of, given_ids, groups_of, j
 from ingest.grouping import Group, Ties, digest
 from ingest.hidden_history import Evidence
 from ingest.normal import Evaluation
-from ingest.normalise import NORMALISED, Normalised, add_conversations, read
+from ingest.normalise import NORMALISED, Normalised, add_conversations, read, rows_of
 from ingest.otlp import to_table
 from ingest.privacy import Privacy
 
@@ -47,10 +47,10 @@ class Shard:
     dialect_counts: dict[str, int] = field(default_factory=dict)
 
 
-def read_shard(spans: Iterable[dict[str, Any]], records: Iterable[dict[str, Any]]) -> Shard:
+def read_shard(spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]) -> Shard:
     """Reads the spans of some traces, all of each, in the order of their arrival."""
     counts: dict[str, int] = {}
-    observed, evaluations = read(spans, records, counts)
+    observed, evaluations = read(rows_of(spans, "spans"), rows_of(records, "log_records"), counts)
     ties, evidence = Ties(), Evidence()
     rows: Rows = []
     for g in groups_of(observed):

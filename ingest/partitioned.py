@@ -30,7 +30,7 @@ from ingest import partition_work as work
 from ingest.assembly import Assembled
 from ingest.hidden_history import Evidence
 from ingest.normal import Evaluation
-from ingest.normalise import NORMALISED, evaluation_row
+from ingest.normalise import COLUMNS, NORMALISED, evaluation_row
 from ingest.otlp import to_table
 from ingest.privacy import Privacy, Totals, open_privacy
 from ingest.runners import Runner, listed, out_of_core, quoted
@@ -51,13 +51,11 @@ class Made:
     totals: Totals | None
 
 
-def normalise_in_parts(
-    root: Path, raw: dict[str, list[Path]], columns: dict[str, list[str]], into: Path, shards: int, runner: Runner
-) -> Made:
+def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shards: int, runner: Runner) -> Made:
     """Writes the normalised tables of raw Parquet files into a directory, one file each."""
     each, privacy = runner.each, open_privacy(root)  # which makes the key, once
     with _aside(root) as aside, out_of_core(aside / "spilled") as db:
-        read = _read(db, aside, raw, columns, shards, runner)
+        read = _read(db, aside, raw, shards, runner)
         numbers = range(shards)
         evidence = Evidence()
         for shard in read:
@@ -82,19 +80,18 @@ def normalise_in_parts(
 
 
 def _read(
-    db: duckdb.DuckDBPyConnection, aside: Path, raw: dict[str, list[Path]], columns: dict[str, list[str]], buckets: int,
-    runner: Runner,
+    db: duckdb.DuckDBPyConnection, aside: Path, raw: dict[str, list[Path]], buckets: int, runner: Runner
 ) -> list[_ReadShard]:
     """Reads every shard: what can be read where it lies, then the rest, divided by traces."""
     lying = stretches(db, raw["spans"], raw["log_records"], buckets)
-    tasks = [(aside, number, buckets, stretch, columns["spans"]) for number, stretch in enumerate(lying)]
+    tasks = [(aside, number, buckets, stretch) for number, stretch in enumerate(lying)]
     read: list[_ReadShard] = runner.each(_read_stretch, tasks)
     rest = {**raw, "spans": sorted(aside.glob("apart-*.parquet"))} if lying else raw
     left, whole = (sum(extent(files)[0] for files in found.values()) for found in (rest, raw))
     shards = -(-buckets * left // max(1, whole))
     for name, files in rest.items():
         if files:
-            runner.shuffle(files, columns[name], shards, aside / name)
+            runner.shuffle(files, COLUMNS[name], shards, aside / name)
     return read + runner.each(_read_shard, [(aside, len(read) + s, buckets, s) for s in range(shards)])
 
 
@@ -111,18 +108,18 @@ class _ReadShard:
     dialect_counts: dict[str, int]
 
 
-def _read_stretch(aside: Path, number: int, buckets: int, stretch: Stretch, columns: list[str]) -> _ReadShard:
+def _read_stretch(aside: Path, number: int, buckets: int, stretch: Stretch) -> _ReadShard:
     """Reads the traces that lie in a stretch, and leaves the rows of the others."""
     apart: list[pa.RecordBatch] = []
-    read = _leave(aside, number, buckets, _here(stretch, columns, apart), ())
+    read = _leave(aside, number, buckets, _here(stretch, apart), ())
     if apart:
         pq.write_table(pa.Table.from_batches(apart), aside / f"apart-{number:06}.parquet", **ASIDE_AS)
     return read
 
 
-def _here(stretch: Stretch, columns: list[str], apart: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _here(stretch: Stretch, apart: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The rows that are read in a stretch; the others are added to ``apart``."""
-    for here, others in stretch.divided(columns):
+    for here, others in stretch.divided(COLUMNS["spans"]):
         if len(others):
             apart.append(others)
         yield here
@@ -148,7 +145,7 @@ def _leave(
     aside: Path, number: int, buckets: int, spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]
 ) -> _ReadShard:
     """Leaves the groups of a shard, sorted by bucket, its ties and its judgements."""
-    shard = work.read_shard(_rows(spans), _rows(records))
+    shard = work.read_shard(spans, records)
     of_bucket: dict[int, work.Rows] = defaultdict(list)
     for row in shard.groups:
         of_bucket[row[0] % buckets].append(row)
@@ -160,20 +157,6 @@ def _leave(
         pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", **ASIDE_AS)
     (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
     return _ReadShard(sorted(of_bucket), shard.evidence, shard.dialect_counts)
-
-
-def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
-    for batch in batches:
-        names = batch.schema.names
-        for row in zip(*map(_values, batch.columns), strict=True):
-            yield dict(zip(names, row, strict=True))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """``to_pylist``, for most columns without an object of Arrow's for every value."""
-    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
-        return column.to_pylist()
-    return column.to_numpy(zero_copy_only=False).tolist()
 
 
 def _assemble_bucket(

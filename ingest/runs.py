@@ -73,7 +73,7 @@ def _is_untold(run: Run, calls: list[Observed]) -> bool:
     if not run.inferences:
         told = [p for c in calls for m in (*c.input, *c.output) for p in m["parts"] if p["type"] == "tool_call"]
         return not all(any(_runs_call(e, p) for p in told) for e in run.executions)
-    history = [p for c in run.inferences for m in c.input for p in m["parts"]]
+    history = (p for c in run.inferences for m in c.input for p in m["parts"])
     if any(p["type"] == "tool_call" or (p["type"] == "tool_call_response" and p.get("id")) for p in history):
         return False
     first_end = min(e.end_ns for e in run.executions)

@@ -8,6 +8,7 @@ Vercel AI SDK, Pydantic AI. One bad part never costs the list.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -194,13 +195,13 @@ def read_messages(value: Any, default_role: str = "user") -> list[NormalMessage]
 
 def _told_by(value: Any, default_role: str) -> list[NormalMessage]:
     if isinstance(value, list):
-        return _joined([m for item in value for m in _messages_of_item(item, default_role)])
+        return join_turns([m for item in value for m in messages_of_item(item, default_role)])
     if not isinstance(value, dict):
         return []
     return _from_object(value, default_role)
 
 
-def _messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
+def messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
     """What one item of a list tells. It is remembered, because every call repeats the history; what is repeated
     is the same object then, and nobody may change it."""
     try:
@@ -252,9 +253,10 @@ def _pydantic_part(part: Any, role: str) -> NormalMessage | None:
     return {"role": role, "parts": parts} if parts else None
 
 
-def _joined(messages: list[NormalMessage]) -> list[NormalMessage]:
-    """Neighbouring assistant items of one turn (a text, then its calls) are one message, as in OTel."""
-    out: list[NormalMessage] = []
+def join_turns(messages: list[NormalMessage], before: Iterable[NormalMessage] = ()) -> list[NormalMessage]:
+    """Neighbouring assistant items of one turn (a text, then its calls) are one message, as in OTel; ``before`` are
+    joined already."""
+    out = [*before]
     for m in messages:
         mergeable = m["role"] == "assistant" and out and out[-1]["role"] == "assistant"
         if mergeable and any(p["type"] in ("tool_call", "reasoning") for p in (*m["parts"], *out[-1]["parts"])):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import orjson
@@ -15,7 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ingest import catalog, compaction, encrypted, kept, vault
-from ingest.normalise import NORMALISED, normalise
+from ingest.normalise import COLUMNS, NORMALISED, Rows, normalise, rows_of
 from ingest.otlp import SCHEMAS, to_table
 from ingest.partitioned import normalise_in_parts
 from ingest.privacy import Totals, open_privacy
@@ -24,14 +22,6 @@ from ingest.shards import extent, shards_for
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
-# What is normalised of the raw columns (``ingest.normalise``).
-_COLUMNS = {
-    "spans": ["trace_id", "span_id", "parent_span_id", "name", "kind", "start_ns", "end_ns", "attributes", "events",
-              "dropped_attributes_count", "dropped_events_count", "links", "status_code", "status_message",
-              "scope_name", "scope_version", "resource", "source"],
-    "log_records": ["trace_id", "span_id", "time_ns", "observed_time_ns", "event_name", "body", "attributes",
-                    "scope_name", "resource"],
-}  # fmt: skip
 
 
 def sql_text(name: str) -> str:
@@ -44,10 +34,9 @@ def sql_digest() -> str:
     return xxhash.xxh3_64_hexdigest("".join(map(sql_text, ORDER)).encode())
 
 
-def _raw_rows(root: Path, name: str) -> Iterator[dict[str, Any]]:
-    for part in catalog.parts(root, name):
-        for batch in encrypted.open_part(root, part).iter_batches(8192, columns=_COLUMNS[name]):
-            yield from batch.to_pylist()
+def _raw_rows(root: Path, name: str) -> Rows:
+    parts = (encrypted.open_part(root, part) for part in catalog.parts(root, name))
+    return rows_of((b for part in parts for b in part.iter_batches(8192, columns=COLUMNS[name])), name)
 
 
 def build(
@@ -61,7 +50,7 @@ def build(
     shards = shards or _shards(root, raw, at_least=2 if runner else 1)
     if shards > 1:
         with nullcontext(runner) if runner else LocalRunner(min(shards, os.cpu_count() or 1)).running() as each:
-            made = normalise_in_parts(root, raw, _COLUMNS, into / "normalised", shards, each)
+            made = normalise_in_parts(root, raw, into / "normalised", shards, each)
         counts, totals = made.dialect_counts, made.totals
     else:
         counts, totals = _normalise_whole(root, into / "normalised")

@@ -8,9 +8,11 @@ from it makes a branch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import is_
 
 from ingest.chatform import Turn, to_turns
 from ingest.normal import Observed
+from ingest.shapes import NormalMessage
 
 
 @dataclass(slots=True)
@@ -26,22 +28,33 @@ class Thread:
     end_ns: int = 0
     spans: list[Observed] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
+    read: tuple[list[NormalMessage], int] = ([], 0)  # the last history, which became the first so many turns
 
 
 def thread(observed: list[Observed]) -> list[Thread]:
     """The threads of one conversation's model calls, oldest first."""
     threads: list[Thread] = []
     for seen in sorted(observed, key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns)):
-        system, history, said = _turns(seen)
+        system, history, said = _turns(seen, *_known(threads, seen))
         if history or said:
             _place(threads, seen, system, history, said)
     return threads
 
 
-def _turns(seen: Observed) -> tuple[Turn | None, list[Turn], list[Turn]]:
+def _known(threads: list[Thread], seen: Observed) -> tuple[int, list[Turn]]:
+    """How many messages of a call's history are those of the call before, and the turns that they became: with most
+    calls all of these, which then need not be made and compared again."""
+    if len(threads) != 1 or seen.is_cut:
+        return 0, []
+    messages, turns = threads[0].read
+    goes_on = turns > 0 and len(seen.input) >= len(messages) and all(map(is_, messages, seen.input))
+    return (len(messages), threads[0].turns[:turns]) if goes_on else (0, [])
+
+
+def _turns(seen: Observed, read: int, known: list[Turn]) -> tuple[Turn | None, list[Turn], list[Turn]]:
     system: Turn | None = None
-    history: list[Turn] = []
-    for message in seen.input:
+    history = known
+    for message in seen.input[read:]:
         for turn in to_turns(message):
             if turn.message["role"] == "system" and not history:
                 system = system or turn.seen(seen.start_ns, seen.span_id, seen.trace_id, False)
@@ -55,6 +68,7 @@ def _place(
     threads: list[Thread], seen: Observed, system: Turn | None, history: list[Turn], said: list[Turn]
 ) -> None:
     """Extends the thread that the call continues, or starts one."""
+    told = history
     history = _completed(threads, history) if seen.is_cut else history
     best, shared = None, -1
     for candidate in reversed(threads):
@@ -71,6 +85,8 @@ def _place(
         threads.append(best)
     else:
         best = _extend(threads, best, shared, history, said)
+    if history is told and len(threads) == 1:
+        best.read = seen.input, len(history)
     _note(best, seen, system)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from ingest.parts import first, parse, parse_any
@@ -21,10 +22,22 @@ def listed_tools(request: Any, depth: int = 2) -> list[Any]:
 
 def read_tools(value: Any) -> list[dict[str, Any]]:
     """Tool definitions, flat: ``{"name", "description"?, "parameters"?}``; OpenAI-nested, Anthropic,
-    Gemini, Bedrock and lists of JSON strings or of bare names are understood."""
-    if value is None:
-        return []
-    value = parse_any(value)
+    Gemini, Bedrock and lists of JSON strings or of bare names are understood. They may not be changed: text is
+    remembered, because every call repeats it."""
+    if isinstance(value, str):
+        return _read_text(value) if len(value) <= _LONG else _read(parse_any(value))
+    return [] if value is None else _read(value)
+
+
+_LONG = 128 << 10
+
+
+@lru_cache(maxsize=256)
+def _read_text(text: str) -> list[dict[str, Any]]:
+    return _read(parse_any(text))
+
+
+def _read(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, dict):
         value = listed_tools(value) or [value]
     if not isinstance(value, list):

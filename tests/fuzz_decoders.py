@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["ingest"]):
     from ingest import framed, otlp
     from ingest.assembly import assemble
     from ingest.intake import decompressed
-    from ingest.normalise import read
+    from ingest.normalise import read, rows_of
     from ingest.refusals import Refused
 
 LIMIT = 1 << 20
@@ -48,7 +48,8 @@ def one_input(data: bytes) -> None:
         decode(data[0], data[1:], rows)
     except (otlp.NotOtlp, Refused, framed.Torn):
         pass
-    spans, records = (otlp.to_table(getattr(rows, n), schema).to_pylist() for n, schema in otlp.SCHEMAS.items())
+    tables = {name: otlp.to_table(getattr(rows, name), schema) for name, schema in otlp.SCHEMAS.items()}
+    spans, records = (rows_of(table.to_batches(), name) for name, table in tables.items())
     observed, _ = read(spans, records, {})
     assemble(observed)
 

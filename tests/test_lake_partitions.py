@@ -101,7 +101,7 @@ def test_a_large_lake_is_made_in_parts_and_a_killed_one_leaves_nothing(
     (left / "groups-0.parquet").write_text("of a killed one")
     used = []
     real = tables.normalise_in_parts
-    monkeypatch.setattr(tables, "normalise_in_parts", lambda *a: used.append(a[4]) or real(*a[:5], LocalRunner(0)))
+    monkeypatch.setattr(tables, "normalise_in_parts", lambda *a: used.append(a[3]) or real(*a[:4], LocalRunner(0)))
     lake.build_tables(force=True)
     assert used == [3]
     assert lake.conversations() == before and not left.exists()

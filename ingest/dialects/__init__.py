@@ -26,7 +26,7 @@ from ingest.dialects import (
     pydantic_ai,
     vercel,
 )
-from ingest.dialects.mapping import Mapping, apply
+from ingest.dialects.mapping import Look, Mapping, apply
 from ingest.normal import Evaluation, Observed, Span
 from ingest.parts import first
 
@@ -53,13 +53,13 @@ def observe(span: Span) -> Observed:
     """What a span means, by all the dialects that know it; ``kind`` "other" if none does."""
     is_missing = _dereference(span)
     a = span.attributes
-    conversation_id = first(a, *_CONVERSATION)
+    conversation_id = first(a, *_among(_CONVERSATION, a))
     seen = Observed(
         "other", "", span.trace_id, span.span_id, span.parent_span_id, span.start_ns, span.end_ns,
         conversation_id=None if conversation_id is None else str(conversation_id),
     )  # fmt: skip
     _note_error(span, seen)
-    tokens = first(a, *_INPUT_TOKENS)
+    tokens = first(a, *_among(_INPUT_TOKENS, a))
     seen.input_tokens = tokens if isinstance(tokens, int) else None
     seen.emitter = _emitter(span.scope, span.resource)
     if span.dropped:
@@ -67,12 +67,22 @@ def observe(span: Span) -> Observed:
     if is_missing:
         seen.flags.append(references.FLAG)
     _read(span, seen)
-    seen.evaluations = [
-        evaluation(e["attributes"], e["time_ns"], span.trace_id, span.span_id, seen.conversation_id)
-        for e in span.events
-        if e["name"] == EVALUATION
-    ]
+    if span.events:
+        seen.evaluations = [
+            evaluation(e["attributes"], e["time_ns"], span.trace_id, span.span_id, seen.conversation_id)
+            for e in span.events
+            if e["name"] == EVALUATION
+        ]
     return seen
+
+
+def _among(keys: tuple[str, ...], attributes: dict[str, Any]) -> tuple[str, ...]:
+    """Those of some keys that a span has: few of many, as a rule none."""
+    there = _SETS[keys].intersection(attributes)
+    return keys if len(there) > 1 else tuple(there)
+
+
+_SETS: dict[tuple[str, ...], frozenset[str]] = {keys: frozenset(keys) for keys in (_CONVERSATION, _INPUT_TOKENS)}
 
 
 def _emitter(scope: str, resource: dict[str, Any]) -> str:
@@ -104,11 +114,11 @@ def _dereference(span: Span) -> bool:
 
 def _note_error(span: Span, seen: Observed) -> None:
     """The error's class and text; the exception's own words rather than the status that wraps them."""
-    raised: dict[str, object] = next((e["attributes"] for e in span.events if e["name"] == "exception"), {})
     named = first(span.attributes, "error.type")
     seen.error_type = None if named is None else str(named)
     seen.is_error = span.status_code == 2 or seen.error_type is not None
     if seen.is_error:
+        raised: dict[str, object] = next((e["attributes"] for e in span.events if e["name"] == "exception"), {})
         kind = str(raised.get("exception.type") or "")
         seen.error_type = seen.error_type or kind.rsplit(".", 1)[-1] or None
         message = first(raised, "exception.message") or span.status_message
@@ -118,8 +128,8 @@ def _note_error(span: Span, seen: Observed) -> None:
 def _read(span: Span, seen: Observed) -> None:
     """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
     told, known = "", set()
-    for dialect, is_named in _candidates(tuple(span.attributes), DIALECTS):
-        if is_named or any(look(span) for look in dialect.detect.looks):
+    for dialect, looks in _candidates(tuple(span.attributes), DIALECTS):
+        if looks is None or any(look(span) for look in looks):
             known.add(dialect.name)
             before = _content(seen)
             apply(dialect, span, seen)
@@ -132,11 +142,19 @@ def _read(span: Span, seen: Observed) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _candidates(names: tuple[str, ...], of: tuple[Mapping, ...]) -> tuple[tuple[Mapping, bool], ...]:
-    """The dialects that may know a span with such attributes, and whether their names alone say so; remembered,
-    because an instrumentation's spans have few sets of names."""
-    found = ((dialect, dialect.detect.by_names(names)) for dialect in of)
-    return tuple((dialect, is_named) for dialect, is_named in found if is_named or dialect.detect.looks)
+def _candidates(
+    names: tuple[str, ...], of: tuple[Mapping, ...]
+) -> tuple[tuple[Mapping, tuple[Look, ...] | None], ...]:
+    """The dialects that may know a span with such attributes, each with how it looks at the span to tell, or None if
+    the names alone say so; remembered, because an instrumentation's spans have few sets of names."""
+    found: list[tuple[Mapping, tuple[Look, ...] | None]] = []
+    for dialect in of:
+        looks = tuple(look for at, look in dialect.detect.looks if not at or at in names)
+        if dialect.detect.by_names(names):
+            found.append((dialect, None))
+        elif looks:
+            found.append((dialect, looks))
+    return tuple(found)
 
 
 def _content(seen: Observed) -> tuple[bool, ...]:

@@ -7,6 +7,7 @@ is a list of messages is decided by the roles and parts in it.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from ingest.dialects.mapping import called_with, completeness, is_redacted, unflatten, unquoted
@@ -45,7 +46,7 @@ def read(span: Span, seen: Observed) -> bool:
         return False
     if seen.kind == "other":
         seen.kind = "inference"
-    named = {tuple(words(k)[-2:]): v for k, v in values if isinstance(v, str) and v}
+    named = {words(k)[-2:]: v for k, v in values if isinstance(v, str) and v}
     seen.conversation_id = seen.conversation_id or next((named[k] for k in _SESSIONS if k in named), None)
     seen.model = seen.model or next((v for k, v in named.items() if "model" in k), None)
     return True
@@ -68,24 +69,25 @@ def _values(span: Span) -> list[tuple[str, Any]]:
         body = parse_any(record.body)
         told.append((record.event_name, body if isinstance(body, dict) else record.attributes))
     messages = [m for name, fields in told if (m := _message_of(name, fields))]
-    choices = [parse_any(fields.get("message", fields)) for name, fields in told if words(name)[-1:] == ["choice"]]
+    choices = [parse_any(fields.get("message", fields)) for name, fields in told if words(name)[-1:] == ("choice",)]
     out += [(key, found) for key, found in (("messages", messages), ("output", choices)) if found]
     for name, fields in told:
-        if not _message_of(name, fields) and words(name)[-1:] != ["choice"]:
+        if not _message_of(name, fields) and words(name)[-1:] != ("choice",):
             out += [(f"{name}.{k}", parse_any(v)) for k, v in fields.items()]
     return out
 
 
 def _message_of(name: str, fields: dict[str, Any]) -> dict[str, Any] | None:
     """An event that is one message: its role in a field, or in a name like ``acme.user.message``."""
-    named = next((w for w in words(name) if w in ROLES), None) if words(name)[-1:] == ["message"] else None
+    named = next((w for w in words(name) if w in ROLES), None) if words(name)[-1:] == ("message",) else None
     role = fields.get("role") if isinstance(fields.get("role"), str) else named
     return {**fields, "role": role} if role and {"content", "tool_calls", "parts"} & set(fields) else None
 
 
-def words(key: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def words(key: str) -> tuple[str, ...]:
     """The words of an attribute's name: ``acme.toolCall.args_json`` is acme, tool, call, args, json."""
-    return [w.lower() for w in _WORDS.findall(key)]
+    return tuple(w.lower() for w in _WORDS.findall(key))
 
 
 def _messages(values: list[tuple[str, Any]], seen: Observed) -> bool:
@@ -147,7 +149,7 @@ def looks_like_messages(value: Any, depth: int = 0) -> bool:
 def _execution(span: Span, values: list[tuple[str, Any]], seen: Observed) -> bool:
     """A tool that ran: a name beside arguments or a result, in a span or under names that speak of a tool."""
     about_tool = bool(_TOOL & set(words(span.name))) or any(
-        isinstance(v, str) and v.lower() in _TOOL for k, v in values if words(k)[-1:] in (["kind"], ["type"])
+        isinstance(v, str) and v.lower() in _TOOL for k, v in values if words(k)[-1:] in (("kind",), ("type",))
     )
     told: dict[str, Any] = {}
     for key, value in values:
@@ -168,7 +170,7 @@ def _execution(span: Span, values: list[tuple[str, Any]], seen: Observed) -> boo
     return True
 
 
-def _tell(told: dict[str, Any], name: list[str], value: Any) -> None:
+def _tell(told: dict[str, Any], name: tuple[str, ...], value: Any) -> None:
     last = next((w for w in reversed(name) if w not in _FORMS), "")
     if last in _ARGUMENTS:
         told.setdefault("arguments", value)

@@ -22,7 +22,7 @@ MAPPING = Mapping(
     detect=either(
         has("langsmith.span.kind"),
         has("gen_ai.completion"),
-        looks(lambda s: isinstance(s.attributes.get("gen_ai.prompt"), str)),
+        looks(lambda s: isinstance(s.attributes["gen_ai.prompt"], str), at="gen_ai.prompt"),
     ),
     kind="langsmith.span.kind",
     kinds={"llm": "inference", "tool": "execution", "chain": "agent", "agent": "agent"},

@@ -7,9 +7,11 @@ flattened (``llm.input_messages.0.message.role``) are named by their prefix: ``f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
+from ingest.histories import Histories
 from ingest.normal import Observed, Span
 from ingest.parts import first, is_cut, parse, parse_any, plain_content, text_part
 from ingest.shapes import NormalMessage, lone_text, read_message, read_messages, system_parts
@@ -25,11 +27,11 @@ Look = Callable[[Span], bool]
 @dataclass(frozen=True)
 class Detect:
     """Whether a dialect knows a span: by the names of its attributes, in which few spans differ, or by a look at the
-    span itself."""
+    span itself, each with the attribute that there must be to look at ("" if none)."""
 
     keys: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
-    looks: tuple[Look, ...] = ()
+    looks: tuple[tuple[str, Look], ...] = ()
 
     def by_names(self, names: tuple[str, ...]) -> bool:
         """Whether these names of attributes say so."""
@@ -46,9 +48,9 @@ def has_prefix(*prefixes: str) -> Detect:
     return Detect(prefixes=prefixes)
 
 
-def looks(look: Look) -> Detect:
-    """Says yes to spans that the function says yes to."""
-    return Detect(looks=(look,))
+def looks(look: Look, at: str = "") -> Detect:
+    """Says yes to spans that the function says yes to, of those with the attribute ``at`` if there is one named."""
+    return Detect(looks=((at, look),))
 
 
 def either(*tests: Detect) -> Detect:
@@ -56,7 +58,7 @@ def either(*tests: Detect) -> Detect:
     return Detect(
         frozenset(key for t in tests for key in t.keys),
         tuple(prefix for t in tests for prefix in t.prefixes),
-        tuple(look for t in tests for look in t.looks),
+        tuple(found for t in tests for found in t.looks),
     )
 
 
@@ -85,6 +87,25 @@ class Mapping:
     error: tuple[str, ...] = ()
     prepare: Callable[[Span, dict[str, Any]], dict[str, Any]] | None = None
     kind_of: Callable[[Span, dict[str, Any]], str] | None = None
+
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        """Every key that some field takes a value from."""
+        return frozenset(key for name in _SOURCES for key in getattr(self, name))
+
+    def among(self, values: dict[str, Any]) -> Mapping:
+        """The same table with those keys alone that a span has: most tables name many, most spans have few."""
+        return _narrowed(self, self._keys.intersection(values))
+
+
+_SOURCES = ("system", "input", "output", "tools", "agent", "model", "response_id", "conversation", "tool_name",
+            "call_id", "arguments", "result", "error")  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _narrowed(mapping: Mapping, keys: frozenset[str]) -> Mapping:
+    left: dict[str, Any] = {name: tuple(k for k in getattr(mapping, name) if k in keys) for name in _SOURCES}
+    return replace(mapping, **left)
 
 
 def unflatten(attributes: dict[str, Any], prefix: str) -> tuple[Any, bool]:
@@ -124,7 +145,7 @@ def _listed(node: Any, gaps: list[bool]) -> Any:
 def values_of(mapping: Mapping, span: Span, seen: Observed) -> dict[str, Any]:
     """The span's attributes with the flattened ones nested."""
     values = span.attributes
-    for prefix in mapping.flattened:
+    for prefix in _flattened(mapping, tuple(values)) if mapping.flattened else ():
         nested, gaps = unflatten(span.attributes, prefix)
         if nested is not None:
             values = {**values, prefix: nested}
@@ -133,21 +154,31 @@ def values_of(mapping: Mapping, span: Span, seen: Observed) -> dict[str, Any]:
     return mapping.prepare(span, values) if mapping.prepare else values
 
 
+@lru_cache(maxsize=1024)
+def _flattened(mapping: Mapping, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The prefixes that some of these names have."""
+    return tuple(p for p in mapping.flattened if any(name.startswith(p + ".") for name in names))
+
+
 def apply(mapping: Mapping, span: Span, seen: Observed) -> None:
     """Fills in what this dialect knows and no earlier one has said."""
     values = values_of(mapping, span, seen)
-    kind = _kind(mapping, span, values)
     if seen.kind == "other":
-        seen.kind = kind
-    seen.agent = seen.agent or _text(first(values, *mapping.agent))
-    seen.model = seen.model or _text(first(values, *mapping.model))
-    seen.response_id = seen.response_id or _text(first(values, *mapping.response_id))
-    seen.conversation_id = seen.conversation_id or _text(first(values, *mapping.conversation))
+        seen.kind = _kind(mapping, span, values)
+    mapping = mapping.among(values)
+    if mapping.agent:
+        seen.agent = seen.agent or _text(first(values, *mapping.agent))
+    if mapping.model:
+        seen.model = seen.model or _text(first(values, *mapping.model))
+    if mapping.response_id:
+        seen.response_id = seen.response_id or _text(first(values, *mapping.response_id))
+    if mapping.conversation:
+        seen.conversation_id = seen.conversation_id or _text(first(values, *mapping.conversation))
     if seen.kind == "execution":
         _execution(mapping, values, seen)
     elif seen.kind in ("inference", "agent"):
         _messages(mapping, values, seen)
-    if not seen.is_error and first(values, *mapping.error) in ("ERROR", "error", True):
+    if mapping.error and not seen.is_error and first(values, *mapping.error) in ("ERROR", "error", True):
         seen.is_error = True
 
 
@@ -164,7 +195,7 @@ def _text(value: Any) -> str | None:
 def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
     if not seen.input:
         seen.input = _best_messages(values, mapping.input, "user", seen)
-        system = system_parts(first(values, *mapping.system))
+        system = system_parts(first(values, *mapping.system)) if mapping.system else []
         if system and not any(m["role"] == "system" for m in seen.input):
             seen.input = [{"role": "system", "parts": system}, *seen.input]
     if not seen.output:  # a response may repeat its request's instructions
@@ -173,7 +204,7 @@ def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
     if seen.kind == "agent":
         seen.input = seen.input or _lone(values, mapping.input, "user")
         seen.output = seen.output or _lone(values, mapping.output, "assistant")
-    if not seen.tools:
+    if mapping.tools and not seen.tools:
         seen.tools = next((t for k in mapping.tools if (t := read_tools(values.get(k)))), [])
 
 
@@ -190,10 +221,15 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
         value = values.get(key)
         if value is None or value == "" or value == []:
             continue
-        shown = parse(value)
-        found = read_messages(shown, role)
-        cut_here = shown is value and is_cut(value)
-        if found and all(is_redacted(m) for m in found):
+        told = seen.conversation_id or seen.trace_id
+        growing = _histories.read(value, role, (told, key)) if role == "user" and type(value) is str else None
+        if growing is not None:
+            found, cut_here = growing, False
+        else:
+            shown = parse(value)
+            found = read_messages(shown, role)
+            cut_here = shown is value and is_cut(value)
+        if found and is_redacted(found[0]) and all(map(is_redacted, found)):
             seen.flags.append("redacted")
         elif _tells_more(found, best) or (not best and cut_here):
             best, cut = found, key if cut_here else ""
@@ -201,6 +237,9 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
         seen.flags.append(f"truncated:{cut}")
         seen.is_cut = seen.is_cut or role == "user"
     return best
+
+
+_histories = Histories()
 
 
 def _tells_more(found: list[NormalMessage], best: list[NormalMessage]) -> bool:
@@ -217,8 +256,11 @@ def completeness(messages: list[NormalMessage]) -> int:
 
 def is_redacted(message: NormalMessage) -> bool:
     """A message of which an exporter left only the marker that something was there."""
-    texts = [p.get("content") for p in message["parts"]]
-    return bool(texts) and all(isinstance(t, str) and t.strip().strip("<[_]>").upper() in REDACTED for t in texts)
+    for part in message["parts"]:
+        text = part.get("content")
+        if not isinstance(text, str) or text.strip().strip("<[_]>").upper() not in REDACTED:
+            return False
+    return bool(message["parts"])
 
 
 def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:

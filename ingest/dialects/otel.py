@@ -22,6 +22,8 @@ _EXECUTION = ("gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.t
 
 def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
     """What happened in the span, as (event name, fields): span events, else log records that name it."""
+    if not span.events and not span.records:
+        return []
     events = [(e["name"], e["attributes"]) for e in span.events]
     if any(name.startswith("gen_ai.") and name != "gen_ai.evaluation.result" for name, _ in events):
         return events
@@ -31,7 +33,7 @@ def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
 
 def _happens(span: Span) -> bool:
     """Whether an event or a log record of the span is of the GenAI conventions."""
-    return any(name.startswith("gen_ai.") for name, _ in occurrences(span))
+    return bool(span.events or span.records) and any(name.startswith("gen_ai.") for name, _ in occurrences(span))
 
 
 def _fields(attributes: dict[str, Any], body: Any) -> dict[str, Any]:
@@ -68,6 +70,8 @@ def split_events(
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     events = occurrences(span)
+    if not events:
+        return values
     out = {**values}
     for name, fields in events:
         if name == DETAILS:

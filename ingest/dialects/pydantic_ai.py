@@ -33,7 +33,7 @@ MAPPING = Mapping(
     name="pydantic-ai",
     detect=either(
         has("request_data", "all_messages_events", "pydantic_ai.all_messages", "tool_arguments"),
-        looks(lambda s: s.scope.startswith(("pydantic-ai", "logfire")) and "events" in s.attributes),
+        looks(lambda s: s.scope.startswith(("pydantic-ai", "logfire")), at="events"),
     ),
     kind_of=_kind,
     input=("events", "all_messages_events", "pydantic_ai.all_messages", "request_data"),
