@@ -30,7 +30,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from dagster_project import memory
-from ingest import journal
+from ingest import journal, processes
 from ingest.lake import Lake
 from training.pretrain.lexicon import COMMON as WORDS
 
@@ -148,7 +148,7 @@ def ingest(lake: Path) -> None:
     CPU time of it and of those it started."""
     started = time.perf_counter()
     home = Lake.open(lake)
-    with memory.watched(lake.parent):
+    with memory.watched(lake.parent), processes.kept():
         summary = home.ingest()
         landed = time.perf_counter()
         rows = home.build_tables()

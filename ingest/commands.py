@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ingest import files, journal, lake_commands
+from ingest import files, journal, lake_commands, processes
 from ingest.errors import UserError
 from ingest.lake import IngestSummary, Lake
 
@@ -85,7 +85,8 @@ def ingest(
     console = Console(stderr=True)
     given = [files.as_path(path) for path in paths or ()]
     total = len(files.find(given) if given else journal.segments(home.journal_path))
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    shown = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with shown as progress, processes.kept():
         task = progress.add_task("reading", total=total)
         summary = home.ingest(given, lambda path, rows: progress.update(task, advance=1), again)
         progress.add_task("building tables", total=None)

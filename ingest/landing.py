@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ingest import catalog as catalogs
-from ingest import files, journal, otlp
+from ingest import files, journal, otlp, processes
 from ingest.catalog import RAW, Catalog, Draft, Read
 from ingest.known import Known, as_array
 from ingest.processes import Processes
@@ -247,8 +247,8 @@ def reading(root: Path, segments: Segments) -> Iterator[Reader]:
     if count == 1 or sum(unread_bytes(*segment) for segment in segments) < PARALLEL_FROM:
         yield Reader(root, segments, None)
         return
-    with Processes(count) as processes:
-        yield Reader(root, segments, processes)
+    with processes.some(count) as helping:
+        yield Reader(root, segments, helping)
 
 
 def unread_bytes(path: Path, known: Read | None) -> int:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
+from operator import is_
 from typing import Any
 
 import orjson
@@ -96,8 +98,15 @@ class Rows:
 
 def to_table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
     """Rows as one Arrow table."""
-    columns: Iterable[Iterable[Any]] = zip(*rows, strict=True) if rows else [[] for _ in schema]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [() for _ in schema]
+    return pa.table([_column(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Many columns hold one value, as a rule one object, and are not looked at value by value."""
+    if len(values) > 1 and values[0] is values[-1] and all(map(is_, values, repeat(values[0]))):
+        return pa.repeat(pa.scalar(values[0], kind), len(values))
+    return pa.array(values, kind)
 
 
 def _dumps(value: Any) -> str:

@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from importlib.abc import MetaPathFinder
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
@@ -34,6 +36,35 @@ def running(module: str) -> tuple[list[str], dict[str, str]]:
     """The command and the environment of a process that runs a module, which it finds where this one does."""
     search = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return [sys.executable, "-P", "-m", module], os.environ | {"PYTHONPATH": search}
+
+
+@contextmanager
+def some(count: int) -> Iterator[Processes]:
+    """So many processes, which end with the block; within ``kept`` those of the last one that asked for so many."""
+    held = _held.get()
+    if held is None:
+        with Processes(count) as started:
+            yield started
+        return
+    stack, known = held
+    if count not in known:
+        known[count] = stack.enter_context(Processes(count))
+    yield known[count]
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """What asks for ``some`` processes in here gets them once: to start them, and for them to load what they work with,
+    takes the better part of a second."""
+    with ExitStack() as stack:
+        token = _held.set((stack, {}))
+        try:
+            yield
+        finally:
+            _held.reset(token)
+
+
+_held: ContextVar[tuple[ExitStack, dict[int, Processes]] | None] = ContextVar("held", default=None)
 
 
 class Processes:
@@ -118,8 +149,18 @@ def _failure(error: Exception) -> bytes:
     return told
 
 
+class _Unneeded(MetaPathFinder):
+    """Finds no pandas, where there is one: Arrow would load it, for a fifth of a second, only to ask whether a list is
+    one of its series."""
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not loaded in a process that only works for another", name=fullname)
+
+
 def main() -> None:
     """Works until there is nothing more to hear."""
+    sys.meta_path.insert(0, _Unneeded())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one that we work for, who ends us
     with os.fdopen(os.dup(1), "wb") as results:
         os.dup2(2, 1)  # what is printed is no result

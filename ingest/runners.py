@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import duckdb
 
+from ingest import processes
 from ingest.processes import Processes
 
 MEMORY = "1GB"  # of DuckDB; beyond it, it spills
@@ -35,8 +36,8 @@ class Runner(Protocol):
 class LocalRunner:
     """This machine: DuckDB, and some processes, none of which means this one."""
 
-    def __init__(self, processes: int) -> None:
-        self.processes = processes
+    def __init__(self, count: int) -> None:
+        self.count = count
         self._pool: Processes | None = None
 
     def shuffle(self, files: Sequence[Path], columns: Sequence[str], shards: int, into: Path) -> None:
@@ -60,10 +61,10 @@ class LocalRunner:
     @contextmanager
     def running(self) -> Iterator[LocalRunner]:
         """With its processes started; they end with the block."""
-        if not self.processes:
+        if not self.count:
             yield self
             return
-        with Processes(self.processes) as self._pool:
+        with processes.some(self.count) as self._pool:
             yield self
         self._pool = None
 

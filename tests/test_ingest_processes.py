@@ -16,7 +16,7 @@ from lake_samples import ARRIVED, HOUR, row_hashes, send, talks
 from ingest import catalog, journal, landing
 from ingest.errors import UserError
 from ingest.lake import Lake
-from ingest.processes import Processes
+from ingest.processes import Processes, kept, some
 
 
 def test_results_come_back_in_order_and_failures_as_they_were() -> None:
@@ -27,6 +27,19 @@ def test_results_come_back_in_order_and_failures_as_they_were() -> None:
             processes.submit(operator.truediv, 1, 0).result()
         assert len({processes.submit(os.getpid).result() for _ in range(9)} - {os.getpid()}) in (1, 2)
         assert processes.submit(print, "no result of anybody's").result() is None
+
+
+def test_kept_ones_serve_whoever_asks_next_and_end_with_the_block() -> None:
+    with kept():
+        with some(1) as first:
+            worker = first.submit(os.getpid).result()
+        with some(1) as second, some(2) as others:
+            assert second.submit(os.getpid).result() == worker
+            assert others.submit(os.getpid).result() != worker
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    with some(1) as alone:
+        assert alone.submit(os.getpid).result() != worker
 
 
 def test_one_that_is_killed_is_told_of_and_not_waited_for() -> None:
