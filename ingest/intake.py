@@ -102,6 +102,10 @@ class Intake:
         self.held = 0
         self._beside = Beside()
 
+    def stay_alone(self) -> None:
+        """No other process takes requests after all: all that may wait may wait here."""
+        self.max_waiting = self.commits.max_waiting = self.options.max_waiting
+
     def authorise(self, header: str) -> None:
         """Raises ``Refused`` (401) unless the Authorization header has an accepted token, or none is asked."""
         if self.tokens and not self.tokens.allow(header):

@@ -115,6 +115,7 @@ class Grpc:
         except UserError as problem:
             if options.grpc_must:
                 raise
+            self.intake.stay_alone()
             print(f"rehearsal: OTLP/gRPC is off: {problem}", file=sys.stderr, flush=True)
             return None
         self._processes = grpc_processes.GrpcProcesses()

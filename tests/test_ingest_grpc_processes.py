@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -14,7 +15,8 @@ import pytest
 from receiver_process import Server, protobuf
 from test_ingest_receiver_faults import METHOD, stored
 
-from ingest import journal
+from ingest import journal, receiver
+from ingest.intake import Intake, Options
 from ingest.telemetry import merged, without_gauges
 
 COUNT = 'rehearsal_receiver_items_total{result="accepted",signal="traces"} '
@@ -116,3 +118,19 @@ def test_metrics_are_summed_sample_by_sample() -> None:
         'a_total{x="1"}': 6, 'a_total{x="2"}': 2, 'a_total{x="3"}': 1, "b": 10, 'c_bucket{le="1.0"}': 3,
         'c_bucket{le="+Inf"}': 9, "c_count": 9, "c_sum": 27, "c_created": 10,
     }  # fmt: skip
+
+
+def test_where_its_port_is_taken_the_rest_may_have_all_that_may_wait(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def waiting(taken: int) -> list[int]:
+        intake = Intake(Options(tmp_path, grpc_port=taken, grpc_must=False, grpc_processes=2))
+        before = intake.max_waiting
+        assert await receiver.Grpc(intake, intake.options).start() is None
+        await intake.commits.close()
+        return [before, intake.max_waiting, intake.commits.max_waiting]
+
+    with receiver.bind("127.0.0.1", 0) as sock:
+        half, *whole = asyncio.run(waiting(sock.getsockname()[1]))
+    assert whole == [2 * half, 2 * half]
+    assert "OTLP/gRPC is off" in capsys.readouterr().err
