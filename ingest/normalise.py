@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -15,9 +15,11 @@ import xxhash
 
 from ingest import dialects
 from ingest.assembly import Assembled, assemble, conversation_of
+from ingest.chatform import Turn
 from ingest.linking import Link
 from ingest.normal import MAPPING_VERSION, Evaluation, LogRecord, Observed, Span
-from ingest.privacy import Privacy
+from ingest.parts import Part
+from ingest.privacy import Privacy, Told
 
 RowLists = dict[str, list[tuple[Any, ...]]]
 Rows = Iterable[tuple[Any, ...]]  # of a raw table, the columns in the order of ``COLUMNS``
@@ -119,7 +121,14 @@ def read(
 def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privacy: Privacy | None) -> None:
     """Adds the rows of conversations; every message body once."""
     for c in conversations:
-        _add_conversation(rows, privacy.conversation(c) if privacy else c)
+        turns = [_written(turn) for turn in c.thread.turns]
+        tools = _json(c.thread.tools)
+        told = privacy.conversation(c, Told([*map(_told, c.thread.turns, turns)], tools)) if privacy else c
+        if told is not c:
+            both = zip(told.thread.turns, c.thread.turns, turns, strict=True)
+            turns = [written if new is old else _written(new) for new, old, written in both]
+            tools = tools if told.thread.tools is c.thread.tools else _json(told.thread.tools)
+        _add_conversation(rows, told, turns, tools)
     rows["message_bodies"] = list({row[0]: row for row in rows["message_bodies"]}.values())
 
 
@@ -198,40 +207,77 @@ def _json(value: Any) -> str:
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def _digest(*values: str | None) -> str:
-    return xxhash.xxh3_128_hexdigest("\0".join(map(str, values)).encode("utf-8", "replace"))
+def _digest(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "replace"))
 
 
-def _add_conversation(rows: RowLists, c: Assembled) -> None:
+class _Written(NamedTuple):
+    """What of a turn is written as JSON: its calls, its parts, and the arguments of each call."""
+
+    calls: str | None
+    parts: str
+    arguments: list[str]
+
+
+def _written(turn: Turn) -> _Written:
+    calls = turn.message.get("tool_calls")
+    if not calls:
+        return _Written(None, _json(turn.parts), [])
+    return _Written(_json(calls), _json(turn.parts), [_json(call.get("arguments")) for call in calls])
+
+
+def _told(turn: Turn, written: _Written) -> list[str]:
+    """What a turn says, for ``Told``. Most parts are those of which the message was made; they say nothing more."""
+    m = turn.message
+    content, call_id = m.get("content"), m.get("tool_call_id")
+    told = [content or "", str(call_id or "")]
+    known: list[Part] = []
+    if call_id:
+        known.append({"type": "tool_call_response", "id": call_id, "response": content})
+    elif content is not None:
+        known.append({"type": "text", "content": content})
+    for call, arguments in zip(m.get("tool_calls") or (), written.arguments, strict=True):
+        known.append({"type": "tool_call", **call})
+        told += (str(call["id"]), str(call["name"]), arguments)
+    if turn.parts != known:
+        told.append(written.parts)
+    return told
+
+
+def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools: str) -> None:
     places: dict[int, int] = {}
-    for position, turn in enumerate(c.thread.turns):
+    arguments: dict[int, str] = {}
+    bodies, messages = rows["message_bodies"], rows["conversation_messages"]
+    for position, (turn, written) in enumerate(zip(c.thread.turns, turns, strict=True)):
         m = turn.message
+        role, content, calls, parts = m["role"], m.get("content"), written.calls, written.parts
         places[id(turn)] = position
-        calls = _json(m["tool_calls"]) if m.get("tool_calls") else None
-        parts = _json(turn.parts)
-        digest = _digest(m["role"], m.get("content"), calls, parts)
-        rows["message_bodies"].append((digest, m["role"], m.get("content"), calls, parts))
-        rows["conversation_messages"].append(
+        for call, text in zip(m.get("tool_calls") or (), written.arguments, strict=True):
+            arguments[id(call)] = text
+        digest = _digest(f"{role}\0{content}\0{calls}\0{parts}")
+        bodies.append((digest, role, content, calls, parts))
+        messages.append(
             (c.conversation_id, position, digest, m.get("tool_call_id"), m.get("name"), m.get("is_error"),
              m.get("error_class"), m.get("latency_ms"), turn.start_ns, turn.trace_id, turn.span_id)
         )  # fmt: skip
-    tools = c.thread.tools
     rows["conversation_facts"].append(
-        (c.conversation_id, c.agent, c.started_at_ns, c.ended_at_ns, _json(tools), len(tools),
+        (c.conversation_id, c.agent, c.started_at_ns, c.ended_at_ns, tools, len(c.thread.tools),
          sorted(c.flags), sorted(c.dialects - {""}), sorted(c.trace_ids), MAPPING_VERSION)
     )  # fmt: skip
     for index, x in enumerate(c.links):
-        _add_call(rows, c, index, x, places)
+        _add_call(rows, c, index, x, places, arguments)
 
 
-def _add_call(rows: RowLists, c: Assembled, index: int, x: Link, places: dict[int, int]) -> None:
+def _add_call(
+    rows: RowLists, c: Assembled, index: int, x: Link, places: dict[int, int], written: dict[int, str]
+) -> None:
     e, answer = x.execution, x.answer
     arguments = x.call.get("arguments")
     rows["calls"].append(
-        (c.conversation_id, index, x.call["id"], x.call["name"], _json(arguments), places[id(x.call_turn)],
+        (c.conversation_id, index, x.call["id"], x.call["name"], written[id(x.call)], places[id(x.call_turn)],
          places[id(answer)] if answer else None, x.is_error,
          answer.message.get("error_class", "") if answer else "", e.start_ns if e else x.call_turn.start_ns,
-         e.trace_id if e else None, e.span_id if e else None, sorted(set(x.repairs)))
+         e.trace_id if e else None, e.span_id if e else None, sorted(set(x.repairs)) if x.repairs else [])
     )  # fmt: skip
     if isinstance(arguments, dict):
         rows["call_arguments"] += [(c.conversation_id, index, x.call["name"], key) for key in arguments]

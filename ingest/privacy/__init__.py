@@ -1,8 +1,9 @@
 """Secrets and personal data become stable surrogates before anything is learned.
 
 ``settings`` is what a person may choose, ``detectors`` and ``tokens`` know data by its form, ``fields`` by the
-key that it stands under, ``surrogates`` replaces, ``scrub`` does so in texts and JSON, ``conversations`` in
-everything that tables are made of. docs/privacy.md tells how it looks to a user.
+key that it stands under, ``screen`` tells at once that there is none of it, ``surrogates`` replaces, ``scrub`` does
+so in texts and JSON, ``conversations`` in everything that tables are made of. docs/privacy.md tells how it looks to a
+user.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from ingest.privacy.conversations import Privacy, Totals
 from ingest.privacy.keys import FILE as KEY_FILE
 from ingest.privacy.keys import load_key, name_of
+from ingest.privacy.screen import Told
 from ingest.privacy.scrub import Scrubber
 from ingest.privacy.settings import FILE as SETTINGS_FILE
 from ingest.privacy.settings import PrivacySettings, load
@@ -21,8 +23,8 @@ from ingest.privacy.settings import PrivacySettings, load
 PRIVACY_VERSION = 1
 
 __all__ = [
-    "KEY_FILE", "PRIVACY_VERSION", "SETTINGS_FILE", "Privacy", "PrivacySettings", "Totals", "fingerprint", "load",
-    "open_privacy",
+    "KEY_FILE", "PRIVACY_VERSION", "SETTINGS_FILE", "Privacy", "PrivacySettings", "Told", "Totals", "fingerprint",
+    "load", "open_privacy",
 ]  # fmt: skip
 
 

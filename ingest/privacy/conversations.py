@@ -13,10 +13,12 @@ from ingest.chatform import Turn, as_text
 from ingest.linking import Link
 from ingest.normal import Evaluation
 from ingest.privacy.fields import Known
+from ingest.privacy.screen import Told, may_hold
 from ingest.privacy.scrub import Scrubber
 from ingest.records import Message
 
 _TOLD = {"text", "reasoning", "tool_call", "tool_call_response"}  # parts whose words the message has as well
+_MOST_KEPT = 100  # lists of tools that hold nothing, as JSON
 
 
 @dataclass
@@ -39,19 +41,27 @@ class Privacy:
         self.conversations = 0
         self._known: dict[str, Known] = {}
         self._ids: dict[str, str] = {}
+        self._plain_tools: set[str] = set()
 
-    def conversation(self, c: Assembled) -> Assembled:
-        """The same conversation with surrogates; its own objects are left as they are."""
-        known = self._learned(c)
-        before = sum(map(Counter.total, self.counts.values()))
+    def conversation(self, c: Assembled, told: Told | None = None) -> Assembled:
+        """The same conversation with surrogates; its own objects are left as they are, and are those of the result
+        where nothing is to be replaced. ``told`` is all that it says: with it, most need not be searched."""
+        known = self._learned(c) if told is None or self.scrubber.fields.may_learn(told.whole) else {}
+        if told and not known and self._is_plain(c.conversation_id, told):
+            self._ids[c.conversation_id] = c.conversation_id
+            self._known[c.conversation_id] = known
+            return c
+        before = self._replaced()
         calls: dict[int, dict[str, Any]] = {}
-        turns = {id(turn): self._turn(turn, known, calls) for turn in c.thread.turns}
-        tools = [self._value("conversations.tools", tool, {}) for tool in c.thread.tools]
+        plain = told.plain_turns() if told and not known else [False] * len(c.thread.turns)
+        turns = [self._turn(*x, known, calls) for x in zip(c.thread.turns, plain, strict=True)]
+        tools = self._tools(c.thread.tools, told)
         conversation_id = self._id(c.conversation_id)
-        self.conversations += sum(map(Counter.total, self.counts.values())) > before
+        self.conversations += self._replaced() > before
         self._known[conversation_id] = known
-        thread = replace(c.thread, turns=[turns[id(turn)] for turn in c.thread.turns], tools=tools)
-        links = [self._link(x, turns, calls) for x in c.links]
+        new = {id(turn): made for turn, made in zip(c.thread.turns, turns, strict=True)}
+        links = [self._link(x, new, calls) for x in c.links]
+        thread = replace(c.thread, turns=turns, tools=tools)
         return replace(c, conversation_id=conversation_id, thread=thread, links=links)
 
     def evaluation(self, e: Evaluation, conversation_id: str | None) -> tuple[str | None, Evaluation]:
@@ -75,14 +85,46 @@ class Privacy:
                     fields.learn(part, known)
         return known
 
-    def _turn(self, turn: Turn, known: Known, calls: dict[int, dict[str, Any]]) -> Turn:
+    def _replaced(self) -> int:
+        return sum(map(Counter.total, self.counts.values()))
+
+    def _is_plain(self, conversation_id: str, told: Told) -> bool:
+        return not may_hold(f"{conversation_id}\n{told.whole}") and self._are_plain(told.tools)
+
+    def _are_plain(self, tools: str) -> bool:
+        """Whether a conversation's tools, as JSON, hold nothing; most conversations of an agent have the same."""
+        if tools not in self._plain_tools:
+            if may_hold(tools):
+                return False
+            self._keep_plain(tools)
+        return True
+
+    def _keep_plain(self, tools: str) -> None:
+        if len(self._plain_tools) >= _MOST_KEPT:
+            self._plain_tools.clear()
+        self._plain_tools.add(tools)
+
+    def _tools(self, tools: list[Any], told: Told | None) -> list[Any]:
+        if told and self._are_plain(told.tools):
+            return tools
+        made = [self._value("conversations.tools", tool, {}) for tool in tools]
+        if any(a is not b for a, b in zip(made, tools, strict=True)):
+            return made
+        if told:
+            self._keep_plain(told.tools)
+        return tools
+
+    def _turn(self, turn: Turn, is_plain: bool, known: Known, calls: dict[int, dict[str, Any]]) -> Turn:
+        if is_plain:
+            for call in turn.message.get("tool_calls") or ():
+                calls[id(call)] = call  # type: ignore[assignment]
+            return turn
         message = cast(Message, dict(turn.message))
         done = _Done()
         if content := message.get("content"):
-            counts: Counter[str] = Counter()
-            message["content"] = self.scrubber.text(content, known, counts)
-            _add(self.counts["messages.content"], counts)
-            done.texts[content] = str(message["content"]), counts
+            text, counts = self._counted("messages.content", content, known)
+            message["content"] = text
+            done.texts[content] = text, counts
         for call in message.get("tool_calls") or ():
             calls[id(call)] = self._call(call, known, done)  # type: ignore[arg-type]
         if made := message.get("tool_calls"):
@@ -94,11 +136,16 @@ class Privacy:
     def _call(self, call: dict[str, Any], known: Known, done: _Done) -> dict[str, Any]:
         new = {**call, "id": self._id(call["id"])}
         if "arguments" in call:
-            counts: Counter[str] = Counter()
-            new["arguments"] = self.scrubber.value(call["arguments"], known, counts)
-            _add(self.counts["tool_calls.arguments"], counts)
+            new["arguments"], counts = self._counted("tool_calls.arguments", call["arguments"], known)
             done.values[id(call["arguments"])] = new["arguments"], counts
         return new
+
+    def _counted(self, column: str, value: Any, known: Known) -> tuple[Any, Counter[str]]:
+        """A value with surrogates, and how many it has, which are added to its column's."""
+        counts: Counter[str] = Counter()
+        made = self.scrubber.value(value, known, counts)
+        _add(self.counts[column], counts)
+        return made, counts
 
     def _part(self, part: dict[str, Any], done: _Done, known: Known) -> dict[str, Any]:
         """A part with surrogates; most of what it says the message says too, and that is not searched again."""

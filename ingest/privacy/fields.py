@@ -25,6 +25,11 @@ AMBIGUOUS = set(
 )
 # A field in what is no JSON: cut, or Python's repr. Group 1 is the key, group 2 the value.
 _LOOSE = re.compile(r"""["']([\w .-]{2,30})\\*["']\s*:\s*\\*["']([^"'\\\n]{2,200})""")
+# Any key, in JSON that may be told within JSON.
+_KEY = re.compile(r"""["']([^"'\\:]+)\\*["'](?:\s|\\+[nrtf])*:""")
+# Keys of the settings that may be written otherwise, or that ``_KEY`` would miss.
+_IN_NO_KEY = re.compile(r"""["'\\:\x00-\x1f]|\A(?:none|true|false|\d.*|)\Z""")
+_MOST_KEPT = 10_000  # keys that are known to say nothing
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 Known = dict[str, tuple[str, str]]  # by the value in lower case: its kind, and the value as it was first written
 
@@ -37,6 +42,8 @@ class Fields:
         self._met: dict[str, str | None] = {}  # keys as they are written
         self._persons = {_plain(key) for key in settings.persons}
         self._is_allowed = is_allowed
+        self._is_hard_to_see = any(map(_IN_NO_KEY.search, self._kinds))
+        self._silent: set[str] = set()  # keys under which nothing is learned
 
     @cached_property
     def _mentions(self) -> re.Pattern[str]:
@@ -49,6 +56,18 @@ class Fields:
         if key not in self._met:
             self._met[key] = self._kinds.get(_plain(str(key)))
         return self._met[key]
+
+    def may_learn(self, told: str) -> bool:
+        """Whether there may be a value to learn in texts and JSON told as one text: a superset of ``_mentions`` and of
+        the keys that ``learn`` knows."""
+        if self._is_hard_to_see or "\\u" in told or "\\/" in told:
+            return True
+        new = _keys(told) - self._silent
+        if any(not key.isascii() or _plain(key) in self._kinds or _plain(key) == "name" for key in new):
+            return True
+        if len(self._silent) < _MOST_KEPT:
+            self._silent |= {key for key in new if len(key) < 100}
+        return False
 
     def learn_text(self, text: str, known: Known) -> None:
         """Adds the values of the fields of a text, if it is JSON or looks like a record's repr."""
@@ -108,6 +127,18 @@ class Fields:
             for word in words if len(words) > 1 else ():
                 if len(word) > 2 or not word.islower():
                     known.setdefault(word.lower(), ("name", word))
+
+
+def _keys(told: str) -> set[str]:
+    """What stands in quotes before a colon, and at times more."""
+    if "\\" in told:
+        return set(_KEY.findall(told))
+    found = set()
+    for before in told.split(":"):  # a colon is found much faster than a quote that a colon follows
+        before = before.rstrip()
+        if before.endswith(("'", '"')):
+            found.add(before[:-1].replace("'", '"').rpartition('"')[2])
+    return found
 
 
 def _plain(key: str) -> str:

@@ -47,7 +47,7 @@ class Scrubber:
 
     def text(self, text: str, known: Known, counts: Counter[str]) -> str:
         """A text, JSON or not, with surrogates; ``counts`` is told what was replaced, by kind."""
-        if not text:
+        if not known and (len(text) < SHORTEST or self._hits.get(text) == ()):
             return text
         value = parse(text)
         if value is not text and isinstance(value, dict | list):
@@ -59,9 +59,12 @@ class Scrubber:
         if isinstance(value, str):
             return self.text(value, known, counts)
         if isinstance(value, dict):
-            made = {self.value(k, known, counts): self.value(v, known, counts) for k, v in value.items()}
-            same = all(a is b for a, b in zip(made, value, strict=False)) and len(made) == len(value)
-            return value if same and all(made[k] is v for k, v in value.items()) else made
+            made, same = {}, True
+            for k, v in value.items():
+                key, made_v = self.value(k, known, counts), self.value(v, known, counts)
+                made[key] = made_v
+                same = same and key is k and made_v is v
+            return value if same else made
         if isinstance(value, list):
             items = [self.value(v, known, counts) for v in value]
             return value if all(a is b for a, b in zip(items, value, strict=True)) else items
@@ -74,6 +77,8 @@ class Scrubber:
 
     def _plain(self, text: str, known: Known, counts: Counter[str]) -> str:
         spots: list[tuple[int, int, str]] = [*self._found(text)]
+        if not known and not spots:
+            return text
         if known:
             low = _without_escapes(text).lower()
             spots += places(text, low if len(low) == len(text) else text, known)

@@ -6,9 +6,6 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
-from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
-from detect_secrets.plugins.base import RegexBasedDetector
-
 from ingest.privacy.detectors import Hit
 
 # Not used: those that need a line of code around the secret or guess from entropy (ids of records look random
@@ -18,7 +15,7 @@ _LEFT_OUT = {
     "PrivateKeyDetector",
 }  # fmt: skip
 # No secret that is known by its form is shorter, but for a password in an address.
-_LONG_FROM = 20
+LONG_FROM = 20
 _LONG = re.compile(r"[\w\-+/=.:]{20,}|://[^\s/@:]+:|xox")
 _OTHERS = re.compile(
     r"-----BEGIN[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]+?-----END[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
@@ -31,12 +28,16 @@ _SAID = re.compile(
     r"""(?i)\b(?:password|passwd|passcode|pwd|passphrase|api[ _-]?key|access[ _-]?key|secret(?:[ _-]?key)?|token)"""
     r"""["']?\s*(?:is|was|=|:|=>)\s*["']?(?P<value>[^\s"',;<>]{6,})"""
 )
-_SAYS = ("passw", "passc", "passp", "pwd", "key", "secret", "token", "bearer", "basic")
+SAYS = ("passw", "passc", "passp", "pwd", "key", "secret", "token", "bearer", "basic")
 
 
 @cache
 def _patterns() -> tuple[re.Pattern[str], ...]:
     """The patterns of the plugins themselves: ``analyze_string`` would tell what was found, but not where."""
+    # Imported when needed: it brings a client for HTTP along, which takes longer to load than all else here.
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.plugins.base import RegexBasedDetector
+
     classes: Iterable[type] = get_mapping_from_secret_type_to_class().values()
     plugins = [c() for c in classes if issubclass(c, RegexBasedDetector) and c.__name__ not in _LEFT_OUT]
     return tuple(pattern for plugin in plugins for pattern in plugin.denylist)
@@ -57,14 +58,14 @@ def find_secrets(text: str) -> list[Hit]:
 
 
 def _has_long(text: str) -> bool:
-    words_are_short = max(map(len, text.split()), default=0) < _LONG_FROM
+    words_are_short = max(map(len, text.split()), default=0) < LONG_FROM
     if words_are_short and "://" not in text and "xox" not in text:
         return False
     return any(any(map(str.isdigit, m[0])) or m[0][0] in ":x" for m in _LONG.finditer(text))
 
 
 def _says(low: str) -> bool:
-    for word in _SAYS:  # noqa: SIM110 (a generator takes longer)
+    for word in SAYS:  # noqa: SIM110 (a generator takes longer)
         if word in low:
             return True
     return False
