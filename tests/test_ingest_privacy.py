@@ -236,6 +236,12 @@ def test_an_ip_address_is_one_of_documentation(address: ipaddress.IPv4Address) -
     assert scrubbed(made) == made
 
 
+def test_an_ip_address_within_which_a_phone_number_begins_is_replaced_with_it() -> None:
+    made = scrubbed("call 2a00::467c:1:1 724 179-8981 now")
+    assert "467c" not in made and "8981" not in made and made.startswith("call 2001:db8:") and made.endswith(" now")
+    assert scrubbed(made) == made
+
+
 @settings(deadline=None)
 @given(st.sampled_from(["name", "address", "date", "secret", "phone"]), WORDS, WORDS, st.integers(10, 9999999999))
 def test_a_surrogate_is_its_own_surrogate(kind: str, one: str, two: str, number: int) -> None:

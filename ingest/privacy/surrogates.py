@@ -139,11 +139,16 @@ class Surrogates:
         return "".join(c if c.isspace() else next(made) for c in text)
 
     def _ip(self, text: str) -> str:
-        address = ipaddress.ip_address(text)
-        if is_documentation(address):
-            return text
-        draws = self._draw("ip", address.compressed, 8)
-        if address.version == 6:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:  # an address and what overlaps it, which was taken along
+            canonical, version = text, 6 if ":" in text else 4
+        else:
+            if is_documentation(address):
+                return text
+            canonical, version = address.compressed, address.version
+        draws = self._draw("ip", canonical, 8)
+        if version == 6:
             return "2001:db8:" + ":".join(f"{next(draws):x}" for _ in range(6))
         network = DOCUMENTATION[next(draws) % 3]
         return str(network[1 + next(draws) % 254])
