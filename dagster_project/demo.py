@@ -30,7 +30,7 @@ from dagster_project.story import CLOCK
 from examples.support_desk.production import run_production
 from ingest.errors import UserError
 from ingest.lake import Lake
-from ingest.privacy import SETTINGS_FILE
+from ingest.privacy.settings import FILE as SETTINGS_FILE
 
 CONVERSATIONS = 6000
 CARD_CALLS = 1200

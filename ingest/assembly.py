@@ -13,10 +13,12 @@ from ingest.executions import BySpan, ancestors, by_span, demote_inferred, merge
 from ingest.grouping import Group
 from ingest.linking import Link, link
 from ingest.normal import Evaluation, Observed
+from ingest.pickling import by_position
 from ingest.runs import rebuild
 from ingest.threads import Thread, thread
 
 
+@by_position
 @dataclass(slots=True)
 class Assembled:
     """One conversation, whole: what the normalised tables are written from."""
@@ -96,6 +98,8 @@ def _assembled(g: Group, t: Thread, links: list[Link], spans: BySpan, number: in
     agent = t.agent or next(iter(around), None) or next((o.agent for o in g.members if o.agent), None) or ""
     told_by = {o.dialect for o in t.spans}
     t.spans, t.read = [], ([], 0)  # what they told is in the turns
+    for x in links:
+        x.forget_span()
     return Assembled(
         g.key if number == 1 else f"{g.key}/{number}", t, links, agent, t.start_ns, t.end_ns,
         {o.trace_id for o in g.members}, told_by, flags, g.explicit and number == 1,
@@ -155,8 +159,8 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
     known = {id_of(x): x for x in earlier.links}
     for x in later.links:
         before = known.get(id_of(x))
-        if before is not None and before.execution is not None and x.execution is None:
-            x.execution = before.execution
+        if before is not None and before.ran is not None and x.ran is None:
+            x.ran = before.ran
             if x.answer and before.answer:
                 for key in ("is_error", "error_class", "latency_ms"):
                     if key in before.answer.message:

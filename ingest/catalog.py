@@ -215,7 +215,9 @@ def remove_replaced(root: Path, catalog: Catalog) -> None:
 def write(root: Path, name: str, table: pa.Table, encrypt: bool = False) -> list[Part]:
     """Writes rows as parts, one for each hour of arrival, and syncs them; the catalog does not list them yet."""
     if not encrypt:
-        return [publish(root, found) for found in drafts(root, name, table)]
+        drafting = Drafting(root, name)
+        drafting.add(table)
+        return [publish(root, found) for found in drafting.finish()]
     out = []
     for hour, rows in _by_hour(table):
         path = new_path(root, name, hour)
@@ -241,15 +243,60 @@ class Draft:
         return len(self.hashes)
 
 
-def drafts(root: Path, name: str, table: pa.Table) -> list[Draft]:
-    """Writes rows as parts to be, one for each hour of arrival. Needs no lock."""
-    out = []
-    for hour, rows in _by_hour(table):
-        path = new_path(root, name, hour).with_suffix(".tmp")
-        with path.open("wb") as file:
-            pq.write_table(rows, file, ROW_GROUP, **COMPRESSION)
-        out.append(Draft(path, as_array(rows["row_hash"]), rows["arrived_at_ns"].to_numpy(), rows.nbytes))
-    return out
+class Drafting:
+    """Writes rows of a table as parts to be, one for each hour of arrival, a row group at a time: no more of them is
+    in memory. Needs no lock."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self._root, self._name = root, name
+        self._open: dict[int, _Open] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Takes rows."""
+        for hour, rows in _by_hour(table):
+            if hour not in self._open:
+                path = new_path(self._root, self._name, hour).with_suffix(".tmp")
+                self._open[hour] = _Open(path, pq.ParquetWriter(path, rows.schema, **COMPRESSION))
+            self._open[hour].add(rows)
+
+    def finish(self) -> list[Draft]:
+        """The parts, oldest hour first; what comes later goes into others."""
+        found, self._open = self._open, {}
+        return [found[hour].finish() for hour in sorted(found)]
+
+
+@dataclass
+class _Open:
+    """A part that is being written, and what of it waits for a row group to be whole."""
+
+    path: Path
+    writer: pq.ParquetWriter
+    waiting: list[pa.Table] = field(default_factory=list)
+    rows: int = 0  # that wait
+    bytes: int = 0
+    hashes: list[np.ndarray] = field(default_factory=list)
+    arrived_at_ns: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, rows: pa.Table) -> None:
+        self.hashes.append(as_array(rows["row_hash"]))
+        self.arrived_at_ns.append(rows["arrived_at_ns"].to_numpy())
+        self.bytes += rows.nbytes
+        self.waiting.append(rows)
+        self.rows += rows.num_rows
+        while self.rows >= ROW_GROUP:
+            self._write(ROW_GROUP)
+
+    def _write(self, count: int) -> None:
+        table = pa.concat_tables(self.waiting)
+        self.writer.write_table(table.slice(0, count), ROW_GROUP)
+        self.waiting = [table.slice(count)]
+        self.rows -= count
+
+    def finish(self) -> Draft:
+        if self.rows:
+            self._write(self.rows)
+        self.writer.close()
+        return Draft(self.path, np.concatenate(self.hashes), np.concatenate(self.arrived_at_ns), self.bytes)
 
 
 def publish(root: Path, draft: Draft) -> Part:

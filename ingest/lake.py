@@ -31,7 +31,6 @@ from ingest import (
     journal,
     kept,
     landing,
-    privacy,
     renormalising,
     retention,
     tables,
@@ -42,6 +41,8 @@ from ingest.compaction import Compacted
 from ingest.errors import UserError
 from ingest.garbage import not_collected
 from ingest.normal import MAPPING_VERSION
+from ingest.privacy import keys, settings
+from ingest.privacy.lakes import fingerprint
 from ingest.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
 from ingest.records import Conversation, Scenario, ToolProfile, Transition
 from ingest.renormalising import Changes
@@ -52,7 +53,7 @@ FORMAT = "rehearsal-lake"
 VERSION = 1
 MANIFEST = "lake.json"
 RAW = catalog.RAW
-_MAY_BE_THERE = {"journal", privacy.SETTINGS_FILE, privacy.KEY_FILE}  # before there is a lake
+_MAY_BE_THERE = {"journal", settings.FILE, keys.FILE}  # before there is a lake
 ALWAYS = (0, 2**63 - 1)
 Progress = Callable[[Path, int], None]
 
@@ -223,7 +224,7 @@ class Lake:
 
     def _put_away(self) -> None:
         """Encrypts or drops the originals, if the lake's settings say so: tables have been made of all of them."""
-        mode = privacy.load(self.path).raw
+        mode = settings.load(self.path).raw
         if mode != "keep":
             vault.put_away(self.path, self._catalog(), mode)
 
@@ -257,7 +258,7 @@ class Lake:
         """What was replaced by surrogates when the tables were made (docs/privacy.md): counts, no originals."""
         with self._ready():
             report: dict[str, Any] = json.loads((self.path / "tables" / kept.REPORT).read_text())
-        return {**report, "raw": privacy.load(self.path).raw}
+        return {**report, "raw": settings.load(self.path).raw}
 
     def describe(self, summary: IngestSummary) -> None:
         """Adds what the tables say after an ingest: conversations, spans by dialect, flags."""
@@ -274,7 +275,7 @@ class Lake:
     def _state(self) -> dict[str, Any]:
         """What the tables are made of. Compacting, encrypting and dropping raw parts does not change it."""
         rows = catalog.with_dropped(self.path, self._catalog().digest())
-        how = {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "privacy": privacy.fingerprint(self.path)}
+        how = {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "privacy": fingerprint(self.path)}
         return {**how, "rows": rows}
 
     # ---------------------------------------------------------------------------------------- reading

@@ -44,16 +44,6 @@ class Batch:
         tables = {name: otlp.to_table(getattr(rows, name), otlp.SCHEMAS[name]) for name in RAW}
         return cls(tables, rows.rejected, rows.metrics, rows.unreadable)
 
-    @classmethod
-    def drafted(cls, root: Path, batches: list[Batch]) -> Batch:
-        """One batch of several, its rows written aside."""
-        tables = {name: pa.concat_tables([batch.tables[name] for batch in batches]) for name in RAW}
-        drafts = {name: catalogs.drafts(root, name, table) for name, table in tables.items() if table.num_rows}
-        return cls(
-            {}, sum(b.rejected for b in batches), sum(b.metrics for b in batches), sum(b.unreadable for b in batches),
-            drafts,
-        )  # fmt: skip
-
     def __len__(self) -> int:
         drafted = sum(len(draft) for found in self.drafts.values() for draft in found)
         return drafted + sum(table.num_rows for table in self.tables.values())
@@ -190,16 +180,36 @@ def read_segment(path: Path, known: Read | None) -> Iterator[tuple[Batch, Read]]
 def draft_segment(root: Path, path: Path, known: Read | None) -> list[tuple[Batch, Read]]:
     """The same with the rows written aside, as parts of the size that ``RawWriter`` would give them."""
     out: list[tuple[Batch, Read]] = []
-    batches: list[Batch] = []
-    size = 0
+    aside = _Aside(root)
     how_far = Read(0, "")
     for batch, how_far in read_segment(path, known):
-        batches.append(batch)
-        size += sum(table.nbytes for table in batch.tables.values())
-        if size >= PART_BYTES:
-            out.append((Batch.drafted(root, batches), how_far))
-            batches, size = [], 0
-    return [*out, (Batch.drafted(root, batches), how_far)] if batches else out
+        aside.add(batch)
+        if aside.bytes >= PART_BYTES:
+            out.append((aside.finish(), how_far))
+            aside = _Aside(root)
+    return [*out, (aside.finish(), how_far)] if aside.batches else out
+
+
+class _Aside:
+    """Batches that become one, its rows written aside."""
+
+    def __init__(self, root: Path) -> None:
+        self.batches = self.bytes = 0
+        self._drafting = {name: catalogs.Drafting(root, name) for name in RAW}
+        self._counts = [0, 0, 0]
+
+    def add(self, batch: Batch) -> None:
+        self.batches += 1
+        for name, table in batch.tables.items():
+            self._drafting[name].add(table)
+            self.bytes += table.nbytes
+        counts = batch.rejected, batch.metrics, batch.unreadable
+        self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
+
+    def finish(self) -> Batch:
+        rejected, metrics, unreadable = self._counts
+        drafts = {name: drafting.finish() for name, drafting in self._drafting.items()}
+        return Batch({}, rejected, metrics, unreadable, drafts)
 
 
 def _batches(path: Path, start: int) -> Iterator[list[journal.Entry]]:

@@ -19,7 +19,8 @@ from ingest.chatform import Turn
 from ingest.linking import Link
 from ingest.normal import MAPPING_VERSION, Evaluation, LogRecord, Observed, Span
 from ingest.parts import Part
-from ingest.privacy import Privacy, Told
+from ingest.privacy.conversations import Privacy
+from ingest.privacy.screen import Told
 
 RowLists = dict[str, list[tuple[Any, ...]]]
 Rows = Iterable[tuple[Any, ...]]  # of a raw table, the columns in the order of ``COLUMNS``
@@ -271,13 +272,13 @@ def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools
 def _add_call(
     rows: RowLists, c: Assembled, index: int, x: Link, places: dict[int, int], written: dict[int, str]
 ) -> None:
-    e, answer = x.execution, x.answer
+    ran, answer = x.ran, x.answer
     arguments = x.call.get("arguments")
     rows["calls"].append(
         (c.conversation_id, index, x.call["id"], x.call["name"], written[id(x.call)], places[id(x.call_turn)],
          places[id(answer)] if answer else None, x.is_error,
-         answer.message.get("error_class", "") if answer else "", e.start_ns if e else x.call_turn.start_ns,
-         e.trace_id if e else None, e.span_id if e else None, sorted(set(x.repairs)) if x.repairs else [])
+         answer.message.get("error_class", "") if answer else "", ran.start_ns if ran else x.call_turn.start_ns,
+         ran.trace_id if ran else None, ran.span_id if ran else None, sorted(set(x.repairs)) if x.repairs else [])
     )  # fmt: skip
     if isinstance(arguments, dict):
         rows["call_arguments"] += [(c.conversation_id, index, x.call["name"], key) for key in arguments]

@@ -19,7 +19,7 @@ from ingest.hidden_history import Evidence
 from ingest.normal import Evaluation
 from ingest.normalise import NORMALISED, Normalised, add_conversations, read, rows_of
 from ingest.otlp import to_table
-from ingest.privacy import Privacy
+from ingest.privacy.conversations import Privacy
 
 GROUPS = pa.schema([("digest", pa.int64()), ("key", pa.string()), ("explicit", pa.bool_()), ("members", pa.binary())])
 TIES = pa.schema([("owner", pa.int64()), ("emitter", pa.int64()), ("name", pa.int64())])

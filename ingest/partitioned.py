@@ -32,7 +32,8 @@ from ingest.hidden_history import Evidence
 from ingest.normal import Evaluation
 from ingest.normalise import COLUMNS, NORMALISED, evaluation_row
 from ingest.otlp import to_table
-from ingest.privacy import Privacy, Totals, open_privacy
+from ingest.privacy.conversations import Privacy, Totals
+from ingest.privacy.lakes import open_privacy
 from ingest.runners import Runner, listed, out_of_core, quoted
 from ingest.shards import Stretch, extent, stretches
 

@@ -24,11 +24,12 @@ from ingest.errors import UserError
 from ingest.garbage import not_collected
 
 # Memory that was freed is kept for the next batch: to get pages from the kernel anew costs more than to decode what
-# is put into them. glibc reads the first two; Arrow's own allocators would give pages back as well.
+# is put into them. glibc reads the first two; Arrow has an allocator of its own, because protobuf has glibc give all of
+# its pages back now and then.
 _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "ARROW_DEFAULT_MEMORY_POOL": "mimalloc",
 }
 
 

@@ -16,7 +16,8 @@ from ingest import catalog, compaction, encrypted, kept, vault
 from ingest.normalise import COLUMNS, NORMALISED, Rows, normalise, rows_of
 from ingest.otlp import SCHEMAS, to_table
 from ingest.partitioned import normalise_in_parts
-from ingest.privacy import Totals, open_privacy
+from ingest.privacy.conversations import Totals
+from ingest.privacy.lakes import open_privacy
 from ingest.runners import LocalRunner, Runner, listed, quoted
 from ingest.shards import extent, shards_for
 

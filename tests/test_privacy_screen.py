@@ -13,7 +13,7 @@ from ingest.assembly import Assembled
 from ingest.chatform import to_turns
 from ingest.linking import Link
 from ingest.normalise import Normalised, add_conversations
-from ingest.privacy import Privacy
+from ingest.privacy.conversations import Privacy
 from ingest.privacy.detectors import find
 from ingest.privacy.fields import Fields, Known
 from ingest.privacy.screen import may_hold

@@ -169,7 +169,7 @@ class Privacy:
     def _link(self, x: Link, turns: dict[int, Turn], calls: dict[int, dict[str, Any]]) -> Link:
         answer = turns[id(x.answer)] if x.answer else None
         call = calls[id(x.call)]
-        return Link(call, turns[id(x.call_turn)], answer, x.execution, x.repairs)
+        return Link(call, turns[id(x.call_turn)], answer, None, x.repairs, x.ran)
 
     def _value(self, column: str, value: Any, known: Known) -> Any:
         return self.scrubber.value(value, known, self.counts[column])
