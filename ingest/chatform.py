@@ -108,6 +108,8 @@ _told: dict[int, tuple[NormalMessage, list[Turn]]] = {}
 
 def _read_turns(message: NormalMessage) -> list[Turn]:
     parts = message["parts"]
+    if len(parts) == 1 and parts[0]["type"] in ("text", "tool_call") and message["role"] != "tool":  # as most are
+        return [_spoken_turn(message["role"], parts)]
     answers = [p for p in parts if p["type"] == "tool_call_response"]
     turns = [_tool_turn(p) for p in answers]
     rest = [p for p in parts if p["type"] != "tool_call_response"]

@@ -98,7 +98,9 @@ class Rows:
 
 def to_table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
     """Rows as one Arrow table."""
-    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [() for _ in schema]
+    if not rows:
+        return schema.empty_table()
+    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True)
     return pa.table([_column(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 

@@ -73,7 +73,8 @@ def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shard
         totals: list[Totals | None] = each(_write_bucket, [(aside, b, gone[b], root) for b in numbers])
         into.mkdir(parents=True, exist_ok=True)
         each(_join_files, [(aside, name, into) for name in NORMALISED if name != "evaluations"])
-        found = _evaluations(db, aside, privacy, into, range(len(read)), [t for t in totals if t])
+        judged = [number for number, shard in enumerate(read) if shard.has_evaluations]
+        found = _evaluations(db, aside, privacy, into, judged, [t for t in totals if t])
         counts: Counter[str] = Counter()
         for shard in read:
             counts.update(shard.dialect_counts)
@@ -106,6 +107,7 @@ class _ReadShard:
 
     buckets: list[int]
     evidence: Evidence
+    has_evaluations: bool
     dialect_counts: dict[str, int]
 
 
@@ -156,8 +158,9 @@ def _leave(
             writer.write_table(to_table(rows, work.GROUPS), row_group_size=len(rows))
     for name, tied in (("made", shard.made), ("named", shard.named)):
         pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", **ASIDE_AS)
-    (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
-    return _ReadShard(sorted(of_bucket), shard.evidence, shard.dialect_counts)
+    if shard.evaluations:
+        (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
+    return _ReadShard(sorted(of_bucket), shard.evidence, bool(shard.evaluations), shard.dialect_counts)
 
 
 def _assemble_bucket(
@@ -334,29 +337,29 @@ def _move_conversations(aside: Path, moved: dict[int, int]) -> None:
 
 
 def _join_files(aside: Path, name: str, into: Path) -> None:
-    once = "DISTINCT ON (message_hash) *" if name == "message_bodies" else "*"
-    found = f"read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
+    found = f"SELECT * FROM read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
     partial = into / f"{name}.tmp"
     with out_of_core(aside / f"{name}.spilled") as db:
-        db.execute(f"COPY (SELECT {once} FROM {found}) TO {quoted(partial)} (FORMAT parquet, COMPRESSION zstd)")
+        if name == "message_bodies":  # within a bucket each is told once; most are in no other
+            db.execute(f"""
+                CREATE VIEW found AS {found};
+                CREATE TABLE again AS SELECT message_hash FROM found GROUP BY message_hash HAVING count(*) > 1
+            """)
+            found = "SELECT * FROM found ANTI JOIN again USING (message_hash)"
+            once = "SELECT DISTINCT ON (message_hash) * FROM found SEMI JOIN again USING (message_hash)"
+            if db.execute("SELECT count(*) FROM again").fetchone() != (0,):
+                found += f" UNION ALL {once}"
+        db.execute(f"COPY ({found}) TO {quoted(partial)} (FORMAT parquet, COMPRESSION zstd)")
     os.replace(partial, into / f"{name}.parquet")
 
 
 def _evaluations(
-    db: duckdb.DuckDBPyConnection, aside: Path, privacy: Privacy | None, into: Path, numbers: Iterable[int],
+    db: duckdb.DuckDBPyConnection, aside: Path, privacy: Privacy | None, into: Path, numbers: list[int],
     totals: list[Totals],
 ) -> Totals | None:  # fmt: skip
-    """Writes the judgements, each with its conversation's id; returns all that privacy replaced."""
-    db.execute(f"""
-        CREATE VIEW told AS SELECT * FROM read_parquet({listed(sorted(aside.glob("told-*.parquet")))});
-        CREATE TABLE by_trace AS
-            SELECT trace_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
-            FROM (SELECT unnest(trace_ids) AS trace_id, conversation_id, started_at_ns FROM told) GROUP BY trace_id;
-        CREATE TABLE by_response AS
-            SELECT response_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
-            FROM (SELECT unnest(response_ids) AS response_id, conversation_id, started_at_ns FROM told)
-            GROUP BY response_id
-    """)
+    """Writes the judgements that shards left, each with its conversation's id; returns all that privacy replaced."""
+    if numbers:
+        _told_conversations(db, aside)
     rows: list[tuple[Any, ...]] = []
     for number in numbers:
         evaluations: list[Evaluation] = pickle.loads((aside / f"evaluations-{number}.pickle").read_bytes())
@@ -373,6 +376,20 @@ def _evaluations(
     for part in totals:
         whole.merge(part)
     return whole
+
+
+def _told_conversations(db: duckdb.DuckDBPyConnection, aside: Path) -> None:
+    """Makes the tables by which judgements find their conversations."""
+    db.execute(f"""
+        CREATE VIEW told AS SELECT * FROM read_parquet({listed(sorted(aside.glob("told-*.parquet")))});
+        CREATE TABLE by_trace AS
+            SELECT trace_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
+            FROM (SELECT unnest(trace_ids) AS trace_id, conversation_id, started_at_ns FROM told) GROUP BY trace_id;
+        CREATE TABLE by_response AS
+            SELECT response_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
+            FROM (SELECT unnest(response_ids) AS response_id, conversation_id, started_at_ns FROM told)
+            GROUP BY response_id
+    """)
 
 
 def _judged(db: duckdb.DuckDBPyConnection, evaluations: list[Evaluation]) -> list[tuple[str | None, bytes | None]]:

@@ -20,7 +20,7 @@ from ingest.runners import listed
 
 SHARD_ROWS, SHARD_BYTES = 60_000, 192 << 20
 BATCH = 512  # rows
-FEWEST = 12  # stretches, so that processes which read them end at about the same time
+FEWEST = 24  # stretches, so that processes which read them end at about the same time
 MOST_APART = 0.25  # of all rows; where more must be put aside, all are divided by their traces
 
 
@@ -31,7 +31,7 @@ class Stretch:
     pieces: list[tuple[Path, list[int]]] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
-    apart: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
+    apart: list[str] = field(default_factory=list)
 
     def take(self, path: Path, row_group: int, rows: int, size: int) -> None:
         """Adds a row group of so many rows and bytes."""
@@ -48,8 +48,9 @@ class Stretch:
 
     def divided(self, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
         """Its rows: those that are read here, and those that are not."""
+        apart = pa.array(self.apart, pa.string())
         for batch in self.read(columns):
-            is_apart = pc.is_in(batch["trace_id"], self.apart)
+            is_apart = pc.is_in(batch["trace_id"], apart)
             if is_apart.true_count:
                 yield batch.filter(pc.invert(is_apart)), batch.filter(is_apart)
             else:
@@ -97,7 +98,7 @@ def stretches(db: duckdb.DuckDBPyConnection, spans: list[Path], records: list[Pa
         return []
     for number, stretch in enumerate(found):
         here = "SELECT trace_id FROM lying SEMI JOIN apart USING (trace_id) WHERE stretch = ?"
-        stretch.apart = pa.array([trace for (trace,) in db.execute(here, [number]).fetchall()], pa.string())
+        stretch.apart = [trace for (trace,) in db.execute(here, [number]).fetchall()]
     return found
 
 

@@ -56,12 +56,8 @@ def build(
     else:
         counts, totals = _normalise_whole(root, into / "normalised")
     _report(totals, root, into)
-    _write(
-        pa.table({"dialect": list(counts), "spans": list(counts.values())},
-                 schema=pa.schema([("dialect", pa.string()), ("spans", pa.int64())])),
-        into / "normalised" / "dialects.parquet",
-    )  # fmt: skip
     with compaction.sorter(root) as db:
+        _count_dialects(db, counts, into / "normalised" / "dialects.parquet")
         _views(db, into / "normalised")
         return {name: _make(db, runner or LocalRunner(0), into, name) for name in ORDER}
 
@@ -84,6 +80,14 @@ def _normalise_whole(root: Path, into: Path) -> tuple[dict[str, int], Totals | N
     for name, schema in NORMALISED.items():
         _write(to_table(rows[name], schema), into / f"{name}.parquet")
     return made.dialect_counts, privacy.totals() if privacy else None
+
+
+def _count_dialects(db: duckdb.DuckDBPyConnection, counts: dict[str, int], target: Path) -> None:
+    counted = [list(counts), list(counts.values())]
+    db.execute("CREATE TABLE counted AS SELECT unnest(?::VARCHAR[]) AS dialect, unnest(?::BIGINT[]) AS spans", counted)
+    aside = target.with_suffix(".tmp")
+    db.execute(f"COPY counted TO {quoted(aside)} (FORMAT parquet, COMPRESSION zstd); DROP TABLE counted")
+    os.replace(aside, target)
 
 
 def _report(totals: Totals | None, root: Path, into: Path) -> None:
