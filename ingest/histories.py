@@ -46,8 +46,10 @@ class Histories:
             items = orjson.loads(rest)
         except orjson.JSONDecodeError:
             return None
+        if before and not items:  # nothing behind a comma
+            return None
         messages = join_turns([m for item in items for m in messages_of_item(item, role)], before)
-        if items:  # behind nothing there is no comma
+        if items:  # behind nothing no comma may stand
             self._remember(key, _Told(text[:-1].rstrip(), messages))
         return messages
 

@@ -1,0 +1,114 @@
+"""What is read once of histories that every call repeats is what reading all of each would give."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ingest_samples import answer, call, chat, request, text
+
+from ingest import otlp, threads
+from ingest.chatform import canonical, key_of
+from ingest.histories import Histories
+from ingest.normalise import Normalised, normalise, rows_of
+from ingest.parts import parse
+from ingest.shapes import read_messages
+
+WORDS = st.sampled_from(["hello", "hi ", "hi\u00a0", "hi\t", " hi", "", "[1]", '{"a": 1.0}', "a]", ",", '"', "é", "\n"])
+MESSAGES = st.one_of(
+    st.builds(text, st.sampled_from(["system", "user", "assistant"]), WORDS),
+    st.builds(call, WORDS, st.sampled_from(["look", "find"]), st.dictionaries(WORDS, WORDS, max_size=2)),
+    st.builds(answer, WORDS, WORDS),
+    st.builds(lambda role, content: {"role": role, "content": content}, st.sampled_from(["user", "ai"]), WORDS),
+    WORDS,
+)
+FORMS: list[dict[str, Any]] = [{}, {"separators": (",", ":")}, {"indent": 1}, {"ensure_ascii": False}]
+
+
+@settings(deadline=None)
+@given(st.data(), st.lists(MESSAGES, max_size=8), st.sampled_from(FORMS))
+def test_a_list_that_grows_is_read_as_the_whole_is(data: st.DataObject, told: list[Any], form: dict[str, Any]) -> None:
+    histories = Histories()
+    for _ in range(6):
+        shown = told[: data.draw(st.integers(0, len(told)))] + data.draw(st.lists(MESSAGES, max_size=2))
+        written = json.dumps(shown, **form)
+        written = written[: data.draw(st.sampled_from([None, -1, -2, 1]))]
+        found = histories.read(written, "user", ("c", data.draw(st.sampled_from("kl"))))
+        whole = parse(written)
+        assert found == (read_messages(whole, "user") if isinstance(whole, list) else None)
+
+
+def test_what_is_no_list_is_not_taken_for_the_rest_of_one() -> None:
+    histories = Histories()
+    assert histories.read("[]", "user", ("c", "k")) == []
+    assert histories.read('[,"hello"]', "user", ("c", "k")) is None
+    assert histories.read('["hello"]', "user", ("c", "k")) is not None
+    assert histories.read('["hello",]', "user", ("c", "k")) is None
+
+
+def test_of_a_list_that_goes_on_the_messages_are_the_same_objects() -> None:
+    histories = Histories()
+    told = [{**text("user", f"number {n}"), "name": "me"} for n in range(9)]
+    before = histories.read(json.dumps(told[:-1]), "user", ("c", "k"))
+    after = histories.read(json.dumps(told), "user", ("c", "k"))
+    assert before and after and len(after) == 9
+    assert all(a is b for a, b in zip(after, before, strict=False))
+
+
+def test_histories_keep_to_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.histories._MOST_CHARACTERS", 1000)
+    histories = Histories()
+    for n in range(50):
+        histories.read(json.dumps([text("user", "x" * 100)]), "user", (f"c-{n}", "k"))
+    assert sum(len(told.text) for told in histories._last.values()) <= 1000
+
+
+SCALARS = st.one_of(WORDS, st.text(max_size=6), st.integers(-(2**63), 2**63), st.floats(), st.booleans(), st.none())
+VALUES = st.recursive(
+    SCALARS, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=4), x, max_size=3), max_leaves=8
+)
+
+
+@settings(deadline=None)
+@given(VALUES)
+def test_a_key_is_that_of_the_canonical_value(value: Any) -> None:
+    told = orjson.dumps(canonical(orjson.loads(orjson.dumps(value))), option=orjson.OPT_SORT_KEYS)
+    assert key_of(value) == xxhash.xxh3_64_digest(told)
+
+
+TURNS = st.sampled_from(
+    [text("user", "where is it"), text("user", "and now"), text("assistant", "there"), text("system", "be kind"),
+     call("", "look", {"id": 1}), call("c-1", "look", {"id": 1}), call("c-2", "look", {"id": 1.0}),
+     answer("c-1", "found"), answer("", '{"error": "gone"}'),
+     {**text("assistant", "there"), "finish_reason": "stop"}]
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.lists(TURNS, max_size=3), st.integers(0, 9), TURNS), min_size=1, max_size=7))
+def test_conversations_are_those_of_comparing_every_turn(calls: list[tuple[list[Any], int, Any]]) -> None:
+    """Each call repeats the history, at times cut back (a branch), without its calls, or not at all, and adds to it."""
+    history: list[Any] = []
+    spans = []
+    for number, (more, kept, said) in enumerate(calls):
+        spoken = [m for m in history if m["parts"][0]["type"] == "text"]
+        history = [*(history if kept > 4 else spoken if kept > 2 else history[:kept]), *more]
+        spans.append(chat(1, number + 2, float(number), history, [said], "c"))
+        history = [*history, {k: v for k, v in said.items() if k != "finish_reason"}]
+    rows = otlp.Rows()
+    otlp.read_json(json.dumps(request(*spans)), rows, 1, "test")
+    made = made_of(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "_known", lambda *_: (0, []))
+        assert made_of(rows).rows == made.rows
+
+
+def made_of(rows: otlp.Rows) -> Normalised:
+    tables = [otlp.to_table(rows.spans, otlp.SPAN_SCHEMA), otlp.to_table(rows.log_records, otlp.LOG_SCHEMA)]
+    spans, records = (table.to_batches() for table in tables)
+    return normalise(rows_of(spans, "spans"), rows_of(records, "log_records"))
