@@ -16,6 +16,7 @@ from itertools import repeat
 from operator import is_
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import xxhash
@@ -108,7 +109,31 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Many columns hold one value, as a rule one object, and are not looked at value by value."""
     if len(values) > 1 and values[0] is values[-1] and all(map(is_, values, repeat(values[0]))):
         return pa.repeat(pa.scalar(values[0], kind), len(values))
+    if kind == _STRING and isinstance(values[0], str) and len(values[0]) >= _LONG and None not in values:
+        return _texts(values)
     return pa.array(values, kind)
+
+
+_STRING = pa.string()
+_LONG = 256  # characters
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    """Long texts, put behind each other at once: Arrow's own way moves them whenever they outgrow their place."""
+    told = "".join(values)
+    if told.isascii():
+        data, sizes = told.encode(), map(len, values)
+    else:
+        encoded = [value.encode() for value in values]
+        data, sizes = b"".join(encoded), map(len, encoded)
+    if len(data) > _MOST:
+        return pa.array(values, _STRING)
+    ends = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(np.fromiter(sizes, np.int32, len(values)), out=ends[1:])
+    return pa.Array.from_buffers(_STRING, len(values), [None, pa.py_buffer(ends), pa.py_buffer(data)])
+
+
+_MOST = 2**31 - 1  # bytes in one array
 
 
 def _dumps(value: Any) -> str:

@@ -32,7 +32,7 @@ from ingest.hidden_history import Evidence
 from ingest.normal import Evaluation
 from ingest.normalise import COLUMNS, NORMALISED, evaluation_row
 from ingest.otlp import to_table
-from ingest.privacy.conversations import Privacy, Totals
+from ingest.privacy.conversations import Totals
 from ingest.privacy.lakes import open_privacy
 from ingest.runners import Runner, listed, out_of_core, quoted
 from ingest.shards import Stretch, extent, stretches
@@ -54,7 +54,8 @@ class Made:
 
 def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shards: int, runner: Runner) -> Made:
     """Writes the normalised tables of raw Parquet files into a directory, one file each."""
-    each, privacy = runner.each, open_privacy(root)  # which makes the key, once
+    each = runner.each
+    open_privacy(root)  # which makes the key, once
     with _aside(root) as aside, out_of_core(aside / "spilled") as db:
         read = _read(db, aside, raw, shards, runner)
         numbers = range(shards)
@@ -74,7 +75,7 @@ def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shard
         into.mkdir(parents=True, exist_ok=True)
         each(_join_files, [(aside, name, into) for name in NORMALISED if name != "evaluations"])
         judged = [number for number, shard in enumerate(read) if shard.has_evaluations]
-        found = _evaluations(db, aside, privacy, into, judged, [t for t in totals if t])
+        (found,) = each(_write_evaluations, [(aside, into, judged, [t for t in totals if t], root)])
         counts: Counter[str] = Counter()
         for shard in read:
             counts.update(shard.dialect_counts)
@@ -353,20 +354,21 @@ def _join_files(aside: Path, name: str, into: Path) -> None:
     os.replace(partial, into / f"{name}.parquet")
 
 
-def _evaluations(
-    db: duckdb.DuckDBPyConnection, aside: Path, privacy: Privacy | None, into: Path, numbers: list[int],
-    totals: list[Totals],
-) -> Totals | None:  # fmt: skip
+def _write_evaluations(
+    aside: Path, into: Path, numbers: list[int], totals: list[Totals], lake: Path
+) -> Totals | None:
     """Writes the judgements that shards left, each with its conversation's id; returns all that privacy replaced."""
-    if numbers:
-        _told_conversations(db, aside)
+    privacy = open_privacy(lake)
     rows: list[tuple[Any, ...]] = []
-    for number in numbers:
-        evaluations: list[Evaluation] = pickle.loads((aside / f"evaluations-{number}.pickle").read_bytes())
-        for e, (conversation_id, known) in zip(evaluations, _judged(db, evaluations), strict=True):
-            if privacy and conversation_id:
-                privacy.remember(conversation_id, pickle.loads(known) if known else {})
-            rows.append(evaluation_row(e, conversation_id, privacy))
+    with out_of_core(aside / "evaluations.spilled") as db:
+        if numbers:
+            _told_conversations(db, aside)
+        for number in numbers:
+            evaluations: list[Evaluation] = pickle.loads((aside / f"evaluations-{number}.pickle").read_bytes())
+            for e, (conversation_id, known) in zip(evaluations, _judged(db, evaluations), strict=True):
+                if privacy and conversation_id:
+                    privacy.remember(conversation_id, pickle.loads(known) if known else {})
+                rows.append(evaluation_row(e, conversation_id, privacy))
     partial = into / "evaluations.tmp"
     pq.write_table(to_table(rows, NORMALISED["evaluations"]), partial, compression="zstd")
     os.replace(partial, into / "evaluations.parquet")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -81,12 +82,9 @@ def stretches(db: duckdb.DuckDBPyConnection, spans: list[Path], records: list[Pa
     many rows would have to be put aside."""
     found = _cut(spans, max(shards, FEWEST))
     db.execute("CREATE TABLE lying (trace_id VARCHAR, stretch INTEGER, spans BIGINT)")
-    for number, stretch in enumerate(found):
-        counted = pa.Table.from_batches(stretch.read(["trace_id"]))["trace_id"].value_counts()
-        traces = pa.table({"trace_id": counted.field("values"), "spans": counted.field("counts")})
-        db.register("traces", traces)
-        db.execute("INSERT INTO lying SELECT trace_id, ?, spans FROM traces", [number])
-        db.unregister("traces")
+    db.register("traces", pa.Table.from_batches(map(_traces, range(len(found)), found), _TRACES))
+    db.execute("INSERT INTO lying FROM traces")
+    db.unregister("traces")
     told = f"SELECT trace_id FROM read_parquet({listed(records)}, hive_partitioning=false)" if records else "SELECT ''"
     db.execute(f"""
         CREATE TABLE apart AS SELECT trace_id, sum(spans)::BIGINT AS spans FROM lying
@@ -96,10 +94,21 @@ def stretches(db: duckdb.DuckDBPyConnection, spans: list[Path], records: list[Pa
     left = sum(spans for (spans,) in db.execute("SELECT spans FROM apart").fetchall())
     if left + told_rows > MOST_APART * (sum(s.rows for s in found) + told_rows):
         return []
-    for number, stretch in enumerate(found):
-        here = "SELECT trace_id FROM lying SEMI JOIN apart USING (trace_id) WHERE stretch = ?"
-        stretch.apart = [trace for (trace,) in db.execute(here, [number]).fetchall()]
+    there = db.execute("SELECT stretch, trace_id FROM lying SEMI JOIN apart USING (trace_id)").fetchall()
+    for number, trace_id in there:
+        found[number].apart.append(trace_id)
     return found
+
+
+_TRACES = pa.schema([("trace_id", pa.string()), ("stretch", pa.int32()), ("spans", pa.int64())])
+
+
+def _traces(number: int, stretch: Stretch) -> pa.RecordBatch:
+    """The traces of a stretch, and how many spans of each are in it."""
+    counted = pa.Table.from_batches(stretch.read(["trace_id"]))["trace_id"].value_counts()
+    numbers = np.full(len(counted), number, np.int32)
+    here = pa.Array.from_buffers(pa.int32(), len(counted), [None, pa.py_buffer(numbers)])  # loads no pandas
+    return pa.record_batch([counted.field("values"), here, counted.field("counts")], schema=_TRACES)
 
 
 def _cut(files: list[Path], parts: int) -> list[Stretch]:
