@@ -13,12 +13,10 @@ from ingest.executions import BySpan, ancestors, by_span, demote_inferred, merge
 from ingest.grouping import Group
 from ingest.linking import Link, link
 from ingest.normal import Evaluation, Observed
-from ingest.pickling import by_position
 from ingest.runs import rebuild
 from ingest.threads import Thread, thread
 
 
-@by_position
 @dataclass(slots=True)
 class Assembled:
     """One conversation, whole: what the normalised tables are written from."""
@@ -97,7 +95,7 @@ def _assembled(g: Group, t: Thread, links: list[Link], spans: BySpan, number: in
     around = [a.agent for o in t.spans[:1] for a in ancestors(o, spans) if a.agent]
     agent = t.agent or next(iter(around), None) or next((o.agent for o in g.members if o.agent), None) or ""
     told_by = {o.dialect for o in t.spans}
-    t.spans, t.read = [], ([], 0)  # what they told is in the turns
+    t.spans, t.system, t.read = [], None, ([], 0)  # what they told is in the turns
     for x in links:
         x.forget_span()
     return Assembled(

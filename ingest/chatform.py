@@ -10,12 +10,10 @@ import orjson
 import xxhash
 
 from ingest.parts import Part, parse
-from ingest.pickling import by_position
 from ingest.records import Message
 from ingest.shapes import NormalMessage
 
 
-@by_position
 @dataclass(slots=True)
 class Turn:
     """One chat message of a conversation and where it was first seen. ``key`` leaves out ids, which

@@ -74,18 +74,20 @@ class Ties:
         """Adds a group's rows. What it names and made itself, in the same process, ties it to nobody."""
         made = {(o.emitter, name) for o in g.members for name in _made_ids(o)}
         named: set[tuple[str, str]] = set()
-        read: set[tuple[str, int]] = set()  # messages that several spans tell are looked at once
+        read: dict[str, set[int]] = defaultdict(set)  # messages that several spans tell are looked at once
         for o in g.members:
             if o.kind == "inference":
-                news = [m for m in o.input if (o.emitter, id(m)) not in read]
-                read.update((o.emitter, id(m)) for m in news)
+                known = read[o.emitter]
+                news = [m for m in o.input if id(m) not in known]
+                known.update(map(id, news))
                 named.update((o.emitter, name) for name in told_ids(news))
                 if o.previous_response_id:
                     named.add((o.emitter, o.previous_response_id))
         named -= made
         key = g.digest
-        self.made += [(key, digest(emitter), digest(name)) for emitter, name in made]
-        self.named += [(key, digest(emitter), digest(name)) for emitter, name in named]
+        emitters = {emitter: digest(emitter) for emitter in {*(e for e, _ in made), *(e for e, _ in named)}}
+        self.made += [(key, emitters[emitter], digest(name)) for emitter, name in made]
+        self.named += [(key, emitters[emitter], digest(name)) for emitter, name in named]
 
 
 def origins(ties: Ties) -> dict[int, set[int]]:

@@ -4,25 +4,17 @@ position, and every repair is recorded."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from ingest.chatform import Turn, as_text, key_of
 from ingest.error_class import classify_error, says_error
 from ingest.normal import Observed
-from ingest.pickling import by_position
 from ingest.records import Message
 from ingest.threads import Thread
 
-
-class Ran(NamedTuple):
-    """When and where a call ran."""
-
-    start_ns: int
-    trace_id: str
-    span_id: str
+Ran = tuple[int, str, str]  # when a call ran (ns), and its trace and span
 
 
-@by_position
 @dataclass(slots=True)
 class Link:
     """One call: the turn that made it, the turn that answers it, the span that ran it (once that is read, ``ran``)."""
@@ -37,7 +29,7 @@ class Link:
     def forget_span(self) -> None:
         """Keeps of the span that ran it when and where: what it told is in the turns."""
         if e := self.execution:
-            self.ran, self.execution = Ran(e.start_ns, e.trace_id, e.span_id), None
+            self.ran, self.execution = (e.start_ns, e.trace_id, e.span_id), None
 
     @property
     def is_error(self) -> bool:

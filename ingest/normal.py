@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingest.pickling import by_position
 from ingest.shapes import NormalMessage
 
 # Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
@@ -65,7 +64,6 @@ class Evaluation:
     conversation_id: str | None = None
 
 
-@by_position
 @dataclass(slots=True)
 class Observed:
     """One span's meaning. ``kind`` is ``inference`` (a model was called), ``execution`` (a tool ran),

@@ -272,13 +272,14 @@ def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools
 def _add_call(
     rows: RowLists, c: Assembled, index: int, x: Link, places: dict[int, int], written: dict[int, str]
 ) -> None:
-    ran, answer = x.ran, x.answer
+    answer = x.answer
+    started_at_ns, trace_id, span_id = x.ran or (x.call_turn.start_ns, None, None)
     arguments = x.call.get("arguments")
     rows["calls"].append(
         (c.conversation_id, index, x.call["id"], x.call["name"], written[id(x.call)], places[id(x.call_turn)],
          places[id(answer)] if answer else None, x.is_error,
-         answer.message.get("error_class", "") if answer else "", ran.start_ns if ran else x.call_turn.start_ns,
-         ran.trace_id if ran else None, ran.span_id if ran else None, sorted(set(x.repairs)) if x.repairs else [])
+         answer.message.get("error_class", "") if answer else "", started_at_ns, trace_id, span_id,
+         sorted(set(x.repairs)) if x.repairs else [])
     )  # fmt: skip
     if isinstance(arguments, dict):
         rows["call_arguments"] += [(c.conversation_id, index, x.call["name"], key) for key in arguments]

@@ -19,6 +19,7 @@ from ingest.hidden_history import Evidence
 from ingest.normal import Evaluation
 from ingest.normalise import NORMALISED, Normalised, add_conversations, read, rows_of
 from ingest.otlp import to_table
+from ingest.packing import pack_conversation, pack_spans, unpack_spans
 from ingest.privacy.conversations import Privacy
 
 GROUPS = pa.schema([("digest", pa.int64()), ("key", pa.string()), ("explicit", pa.bool_()), ("members", pa.binary())])
@@ -56,7 +57,7 @@ def read_shard(spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch
     for g in groups_of(observed):
         ties.add(g)
         evidence.add(g.members)
-        rows.append((g.digest, g.key, g.explicit, pickle.dumps(g.members, 5)))
+        rows.append((g.digest, g.key, g.explicit, pack_spans(g.members)))
     return Shard(rows, ties.made, ties.named, evidence, evaluations, counts)
 
 
@@ -67,12 +68,12 @@ def assemble_bucket(tables: Iterable[pa.Table], origins: dict[int, set[int]], ev
     for table in tables:
         for row in table.to_pylist():
             g = found.setdefault(row["key"], Group(row["key"], row["explicit"]))
-            g.members += pickle.loads(row["members"])
+            g.members += unpack_spans(row["members"])
     rows = []
     for number, c in enumerate(conversations_of(found.values(), origins, evidence)):
         hashes = path_hashes(c)
         given = [digest(call_id) for call_id in sorted(given_ids(c))]
-        rows.append((number, hashes[-1] if hashes else None, hashes[:-1], c.explicit, given, pickle.dumps(c, 5)))
+        rows.append((number, hashes[-1] if hashes else None, hashes[:-1], c.explicit, given, pack_conversation(c)))
     return to_table(rows, ASSEMBLED)
 
 

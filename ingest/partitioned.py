@@ -32,6 +32,7 @@ from ingest.hidden_history import Evidence
 from ingest.normal import Evaluation
 from ingest.normalise import COLUMNS, NORMALISED, evaluation_row
 from ingest.otlp import to_table
+from ingest.packing import unpack_conversation
 from ingest.privacy.conversations import Totals
 from ingest.privacy.lakes import open_privacy
 from ingest.runners import Runner, listed, out_of_core, quoted
@@ -199,7 +200,7 @@ def _conversations(path: Path, gone: set[int]) -> list[Assembled]:
         return []
     out = []
     for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=["number", "conversation"]):
-        out += [pickle.loads(row["conversation"]) for row in batch.to_pylist() if row["number"] not in gone]
+        out += [unpack_conversation(row["conversation"]) for row in batch.to_pylist() if row["number"] not in gone]
     return out
 
 

@@ -12,11 +12,9 @@ from operator import is_
 
 from ingest.chatform import Turn, to_turns
 from ingest.normal import Observed
-from ingest.pickling import by_position
 from ingest.shapes import NormalMessage
 
 
-@by_position
 @dataclass(slots=True)
 class Thread:
     """One path: the system prompt apart, because agents rewrite it from call to call."""

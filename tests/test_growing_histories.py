@@ -10,12 +10,15 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ingest_samples import answer, call, chat, request, text
+from ingest_samples import answer, call, chat, conversation, request, text
 
 from ingest import otlp, threads
+from ingest.assembly import conversations_of, groups_of
 from ingest.chatform import canonical, key_of
+from ingest.hidden_history import Evidence
 from ingest.histories import Histories
-from ingest.normalise import Normalised, normalise, rows_of
+from ingest.normalise import Normalised, Rows, normalise, read, rows_of
+from ingest.packing import pack_conversation, pack_spans, unpack_conversation, unpack_spans
 from ingest.parts import parse
 from ingest.shapes import read_messages
 
@@ -108,7 +111,24 @@ def test_conversations_are_those_of_comparing_every_turn(calls: list[tuple[list[
         assert made_of(rows).rows == made.rows
 
 
+def test_what_goes_from_process_to_process_comes_out_as_it_went_in() -> None:
+    rows = otlp.Rows()
+    otlp.read_json(json.dumps(conversation(1, "c-1")), rows, 1, "test")
+    otlp.read_json(json.dumps(conversation(2, None)), rows, 1, "test")
+    observed, _ = read(*raw_of(rows), {})
+    found = groups_of(observed)
+    for g in found:
+        assert unpack_spans(pack_spans(g.members)) == g.members
+    made = conversations_of(found, {}, Evidence())
+    assert len(made) == 2 and all(c.links for c in made)
+    assert [unpack_conversation(pack_conversation(c)) for c in made] == made
+
+
 def made_of(rows: otlp.Rows) -> Normalised:
+    return normalise(*raw_of(rows))
+
+
+def raw_of(rows: otlp.Rows) -> tuple[Rows, Rows]:
     tables = [otlp.to_table(rows.spans, otlp.SPAN_SCHEMA), otlp.to_table(rows.log_records, otlp.LOG_SCHEMA)]
     spans, records = (table.to_batches() for table in tables)
-    return normalise(rows_of(spans, "spans"), rows_of(records, "log_records"))
+    return rows_of(spans, "spans"), rows_of(records, "log_records")
