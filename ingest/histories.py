@@ -38,15 +38,13 @@ class Histories:
             return None
         known = self._last.get(key)
         end = len(known.text) if known else 0
-        if known and text[end : end + 1] == "," and text.startswith(known.text):
-            before, rest = known.messages, "[" + text[end + 1 :]
-        else:
-            before, rest = [], text
+        goes_on = known is not None and text[end : end + 1] == "," and text.startswith(known.text)
+        before, rest = (known.messages, "[" + text[end + 1 :]) if known and goes_on else ([], text)
         try:
             items = orjson.loads(rest)
         except orjson.JSONDecodeError:
             return None
-        if before and not items:  # nothing behind a comma
+        if goes_on and not items:  # nothing behind a comma
             return None
         messages = join_turns([m for item in items for m in messages_of_item(item, role)], before)
         if items:  # behind nothing no comma may stand

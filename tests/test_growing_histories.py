@@ -52,6 +52,8 @@ def test_what_is_no_list_is_not_taken_for_the_rest_of_one() -> None:
     assert histories.read('[,"hello"]', "user", ("c", "k")) is None
     assert histories.read('["hello"]', "user", ("c", "k")) is not None
     assert histories.read('["hello",]', "user", ("c", "k")) is None
+    assert histories.read('[""]', "user", ("c", "k")) == []
+    assert histories.read('["",]', "user", ("c", "k")) is None
 
 
 def test_of_a_list_that_goes_on_the_messages_are_the_same_objects() -> None:
