@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def track(title: str, log: Callable[[str], None] | None = None, every_seconds: f
     watch = _watcher.get()
     if watch is not None:
         return watch(title)
-    last = 0.0
+    last = -math.inf  # the clock may have started a moment ago, with the machine
 
     def report(done: int, total: int, note: str = "") -> None:
         nonlocal last
