@@ -7,7 +7,7 @@ the steps, by what the rows beside the pickled objects say.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ TOLD = pa.schema(
      ("response_ids", pa.list_(pa.string())), ("known", pa.binary())]
 )  # fmt: skip
 Rows = list[tuple[Any, ...]]
+MOST_GOING_ON = 0.05  # of a bucket's conversations, if their rows are to be written as soon as they are assembled
 
 
 @dataclass
@@ -61,19 +62,36 @@ def read_shard(spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch
     return Shard(rows, ties.made, ties.named, evidence, evaluations, counts)
 
 
-def assemble_bucket(tables: Iterable[pa.Table], origins: dict[int, set[int]], evidence: Evidence) -> pa.Table:
-    """The conversations of a bucket's groups, as rows of ``ASSEMBLED``. ``tables`` are of ``GROUPS``; the spans of
-    one group can be in several rows."""
+def assemble_bucket(
+    tables: Iterable[pa.Table], origins: dict[int, set[int]], evidence: Evidence
+) -> list[Assembled]:
+    """The conversations of a bucket's groups. ``tables`` are of ``GROUPS``; the spans of one group can be in several
+    rows."""
     found: dict[str, Group] = {}
     for table in tables:
         for row in table.to_pylist():
             g = found.setdefault(row["key"], Group(row["key"], row["explicit"]))
             g.members += unpack_spans(row["members"])
-    rows = []
-    for number, c in enumerate(conversations_of(found.values(), origins, evidence)):
+    return conversations_of(found.values(), origins, evidence)
+
+
+def stand_alone(conversations: Sequence[Assembled]) -> bool:
+    """Whether hardly any of these will go on elsewhere: most tell no answer that they do not also give. A guess."""
+    return sum(map(_repeats_others, conversations)) <= MOST_GOING_ON * len(conversations)
+
+
+def _repeats_others(c: Assembled) -> bool:
+    return any(turn.message["role"] == "assistant" and not turn.sent for turn in c.thread.turns)
+
+
+def index_of(conversations: Iterable[Assembled], packed: bool) -> pa.Table:
+    """Rows of ``ASSEMBLED``, by which conversations that go on elsewhere are found, and with them if ``packed``."""
+    rows: Rows = []
+    for number, c in enumerate(conversations):
         hashes = path_hashes(c)
         given = [digest(call_id) for call_id in sorted(given_ids(c))]
-        rows.append((number, hashes[-1] if hashes else None, hashes[:-1], c.explicit, given, pack_conversation(c)))
+        told = pack_conversation(c) if packed else None
+        rows.append((number, hashes[-1] if hashes else None, hashes[:-1], c.explicit, given, told))
     return to_table(rows, ASSEMBLED)
 
 

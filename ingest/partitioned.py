@@ -4,9 +4,10 @@
 2. Each shard's spans are read and split into groups, and the groups go into buckets (``partition_work.read_shard``).
 3. What may tie groups of different traces is small: ids that one made and another names. Groups that are tied go to
    one bucket.
-4. Each bucket's conversations are assembled. A conversation that goes on where one of another bucket ended (their
-   paths' hashes tell) meets it in one bucket.
-5. Each bucket's rows are written, then joined to one file a table; judgements find their conversations last.
+4. Each bucket's conversations are assembled and, where they seem to be whole, their rows are written.
+5. A conversation that goes on where one of another bucket ended (their paths' hashes tell) meets it in one bucket, and
+   the rows of both buckets are written then, or once more.
+6. The rows are joined to one file a table; judgements find their conversations last.
 """
 
 from __future__ import annotations
@@ -59,24 +60,29 @@ def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shard
     open_privacy(root)  # which makes the key, once
     with _aside(root) as aside, out_of_core(aside / "spilled") as db:
         read = _read(db, aside, raw, shards, runner)
-        numbers = range(shards)
         evidence = Evidence()
         for shard in read:
             evidence.merge(shard.evidence)
         origins = _origins(db, aside)
         away = meet(((a, b) for a, found in origins.items() for b in found), lambda group: group % shards)
         _move_groups(aside, read, away)
-        each(_assemble_bucket, list(_buckets(aside, read, away, origins, evidence, shards)))
+        buckets = list(_buckets(aside, read, away, origins, evidence, shards))
+        written: list[_Written | None] = each(_assemble_bucket, [(*bucket, root) for bucket in buckets])
         moved = meet(_going_on(db, aside), lambda c: c >> 40)
+        met = {c >> 40 for c in moved} | set(moved.values())
+        each(_assemble_bucket, [(*buckets[b], None) for b in met if written[b]])
         _move_conversations(aside, moved)
         gone: dict[int, set[int]] = defaultdict(set)
         for conversation in moved:
             gone[conversation >> 40].add(conversation & (1 << 40) - 1)
-        totals: list[Totals | None] = each(_write_bucket, [(aside, b, gone[b], root) for b in numbers])
+        left = [b for b in range(shards) if b in met or not written[b]]
+        for b, now in zip(left, each(_write_bucket, [(aside, b, gone[b], root) for b in left]), strict=True):
+            written[b] = now
+        totals = [w.totals for w in written if w and w.totals]
         into.mkdir(parents=True, exist_ok=True)
         each(_join_files, [(aside, name, into) for name in NORMALISED if name != "evaluations"])
         judged = [number for number, shard in enumerate(read) if shard.has_evaluations]
-        (found,) = each(_write_evaluations, [(aside, into, judged, [t for t in totals if t], root)])
+        (found,) = each(_write_evaluations, [(aside, into, judged, totals, root)])
         counts: Counter[str] = Counter()
         for shard in read:
             counts.update(shard.dialect_counts)
@@ -165,14 +171,25 @@ def _leave(
     return _ReadShard(sorted(of_bucket), shard.evidence, bool(shard.evaluations), shard.dialect_counts)
 
 
+@dataclass
+class _Written:
+    """A bucket whose rows are written, and what privacy replaced in them."""
+
+    totals: Totals | None
+
+
 def _assemble_bucket(
     aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int], origins: dict[int, set[int]],
-    evidence: Evidence,
-) -> None:  # fmt: skip
+    evidence: Evidence, lake: Path | None,
+) -> _Written | None:  # fmt: skip
     """Leaves the conversations of a bucket: ``where`` are the shards and row groups it is in, ``gone`` the groups
-    that went elsewhere; those that came are in a file of their own."""
-    table = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence)
-    pq.write_table(table, aside / f"assembled-{bucket}.parquet", **ASIDE_AS, row_group_size=BATCH)
+    that went elsewhere; those that came are in a file of their own. Leaves their rows instead, if there is a ``lake``
+    and hardly any of them seems to go on elsewhere: then they need not be packed and read again."""
+    conversations = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence)
+    at_once = lake if lake and work.stand_alone(conversations) else None
+    index = work.index_of(conversations, packed=at_once is None)
+    pq.write_table(index, aside / f"assembled-{bucket}.parquet", **ASIDE_AS, row_group_size=BATCH)
+    return _write_rows(aside, bucket, conversations, at_once) if at_once else None
 
 
 def _groups(aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int]) -> Iterator[pa.Table]:
@@ -184,15 +201,19 @@ def _groups(aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[in
         yield pq.read_table(came)
 
 
-def _write_bucket(aside: Path, bucket: int, gone: set[int], lake: Path) -> Totals | None:
+def _write_bucket(aside: Path, bucket: int, gone: set[int], lake: Path) -> _Written:
     """Leaves the rows of a bucket's conversations but ``gone``, which go on, or are gone on with, elsewhere; those
-    that came for that are in a file of their own. Returns what privacy replaced."""
-    privacy = open_privacy(lake)
+    that came for that are in a file of their own."""
     conversations = _conversations(aside / f"assembled-{bucket}.parquet", gone)
     conversations += _conversations(aside / f"going-on-{bucket}.parquet", set())
+    return _write_rows(aside, bucket, conversations, lake)
+
+
+def _write_rows(aside: Path, bucket: int, conversations: list[Assembled], lake: Path) -> _Written:
+    privacy = open_privacy(lake)
     for name, table in work.write_bucket(conversations, privacy).items():
         pq.write_table(table, aside / f"{name}-{bucket}.parquet", **ASIDE_AS)
-    return privacy.totals() if privacy else None
+    return _Written(privacy.totals() if privacy else None)
 
 
 def _conversations(path: Path, gone: set[int]) -> list[Assembled]:
@@ -286,7 +307,7 @@ def _buckets(
     aside: Path, read: list[_ReadShard], away: dict[int, int], origins: dict[int, set[int]], evidence: Evidence,
     shards: int,
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-    """The arguments of ``work.assemble_bucket``, for each bucket."""
+    """The arguments of ``_assemble_bucket`` but the lake, for each bucket."""
     where: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for number, shard in enumerate(read):
         for row_group, bucket in enumerate(shard.buckets):

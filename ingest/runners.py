@@ -13,6 +13,8 @@ from ingest import processes
 from ingest.processes import Processes
 
 MEMORY = "1GB"  # of DuckDB; beyond it, it spills
+# Of the tables: row groups small enough that all of DuckDB's threads have some to compress.
+AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 16384"
 FLUSH_ROWS = 2048  # a thread; by default it gathers half a million, which would spill
 
 
@@ -55,7 +57,7 @@ class LocalRunner:
         return [done.result() for done in [self._pool.submit(function, *a) for a in arguments]]
 
     def query(self, db: duckdb.DuckDBPyConnection, sql: str, target: Path) -> int:
-        found = db.execute(f"COPY (\n{sql}\n) TO {quoted(target)} (FORMAT parquet, COMPRESSION zstd)").fetchone()
+        found = db.execute(f"COPY (\n{sql}\n) TO {quoted(target)} ({AS_PARQUET})").fetchone()
         return int(found[0]) if found else 0
 
     @contextmanager

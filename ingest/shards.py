@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ingest.runners import listed
 
 SHARD_ROWS, SHARD_BYTES = 60_000, 192 << 20
+FEWEST_SHARDS = 8  # where one is too few, so that processes end at about the same time
 BATCH = 512  # rows
 FEWEST = 24  # stretches, so that processes which read them end at about the same time
 MOST_APART = 0.25  # of all rows; where more must be put aside, all are divided by their traces
@@ -60,7 +61,8 @@ class Stretch:
 
 def shards_for(rows: int, size: int) -> int:
     """How many shards keep a shard's rows, so many of so many bytes in all, within memory."""
-    return max(1, -(-rows // SHARD_ROWS), -(-size // SHARD_BYTES))
+    needed = max(-(-rows // SHARD_ROWS), -(-size // SHARD_BYTES))
+    return max(needed, FEWEST_SHARDS) if needed > 1 else 1
 
 
 def extent(files: Iterable[Path]) -> tuple[int, int]:

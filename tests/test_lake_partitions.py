@@ -61,6 +61,31 @@ def test_the_tables_are_those_of_one_piece(tmp_path: Path, shards: int, processe
     assert len(found) == 9 + 12 + 12, "turns and results were joined across traces"
 
 
+@pytest.mark.parametrize("going_on, twice", [(0, False), (2, True), (40, False)])
+def test_rows_that_were_written_too_soon_are_written_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, going_on: int, twice: bool
+) -> None:
+    """Buckets whose conversations seem to be whole are written at once, and again where one did go on elsewhere."""
+    requests = [conversation(n, f"c-{n}") for n in range(1, 150)]
+    for n in range(going_on):
+        requests += turns_in_traces_of_their_own(1000 + 10 * n, 2)
+    lake = lake_of(tmp_path, requests)
+    assembled: list[tuple[int, bool, bool]] = []
+    assemble = partitioned._assemble_bucket
+
+    def watched(*arguments: Any) -> Any:
+        written = assemble(*arguments)
+        assembled.append((arguments[1], arguments[-1] is not None, written is not None))
+        return written
+
+    monkeypatch.setattr(partitioned, "_assemble_bucket", watched)
+    assert_same_in_parts(lake, tmp_path / "made", 3)
+    first = [at_once for _, wanted, at_once in assembled if wanted]
+    assert first == [going_on < 40] * 3
+    assert any(not wanted for _, wanted, _ in assembled) == twice
+    assert len(lake.conversations()) == 149 + going_on
+
+
 def test_samples_of_every_dialect_in_one_lake(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     for number, sample in enumerate(SAMPLES.values()):
@@ -103,7 +128,7 @@ def test_a_large_lake_is_made_in_parts_and_a_killed_one_leaves_nothing(
     real = tables.normalise_in_parts
     monkeypatch.setattr(tables, "normalise_in_parts", lambda *a: used.append(a[3]) or real(*a[:4], LocalRunner(0)))
     lake.build_tables(force=True)
-    assert used == [3]
+    assert used == [shards.FEWEST_SHARDS]
     assert lake.conversations() == before and not left.exists()
 
 
