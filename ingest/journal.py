@@ -175,6 +175,20 @@ def _possible(head: _Head) -> _Head | None:
     return head if 0 <= head.length <= MAX_RECORD and head.kind < len(KINDS) else None
 
 
+def cuts(path: Path, offset: int, parts: int) -> list[int]:
+    """Where records begin that divide what follows ``offset`` in a segment into so many parts of about the same size,
+    by the heads of records alone; fewer, where records are large. Raises ``NoSegment``."""
+    out: list[int] = []
+    with open_segment(path) as file:
+        size = file.seek(0, os.SEEK_END) - offset
+        file.seek(0)
+        for _, end in _heads(file, offset):
+            done = len(out) + 1
+            if done < parts and (end - offset) * parts >= size * done and end < offset + size:
+                out.append(end)
+    return out
+
+
 def newest_arrival(path: Path) -> int:
     """When the latest request of a segment arrived (ns since 1970; 0 for none), by the heads of its records
     alone: nothing is checked."""

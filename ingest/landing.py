@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ EDGE = 64 << 10
 BATCH_BYTES = 4 << 20  # of requests that are decoded at once: little enough to stay near the processor
 PART_BYTES = 128 << 20  # of rows in memory
 PARALLEL_FROM = 96 << 20  # bytes of the journal; the processes take a second or two to start
+LEAST_PIECE = 16 << 20  # bytes of a segment that is read by several
 
 
 @dataclass(frozen=True)
@@ -164,12 +166,15 @@ def prune(catalog: Catalog, segments: list[Path]) -> None:
     catalog.journal = {name: r for name, r in catalog.journal.items() if name in there}
 
 
-def read_segment(path: Path, known: Read | None) -> Iterator[tuple[Batch, Read]]:
-    """The unread rows of a segment, in batches, each with how far it reaches. Raises ``BadFile``."""
+def read_segment(
+    path: Path, known: Read | None, start: int | None = None, until: int | None = None
+) -> Iterator[tuple[Batch, Read]]:
+    """The unread rows of a segment, or those of the records between two places, in batches, each with how far it
+    reaches. Raises ``BadFile``."""
     try:
-        start = start_of(path, known)
+        start = start_of(path, known) if start is None else start
         unreadable = known.unreadable if known and start else 0
-        for entries in _batches(path, start):
+        for entries in _batches(path, start, until):
             batch, end = _decode(entries, path.stem), entries[-1].end
             unreadable += batch.unreadable
             yield batch, Read(end, identity(path, end), unreadable)
@@ -177,12 +182,14 @@ def read_segment(path: Path, known: Read | None) -> Iterator[tuple[Batch, Read]]
         raise files.BadFile(f"{path} cannot be read: {error}") from None
 
 
-def draft_segment(root: Path, path: Path, known: Read | None) -> list[tuple[Batch, Read]]:
+def draft_segment(
+    root: Path, path: Path, known: Read | None, start: int | None = None, until: int | None = None
+) -> list[tuple[Batch, Read]]:
     """The same with the rows written aside, as parts of the size that ``RawWriter`` would give them."""
     out: list[tuple[Batch, Read]] = []
     aside = _Aside(root)
     how_far = Read(0, "")
-    for batch, how_far in read_segment(path, known):
+    for batch, how_far in read_segment(path, known, start, until):
         aside.add(batch)
         if aside.bytes >= PART_BYTES:
             out.append((aside.finish(), how_far))
@@ -212,7 +219,7 @@ class _Aside:
         return Batch({}, rejected, metrics, unreadable, drafts)
 
 
-def _batches(path: Path, start: int) -> Iterator[list[journal.Entry]]:
+def _batches(path: Path, start: int, until: int | None) -> Iterator[list[journal.Entry]]:
     batch: list[journal.Entry] = []
     size = 0
     for entry in journal.read_entries(path, start):
@@ -221,20 +228,27 @@ def _batches(path: Path, start: int) -> Iterator[list[journal.Entry]]:
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
+        if until is not None and entry.end >= until:
+            break
     if batch:
         yield batch
 
 
 Segments = list[tuple[Path, Read | None]]
+Drafted = Future[list[tuple[Batch, Read]]]
 
 
 class Reader:
-    """Reads segments in their order: in this process, or a few ahead of what is asked for in several."""
+    """Reads segments in their order: in this process, or a few ahead of what is asked for in several. Each of the last
+    ones is read by all of these, so that none waits for another at the end."""
 
     def __init__(self, root: Path, segments: Segments, processes: Processes | None) -> None:
         self._root, self._processes = root, processes
         self._next = iter(segments)
-        self._asked: dict[Path, Future[list[tuple[Batch, Read]]]] = {}
+        self._divided: list[Path] = []
+        if processes:
+            self._divided = [s[0] for s in segments if unread_bytes(*s) >= LEAST_PIECE][-processes.count :]
+        self._asked: dict[Path, list[tuple[Drafted, int | None]]] = {}
 
     def read(self, path: Path, known: Read | None) -> Iterator[tuple[Batch, Read]]:
         """``read_segment``, the rows perhaps written already."""
@@ -243,11 +257,47 @@ class Reader:
             return
         while len(self._asked) <= self._processes.count and (later := next(self._next, None)):
             if not is_read(*later):
-                self._asked[later[0]] = self._processes.submit(draft_segment, self._root, *later)
+                self._asked[later[0]] = self._ask(self._processes, *later)
         if path in self._asked:
-            yield from self._asked.pop(path).result()
+            yield from _told(self._asked.pop(path))
         else:  # there was nothing new in it then, but now there is
             yield from read_segment(path, known)
+
+    def _ask(self, processes: Processes, path: Path, known: Read | None) -> list[tuple[Drafted, int | None]]:
+        """Has a segment read: the parts of it, each with where it should end (None: wherever the segment does)."""
+        cuts: list[int] = []
+        if path in self._divided:
+            with suppress(OSError, journal.NoSegment):  # which reading it will tell
+                size = unread_bytes(path, known)
+                cuts = journal.cuts(path, start_of(path, known), min(processes.count, size // LEAST_PIECE))
+        edges = [None, *cuts, None]
+        return [
+            (processes.submit(draft_segment, self._root, path, None if start else known, start, until), until)
+            for start, until in pairwise(edges)
+        ]
+
+
+def _told(pieces: list[tuple[Drafted, int | None]]) -> Iterator[tuple[Batch, Read]]:
+    """What the pieces of a segment hold, up to where one of them is damaged: what lies behind is not read then."""
+    unreadable, is_damaged = 0, False
+    for piece, until in pieces:
+        if is_damaged:
+            _remove(piece)
+            continue
+        end = -1
+        for batch, how_far in piece.result():
+            end = how_far.end
+            how_far = replace(how_far, unreadable=how_far.unreadable + unreadable)
+            yield batch, how_far
+        is_damaged = until is not None and end != until
+        if end >= 0:
+            unreadable = how_far.unreadable
+
+
+def _remove(piece: Drafted) -> None:
+    for batch, _ in piece.result():
+        for draft in (draft for found in batch.drafts.values() for draft in found):
+            draft.path.unlink()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,23 @@ def test_large_payloads_go_to_the_disk_from_where_they_lie(tmp_path: Path) -> No
         assert next(journal.read_entries(segment, entry.end)) == after
     assert journal.newest_arrival(segment) == 7
     writer.close()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 50])
+def test_a_segment_is_divided_where_records_begin(tmp_path: Path, parts: int) -> None:
+    writer = journal.JournalWriter(tmp_path)
+    for n in range(20):
+        writer.append([journal.record("traces_proto", n, os.urandom(70_000 + n))])
+    writer.close()
+    (segment,) = journal.segments(tmp_path)
+    entries = list(journal.read_entries(segment))
+    for offset in (0, entries[4].end):
+        ends = [e.end for e in entries if e.end > offset]
+        cuts = journal.cuts(segment, offset, parts)
+        assert set(cuts) < set(ends[:-1]) | {-1} and cuts == sorted(cuts)
+        assert len(cuts) == min(parts, len(ends)) - 1
+        sizes = [b - a for a, b in pairwise([max(offset, BLOCK), *cuts, ends[-1]])]
+        assert max(sizes) - min(sizes) < 2 * 80_000
 
 
 @given(st.lists(st.integers(65_536, 1 << 20), min_size=2, max_size=20), st.data())

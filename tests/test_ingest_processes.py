@@ -93,6 +93,39 @@ def test_segments_that_processes_read_land_as_they_do_here(tmp_path: Path, monke
     assert not list((lakes[1].path / "raw").rglob("*.tmp")), "no draft is left"
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_one_segment_is_read_by_several_as_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    """A record that is damaged ends what is read, also where another process reads behind it."""
+    here, there = (Lake.create(tmp_path / name) for name in ("here", "there"))
+    writer = journal.JournalWriter(here.journal_path)
+    for n in range(1, 41):
+        told = [journal.record("traces_json", ARRIVED + n, json.dumps(*talks(n)).encode())]
+        writer.append([*told, journal.record("traces_json", ARRIVED + n, b"no request")] if n % 8 == 0 else told)
+    writer.close()
+    (segment,) = journal.segments(here.journal_path)
+    if damaged:
+        data = bytearray(segment.read_bytes())
+        data[data.find(b'"c-11"') + 2] ^= 1
+        segment.write_bytes(data)
+    there.journal_path.mkdir(exist_ok=True)
+    (there.journal_path / segment.name).write_bytes(segment.read_bytes())
+    one = here.ingest()
+    assert (one.new, one.unreadable) == ((60, 1) if damaged else (240, 5))
+    asked: list[tuple[object, ...]] = []
+    submit = Processes.submit
+    monkeypatch.setattr(Processes, "submit", lambda self, *task: asked.append(task) or submit(self, *task))
+    monkeypatch.setattr(landing, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(landing, "LEAST_PIECE", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert there.ingest() == one and len(asked) == 3
+    assert row_hashes(there) == row_hashes(here)
+    read = [catalog.read(lake.path) for lake in (here, there)]
+    assert read[0] and read[1] and read[0].journal == read[1].journal
+    assert there.ingest().new == 0 and not list((there.path / "raw").rglob("*.tmp"))
+
+
 def test_drafts_of_a_killed_ingest_are_removed(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1, 2))
