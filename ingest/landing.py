@@ -242,12 +242,11 @@ class Reader:
     """Reads segments in their order: in this process, or a few ahead of what is asked for in several. Each of the last
     ones is read by all of these, so that none waits for another at the end."""
 
-    def __init__(self, root: Path, segments: Segments, processes: Processes | None) -> None:
-        self._root, self._processes = root, processes
+    def __init__(
+        self, root: Path, segments: Segments, processes: Processes | None, pieces: dict[Path, int] | None = None
+    ) -> None:
+        self._root, self._processes, self._pieces = root, processes, pieces or {}
         self._next = iter(segments)
-        self._divided: list[Path] = []
-        if processes:
-            self._divided = [s[0] for s in segments if unread_bytes(*s) >= LEAST_PIECE][-processes.count :]
         self._asked: dict[Path, list[tuple[Drafted, int | None]]] = {}
 
     def read(self, path: Path, known: Read | None) -> Iterator[tuple[Batch, Read]]:
@@ -266,10 +265,9 @@ class Reader:
     def _ask(self, processes: Processes, path: Path, known: Read | None) -> list[tuple[Drafted, int | None]]:
         """Has a segment read: the parts of it, each with where it should end (None: wherever the segment does)."""
         cuts: list[int] = []
-        if path in self._divided:
+        if path in self._pieces:
             with suppress(OSError, journal.NoSegment):  # which reading it will tell
-                size = unread_bytes(path, known)
-                cuts = journal.cuts(path, start_of(path, known), min(processes.count, size // LEAST_PIECE))
+                cuts = journal.cuts(path, start_of(path, known), self._pieces[path])
         edges = [None, *cuts, None]
         return [
             (processes.submit(draft_segment, self._root, path, None if start else known, start, until), until)
@@ -304,11 +302,13 @@ def _remove(piece: Drafted) -> None:
 def reading(root: Path, segments: Segments) -> Iterator[Reader]:
     """A reader of some segments, each with how far it was read."""
     count = os.cpu_count() or 1
-    if count == 1 or sum(unread_bytes(*segment) for segment in segments) < PARALLEL_FROM:
+    unread = {path: unread_bytes(path, known) for path, known in segments}
+    if count == 1 or sum(unread.values()) < PARALLEL_FROM:
         yield Reader(root, segments, None)
         return
+    pieces = {path: min(count, size // LEAST_PIECE) for path, size in unread.items() if size >= 2 * LEAST_PIECE}
     with processes.some(count) as helping:
-        yield Reader(root, segments, helping)
+        yield Reader(root, segments, helping, dict(list(pieces.items())[-count:]))
 
 
 def unread_bytes(path: Path, known: Read | None) -> int:

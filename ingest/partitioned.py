@@ -186,10 +186,10 @@ def _assemble_bucket(
     that went elsewhere; those that came are in a file of their own. Leaves their rows instead, if there is a ``lake``
     and hardly any of them seems to go on elsewhere: then they need not be packed and read again."""
     conversations = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence)
-    at_once = lake if lake and work.stand_alone(conversations) else None
-    index = work.index_of(conversations, packed=at_once is None)
+    at_once = lake is not None and work.stand_alone(conversations)
+    index = work.index_of(conversations, packed=not at_once)
     pq.write_table(index, aside / f"assembled-{bucket}.parquet", **ASIDE_AS, row_group_size=BATCH)
-    return _write_rows(aside, bucket, conversations, at_once) if at_once else None
+    return _write_rows(aside, bucket, conversations, lake) if lake and at_once else None
 
 
 def _groups(aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int]) -> Iterator[pa.Table]:
