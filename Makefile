@@ -63,6 +63,7 @@ demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED
 
 dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000
 	@mkdir -p artifacts/dagster
+	@test -e artifacts/dagster/dagster.yaml || cp dagster_project/dagster.yaml artifacts/dagster
 	@DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/artifacts/dagster} $(BIN)/dg dev --host 127.0.0.1 --port 3000
 
 test: $(VENV)/.dev $(VLLM)  ## the default test suite
