@@ -34,7 +34,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from benchmarks.libraries import libraries
 from dagster_project import memory
-from ingest import journal, processes
+from ingest import processes
+from ingest.journal import segments as journal
 from ingest.lake import Lake
 from training.pretrain.lexicon import COMMON as WORDS
 

@@ -35,7 +35,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from benchmarks import bench_ingest
 from benchmarks.bench_receiver import SPANS, payloads
-from ingest import journal
+from ingest.journal import segments as journal
 
 VENVS = Path("artifacts/peers")
 STILL_SECONDS = 10.0

@@ -31,7 +31,8 @@ import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from benchmarks.bare_grpc import BareGrpc
-from ingest import blocks, journal
+from ingest.journal import blocks
+from ingest.journal import segments as journal
 
 SPANS, SPAN_BYTES, PAYLOADS = 64, 5_000, 16
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"

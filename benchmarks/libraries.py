@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from ingest.catalog import COMPRESSION
 from ingest.processes import Processes
+from ingest.storage.catalog import COMPRESSION
 
 
 def libraries(sample: list[bytes]) -> float:

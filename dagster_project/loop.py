@@ -23,11 +23,12 @@ from dagster_project.progress import Report, track
 from dagster_project.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.settings import Settings
 from dagster_project.stages import Done, fingerprint, run_stage, write_json
-from ingest import arrivals, journal
-from ingest.arrivals import Arrived
 from ingest.errors import UserError
+from ingest.journal import segments as journal
 from ingest.lake import IngestSummary, Lake
 from ingest.records import Conversation, Scenario
+from ingest.storage import arrivals
+from ingest.storage.arrivals import Arrived
 from training.base import Base, load_base
 from training.evaluate import Run, summary
 from training.gate import as_dict, compare

@@ -13,8 +13,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ingest import files, journal, lake_commands, processes
+from ingest import lake_commands, processes
 from ingest.errors import UserError
+from ingest.formats import files
+from ingest.journal import segments as journal
 from ingest.lake import IngestSummary, Lake
 
 LakeOption = Annotated[Path, typer.Option("--lake", help="Directory of the lake.")]
@@ -50,7 +52,7 @@ def receive(
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
 ) -> None:
     """Receive OTLP (traces and logs); every success means that the data is on disk."""
-    from ingest.receiver import GRPC_PORT, Options, grpc_processes_here, serve
+    from ingest.receiver.service import GRPC_PORT, Options, grpc_processes_here, serve
 
     serve(
         Options(
@@ -78,7 +80,7 @@ def ingest(
     """Read OTLP files, directories or what is new in the journal into the lake and rebuild its tables."""
     runner = None
     if engine == "spark":
-        from ingest import spark  # here: it takes a while to load
+        from ingest.tables import spark  # here: it takes a while to load
 
         runner = spark.SparkRunner(spark.session())
     home = Lake.create(lake)

@@ -1,10 +1,10 @@
 """The lake: a directory with a versioned manifest, the journal, the raw tables and the tables made of them.
 
 lake.json                          manifest
-journal/segment-*.rjl              what the receiver said yes to (ingest.journal)
+journal/segment-*.rjl              what the receiver said yes to (ingest.journal.segments)
 raw/{spans,log_records}/hour=.../  Parquet, nothing dropped, partitioned by the hour of arrival
-raw/catalog.json                   which parts count, and how far the journal was read (ingest.catalog)
-kept/                              what was made of raw rows that were dropped (ingest.kept)
+raw/catalog.json                   which parts count, and how far the journal was read (ingest.storage.catalog)
+kept/                              what was made of raw rows that were dropped (ingest.storage.kept)
 normalised/, tables/               rebuilt from raw; tables are the files in sql/
 """
 
@@ -23,31 +23,23 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from ingest import (
-    arrivals,
-    catalog,
-    compaction,
-    files,
-    journal,
-    kept,
-    landing,
-    renormalising,
-    retention,
-    tables,
-    vault,
-)
-from ingest.catalog import write_json
-from ingest.compaction import Compacted
 from ingest.errors import UserError
+from ingest.formats import files
 from ingest.garbage import not_collected
-from ingest.normal import MAPPING_VERSION
+from ingest.journal import segments as journal
+from ingest.messages.normal import MAPPING_VERSION
 from ingest.privacy import keys, settings
 from ingest.privacy.lakes import fingerprint
-from ingest.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
 from ingest.records import Conversation, Scenario, ToolProfile, Transition
-from ingest.renormalising import Changes
-from ingest.retention import Retained
-from ingest.runners import Runner
+from ingest.storage import arrivals, catalog, compaction, kept, landing, vault
+from ingest.storage.catalog import write_json
+from ingest.storage.compaction import Compacted
+from ingest.storage.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
+from ingest.tables import build as tables
+from ingest.tables.runners import Runner
+from ingest.upkeep import renormalising, retention
+from ingest.upkeep.renormalising import Changes
+from ingest.upkeep.retention import Retained
 
 FORMAT = "rehearsal-lake"
 VERSION = 1
@@ -193,7 +185,7 @@ class Lake:
 
     @property
     def rows_from_ns(self) -> int:
-        """Raw rows that arrived before that time have expired (``ingest.retention``)."""
+        """Raw rows that arrived before that time have expired (``ingest.upkeep.retention``)."""
         return int(json.loads((self.path / MANIFEST).read_text()).get("rows_from_ns", 0))
 
     @contextmanager

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from ingest.lake import Lake
-from ingest.renormalising import ASPECTS, Changes
-from ingest.retention import Retained
+from ingest.upkeep.renormalising import ASPECTS, Changes
+from ingest.upkeep.retention import Retained
 
 LakeOption = Annotated[Path, typer.Option("--lake", help="Directory of the lake.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]

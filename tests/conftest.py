@@ -105,7 +105,7 @@ def conversation_request(k: int) -> dict[str, Any]:
 @pytest.fixture
 def traced_home(tmp_path: Path) -> Path:
     """A home whose journal holds twelve conversations in one sealed segment."""
-    from ingest import journal
+    from ingest.journal import segments as journal
 
     home = tmp_path / "home"
     writer = journal.JournalWriter(home / "lake" / "journal")

@@ -15,11 +15,11 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["ingest"]):
-    from ingest import framed, otlp
-    from ingest.assembly import assemble
-    from ingest.intake import decompressed
-    from ingest.normalise import read, rows_of
-    from ingest.refusals import Refused
+    from ingest.conversations.assembly import assemble
+    from ingest.formats import framed, otlp
+    from ingest.receiver.intake import decompressed
+    from ingest.receiver.refusals import Refused
+    from ingest.tables.normalise import read, rows_of
 
 LIMIT = 1 << 20
 CODINGS = ("gzip", "deflate", "zstd")

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from ingest_samples import conversation
 
-from ingest import catalog, encrypted, journal, kept
-from ingest import tables as lake_tables
+from ingest.journal import segments as journal
 from ingest.lake import Lake
-from ingest.runners import LocalRunner, Runner
+from ingest.storage import catalog, encrypted, kept
+from ingest.tables import build as lake_tables
+from ingest.tables.runners import LocalRunner, Runner
 
 HOUR = 3_600_000_000_000
 ARRIVED = 1_748_736_000_000_000_000

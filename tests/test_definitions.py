@@ -15,7 +15,7 @@ from ingest_samples import conversation
 
 from dagster_project.defs.landing.sensors import sealed_segments
 from dagster_project.defs.resources import LoopResource
-from ingest import journal
+from ingest.journal import segments as journal
 from ingest.lake import Lake
 
 ROOT = Path(__file__).parent.parent

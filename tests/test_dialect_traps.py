@@ -36,9 +36,9 @@ from ingest_samples import attributes, chat, event, request, span, text, tool
 
 from ingest import dialects
 from ingest.lake import Lake
-from ingest.normal import Span
+from ingest.messages.normal import Span
+from ingest.messages.shapes import read_messages
 from ingest.records import Conversation
-from ingest.shapes import read_messages
 
 Recover = Callable[..., list[Conversation]]
 

@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_samples import answer, call, chat, conversation, request, text
 
-from ingest import otlp, threads
-from ingest.assembly import conversations_of, groups_of
-from ingest.chatform import canonical, key_of
-from ingest.hidden_history import Evidence
-from ingest.histories import Histories
-from ingest.normalise import Normalised, Rows, normalise, read, rows_of
-from ingest.packing import pack_conversation, pack_spans, unpack_conversation, unpack_spans
-from ingest.parts import parse
-from ingest.shapes import read_messages
+from ingest.conversations import threads
+from ingest.conversations.assembly import conversations_of, groups_of
+from ingest.conversations.hidden_history import Evidence
+from ingest.formats import otlp
+from ingest.messages.chatform import canonical, key_of
+from ingest.messages.histories import Histories
+from ingest.messages.parts import parse
+from ingest.messages.shapes import read_messages
+from ingest.tables.normalise import Normalised, Rows, normalise, read, rows_of
+from ingest.tables.packing import pack_conversation, pack_spans, unpack_conversation, unpack_spans
 
 WORDS = st.sampled_from(["hello", "hi ", "hi\u00a0", "hi\t", " hi", "", "[1]", '{"a": 1.0}', "a]", ",", '"', "é", "\n"])
 MESSAGES = st.one_of(
@@ -66,7 +67,7 @@ def test_of_a_list_that_goes_on_the_messages_are_the_same_objects() -> None:
 
 
 def test_histories_keep_to_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.histories._MOST_CHARACTERS", 1000)
+    monkeypatch.setattr("ingest.messages.histories._MOST_CHARACTERS", 1000)
     histories = Histories()
     for n in range(50):
         histories.read(json.dumps([text("user", "x" * 100)]), "user", (f"c-{n}", "k"))

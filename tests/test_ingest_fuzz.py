@@ -26,11 +26,11 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from ingest import otlp
-from ingest.http_server import HttpServer
-from ingest.intake import Intake, Options, decompressed
-from ingest.otlp_http import OtlpHttp
-from ingest.refusals import Refused
+from ingest.formats import otlp
+from ingest.receiver.http_server import HttpServer
+from ingest.receiver.intake import Intake, Options, decompressed
+from ingest.receiver.otlp_http import OtlpHttp
+from ingest.receiver.refusals import Refused
 
 LIMIT = 1 << 20
 MANY = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,9 +15,10 @@ import pytest
 from receiver_process import Server, protobuf
 from test_ingest_receiver_faults import METHOD, stored
 
-from ingest import journal, receiver
-from ingest.intake import Intake, Options
-from ingest.telemetry import merged, without_gauges
+from ingest.journal import segments as journal
+from ingest.receiver import service as receiver
+from ingest.receiver.intake import Intake, Options
+from ingest.receiver.telemetry import merged, without_gauges
 
 COUNT = 'rehearsal_receiver_items_total{result="accepted",signal="traces"} '
 

@@ -11,7 +11,7 @@ import pytest
 from receiver_process import Server, protobuf
 from test_ingest_receiver_faults import stored
 
-from ingest.http_server import DIRECT_BYTES
+from ingest.receiver.http_server import DIRECT_BYTES
 
 LEAST, MOST = DIRECT_BYTES
 

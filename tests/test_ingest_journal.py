@@ -17,8 +17,9 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest import blocks, journal
-from ingest.blocks import BLOCK, Bodies, Stage, aligned
+from ingest.journal import blocks
+from ingest.journal import segments as journal
+from ingest.journal.blocks import BLOCK, Bodies, Stage, aligned
 
 
 def payloads(directory: Path) -> list[bytes]:
@@ -122,7 +123,7 @@ def test_a_limit_on_the_file_size_is_only_a_refusal(tmp_path: Path) -> None:
     program = f"""
 import resource, signal, sys
 from pathlib import Path
-from ingest import journal
+from ingest.journal import segments as journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 writer, acknowledged = journal.JournalWriter(Path({str(tmp_path)!r})), 0
@@ -145,7 +146,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from ingest import journal
+from ingest.journal import segments as journal
 writer = journal.JournalWriter(Path({str(tmp_path)!r}), seal_bytes=200_000)
 while True:
     number = int.from_bytes(os.urandom(7), "big")

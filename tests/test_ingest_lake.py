@@ -12,8 +12,8 @@ import pytest
 import zstandard
 from ingest_samples import conversation, request, span
 
-from ingest import files
 from ingest.errors import UserError
+from ingest.formats import files
 from ingest.lake import Lake
 
 

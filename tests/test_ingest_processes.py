@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from lake_samples import ARRIVED, HOUR, row_hashes, send, talks
 
-from ingest import catalog, journal, landing
 from ingest.errors import UserError
+from ingest.journal import segments as journal
 from ingest.lake import Lake
 from ingest.processes import Processes, kept, some
+from ingest.storage import catalog, landing
 
 
 def test_results_come_back_in_order_and_failures_as_they_were() -> None:
@@ -55,7 +56,7 @@ def _die() -> None:
 
 
 SCRIPT = """
-from ingest import landing
+from ingest.storage import landing
 from ingest.lake import Lake
 
 landing.PARALLEL_FROM = 1

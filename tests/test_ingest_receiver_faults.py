@@ -25,10 +25,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from receiver_process import Server, protobuf
 
-from ingest import commits, journal
-from ingest.intake import Intake, Options
+from ingest.journal import commits
+from ingest.journal import segments as journal
 from ingest.lake import Lake
-from ingest.refusals import Refused
+from ingest.receiver.intake import Intake, Options
+from ingest.receiver.refusals import Refused
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 PROTOBUF = {"content-type": "application/x-protobuf"}

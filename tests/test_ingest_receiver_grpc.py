@@ -19,10 +19,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from receiver_process import Server, protobuf
 from test_ingest_receiver_faults import METHOD, PROTOBUF, retry_seconds, stored
 
-from ingest import commits, journal, telemetry
-from ingest.blocks import Stage
-from ingest.intake import Beside, Intake, Options, Tokens
-from ingest.refusals import Refused
+from ingest.journal import commits
+from ingest.journal import segments as journal
+from ingest.journal.blocks import Stage
+from ingest.receiver import telemetry
+from ingest.receiver.intake import Beside, Intake, Options, Tokens
+from ingest.receiver.refusals import Refused
 
 LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 BIG = [("grpc.max_send_message_length", -1)]

@@ -14,10 +14,10 @@ from ingest_samples import request, span
 from lake_samples import ARRIVED, HOUR, killed_at_every_step, loose_files, row_hashes, send, tables, talks
 from test_lake_renormalise import run
 
-from ingest import catalog, compaction
-from ingest.known import HASH, Known
+from ingest.formats.otlp import SPAN_SCHEMA
 from ingest.lake import Lake
-from ingest.otlp import SPAN_SCHEMA
+from ingest.storage import catalog, compaction
+from ingest.storage.known import HASH, Known
 
 
 def lake_of_small_parts(path: Path, numbers: range = range(1, 7), hours: int = 2) -> Lake:

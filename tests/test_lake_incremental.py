@@ -13,10 +13,11 @@ import pytest
 from ingest_samples import conversation
 from lake_samples import killed_at_every_step, loose_files, row_hashes, send, tables, talks
 
-from ingest import catalog, journal
-from ingest.blocks import Stage
 from ingest.errors import UserError
+from ingest.journal import segments as journal
+from ingest.journal.blocks import Stage
 from ingest.lake import Lake
+from ingest.storage import catalog
 
 
 def rows_of(tmp_path: Path, *numbers: int) -> set[bytes]:
@@ -129,7 +130,7 @@ def test_sigkill_between_the_rows_and_the_memory(tmp_path: Path, when: str) -> N
     send(lake, *talks(1, 2))
     program = f"""
 import os, signal, sys
-from ingest import catalog
+from ingest.storage import catalog
 from ingest.lake import Lake
 save = catalog.save
 def die(*arguments):

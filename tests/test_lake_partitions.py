@@ -12,9 +12,10 @@ from dialect_samples import SAMPLES
 from ingest_samples import answer, attributes, call, chat, conversation, event, request, span, text, tool
 from lake_samples import assert_same_in_parts, send
 
-from ingest import partitioned, shards, tables
 from ingest.lake import Lake
-from ingest.runners import LocalRunner
+from ingest.tables import build as tables
+from ingest.tables import partitioned, shards
+from ingest.tables.runners import LocalRunner
 
 
 def lake_of(tmp_path: Path, requests: list[dict[str, Any]]) -> Lake:

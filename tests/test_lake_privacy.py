@@ -14,8 +14,9 @@ from test_lake_retention import DAY, NOW, ids, sample
 
 from dagster_project.loop import Loop
 from dagster_project.settings import Settings
-from ingest import catalog, encrypted, journal, kept
+from ingest.journal import segments as journal
 from ingest.lake import Lake
+from ingest.storage import catalog, encrypted, kept
 
 MODES = ("encrypt", "drop")
 

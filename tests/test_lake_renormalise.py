@@ -13,9 +13,11 @@ from ingest_samples import text
 from lake_samples import killed_at_every_step, send, tables, talks
 from typer.testing import CliRunner
 
-from ingest import commands, dialects, lake, normal, normalise
+from ingest import commands, dialects, lake
 from ingest.errors import UserError
 from ingest.lake import Lake
+from ingest.messages import normal
+from ingest.tables import normalise
 
 
 def run(*arguments: str) -> str:

@@ -14,9 +14,10 @@ from test_lake_renormalise import run
 
 from dagster_project.loop import Loop
 from dagster_project.settings import Settings
-from ingest import catalog, journal
 from ingest.errors import UserError
+from ingest.journal import segments as journal
 from ingest.lake import Lake
+from ingest.storage import catalog
 
 DAY = 24 * HOUR
 NOW = ARRIVED + 100 * DAY

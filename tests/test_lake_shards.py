@@ -11,9 +11,10 @@ from dialect_samples import log, logs
 from ingest_samples import conversation, request
 from lake_samples import assert_same_in_parts, send
 
-from ingest import catalog, shards
 from ingest.lake import Lake
-from ingest.shards import Stretch
+from ingest.storage import catalog
+from ingest.tables import shards
+from ingest.tables.shards import Stretch
 
 
 def spans_of(number: int) -> list[dict[str, Any]]:

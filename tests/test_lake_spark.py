@@ -15,8 +15,8 @@ from lake_samples import assert_same_in_parts, contents, send
 from test_dialect_corpora import CORPORA, need_corpora
 from test_lake_partitions import lake_of, results_in_traces_of_their_own, turns_in_traces_of_their_own
 
-from ingest import spark
 from ingest.lake import Lake
+from ingest.tables import spark
 
 pytest.importorskip("pyspark")
 pytestmark = pytest.mark.skipif(

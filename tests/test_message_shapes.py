@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ingest.error_class import classify_error, says_error
-from ingest.parts import parse_any
-from ingest.reprs import read_repr
-from ingest.shapes import read_messages
-from ingest.tool_definitions import read_tools
+from ingest.messages.error_class import classify_error, says_error
+from ingest.messages.parts import parse_any
+from ingest.messages.reprs import read_repr
+from ingest.messages.shapes import read_messages
+from ingest.messages.tool_definitions import read_tools
 
 ARGUMENTS = {"a": 1}
 TEXT = json.dumps(ARGUMENTS)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.assembly import Assembled
-from ingest.chatform import to_turns
-from ingest.linking import Link
-from ingest.normalise import Normalised, add_conversations
+from ingest.conversations.assembly import Assembled
+from ingest.conversations.linking import Link
+from ingest.conversations.threads import Thread
+from ingest.messages.chatform import to_turns
 from ingest.privacy.conversations import Privacy
 from ingest.privacy.detectors import find
 from ingest.privacy.fields import Fields, Known
@@ -20,7 +20,7 @@ from ingest.privacy.screen import may_hold
 from ingest.privacy.scrub import Scrubber
 from ingest.privacy.settings import PrivacySettings
 from ingest.privacy.tokens import find_secrets
-from ingest.threads import Thread
+from ingest.tables.normalise import Normalised, add_conversations
 
 KEY = b"k" * 32
 WANTED = frozenset(PrivacySettings().detectors)

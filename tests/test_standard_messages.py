@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.shapes import read_message
-from ingest.standard import standard_message
+from ingest.messages.shapes import read_message
+from ingest.messages.standard import standard_message
 
 WORDS = st.text("ab{)[ ", min_size=1, max_size=4)
 ODD = WORDS | st.sampled_from(["", "N/A", '{"a": 1}', "[1]", "Call(x='1')", "<not set>"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ingest.error_class import classify_error, says_error
+from ingest.messages.error_class import classify_error, says_error
 from ingest.records import Transition
 from training.edits import canonical, dumps
 

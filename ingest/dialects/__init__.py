@@ -11,7 +11,6 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-from ingest import references
 from ingest.dialects import (
     adk,
     claude_code,
@@ -27,8 +26,9 @@ from ingest.dialects import (
     vercel,
 )
 from ingest.dialects.mapping import Look, Mapping, apply
-from ingest.normal import Evaluation, Observed, Span
-from ingest.parts import first
+from ingest.formats import references
+from ingest.messages.normal import Evaluation, Observed, Span
+from ingest.messages.parts import first
 
 DIALECTS = tuple(
     module.MAPPING

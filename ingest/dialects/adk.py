@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, has
-from ingest.normal import Span
+from ingest.messages.normal import Span
 
 _PRE = "gcp.vertex.agent."
 _NOTHING = ("{}", "N/A", "<not serializable>", "<elided>", "")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, looks
-from ingest.normal import Span
-from ingest.parts import first
+from ingest.messages.normal import Span
+from ingest.messages.parts import first
 
 _KINDS = {"llm_request": "inference", "tool": "execution", "tool.execution": "execution", "interaction": "agent"}
 _ARGUMENTS = ("full_command", "command", "file_path", "pattern", "url", "query")

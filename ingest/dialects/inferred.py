@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Any
 
 from ingest.dialects.mapping import called_with, completeness, is_redacted, unflatten, unquoted
-from ingest.normal import Observed, Span
-from ingest.parts import parse_any, text_part
-from ingest.shapes import ROLES, NormalMessage, read_messages, role_of, system_parts
-from ingest.tool_definitions import listed_tools, read_tools
+from ingest.messages.normal import Observed, Span
+from ingest.messages.parts import parse_any, text_part
+from ingest.messages.shapes import ROLES, NormalMessage, read_messages, role_of, system_parts
+from ingest.messages.tool_definitions import listed_tools, read_tools
 
 NAME = "inferred"
 MAX_DEPTH = 6

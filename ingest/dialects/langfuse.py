@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, has
-from ingest.normal import Span
-from ingest.parts import parse
-from ingest.tool_definitions import read_tools
+from ingest.messages.normal import Span
+from ingest.messages.parts import parse
+from ingest.messages.tool_definitions import read_tools
 
 _INPUT = "langfuse.observation.input"
 _OUTPUT = "langfuse.observation.output"

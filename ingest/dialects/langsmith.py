@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has, looks
-from ingest.normal import Span
-from ingest.parts import parse
+from ingest.messages.normal import Span
+from ingest.messages.parts import parse
 
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:

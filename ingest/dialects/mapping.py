@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from ingest.histories import Histories
-from ingest.normal import Observed, Span
-from ingest.parts import first, is_cut, parse, parse_any, plain_content, text_part
-from ingest.shapes import NormalMessage, lone_text, read_message, read_messages, system_parts
-from ingest.tool_definitions import read_tools
+from ingest.messages.histories import Histories
+from ingest.messages.normal import Observed, Span
+from ingest.messages.parts import first, is_cut, parse, parse_any, plain_content, text_part
+from ingest.messages.shapes import NormalMessage, lone_text, read_message, read_messages, system_parts
+from ingest.messages.tool_definitions import read_tools
 
 MAX_DEPTH = 12
 REDACTED = {"REDACTED", "ELIDED", "FILTERED", "REMOVED"}

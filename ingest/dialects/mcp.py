@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, has
-from ingest.normal import Span
+from ingest.messages.normal import Span
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from ingest.dialects.mapping import Mapping, has
-from ingest.normal import Span
+from ingest.messages.normal import Span
 
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:

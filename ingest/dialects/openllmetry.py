@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has, has_prefix
-from ingest.normal import Span
-from ingest.parts import parse
+from ingest.messages.normal import Span
+from ingest.messages.parts import parse
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:

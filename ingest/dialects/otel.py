@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has_prefix, looks
-from ingest.normal import Span
-from ingest.parts import parse
+from ingest.messages.normal import Span
+from ingest.messages.parts import parse
 
 INFERENCE = {"chat", "generate_content", "text_completion", "completion"}
 AGENT = {"invoke_agent", "create_agent", "invoke_workflow", "plan"}

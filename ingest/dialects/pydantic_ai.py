@@ -7,8 +7,8 @@ from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has, looks
 from ingest.dialects.otel import split_events
-from ingest.normal import Span
-from ingest.parts import parse
+from ingest.messages.normal import Span
+from ingest.messages.parts import parse
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, has
-from ingest.normal import Span
-from ingest.parts import first, parse
+from ingest.messages.normal import Span
+from ingest.messages.parts import first, parse
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:

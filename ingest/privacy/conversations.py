@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import orjson
 
-from ingest.assembly import Assembled
-from ingest.chatform import Turn, as_text
-from ingest.linking import Link
-from ingest.normal import Evaluation
+from ingest.conversations.assembly import Assembled
+from ingest.conversations.linking import Link
+from ingest.messages.chatform import Turn, as_text
+from ingest.messages.normal import Evaluation
 from ingest.privacy.fields import Known
 from ingest.privacy.screen import Told, may_hold
 from ingest.privacy.scrub import Scrubber

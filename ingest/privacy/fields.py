@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from ingest.parts import parse
+from ingest.messages.parts import parse
+from ingest.messages.reprs import read_repr
 from ingest.privacy.settings import PrivacySettings
 from ingest.privacy.surrogates import is_no_name
-from ingest.reprs import read_repr
 
 # Names that are everyday words too; in lower case they are taken for the word.
 AMBIGUOUS = set(

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from ingest.parts import parse
+from ingest.messages.parts import parse
 from ingest.privacy.detectors import Hit, find
 from ingest.privacy.fields import Fields, Known, places
 from ingest.privacy.settings import PrivacySettings

@@ -1,0 +1,1 @@
+"""Spans become conversations: grouped, threaded, linked. Start with `assembly.py`."""

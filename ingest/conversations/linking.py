@@ -1,0 +1,171 @@
+"""Tool call, execution span and result are one thing told three times: linked by id, else by content and
+position, and every repair is recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ingest.conversations.threads import Thread
+from ingest.messages.chatform import Turn, as_text, key_of
+from ingest.messages.error_class import classify_error, says_error
+from ingest.messages.normal import Observed
+from ingest.records import Message
+
+Ran = tuple[int, str, str]  # when a call ran (ns), and its trace and span
+
+
+@dataclass(slots=True)
+class Link:
+    """One call: the turn that made it, the turn that answers it, the span that ran it (once that is read, ``ran``)."""
+
+    call: dict[str, Any]
+    call_turn: Turn
+    answer: Turn | None = None
+    execution: Observed | None = None
+    repairs: list[str] = field(default_factory=list)
+    ran: Ran | None = None
+
+    def forget_span(self) -> None:
+        """Keeps of the span that ran it when and where: what it told is in the turns."""
+        if e := self.execution:
+            self.ran, self.execution = (e.start_ns, e.trace_id, e.span_id), None
+
+    @property
+    def is_error(self) -> bool:
+        return bool(self.answer and self.answer.message.get("is_error"))
+
+
+def link(t: Thread, executions: list[Observed]) -> list[Link]:
+    """Links the thread's calls, adds results that only execution spans tell, and sets ``is_error``,
+    ``error_class``, ``name`` and ``latency_ms`` on the answers."""
+    links = _answers(t)
+    _executions(links, executions)
+    _insert_missing(t, links)
+    for number, x in enumerate(links):
+        if not x.call.get("id"):
+            x.call["id"] = x.answer.message.get("tool_call_id", "") if x.answer else ""
+        if not x.call["id"]:
+            x.call["id"] = f"call_{number}"
+            x.repairs.append("id_made")
+        _finish(x)
+    for turn in t.turns:
+        if turn.message["role"] == "tool" and "is_error" not in turn.message:
+            _finish_orphan(turn.message)
+    return links
+
+
+def _finish_orphan(message: Message) -> None:
+    content = message.get("content")
+    message["is_error"] = says_error(content)
+    message["error_class"] = classify_error(None, content) if message["is_error"] else ""
+
+
+def _answers(t: Thread) -> list[Link]:
+    """Calls with their answers, by id or else by position after the call."""
+    links: list[Link] = []
+    open_links: list[Link] = []
+    for turn in t.turns:
+        for call in turn.message.get("tool_calls") or ():
+            links.append(Link(call, turn))  # type: ignore[arg-type]
+            open_links.append(links[-1])
+        if turn.message["role"] == "tool":
+            found = _owner(turn, open_links)
+            if found is None:
+                turn.flags.append("orphan_result")
+                t.flags.add("orphan_result")
+            else:
+                found.answer = turn
+                open_links.remove(found)
+    return links
+
+
+def _owner(turn: Turn, open_links: list[Link]) -> Link | None:
+    call_id, name = turn.message.get("tool_call_id"), turn.message.get("name")
+    if call_id:
+        for x in open_links:
+            if x.call.get("id") == call_id:
+                return x
+    for x in open_links:
+        if (not name or x.call["name"] == name) and not (call_id and x.call.get("id")):
+            x.repairs.append("result_by_position")
+            return x
+    for x in open_links:  # ids that disagree (an item id here, a call id there)
+        if not name or x.call["name"] == name:
+            x.repairs.append("result_id_repaired")
+            return x
+    return None
+
+
+def _executions(links: list[Link], executions: list[Observed]) -> None:
+    free = sorted(executions, key=lambda e: e.start_ns)
+    for match in (_by_id, _by_content, _by_name):
+        for x in links:
+            if x.execution is None:
+                found = next((e for e in free if match(x, e)), None)
+                if found is not None:
+                    x.execution = found
+                    free.remove(found)
+                    if match is not _by_id:
+                        x.repairs.append("execution" + match.__name__)
+
+
+def _by_id(x: Link, e: Observed) -> bool:
+    return bool(e.call_id) and e.call_id == x.call.get("id") and e.tool_name in (None, x.call["name"])
+
+
+def _by_content(x: Link, e: Observed) -> bool:
+    return (
+        e.tool_name == x.call["name"]
+        and e.arguments is not None
+        and key_of(e.arguments) == key_of(x.call.get("arguments"))
+        and _agrees(x, e)
+    )
+
+
+def _agrees(x: Link, e: Observed) -> bool:
+    if x.answer is None or e.result is None:
+        return True
+    return key_of(e.result) == key_of(x.answer.message.get("content"))
+
+
+def _by_name(x: Link, e: Observed) -> bool:
+    return e.tool_name == x.call["name"] and e.start_ns >= x.call_turn.start_ns - 1_000_000_000
+
+
+def _insert_missing(t: Thread, links: list[Link]) -> None:
+    """Answers that no history repeats (the last ones, or a library that drops them) come from the span."""
+    for x in links:
+        e = x.execution
+        if x.answer is None and e is not None and (e.result is not None or e.is_error):
+            content = as_text(e.result) if e.result is not None else e.error_message
+            message: Message = {"role": "tool", "content": content, "tool_call_id": x.call.get("id", "")}
+            x.answer = Turn(message, key_of(["tool", content]), [], e.end_ns, e.span_id, e.trace_id)
+            x.repairs.append("result_from_span")
+            t.turns.insert(_place_after(t, x), x.answer)
+        if e is not None and "arguments" not in x.call and e.arguments is not None:
+            x.call["arguments"] = e.arguments
+            x.repairs.append("arguments_from_span")
+
+
+def _place_after(t: Thread, x: Link) -> int:
+    at = next(i for i, turn in enumerate(t.turns) if turn is x.call_turn) + 1
+    while at < len(t.turns) and t.turns[at].message["role"] == "tool":
+        at += 1
+    return at
+
+
+def _finish(x: Link) -> None:
+    if x.answer is None:
+        return
+    message, e = x.answer.message, x.execution
+    message["name"] = x.call["name"]
+    message["tool_call_id"] = x.call["id"]
+    content = message.get("content")
+    failed = bool(message.get("is_error")) or (e is not None and e.is_error) or says_error(content)
+    message["is_error"] = failed
+    message["error_class"] = (
+        classify_error(e.error_type if e else None, content, e.error_message if e else None) if failed else ""
+    )
+    if e is not None and e.end_ns >= e.start_ns > 0:
+        message["latency_ms"] = (e.end_ns - e.start_ns) / 1e6

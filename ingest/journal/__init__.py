@@ -1,0 +1,1 @@
+"""The append-only journal of raw OTLP requests. Start with `segments.py`."""

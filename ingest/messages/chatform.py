@@ -1,0 +1,147 @@
+"""Normal messages as chat-completions messages, with a key by which the repeats of history are recognised."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import xxhash
+
+from ingest.messages.parts import Part, parse
+from ingest.messages.shapes import NormalMessage
+from ingest.records import Message
+
+
+@dataclass(slots=True)
+class Turn:
+    """One chat message of a conversation and where it was first seen. ``key`` leaves out ids, which
+    instrumentations invent, so that the same message seen twice is the same."""
+
+    message: Message
+    key: bytes
+    parts: list[Part]
+    start_ns: int = 0
+    span_id: str = ""
+    trace_id: str = ""
+    sent: bool = False  # seen in a model's output, not only in a history
+    flags: list[str] = field(default_factory=list)
+    is_lent: bool = False  # the message is others' too, and must not be changed
+
+    def seen(self, time_ns: int, span_id: str, trace_id: str, sent: bool) -> Turn:
+        """The same turn as a span told it; the message is lent."""
+        return Turn(self.message, self.key, self.parts, time_ns, span_id, trace_id, sent, [], True)
+
+    def saying(self, message: Message, parts: list[Part]) -> Turn:
+        """The same turn in other words."""
+        return Turn(
+            message, self.key, parts, self.start_ns, self.span_id, self.trace_id, self.sent, self.flags, self.is_lent
+        )
+
+    def keep(self) -> None:
+        """Makes the message this turn's own."""
+        if self.is_lent:
+            self.message, self.is_lent = self.message.copy(), False
+            if calls := self.message.get("tool_calls"):
+                self.message["tool_calls"] = [call.copy() for call in calls]
+
+
+def canonical(value: Any) -> Any:
+    """JSON text as its value, text without outer space, whole floats as integers."""
+    if isinstance(value, str):
+        parsed = parse(value)
+        return value.strip() if parsed is value else canonical(parsed)
+    if isinstance(value, dict):
+        return {k: canonical(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def key_of(value: Any) -> bytes:
+    """A hash of a value's canonical JSON."""
+    try:
+        told = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, ValueError):
+        told = b""
+    if not 0 < len(told) <= _SHORT or _NOT_CANONICAL.search(told):
+        told = orjson.dumps(canonical(value), option=_ANY_KEYS, default=str)
+    return xxhash.xxh3_64_digest(told)
+
+
+_ANY_KEYS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+# What ``canonical`` may change: a text that begins or ends with space (or with what is escaped, as tabs are, or is not
+# ASCII), one that begins as JSON does, and a whole float. In a long text it is quicker to try than to look for these.
+_NOT_CANONICAL = re.compile(rb'"[\s\\{\[\x80-\xff]|[\s\x80-\xff]"|\\u?\w{1,4}"|\d\.0(?:[,\]}]|$)')
+_SHORT = 512
+
+
+def as_text(value: Any) -> str | None:
+    """A tool's answer as the text that the model saw: JSON minified, text as it is."""
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value, default=str).decode()
+
+
+def _content(parts: list[Part]) -> str | None:
+    texts = [p["content"] for p in parts if p["type"] == "text" and isinstance(p.get("content"), str)]
+    return "\n".join(texts) if texts else None
+
+
+def to_turns(message: NormalMessage) -> list[Turn]:
+    """The chat messages of one normal message: each tool answer is one of its own, text comes after them. They are
+    remembered, because every call repeats the history, and must not be changed: ``Turn.seen`` lends them."""
+    known = _told.get(id(message))
+    if known is None or known[0] is not message:
+        if len(_told) >= _MOST:
+            _told.clear()
+        known = _told[id(message)] = message, _read_turns(message)
+    return known[1]
+
+
+_MOST = 4096
+_told: dict[int, tuple[NormalMessage, list[Turn]]] = {}
+
+
+def _read_turns(message: NormalMessage) -> list[Turn]:
+    parts = message["parts"]
+    if len(parts) == 1 and parts[0]["type"] in ("text", "tool_call") and message["role"] != "tool":  # as most are
+        return [_spoken_turn(message["role"], parts)]
+    answers = [p for p in parts if p["type"] == "tool_call_response"]
+    turns = [_tool_turn(p) for p in answers]
+    rest = [p for p in parts if p["type"] != "tool_call_response"]
+    if not any(p["type"] != "reasoning" for p in rest) and message["role"] != "assistant":
+        return turns
+    if message["role"] == "tool":
+        return turns
+    if rest:
+        turns.append(_spoken_turn(message["role"], rest))
+    return turns
+
+
+def _spoken_turn(role: str, parts: list[Part]) -> Turn:
+    out: Message = {"role": role, "content": _content(parts)}  # type: ignore[typeddict-item]
+    calls = [p for p in parts if p["type"] == "tool_call"]
+    if calls:
+        out["tool_calls"] = [_chat_call(c) for c in calls]
+    facts = [role, out["content"] or "", [[c["name"], c.get("arguments")] for c in calls]]
+    return Turn(out, key_of(facts), parts)
+
+
+def _chat_call(part: Part) -> Any:
+    call: dict[str, Any] = {"id": part.get("id", ""), "name": part["name"]}
+    if "arguments" in part:
+        call["arguments"] = part["arguments"]
+    return call
+
+
+def _tool_turn(part: Part) -> Turn:
+    out: Message = {"role": "tool", "content": as_text(part["response"])}
+    if part.get("id"):
+        out["tool_call_id"] = part["id"]
+    if part.get("name"):
+        out["name"] = part["name"]
+    if "is_error" in part:
+        out["is_error"] = part["is_error"]
+    return Turn(out, key_of(["tool", out["content"]]), [part])

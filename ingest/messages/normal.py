@@ -1,0 +1,99 @@
+"""What one span or log record says, in the standard's terms: the normal form between dialects and tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ingest.messages.shapes import NormalMessage
+
+# Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
+MAPPING_VERSION = 3
+
+
+@dataclass(slots=True)
+class Span:
+    """One raw span as a dialect reads it: attributes and events are parsed JSON."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    name: str
+    kind: int
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Any]
+    events: list[dict[str, Any]]
+    status_code: int
+    status_message: str
+    scope: str
+    scope_version: str
+    resource: dict[str, Any]
+    dropped: int = 0
+    links: list[dict[str, Any]] = field(default_factory=list)
+    records: list[LogRecord] = field(default_factory=list)  # log records that name this span
+    source: str = ""  # the file that told it
+
+
+@dataclass(slots=True)
+class LogRecord:
+    """One raw log record. ``event_name`` may come from the old attribute ``event.name``."""
+
+    trace_id: str
+    span_id: str
+    time_ns: int
+    event_name: str
+    body: Any
+    attributes: dict[str, Any]
+    scope: str
+    resource: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """One judgement: an evaluation event, a score, feedback."""
+
+    name: str
+    score: float | None
+    label: str | None
+    explanation: str | None
+    response_id: str | None
+    time_ns: int
+    trace_id: str = ""
+    span_id: str = ""
+    conversation_id: str | None = None
+
+
+@dataclass(slots=True)
+class Observed:
+    """One span's meaning. ``kind`` is ``inference`` (a model was called), ``execution`` (a tool ran),
+    ``agent`` (an agent or workflow ran) or ``other``."""
+
+    kind: str
+    dialect: str
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    start_ns: int
+    end_ns: int
+    conversation_id: str | None = None
+    agent: str | None = None
+    model: str | None = None
+    response_id: str | None = None
+    previous_response_id: str | None = None
+    input: list[NormalMessage] = field(default_factory=list)
+    output: list[NormalMessage] = field(default_factory=list)
+    is_cut: bool = False  # the history ends before its end: a length limit cut it
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_name: str | None = None
+    call_id: str | None = None
+    arguments: Any = None
+    result: Any = None
+    is_error: bool = False
+    error_type: str | None = None
+    error_message: str | None = None
+    flags: list[str] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    input_tokens: int | None = None
+    emitter: str = ""  # the process and the instrumentation in it
+    rebuilt: bool = False  # not one span's words, but a whole run's (ingest.conversations.runs)

@@ -1,0 +1,311 @@
+"""Message-like JSON of any vendor, recognised by its shape, becomes OpenTelemetry GenAI messages.
+
+The normal form is the standard's (semantic-conventions-genai, gen-ai-input-messages.json): a message is
+``{"role", "parts": [...], "finish_reason"?, "name"?}``; ingest.messages.parts reads the parts. Understood: OTel parts,
+OpenAI chat and Responses, Anthropic, Gemini, Bedrock and Strands, LangChain, LlamaIndex, Haystack, Genkit,
+Vercel AI SDK, Pydantic AI. One bad part never costs the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from ingest.messages.parts import (
+    Part,
+    first,
+    parse,
+    parse_any,
+    plain_content,
+    read_call,
+    read_part,
+    read_parts,
+    result_part,
+    text_part,
+)
+from ingest.messages.standard import standard_message
+
+NormalMessage = dict[str, Any]
+
+ROLES = {
+    "system": "system", "developer": "system", "instructions": "system", "systemmessage": "system",
+    "user": "user", "human": "user", "humanmessage": "user", "usermessage": "user",
+    "humanmessagechunk": "user",
+    "assistant": "assistant", "ai": "assistant", "model": "assistant", "aimessage": "assistant",
+    "aimessagechunk": "assistant", "assistantmessage": "assistant", "bot": "assistant",
+    "tool": "tool", "function": "tool", "toolmessage": "tool", "tool_response": "tool",
+    "tool-response": "tool",
+    "functionmessage": "tool", "toolmessagechunk": "tool", "ipython": "tool",
+}  # fmt: skip
+
+
+def role_of(message: dict[str, Any]) -> str | None:
+    """The normal role, by ``role`` or the class names that frameworks write into ``type`` or ``id``."""
+    role = first(message, "role", "messageType")
+    if isinstance(role, dict):
+        role = first(role, "value", "label", "name")
+    if not isinstance(role, str):
+        role = message.get("type")
+    return ROLES.get(role.lower().rsplit(".", 1)[-1]) if isinstance(role, str) else None
+
+
+def read_message(x: Any, default_role: str = "user") -> NormalMessage | None:
+    """One message of any vendor; None if it holds nothing that is one."""
+    value = parse_any(x)
+    if isinstance(x, str) and not isinstance(value, dict):
+        value = x
+    if isinstance(value, str):
+        return {"role": default_role, "parts": read_parts(value)} if value else None
+    if not isinstance(value, dict):
+        return None
+    value = _unwrapped(value)
+    role = role_of(value)
+    if role is None:
+        found = _item(value, default_role)
+        is_plain = found is None and isinstance(x, str) and parse(x) is x  # a text that looks like a repr
+        return {"role": default_role, "parts": [text_part(x)]} if is_plain else found
+    message: NormalMessage = {"role": role, "parts": _message_parts(value, role)}
+    if isinstance(value.get("name"), str) and role != "tool":
+        message["name"] = value["name"]
+    if finish := first(value, "finish_reason", "finishReason", "stop_reason"):
+        message["finish_reason"] = finish
+    return message
+
+
+def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
+    """LangChain's ``{"lc", "id": [..., "HumanMessage"], "kwargs"}`` and ``{"type": "human", "data"}``,
+    OpenInference's and OpenAI's ``{"message": {...}}``."""
+    if isinstance(x.get("kwargs"), dict) and isinstance(x.get("id"), list) and x["id"]:
+        return {"type": str(x["id"][-1]), **x["kwargs"], "role": str(x["id"][-1])}
+    if isinstance(x.get("data"), dict) and isinstance(x.get("type"), str) and x["type"] in ROLES:
+        return {**x["data"], "role": x["type"]}
+    inner = x.get("message")
+    if isinstance(inner, dict) and "role" not in x and (role_of(inner) or {"content", "kwargs"} & set(inner)):
+        finish = first(x, "finish_reason", "finishReason", "stop_reason")
+        return {**_unwrapped(inner), **({"finish_reason": finish} if finish else {})}
+    inner = x.get("content")
+    if isinstance(inner, dict) and isinstance(inner.get("parts"), list):  # Gemini's candidates
+        return {**inner, "role": first(inner, "role") or first(x, "role")}
+    if isinstance(inner, dict) and isinstance(text := first(inner, "content", "message"), str):  # AgentCore
+        return {**x, "content": text}
+    return x
+
+
+_CALL_IDS = ("tool_call_id", "toolCallId", "tool_use_id", "call_id", "id")
+
+
+def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
+    bodies = (x.get(k) for k in ("parts", "content", "contents", "text", "blocks"))
+    body = next((b for b in bodies if b not in (None, "", [])), None)
+    if isinstance(body, str) and body[:2] == "[{" and _are_parts(parse(body)):
+        body = parse(body)
+    if role == "tool" and not _holds_results(body):
+        if body is None and not any(k in x for k in ("parts", "content")):
+            return []
+        error = first(x, "is_error", "isError")
+        if error is None and x.get("status") == "error":
+            error = True
+        extra = x.get("additional_kwargs")
+        call_id = first({**extra, **x} if isinstance(extra, dict) else x, *_CALL_IDS)
+        return [result_part(_tool_body(body, x), call_id, first(x, "name", "tool_name"), error)]
+    parts = read_parts(body)
+    reasoning = first(x, "reasoning_content", "reasoning")
+    if isinstance(reasoning, str):
+        parts.insert(0, {"type": "reasoning", "content": reasoning})
+    known = {p.get("id") for p in parts if p["type"] == "tool_call"} - {None}
+    for call in _listed_calls(x):
+        if call.get("id") not in known:
+            parts.append(call)
+    return parts
+
+
+def _tool_body(body: Any, x: dict[str, Any]) -> Any:
+    if body is None:
+        return x.get("content", "")
+    if isinstance(body, list):
+        body = [p for p in body if not (isinstance(p, dict) and p.get("type") == "tool_reference")]
+    return plain_content(body)
+
+
+def _are_parts(items: Any) -> bool:
+    marks = {"type", "text", "toolUse", "toolResult"}
+    return isinstance(items, list) and all(isinstance(i, dict) and marks & set(i) for i in items)
+
+
+def _holds_results(body: Any) -> bool:
+    items = body if isinstance(body, list) else [body]
+    parts = [read_part(i) for i in items if isinstance(i, dict)]
+    return any(p is not None and p["type"] == "tool_call_response" for p in parts)
+
+
+def _listed_calls(x: dict[str, Any]) -> list[Part]:
+    """Calls beside the content: OpenAI's ``tool_calls`` (LangChain keeps a second copy in
+    ``additional_kwargs``) and the old ``function_call``."""
+    listed = parse(first(x, "tool_calls", "toolCalls"))
+    extra = x.get("additional_kwargs")
+    if not listed and isinstance(extra, dict):
+        listed = extra.get("tool_calls") or ([extra["function_call"]] if extra.get("function_call") else None)
+    if not listed and isinstance(x.get("function_call"), dict):
+        listed = [x["function_call"]]
+    if isinstance(listed, dict):
+        listed = [listed]
+    if not isinstance(listed, list):
+        return []
+    calls = [c.get("tool_call", c) for c in map(parse, listed) if isinstance(c, dict)]
+    return [read_call(c) for c in calls if isinstance(c, dict)]
+
+
+def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
+    """A list item without a role: OpenAI Responses items, bare parts, Gemini and Bedrock outputs."""
+    if isinstance(x.get("parts"), list):
+        return {"role": default_role, "parts": read_parts(x["parts"])}
+    part = read_part(x)
+    if part is None:
+        return None
+    if part["type"] in ("tool_call", "reasoning"):
+        return {"role": "assistant", "parts": [part]}
+    if part["type"] == "tool_call_response":
+        return {"role": "tool", "parts": [part]}
+    if part["type"] == "text":
+        return {"role": default_role, "parts": [part]}
+    if "content" in x or "tool_calls" in x:
+        role = "assistant" if x.get("tool_calls") else default_role
+        return {"role": role, "parts": _message_parts(x, role)}
+    return None
+
+
+_CONTAINERS = ("messages", "input_messages", "output_messages", "choices", "contents", "generations",
+               "candidates", "replies", "history", "prompt", "completion",
+               "input", "output", "outputs", "message", "response", "result", "content")  # fmt: skip
+
+
+def read_messages(value: Any, default_role: str = "user") -> list[NormalMessage]:
+    """The messages of a list, of one message, or of a request or response that contains them."""
+    if not isinstance(value, str):
+        return _told_by(value, default_role)
+    shown = parse_any(value)
+    if isinstance(shown, dict | list):
+        found = _told_by(shown, default_role)
+        if found or parse(value) is not value:
+            return found
+    return [{"role": default_role, "parts": read_parts(value)}] if value else []
+
+
+def _told_by(value: Any, default_role: str) -> list[NormalMessage]:
+    if isinstance(value, list):
+        return join_turns([m for item in value for m in messages_of_item(item, default_role)])
+    if not isinstance(value, dict):
+        return []
+    return _from_object(value, default_role)
+
+
+def messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
+    """What one item of a list tells. It is remembered, because every call repeats the history; what is repeated
+    is the same object then, and nobody may change it."""
+    try:
+        key = (item if isinstance(item, str) else orjson.dumps(item)), default_role
+    except (TypeError, ValueError):  # what JSON cannot say is not asked twice
+        return _read_item(item, default_role)
+    if len(key[0]) > _LONG:
+        return _read_item(item, default_role)
+    found = _remembered.get(key)
+    if found is None:
+        if len(_remembered) >= _MOST:
+            _remembered.clear()
+        if (message := standard_message(item)) is not None:  # an answer is the next call's history
+            found = _remembered[key[0], "user"] = _remembered[key[0], "assistant"] = [message]
+        else:
+            found = _remembered[key] = _read_item(item, default_role)
+    return found
+
+
+_MOST, _LONG = 8192, 32 << 10  # items; and their length, in bytes of JSON
+_remembered: dict[tuple[str | bytes, str], list[NormalMessage]] = {}
+
+
+def _read_item(item: Any, default_role: str) -> list[NormalMessage]:
+    item = parse(item)
+    if isinstance(item, str) and isinstance(shown := parse_any(item), list):
+        item = shown if _told_by(shown, default_role) else item
+    if isinstance(item, list):
+        return read_messages(item, default_role)
+    if isinstance(item, dict) and item.get("kind") in _DIRECTIONS and isinstance(item.get("parts"), list):
+        return [m for p in item["parts"] if (m := _pydantic_part(p, _DIRECTIONS[item["kind"]]))]
+    message = read_message(item, default_role)
+    return [message] if message else []
+
+
+_DIRECTIONS = {"request": "user", "response": "assistant"}
+
+
+def _pydantic_part(part: Any, role: str) -> NormalMessage | None:
+    """A part of Pydantic AI's own messages: its kind says whose it is."""
+    kind = str(part.get("part_kind")) if isinstance(part, dict) else ""
+    if kind in ("system-prompt", "user-prompt"):
+        return {"role": kind.split("-")[0], "parts": read_parts(part.get("content"))}
+    if kind in ("tool-return", "retry-prompt") and part.get("tool_name"):
+        failed = True if kind == "retry-prompt" else None
+        result = result_part(part.get("content"), part.get("tool_call_id"), part["tool_name"], failed)
+        return {"role": "tool", "parts": [result]}
+    parts = read_parts(part)
+    return {"role": role, "parts": parts} if parts else None
+
+
+def join_turns(messages: list[NormalMessage], before: Iterable[NormalMessage] = ()) -> list[NormalMessage]:
+    """Neighbouring assistant items of one turn (a text, then its calls) are one message, as in OTel; ``before`` are
+    joined already."""
+    out = [*before]
+    for m in messages:
+        mergeable = m["role"] == "assistant" and out and out[-1]["role"] == "assistant"
+        if mergeable and any(p["type"] in ("tool_call", "reasoning") for p in (*m["parts"], *out[-1]["parts"])):
+            out[-1] = {**out[-1], **m, "parts": [*out[-1]["parts"], *m["parts"]]}
+        else:
+            out.append(m)
+    return out
+
+
+def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage]:
+    if role_of(value) or (isinstance(value.get("parts"), list)):
+        message = read_message(value, default_role)
+        return [message] if message else []
+    system = first(value, "system", "system_prompt", "instructions", "system_instruction", "systemInstruction")
+    if system is None and isinstance(value.get("config"), dict):
+        system = first(value["config"], "system_instruction", "systemInstruction")
+    head = [{"role": "system", "parts": parts}] if (parts := system_parts(system)) else []
+    for key in _CONTAINERS:
+        if value.get(key) not in (None, "", [], {}):
+            found = read_messages(value[key], default_role)
+            if found:
+                return head + found
+    message = read_message(value, default_role)
+    return head + ([message] if message else [])
+
+
+_TASKS = ("question", "query", "task", "prompt", "user_input", "input", "request", "message", "text", "content")
+_ANSWERS = ("answer", "final_answer", "final_output", "output", "response", "result", "text", "content")
+_ASIDES = {"trajectory", "reasoning", "rationale", "thought", "model", "stream"}
+
+
+def lone_text(value: Any, role: str) -> str | None:
+    """The text that an agent was given, or gave back, among other fields of an object: under a usual name, or
+    as the only text there is."""
+    value = parse_any(value)
+    if isinstance(value, dict) and len(value) == 1 and isinstance(inner := parse(next(iter(value.values()))), dict):
+        return lone_text(inner, role)
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) and value else None
+    texts = {k: v for k, v in value.items() if isinstance(v, str) and v and k not in _ASIDES}
+    named = first(texts, *(_TASKS if role == "user" else _ANSWERS))
+    return named or (next(iter(texts.values())) if len(texts) == 1 else None)
+
+
+def system_parts(value: Any) -> list[Part]:
+    """System instructions: text, parts, or a message whose parts they are."""
+    value = parse(value)
+    if isinstance(value, dict) and isinstance(value.get("parts"), list):
+        value = value["parts"]
+    if isinstance(value, list) and value and all(isinstance(v, dict) and "role" in v for v in value):
+        return [p for v in value for p in _message_parts(v, "system")]
+    return [p for p in read_parts(value) if p["type"] == "text"]

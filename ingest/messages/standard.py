@@ -1,0 +1,69 @@
+"""Messages in the standard's own form (semantic-conventions-genai, gen-ai-input-messages.json), which most are.
+
+What is read here needs no guess at a vendor's shape; ``shapes`` would make the same of it, more slowly. All
+that leaves any doubt (other keys, a text that may be a repr, a result that is no text) is left to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Part = dict[str, Any]
+
+_MESSAGES = ({"role", "parts"}, {"role", "parts", "finish_reason"})
+_PLAIN_TEXT, _CALL, _RESULT = {"type", "content"}, {"type", "id", "name", "arguments"}, {"type", "id", "response"}
+
+
+def standard_message(x: Any) -> dict[str, Any] | None:
+    """A message with its parts as ``shapes.read_message`` makes them; None for what is not plainly one."""
+    if type(x) is not dict or x.keys() not in _MESSAGES:
+        return None
+    role, told = x["role"], x["parts"]
+    if type(role) is not str or role not in _READERS or type(told) is not list or not told:
+        return None
+    parts = [part for p in told if (part := _part(p, role)) is not None]
+    if len(parts) < len(told):
+        return None
+    message = {"role": role, "parts": parts}
+    finish = x.get("finish_reason")
+    if finish is not None and finish != "":
+        message["finish_reason"] = finish
+    return message
+
+
+def _part(x: Any, role: str) -> Part | None:
+    if type(x) is not dict:
+        return None
+    kind = x.get("type")
+    reader = _READERS[role].get(kind) if type(kind) is str else None
+    return reader(x) if reader else None
+
+
+def _text(x: Part) -> Part | None:
+    text = x["content"] if x.keys() == _PLAIN_TEXT else None
+    if type(text) is not str or not text or text[0] in "{[" or text[-1] == ")":
+        return None
+    return {"type": "text", "content": text}
+
+
+def _call(x: Part) -> Part | None:
+    if x.keys() != _CALL or not _is_id(x["id"]):
+        return None
+    name, arguments = x["name"], x["arguments"]
+    if type(name) is not str or not name or type(arguments) is not dict:
+        return None
+    return {"type": "tool_call", "name": name, "id": x["id"], "arguments": arguments}
+
+
+def _result(x: Part) -> Part | None:
+    if x.keys() != _RESULT or not _is_id(x["id"]) or type(x["response"]) is not str:
+        return None
+    return {"type": "tool_call_response", "response": x["response"], "id": x["id"]}
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is str and value != "" and not value.startswith("<not ")
+
+
+_SAID = {"text": _text, "tool_call": _call, "tool_call_response": _result}
+_READERS = {"system": _SAID, "user": _SAID, "assistant": _SAID, "tool": {"tool_call_response": _result}}

@@ -1,0 +1,75 @@
+"""What arrived in a stretch of time: which segments of the journal hold it, and whether the lake has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ingest.formats import files, otlp
+from ingest.journal import segments as journal
+from ingest.storage import catalog as catalogs
+from ingest.storage.catalog import RAW
+from ingest.storage.known import HASH
+
+BATCH = 4096
+SLACK_NS = 600_000_000_000  # a request arrives before it is written, and clocks are put right
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Counts of one stretch of time: requests and different rows that the receiver said yes to, and how many of
+    these rows the lake has."""
+
+    requests: int
+    acknowledged: int
+    landed: int
+
+
+def segments(directory: Path, from_ns: int, to_ns: int) -> list[Path]:
+    """The segments that may hold what arrived from a time on and before another. A segment's name says when it was
+    begun; one that is sealed was last written to when it was over."""
+    return [
+        path
+        for path in journal.segments(directory)
+        if int(path.stem.split("-")[1]) - SLACK_NS < to_ns and (path.suffix == ".open" or _over(path) >= from_ns)
+    ]
+
+
+def _over(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns + SLACK_NS
+    except OSError:
+        return 0
+
+
+def count(root: Path, from_ns: int, to_ns: int) -> Arrived:
+    """Counts what arrived then, request by request, by other means than ingest reads it: a check of its own."""
+    requests = 0
+    said: dict[str, list[np.ndarray]] = {name: [np.empty(0, HASH)] for name in RAW}
+    for path in segments(root / "journal", from_ns, to_ns):
+        rows = otlp.Rows()
+        for entry in journal.read_entries(path):
+            if from_ns <= entry.arrived_at_ns < to_ns:
+                requests += 1
+                files.add_entry(entry, rows, path.stem)
+                if len(rows) >= BATCH:
+                    _take(rows, said)
+        _take(rows, said)
+    acknowledged = landed = 0
+    catalog = catalogs.read(root) or catalogs.Catalog()
+    for name, found in said.items():
+        different = np.unique(np.concatenate(found))
+        acknowledged += len(different)
+        if len(different):
+            landed += len(different) - len(catalogs.hashes(root, catalog, name).add(different))
+    return Arrived(requests, acknowledged, landed)
+
+
+def _take(rows: otlp.Rows, said: dict[str, list[np.ndarray]]) -> None:
+    taken = rows.take()
+    for name in RAW:
+        at = otlp.SCHEMAS[name].get_field_index("row_hash")
+        if found := [row[at] for row in getattr(taken, name)]:
+            said[name].append(np.unique(np.array(found, HASH)))

@@ -1,0 +1,80 @@
+"""What becomes of the originals once tables are made: raw parts and journal segments kept, encrypted or dropped.
+
+Encrypted parts (``encrypted``) take the plain ones' place in the catalog; tables are made of them like of plain
+ones, with the key. Dropped, the rows' hashes stay (a repeat still adds nothing) and so do the normalised rows
+(``kept``). In both cases sealed journal segments that were read to their end go: the raw parts have, or had,
+all that was in them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+
+from ingest.journal import segments as journal
+from ingest.storage import catalog as catalogs
+from ingest.storage import encrypted, kept, landing
+from ingest.storage.catalog import RAW, Catalog, Part
+
+
+def read_table(root: Path, name: str, empty: pa.Table) -> pa.Table:
+    """A whole raw table with the hour of its partition, as DuckDB reads the plain ones."""
+    tables = []
+    for part in catalogs.parts(root, name):
+        table = encrypted.open_part(root, part).read()
+        hour = pa.array([part.parent.name.removeprefix("hour=")] * table.num_rows, pa.string())
+        tables.append(table.append_column("hour", hour))
+    return pa.concat_tables(tables) if tables else empty
+
+
+def put_away(root: Path, catalog: Catalog, mode: str) -> None:
+    """Does with the originals what the lake's settings say, after tables were made of all of them. The rows that
+    the catalog and ``ingest.storage.kept`` have together stay the same. The caller holds the lake's lock."""
+    if mode == "keep":
+        return
+    if mode == "encrypt":
+        _encrypt(root, catalog)
+    elif any(catalog.parts.values()):
+        _drop(root, catalog)
+    if catalog.replaced:
+        catalogs.save(root, catalog)
+        catalogs.remove_replaced(root, catalog)
+    _drop_segments(root, catalog)
+
+
+def _encrypt(root: Path, catalog: Catalog) -> None:
+    for name in RAW:
+        for part in [p for p in catalog.parts[name] if not encrypted.is_encrypted(p.path)]:
+            new = Part(part.path + encrypted.SUFFIX, part.rows, part.digest)
+            target = root / new.path
+            catalogs.write_file(target, encrypted.sealed(root, target, (root / part.path).read_bytes()))
+            catalogs.replace(catalog, name, [part], [new])
+
+
+def _drop(root: Path, catalog: Catalog) -> None:
+    """What is kept counts first, and says which parts it was made of: from there on those parts are gone, whoever
+    is killed."""
+    keys = {}
+    for name in RAW:
+        if parts := catalog.parts[name]:
+            found = [encrypted.open_part(root, root / p.path).read(kept.KEYS) for p in parts]
+            keys[name] = pa.concat_tables(found)
+    digest = catalogs.with_dropped(root, catalog.digest())
+    kept.freeze(root, keys, [p.path for name in RAW for p in catalog.parts[name]], digest)
+    catalogs.leave_dropped(root, catalog)
+
+
+def _drop_segments(root: Path, catalog: Catalog) -> None:
+    """Segments of which something could not be understood stay."""
+    gone = []
+    for path in journal.segments(root / "journal", sealed_only=True):
+        known = catalog.journal.get(path.stem)
+        if known and not known.unreadable and landing.is_read(path, known):
+            os.unlink(path)
+            gone.append(path.stem)
+    if gone:
+        for stem in gone:
+            del catalog.journal[stem]
+        catalogs.save(root, catalog)

@@ -1,0 +1,146 @@
+"""The tables of ``sql/``, made with DuckDB from the normalised rows, one Parquet file each."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+import duckdb
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from ingest.formats.otlp import SCHEMAS, to_table
+from ingest.privacy.conversations import Totals
+from ingest.privacy.lakes import open_privacy
+from ingest.storage import catalog, compaction, encrypted, kept, vault
+from ingest.tables.normalise import COLUMNS, NORMALISED, Rows, normalise, rows_of
+from ingest.tables.partitioned import normalise_in_parts
+from ingest.tables.runners import LocalRunner, Runner, listed, quoted
+from ingest.tables.shards import extent, shards_for
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
+
+
+def sql_text(name: str) -> str:
+    """The definition of one table."""
+    return (SQL / f"{name}.sql").read_text()
+
+
+def sql_digest() -> str:
+    """Changes when any table's definition does."""
+    return xxhash.xxh3_64_hexdigest("".join(map(sql_text, ORDER)).encode())
+
+
+def _raw_rows(root: Path, name: str) -> Rows:
+    parts = (encrypted.open_part(root, part) for part in catalog.parts(root, name))
+    return rows_of((b for part in parts for b in part.iter_batches(8192, columns=COLUMNS[name])), name)
+
+
+def build(
+    root: Path, into: Path | None = None, shards: int | None = None, runner: Runner | None = None
+) -> dict[str, int]:
+    """Normalises all raw rows and runs every table's SQL; returns each table's number of rows. The files go into
+    the lake, or into another directory. More than one of ``shards``, which are as many as fit into memory unless a
+    number is given, are done by ``runner``: processes of this machine, if none is given."""
+    into = into or root
+    raw = {name: catalog.parts(root, name) for name in SCHEMAS}
+    shards = shards or _shards(root, raw, at_least=2 if runner else 1)
+    if shards > 1:
+        with nullcontext(runner) if runner else LocalRunner(min(shards, os.cpu_count() or 1)).running() as each:
+            made = normalise_in_parts(root, raw, into / "normalised", shards, each)
+        counts, totals = made.dialect_counts, made.totals
+    else:
+        counts, totals = _normalise_whole(root, into / "normalised")
+    _report(totals, root, into)
+    with compaction.sorter(root) as db:
+        _count_dialects(db, counts, into / "normalised" / "dialects.parquet")
+        _views(db, into / "normalised")
+        return {name: _make(db, runner or LocalRunner(0), into, name) for name in ORDER}
+
+
+def _shards(root: Path, raw: dict[str, list[Path]], at_least: int) -> int:
+    """How many parts keep to the memory; one where raw rows are encrypted (nothing of them is on the disk in the
+    clear) or only what was made of them is left."""
+    files = [path for paths in raw.values() for path in paths]
+    if any(map(encrypted.is_encrypted, files)) or kept.digest(root):
+        return 1
+    return max(at_least, shards_for(*extent(files)))
+
+
+def _normalise_whole(root: Path, into: Path) -> tuple[dict[str, int], Totals | None]:
+    """Writes the normalised tables in one piece; returns spans by dialect, and what privacy replaced."""
+    privacy = open_privacy(root)
+    made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"), privacy)
+    rows = kept.with_kept(root, made.rows)
+    kept.add_counts(root, made.dialect_counts)
+    for name, schema in NORMALISED.items():
+        _write(to_table(rows[name], schema), into / f"{name}.parquet")
+    return made.dialect_counts, privacy.totals() if privacy else None
+
+
+def _count_dialects(db: duckdb.DuckDBPyConnection, counts: dict[str, int], target: Path) -> None:
+    counted = [list(counts), list(counts.values())]
+    db.execute("CREATE TABLE counted AS SELECT unnest(?::VARCHAR[]) AS dialect, unnest(?::BIGINT[]) AS spans", counted)
+    aside = target.with_suffix(".tmp")
+    db.execute(f"COPY counted TO {quoted(aside)} (FORMAT parquet, COMPRESSION zstd); DROP TABLE counted")
+    os.replace(aside, target)
+
+
+def _report(totals: Totals | None, root: Path, into: Path) -> None:
+    told = {"enabled": True, **totals.report()} if totals else {"enabled": False}
+    told = kept.with_kept_report(root, told)
+    target = into / "tables" / kept.REPORT
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_suffix(".tmp")
+    aside.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+    os.replace(aside, target)
+
+
+def _make(db: duckdb.DuckDBPyConnection, runner: Runner, root: Path, name: str) -> int:
+    target = root / "tables" / f"{name}.parquet"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_suffix(".tmp")
+    rows = runner.query(db, sql_text(name), aside)
+    os.replace(aside, target)
+    db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted(target)})")
+    return rows
+
+
+def _write(table: pa.Table, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_suffix(".tmp")
+    pq.write_table(table, aside, compression="zstd")
+    os.replace(aside, target)
+
+
+def _raw_views(db: duckdb.DuckDBPyConnection, root: Path) -> None:
+    for name, schema in SCHEMAS.items():
+        parts = catalog.parts(root, name)
+        if not parts or any(map(encrypted.is_encrypted, parts)):
+            db.register(name, vault.read_table(root, name, to_table([], schema)))
+        else:
+            db.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({listed(parts)}, hive_partitioning=true)")
+
+
+def _views(db: duckdb.DuckDBPyConnection, directory: Path) -> None:
+    for path in directory.glob("*.parquet"):
+        db.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet({quoted(path)})")
+
+
+def views(db: duckdb.DuckDBPyConnection, root: Path, raw: bool = True) -> None:
+    """Lets a connection see every raw (if asked for), normalised and derived table of a lake by its name."""
+    if raw:
+        _raw_views(db, root)
+    _views(db, root / "normalised")
+    _views(db, root / "tables")
+
+
+def connect(root: Path, raw: bool = True) -> duckdb.DuckDBPyConnection:
+    """A connection that sees every raw (if asked for), normalised and derived table of a lake by its name."""
+    db = duckdb.connect()
+    views(db, root, raw)
+    return db

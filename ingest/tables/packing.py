@@ -1,0 +1,59 @@
+"""Spans and conversations as they go from process to process, by the million: pickles of plain tuples.
+
+Of the objects themselves pickle would ask each, in Python, what it consists of.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import starmap
+from operator import attrgetter
+
+from ingest.conversations.assembly import Assembled
+from ingest.conversations.linking import Link
+from ingest.conversations.threads import Thread
+from ingest.messages.chatform import Turn
+from ingest.messages.normal import Observed
+
+_OBSERVED = attrgetter(*(f.name for f in fields(Observed)))
+_TURN = attrgetter(*(f.name for f in fields(Turn)))
+
+
+def pack_spans(spans: Sequence[Observed]) -> bytes:
+    """What spans mean, as bytes."""
+    return pickle.dumps(list(map(_OBSERVED, spans)), 5)
+
+
+def unpack_spans(packed: bytes) -> list[Observed]:
+    """The same again."""
+    return list(starmap(Observed, pickle.loads(packed)))
+
+
+def pack_conversation(c: Assembled) -> bytes:
+    """A conversation as bytes."""
+    t = c.thread
+    places: dict[int | None, int] = {id(turn): place for place, turn in enumerate(t.turns)}
+    links = [
+        (x.call, places[id(x.call_turn)], None if x.answer is None else places[id(x.answer)], x.repairs, x.ran)
+        for x in c.links
+    ]
+    head = (c.conversation_id, c.agent, c.started_at_ns, c.ended_at_ns, c.trace_ids, c.dialects, c.flags, c.explicit)
+    thread = (t.agent, t.response_ids, t.tools, t.start_ns, t.end_ns, t.flags)
+    return pickle.dumps((head, thread, list(map(_TURN, t.turns)), links), 5)
+
+
+def unpack_conversation(packed: bytes) -> Assembled:
+    """The same again."""
+    head, thread, told, linked = pickle.loads(packed)
+    turns = list(starmap(Turn, told))
+    links = [
+        Link(call, turns[at], None if answer is None else turns[answer], None, repairs, ran)
+        for call, at, answer, repairs, ran in linked
+    ]
+    agent, response_ids, tools, start_ns, end_ns, flags = thread
+    conversation_id, *rest = head
+    return Assembled(
+        conversation_id, Thread(turns, None, agent, response_ids, tools, start_ns, end_ns, [], flags), links, *rest
+    )

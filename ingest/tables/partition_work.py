@@ -1,0 +1,116 @@
+"""The steps of a normalisation in parts, as functions of rows and tables: ``partitioned`` and ``spark`` run them.
+
+A shard holds some traces' raw rows, a bucket some groups of spans; what must meet is brought to one bucket between
+the steps, by what the rows beside the pickled objects say.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ingest.conversations.assembly import (
+    Assembled,
+    conversations_of,
+    given_ids,
+    groups_of,
+    join_by_history,
+    path_hashes,
+)
+from ingest.conversations.grouping import Group, Ties, digest
+from ingest.conversations.hidden_history import Evidence
+from ingest.formats.otlp import to_table
+from ingest.messages.normal import Evaluation
+from ingest.privacy.conversations import Privacy
+from ingest.tables.normalise import NORMALISED, Normalised, add_conversations, read, rows_of
+from ingest.tables.packing import pack_conversation, pack_spans, unpack_spans
+
+GROUPS = pa.schema([("digest", pa.int64()), ("key", pa.string()), ("explicit", pa.bool_()), ("members", pa.binary())])
+TIES = pa.schema([("owner", pa.int64()), ("emitter", pa.int64()), ("name", pa.int64())])
+ASSEMBLED = pa.schema(
+    [("number", pa.int64()), ("ends", pa.binary()), ("beginnings", pa.list_(pa.binary())), ("explicit", pa.bool_()),
+     ("given", pa.list_(pa.int64())), ("conversation", pa.binary())]
+)  # fmt: skip
+TOLD = pa.schema(
+    [("conversation_id", pa.string()), ("started_at_ns", pa.int64()), ("trace_ids", pa.list_(pa.string())),
+     ("response_ids", pa.list_(pa.string())), ("known", pa.binary())]
+)  # fmt: skip
+Rows = list[tuple[Any, ...]]
+MOST_GOING_ON = 0.05  # of a bucket's conversations, if their rows are to be written as soon as they are assembled
+
+
+@dataclass
+class Shard:
+    """What the spans of a shard say: rows of ``GROUPS`` and of ``TIES`` (who made ids, who names them), what proves
+    hidden histories, judgements, and how many spans each dialect read."""
+
+    groups: Rows
+    made: Rows
+    named: Rows
+    evidence: Evidence
+    evaluations: list[Evaluation]
+    dialect_counts: dict[str, int] = field(default_factory=dict)
+
+
+def read_shard(spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]) -> Shard:
+    """Reads the spans of some traces, all of each, in the order of their arrival."""
+    counts: dict[str, int] = {}
+    observed, evaluations = read(rows_of(spans, "spans"), rows_of(records, "log_records"), counts)
+    ties, evidence = Ties(), Evidence()
+    rows: Rows = []
+    for g in groups_of(observed):
+        ties.add(g)
+        evidence.add(g.members)
+        rows.append((g.digest, g.key, g.explicit, pack_spans(g.members)))
+    return Shard(rows, ties.made, ties.named, evidence, evaluations, counts)
+
+
+def assemble_bucket(
+    tables: Iterable[pa.Table], origins: dict[int, set[int]], evidence: Evidence
+) -> list[Assembled]:
+    """The conversations of a bucket's groups. ``tables`` are of ``GROUPS``; the spans of one group can be in several
+    rows."""
+    found: dict[str, Group] = {}
+    for table in tables:
+        for row in table.to_pylist():
+            g = found.setdefault(row["key"], Group(row["key"], row["explicit"]))
+            g.members += unpack_spans(row["members"])
+    return conversations_of(found.values(), origins, evidence)
+
+
+def stand_alone(conversations: Sequence[Assembled]) -> bool:
+    """Whether hardly any of these will go on elsewhere: most tell no answer that they do not also give. A guess."""
+    return sum(map(_repeats_others, conversations)) <= MOST_GOING_ON * len(conversations)
+
+
+def _repeats_others(c: Assembled) -> bool:
+    return any(turn.message["role"] == "assistant" and not turn.sent for turn in c.thread.turns)
+
+
+def index_of(conversations: Iterable[Assembled], packed: bool) -> pa.Table:
+    """Rows of ``ASSEMBLED``, by which conversations that go on elsewhere are found, and with them if ``packed``."""
+    rows: Rows = []
+    for number, c in enumerate(conversations):
+        hashes = path_hashes(c)
+        given = [digest(call_id) for call_id in sorted(given_ids(c))]
+        told = pack_conversation(c) if packed else None
+        rows.append((number, hashes[-1] if hashes else None, hashes[:-1], c.explicit, given, told))
+    return to_table(rows, ASSEMBLED)
+
+
+def write_bucket(conversations: list[Assembled], privacy: Privacy | None) -> dict[str, pa.Table]:
+    """The rows of a bucket's conversations by table: the normalised ones but the judgements, and ``told``, by which
+    judgements find their conversations and the personal values in them."""
+    joined = join_by_history(conversations)
+    made = Normalised()
+    add_conversations(made.rows, joined, privacy)
+    told: Rows = []
+    for c in joined:
+        known = pickle.dumps(privacy.known_of(c.conversation_id), 5) if privacy else None
+        told.append((c.conversation_id, c.started_at_ns, sorted(c.trace_ids), sorted(c.thread.response_ids), known))
+    tables = {n: to_table(made.rows[n], schema) for n, schema in NORMALISED.items() if n != "evaluations"}
+    return {**tables, "told": to_table(told, TOLD)}

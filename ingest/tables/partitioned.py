@@ -1,0 +1,445 @@
+"""Normalisation in parts, on several cores and in bounded memory. The tables are those of one piece.
+
+1. The raw rows are divided into shards by their traces, most of which are read where they lie (``shards``).
+2. Each shard's spans are read and split into groups, and the groups go into buckets (``partition_work.read_shard``).
+3. What may tie groups of different traces is small: ids that one made and another names. Groups that are tied go to
+   one bucket.
+4. Each bucket's conversations are assembled and, where they seem to be whole, their rows are written.
+5. A conversation that goes on where one of another bucket ended (their paths' hashes tell) meets it in one bucket, and
+   the rows of both buckets are written then, or once more.
+6. The rows are joined to one file a table; judgements find their conversations last.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ingest.conversations.assembly import Assembled
+from ingest.conversations.hidden_history import Evidence
+from ingest.formats.otlp import to_table
+from ingest.messages.normal import Evaluation
+from ingest.privacy.conversations import Totals
+from ingest.privacy.lakes import open_privacy
+from ingest.tables import partition_work as work
+from ingest.tables.normalise import COLUMNS, NORMALISED, evaluation_row
+from ingest.tables.packing import unpack_conversation
+from ingest.tables.runners import Runner, listed, out_of_core, quoted
+from ingest.tables.shards import Stretch, extent, stretches
+
+ASIDE = "normalising"
+BATCH = 4096
+# How what is read again in a moment is written: most of it is pickled, and no two values are the same.
+ASIDE_AS: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
+Edges = Iterable[tuple[int, int]]
+
+
+@dataclass
+class Made:
+    """What was made besides the files: spans by dialect, and what privacy replaced."""
+
+    dialect_counts: dict[str, int]
+    totals: Totals | None
+
+
+def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shards: int, runner: Runner) -> Made:
+    """Writes the normalised tables of raw Parquet files into a directory, one file each."""
+    each = runner.each
+    open_privacy(root)  # which makes the key, once
+    with _aside(root) as aside, out_of_core(aside / "spilled") as db:
+        read = _read(db, aside, raw, shards, runner)
+        evidence = Evidence()
+        for shard in read:
+            evidence.merge(shard.evidence)
+        origins = _origins(db, aside)
+        away = meet(((a, b) for a, found in origins.items() for b in found), lambda group: group % shards)
+        _move_groups(aside, read, away)
+        buckets = list(_buckets(aside, read, away, origins, evidence, shards))
+        written: list[_Written | None] = each(_assemble_bucket, [(*bucket, root) for bucket in buckets])
+        moved = meet(_going_on(db, aside), lambda c: c >> 40)
+        met = {c >> 40 for c in moved} | set(moved.values())
+        each(_assemble_bucket, [(*buckets[b], None) for b in met if written[b]])
+        _move_conversations(aside, moved)
+        gone: dict[int, set[int]] = defaultdict(set)
+        for conversation in moved:
+            gone[conversation >> 40].add(conversation & (1 << 40) - 1)
+        left = [b for b in range(shards) if b in met or not written[b]]
+        for b, now in zip(left, each(_write_bucket, [(aside, b, gone[b], root) for b in left]), strict=True):
+            written[b] = now
+        totals = [w.totals for w in written if w and w.totals]
+        into.mkdir(parents=True, exist_ok=True)
+        each(_join_files, [(aside, name, into) for name in NORMALISED if name != "evaluations"])
+        judged = [number for number, shard in enumerate(read) if shard.has_evaluations]
+        (found,) = each(_write_evaluations, [(aside, into, judged, totals, root)])
+        counts: Counter[str] = Counter()
+        for shard in read:
+            counts.update(shard.dialect_counts)
+        return Made(dict(counts), found)
+
+
+def _read(
+    db: duckdb.DuckDBPyConnection, aside: Path, raw: dict[str, list[Path]], buckets: int, runner: Runner
+) -> list[_ReadShard]:
+    """Reads every shard: what can be read where it lies, then the rest, divided by traces."""
+    lying = stretches(db, raw["spans"], raw["log_records"], buckets)
+    tasks = [(aside, number, buckets, stretch) for number, stretch in enumerate(lying)]
+    read: list[_ReadShard] = runner.each(_read_stretch, tasks)
+    rest = {**raw, "spans": sorted(aside.glob("apart-*.parquet"))} if lying else raw
+    left, whole = (sum(extent(files)[0] for files in found.values()) for found in (rest, raw))
+    shards = -(-buckets * left // max(1, whole))
+    for name, files in rest.items():
+        if files:
+            runner.shuffle(files, COLUMNS[name], shards, aside / name)
+    return read + runner.each(_read_shard, [(aside, len(read) + s, buckets, s) for s in range(shards)])
+
+
+# ------------------------------------------------------------------------- what the processes do
+
+
+@dataclass
+class _ReadShard:
+    """What is known of a shard when it has been read. ``buckets`` are those that its groups are in, in the order of
+    its file's row groups."""
+
+    buckets: list[int]
+    evidence: Evidence
+    has_evaluations: bool
+    dialect_counts: dict[str, int]
+
+
+def _read_stretch(aside: Path, number: int, buckets: int, stretch: Stretch) -> _ReadShard:
+    """Reads the traces that lie in a stretch, and leaves the rows of the others."""
+    apart: list[pa.RecordBatch] = []
+    read = _leave(aside, number, buckets, _here(stretch, apart), ())
+    if apart:
+        pq.write_table(pa.Table.from_batches(apart), aside / f"apart-{number:06}.parquet", **ASIDE_AS)
+    return read
+
+
+def _here(stretch: Stretch, apart: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows that are read in a stretch; the others are added to ``apart``."""
+    for here, others in stretch.divided(COLUMNS["spans"]):
+        if len(others):
+            apart.append(others)
+        yield here
+
+
+def _read_shard(aside: Path, number: int, buckets: int, shard: int) -> _ReadShard:
+    """Reads a shard of the rows that were divided by their traces."""
+    return _leave(aside, number, buckets, _shuffled(aside / "spans", shard), _shuffled(aside / "log_records", shard))
+
+
+def _shuffled(divided: Path, shard: int) -> list[pa.RecordBatch]:
+    """A shard's rows in the order of their arrival."""
+    files = sorted((divided / f"shard={shard}").glob("*.parquet"))
+    if not files:
+        return []
+    table = pa.concat_tables([pq.ParquetFile(path).read() for path in files])
+    table = table.sort_by([("filename", "ascending"), ("file_row_number", "ascending")])
+    batches: list[pa.RecordBatch] = table.drop_columns(["filename", "file_row_number"]).to_batches(BATCH)
+    return batches
+
+
+def _leave(
+    aside: Path, number: int, buckets: int, spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]
+) -> _ReadShard:
+    """Leaves the groups of a shard, sorted by bucket, its ties and its judgements."""
+    shard = work.read_shard(spans, records)
+    of_bucket: dict[int, work.Rows] = defaultdict(list)
+    for row in shard.groups:
+        of_bucket[row[0] % buckets].append(row)
+    with pq.ParquetWriter(aside / f"groups-{number}.parquet", work.GROUPS, **ASIDE_AS) as writer:
+        for bucket in sorted(of_bucket):
+            rows = of_bucket[bucket]
+            writer.write_table(to_table(rows, work.GROUPS), row_group_size=len(rows))
+    for name, tied in (("made", shard.made), ("named", shard.named)):
+        pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", **ASIDE_AS)
+    if shard.evaluations:
+        (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
+    return _ReadShard(sorted(of_bucket), shard.evidence, bool(shard.evaluations), shard.dialect_counts)
+
+
+@dataclass
+class _Written:
+    """A bucket whose rows are written, and what privacy replaced in them."""
+
+    totals: Totals | None
+
+
+def _assemble_bucket(
+    aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int], origins: dict[int, set[int]],
+    evidence: Evidence, lake: Path | None,
+) -> _Written | None:  # fmt: skip
+    """Leaves the conversations of a bucket: ``where`` are the shards and row groups it is in, ``gone`` the groups
+    that went elsewhere; those that came are in a file of their own. Leaves their rows instead, if there is a ``lake``
+    and hardly any of them seems to go on elsewhere: then they need not be packed and read again."""
+    conversations = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence)
+    at_once = lake is not None and work.stand_alone(conversations)
+    index = work.index_of(conversations, packed=not at_once)
+    pq.write_table(index, aside / f"assembled-{bucket}.parquet", **ASIDE_AS, row_group_size=BATCH)
+    return _write_rows(aside, bucket, conversations, lake) if lake and at_once else None
+
+
+def _groups(aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int]) -> Iterator[pa.Table]:
+    left = pa.array(sorted(gone), pa.int64())
+    for number, row_group in where:
+        table = pq.ParquetFile(aside / f"groups-{number}.parquet").read_row_group(row_group)
+        yield table.filter(pc.invert(pc.is_in(table["digest"], left)))
+    if (came := aside / f"moved-{bucket}.parquet").exists():
+        yield pq.read_table(came)
+
+
+def _write_bucket(aside: Path, bucket: int, gone: set[int], lake: Path) -> _Written:
+    """Leaves the rows of a bucket's conversations but ``gone``, which go on, or are gone on with, elsewhere; those
+    that came for that are in a file of their own."""
+    conversations = _conversations(aside / f"assembled-{bucket}.parquet", gone)
+    conversations += _conversations(aside / f"going-on-{bucket}.parquet", set())
+    return _write_rows(aside, bucket, conversations, lake)
+
+
+def _write_rows(aside: Path, bucket: int, conversations: list[Assembled], lake: Path) -> _Written:
+    privacy = open_privacy(lake)
+    for name, table in work.write_bucket(conversations, privacy).items():
+        pq.write_table(table, aside / f"{name}-{bucket}.parquet", **ASIDE_AS)
+    return _Written(privacy.totals() if privacy else None)
+
+
+def _conversations(path: Path, gone: set[int]) -> list[Assembled]:
+    if not path.exists():
+        return []
+    out = []
+    for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=["number", "conversation"]):
+        out += [unpack_conversation(row["conversation"]) for row in batch.to_pylist() if row["number"] not in gone]
+    return out
+
+
+# --------------------------------------------------------------------------------- around it
+
+
+@contextmanager
+def _aside(root: Path) -> Iterator[Path]:
+    aside = root / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)  # of a killed one
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def meet(edges: Edges, place: Callable[[int], int]) -> dict[int, int]:
+    """Where things must go that are tied: each to the place of one of those it is tied to, directly or by others.
+    Things that are there already are left out."""
+    parent: dict[int, int] = {}
+
+    def root(x: int) -> int:
+        while (above := parent.setdefault(x, x)) != x:
+            parent[x] = parent[above]
+            x = above
+        return x
+
+    for a, b in edges:
+        a, b = root(a), root(b)
+        parent[max(a, b)] = min(a, b)
+    return {x: place(root(x)) for x in parent if place(root(x)) != place(x)}
+
+
+# ------------------------------------------------------------------------------ groups that are tied
+
+
+def _origins(db: duckdb.DuckDBPyConnection, aside: Path) -> dict[int, set[int]]:
+    """``grouping.origins``, of all shards."""
+    found = db.execute(f"""
+        WITH made AS (SELECT * FROM read_parquet({listed(sorted(aside.glob("made-*.parquet")))})),
+        named AS (SELECT DISTINCT * FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))})),
+        here AS (
+            SELECT emitter, name, min(owner) AS maker, count(DISTINCT owner) AS makers FROM made GROUP BY emitter, name
+        ),
+        anywhere AS (SELECT name, min(owner) AS maker, count(DISTINCT owner) AS makers FROM made GROUP BY name)
+        SELECT DISTINCT named.owner, coalesce(here.maker, anywhere.maker)
+        FROM named
+        LEFT JOIN here ON named.emitter = here.emitter AND named.name = here.name
+        LEFT JOIN anywhere ON named.name = anywhere.name
+        WHERE coalesce(here.makers, anywhere.makers) = 1 AND coalesce(here.maker, anywhere.maker) <> named.owner
+    """).fetchall()
+    out: dict[int, set[int]] = defaultdict(set)
+    for group, origin in found:
+        out[group].add(origin)
+    return dict(out)
+
+
+def _move_groups(aside: Path, read: list[_ReadShard], away: dict[int, int]) -> None:
+    """Copies groups that must go to another bucket into that bucket's own file."""
+    if not away:
+        return
+    writers: dict[int, pq.ParquetWriter] = {}
+    wanted = pa.array(sorted(away), pa.int64())
+    for number, shard in enumerate(read):
+        file = pq.ParquetFile(aside / f"groups-{number}.parquet")
+        for row_group in range(len(shard.buckets)):
+            digests = file.read_row_group(row_group, columns=["digest"])["digest"]
+            at = pc.index_in(digests, wanted)
+            if at.null_count == len(at):
+                continue
+            table = file.read_row_group(row_group).filter(pc.is_valid(at))
+            targets = [away[d] for d in table["digest"].to_pylist()]
+            for target in sorted(set(targets)):
+                if target not in writers:
+                    writers[target] = pq.ParquetWriter(aside / f"moved-{target}.parquet", work.GROUPS)
+                writers[target].write_table(table.filter(pa.array([t == target for t in targets])))
+    for writer in writers.values():
+        writer.close()
+
+
+def _buckets(
+    aside: Path, read: list[_ReadShard], away: dict[int, int], origins: dict[int, set[int]], evidence: Evidence,
+    shards: int,
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+    """The arguments of ``_assemble_bucket`` but the lake, for each bucket."""
+    where: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, shard in enumerate(read):
+        for row_group, bucket in enumerate(shard.buckets):
+            where[bucket].append((number, row_group))
+    gone: dict[int, set[int]] = defaultdict(set)
+    for group in away:
+        gone[group % shards].add(group)
+    tied: dict[int, dict[int, set[int]]] = defaultdict(dict)
+    for group, found in origins.items():
+        tied[away.get(group, group % shards)][group] = found
+    for bucket in range(shards):
+        yield aside, bucket, where[bucket], gone[bucket], tied[bucket], evidence
+
+
+# ------------------------------------------------------------------- conversations that go on
+
+
+def _going_on(db: duckdb.DuckDBPyConnection, aside: Path) -> list[tuple[int, int]]:
+    """Pairs of conversations of which the second may go on where the first ended, as bucket << 40 | number."""
+    return db.execute(f"""
+        WITH found AS (
+            SELECT
+                (regexp_extract(filename, 'assembled-(\\d+)', 1)::BIGINT << 40) + number AS conversation,
+                ends, beginnings, explicit, given
+            FROM read_parquet({listed(sorted(aside.glob("assembled-*.parquet")))}, filename=true)
+        ),
+        later AS (SELECT conversation, unnest(beginnings) AS beginning, explicit, given FROM found)
+        SELECT DISTINCT earlier.conversation, later.conversation
+        FROM found AS earlier INNER JOIN later ON earlier.ends = later.beginning
+        WHERE earlier.conversation <> later.conversation
+            AND (NOT (earlier.explicit OR later.explicit) OR list_has_any(earlier.given, later.given))
+    """).fetchall()
+
+
+def _move_conversations(aside: Path, moved: dict[int, int]) -> None:
+    rows: dict[int, list[Any]] = defaultdict(list)
+    wanted: dict[int, dict[int, int]] = defaultdict(dict)
+    for conversation, target in moved.items():
+        wanted[conversation >> 40][conversation & (1 << 40) - 1] = target
+    for bucket, targets in wanted.items():
+        for batch in pq.ParquetFile(aside / f"assembled-{bucket}.parquet").iter_batches(BATCH):
+            for row in batch.to_pylist():
+                if row["number"] in targets:
+                    rows[targets[row["number"]]].append(tuple(row.values()))
+    for target, found in rows.items():
+        pq.write_table(to_table(found, work.ASSEMBLED), aside / f"going-on-{target}.parquet")
+
+
+# ----------------------------------------------------------------------------------- the tables
+
+
+def _join_files(aside: Path, name: str, into: Path) -> None:
+    found = f"SELECT * FROM read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
+    partial = into / f"{name}.tmp"
+    with out_of_core(aside / f"{name}.spilled") as db:
+        if name == "message_bodies":  # within a bucket each is told once; most are in no other
+            db.execute(f"""
+                CREATE VIEW found AS {found};
+                CREATE TABLE again AS SELECT message_hash FROM found GROUP BY message_hash HAVING count(*) > 1
+            """)
+            found = "SELECT * FROM found ANTI JOIN again USING (message_hash)"
+            once = "SELECT DISTINCT ON (message_hash) * FROM found SEMI JOIN again USING (message_hash)"
+            if db.execute("SELECT count(*) FROM again").fetchone() != (0,):
+                found += f" UNION ALL {once}"
+        db.execute(f"COPY ({found}) TO {quoted(partial)} (FORMAT parquet, COMPRESSION zstd)")
+    os.replace(partial, into / f"{name}.parquet")
+
+
+def _write_evaluations(
+    aside: Path, into: Path, numbers: list[int], totals: list[Totals], lake: Path
+) -> Totals | None:
+    """Writes the judgements that shards left, each with its conversation's id; returns all that privacy replaced."""
+    privacy = open_privacy(lake)
+    rows: list[tuple[Any, ...]] = []
+    with out_of_core(aside / "evaluations.spilled") as db:
+        if numbers:
+            _told_conversations(db, aside)
+        for number in numbers:
+            evaluations: list[Evaluation] = pickle.loads((aside / f"evaluations-{number}.pickle").read_bytes())
+            for e, (conversation_id, known) in zip(evaluations, _judged(db, evaluations), strict=True):
+                if privacy and conversation_id:
+                    privacy.remember(conversation_id, pickle.loads(known) if known else {})
+                rows.append(evaluation_row(e, conversation_id, privacy))
+    partial = into / "evaluations.tmp"
+    pq.write_table(to_table(rows, NORMALISED["evaluations"]), partial, compression="zstd")
+    os.replace(partial, into / "evaluations.parquet")
+    if privacy is None:
+        return None
+    whole = privacy.totals()
+    for part in totals:
+        whole.merge(part)
+    return whole
+
+
+def _told_conversations(db: duckdb.DuckDBPyConnection, aside: Path) -> None:
+    """Makes the tables by which judgements find their conversations."""
+    db.execute(f"""
+        CREATE VIEW told AS SELECT * FROM read_parquet({listed(sorted(aside.glob("told-*.parquet")))});
+        CREATE TABLE by_trace AS
+            SELECT trace_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
+            FROM (SELECT unnest(trace_ids) AS trace_id, conversation_id, started_at_ns FROM told) GROUP BY trace_id;
+        CREATE TABLE by_response AS
+            SELECT response_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
+            FROM (SELECT unnest(response_ids) AS response_id, conversation_id, started_at_ns FROM told)
+            GROUP BY response_id
+    """)
+
+
+def _judged(db: duckdb.DuckDBPyConnection, evaluations: list[Evaluation]) -> list[tuple[str | None, bytes | None]]:
+    """Each judgement's conversation (``assembly.conversation_of``) and the personal values known of it."""
+    asked = pa.table(
+        {
+            "number": pa.array(range(len(evaluations)), pa.int64()),
+            "said": pa.array([e.conversation_id for e in evaluations], pa.string()),
+            "trace_id": pa.array([e.trace_id for e in evaluations], pa.string()),
+            "response_id": pa.array([e.response_id for e in evaluations], pa.string()),
+        }
+    )
+    db.register("asked", asked)
+    found = db.execute("""
+        SELECT judged.conversation_id, told.known
+        FROM (
+            SELECT
+                asked.number,
+                coalesce(by_response.conversation_id, nullif(asked.said, ''), by_trace.conversation_id)
+                    AS conversation_id
+            FROM asked
+            LEFT JOIN by_response ON asked.response_id = by_response.response_id
+            LEFT JOIN by_trace ON asked.trace_id = by_trace.trace_id
+        ) AS judged
+        LEFT JOIN told ON judged.conversation_id = told.conversation_id
+        ORDER BY judged.number
+    """).fetchall()
+    db.unregister("asked")
+    return found
