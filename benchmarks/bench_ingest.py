@@ -37,7 +37,7 @@ from dagster_project import memory
 from ingest import processes
 from ingest.journal import segments as journal
 from ingest.lake import Lake
-from training.pretrain.lexicon import COMMON as WORDS
+from training.tiny.pretraining.lexicon import COMMON as WORDS
 
 TURNS = 5  # a conversation: an agent span, a chat span and a tool span a turn, and a last chat span
 SPANS = 2 * TURNS + 2

@@ -18,10 +18,10 @@ import torch
 from dagster_project.loop import Loop
 from dagster_project.settings import Settings
 from ingest.errors import UserError
-from training.base import load_base
-from training.batch import epochs
-from training.clone import policy_rows
-from training.learner import Learner
+from training.learning.batch import epochs
+from training.learning.learner import Learner
+from training.models.base import load_base
+from training.policy.clone import policy_rows
 
 STRETCH = 10
 """Steps before it is the other's turn."""

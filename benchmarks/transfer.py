@@ -24,14 +24,15 @@ from dagster_project.progress import bars, track
 from dagster_project.settings import Settings
 from ingest.errors import UserError
 from ingest.records import Scenario
-from training.base import load_base
 from training.engines.choose import open_engine
 from training.environment import Environment, ScoredEpisode, Start
-from training.evaluate import Run, difference, load_environment, run_policy
-from training.grpo import Grpo
-from training.practice import Practice
-from training.rollout import Trajectory, rollout
-from training.ruler import Judgement
+from training.judging.ruler import Judgement
+from training.models.base import load_base
+from training.policy.evaluate import Run, difference, load_environment, run_policy
+from training.policy.grpo import Grpo
+from training.policy.practice import Practice
+from training.learning.trajectory import Trajectory
+from training.policy.rollout import rollout
 
 PRACTICE_STREAM = 7_000
 """Starts of this stream of the environment are practised on; evaluation plays those of the demo's own seed."""

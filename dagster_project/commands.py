@@ -91,7 +91,7 @@ def promote(
     why: Annotated[str, typer.Option(help="Kept in the history.")] = "promoted by hand",
 ) -> None:
     """Let a stored adapter serve from now on, whatever the gate said of it."""
-    from training.registry import Registry
+    from training.policy.registry import Registry
 
     serving = Registry(home / "registry").promote(version, why)
     Console().print(f"serving {serving.name} from {serving.path}")
@@ -101,7 +101,7 @@ def rollback(
     home: HomeOption = HOME, why: Annotated[str, typer.Option(help="Kept in the history.")] = "rolled back by hand"
 ) -> None:
     """Let the adapter before the champion serve again."""
-    from training.registry import Registry
+    from training.policy.registry import Registry
 
     serving = Registry(home / "registry").rollback(why)
     Console().print(f"serving {serving.name} from {serving.path}")

@@ -102,7 +102,7 @@ def _disk(home: Path) -> Iterator[Finding]:
 
 def _base(base: str) -> Iterator[Finding]:
     from ingest.errors import UserError
-    from training.base import load_base
+    from training.models.base import load_base
 
     try:
         loaded = load_base(base)

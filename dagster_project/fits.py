@@ -14,9 +14,9 @@ from dagster_project.settings import Settings
 from ingest.lake import Lake
 from ingest.records import Conversation
 from training import COMPILED
-from training.base import load_base
-from training.clone import fit_clone
-from training.judge import fit_judge
+from training.judging.judge import fit_judge
+from training.models.base import load_base
+from training.policy.clone import fit_clone
 from training.workers import Tell, Workers
 from worldmodel.fit import FitSettings, fit_world
 

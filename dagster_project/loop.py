@@ -29,14 +29,14 @@ from ingest.lake import IngestSummary, Lake
 from ingest.records import Conversation, Scenario
 from ingest.storage import arrivals
 from ingest.storage.arrivals import Arrived
-from training.base import Base, load_base
-from training.evaluate import Run, summary
-from training.gate import as_dict, compare
-from training.grpo import Grpo, lasting_alarms
-from training.pool import PracticePool, play
-from training.practice import Practising
-from training.registry import Registry
-from training.rollout import Trajectory
+from training.models.base import Base, load_base
+from training.policy.evaluate import Run, summary
+from training.policy.gate import as_dict, compare
+from training.policy.grpo import Grpo, lasting_alarms
+from training.policy.pool import PracticePool, play
+from training.policy.practice import Practising
+from training.policy.registry import Registry
+from training.learning.trajectory import Trajectory
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card import make_card

@@ -11,15 +11,15 @@ from typing import Any
 
 import httpx
 
-from training.base import load_base, load_format
 from training.engines import Engine
 from training.engines.choose import open_engine
-from training.evaluate import Player, load_environment
-from training.grounding import Evidence
-from training.judge import LocalJudge, in_process_client
-from training.practice import Practice
-from training.rollout import Limits
-from training.ruler import Ruler, RulerSettings
+from training.judging.grounding import Evidence
+from training.judging.judge import LocalJudge, in_process_client
+from training.judging.ruler import Ruler, RulerSettings
+from training.models.base import load_base, load_format
+from training.policy.evaluate import Player, load_environment
+from training.policy.practice import Practice
+from training.policy.rollout import Limits
 from worldmodel.world import WorldModel
 
 

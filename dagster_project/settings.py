@@ -16,11 +16,11 @@ from pydantic_settings import (
 
 from dagster_project.stages import write_json
 from ingest.errors import UserError
-from training.fit import FitSettings
-from training.gate import GateSettings
-from training.grpo import TrainSettings
-from training.judge import JudgeSettings
-from training.ruler import RulerSettings
+from training.judging.judge import JudgeSettings
+from training.judging.ruler import RulerSettings
+from training.learning.fits import FitSettings
+from training.policy.gate import GateSettings
+from training.policy.grpo import TrainSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
 HOME = Path("artifacts/demo")

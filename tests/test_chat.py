@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from training.chat import CompactFormat, TemplateFormat
-from training.pretrain.talk import Talk
-from training.pretrain.tokenizer import train_tokenizer
-from training.roles import transcript
+from training.models.chat import CompactFormat, TemplateFormat
+from training.models.roles import transcript
+from training.tiny.pretraining.talk import Talk
+from training.tiny.pretraining.tokenizer import train_tokenizer
 
 CONVERSATION = [
     {"role": "system", "content": "You help."},

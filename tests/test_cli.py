@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from ingest.lake import Lake
-from training.lora import save_weights
-from training.registry import Registry
+from training.models.lora import save_weights
+from training.policy.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (

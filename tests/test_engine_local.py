@@ -10,7 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from ingest.errors import UserError
 from training.engines import Sampling
 from training.engines.local import LocalEngine
-from training.engines.small import SmallDecoder
+from training.tiny.passes.decoding import SmallDecoder
 
 VOCABULARY = 97
 

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ingest.errors import UserError
-from training.base import base_path, load_base
 from training.engines import Sampling
 from training.engines.background import BackgroundLoop
 from training.engines.choose import open_engine
 from training.engines.local import LocalEngine
 from training.engines.vllm import VllmEngine, VllmSettings
 from training.engines.vllm_server import VllmServer
-from training.lora import LoraSettings, new_adapter, save_adapter
+from training.models.base import base_path, load_base
+from training.models.lora import LoraSettings, new_adapter, save_adapter
 
 CONTEXT = 512
 SETTINGS = VllmSettings(max_model_len=CONTEXT, max_adapters=2, max_rank=16, kv_cache_gib=0.5)

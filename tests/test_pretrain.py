@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from training.chat import SPECIAL_TOKENS, CompactFormat
-from training.pretrain.choosing import Choosing, amounts_row
-from training.pretrain.copying import copying_batch
-from training.pretrain.rows import draw_row
-from training.pretrain.run import answer_loss, new_model
-from training.pretrain.talk import Talk
-from training.pretrain.tokenizer import train_tokenizer
-from training.pretrain.worlds import World
-from training.roles import transcript
-from training.small import SmallBody
+from training.models.chat import SPECIAL_TOKENS, CompactFormat
+from training.models.roles import transcript
+from training.tiny.passes.learning import SmallBody
+from training.tiny.pretraining.choosing import Choosing, amounts_row
+from training.tiny.pretraining.copying import copying_batch
+from training.tiny.pretraining.rows import draw_row
+from training.tiny.pretraining.run import answer_loss, new_model
+from training.tiny.pretraining.talk import Talk
+from training.tiny.pretraining.tokenizer import train_tokenizer
+from training.tiny.pretraining.worlds import World
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.counterfactual import Counterfactuals
+from training.judging.counterfactual import Counterfactuals
 
 COLOURS = ("black", "white", "green", "yellow")
 

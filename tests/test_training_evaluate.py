@@ -12,8 +12,8 @@ from training_samples import tiny_base
 from examples.support_desk.environment import SupportDesk
 from ingest.errors import UserError
 from training.engines.local import LocalEngine
-from training.evaluate import Run, by_kind, difference, load_environment, paired, run_policy, summary, wilson
-from training.rollout import Limits
+from training.policy.evaluate import Run, by_kind, difference, load_environment, paired, run_policy, summary, wilson
+from training.policy.rollout import Limits
 
 
 def run_of(name: str, success: list[bool], kinds: list[str]) -> Run:
@@ -100,7 +100,7 @@ def test_an_environment_is_loaded_by_its_path() -> None:
         "examples.support_desk.environment:Nothing",
         "no.such.module:Thing",
         "examples.support_desk.environment:SYSTEM",  # a string
-        "training.rollout:Trajectory",  # cannot be made without arguments
+        "training.learning.trajectory:Trajectory",  # cannot be made without arguments
         ".relative:Thing",
     ],
 )

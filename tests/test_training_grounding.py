@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from training.grounding import Evidence, Grounding
+from training.judging.grounding import Evidence, Grounding
 
 
 def sale(asked: str, named: str, cents: int = 7050, said: str = "$70.50") -> list[dict[str, Any]]:

@@ -21,20 +21,20 @@ from training_samples import Wall, Walls, conversations, scenario, tiny_base
 
 from ingest.errors import UserError
 from ingest.records import Scenario
-from training.base import Base
-from training.clone import fit_clone
 from training.engines import Sampling
-from training.engines.adapters import read_adapter
 from training.engines.local import LocalEngine
 from training.environment import Observation, ToolCall
-from training.fit import FitSettings
-from training.grpo import Grpo, TrainSettings, alarms, lasting_alarms
-from training.learner import LearnerSettings
-from training.lora import LoraSettings, manifest_of
-from training.losses import GrpoSettings
-from training.practice import Practice
-from training.rollout import Limits
-from training.ruler import Ruler, RulerSettings
+from training.judging.ruler import Ruler, RulerSettings
+from training.learning.fits import FitSettings
+from training.learning.learner import LearnerSettings
+from training.learning.losses import GrpoSettings
+from training.models.base import Base
+from training.models.lora import LoraSettings, manifest_of
+from training.models.lora_layers import read_adapter
+from training.policy.clone import fit_clone
+from training.policy.grpo import Grpo, TrainSettings, alarms, lasting_alarms
+from training.policy.practice import Practice
+from training.policy.rollout import Limits
 
 LEARNER = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=5e-4, warm_up=0, bf16=False)
 SETTINGS = TrainSettings(

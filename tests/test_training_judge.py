@@ -20,12 +20,9 @@ from training_samples import conversation, conversations, start, tiny_base
 
 from ingest.errors import UserError
 from ingest.records import Conversation
-from training.base import Base
-from training.clone import fit_clone, policy_rows, split_latest
 from training.engines.local import LocalEngine
-from training.fit import FitSettings
-from training.grounding import Evidence, Grounding
-from training.judge import (
+from training.judging.grounding import Evidence, Grounding
+from training.judging.judge import (
     JudgeSettings,
     LocalJudge,
     fit_judge,
@@ -36,11 +33,14 @@ from training.judge import (
     pair_prompt,
     verdict_prompt,
 )
-from training.learner import LearnerSettings
-from training.lora import LoraSettings, manifest_of
-from training.roles import transcript
-from training.rollout import Trajectory
-from training.ruler import Ruler, RulerSettings
+from training.judging.ruler import Ruler, RulerSettings
+from training.learning.fits import FitSettings
+from training.learning.learner import LearnerSettings
+from training.models.base import Base
+from training.models.lora import LoraSettings, manifest_of
+from training.models.roles import transcript
+from training.policy.clone import fit_clone, policy_rows, split_latest
+from training.learning.trajectory import Trajectory
 
 FIT = FitSettings(
     learner=LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warm_up=5, bf16=False),

@@ -16,15 +16,23 @@ from peft import PeftModel
 from training_samples import conversations, random_rows, stir, tiny_base
 
 from ingest.errors import UserError
-from training.base import Base
-from training.batch import Row, by_length, collate, epochs
-from training.clone import policy_rows
 from training.engines import Sampling
 from training.engines.local import LocalEngine
-from training.fit import FitSettings, fit_sft
-from training.learner import Learner, LearnerSettings, save_state
-from training.lora import LoraSettings, load_weights, manifest_of, new_adapter, save_adapter, save_weights, settings_of
-from training.losses import GrpoSettings
+from training.learning.batch import Row, by_length, collate, epochs
+from training.learning.fits import FitSettings, fit_sft
+from training.learning.learner import Learner, LearnerSettings, save_state
+from training.learning.losses import GrpoSettings
+from training.models.base import Base
+from training.models.lora import (
+    LoraSettings,
+    load_weights,
+    manifest_of,
+    new_adapter,
+    save_adapter,
+    save_weights,
+    settings_of,
+)
+from training.policy.clone import policy_rows
 
 SMALL = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warm_up=0, bf16=False)
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_samples import random_rows, stir, tiny_base
 
-from training.base import Base
-from training.batch import Row, collate
-from training.learner import Learner, LearnerSettings
-from training.lora import LoraSettings
-from training.losses import GrpoSettings, grpo, logprobs_of_learned, sft
+from training.learning.batch import Row, collate
+from training.learning.learner import Learner, LearnerSettings
+from training.learning.losses import GrpoSettings, grpo, logprobs_of_learned, sft
+from training.models.base import Base
+from training.models.lora import LoraSettings
 
 CISPO, PPO = GrpoSettings(kl=0.0), GrpoSettings(form="ppo", kl=0.0)
 

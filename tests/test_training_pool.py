@@ -22,14 +22,15 @@ from examples.support_desk.environment import SupportDesk
 from ingest.errors import UserError
 from ingest.records import Scenario
 from training.engines.local import LocalEngine
-from training.evaluate import Player
-from training.judge import LocalJudge, in_process_client
-from training.learner import Learner, LearnerSettings
-from training.lora import LoraSettings, save_weights
-from training.pool import PracticePool, play
-from training.practice import Practice
-from training.rollout import Limits, Trajectory
-from training.ruler import Ruler, RulerSettings
+from training.judging.judge import LocalJudge, in_process_client
+from training.judging.ruler import Ruler, RulerSettings
+from training.learning.learner import Learner, LearnerSettings
+from training.models.lora import LoraSettings, save_weights
+from training.policy.evaluate import Player
+from training.policy.pool import PracticePool, play
+from training.policy.practice import Practice
+from training.learning.trajectory import Trajectory
+from training.policy.rollout import Limits
 from training.workers import WorkerDied, Workers, choose_count, dealt_back
 
 SCENARIOS = [scenario(k) for k in range(5)]

@@ -11,15 +11,16 @@ import pytest
 import torch
 from training_samples import Wall, conversations, start, tiny_base
 
-from training.base import Base
-from training.clone import policy_rows
 from training.engines import Sample, Sampling
 from training.engines.local import LocalEngine
 from training.environment import Observation, Start, ToolCall
-from training.learner import Learner, LearnerSettings
-from training.lora import LoraSettings
-from training.losses import GrpoSettings
-from training.rollout import Limits, Trajectory, gather, rollout, seed_of
+from training.learning.learner import Learner, LearnerSettings
+from training.learning.losses import GrpoSettings
+from training.models.base import Base
+from training.models.lora import LoraSettings
+from training.policy.clone import policy_rows
+from training.learning.trajectory import Trajectory, seed_of
+from training.policy.rollout import Limits, gather, rollout
 
 SHAPE = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warm_up=0, bf16=False)
 

@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from training_samples import start
 
-from training.rollout import Trajectory
-from training.ruler import Judgement, Ruler, RulerSettings, advantages, escape, read_scores, unescape
+from training.judging.ruler import Judgement, Ruler, RulerSettings, advantages, escape, read_scores, unescape
+from training.learning.trajectory import Trajectory
 
 SHOWN = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
 Shown = list[tuple[str, str]]

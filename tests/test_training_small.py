@@ -7,12 +7,12 @@ import torch
 from training_samples import random_rows, stir, tiny_base
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from training import small
-from training.base import Base
-from training.batch import Row, collate
-from training.learner import Learner, LearnerSettings
-from training.lora import LoraSettings
-from training.losses import sft
+from training.learning.batch import Row, collate
+from training.learning.learner import Learner, LearnerSettings
+from training.learning.losses import sft
+from training.models.base import Base
+from training.models.lora import LoraSettings
+from training.tiny.passes import learning as small
 
 EXACT = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), bf16=False)
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from ingest.records import Scenario, Transition
-from training.chat import CompactFormat
 from training.engines.local import LocalEngine
-from training.pretrain.run import new_model
-from training.pretrain.talk import Talk
-from training.pretrain.tokenizer import train_tokenizer
-from training.roles import transcript
+from training.models.chat import CompactFormat
+from training.models.roles import transcript
+from training.tiny.pretraining.run import new_model
+from training.tiny.pretraining.talk import Talk
+from training.tiny.pretraining.tokenizer import train_tokenizer
 from worldmodel import Episode, World, WorldModel
 from worldmodel.card import ask_cache, ask_nearest, ask_world, measure, questions
 from worldmodel.context import Frame, learn_patched

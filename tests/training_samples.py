@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from ingest.records import Conversation, Scenario
-from training.base import Base
-from training.batch import Row
-from training.chat import CompactFormat
-from training.edits import dumps
 from training.environment import Observation, Start, ToolCall
-from training.learner import Learner
-from training.pretrain.run import new_model
-from training.pretrain.tokenizer import train_tokenizer
+from training.learning.batch import Row
+from training.learning.learner import Learner
+from training.models.base import Base
+from training.models.chat import CompactFormat
+from training.models.edits import dumps
+from training.tiny.pretraining.run import new_model
+from training.tiny.pretraining.tokenizer import train_tokenizer
 
 TOOL = {"name": "paint", "parameters": {"properties": {"colour": {}}, "required": ["colour"]}}
 WISHES = ("paint the wall", "new colour please", "my wall is grey", "I want colour")

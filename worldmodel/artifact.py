@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import UserError
-from training.base import Base, load_base
 from training.engines import Engine
+from training.models.base import Base, load_base
 from worldmodel.context import Frame
 from worldmodel.effects import Effects
 from worldmodel.profiles import Profile

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.edits import diff, dumps, minify
-from training.roles import Seen, WorldPrompt
+from training.models.edits import diff, dumps, minify
+from training.models.roles import Seen, WorldPrompt
 from worldmodel.effects import TRAIL, Effects, successful_writes
 from worldmodel.retrieval import TransitionIndex, features_of
 from worldmodel.steps import OK, Step, call_key, is_identifier, leaves

@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from training.chat import ChatFormat
-from training.edits import encode
-from training.roles import world_answer
+from training.models.chat import ChatFormat
+from training.models.edits import encode
+from training.models.roles import world_answer
 from worldmodel.context import Frame, Framed, canonical_history, select, trail_of
 from worldmodel.effects import successful_writes
 from worldmodel.retrieval import Entry, TransitionIndex, features_of

@@ -20,12 +20,12 @@ from typing import Any
 
 from ingest.errors import UserError
 from ingest.records import Conversation, Transition
-from training.base import Base, load_base
-from training.batch import Row
-from training.fit import FitSettings as SftSettings
-from training.fit import fit_sft
-from training.learner import LearnerSettings
-from training.lora import LoraSettings, manifest_of, save_weights
+from training.learning.batch import Row
+from training.learning.fits import FitSettings as SftSettings
+from training.learning.fits import fit_sft
+from training.learning.learner import LearnerSettings
+from training.models.base import Base, load_base
+from training.models.lora import LoraSettings, manifest_of, save_weights
 from worldmodel.artifact import VERSION, read_manifest, save_tools, write_json, write_split
 from worldmodel.context import Frame, learn_patched
 from worldmodel.effects import learn_effects

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.edits import canonical
+from training.models.edits import canonical
 from worldmodel.profiles import Profile
 from worldmodel.steps import OK, Step
 

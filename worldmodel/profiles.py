@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from training.edits import dumps
+from training.models.edits import dumps
 from worldmodel.steps import OK, Step
 
 QUANTILES = tuple(k / 20 for k in range(21))

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.chat import ChatFormat
-from training.edits import REFERENCE, EditError, decode, minify
 from training.engines import Engine, Sampling
+from training.models.chat import ChatFormat
+from training.models.edits import REFERENCE, EditError, decode, minify
 from worldmodel.context import Frame, Framed
 from worldmodel.profiles import Profile
 from worldmodel.retrieval import TransitionIndex

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.edits import canonical, dumps
+from training.models.edits import canonical, dumps
 from worldmodel.steps import Step, is_identifier, leaves
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ingest.messages.error_class import classify_error, says_error
 from ingest.records import Transition
-from training.edits import canonical, dumps
+from training.models.edits import canonical, dumps
 
 OK = "ok"
 OTHER = "other_error"

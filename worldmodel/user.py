@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingest.records import Conversation
-from training.chat import ChatFormat
 from training.engines import Engine, Sampling
-from training.roles import LEAVES, user_messages
+from training.models.chat import ChatFormat
+from training.models.roles import LEAVES, user_messages
 
 
 @dataclass

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ingest.records import Scenario
-from training.edits import minify
 from training.engines import Engine
 from training.environment import Observation, ToolCall
+from training.models.edits import minify
 from worldmodel.context import Framed, canonical_history, trail_of
 from worldmodel.effects import Effects
 from worldmodel.resolver import Answer, Odds, Resolver, uniform

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ingest.errors import UserError
-from training.base import Base
 from training.engines import Engine
 from training.engines.local import LocalEngine
 from training.engines.vllm import VllmEngine, VllmSettings
 from training.engines.vllm_server import VllmServer
+from training.models.base import Base
 
 
 def open_engine(name: str, base: Base, vllm: VllmSettings | None = None) -> Engine:

@@ -22,9 +22,9 @@ import torch
 from transformers import PreTrainedModel
 
 from training.engines import Sample, Sampling
-from training.engines.adapters import AdapterSlots, Factors, Span, read_adapter, spans_of
-from training.engines.cache import BatchCache, CacheMemory, PrefixStore
-from training.engines.small import SmallDecoder, quick_dtype
+from training.models.kv_cache import BatchCache, CacheMemory, PrefixStore
+from training.models.lora_layers import AdapterSlots, Factors, Span, read_adapter, spans_of
+from training.tiny.passes.decoding import SmallDecoder, quick_dtype
 
 PREFILL_TOKENS = 8192
 ROUND_TOKENS = 65_536

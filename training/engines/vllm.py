@@ -31,9 +31,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ingest.errors import UserError
 from training.engines import Sample, Sampling
-from training.engines.adapters import read_adapter
 from training.engines.background import BackgroundLoop
-from training.lora import LoraSettings, adapter_weights, new_adapter, save_weights
+from training.models.lora import LoraSettings, adapter_weights, new_adapter, save_weights
+from training.models.lora_layers import read_adapter
 
 GIB = 1 << 30
 # What vLLM can only be told by its environment. A value that the user set stays.

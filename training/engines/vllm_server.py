@@ -13,9 +13,9 @@ import httpx
 
 from ingest.errors import UserError
 from training.engines import Sample, Sampling
-from training.engines.adapters import read_adapter
 from training.engines.background import BackgroundLoop
 from training.engines.vllm import ONE_TOKEN, check_length, sampling_request
+from training.models.lora_layers import read_adapter
 
 TOKEN_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 

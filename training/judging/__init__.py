@@ -1,0 +1,1 @@
+"""RULER and the judges behind it. Start with `ruler.py`."""

@@ -1,0 +1,336 @@
+"""The offline judge: a LoRA on the same base that has read how production's conversations ended.
+
+It answers in RULER's form behind the OpenAI chat API, so that the training loop cannot tell it from a hosted model.
+Two readings are trained together and the better one is used: *pointwise*, the probability that a transcript ended in
+success, and *pairwise*, which of two transcripts did better (both orders), averaged over a trajectory's rivals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from ingest.errors import UserError
+from ingest.records import Conversation
+from training.engines import Engine
+from training.engines.local import LocalEngine
+from training.judging.counterfactual import Counterfactuals
+from training.judging.grounding import Evidence, Grounding
+from training.judging.ruler import unescape
+from training.learning.batch import Row
+from training.learning.fits import FitSettings, fit_sft
+from training.learning.learner import LearnerSettings
+from training.models.base import Base
+from training.models.chat import ChatFormat
+from training.models.edits import dumps
+from training.models.lora import save_weights
+from training.models.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_messages
+from training.learning.fits import split_latest
+
+Form = Literal["pointwise", "pairwise"]
+MOST_REMEMBERED = 2048
+_TRAJECTORY = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
+
+
+class JudgeSettings(BaseModel):
+    """How the judge is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fit: FitSettings = Field(
+        default_factory=lambda: FitSettings(
+            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=100, step_tokens=8192
+        ),
+        description="The supervised fit. A row has one learned token, so steps are large: small ones learn nothing.",
+    )
+    pair_share: float = Field(0.15, ge=0, le=1, description="Pairwise rows, as a share of the pointwise ones.")
+    held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, kept for agreement.")
+    most_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")
+    narrate: float = Field(0.0, ge=0, le=1, description="Share of rows that also learn to tell the transcript.")
+
+
+@dataclass(frozen=True)
+class LocalJudge:
+    """Reads transcripts with an adapter of an engine. It remembers its latest verdicts: RULER asks in several orders,
+    and a transcript on its own reads the same in each.
+    """
+
+    engine: Engine
+    chat: ChatFormat
+    adapter: str | None
+    form: Form = "pointwise"
+    most_tokens: int = 1024
+    evidence: Evidence = Evidence()
+    _known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+    async def success(self, text: str) -> float:
+        """Probability that this transcript's goal was reached."""
+        if text not in self._known:
+            prompt = verdict_prompt(self.chat, text, self.most_tokens)
+            failed, succeeded = await self._weigh(prompt, VERDICTS)
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[text] = 1 / (1 + np.exp(failed - succeeded))
+        return self._known[text]
+
+    async def better(self, first: str, second: str) -> float:
+        """Probability that the first transcript did better, both orders averaged."""
+        forward, backward = await asyncio.gather(self._first_wins(first, second), self._first_wins(second, first))
+        return (forward + 1 - backward) / 2
+
+    async def judge(self, group: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
+        """Scores in [0, 1] for the conversations of one group: as read, and corrected by the evidence."""
+        scores = await self.scores([transcript(messages) for messages in group])
+        return [self.evidence.weigh(score, messages) for score, messages in zip(scores, group, strict=True)]
+
+    async def scores(self, texts: Sequence[str]) -> list[float]:
+        """Scores in [0, 1] for the transcripts of one group, as read."""
+        if self.form == "pointwise" or len(texts) < 2:
+            return list(await asyncio.gather(*(self.success(t) for t in texts)))
+        pairs = [(a, b) for a in range(len(texts)) for b in range(a)]
+        wins = await asyncio.gather(*(self.better(texts[a], texts[b]) for a, b in pairs))
+        totals = np.zeros(len(texts))
+        for (a, b), win in zip(pairs, wins, strict=True):
+            totals[a] += win
+            totals[b] += 1 - win
+        return (totals / (len(texts) - 1)).tolist()
+
+    async def _first_wins(self, first: str, second: str) -> float:
+        prompt = pair_prompt(self.chat, first, second, self.most_tokens)
+        a, b = await self._weigh(prompt, SIDES)
+        return 1 / (1 + np.exp(b - a))
+
+    async def _weigh(self, prompt: Sequence[int], words: Sequence[str]) -> tuple[float, ...]:
+        candidates = [self.chat.encode(w)[0] for w in words]
+        return await self.engine.next_logprobs(prompt, candidates, adapter=self.adapter)
+
+
+def verdict_prompt(chat: ChatFormat, text: str, most_tokens: int) -> list[int]:
+    return chat.prompt(verdict_messages(_fitting(chat, text, most_tokens), chat.compact))
+
+
+def pair_prompt(chat: ChatFormat, first: str, second: str, most_tokens: int) -> list[int]:
+    half = most_tokens // 2
+    return chat.prompt(pair_messages(_fitting(chat, first, half), _fitting(chat, second, half), chat.compact))
+
+
+def _fitting(chat: ChatFormat, text: str, most_tokens: int) -> str:
+    """The first line (the task) and as much of the end as fits."""
+    if len(text) < most_tokens or len(chat.encode(text)) <= most_tokens:
+        return text
+    first, *rest = text.split("\n")
+    room, kept = most_tokens - len(chat.encode(first)), []
+    for line in reversed(rest):
+        room -= len(chat.encode(line)) + 1
+        if room < 0:
+            break
+        kept.append(line)
+    return "\n".join([first, *reversed(kept)])
+
+
+# ----- the OpenAI chat API
+
+
+def judge_app(judge: LocalJudge) -> Starlette:
+    """An OpenAI-compatible `/v1/chat/completions` that answers RULER's requests."""
+
+    async def complete(request: Request) -> JSONResponse:
+        body = await request.json()
+        prompt = "\n".join(str(m.get("content", "")) for m in body.get("messages", ()))
+        labelled = _TRAJECTORY.findall(prompt)
+        if not labelled:
+            error = {"message": "this judge answers RULER's requests only: no <trajectory id=...> found"}
+            return JSONResponse({"error": error}, status_code=400)
+        group = [json.loads(unescape(written)) for _, written in labelled]
+        scores = await judge.judge(group)
+        answer = {
+            "scores": [
+                {"trajectory_id": label, "explanation": f"{judge.form} reading", "score": round(score, 6)}
+                for (label, _), score in zip(labelled, scores, strict=True)
+            ]
+        }
+        tokens = sum(len(judge.chat.encode(transcript(messages))) for messages in group)
+        message = {"role": "assistant", "content": dumps(answer)}
+        return JSONResponse(
+            {
+                "object": "chat.completion",
+                "model": body.get("model", "judge"),
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+            }
+        )
+
+    return Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+
+
+def in_process_client(judge: LocalJudge) -> httpx.AsyncClient:
+    """A client whose requests reach the judge without a socket."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=judge_app(judge)), base_url="http://judge/v1/")
+
+
+# ----- training
+
+
+def labelled(conversations: Sequence[Conversation]) -> list[tuple[Conversation, bool]]:
+    """The conversations whose outcome production knows, with whether it was success."""
+    found = []
+    for conversation in conversations:
+        scores = [o["score"] for o in conversation.outcomes if o.get("score") is not None]
+        if scores:
+            found.append((conversation, float(scores[-1] or 0.0) >= 0.5))
+    return found
+
+
+def judge_rows(
+    examples: Sequence[tuple[str, bool]], chat: ChatFormat, settings: JudgeSettings, seed: int
+) -> list[Row]:
+    """A pointwise row an example, and pairs of a success and a failure in random order."""
+    rng = random.Random(seed)
+    rows = []
+    for text, success in examples:
+        prompt = verdict_prompt(chat, text, settings.most_tokens)
+        rows.append(_answered(prompt, chat.encode(VERDICTS[success]), chat, rng.random() < settings.narrate))
+    good, bad = [t for t, s in examples if s], [t for t, s in examples if not s]
+    for _ in range(int(settings.pair_share * len(examples)) if good and bad else 0):
+        pair, winner = (rng.choice(good), rng.choice(bad)), rng.randrange(2)
+        prompt = pair_prompt(chat, pair[winner], pair[1 - winner], settings.most_tokens)
+        rows.append(_answered(prompt, chat.encode(SIDES[winner]), chat))
+    rng.shuffle(rows)
+    return rows
+
+
+def _answered(prompt: Sequence[int], answer: Sequence[int], chat: ChatFormat, narrate: bool = False) -> Row:
+    told = [narrate and k > 8 for k in range(len(prompt))]
+    return Row((*prompt, *answer, chat.stop_ids[0]), (*told, *[True] * len(answer), False))
+
+
+def fit_judge(
+    base: Base,
+    conversations: Sequence[Conversation],
+    out: Path,
+    settings: JudgeSettings,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+) -> dict[str, Any]:
+    """Train the judge on conversations with outcomes (oldest first) and measure its agreement on the latest.
+
+    Writes a peft directory and returns its manifest: `agreement` is the share of (success, failure) pairs that the
+    chosen form orders rightly (the area under the ROC curve), with a 95 % bootstrap interval. Raises UserError where
+    outcomes are missing or all alike.
+    """
+    examples = labelled(conversations)
+    earlier, latest = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
+    train, held_out = ([(transcript(c.messages), s) for c, s in part] for part in (earlier, latest))
+    if len({s for _, s in train}) < 2 or len({s for _, s in held_out}) < 2:
+        raise UserError(
+            f"the judge needs outcomes of both kinds and at least 20 of them, got {len(examples)}; record "
+            "gen_ai.evaluation.result for some conversations, or set an external judge"
+        )
+    rows = judge_rows(train, base.format, settings, seed)
+    weights, config, history = fit_sft(
+        base, rows, judge_rows(held_out, base.format, settings, seed)[:300], settings.fit, checkpoint, seed,
+        on_progress=on_progress,
+    )  # fmt: skip
+    engine = LocalEngine(base.model, base.format.pad_id)
+    engine.publish_adapter("judge", weights, config)
+    judge = LocalJudge(engine, base.format, "judge", most_tokens=settings.most_tokens)
+    measured = asyncio.run(_agreements(judge, held_out, seed))
+    good = sum(s for _, s in held_out)
+    form = max(measured, key=lambda f: measured[f]["agreement"])
+    blank = Evidence(Grounding.of([c.messages for c in conversations]))
+    evidence, corrected = asyncio.run(_corroborated(judge, blank, earlier, latest, seed))
+    manifest = {
+        "role": "judge",
+        "base": base.name,
+        "form": form,
+        **measured[form],
+        **(corrected if form == "pointwise" else {}),
+        "forms": measured,
+        "evidence": (evidence if form == "pointwise" else Evidence()).plain(),
+        "labelled": len(examples),
+        "held_out": len(held_out),
+        "pairs": good * (len(held_out) - good),
+        "most_tokens": settings.most_tokens,
+        "history": history,
+    }
+    save_weights(weights, config, out, manifest)
+    return manifest
+
+
+async def _agreements(judge: LocalJudge, examples: Sequence[tuple[str, bool]], seed: int) -> dict[str, dict[str, Any]]:
+    """Agreement of both forms: pointwise over all pairs, pairwise over a sample of them."""
+    good, bad = [t for t, s in examples if s], [t for t, s in examples if not s]
+    up_scores = np.array(await asyncio.gather(*(judge.success(t) for t in good)))
+    down_scores = np.array(await asyncio.gather(*(judge.success(t) for t in bad)))
+    won = _won(up_scores, down_scores)
+    rng = random.Random(seed)
+    pairs = [(rng.choice(good), rng.choice(bad)) for _ in range(min(200, len(good) * len(bad)))]
+    wins = np.array(await asyncio.gather(*(judge.better(a, b) for a, b in pairs)))
+    accuracy = (np.sum(up_scores >= 0.5) + np.sum(down_scores < 0.5)) / len(examples)
+    return {
+        "pointwise": {"agreement": float(won.mean()), "interval": _interval(won, seed), "accuracy": float(accuracy)},
+        "pairwise": {"agreement": float((wins > 0.5).mean()), "interval": _interval((wins > 0.5)[:, None], seed)},
+    }
+
+
+async def _corroborated(
+    judge: LocalJudge,
+    blank: Evidence,
+    earlier: Sequence[tuple[Conversation, bool]],
+    latest: Sequence[tuple[Conversation, bool]],
+    seed: int,
+) -> tuple[Evidence, dict[str, Any]]:
+    """What the evidence is worth on the latest conversations, and how far judge and evidence agree with outcomes.
+
+    Beside production's own failures stand its successes with a value exchanged, since the evidence is there for what
+    production never did. Each half of the conversations is measured with the weights that the other half gives;
+    `exchanges_seen` is the share of successes that score higher as they were than with a value exchanged.
+    """
+    known, rng = Counterfactuals([c.messages for c, _ in earlier]), random.Random(seed)
+    others = [known.of(c.messages, rng) if success else None for c, success in latest]
+    told = [c.messages for c, _ in latest]
+    scores = await judge.scores([transcript(m) for m in told])
+    doubts = iter(await judge.scores([transcript(other) for other in others if other is not None]))
+    cases: list[list[tuple[float, Any, bool]]] = []
+    for (_, success), messages, other, score in zip(latest, told, others, scores, strict=True):
+        case = [(score, messages, success)]
+        cases.append(case if other is None else [*case, (next(doubts), other, False)])
+    final = blank.fitted([entry for case in cases for entry in case])
+    halves = [blank.fitted([entry for case in cases[k::2] for entry in case]) for k in (1, 0)]
+    weighed = [[halves[k % 2].weigh(score, m) for score, m, _ in case] for k, case in enumerate(cases)]
+    up = np.array([scores[0] for scores, (_, success) in zip(weighed, latest, strict=True) if success])
+    down = np.array([scores[0] for scores, (_, success) in zip(weighed, latest, strict=True) if not success])
+    won = _won(up, down)
+    seen = [scores[0] > scores[1] for scores in weighed if len(scores) > 1]
+    found = {"agreement": float(won.mean()), "interval": _interval(won, seed)}
+    return final, {**found, "exchanges_seen": float(np.mean(seen)) if seen else None}
+
+
+def _won(up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """[successes, failures]: 1 where the success scores higher, a half where both score the same."""
+    return (up[:, None] > down) + 0.5 * (up[:, None] == down)
+
+
+def _interval(won: np.ndarray, seed: int, draws: int = 1000) -> list[float]:
+    """95 % bootstrap interval of a mean over rows and columns, each resampled on its own."""
+    rng = np.random.default_rng(seed)
+    rows, columns = won.shape
+    means = [
+        won[rng.integers(rows, size=rows)][:, rng.integers(columns, size=columns)].mean() for _ in range(draws)
+    ]
+    return [float(x) for x in np.percentile(means, (2.5, 97.5))]

@@ -1,0 +1,235 @@
+"""RULER: an LLM judge scores the trajectories of a group against each other (OpenPipe ART, ruler.py).
+
+What differs from the original, and why (docs/training.md): labels are random and opaque and every call is mapped by
+label, since a judge that answers in rank order would otherwise permute rewards; a group is judged in two orders, since
+position bias is systematic; scores out of range, missing or doubled are a failed call, and a trajectory without a
+score is unscored, never zero; text inside a trajectory cannot close its tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.models.edits import dumps
+from training.learning.trajectory import Trajectory, seed_of
+
+RUBRIC = """- A trajectory that reaches the user's goal scores significantly higher than one that does not.
+- A trajectory that reaches it more directly scores higher than one that wanders.
+- When trajectories differ little, their scores differ little.
+- Partial progress earns partial credit; claiming what the tools did not confirm earns none."""
+
+INSTRUCTIONS = """All trajectories below were given the same goal. Score each between 0 and 1 for how well the agent \
+reached it. Tool replies may be simulated; judge the agent, not the replies.
+
+Grading standards:
+{rubric}
+
+Answer with JSON only: {{"scores": [{{"trajectory_id": "...", "explanation": "...", "score": 0.0}}]}}, every id once."""
+
+_TAG = re.compile(r"<(\s*/?\s*)(trajectory|context|available_tools)", re.IGNORECASE)
+
+
+class RulerSettings(BaseModel):
+    """Where the judge is and how it is asked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint; None is the local judge adapter.")
+    model: str = Field("judge", description="The model name that the endpoint knows.")
+    api_key: str | None = Field(None, description="Bearer token, if the endpoint wants one.")
+    rubric: str = Field(RUBRIC, description="What the judge looks for.")
+    orders: int = Field(2, ge=1, le=4, description="In how many orders a group is judged; a third if two disagree.")
+    retries: int = Field(2, ge=0, description="Further tries after an answer that cannot be used.")
+    most_characters: int = Field(12_000, ge=200, description="Of one trajectory; the middle is cut, errors are kept.")
+    timeout_seconds: float = Field(120.0, gt=0, description="Of one judge call.")
+
+
+@dataclass
+class Judgement:
+    """A group's scores (None: unscored), the judge's own noise on it, and what judging cost."""
+
+    scores: list[float | None]
+    noise: float = 0.0
+    calls: int = 0
+    failed_calls: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    explanations: list[str] = field(default_factory=list)
+
+
+class Ruler:
+    """Scores groups through an OpenAI-compatible endpoint. `client` may be bound to an app in this process."""
+
+    def __init__(self, settings: RulerSettings, client: httpx.AsyncClient) -> None:
+        self.settings, self.client = settings, client
+
+    async def judge(self, group: Sequence[Trajectory], seed: int = 0) -> Judgement:
+        """Scores in the order of `group`. Verbatim duplicates are shown once and share their score."""
+        began = time.monotonic()
+        texts = [dumps(_shown(t.messages, self.settings.most_characters)) for t in group]
+        distinct = list(dict.fromkeys(texts))
+        found = Judgement([])
+        order = list(range(len(distinct)))
+        random.Random(seed).shuffle(order)
+        rounds: list[list[float | None]] = []
+        for number in range(self.settings.orders):
+            shown = order if number % 2 == 0 else order[::-1]
+            rounds.append(await self._round(group, distinct, shown, seed + number, found))
+        if self.settings.orders == 2 and _disagree(*rounds):
+            random.Random(seed + 99).shuffle(order)
+            rounds.append(await self._round(group, distinct, order, seed + 2, found))
+        merged = dict(zip(distinct, map(_mean, zip(*rounds, strict=True)), strict=True))
+        found.scores = [merged[text] for text in texts]
+        spreads = [max(s) - min(s) for s in (_known(r) for r in zip(*rounds, strict=True)) if len(s) > 1]
+        found.noise = statistics.fmean(spreads) if spreads else 0.0
+        found.seconds = time.monotonic() - began
+        return found
+
+    async def _round(
+        self, group: Sequence[Trajectory], distinct: list[str], order: list[int], seed: int, found: Judgement
+    ) -> list[float | None]:
+        """One order's scores, by index into `distinct`; all None after `retries` unusable answers."""
+        for attempt in range(self.settings.retries + 1):
+            rng = random.Random(seed_of(seed, attempt))
+            labels = [f"{rng.randrange(16**6):06x}" for _ in distinct]
+            found.calls += 1
+            try:
+                answer = await self._ask(group[0], [(labels[k], distinct[k]) for k in order], found)
+                by_label = read_scores(answer, labels)
+            except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):
+                # one judge call is a boundary: whatever shape the answer has, it is counted and asked for again
+                found.failed_calls += 1
+                await asyncio.sleep(0)
+                continue
+            return [by_label[label] for label in labels]
+        return [None] * len(distinct)
+
+    async def _ask(self, first: Trajectory, labelled: list[tuple[str, str]], found: Judgement) -> str:
+        body = "\n".join(f'<trajectory id="{label}">\n{escape(text)}\n</trajectory>' for label, text in labelled)
+        tools = dumps(list(first.start.tools))
+        request = {
+            "model": self.settings.model,
+            "messages": [
+                {"role": "system", "content": INSTRUCTIONS.format(rubric=self.settings.rubric)},
+                {"role": "user", "content": f"<available_tools>{escape(tools)}</available_tools>\n{body}"},
+            ],
+            "response_format": {"type": "json_object"},
+        }
+        headers = {"authorization": f"Bearer {self.settings.api_key}"} if self.settings.api_key else {}
+        reply = await self.client.post(
+            "chat/completions", json=request, headers=headers, timeout=self.settings.timeout_seconds
+        )
+        reply.raise_for_status()
+        value = reply.json()
+        found.tokens += int((value.get("usage") or {}).get("total_tokens", 0))
+        content = value["choices"][0]["message"]["content"]
+        if not isinstance(content, str):
+            raise ValueError(f"the judge's message has no text: {content!r}")
+        return content
+
+
+def read_scores(answer: str, labels: Sequence[str]) -> dict[str, float]:
+    """A judge's JSON as scores by label. Raises ValueError unless every label is there once and in [0, 1]."""
+    start, end = answer.find("{"), answer.rfind("}")
+    value = json.loads(answer[start : end + 1])
+    scores: dict[str, float] = {}
+    for entry in value["scores"]:
+        label, score = str(entry["trajectory_id"]), entry["score"]
+        if label in scores or label not in labels:
+            raise ValueError(f"the judge named {label!r}, which is unknown or doubled")
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise ValueError(f"a score is a number from 0 to 1, got {score!r}")
+        scores[label] = float(score)
+    if len(scores) != len(labels):
+        raise ValueError(f"the judge scored {len(scores)} of {len(labels)} trajectories")
+    return scores
+
+
+def escape(text: str) -> str:
+    """Text that cannot open or close one of the prompt's tags."""
+    return _TAG.sub(lambda m: f"&lt;{m[1]}{m[2]}", text)
+
+
+def unescape(text: str) -> str:
+    return text.replace("&lt;", "<")
+
+
+def _shown(messages: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The messages that fit: head and tail, of the middle first the failed tool replies; then shortened messages."""
+    kept = [{k: v for k, v in m.items() if k not in ("tool_call_id",)} for m in messages]
+    for message in kept:
+        if message.get("provenance") not in (None, "real"):
+            message["simulated"] = True
+        message.pop("provenance", None)
+    while len(dumps(kept)) > most and len(kept) > 4:
+        middle = sorted(range(2, len(kept) - 2), key=lambda k: abs(k - len(kept) // 2))
+        kept.pop(next((k for k in middle if not kept[k].get("is_error")), middle[0]))
+    while len(dumps(kept)) > most:
+        longest = max(kept, key=lambda m: len(m.get("content") or ""))
+        text = longest.get("content") or ""
+        if len(text) <= 80:
+            break  # what is left is structure
+        longest["content"] = f"{text[: len(text) // 4]} ... {text[-len(text) // 4 :]}"
+    return kept
+
+
+def _known(scores: Sequence[float | None]) -> list[float]:
+    return [s for s in scores if s is not None]
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    known = _known(scores)
+    return statistics.fmean(known) if known else None
+
+
+def _disagree(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
+    """Kendall's tau below 0.6, or another winner; ties count for neither side."""
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    if len(pairs) < 2:
+        return False
+    agree = sum(
+        ((a > c) - (a < c)) * ((b > d) - (b < d)) for k, (a, b) in enumerate(pairs) for c, d in pairs[k + 1 :]
+    )
+    compared = sum(a != c and b != d for k, (a, b) in enumerate(pairs) for c, d in pairs[k + 1 :])
+    if not compared:
+        return False
+    best = [{k for k, pair in enumerate(pairs) if pair[side] == max(p[side] for p in pairs)} for side in (0, 1)]
+    return agree / compared < 0.6 or best[0].isdisjoint(best[1])
+
+
+# ----- advantages
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A group's advantages, or why it teaches nothing."""
+
+    advantages: list[float]
+    dropped: str = ""
+
+
+def advantages(scores: Sequence[float | None], least_spread: float) -> Scored:
+    """Centred on the group's mean, not divided by its deviation: that would blow up a judge's noise.
+
+    Unscored members are left out of the mean and get 0; a group with less than three quarters scored, or whose
+    scores spread less than the judge's own noise, is dropped whole.
+    """
+    known = _known(scores)
+    nothing = [0.0] * len(scores)
+    if len(known) < -(-3 * len(scores) // 4):
+        return Scored(nothing, "unscored")
+    if max(known) - min(known) <= least_spread:
+        return Scored(nothing, "no spread")
+    mean = statistics.fmean(known)
+    return Scored([0.0 if s is None else s - mean for s in scores])

@@ -1,0 +1,1 @@
+"""Batches, losses, the LoRA learner and supervised fits. Start with `learner.py`."""

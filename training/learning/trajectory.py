@@ -1,0 +1,53 @@
+"""A trajectory: one episode as it was lived, in messages and in token ids."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.environment import Observation, Start
+from training.learning.batch import Row
+
+
+@dataclass
+class Trajectory:
+    """An episode as it was lived: the messages, and the ids with which of them the agent wrote.
+
+    `ended` is left (the user had no more to say), turns, tokens, or error. `reward` is None until somebody scores it;
+    a trajectory that could not be scored stays None, never zero.
+    """
+
+    start: Start
+    seed: int
+    messages: list[dict[str, Any]]
+    ids: list[int] = field(default_factory=list)
+    trained: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+    adapter: str | None = None
+    ended: str = ""
+    malformed: int = 0
+    reward: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def provenance(self) -> dict[str, int]:
+        """How many observations came from where."""
+        counts: dict[str, int] = {}
+        for seen in self.observations:
+            counts[seen.provenance] = counts.get(seen.provenance, 0) + 1
+        return counts
+
+    def invented(self) -> float:
+        """Share of the observations that a model made up."""
+        made_up = sum(o.provenance in ("generated", "abstained") for o in self.observations)
+        return made_up / max(1, len(self.observations))
+
+    def row(self, advantage: float) -> Row:
+        return Row(tuple(self.ids), tuple(self.trained), advantage, tuple(self.logprobs))
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from names and numbers; equal parts give equal seeds on every machine."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

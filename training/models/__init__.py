@@ -1,0 +1,1 @@
+"""The base model, its chat format, and LoRA adapters on it. Start with `base.py`."""

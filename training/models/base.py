@@ -1,0 +1,78 @@
+"""The frozen base model that all four adapters stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from ingest.errors import UserError
+from training.models.chat import ChatFormat, CompactFormat, TemplateFormat
+
+SHIPPED = {"rehearsal-tiny": Path(__file__).parents[1] / "tiny" / "rehearsal-tiny"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base: its weights (frozen, in evaluation mode), how it writes chats, and where it came from."""
+
+    model: PreTrainedModel
+    format: ChatFormat
+    path: str
+    name: str
+
+
+def base_path(name: str) -> str:
+    """Where a base lives: a shipped name, a directory, or a Hugging Face id (returned as it is)."""
+    return str(SHIPPED.get(name, name))
+
+
+def load_format(name: str = "rehearsal-tiny", show_tools: bool = True) -> ChatFormat:
+    """The chat format of a base, without its weights. Raises UserError where there is no such base."""
+    tokenizer = _load(AutoTokenizer, name)
+    if tokenizer.convert_tokens_to_ids("<|call|>") not in (None, tokenizer.unk_token_id):
+        return CompactFormat(tokenizer, show_tools=show_tools)
+    if not tokenizer.chat_template:
+        raise UserError(f"base model {name!r} has no chat template; choose an instruction-tuned model")
+    return TemplateFormat(tokenizer)
+
+
+def load_base(name: str = "rehearsal-tiny", show_tools: bool = True, dtype: torch.dtype | None = None) -> Base:
+    """Load a base model by shipped name, directory or Hugging Face id. Raises UserError where it is missing."""
+    model = _load(AutoModelForCausalLM, name, dtype=dtype or torch.float32)
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return Base(model, load_format(name, show_tools), base_path(name), name)
+
+
+@contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Without transformers' bar, which says nothing about a model that is loaded in no time."""
+    if not wanted or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def _load(loader: type, name: str, **kwargs: object):  # type: ignore[no-untyped-def]
+    path = base_path(name)
+    if name in SHIPPED and not Path(path).is_dir():
+        raise UserError(f"the shipped base model {name!r} is missing from this installation; reinstall rehearsal")
+    try:
+        with _quiet(name in SHIPPED):
+            return loader.from_pretrained(path, **kwargs)  # type: ignore[attr-defined]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"base model {name!r} was not found; expected 'rehearsal-tiny', a model directory or a Hugging Face id "
+            f"that can be downloaded ({type(error).__name__})"
+        ) from error

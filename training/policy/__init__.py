@@ -1,0 +1,1 @@
+"""The agent: clone, rollouts, GRPO, evaluation, gate and registry. Start with `grpo.py`."""

@@ -1,0 +1,126 @@
+"""The gate: what a candidate must show before it serves.
+
+Champion and candidate play the same held-out scenarios in the same worlds, and the judge compares them two by two.
+These scenarios are used for nothing else: those that chose the best step would flatter it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from ingest.records import Scenario
+from training.policy.evaluate import Difference, paired
+from training.policy.practice import Practising
+from training.learning.trajectory import Trajectory, seed_of
+
+
+class GateSettings(BaseModel):
+    """The thresholds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scenarios: int = Field(128, ge=8, description="Held-out scenarios that both policies play.")
+    slice_margin: float = Field(0.1, ge=0, description="What a slice may lose, surely, before the gate closes.")
+    smallest_slice: int = Field(12, ge=2, description="Slices with fewer scenarios are not looked at.")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the candidate may serve, why, and the figures it rests on."""
+
+    promoted: bool
+    why: str
+    difference: Difference
+    slices: dict[str, Difference]
+    alarms: tuple[str, ...]
+
+
+async def compare(
+    practice: Practising,
+    scenarios: Sequence[Scenario],
+    champion: str,
+    candidate: str,
+    settings: GateSettings,
+    alarms: Sequence[str] = (),
+    seed: int = 0,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> tuple[Verdict, list[tuple[Trajectory, Trajectory]]]:
+    """Play and judge; returns the verdict and the pairs of trajectories (champion's, candidate's)."""
+    seeds = [seed_of(seed, "gate", s.scenario_id) for s in scenarios]
+    before = await practice.singles(scenarios, seeds, champion, on_done)
+    after = await practice.singles(scenarios, seeds, candidate, lambda n: on_done(len(scenarios) + n))
+    pairs = list(zip(before, after, strict=True))
+    judged = await practice.judge(pairs, seeds)
+    scored = [
+        (slice_of(scenario), j.scores[0], j.scores[1])
+        for scenario, j in zip(scenarios, judged, strict=True)
+        if None not in j.scores
+    ]
+    return decide(scored, len(scenarios), settings, alarms), pairs
+
+
+def decide(
+    scored: Sequence[tuple[str, float | None, float | None]],
+    asked: int,
+    settings: GateSettings,
+    alarms: Sequence[str] = (),
+) -> Verdict:
+    """The verdict on (slice, champion's score, candidate's score) of the scenarios that were scored."""
+    if len(scored) < 0.9 * asked or not scored:
+        nothing = Difference(0.0, 0.0, 0.0, 0.0, len(scored))
+        why = f"the judge scored only {len(scored)} of {asked} scenarios"
+        return Verdict(False, why, nothing, {}, tuple(alarms))
+    whole = _difference([(b, a) for _, b, a in scored])
+    by_slice: dict[str, list[tuple[float | None, float | None]]] = defaultdict(list)
+    for name, before, after in scored:
+        by_slice[name].append((before, after))
+    slices = {k: _difference(v) for k, v in sorted(by_slice.items()) if len(v) >= settings.smallest_slice}
+    lost = [name for name, found in slices.items() if found.high < -settings.slice_margin]
+    interval = f"{whole.gain:+.3f} ({whole.low:+.3f} to {whole.high:+.3f})"
+    if whole.low <= 0:
+        why = f"the judged gain {interval} is not surely above zero"
+    elif lost:
+        why = f"worse on {', '.join(lost)} by more than {settings.slice_margin}"
+    elif alarms:
+        why = f"alarms: {'; '.join(alarms)}"
+    else:
+        why = f"judged gain {interval} over {whole.episodes} held-out scenarios, no slice lost, no alarm"
+        return Verdict(True, why, whole, slices, ())
+    return Verdict(False, why, whole, slices, tuple(alarms))
+
+
+def _difference(pairs: Sequence[tuple[float | None, float | None]]) -> Difference:
+    return paired(np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs], float))
+
+
+def slice_of(scenario: Scenario) -> str:
+    """The failure mode that production met in a scenario: its most frequent error class, else `smooth`."""
+    counts: dict[str, int] = defaultdict(int)
+    for fact in scenario.facts:
+        if fact.is_error:
+            counts[fact.error_class] += 1
+    return max(sorted(counts), key=lambda k: counts[k]) if counts else "smooth"
+
+
+def as_dict(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as JSON."""
+
+    def plain(found: Difference) -> dict[str, float]:
+        return {
+            "before": found.before, "after": found.after, "gain": found.gain,
+            "low": found.low, "high": found.high, "n": found.episodes,
+        }  # fmt: skip
+
+    return {
+        "promoted": verdict.promoted,
+        "why": verdict.why,
+        **plain(verdict.difference),
+        "slices": {name: plain(found) for name, found in verdict.slices.items()},
+        "alarms": list(verdict.alarms),
+    }

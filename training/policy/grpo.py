@@ -1,0 +1,298 @@
+"""GRPO with RULER in a learned world: scenarios, groups in one world each, relative scores, a better adapter.
+
+The loop is plain on purpose: sample on policy, judge, centre, one optimizer step, publish the new adapter under a new
+name, again. Every few steps the candidate meets the clone on held-out scenarios, in the same worlds, before the same
+judge; the best one is kept, since the last one is often not it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from ingest.errors import UserError
+from ingest.records import Scenario
+from training.judging.ruler import Judgement, advantages
+from training.learning.batch import Row
+from training.learning.learner import Learner, LearnerSettings, save_state
+from training.learning.losses import GrpoSettings
+from training.models.base import Base
+from training.models.lora import save_weights, settings_of
+from training.policy.evaluate import Difference, paired
+from training.policy.practice import Practising
+from training.learning.trajectory import Trajectory, seed_of
+from training.policy.rollout import Limits
+
+
+class TrainSettings(BaseModel):
+    """One retraining. The defaults are the vetted ones for the tiny base (docs/training.md)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(40, ge=1, description="Optimizer steps at most.")
+    seconds: float | None = Field(450, description="Stop after this wall-clock time even if steps are left.")
+    groups: int = Field(16, ge=1, description="Scenarios a step.")
+    group_size: int = Field(8, ge=2, description="Episodes a scenario.")
+    temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
+    min_p: float = Field(0.05, ge=0, lt=1, description="Tokens less likely than this times the likeliest: not drawn.")
+    learner: LearnerSettings = Field(
+        default_factory=lambda: LearnerSettings(
+            learning_rate=8e-4, warm_up=3, schedule="cosine", micro_tokens=2048
+        ),
+        description="The optimiser.",
+    )
+    loss: GrpoSettings = Field(default_factory=GrpoSettings, description="The policy loss.")
+    limits: Limits = Field(default_factory=Limits, description="Where episodes are cut off.")
+    least_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less teach nothing.")
+    held_out: int = Field(64, ge=0, description="Scenarios kept for choosing the best adapter.")
+    evaluate_every: int = Field(8, ge=1, description="Steps between evaluations on them.")
+    seed: int = Field(0, description="Names the run: equal seeds give equal runs.")
+
+
+@dataclass
+class _Step:
+    """What one step's episodes gave."""
+
+    rows: list[Row]
+    metrics: dict[str, float]
+
+
+class Grpo:
+    """One retraining run. `train` does all of it; a killed run goes on from its last step."""
+
+    def __init__(
+        self,
+        base: Base,
+        practice: Practising,
+        scenarios: Sequence[Scenario],
+        clone: Path,
+        out: Path,
+        settings: TrainSettings,
+    ) -> None:
+        if len(scenarios) < settings.held_out + settings.groups:
+            raise UserError(
+                f"{len(scenarios)} scenarios are too few: {settings.held_out} are held out and a step needs "
+                f"{settings.groups}; ingest more conversations or lower `groups` and `held_out`"
+            )
+        self.base, self.practice = base, practice
+        self.settings, self.out, self.clone = settings, out, clone
+        cut = len(scenarios) - settings.held_out
+        self.scenarios, self.held_out = list(scenarios[:cut]), list(scenarios[cut:])
+        shape = settings.learner.model_copy(update={"lora": settings_of(clone)})
+        self.learner = Learner(base, shape, settings.seed, start=clone)
+        self.learner.keep_reference()
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"step": 0, "gain": 0.0, "weights": self.learner.weights()[0], "difference": None}
+        self.seconds = 0.0
+        self._baseline: list[Trajectory] | None = None
+
+    async def train(self, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None) -> dict[str, Any]:
+        """Train, write the best adapter to `out`, and return its manifest."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        self.practice.load_adapter("clone", self.clone)
+        self._publish()
+        while self.learner.step < self.settings.steps and not self._out_of_time():
+            began = time.monotonic()
+            step = await self._practise(self.learner.step)
+            if step.rows:
+                learned = self.learner.grpo_step(step.rows, self.settings.loss, self._done())
+            else:
+                learned = {"loss": 0.0}
+                self.learner.step += 1
+            self._publish()
+            metrics = {"step": self.learner.step, **step.metrics, **learned}
+            last = self.learner.step == self.settings.steps or self._out_of_time(time.monotonic() - began)
+            if self.held_out and (last or self.learner.step % self.settings.evaluate_every == 0):
+                metrics["held_out_gain"] = await self._look_at_candidate()
+            self.seconds += time.monotonic() - began
+            self.history.append({**metrics, "alarms": alarms(metrics), "seconds": round(self.seconds, 2)})
+            self._save()
+            on_step(self.history[-1])
+        return self._finish()
+
+    # ----- practice
+
+    async def _practise(self, number: int) -> _Step:
+        """Episodes in the worlds of this step's scenarios, judged and turned into rows."""
+        chosen = self._choose(number)
+        seeds = [seed_of(self.settings.seed, number, s.scenario_id) for s in chosen]
+        began = time.monotonic()
+        groups = await self.practice.groups(chosen, seeds, self.settings.group_size, self._name())
+        sampled = time.monotonic()
+        kept = [[t for t in group if isinstance(t, Trajectory)] for group in groups]
+        lived = [(group, seed) for group, seed in zip(kept, seeds, strict=True) if group]
+        judged = await self.practice.judge([group for group, _ in lived], [seed for _, seed in lived])
+        rows, dropped = self._rows([group for group, _ in lived], judged)
+        flat = [t for group in kept for t in group]
+        metrics = _describe(flat, judged, sum(map(len, groups)) - len(flat))
+        metrics.update(dropped_groups=dropped, rows=len(rows), sample_seconds=sampled - began)
+        metrics["judge_seconds"] = time.monotonic() - sampled
+        return _Step(rows, metrics)
+
+    def _choose(self, number: int) -> list[Scenario]:
+        """This step's scenarios: every scenario once before any comes again, in an order that the seed fixes."""
+        count, at = len(self.scenarios), number * self.settings.groups
+        picked = []
+        for k in range(at, at + self.settings.groups):
+            order = np.random.default_rng([self.settings.seed, k // count]).permutation(count)
+            picked.append(self.scenarios[order[k % count]])
+        return picked
+
+    def _rows(self, groups: list[list[Trajectory]], judged: Sequence[Judgement]) -> tuple[list[Row], int]:
+        """Rows with an advantage. An answer that production does not support discounts its episode."""
+        noise = float(np.mean([j.noise for j in judged])) if judged else 0.0
+        rows, dropped = [], 0
+        for group, judgement in zip(groups, judged, strict=True):
+            scored = advantages(judgement.scores, max(self.settings.least_spread, noise))
+            dropped += bool(scored.dropped)
+            for trajectory, score, advantage in zip(group, judgement.scores, scored.advantages, strict=True):
+                trajectory.reward = score
+                trajectory.extra["advantage"] = advantage
+                share = trajectory.provenance().get("abstained", 0) / max(1, len(trajectory.observations))
+                weight = advantage * (1 - share)
+                if weight and any(trajectory.trained):
+                    rows.append(trajectory.row(weight))
+        return rows, dropped
+
+    # ----- choosing
+
+    async def _look_at_candidate(self) -> float:
+        """Candidate against clone on held-out scenarios, judged two by two; keeps the candidate if it is the best."""
+        seeds = [seed_of(self.settings.seed, "held out", s.scenario_id) for s in self.held_out]
+        if self._baseline is None:
+            self._baseline = await self.practice.singles(self.held_out, seeds, "clone")
+        candidates = await self.practice.singles(self.held_out, seeds, self._name())
+        pairs = list(zip(self._baseline, candidates, strict=True))
+        judged = await self.practice.judge(pairs, seeds)
+        scores = [j.scores for j in judged if None not in j.scores]
+        if not scores:
+            return 0.0
+        found = paired(np.array([s[0] for s in scores], float), np.array([s[1] for s in scores], float))
+        if found.gain > self.best["gain"]:
+            weights = self.learner.weights()[0]
+            self.best = {"step": self.learner.step, "gain": found.gain, "weights": weights, "difference": _plain(found)}
+        return found.gain
+
+    # ----- state
+
+    def _name(self) -> str:
+        return f"policy@{self.learner.step}"
+
+    def _publish(self) -> None:
+        """Serve the adapter as it is now under its own name; a request can never meet a stale one."""
+        served = self.out.with_name("serving")
+        save_weights(*self.learner.weights(), served, {"role": "policy", "step": self.learner.step})
+        self.practice.load_adapter(self._name(), served)
+        self.practice.unload_adapter(f"policy@{self.learner.step - 1}")
+
+    def _done(self) -> float:
+        """How much of the run is over (0 to 1), by steps or by time, whichever is further: what the rate falls with."""
+        by_time = self.seconds / self.settings.seconds if self.settings.seconds else 0.0
+        return min(1.0, max(self.learner.step / self.settings.steps, by_time))
+
+    def _out_of_time(self, more: float = 0.0) -> bool:
+        return self.settings.seconds is not None and self.seconds + more >= self.settings.seconds
+
+    @property
+    def _state_path(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.state.pt")
+
+    def _save(self) -> None:
+        state = {"learner": self.learner.state(), "history": self.history, "best": self.best, "seconds": self.seconds}
+        save_state(state, self._state_path)
+        lines = "".join(json.dumps(h) + "\n" for h in self.history)
+        self.out.with_name("history.jsonl").write_text(lines)
+
+    def _resume(self) -> None:
+        if self._state_path.is_file():
+            state = torch.load(self._state_path, weights_only=False)
+            self.learner.restore(state["learner"])
+            self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
+
+    def _finish(self) -> dict[str, Any]:
+        if not self.held_out:
+            self.best = {**self.best, "step": self.learner.step, "weights": self.learner.weights()[0]}
+        manifest = {
+            "role": "policy",
+            "base": self.base.name,
+            "clone": str(self.clone.name),
+            "best_step": self.best["step"],
+            "held_out_gain": self.best["gain"],
+            "held_out_difference": self.best["difference"],
+            "steps": self.learner.step,
+            "seconds": round(self.seconds, 1),
+            "history": self.history,
+            "settings": self.settings.model_dump(),
+        }
+        save_weights(self.best["weights"], self.learner.weights()[1], self.out, manifest)
+        self._state_path.unlink(missing_ok=True)
+        return manifest
+
+
+def _plain(found: Difference) -> dict[str, float]:
+    return {"before": found.before, "after": found.after, "low": found.low, "high": found.high}
+
+
+def _describe(trajectories: Sequence[Trajectory], judged: Sequence[Judgement], failed: int) -> dict[str, float]:
+    """A step in numbers."""
+    rewards = [t.reward for t in trajectories if t.reward is not None]
+    provenance: dict[str, int] = {}
+    for trajectory in trajectories:
+        for source, count in trajectory.provenance().items():
+            provenance[source] = provenance.get(source, 0) + count
+    seen = max(1, sum(provenance.values()))
+    moved = [(t.extra["advantage"], t.invented()) for t in trajectories if t.extra.get("advantage")]
+    return {
+        "reward": float(np.mean(rewards)) if rewards else math.nan,
+        "episodes": len(trajectories),
+        "failed_episodes": failed,
+        "unscored": len(trajectories) - len(rewards),
+        "malformed": float(np.mean([t.malformed for t in trajectories])) if trajectories else 0.0,
+        "calls": seen / max(1, len(trajectories)),
+        "turns": float(np.mean([sum(m["role"] == "assistant" for m in t.messages) for t in trajectories])),
+        "left": float(np.mean([t.ended == "left" for t in trajectories])),
+        "judge_noise": float(np.mean([j.noise for j in judged])) if judged else 0.0,
+        "judge_tokens": sum(j.tokens for j in judged),
+        "judge_failures": sum(j.failed_calls for j in judged),
+        "invention_correlation": _correlation(moved),
+        **{f"from_{source}": count / seen for source, count in sorted(provenance.items())},
+    }
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    if len(pairs) < 8:
+        return 0.0
+    first, second = np.array(pairs).T
+    if first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def alarms(metrics: dict[str, float]) -> list[str]:
+    """What a person should look at. Thresholds as published (docs/training.md, Alarms)."""
+    episodes = max(1.0, metrics["episodes"] + metrics["failed_episodes"])
+    raised = {
+        "sampler and learner disagree": metrics.get("engine_kl", 0.0) > 0.01,
+        "many episodes broke": metrics["failed_episodes"] / episodes > 0.05,
+        "the judge often gives no score": metrics["unscored"] / episodes > 0.1,
+        "advantage follows what the world invented": metrics["invention_correlation"] > 0.3,
+        "behaviour has collapsed": metrics.get("entropy", 1.0) < 0.005,
+    }
+    return [name for name, up in raised.items() if up]
+
+
+def lasting_alarms(history: Sequence[dict[str, Any]], last: int = 10) -> list[str]:
+    """The alarms that were up in more than half of the last steps; a single one may be noise."""
+    recent = history[-last:]
+    names = {name for step in recent for name in step["alarms"]}
+    return sorted(n for n in names if sum(n in step["alarms"] for step in recent) > len(recent) / 2)

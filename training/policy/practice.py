@@ -1,0 +1,122 @@
+"""Where a policy practises: worlds, users and a judge behind one engine, and the episodes in them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ingest.records import Scenario
+from training.engines import Engine
+from training.environment import Episode, Start
+from training.judging.ruler import Judgement, Ruler
+from training.models.chat import ChatFormat
+from training.learning.trajectory import Trajectory, seed_of
+from training.policy.rollout import Limits, gather, rollout
+
+
+class World(Protocol):
+    """One reality; the members of a group meet it through episodes of their own."""
+
+    def episode(self) -> Episode:
+        """A fresh run in this world."""
+        ...
+
+
+class WorldFactory(Protocol):
+    """What makes worlds: worldmodel.WorldModel, or a real environment behind the same call."""
+
+    def world(self, scenario: Scenario, *, seed: int) -> World:
+        """The world that a scenario and a seed name."""
+        ...
+
+
+class Practising(Protocol):
+    """What retraining and the gate ask of practice, in this process (Practice) or in several (PracticePool)."""
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Make a peft directory available under a name; it has been read when this returns."""
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter."""
+        ...
+
+    async def groups(
+        self,
+        scenarios: Sequence[Scenario],
+        seeds: Sequence[int],
+        size: int,
+        adapter: str,
+        on_done: Callable[[int], None] = lambda count: None,
+    ) -> list[list[Trajectory | Exception]]:
+        """`size` episodes a scenario, all members of a group in one world. What broke comes back as its exception."""
+        ...
+
+    async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
+        """RULER's judgement of each group, none of them empty."""
+        ...
+
+    async def singles(
+        self,
+        scenarios: Sequence[Scenario],
+        seeds: Sequence[int],
+        adapter: str,
+        on_done: Callable[[int], None] = lambda count: None,
+    ) -> list[Trajectory]:
+        """One episode a scenario; raises what broke, since a comparison with holes compares unlike things."""
+        groups = await self.groups(scenarios, seeds, 1, adapter, on_done)
+        found = []
+        for group in groups:
+            if isinstance(group[0], Exception):
+                raise group[0]
+            found.append(group[0])
+        return found
+
+
+@dataclass
+class Practice(Practising):
+    """`chat` is how the policy reads and writes; `show_system` whether it is shown the system prompt."""
+
+    engine: Engine
+    chat: ChatFormat
+    worlds: WorldFactory
+    ruler: Ruler
+    limits: Limits = field(default_factory=Limits)
+    temperature: float = 1.0
+    show_system: bool = False
+    min_p: float = 0.0
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        self.engine.load_adapter(name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        self.engine.unload_adapter(name)
+
+    async def groups(
+        self,
+        scenarios: Sequence[Scenario],
+        seeds: Sequence[int],
+        size: int,
+        adapter: str,
+        on_done: Callable[[int], None] = lambda count: None,
+    ) -> list[list[Trajectory | Exception]]:
+        runs = []
+        for scenario, seed in zip(scenarios, seeds, strict=True):
+            world = self.worlds.world(scenario, seed=seed)
+            start = Start(scenario.scenario_id, scenario.system, tuple(scenario.tools), scenario.first_user_message)
+            for member in range(size):
+                runs.append(self._run(world, start, adapter, seed_of(seed, "member", member)))
+        done = await gather(runs, at_once=max(1, len(runs)), on_done=on_done)
+        return [done[k : k + size] for k in range(0, len(done), size)]
+
+    async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
+        return await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
+
+    def _run(self, world: World, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
+        return lambda: rollout(
+            self.engine, self.chat, world.episode(), start, adapter=adapter, seed=seed,
+            temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
+        )  # fmt: skip

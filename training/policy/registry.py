@@ -1,0 +1,117 @@
+"""Which adapter serves: champion, candidates, and the way back.
+
+A version is a peft directory named after its content. One small file says which version serves, and which did before;
+it is replaced whole, so that a reader sees the old champion or the new one and never half of either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingest.errors import UserError
+from training.models.lora import manifest_of
+
+POINTER = "serving.json"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A stored adapter. `note` is what was said when it came in (a gate's verdict, for example)."""
+
+    name: str
+    path: Path
+    manifest: dict[str, Any]
+    note: dict[str, Any]
+
+
+class Registry:
+    """The adapters of one policy, below one directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, adapter: Path, note: Mapping[str, Any]) -> Version:
+        """Store a copy of a peft directory; equal weights are stored once. Raises UserError where there is none."""
+        manifest = manifest_of(adapter)
+        if manifest is None:
+            raise UserError(f"{adapter} holds no finished adapter; train one first")
+        digest = hashlib.blake2b((adapter / "adapter_model.safetensors").read_bytes(), digest_size=6).hexdigest()
+        home = self.path / "versions" / f"policy-{digest}"
+        if not home.is_dir():
+            partial = home.with_name(f".{home.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(adapter, partial)
+            partial.rename(home)
+        _replace(home / "note.json", dict(note))
+        return self.get(home.name)
+
+    def get(self, name: str) -> Version:
+        """A stored version. Raises UserError for an unknown one."""
+        home = self.path / "versions" / name
+        manifest = manifest_of(home) if Path(name).name == name else None  # a path would lead out of the registry
+        if manifest is None:
+            known = ", ".join(v.name for v in self.versions()) or "none"
+            raise UserError(f"there is no version {name!r} in {self.path}; it has: {known}")
+        return Version(name, home, manifest, _read(home / "note.json") or {})
+
+    def versions(self) -> list[Version]:
+        """All stored versions, the oldest weights first."""
+        found = [p for p in (self.path / "versions").glob("policy-*") if manifest_of(p) is not None]
+        found.sort(key=lambda p: (p / "adapter_model.safetensors").stat().st_mtime_ns)
+        return [self.get(p.name) for p in found]
+
+    def champion(self) -> Version | None:
+        """The version that serves; None before the first promotion."""
+        pointer = _read(self.path / POINTER)
+        return self.get(pointer["version"]) if pointer else None
+
+    def promote(self, name: str, why: str) -> Version:
+        """Let a stored version serve from now on. Promoting the champion again changes nothing."""
+        version = self.get(name)
+        pointer = _read(self.path / POINTER)
+        if pointer is None or pointer["version"] != name:
+            trail = [*(pointer["trail"] if pointer else []), name]
+            self._point(trail, why)
+        return version
+
+    def rollback(self, why: str = "rolled back by hand") -> Version:
+        """Let the version before the champion serve again. Raises UserError where there is none."""
+        pointer = _read(self.path / POINTER)
+        if pointer is None or len(pointer["trail"]) < 2:
+            raise UserError(f"{self.path} has no earlier champion to roll back to")
+        earlier = self.get(pointer["trail"][-2])
+        self._point(pointer["trail"][:-1], why)
+        return earlier
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every change of champion: when, to which version, why."""
+        return (_read(self.path / POINTER) or {}).get("history", [])
+
+    def _point(self, trail: list[str], why: str) -> None:
+        entry = {"version": trail[-1], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "why": why}
+        _replace(self.path / POINTER, {**entry, "trail": trail, "history": [*self.history(), entry]})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except OSError:
+        return None
+
+
+def _replace(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

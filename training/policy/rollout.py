@@ -1,0 +1,128 @@
+"""One agent, one episode: token ids in, token ids out, whatever the environment behind it is.
+
+The prompt of each turn is the last prompt, the sampled ids, and what came back, appended. Nothing that was sampled is
+ever tokenised again, so a learned token's log-probability is the one under which it was drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.engines import Engine, Sampling
+from training.environment import Episode, Observation, Start, ToolCall
+from training.learning.trajectory import Trajectory
+from training.models.chat import AssistantTurn, ChatFormat
+from training.models.edits import dumps
+
+
+class Limits(BaseModel):
+    """Where an episode is cut off."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    turns: int = Field(16, ge=1, description="Agent turns (calls and replies) in an episode.")
+    turn_tokens: int = Field(64, ge=1, description="Tokens in one turn.")
+    total_tokens: int = Field(1400, ge=16, description="Tokens of the whole episode, prompt included.")
+
+
+async def rollout(
+    engine: Engine,
+    chat: ChatFormat,
+    episode: Episode,
+    start: Start,
+    *,
+    adapter: str | None,
+    temperature: float = 1.0,
+    min_p: float = 0.0,
+    seed: int = 0,
+    limits: Limits | None = None,
+    show_system: bool = True,
+) -> Trajectory:
+    """Let the policy act until the user leaves or a limit is met.
+
+    A tool call that cannot be read is answered with an error and stays in the trajectory: dropping it would teach
+    that malformed calls cost nothing.
+    """
+    limits = limits or Limits()
+    opening: list[dict[str, Any]] = [{"role": "user", "content": start.first_user_message}]
+    if show_system and start.system:
+        opening.insert(0, {"role": "system", "content": start.system})
+    trajectory = Trajectory(start, seed, opening, adapter=adapter)
+    _append(trajectory, chat.prompt(opening, start.tools))
+    for turn in range(limits.turns):
+        room = min(limits.turn_tokens, limits.total_tokens - len(trajectory.ids))
+        if room <= 1:
+            trajectory.ended = "tokens"
+            return trajectory
+        sampling = Sampling(room, temperature, chat.stop_ids, seed_of(seed, turn), min_p)
+        sample = await engine.sample(trajectory.ids, adapter=adapter, sampling=sampling)
+        _append(trajectory, sample.ids, sample.logprobs)
+        said = chat.parse(sample.ids)
+        if not sample.stopped:
+            said = AssistantTurn(said.text, (), "the turn was cut off at the token limit")
+        if not await _act(trajectory, chat, episode, said):
+            return trajectory
+    trajectory.ended = "turns"
+    return trajectory
+
+
+async def _act(trajectory: Trajectory, chat: ChatFormat, episode: Episode, said: AssistantTurn) -> bool:
+    """Do what the turn says and append what comes back. False when the episode is over."""
+    calls = [replace(c, call_id=f"call_{len(trajectory.messages)}_{k}") for k, c in enumerate(said.calls)]
+    trajectory.messages.append(replace(said, calls=tuple(calls)).message())
+    if said.malformed:
+        trajectory.malformed += 1
+        seen = Observation(dumps({"error": "malformed_call", "message": said.malformed}), True, "malformed_call")
+        back = [_result(seen, ToolCall("", {}, "malformed"))]
+    elif calls:
+        back = []
+        for call in calls:
+            seen = await episode.observe(call)
+            trajectory.observations.append(seen)
+            back.append(_result(seen, call))
+    else:
+        answer = await episode.respond(said.text or "")
+        if answer is None:
+            trajectory.ended = "left"
+            return False
+        back = [{"role": "user", "content": answer}]
+    trajectory.messages += back
+    _append(trajectory, chat.extend(back))
+    return True
+
+
+def _result(seen: Observation, call: ToolCall) -> dict[str, Any]:
+    result = {"role": "tool", "content": seen.content, "tool_call_id": call.call_id, "name": call.name}
+    return {**result, "is_error": seen.is_error, "provenance": seen.provenance}
+
+
+def _append(trajectory: Trajectory, ids: Sequence[int], logprobs: Sequence[float] | None = None) -> None:
+    trajectory.ids += ids
+    trajectory.trained += [logprobs is not None] * len(ids)
+    if logprobs is not None:
+        trajectory.logprobs += logprobs
+
+
+async def gather(
+    runs: Sequence[Callable[[], Any]], at_once: int = 256, on_done: Callable[[int], None] = lambda count: None
+) -> list[Trajectory | Exception]:
+    """Run many rollouts together, at most `at_once`. A rollout that fails comes back as its exception."""
+    gate, finished = asyncio.Semaphore(at_once), 0
+
+    async def one(run: Callable[[], Any]) -> Trajectory | Exception:
+        nonlocal finished
+        async with gate:
+            try:
+                return await run()
+            except Exception as error:  # noqa: BLE001 - one rollout is a boundary where failure is counted, not fatal
+                return error
+            finally:
+                finished += 1
+                on_done(finished)
+
+    return await asyncio.gather(*(one(run) for run in runs))

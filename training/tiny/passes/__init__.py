@@ -1,0 +1,1 @@
+"""Forward and backward passes for small Llama-like models on a CPU."""

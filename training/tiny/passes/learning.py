@@ -1,0 +1,236 @@
+"""The forward and backward pass of a small Llama-like model in training, whole or an adapter of it, on a CPU.
+
+At a width of a few hundred, transformers and autograd spend most of their time between the products: casting, scaling,
+masking, adding. Here one layer is one function with its own backward pass: products in bfloat16 (or float32), one for
+queries, keys and values and one for gate and up; residual stream, norms and rotations in float32, as under autocast.
+The weights come folded, W + s B A, so that the gradients of A and B are the ones that peft's layers would give.
+
+Axes: B rows, T tokens, N = B T, D width, H heads, S a head's size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from training.tiny.passes.decoding import SmallDecoder
+
+FLASH_FROM = 576
+"""From this length on the fused attention kernel is faster than plain products on CPUs (measured)."""
+
+
+class SmallBody:
+    """`model`'s decoder without its head: ids [B, T] to hidden states [B, T, D]. `fits` says where it is right."""
+
+    def __init__(self, model: PeftModel | PreTrainedModel, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        adapted = cast(PreTrainedModel, model.base_model.model if isinstance(model, PeftModel) else model)
+        body, config = adapted.model, adapted.config
+        self.embedding, self.last_norm, self.eps = body.embed_tokens.weight, body.norm.weight, config.rms_norm_eps
+        self.rotary, self.layers = body.rotary_emb, list(body.layers)
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.size = body.layers[0].self_attn.head_dim
+
+    @staticmethod
+    def fits(model: PreTrainedModel) -> bool:
+        """The models that the engine's own decoder fits."""
+        return SmallDecoder.fits(model)
+
+    def __call__(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        rows, length = ids_BT.shape
+        angles_TS = torch.arange(length)[:, None].float() * self.rotary.inv_freq
+        shape = _Shape(rows, length, self.heads, self.kv_heads, self.size, self.eps, angles_TS, self.dtype)
+        x_ND = self.embedding[ids_BT.reshape(-1)]
+        for layer in self.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            biases = [_base(m).bias for m in (attention.q_proj, attention.k_proj, attention.v_proj)]
+            bias = None if biases[0] is None else torch.cat([*biases]).to(self.dtype)
+            qkv = self._folded(attention.q_proj, attention.k_proj, attention.v_proj, norm=layer.input_layernorm)
+            x_ND = _Attention.apply(x_ND, qkv, bias, self._folded(attention.o_proj), shape)
+            gate_up = self._folded(mlp.gate_proj, mlp.up_proj, norm=layer.post_attention_layernorm)
+            x_ND = _Mlp.apply(x_ND, gate_up, self._folded(mlp.down_proj), shape)
+        return F.rms_norm(x_ND, x_ND.shape[-1:], self.last_norm, self.eps).view(rows, length, -1)
+
+    def _folded(self, *layers: nn.Module, norm: nn.Module | None = None) -> torch.Tensor:
+        """The weights of some linear layers, one below the other, with their adapters and the norm before them."""
+        weights: list[torch.Tensor] = []
+        for layer in layers:
+            weight: torch.Tensor = _base(layer).weight
+            if isinstance(layer, LoraLinear) and not layer.disable_adapters:
+                name = layer.active_adapters[0]
+                first, second = layer.lora_A[name].weight, layer.lora_B[name].weight
+                weight = torch.addmm(weight, cast(Any, second), cast(Any, first), alpha=layer.scaling[name])
+            weights.append(weight)
+        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        return (whole if norm is None else whole * cast(torch.Tensor, norm.weight)).to(self.dtype)
+
+
+def _base(layer: nn.Module) -> nn.Linear:
+    return cast(nn.Linear, layer.base_layer if isinstance(layer, LoraLinear) else layer)
+
+
+class _Shape:
+    """What the layers of one pass share. Inside attention the axes are [H, B, T, S], so that heads are views."""
+
+    def __init__(
+        self, rows: int, length: int, heads: int, kv_heads: int, size: int, eps: float, angles_TS: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.rows, self.length, self.heads, self.kv_heads, self.size = rows, length, heads, kv_heads, size
+        self.eps, self.dtype = eps, dtype
+        scale_H1 = torch.ones(heads + kv_heads, 1)
+        scale_H1[:heads] = size**-0.5  # queries come scaled
+        self.cos, self.sin = angles_TS.cos()[:, None] * scale_H1, angles_TS.sin()[:, None] * scale_H1
+        self.flash = length >= FLASH_FROM
+        self.mask_TT = torch.full((0 if self.flash else length,) * 2, -torch.inf, dtype=dtype).triu_(1)
+
+    def rotated(self, mixed_BTHS: torch.Tensor) -> torch.Tensor:
+        """Queries, scaled, and keys with their positions in them, [H, B, T, S]."""
+        low, high = mixed_BTHS[:, :, : self.heads + self.kv_heads].float().chunk(2, -1)
+        out = mixed_BTHS.new_empty(self.heads + self.kv_heads, self.rows, self.length, self.size)
+        self._turn(low, high, out.permute(1, 2, 0, 3), 1.0)
+        return out
+
+    def rotated_back(self, d_qk_HBTS: torch.Tensor, d_mixed_BTHS: torch.Tensor) -> None:
+        """The gradient before rotation, written into its part of `d_mixed_BTHS`."""
+        low, high = d_qk_HBTS.permute(1, 2, 0, 3).float().chunk(2, -1)
+        self._turn(low, high, d_mixed_BTHS[:, :, : self.heads + self.kv_heads], -1.0)
+
+    def _turn(self, low: torch.Tensor, high: torch.Tensor, out: torch.Tensor, sign: float) -> None:
+        half = low.shape[-1]
+        out[..., :half] = torch.addcmul(low * self.cos, high, self.sin, value=-sign)
+        out[..., half:] = torch.addcmul(high * self.cos, low, self.sin, value=sign)
+
+
+def _normed(x_ND: torch.Tensor, shape: _Shape) -> tuple[torch.Tensor, torch.Tensor]:
+    """x at a root mean square of 1, in the products' precision, and the factor [N, 1] that it took."""
+    norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+    scale_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(shape.eps).rsqrt_()
+    return (x_ND * scale_N1).to(shape.dtype), scale_N1
+
+
+def _norm_backward(
+    d_h_ND: torch.Tensor, x_ND: torch.Tensor, scale_N1: torch.Tensor, past_ND: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of a norm's input, added to the one that went past it."""
+    d_h_ND = d_h_ND.float()
+    dot_N1 = torch.linalg.vecdot(d_h_ND, x_ND)[:, None]
+    dot_N1.mul_(scale_N1.pow(3)).div_(-x_ND.shape[-1])
+    return torch.addcmul(past_ND, x_ND, dot_N1).addcmul_(d_h_ND, scale_N1)
+
+
+class _Attention(torch.autograd.Function):
+    """x + out(attention(qkv(norm(x))))."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: torch.Tensor, qkv: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor,
+                shape: _Shape) -> torch.Tensor:  # fmt: skip
+        h_ND, scale_N1 = _normed(x_ND, shape)
+        mixed = F.linear(h_ND, qkv, bias).view(shape.rows, shape.length, -1, shape.size)
+        turned = shape.rotated(mixed)
+        v = mixed[:, :, shape.heads + shape.kv_heads :].permute(2, 0, 1, 3).contiguous()
+        y, saved = _attend(turned[: shape.heads], _spread(turned[shape.heads :], shape), _spread(v, shape), shape)
+        y_ND = y.permute(1, 2, 0, 3).reshape(h_ND.shape[0], -1)
+        ctx.save_for_backward(x_ND, scale_N1, h_ND, qkv, out, turned, v, y_ND, *saved)
+        ctx.shape = shape
+        return x_ND + F.linear(y_ND, out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_ND, scale_N1, h_ND, qkv, out, turned, v, y_ND, *saved = ctx.saved_tensors
+        shape, g_ND = ctx.shape, gradients[0]
+        g16_ND = g_ND.to(shape.dtype)
+        d_out = g16_ND.T @ y_ND if ctx.needs_input_grad[3] else None
+        d_y = (g16_ND @ out).view(shape.rows, shape.length, shape.heads, shape.size).permute(2, 0, 1, 3).contiguous()
+        keys, values = _spread(turned[shape.heads :], shape), _spread(v, shape)
+        d_q, d_k, d_v = _attend_backward(d_y, turned[: shape.heads], keys, values, saved, shape)
+        d_mixed = g16_ND.new_empty(shape.rows, shape.length, shape.heads + 2 * shape.kv_heads, shape.size)
+        shape.rotated_back(torch.cat((d_q, _gathered(d_k, shape))), d_mixed)
+        d_mixed[:, :, shape.heads + shape.kv_heads :] = _gathered(d_v, shape).permute(1, 2, 0, 3)
+        d_mixed = d_mixed.view(g_ND.shape[0], -1)
+        d_qkv = d_mixed.T @ h_ND if ctx.needs_input_grad[1] else None
+        d_bias = d_mixed.sum(0) if ctx.needs_input_grad[2] else None
+        d_x = _norm_backward(d_mixed @ qkv, x_ND, scale_N1, g_ND) if ctx.needs_input_grad[0] else None
+        return d_x, d_qkv, d_bias, d_out, None
+
+
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shape: _Shape
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Causal attention over scaled queries, [H, B, T, S], and what its backward pass needs."""
+    if shape.flash:
+        found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *(t.transpose(0, 1) for t in (q, k, v)), 0.0, True, scale=1.0
+        )
+        return found.transpose(0, 1), (found, sums)
+    scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).add_(shape.mask_TT)
+    weights = scores.softmax(-1)
+    return torch.bmm(weights, v.flatten(0, 1)).view(q.shape), (weights,)
+
+
+def _attend_backward(
+    d_y: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, saved: list[torch.Tensor], shape: _Shape
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of scaled queries, keys and values, [H, B, T, S]."""
+    if shape.flash:
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *(t.transpose(0, 1) for t in (d_y, q, k, v)), *saved, 0.0, True, scale=1.0
+        )
+        d_q, d_k, d_v = (t.transpose(0, 1) for t in found)
+        return d_q, d_k, d_v
+    (weights,) = saved
+    d_flat, whole = d_y.flatten(0, 1), q.shape
+    d_v = torch.bmm(weights.transpose(1, 2), d_flat)
+    d_weights = torch.bmm(d_flat, v.flatten(0, 1).transpose(1, 2))
+    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, shape.dtype)
+    d_q, d_k = torch.bmm(d_scores, k.flatten(0, 1)), torch.bmm(d_scores.transpose(1, 2), q.flatten(0, 1))
+    return d_q.view(whole), d_k.view(whole), d_v.view(whole)
+
+
+def _spread(x: torch.Tensor, shape: _Shape) -> torch.Tensor:
+    """Keys or values once for each query head that shares them."""
+    return x if shape.heads == shape.kv_heads else x.repeat_interleave(shape.heads // shape.kv_heads, 0)
+
+
+def _gathered(x: torch.Tensor, shape: _Shape) -> torch.Tensor:
+    """Gradients of `_spread`, summed over the query heads that share them."""
+    if shape.heads == shape.kv_heads:
+        return x
+    return x.reshape(shape.kv_heads, -1, *x.shape[1:]).sum(1)
+
+
+class _Mlp(torch.autograd.Function):
+    """x + down(silu(gate(norm(x))) * up(norm(x)))."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, shape: _Shape) -> torch.Tensor:
+        h_ND, scale_N1 = _normed(x_ND, shape)
+        both = F.linear(h_ND, gate_up)
+        gate, up = both.chunk(2, -1)
+        opened = F.silu(gate)
+        product = opened * up
+        ctx.save_for_backward(x_ND, scale_N1, h_ND, gate_up, down, both, opened, product)
+        ctx.shape = shape
+        return x_ND + F.linear(product, down)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_ND, scale_N1, h_ND, gate_up, down, both, opened, product = ctx.saved_tensors
+        shape, g_ND = ctx.shape, gradients[0]
+        g16_ND = g_ND.to(shape.dtype)
+        d_down = g16_ND.T @ product if ctx.needs_input_grad[2] else None
+        d_product = g16_ND @ down
+        gate, up = both.chunk(2, -1)
+        d_both = torch.empty_like(both)
+        d_gate, d_up = d_both.chunk(2, -1)
+        torch.mul(d_product, opened, out=d_up)
+        torch.ops.aten.silu_backward.grad_input(d_product.mul_(up), gate, grad_input=d_gate)
+        d_gate_up = d_both.T @ h_ND if ctx.needs_input_grad[1] else None
+        d_x = _norm_backward(d_both @ gate_up, x_ND, scale_N1, g_ND) if ctx.needs_input_grad[0] else None
+        return d_x, d_gate_up, d_down, None

@@ -1,0 +1,140 @@
+"""The curricula of choosing, which of several listed things was meant, and of amounts, the same in another unit.
+
+Copying finds what follows a token. A list of like things asks for more: the row whose words were all asked for,
+then what stands in it. A small model learns neither this nor that $12.50 is 1250 cents from traces (measured: it
+takes any row, and miscopies amounts); both are general, so both are taught before, on random tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+
+from training.tiny.pretraining import lexicon
+
+
+class Choosing:
+    """Draws rows of random tokens: a wish, a list of things that differ in a word or two, and the id of the one meant.
+
+    `ordinary` are the tokens that words are made of, `digits` those that most ids are made of.
+    """
+
+    def __init__(self, rng: np.random.Generator, ordinary: np.ndarray, digits: np.ndarray) -> None:
+        self.rng, self.ordinary, self.digits = rng, ordinary, digits
+        self.hardness = 1.0
+        """From 0, short lists of few words one token apart, to 1."""
+        self._few = np.random.default_rng(0).choice(ordinary, 32, replace=False)
+
+    def batch(self, rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Token ids [rows, length], the mask of targets that can be known, and of those among them that decide:
+        the first token in which the ids of a list differ."""
+        found = [self._row(length) for _ in range(rows)]
+        ids, known, deciding = (np.stack([part[k] for part in found]) for k in range(3))
+        return ids, known, deciding
+
+    def _row(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pieces: list[np.ndarray] = []
+        marks: list[int] = []  # 0 free, 1 known, 2 deciding; a token each
+        while len(marks) < length:
+            for tokens, mark in self._block():
+                pieces.append(tokens)
+                marks.extend(mark)
+        mark_T = np.array(marks[:length])
+        return np.concatenate(pieces)[:length], mark_T > 0, mark_T == 2
+
+    def _words(self, low: int, high: int) -> np.ndarray:
+        return self.rng.choice(self.ordinary, self.rng.integers(low, high + 1))
+
+    def _block(self) -> list[tuple[np.ndarray, list[int]]]:
+        """One wish and its list; the wish comes first or last, the list in one page or in two."""
+        rng, h = self.rng, self.hardness
+        things, ids = self._things()
+        chosen = int(rng.integers(len(things)))
+        wish = np.concatenate([self._words(0, round(5 * h)), self._asked(things[chosen]), self._words(0, round(8 * h))])
+        between, before_id = self._words(1, 1 + round(h)), self._words(1, 1 + round(2 * h))
+        page = rng.integers(1, len(things) + 1) if rng.random() < 0.3 * h else len(things)
+        listed: list[np.ndarray] = []
+        for at, (thing, identity) in enumerate(zip(things, ids, strict=True)):
+            if at == page:
+                listed.append(self._words(2, 8))
+            listed += [thing, before_id, identity, between]
+        cue = self._words(1, 1 + round(3 * h))
+        if rng.random() < 1 - 0.4 * h:  # what stands before an id in the list stands before it in the answer too
+            cue = np.concatenate([cue, before_id[-1:]])
+        whole = np.concatenate([wish, *listed, cue] if rng.random() < 0.75 else [*listed, wish, cue])
+        return [(whole, [0] * len(whole)), (ids[chosen], [2] + [1] * (len(ids[chosen]) - 1))]
+
+    def _things(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """2 to 6 things of like words, no two the same, and an id for each, all of which start differently."""
+        rng = self.rng
+        h = self.hardness
+        count = int(rng.integers(2, 4 + round(3 * h)))
+        shared = self._words(0, round(2 * h))
+        own = rng.choice(self.ordinary if rng.random() < h * h else self._few, (max(3, count), 2), replace=False)
+        one = rng.random() < 1 - 0.5 * h
+        if not one and rng.random() < 0.6:  # told apart only by both words together
+            cells = rng.choice(6, count, replace=False)
+            own = np.stack([own[:2, 0][cells % 2], own[cells // 2, 1]], axis=1)
+        first = rng.random() < 0.4
+        things = []
+        for k in range(count):
+            mine = own[k, 1:] if one else own[k]
+            things.append(np.concatenate([mine, shared] if first else [shared, mine]))
+        size = int(rng.integers(3, 6))
+        pool = self.digits[: min(10, len(self.digits))] if rng.random() < 0.7 else self.ordinary
+        starts = rng.choice(pool, count, replace=False)
+        return things, [np.concatenate([starts[k : k + 1], rng.choice(pool, size - 1)]) for k in range(count)]
+
+    def _asked(self, thing: np.ndarray) -> np.ndarray:
+        """The thing's words as asked for: in order or not, one of them between words of no matter."""
+        rng = self.rng
+        words = rng.permutation(thing) if rng.random() < 0.6 else thing
+        if rng.random() < 0.4 * self.hardness and len(words) > 1:
+            at = int(rng.integers(1, len(words)))
+            words = np.concatenate([words[:at], self._words(1, 3), words[at:]])
+        return words
+
+
+def amounts_row(
+    rng: random.Random, encode: Callable[[str], list[int]], length: int
+) -> tuple[list[int], list[bool]]:
+    """Amounts, each with a label, said in one unit and then, in another order, in the other; the second is learned."""
+    ids: list[int] = []
+    known: list[bool] = []
+    while len(ids) < length:
+        labels = rng.sample(lexicon.NOUNS, rng.randint(1, 4))
+        cents = [_cents(rng) for _ in labels]
+        first, second = rng.choice(((_dollars, _plain), (_plain, _dollars)))
+        opening, closing = rng.choice(SURROUNDINGS[first]), rng.choice(SURROUNDINGS[second])
+        for said, (before, after), learned in ((first, opening, False), (second, closing, True)):
+            order = list(zip(labels, cents, strict=True))
+            rng.shuffle(order)
+            for label, amount in order:
+                pieces = ((label + before, False), (said(amount, rng), learned), (after, learned))
+                for text, mark in pieces:
+                    tokens = encode(text)
+                    ids += tokens
+                    known += [mark] * len(tokens)
+    return ids[:length], known[:length]
+
+
+def _cents(rng: random.Random) -> int:
+    whole = rng.randint(0, 10 ** rng.randint(1, 3) - 1)
+    return whole * 100 + (0 if rng.random() < 0.3 else rng.choice((5, 25, 40, 50, 75, 90, 99, rng.randint(0, 99))))
+
+
+def _dollars(cents: int, rng: random.Random) -> str:
+    short = cents % 100 == 0 and rng.random() < 0.9
+    return str(cents // 100) if short else f"{cents // 100}.{cents % 100:02d}"
+
+
+def _plain(cents: int, rng: random.Random) -> str:
+    return str(cents)
+
+
+SURROUNDINGS = {
+    _dollars: ((" $", ". "), (" costs $", ", "), (": $", "\n"), (" for $", " "), (" is $", ". "), (" (EUR ", ") ")),
+    _plain: (('","cents":', ',"'), (" cents=", " "), ('":{"cents":', '}," '), (" ", " cents "), ('","amount":', "}")),
+}

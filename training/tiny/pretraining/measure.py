@@ -1,0 +1,205 @@
+"""What a base can do before any adapter: copy, choose, convert, and the four roles in worlds it has never seen.
+
+    python -m training.tiny.pretraining.measure --base rehearsal-tiny [--rows 400] [--plot docs/tiny-loss.svg]
+
+Prints JSON. Held-out worlds come from seeds that pre-training never uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.models.base import Base, load_base
+from training.models.chat import SPECIAL_TOKENS
+from training.models.edits import EditError, decode
+from training.tiny.pretraining.choosing import Choosing, amounts_row
+from training.tiny.pretraining.copying import copying_batch
+from training.tiny.pretraining.rows import draw_row
+from training.tiny.pretraining.talk import Talk
+
+HELD_OUT_SEED = 1_000_000_007
+DISTANCES = (16, 32, 64, 96, 128, 192, 256, 384)
+
+
+@torch.inference_mode()
+def copying_by_distance(base: Base, rows: int = 64, length: int = 384) -> dict[str, float]:
+    """Accuracy on tokens inside repeats, by how far back the word was last said (in tokens, upper edges)."""
+    rng = np.random.default_rng(HELD_OUT_SEED)
+    ordinary = np.arange(len(SPECIAL_TOKENS), base.model.config.vocab_size)
+    ids_BT, known_BT = copying_batch(rng, rows, length, ordinary)
+    right_BT = np.zeros_like(known_BT)
+    for start in range(0, rows, 16):
+        logits = base.model(torch.from_numpy(ids_BT[start : start + 16])).logits
+        right_BT[start : start + 16, 1:] = logits[:, :-1].argmax(-1).numpy() == ids_BT[start : start + 16, 1:]
+    counts: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for row, column in zip(*np.nonzero(known_BT), strict=True):
+        distance = _distance(ids_BT[row], column)
+        edge = next((d for d in DISTANCES if distance <= d), DISTANCES[-1])
+        counts[edge][0] += int(right_BT[row, column])
+        counts[edge][1] += 1
+    return {f"<={d}": round(counts[d][0] / counts[d][1], 4) for d in DISTANCES if counts[d][1]}
+
+
+def _distance(ids_T: np.ndarray, at: int) -> int:
+    """How far back the two tokens that end at `at` were last said together."""
+    pairs = np.nonzero((ids_T[1:at] == ids_T[at]) & (ids_T[: at - 1] == ids_T[at - 1]))[0]
+    return int(at - 1 - pairs[-1]) if len(pairs) else DISTANCES[-1]
+
+
+@torch.inference_mode()
+def drills(base: Base, rows: int = 200, length: int = 192) -> dict[str, float]:
+    """Shares right: which of the listed things was meant (short and plain, then long lists), and converted amounts."""
+    rng, ordinary = np.random.default_rng(HELD_OUT_SEED), np.arange(len(SPECIAL_TOKENS), base.model.config.vocab_size)
+    choosing = Choosing(rng, ordinary, np.array([base.format.encode(d)[0] for d in "0123456789"]))
+    found = {}
+    for name, hardness in (("choosing, plain", 0.0), ("choosing, hard", 1.0)):
+        choosing.hardness = hardness
+        ids_BT, _, deciding_BT = choosing.batch(rows, length)
+        found[name] = _accuracy(base, ids_BT, deciding_BT)
+    drawn = [amounts_row(random.Random(HELD_OUT_SEED + k), base.format.encode, length) for k in range(rows)]
+    found["amounts"] = _accuracy(base, np.array([ids for ids, _ in drawn]), np.array([known for _, known in drawn]))
+    return found
+
+
+def _accuracy(base: Base, ids_BT: np.ndarray, scored_BT: np.ndarray) -> float:
+    right = 0
+    for start in range(0, len(ids_BT), 16):
+        part = slice(start, start + 16)
+        guesses = base.model(torch.from_numpy(ids_BT[part])).logits[:, :-1].argmax(-1).numpy()
+        right += int((guesses == ids_BT[part, 1:])[scored_BT[part, 1:]].sum())
+    return round(right / max(1, int(scored_BT[:, 1:].sum())), 4)
+
+
+@torch.inference_mode()
+def chosen_in_worlds(base: Base, count: int = 100) -> float:
+    """Share of greedy calls after a list of like things, in worlds never seen, that take the thing that was meant."""
+    rng, right, asked = random.Random(HELD_OUT_SEED + 2), 0, 0
+    while asked < count:
+        talk = Talk(rng).run()
+        at = next((k for k, m in enumerate(talk.messages) if _reads_a_list(talk.messages, k)), None)
+        if at is None or not talk.success:
+            continue
+        asked += 1
+        prompt = base.format.prompt(talk.messages[:at], talk.tools)
+        out = base.model.generate(  # type: ignore[operator]
+            torch.tensor([prompt]), max_new_tokens=40, do_sample=False, pad_token_id=base.format.pad_id
+        )
+        (wanted,) = talk.messages[at]["tool_calls"][0]["arguments"].values()
+        right += f'"{wanted}"' in base.format.decode(out[0, len(prompt) :].tolist())
+    return right / count
+
+
+def _reads_a_list(messages: list[dict[str, Any]], at: int) -> bool:
+    """Whether a message calls for one thing after a list of two or more was read."""
+    before, calls = messages[at - 1], messages[at].get("tool_calls")
+    if not calls or before["role"] != "tool" or "query" in calls[0]["arguments"]:
+        return False
+    try:
+        listed = json.loads(before["content"]).get("results", [])
+    except (ValueError, AttributeError):
+        return False
+    return len(listed) > 1 and len(calls[0]["arguments"]) == 1
+
+
+@torch.inference_mode()
+def roles(base: Base, rows: int = 400) -> dict[str, dict[str, float]]:
+    """By role: share of learned tokens predicted, and of answers predicted whole (each token given those before)."""
+    rng = random.Random(HELD_OUT_SEED)
+    tallies: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for _ in range(rows):
+        role, (ids, trained) = draw_row(rng, base.format)
+        guesses = base.model(torch.tensor([ids])).logits[0, :-1].argmax(-1)
+        right = (guesses == torch.tensor(ids[1:]))[torch.tensor(trained[1:])]
+        tallies[role].append((right.float().mean().item(), bool(right.all())))
+    return {
+        role: {
+            "rows": len(found),
+            "token_accuracy": round(float(np.mean([a for a, _ in found])), 4),
+            "whole_answers": round(float(np.mean([w for _, w in found])), 4),
+        }
+        for role, found in sorted(tallies.items())
+    }
+
+
+@torch.inference_mode()
+def world_validity(base: Base, rows: int = 100) -> float:
+    """Share of greedy world answers that are a digit and an edit that yields JSON or an error text."""
+    rng, valid, asked = random.Random(HELD_OUT_SEED + 1), 0, 0
+    while asked < rows:
+        role, (ids, trained) = draw_row(rng, base.format)
+        if role != "world":
+            continue
+        asked += 1
+        prompt = ids[: trained.index(True)]
+        out = base.model.generate(  # type: ignore[operator]
+            torch.tensor([prompt]), max_new_tokens=160, do_sample=False, pad_token_id=base.format.pad_id
+        )
+        written = base.format.decode(out[0, len(prompt) :].tolist())
+        valid += _is_answer(written, prompt_text=base.format.decode(prompt))
+    return valid / rows
+
+
+def _is_answer(written: str, prompt_text: str) -> bool:
+    if not written[:1].isdigit():
+        return False
+    sources = [line for line in prompt_text.splitlines() if line.startswith(("{", "Error"))]
+    try:
+        text = decode(written[1:], sources)
+    except EditError:
+        return False
+    if text.startswith("Error"):
+        return True
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def plot_history(history: Path, target: Path) -> None:
+    """The losses and accuracies of a pre-training run, a line a drill, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), sharex=True)
+    colours = {"copy": "#7a8fa6", "choose": "#2b7a5b", "amounts": "#b08a2e", "world": "#c2572b"}
+    for name, colour in colours.items():
+        chosen = [x for x in lines if name in x]
+        steps = [x["step"] for x in chosen]
+        left.plot(steps, [x[name]["loss"] for x in chosen], color=colour, label=name)
+        right.plot(steps, [x[name]["accuracy"] for x in chosen], color=colour, label=name)
+    left.set(xlabel="step", ylabel="loss on learned tokens", ylim=(0, 2))
+    right.set(xlabel="step", ylabel="accuracy", ylim=(0, 1))
+    left.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="rehearsal-tiny")
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--history", type=Path, help="history.jsonl of the run, for --plot")
+    parser.add_argument("--plot", type=Path, help="where to write the curve")
+    arguments = parser.parse_args()
+    base = load_base(arguments.base)
+    found: dict[str, Any] = {"copying_by_distance": copying_by_distance(base), "roles": roles(base, arguments.rows)}
+    found["drills"], found["chosen_in_worlds"] = drills(base), chosen_in_worlds(base)
+    found["world_validity"] = world_validity(base)
+    print(json.dumps(found, indent=2))
+    if arguments.plot and arguments.history:
+        plot_history(arguments.history, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
