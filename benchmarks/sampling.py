@@ -19,8 +19,8 @@ from pathlib import Path
 from dagster_project.loop import Loop
 from dagster_project.settings import Settings
 from ingest.errors import UserError
-from training.policy.practice import Practising
 from training.learning.trajectory import Trajectory, seed_of
+from training.policy.practice import Practising
 from training.workers import cores
 
 

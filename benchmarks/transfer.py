@@ -27,11 +27,11 @@ from ingest.records import Scenario
 from training.engines.choose import open_engine
 from training.environment import Environment, ScoredEpisode, Start
 from training.judging.ruler import Judgement
+from training.learning.trajectory import Trajectory
 from training.models.base import load_base
 from training.policy.evaluate import Run, difference, load_environment, run_policy
 from training.policy.grpo import Grpo
 from training.policy.practice import Practice
-from training.learning.trajectory import Trajectory
 from training.policy.rollout import rollout
 
 PRACTICE_STREAM = 7_000

@@ -29,6 +29,7 @@ from ingest.lake import IngestSummary, Lake
 from ingest.records import Conversation, Scenario
 from ingest.storage import arrivals
 from ingest.storage.arrivals import Arrived
+from training.learning.trajectory import Trajectory
 from training.models.base import Base, load_base
 from training.policy.evaluate import Run, summary
 from training.policy.gate import as_dict, compare
@@ -36,7 +37,6 @@ from training.policy.grpo import Grpo, lasting_alarms
 from training.policy.pool import PracticePool, play
 from training.policy.practice import Practising
 from training.policy.registry import Registry
-from training.learning.trajectory import Trajectory
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card import make_card

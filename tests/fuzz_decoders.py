@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["ingest"]):
     from ingest.conversations.assembly import assemble
     from ingest.formats import framed, otlp
     from ingest.receiver.intake import decompressed
-    from ingest.receiver.refusals import Refused
+    from ingest.refusals import Refused
     from ingest.tables.normalise import read, rows_of
 
 LIMIT = 1 << 20

@@ -30,7 +30,7 @@ from ingest.formats import otlp
 from ingest.receiver.http_server import HttpServer
 from ingest.receiver.intake import Intake, Options, decompressed
 from ingest.receiver.otlp_http import OtlpHttp
-from ingest.receiver.refusals import Refused
+from ingest.refusals import Refused
 
 LIMIT = 1 << 20
 MANY = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

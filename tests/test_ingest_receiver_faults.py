@@ -29,7 +29,7 @@ from ingest.journal import commits
 from ingest.journal import segments as journal
 from ingest.lake import Lake
 from ingest.receiver.intake import Intake, Options
-from ingest.receiver.refusals import Refused
+from ingest.refusals import Refused
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 PROTOBUF = {"content-type": "application/x-protobuf"}

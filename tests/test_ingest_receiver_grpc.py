@@ -24,7 +24,7 @@ from ingest.journal import segments as journal
 from ingest.journal.blocks import Stage
 from ingest.receiver import telemetry
 from ingest.receiver.intake import Beside, Intake, Options, Tokens
-from ingest.receiver.refusals import Refused
+from ingest.refusals import Refused
 
 LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 BIG = [("grpc.max_send_message_length", -1)]

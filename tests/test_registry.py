@@ -18,10 +18,10 @@ from ingest.errors import UserError
 from ingest.records import Scenario, Transition
 from training.environment import Start
 from training.judging.ruler import Judgement
+from training.learning.trajectory import Trajectory
 from training.models.lora import save_weights
 from training.policy.gate import GateSettings, as_dict, compare, decide, slice_of
 from training.policy.registry import POINTER, Registry
-from training.learning.trajectory import Trajectory
 
 GATE = GateSettings(scenarios=40, slice_margin=0.1, smallest_slice=12)
 Scored = list[tuple[str, float | None, float | None]]

@@ -36,11 +36,11 @@ from training.judging.judge import (
 from training.judging.ruler import Ruler, RulerSettings
 from training.learning.fits import FitSettings
 from training.learning.learner import LearnerSettings
+from training.learning.trajectory import Trajectory
 from training.models.base import Base
 from training.models.lora import LoraSettings, manifest_of
 from training.models.roles import transcript
 from training.policy.clone import fit_clone, policy_rows, split_latest
-from training.learning.trajectory import Trajectory
 
 FIT = FitSettings(
     learner=LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warm_up=5, bf16=False),

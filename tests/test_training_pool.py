@@ -25,11 +25,11 @@ from training.engines.local import LocalEngine
 from training.judging.judge import LocalJudge, in_process_client
 from training.judging.ruler import Ruler, RulerSettings
 from training.learning.learner import Learner, LearnerSettings
+from training.learning.trajectory import Trajectory
 from training.models.lora import LoraSettings, save_weights
 from training.policy.evaluate import Player
 from training.policy.pool import PracticePool, play
 from training.policy.practice import Practice
-from training.learning.trajectory import Trajectory
 from training.policy.rollout import Limits
 from training.workers import WorkerDied, Workers, choose_count, dealt_back
 

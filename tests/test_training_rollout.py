@@ -16,10 +16,10 @@ from training.engines.local import LocalEngine
 from training.environment import Observation, Start, ToolCall
 from training.learning.learner import Learner, LearnerSettings
 from training.learning.losses import GrpoSettings
+from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
 from training.models.lora import LoraSettings
 from training.policy.clone import policy_rows
-from training.learning.trajectory import Trajectory, seed_of
 from training.policy.rollout import Limits, gather, rollout
 
 SHAPE = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warm_up=0, bf16=False)

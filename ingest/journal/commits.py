@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from ingest.journal import segments as journal
 from ingest.journal.blocks import Stage
-from ingest.receiver.refusals import disk_failed, shutting_down, too_much_waiting
+from ingest.refusals import disk_failed, shutting_down, too_much_waiting
 
 log = logging.getLogger(__name__)
 QUICK_SECONDS = 0.003  # of a commit

@@ -20,7 +20,7 @@ from http import HTTPStatus
 import httptools
 
 from ingest.journal.blocks import Bodies
-from ingest.receiver.refusals import Refused, too_large, too_slow
+from ingest.refusals import Refused, too_large, too_slow
 
 READ_BYTES = 1 << 20
 FIRST_BYTES = 16 << 10  # of a request are read to the shared buffer, so that little of a large body is copied

@@ -24,8 +24,8 @@ from ingest.formats import otlp
 from ingest.journal import segments as journal
 from ingest.journal.commits import GroupCommit
 from ingest.journal.segments import Bytes
-from ingest.receiver.refusals import invalid, too_large, too_much_waiting, unauthenticated
 from ingest.receiver.telemetry import Metrics, OwnSpans
+from ingest.refusals import invalid, too_large, too_much_waiting, unauthenticated
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

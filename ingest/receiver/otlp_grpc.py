@@ -2,7 +2,7 @@
 
 Two traps. How much of a compressed message gRPC unpacks before it looks at the limit depends on its version,
 so that is switched off and done by ``intake.decompressed``. And an exception in a handler becomes UNKNOWN, at
-which clients drop the data, so everything that goes wrong is answered from ``ingest.receiver.refusals``.
+which clients drop the data, so everything that goes wrong is answered from ``ingest.refusals``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from google.rpc.status_pb2 import Status
 
 from ingest.errors import UserError
 from ingest.receiver.intake import Intake, Options
-from ingest.receiver.refusals import Refused, our_fault
 from ingest.receiver.telemetry import OWN_HEADER
+from ingest.refusals import Refused, our_fault
 
 log = logging.getLogger(__name__)
 SERVICES = {

@@ -16,8 +16,8 @@ from google.rpc.status_pb2 import Status
 from ingest.journal.segments import Bytes
 from ingest.receiver.http_server import Request, Response, Service
 from ingest.receiver.intake import Intake, Taken
-from ingest.receiver.refusals import NOT_FOUND, Refused, invalid, our_fault
 from ingest.receiver.telemetry import OWN_HEADER, State, merged
+from ingest.refusals import NOT_FOUND, Refused, invalid, our_fault
 
 log = logging.getLogger(__name__)
 PROTOBUF, JSON = "application/x-protobuf", "application/json"

@@ -32,14 +32,13 @@ from training.judging.counterfactual import Counterfactuals
 from training.judging.grounding import Evidence, Grounding
 from training.judging.ruler import unescape
 from training.learning.batch import Row
-from training.learning.fits import FitSettings, fit_sft
+from training.learning.fits import FitSettings, fit_sft, split_latest
 from training.learning.learner import LearnerSettings
 from training.models.base import Base
 from training.models.chat import ChatFormat
 from training.models.edits import dumps
 from training.models.lora import save_weights
 from training.models.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_messages
-from training.learning.fits import split_latest
 
 Form = Literal["pointwise", "pairwise"]
 MOST_REMEMBERED = 2048

@@ -21,8 +21,8 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from training.models.edits import dumps
 from training.learning.trajectory import Trajectory, seed_of
+from training.models.edits import dumps
 
 RUBRIC = """- A trajectory that reaches the user's goal scores significantly higher than one that does not.
 - A trajectory that reaches it more directly scores higher than one that wanders.

@@ -19,6 +19,7 @@ from training.models.base import Base
 from training.models.chat import ChatFormat
 from training.models.lora import save_weights
 
+
 def policy_rows(
     conversations: Sequence[Conversation], chat: ChatFormat, show_system: bool, longest: int = 2048
 ) -> list[Row]:

@@ -13,8 +13,8 @@ import numpy as np
 from ingest.errors import UserError
 from training.engines import Engine
 from training.environment import Environment, ScoredEpisode
-from training.models.chat import ChatFormat
 from training.learning.trajectory import Trajectory, seed_of
+from training.models.chat import ChatFormat
 from training.policy.rollout import Limits, rollout
 
 

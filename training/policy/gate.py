@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingest.records import Scenario
+from training.learning.trajectory import Trajectory, seed_of
 from training.policy.evaluate import Difference, paired
 from training.policy.practice import Practising
-from training.learning.trajectory import Trajectory, seed_of
 
 
 class GateSettings(BaseModel):

@@ -25,11 +25,11 @@ from training.judging.ruler import Judgement, advantages
 from training.learning.batch import Row
 from training.learning.learner import Learner, LearnerSettings, save_state
 from training.learning.losses import GrpoSettings
+from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
 from training.models.lora import save_weights, settings_of
 from training.policy.evaluate import Difference, paired
 from training.policy.practice import Practising
-from training.learning.trajectory import Trajectory, seed_of
 from training.policy.rollout import Limits
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ingest.records import Scenario
 from training.judging.ruler import Judgement
+from training.learning.trajectory import Trajectory
 from training.policy.evaluate import Player, Run
 from training.policy.practice import Practice, Practising
-from training.learning.trajectory import Trajectory
 from training.workers import Tell, Workers, dealt_back, portable
 
 

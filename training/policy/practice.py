@@ -12,8 +12,8 @@ from ingest.records import Scenario
 from training.engines import Engine
 from training.environment import Episode, Start
 from training.judging.ruler import Judgement, Ruler
-from training.models.chat import ChatFormat
 from training.learning.trajectory import Trajectory, seed_of
+from training.models.chat import ChatFormat
 from training.policy.rollout import Limits, gather, rollout
 
 

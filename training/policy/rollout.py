@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from training.engines import Engine, Sampling
 from training.environment import Episode, Observation, Start, ToolCall
-from training.learning.trajectory import Trajectory
+from training.learning.trajectory import Trajectory, seed_of
 from training.models.chat import AssistantTurn, ChatFormat
 from training.models.edits import dumps
 
