@@ -33,7 +33,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from benchmarks.libraries import libraries
-from dagster_project import memory
+from dagster_project.loop import memory
 from ingest import processes
 from ingest.journal import segments as journal
 from ingest.lake import Lake

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from dagster_project.loop import Loop
-from dagster_project.settings import Settings
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from training.learning.batch import epochs
 from training.learning.learner import Learner

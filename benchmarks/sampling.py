@@ -16,8 +16,8 @@ from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
-from dagster_project.loop import Loop
-from dagster_project.settings import Settings
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from training.learning.trajectory import Trajectory, seed_of
 from training.policy.practice import Practising

@@ -19,9 +19,9 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from dagster_project.loop import Loop
-from dagster_project.progress import bars, track
-from dagster_project.settings import Settings
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.progress import bars, track
+from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from ingest.records import Scenario
 from training.engines.choose import open_engine

@@ -12,8 +12,8 @@ from test_ingest_privacy import planted
 from test_lake_renormalise import run
 from test_lake_retention import DAY, NOW, ids, sample
 
-from dagster_project.loop import Loop
-from dagster_project.settings import Settings
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.settings import Settings
 from ingest.journal import segments as journal
 from ingest.lake import Lake
 from ingest.storage import catalog, encrypted, kept

@@ -12,8 +12,8 @@ from ingest_samples import START, attributes, conversation, request
 from lake_samples import ARRIVED, HOUR, killed_at_every_step, loose_files, row_hashes, send, tables, talks
 from test_lake_renormalise import run
 
-from dagster_project.loop import Loop
-from dagster_project.settings import Settings
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from ingest.journal import segments as journal
 from ingest.lake import Lake

@@ -15,13 +15,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dagster_project import memory, pictures, report
-from dagster_project.demo import _clocked
-from dagster_project.loop import Loop
-from dagster_project.report import Slice, Story
-from dagster_project.settings import Settings
-from dagster_project.stages import Done
-from dagster_project.story import slices, tell, whole
+from dagster_project.cli.demo import _clocked
+from dagster_project.loop import memory
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.settings import Settings
+from dagster_project.loop.stages import Done
+from dagster_project.report import page as report
+from dagster_project.report import pictures
+from dagster_project.report.page import Slice, Story
+from dagster_project.report.story import slices, tell, whole
 
 CONTRACT = ("success_before", "success_after", "success_ci", "episodes", "minutes", "judge_agreement", "world")
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x onerror=alert(1)>"

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dagster_project import stages
-from dagster_project.progress import bars, track
-from dagster_project.settings import SAVED, Settings
-from dagster_project.stages import BEGUN, MANIFEST, fingerprint, finished, run_stage
+from dagster_project.loop import stages
+from dagster_project.loop.progress import bars, track
+from dagster_project.loop.settings import SAVED, Settings
+from dagster_project.loop.stages import BEGUN, MANIFEST, fingerprint, finished, run_stage
 from ingest.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +87,7 @@ def test_a_killed_stage_goes_on_from_its_leftovers_and_adds_up_its_seconds(tmp_p
 SLOW = """
 import sys, time
 from pathlib import Path
-from dagster_project.stages import run_stage
+from dagster_project.loop.stages import run_stage
 
 def work(directory):
     for step in range(1000):

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from dagster_project.loop import Loop
-from dagster_project.settings import Settings
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.settings import Settings
 
 
 class LoopResource(dg.ConfigurableResource):

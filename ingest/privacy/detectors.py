@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from stdnum import iban, luhn, verhoeff
-from stdnum.br import cpf
-from stdnum.es import dni, nie
-from stdnum.fi import hetu
-from stdnum.fr import nir
-from stdnum.it import codicefiscale
-from stdnum.se import personnummer
+from stdnum import iban, luhn
 
-from ingest.privacy.surrogates import is_documentation, phone_parts
+from ingest.privacy.forms import is_documentation, is_national_id, phone_parts
 
 
 class Hit(NamedTuple):
@@ -157,33 +151,3 @@ def _has_scheme(d: str) -> bool:
     if two in (36, 38, 39) or 3000 <= four <= 3059:
         return length == 14
     return length in range(16, 20) and (two in (62, 64, 65, 50, 56, 57, 58, 67) or four == 6011)
-
-
-def _is_social_security_number(text: str) -> bool:
-    area, group, serial = text.split("-")
-    return area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000"
-
-
-def _is_aadhaar(text: str) -> bool:
-    return verhoeff.is_valid(text.replace(" ", ""))
-
-
-_IDENTIFIERS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = tuple(
-    (re.compile(form), check)
-    for form, check in (
-        (r"\d{3}-\d{2}-\d{4}", _is_social_security_number),  # no checksum, but a form of its own
-        (r"\d{3}\.\d{3}\.\d{3}-\d{2}", cpf.is_valid),
-        (r"\d{4} \d{4} \d{4}", _is_aadhaar),
-        (r"\d{6}[-+]\d{4}", personnummer.is_valid),
-        (r"\d{6}[-+A-F]\d{3}[0-9A-Y]", hetu.is_valid),
-        (r"[12] ?\d{2} ?[01]\d ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}", nir.is_valid),
-        (r"\d{8}-?[A-Z]", dni.is_valid),
-        (r"[XYZ]-?\d{7}-?[A-Z]", nie.is_valid),
-        (r"[A-Z]{6}\d{2}[A-Z]\d{2}[A-Z]\d{3}[A-Z]", codicefiscale.is_valid),
-    )
-)
-
-
-def is_national_id(text: str) -> bool:
-    """Whether a text is an identifier of the USA, Brazil, India, Sweden, Finland, France, Spain or Italy."""
-    return any(form.fullmatch(text) and check(text) for form, check in _IDENTIFIERS)

@@ -17,6 +17,7 @@ from hashlib import blake2b, shake_256
 
 from stdnum import luhn
 
+from ingest.privacy.forms import DOCUMENTATION, is_documentation, is_national_id, phone_parts
 from ingest.privacy.keys import derived
 
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiou"
@@ -26,7 +27,6 @@ STREET_WORDS = {
     "place", "pl", "square", "way", "terrace", "highway", "hwy", "suite", "ste", "apt", "apartment", "unit", "floor",
     "room", "building", "po", "box", "north", "south", "east", "west", "rue", "via", "calle", "platz", "weg",
 }  # fmt: skip
-DOCUMENTATION = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")))
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _DIGIT = re.compile(r"\d")
 _DIGITS = re.compile(r"\d+")
@@ -154,8 +154,6 @@ class Surrogates:
         return str(network[1 + next(draws) % 254])
 
     def _national_id(self, text: str) -> str:
-        from ingest.privacy.detectors import is_national_id
-
         canonical = "".join(c for c in text if c.isalnum()).upper()
         if re.fullmatch(r"\d{3}-\d{2}-\d{4}", text):
             body = self._like("national_id", text, canonical)
@@ -237,24 +235,6 @@ class Surrogates:
 
     def _days(self, text: str) -> str:
         return _DIGITS.sub(lambda m: str(1 + next(self._draw("day", text + m[0], 1)) % 28), text)
-
-
-def phone_parts(text: str, digits: str) -> tuple[str, str, str]:
-    """What stays in front, the number itself, and what a surrogate's number starts with. The number is the same
-    with and without +1, and with 00 for +."""
-    prefix, number = ("00", digits[2:]) if digits.startswith("00") and not digits.startswith("000") else ("", digits)
-    if len(number) == 11 and number[0] == "1":
-        return prefix + "1", number[1:], "10"
-    if prefix or text.lstrip(" (").startswith("+"):
-        return prefix, number, "999"
-    if number[:1] == "0":
-        return "", number, "000"
-    return "", number, "10" if len(number) == 10 else "100"
-
-
-def is_documentation(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address lies in a network that is reserved for documentation."""
-    return any(address in network for network in DOCUMENTATION)
 
 
 def is_no_name(word: str) -> bool:

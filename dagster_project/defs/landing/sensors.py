@@ -3,7 +3,7 @@
 import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
-from dagster_project.stages import fingerprint
+from dagster_project.loop.stages import fingerprint
 from ingest.journal import segments as journal
 
 ingest_job = dg.define_asset_job(

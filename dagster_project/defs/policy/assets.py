@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from dagster_project import pictures, show
 from dagster_project.defs.resources import LoopResource
+from dagster_project.report import pictures, show
 
 LEAST_AGREEMENT = 0.65
 

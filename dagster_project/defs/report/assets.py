@@ -2,8 +2,9 @@
 
 import dagster as dg
 
-from dagster_project import pictures, report, story
 from dagster_project.defs.resources import LoopResource
+from dagster_project.report import page as report
+from dagster_project.report import pictures, story
 
 
 @dg.asset(

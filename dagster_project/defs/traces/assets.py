@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from dagster_project import show
 from dagster_project.defs.resources import LoopResource
+from dagster_project.report import show
 
 TABLES = {
     "conversations": "Who talked, when, with which tools, and how it went: one row a conversation.",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from dagster_project.stages import read_json, write_json
+from dagster_project.loop.stages import read_json, write_json
 
 MEMORY = "memory.json"
 """In the home directory: the most bytes that the demo was seen to hold, over all its runs."""

@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dagster_project import fits
-from dagster_project.progress import Report, track
-from dagster_project.recipes import EvaluationRecipe, PracticeRecipe
-from dagster_project.settings import Settings
-from dagster_project.stages import Done, fingerprint, run_stage, write_json
+from dagster_project.loop import fits
+from dagster_project.loop.progress import Report, track
+from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
+from dagster_project.loop.settings import Settings
+from dagster_project.loop.stages import Done, fingerprint, run_stage, write_json
 from ingest.errors import UserError
 from ingest.journal import segments as journal
 from ingest.lake import IngestSummary, Lake

@@ -10,8 +10,8 @@ from typing import Any, TypedDict
 
 from jinja2 import Environment, PackageLoader
 
-from dagster_project import pictures
-from dagster_project.stages import write_json
+from dagster_project.loop.stages import write_json
+from dagster_project.report import pictures
 
 
 class Rate(TypedDict):
@@ -100,7 +100,7 @@ def write(story: Story, directory: Path) -> Path:
 def render(story: Story) -> str:
     """The page as text. Nothing in it is loaded from anywhere else."""
     environment = Environment(
-        loader=PackageLoader("dagster_project"),
+        loader=PackageLoader("dagster_project.report"),
         autoescape=True,  # select_autoescape() would go by the name's ending, which is j2
         trim_blocks=True,
         lstrip_blocks=True,

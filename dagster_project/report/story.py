@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster_project import report
-from dagster_project.loop import Loop
-from dagster_project.memory import peak_bytes
-from dagster_project.report import Rate, Slice, Story
-from dagster_project.stages import Done, read_json
+from dagster_project.loop.memory import peak_bytes
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.stages import Done, read_json
+from dagster_project.report import page as report
+from dagster_project.report.page import Rate, Slice, Story
 
 CLOCK = "clock.json"
 """In the home directory: how long the demo ran in its runs so far, and since when the one runs that is not over."""

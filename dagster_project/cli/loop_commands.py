@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-
-from ingest.errors import UserError
 
 HOME = Path("artifacts/demo")  # as in settings.py, which would import pydantic here
 HomeOption = Annotated[
@@ -38,7 +35,7 @@ def demo(
     ] = False,
 ) -> None:
     """The whole loop on the example agent, with a report: traces, world, practice, proof."""
-    from dagster_project.demo import run_demo
+    from dagster_project.cli.demo import run_demo
 
     run_demo(home, seed, small, Console())
 
@@ -52,9 +49,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Scenarios, rollouts in the world, RULER, GRPO: a candidate, and whether it passes the gate."""
-    from dagster_project.loop import Loop
-    from dagster_project.progress import bars
-    from dagster_project.settings import Settings
+    from dagster_project.loop.passes import Loop
+    from dagster_project.loop.progress import bars
+    from dagster_project.loop.settings import Settings
 
     chosen: dict[str, Any] = {"train": {"steps": steps}} if steps else {}
     settings = Settings(home=out, lake_dir=lake.absolute(), world_dir=world.absolute(), base=base, seed=seed, **chosen)
@@ -72,9 +69,10 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures.")] = False,
 ) -> None:
     """Clone and candidate in the real environment, the same starts and seeds for both."""
-    from dagster_project.loop import Loop
-    from dagster_project.progress import bars
-    from dagster_project.settings import Settings
+    from dagster_project.loop.passes import Loop
+    from dagster_project.loop.progress import bars
+    from dagster_project.loop.settings import Settings
+    from dagster_project.report.terminal import print_success
 
     chosen: dict[str, Any] = {"environment": environment} if environment else {}
     with bars(Console(stderr=True)):
@@ -82,7 +80,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
-        _say(found["before"], found["after"], (found["low"], found["high"]), found["episodes"])
+        print_success(found["before"], found["after"], (found["low"], found["high"]), found["episodes"])
 
 
 def promote(
@@ -112,26 +110,9 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
     """What the last pass through the loop achieved."""
-    try:
-        text = (home / "report.json").read_text()
-        found = json.loads(text)
-    except (OSError, ValueError):
-        raise UserError(
-            f"{home} holds no report; run `rehearsal demo --home {home}`, or materialise the asset `report`"
-        ) from None
-    if as_json:
-        typer.echo(text)
-        return
-    _say(found["success_before"], found["success_after"], found["success_ci"], found["episodes"])
-    Console(soft_wrap=True).print(f"the page: {home / 'report.html'}")
+    from dagster_project.report.terminal import print_report
 
-
-def _say(before: float, after: float, interval: Sequence[float], episodes: int) -> None:
-    Console(soft_wrap=True).print(
-        f"success {before:.1%} → [bold green]{after:.1%}[/] in the real environment, "
-        f"{100 * (after - before):+.1f} points ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}), "
-        f"{episodes} episodes each"
-    )
+    print_report(home, as_json)
 
 
 def doctor(
@@ -139,7 +120,7 @@ def doctor(
     base: Annotated[str, typer.Option(help="Base model to look for.")] = "rehearsal-tiny",
 ) -> None:
     """Whether this machine has what the loop needs."""
-    from dagster_project.doctor import examine
+    from dagster_project.cli.doctor import examine
 
     marks = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
     grid = Table.grid(padding=(0, 2))

@@ -22,11 +22,12 @@ import dagster as dg
 import httpx
 from rich.console import Console
 
-from dagster_project.memory import watched
-from dagster_project.progress import bars, track
-from dagster_project.settings import SAVED, Settings
-from dagster_project.stages import write_json
-from dagster_project.story import CLOCK
+from dagster_project.loop.memory import watched
+from dagster_project.loop.progress import bars, track
+from dagster_project.loop.settings import SAVED, Settings
+from dagster_project.loop.stages import write_json
+from dagster_project.report.story import CLOCK
+from dagster_project.report.terminal import print_report
 from examples.support_desk.production import run_production
 from ingest.errors import UserError
 from ingest.lake import Lake
@@ -160,7 +161,7 @@ def _materialise(settings: Settings) -> None:
     history = _dagster_home(settings)
     history.mkdir(parents=True, exist_ok=True)
     if not (history / "dagster.yaml").exists():
-        shutil.copy(Path(__file__).with_name("dagster.yaml"), history)
+        shutil.copy(Path(__file__).parents[1] / "dagster.yaml", history)
     os.environ["REHEARSAL_HOME"] = str(settings.home.absolute())
     from dagster_project.definitions import defs
 
@@ -198,7 +199,5 @@ def _explain(result: dg.ExecuteInProcessResult, settings: Settings) -> None:
 
 
 def _tell(home: Path, console: Console) -> None:
-    from dagster_project.commands import report
-
-    report(home)
+    print_report(home)
     console.print("the graph and all its metadata: [bold]make dev[/], then http://127.0.0.1:3000")

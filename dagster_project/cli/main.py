@@ -7,7 +7,7 @@ import sys
 import click
 import typer
 
-from dagster_project import commands as loop_commands
+from dagster_project.cli import loop_commands
 from ingest import commands as ingest_commands
 from ingest.errors import UserError
 from worldmodel import commands as worldmodel_commands
@@ -39,6 +39,3 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
 
-
-if __name__ == "__main__":
-    main()

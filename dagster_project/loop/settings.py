@@ -14,7 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from dagster_project.stages import write_json
+from dagster_project.loop.stages import write_json
 from ingest.errors import UserError
 from training.judging.judge import JudgeSettings
 from training.judging.ruler import RulerSettings

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster_project.settings import Settings
+from dagster_project.loop.settings import Settings
 from ingest.lake import Lake
 from ingest.records import Conversation
 from training import COMPILED

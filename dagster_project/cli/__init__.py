@@ -1,0 +1,1 @@
+"""The command `rehearsal`. Start with `main.py`."""

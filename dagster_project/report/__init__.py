@@ -1,0 +1,1 @@
+"""The report of a pass, and what Dagster shows as metadata. Start with `page.py`."""

@@ -1,0 +1,35 @@
+"""The report in a terminal: success before and after, and where the page is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ingest.errors import UserError
+
+
+def print_report(home: Path, as_json: bool = False) -> None:
+    """Print what the last pass through the loop achieved. Raises UserError where there is no report."""
+    try:
+        text = (home / "report.json").read_text()
+        found = json.loads(text)
+    except (OSError, ValueError):
+        raise UserError(
+            f"{home} holds no report; run `rehearsal demo --home {home}`, or materialise the asset `report`"
+        ) from None
+    if as_json:
+        print(text)
+        return
+    print_success(found["success_before"], found["success_after"], found["success_ci"], found["episodes"])
+    Console(soft_wrap=True).print(f"the page: {home / 'report.html'}")
+
+
+def print_success(before: float, after: float, interval: Sequence[float], episodes: int) -> None:
+    Console(soft_wrap=True).print(
+        f"success {before:.1%} → [bold green]{after:.1%}[/] in the real environment, "
+        f"{100 * (after - before):+.1f} points ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}), "
+        f"{episodes} episodes each"
+    )
