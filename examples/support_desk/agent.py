@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from examples.support_desk import sayings as sy
-from examples.support_desk.reading import Slots, intents, is_complaint, is_goodbye, read_slots
+from examples.support_desk.language import sayings as sy
+from examples.support_desk.language.reading import Slots, intents, is_complaint, is_goodbye, read_slots
 from training.environment import Episode, Observation, Start, ToolCall
 
 PRODUCTION = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import random
 
-from examples.support_desk import phrases as ph
-from examples.support_desk.speech import Heard, hear
+from examples.support_desk.language import phrases as ph
+from examples.support_desk.language.speech import Heard, hear
 from examples.support_desk.tasks import Goal, Task
 
 PATIENCE = {"patient": (2, 3), "terse": (1, 2), "impatient": (0, 1), "forgetful": (1, 3), "chatty": (2, 3)}

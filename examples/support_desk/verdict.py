@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from examples.support_desk.speech import Heard, hear
+from examples.support_desk.language.speech import Heard, hear
 from examples.support_desk.tasks import Goal, Task
 
 _STATE = (

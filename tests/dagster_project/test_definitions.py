@@ -18,7 +18,7 @@ from dagster_project.defs.resources import LoopResource
 from ingest.journal import segments as journal
 from ingest.lake import Lake
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_tool_definitions_are_flat_whatever_they_came_as(name: str, recover: Rec
 
 
 def test_the_worked_example_of_the_documentation_works(recover: Recover, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "dialects.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text()
     code = textwrap.dedent(text.split("   ```python\n")[1].split("   ```")[0])
     made: dict[str, Any] = {}
     exec(code, made)

@@ -23,7 +23,7 @@ from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.loop.stages import BEGUN, MANIFEST, fingerprint, finished, run_stage
 from ingest.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Work:

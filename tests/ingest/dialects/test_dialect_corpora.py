@@ -15,7 +15,7 @@ import pytest
 
 from ingest.lake import Lake
 
-CORPORA = Path(__file__).parents[2] / "shared" / "data" / "dialects"
+CORPORA = Path(__file__).parents[4] / "shared" / "data" / "dialects"
 
 
 def plain(value: Any) -> Any:

@@ -46,7 +46,7 @@ def tables(rows: otlp.Rows) -> list[dict[str, Any]]:
 
 
 def test_the_decoders_survive_coverage_guided_fuzzing(tmp_path: Path) -> None:
-    """A bounded run; `python tests/fuzz_decoders.py CORPUS` goes on for as long as wanted."""
+    """A bounded run; `python tests/ingest/formats/fuzz_decoders.py CORPUS` goes on for as long as wanted."""
     pytest.importorskip("atheris")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -58,7 +58,7 @@ def test_the_decoders_survive_coverage_guided_fuzzing(tmp_path: Path) -> None:
     (corpus / "gzip").write_bytes(b"\4" + gzip.compress(made))
     limits = ["-max_total_time=20", "-rss_limit_mb=2048", "-timeout=5", f"-artifact_prefix={tmp_path}/"]
     command = [sys.executable, str(Path(__file__).with_name("fuzz_decoders.py")), str(corpus), *limits]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of what reads bytes from outside, with atheris (libFuzzer).
 
-    python tests/fuzz_decoders.py CORPUS -max_total_time=60 -rss_limit_mb=2048 -timeout=5
+    python tests/ingest/formats/fuzz_decoders.py CORPUS -max_total_time=60 -rss_limit_mb=2048 -timeout=5
 
 The first byte of an input chooses the decoder. Whatever is decoded goes all the way to conversations: the dialects
-must stomach it. Any exception that is not a refusal, a hang or too much memory is a finding. tests/test_ingest_fuzz.py
+must stomach it. Any exception that is not a refusal, a hang or too much memory is a finding. `test_ingest_fuzz.py`
 runs it for a bounded time.
 """
 

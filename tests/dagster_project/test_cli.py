@@ -17,7 +17,7 @@ from ingest.lake import Lake
 from training.models.lora import save_weights
 from training.policy.registry import Registry
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMANDS = (
     *("demo", "train", "evaluate", "promote", "rollback", "report", "doctor"),
     *("receive", "ingest", "sql", "conversations", "world", "renormalise", "compact", "retain", "privacy"),

@@ -69,7 +69,7 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     send(lake, *talks(1, 2))
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(lake=str(lake.path)))
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=60,
         env=os.environ | {"PYTHONPATH": str(root)},

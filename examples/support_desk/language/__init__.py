@@ -1,0 +1,1 @@
+"""What customers and the agent say, and how each understands the other."""
