@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from ingest_samples import conversation
+import typer
+from ingest_samples import answer, call, chat, conversation, request, text
+from typer.testing import CliRunner
 
+from ingest import commands
 from ingest.journal import segments as journal
 from ingest.lake import Lake
 from ingest.storage import catalog, encrypted, kept
@@ -21,6 +25,8 @@ from ingest.tables.runners import LocalRunner, Runner
 
 HOUR = 3_600_000_000_000
 ARRIVED = 1_748_736_000_000_000_000
+DAY = 24 * HOUR
+NOW = ARRIVED + 100 * DAY
 
 
 def send(lake: Lake, *requests: dict[str, Any], at: int = ARRIVED) -> None:
@@ -117,3 +123,61 @@ def loose_files(lake: Lake) -> set[str]:
     listed: Iterable[Path] = [p for name in catalog.RAW for p in catalog.parts(lake.path, name)]
     found = {p for p in (lake.path / "raw").rglob("*") if p.suffix in (".parquet", ".tmp")}
     return {str(p) for p in found - set(listed)}
+
+
+def run(*arguments: str) -> str:
+    app = typer.Typer()
+    commands.register(app)
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def halves(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    spans = conversation(number, f"c-{number}")["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    return request(*spans[:3]), request(*spans[3:])
+
+
+def sample(path: Path) -> Lake:
+    """c-1 and c-2 are old, c-3 straddles the cut, c-4 is young."""
+    lake = Lake.create(path)
+    early, late = halves(3)
+    send(lake, *talks(1, 2), early, at=NOW - 40 * DAY)
+    send(lake, late, at=NOW - 20 * DAY)
+    send(lake, *talks(4), at=NOW - DAY)
+    return lake
+
+
+def ids(lake: Lake) -> list[str]:
+    return sorted(c.conversation_id for c in lake.conversations())
+
+
+def lake_of(tmp_path: Path, requests: list[dict[str, Any]]) -> Lake:
+    lake = Lake.create(tmp_path / "lake")
+    random.Random(1).shuffle(requests)
+    send(lake, *requests)
+    lake.ingest()
+    return lake
+
+
+def turns_in_traces_of_their_own(first_trace: int, turns: int) -> list[dict[str, Any]]:
+    """A conversation that only its repeated history holds together: a trace a turn, no conversation id."""
+    history: list[dict[str, Any]] = []
+    out = []
+    for turn in range(turns):
+        history = [*history, text("user", f"question {first_trace} {turn}")]
+        said = text("assistant", f"answer {first_trace} {turn}")
+        out.append(request(chat(first_trace + turn, 1, 1, history, [said], None, False)))
+        history = [*history, said]
+    return out
+
+
+def results_in_traces_of_their_own(first_trace: int) -> list[dict[str, Any]]:
+    """A call in one trace, its answer in the next one's input: only the call's id ties them."""
+    name = f"call-{first_trace}"
+    asked, made = text("user", f"look for {first_trace}"), call(name, "look", {"n": first_trace})
+    told = {"role": "tool", "parts": [answer(name, {"found": first_trace})["parts"][0]]}
+    return [
+        request(chat(first_trace, 1, 1, [asked], [made], None, False)),
+        request(chat(first_trace + 1, 1, 1, [told], [text("assistant", "found it")], None, False)),
+    ]

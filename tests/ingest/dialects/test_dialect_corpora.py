@@ -7,15 +7,12 @@ perfect reader. Where that is absent this test cannot say anything, in CI too.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
+from development_data import CORPORA, need_corpora
 
 from ingest.lake import Lake
-
-CORPORA = Path(__file__).parents[4] / "shared" / "data" / "dialects"
 
 
 def plain(value: Any) -> Any:
@@ -74,13 +71,6 @@ def difference(corpus: Path, lake: Lake) -> str:
         if want:
             got.remove(same[0])
     return f"{len(got)} conversations too many" if any(got) else ""
-
-
-def need_corpora() -> None:
-    """Leaves a test that has nothing to look at; where nothing may be skipped, as an expected failure."""
-    if not CORPORA.is_dir():
-        leave = pytest.xfail if os.environ.get("REHEARSAL_NO_SKIPS") else pytest.skip
-        leave(f"no corpora at {CORPORA.parent.parent.name}/data/dialects beside the repository")
 
 
 def test_every_corpus_is_recovered_whole(tmp_path: Path) -> None:

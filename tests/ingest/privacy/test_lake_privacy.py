@@ -7,10 +7,21 @@ import json
 from pathlib import Path
 
 import pytest
-from lake_samples import ARRIVED, ever_came, killed_at_every_step, loose_files, send, tables, talks
+from lake_samples import (
+    ARRIVED,
+    DAY,
+    NOW,
+    ever_came,
+    ids,
+    killed_at_every_step,
+    loose_files,
+    run,
+    sample,
+    send,
+    tables,
+    talks,
+)
 from test_ingest_privacy import planted
-from test_lake_renormalise import run
-from test_lake_retention import DAY, NOW, ids, sample
 
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import Settings

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ingest_samples import request, span
-from lake_samples import ARRIVED, HOUR, killed_at_every_step, loose_files, row_hashes, send, tables, talks
-from test_lake_renormalise import run
+from lake_samples import ARRIVED, HOUR, killed_at_every_step, loose_files, row_hashes, run, send, tables, talks
 
 from ingest.formats.otlp import SPAN_SCHEMA
 from ingest.lake import Lake

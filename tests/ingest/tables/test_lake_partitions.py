@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dialect_samples import SAMPLES
-from ingest_samples import answer, attributes, call, chat, conversation, event, request, span, text, tool
-from lake_samples import assert_same_in_parts, send
+from ingest_samples import attributes, call, chat, conversation, event, request, span, text, tool
+from lake_samples import (
+    assert_same_in_parts,
+    lake_of,
+    results_in_traces_of_their_own,
+    turns_in_traces_of_their_own,
+)
 
 from ingest.lake import Lake
 from ingest.tables import build as tables
 from ingest.tables import partitioned, shards
 from ingest.tables.runners import LocalRunner
-
-
-def lake_of(tmp_path: Path, requests: list[dict[str, Any]]) -> Lake:
-    lake = Lake.create(tmp_path / "lake")
-    random.Random(1).shuffle(requests)
-    send(lake, *requests)
-    lake.ingest()
-    return lake
-
-
-def turns_in_traces_of_their_own(first_trace: int, turns: int) -> list[dict[str, Any]]:
-    """A conversation that only its repeated history holds together: a trace a turn, no conversation id."""
-    history: list[dict[str, Any]] = []
-    out = []
-    for turn in range(turns):
-        history = [*history, text("user", f"question {first_trace} {turn}")]
-        said = text("assistant", f"answer {first_trace} {turn}")
-        out.append(request(chat(first_trace + turn, 1, 1, history, [said], None, False)))
-        history = [*history, said]
-    return out
-
-
-def results_in_traces_of_their_own(first_trace: int) -> list[dict[str, Any]]:
-    """A call in one trace, its answer in the next one's input: only the call's id ties them."""
-    name = f"call-{first_trace}"
-    asked, made = text("user", f"look for {first_trace}"), call(name, "look", {"n": first_trace})
-    told = {"role": "tool", "parts": [answer(name, {"found": first_trace})["parts"][0]]}
-    return [
-        request(chat(first_trace, 1, 1, [asked], [made], None, False)),
-        request(chat(first_trace + 1, 1, 1, [told], [text("assistant", "found it")], None, False)),
-    ]
 
 
 @pytest.mark.parametrize("shards, processes", [(2, 0), (7, 0), (5, 2)])

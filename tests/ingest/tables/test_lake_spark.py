@@ -10,10 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from development_data import CORPORA, need_corpora
 from ingest_samples import conversation
-from lake_samples import assert_same_in_parts, contents, send
-from test_dialect_corpora import CORPORA, need_corpora
-from test_lake_partitions import lake_of, results_in_traces_of_their_own, turns_in_traces_of_their_own
+from lake_samples import (
+    assert_same_in_parts,
+    contents,
+    lake_of,
+    results_in_traces_of_their_own,
+    send,
+    turns_in_traces_of_their_own,
+)
 
 from ingest.lake import Lake
 from ingest.tables import spark

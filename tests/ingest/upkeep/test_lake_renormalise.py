@@ -8,24 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from ingest_samples import text
-from lake_samples import killed_at_every_step, send, tables, talks
-from typer.testing import CliRunner
+from lake_samples import killed_at_every_step, run, send, tables, talks
 
-from ingest import commands, dialects, lake
+from ingest import dialects, lake
 from ingest.errors import UserError
 from ingest.lake import Lake
 from ingest.messages import normal
 from ingest.tables import normalise
-
-
-def run(*arguments: str) -> str:
-    app = typer.Typer()
-    commands.register(app)
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0
-    return done.stdout
 
 
 def files(lake: Lake) -> dict[str, bytes]:

@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingest_samples import START, attributes, conversation, request
-from lake_samples import ARRIVED, HOUR, killed_at_every_step, loose_files, row_hashes, send, tables, talks
-from test_lake_renormalise import run
+from ingest_samples import START, attributes
+from lake_samples import (
+    DAY,
+    NOW,
+    ids,
+    killed_at_every_step,
+    loose_files,
+    row_hashes,
+    run,
+    sample,
+    send,
+    tables,
+    talks,
+)
 
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import Settings
@@ -18,28 +29,6 @@ from ingest.errors import UserError
 from ingest.journal import segments as journal
 from ingest.lake import Lake
 from ingest.storage import catalog
-
-DAY = 24 * HOUR
-NOW = ARRIVED + 100 * DAY
-
-
-def halves(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    spans = conversation(number, f"c-{number}")["resourceSpans"][0]["scopeSpans"][0]["spans"]
-    return request(*spans[:3]), request(*spans[3:])
-
-
-def sample(path: Path) -> Lake:
-    """c-1 and c-2 are old, c-3 straddles the cut, c-4 is young."""
-    lake = Lake.create(path)
-    early, late = halves(3)
-    send(lake, *talks(1, 2), early, at=NOW - 40 * DAY)
-    send(lake, late, at=NOW - 20 * DAY)
-    send(lake, *talks(4), at=NOW - DAY)
-    return lake
-
-
-def ids(lake: Lake) -> list[str]:
-    return sorted(c.conversation_id for c in lake.conversations())
 
 
 def test_old_conversations_go_and_straddling_ones_stay_whole(tmp_path: Path) -> None:
