@@ -38,7 +38,7 @@ from worldmodel.steps import Step, group_steps, outcome_classes
 from worldmodel.user import patience, user_rows
 
 FEWEST_FOR_BIAS = 20
-MOST_FOR_BIAS = 300
+MAX_FOR_BIAS = 300
 """Held-out calls per tool that biases are fitted on."""
 
 Progress = Callable[[str, float, Mapping[str, float]], None]
@@ -135,7 +135,7 @@ def fit_world(
         "id": identity,
         "base": settings.base,
         "adapters": adapters,
-        "most_turns": patience(spoken),
+        "max_turns": patience(spoken),
         "settings": asdict(settings),
         "counts": {**_counts(learned), "rows": len(usable), "too_long": len(framed) - len(usable)},
         "history": history,
@@ -185,9 +185,9 @@ def _train(
         lora=LoraSettings(rank=settings.rank, alpha=2 * settings.rank),
         learning_rate=settings.learning_rate,
         schedule="cosine",
-        clip=1.0,
+        max_grad_norm=1.0,
     )
-    budget = {"seconds": 60 * settings.minutes * share, "most_epochs": settings.epochs}
+    budget = {"seconds": 60 * settings.minutes * share, "max_epochs": settings.epochs}
     how = SftSettings(learner=learner, step_tokens=settings.step_tokens, **budget)
     weights, config, history = fit_sft(
         base,
@@ -229,7 +229,7 @@ async def fit_biases(resolver: Resolver, held_out: Mapping[str, Sequence[Step]])
     asked: dict[str, list[Example]] = defaultdict(list)
     for conversation_id, steps in held_out.items():
         for at, step in enumerate(steps):
-            if len(resolver.frame.classes.get(step.tool, ())) > 1 and len(asked[step.tool]) < MOST_FOR_BIAS:
+            if len(resolver.frame.classes.get(step.tool, ())) > 1 and len(asked[step.tool]) < MAX_FOR_BIAS:
                 asked[step.tool].append(
                     frame_step(conversation_id, steps, at, resolver.frame, resolver.index)
                 )

@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
     "clone": {"seconds": 15.0, "evaluations": 2},
     "judge": {"fit": {"seconds": 6.0, "evaluations": 2}},
     "train": {"steps": 2, "groups": 3, "group_size": 3, "held_out": 4, "evaluate_every": 1},
-    "gate": {"scenarios": 8, "smallest_slice": 3},
+    "gate": {"scenarios": 8, "min_slice": 3},
     "evaluation": {"episodes": 12},
 }
 """The same path in about a minute."""

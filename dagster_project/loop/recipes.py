@@ -28,7 +28,7 @@ class PracticeRecipe:
     """A base's engine with world, user and judge behind it.
 
     `compact` bases are shown neither tools nor system prompts. `judge` is the adapter's directory and `judge_facts`
-    what its fit said (form, most_tokens); they are not asked where `ruler` names an endpoint.
+    what its fit said (form, max_tokens); they are not asked where `ruler` names an endpoint.
     """
 
     base: str
@@ -56,7 +56,7 @@ class PracticeRecipe:
         engine.load_adapter("judge", self.judge)
         chat, facts = load_format(self.base, show_tools=False), self.judge_facts
         evidence = Evidence.read(facts["evidence"])
-        return in_process_client(LocalJudge(engine, chat, "judge", facts["form"], facts["most_tokens"], evidence))
+        return in_process_client(LocalJudge(engine, chat, "judge", facts["form"], facts["max_tokens"], evidence))
 
 
 @dataclass(frozen=True)

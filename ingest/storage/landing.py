@@ -28,7 +28,7 @@ EDGE = 64 << 10
 BATCH_BYTES = 4 << 20  # of requests that are decoded at once: little enough to stay near the processor
 PART_BYTES = 128 << 20  # of rows in memory
 PARALLEL_FROM = 96 << 20  # bytes of the journal; the processes take a second or two to start
-LEAST_PIECE = 16 << 20  # bytes of a segment that is read by several
+MIN_PIECE = 16 << 20  # bytes of a segment that is read by several
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ def reading(root: Path, segments: Segments) -> Iterator[Reader]:
     if count == 1 or sum(unread.values()) < PARALLEL_FROM:
         yield Reader(root, segments, None)
         return
-    pieces = {path: min(count, size // LEAST_PIECE) for path, size in unread.items() if size >= 2 * LEAST_PIECE}
+    pieces = {path: min(count, size // MIN_PIECE) for path, size in unread.items() if size >= 2 * MIN_PIECE}
     with processes.some(count) as helping:
         yield Reader(root, segments, helping, dict(list(pieces.items())[-count:]))
 

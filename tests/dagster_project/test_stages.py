@@ -207,8 +207,8 @@ def test_a_part_of_a_part_is_taken_from_wherever_it_is_said(
     assert found.train.held_out == plain.train.held_out
     assert found.world == replace(plain.world, minutes=0.5, seed=8)
     assert (found.clone.evaluations, found.clone.seconds) == (2, plain.clone.seconds)
-    deep = Settings(home=home, train={"learner": {"clip": 0.9}})  # type: ignore[arg-type]
-    assert deep.train.learner == plain.train.learner.model_copy(update={"clip": 0.9})
+    deep = Settings(home=home, train={"learner": {"max_grad_norm": 0.9}})  # type: ignore[arg-type]
+    assert deep.train.learner == plain.train.learner.model_copy(update={"max_grad_norm": 0.9})
 
 
 def test_the_home_of_the_environment_is_where_the_file_is_looked_for(

@@ -38,7 +38,7 @@ class Engine(Protocol):
         """Continue a prompt until a stop id or `max_tokens`."""
         ...
 
-    async def next_logprobs(
+    async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
         """Log-probabilities of the named tokens as the next one."""

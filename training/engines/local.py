@@ -29,7 +29,7 @@ from training.tiny.passes.decoding import SmallDecoder, quick_dtype
 PREFILL_TOKENS = 8192
 ROUND_TOKENS = 65_536
 """Places in the cache of one round: what it holds of a small model is 200 MiB then."""
-MOST_PADDING = 1.25
+MAX_PADDING = 1.25
 """A prefill chunk's padded size, as a multiple of the tokens in it, beyond `PREFILL_SLACK` tokens."""
 PREFILL_SLACK = 128
 LENGTH_STEP = 64
@@ -43,7 +43,7 @@ _Text = tuple[Factors | None, tuple[int, ...]]
 class Kind(IntEnum):
     """What a request asks for, in the order in which rounds are held."""
 
-    WEIGH = 0
+    NEXT_TOKEN_LOGPROBS = 0
     SCORE = 1
     SAMPLE = 2
 
@@ -64,7 +64,7 @@ class _Request:
 
     @property
     def kind(self) -> Kind:
-        return Kind.SAMPLE if self.sampling else Kind.SCORE if self.completion else Kind.WEIGH
+        return Kind.SAMPLE if self.sampling else Kind.SCORE if self.completion else Kind.NEXT_TOKEN_LOGPROBS
 
     @property
     def text(self) -> _Text:
@@ -96,13 +96,13 @@ class LocalEngine:
         self,
         model: PreTrainedModel,
         pad_id: int = 0,
-        most_rows: int = 256,
+        max_rows: int = 256,
         cached_tokens: int = 80_000,
         own: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model = (model if own else copy.deepcopy(model)).eval()
-        self.pad_id, self.most_rows = pad_id, most_rows
+        self.pad_id, self.max_rows = pad_id, max_rows
         own_dtype = next(model.parameters()).dtype
         self.device = next(model.parameters()).device
         self.model.set_attn_implementation("sdpa")
@@ -123,7 +123,7 @@ class LocalEngine:
         stopped = bool(request.ids) and request.ids[-1] in sampling.stop_ids
         return Sample(tuple(request.ids), tuple(request.logprobs), stopped, adapter)
 
-    async def next_logprobs(
+    async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
         request = self._request(prompt_ids, adapter, candidates=tuple(token_ids))
@@ -217,7 +217,7 @@ class LocalEngine:
         chosen: list[_Request] = []
         longest = 0
         for request in self._waiting:
-            if request.kind == kind and len(chosen) < self.most_rows:
+            if request.kind == kind and len(chosen) < self.max_rows:
                 longest = max(longest, request.columns)
                 if chosen and longest * (len(chosen) + 1) > ROUND_TOKENS:
                     break
@@ -232,7 +232,7 @@ class LocalEngine:
             self._score(batch)
         else:
             cache, row_of, logits_NV = self._prefill(batch)
-            if batch[0].kind is Kind.WEIGH:
+            if batch[0].kind is Kind.NEXT_TOKEN_LOGPROBS:
                 self._weigh(batch, row_of, logits_NV)
                 self._remember(cache, row_of)
             else:
@@ -400,7 +400,7 @@ def _chunks(owners: Sequence[Factors | None], lengths: Sequence[int]) -> list[li
     for row in sorted(range(len(lengths)), key=lambda k: (id(owners[k]), lengths[k])):
         tokens += lengths[row]
         padded = lengths[row] * (len(chunks[-1]) + 1) if chunks else 0
-        fits = padded <= min(PREFILL_TOKENS, MOST_PADDING * tokens + PREFILL_SLACK)
+        fits = padded <= min(PREFILL_TOKENS, MAX_PADDING * tokens + PREFILL_SLACK)
         if not chunks or owners[chunks[-1][0]] is not owners[row] or not fits:
             chunks.append([])
             tokens = lengths[row]

@@ -55,7 +55,7 @@ class VllmServer:
         ids = tuple(choice["token_ids"])
         return Sample(ids, tuple(choice["logprobs"]["token_logprobs"]), ids[-1] in sampling.stop_ids, adapter)
 
-    async def next_logprobs(
+    async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
         candidates = list(dict.fromkeys(token_ids))

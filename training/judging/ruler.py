@@ -51,7 +51,7 @@ class RulerSettings(BaseModel):
     rubric: str = Field(RUBRIC, description="What the judge looks for.")
     orders: int = Field(2, ge=1, le=4, description="In how many orders a group is judged; a third if two disagree.")
     retries: int = Field(2, ge=0, description="Further tries after an answer that cannot be used.")
-    most_characters: int = Field(12_000, ge=200, description="Of one trajectory; the middle is cut, errors are kept.")
+    max_characters: int = Field(12_000, ge=200, description="Of one trajectory; the middle is cut, errors are kept.")
     timeout_seconds: float = Field(120.0, gt=0, description="Of one judge call.")
 
 
@@ -77,7 +77,7 @@ class Ruler:
     async def judge(self, group: Sequence[Trajectory], seed: int = 0) -> Judgement:
         """Scores in the order of `group`. Verbatim duplicates are shown once and share their score."""
         began = time.monotonic()
-        texts = [dumps(_shown(t.messages, self.settings.most_characters)) for t in group]
+        texts = [dumps(_shown(t.messages, self.settings.max_characters)) for t in group]
         distinct = list(dict.fromkeys(texts))
         found = Judgement([])
         order = list(range(len(distinct)))
@@ -219,7 +219,7 @@ class Scored:
     dropped: str = ""
 
 
-def advantages(scores: Sequence[float | None], least_spread: float) -> Scored:
+def advantages(scores: Sequence[float | None], min_score_spread: float) -> Scored:
     """Centred on the group's mean, not divided by its deviation: that would blow up a judge's noise.
 
     Unscored members are left out of the mean and get 0; a group with less than three quarters scored, or whose
@@ -229,7 +229,7 @@ def advantages(scores: Sequence[float | None], least_spread: float) -> Scored:
     nothing = [0.0] * len(scores)
     if len(known) < -(-3 * len(scores) // 4):
         return Scored(nothing, "unscored")
-    if max(known) - min(known) <= least_spread:
+    if max(known) - min(known) <= min_score_spread:
         return Scored(nothing, "no spread")
     mean = statistics.fmean(known)
     return Scored([0.0 if s is None else s - mean for s in scores])

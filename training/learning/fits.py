@@ -26,12 +26,12 @@ class FitSettings(BaseModel):
 
     learner: LearnerSettings = Field(
         default_factory=lambda: LearnerSettings(
-            lora=LoraSettings(rank=64, alpha=128), learning_rate=3e-3, schedule="cosine", clip=1.0
+            lora=LoraSettings(rank=64, alpha=128), learning_rate=3e-3, schedule="cosine", max_grad_norm=1.0
         ),
         description="How the adapter is optimised.",
     )
     seconds: float = Field(240.0, gt=0, description="Time for training (evaluation not counted).")
-    most_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if time is left.")
+    max_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if time is left.")
     step_tokens: int = Field(2048, ge=64, description="Padded tokens a step; many small steps beat few large ones.")
     evaluations: int = Field(6, ge=1, description="How many times the held-out loss is measured; the best is kept.")
 
@@ -61,7 +61,7 @@ def fit_sft(
         state = torch.load(checkpoint, weights_only=False)
         learner.restore(state["learner"])
         clock, history, best = state["clock"], state["history"], state["best"]
-    budget = settings.most_epochs * sum(len(r.ids) for r in rows)
+    budget = settings.max_epochs * sum(len(r.ids) for r in rows)
     running: list[float] = []
     for group in epochs(rows, settings.step_tokens, seed, start=learner.step):
         done = max(clock["seconds"] / settings.seconds, clock["tokens"] / budget)

@@ -46,13 +46,13 @@ class TrainSettings(BaseModel):
     min_p: float = Field(0.05, ge=0, lt=1, description="Tokens less likely than this times the likeliest: not drawn.")
     learner: LearnerSettings = Field(
         default_factory=lambda: LearnerSettings(
-            learning_rate=8e-4, warm_up=3, schedule="cosine", micro_tokens=2048
+            learning_rate=8e-4, warmup_steps=3, schedule="cosine", micro_tokens=2048
         ),
         description="The optimiser.",
     )
     loss: GrpoSettings = Field(default_factory=GrpoSettings, description="The policy loss.")
     limits: Limits = Field(default_factory=Limits, description="Where episodes are cut off.")
-    least_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less teach nothing.")
+    min_score_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less teach nothing.")
     held_out: int = Field(64, ge=0, description="Scenarios kept for choosing the best adapter.")
     evaluate_every: int = Field(8, ge=1, description="Steps between evaluations on them.")
     seed: int = Field(0, description="Names the run: equal seeds give equal runs.")
@@ -153,7 +153,7 @@ class Grpo:
         noise = float(np.mean([j.noise for j in judged])) if judged else 0.0
         rows, dropped = [], 0
         for group, judgement in zip(groups, judged, strict=True):
-            scored = advantages(judgement.scores, max(self.settings.least_spread, noise))
+            scored = advantages(judgement.scores, max(self.settings.min_score_spread, noise))
             dropped += bool(scored.dropped)
             for trajectory, score, advantage in zip(group, judgement.scores, scored.advantages, strict=True):
                 trajectory.reward = score

@@ -36,9 +36,9 @@ from training.policy.grpo import Grpo, TrainSettings, alarms, lasting_alarms
 from training.policy.practice import Practice
 from training.policy.rollout import Limits
 
-LEARNER = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=5e-4, warm_up=0, bf16=False)
+LEARNER = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=5e-4, warmup_steps=0, bf16=False)
 SETTINGS = TrainSettings(
-    steps=6, groups=4, group_size=6, held_out=6, evaluate_every=2, learner=LEARNER, loss=GrpoSettings(kl=0.05)
+    steps=6, groups=4, group_size=6, held_out=6, evaluate_every=2, learner=LEARNER, loss=GrpoSettings(kl_penalty=0.05)
 )
 ENOUGH: dict[str, Any] = {"steps": 8, "groups": 6, "group_size": 8}
 """What it takes to learn the task surely."""
@@ -58,7 +58,7 @@ def clone(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An agent that paints red about as often as blue."""
     out = tmp_path_factory.mktemp("clone") / "clone"
     fit = FitSettings(
-        learner=LEARNER.model_copy(update={"learning_rate": 3e-3}), seconds=1e6, most_epochs=14, step_tokens=400
+        learner=LEARNER.model_copy(update={"learning_rate": 3e-3}), seconds=1e6, max_epochs=14, step_tokens=400
     )
     fit_clone(base, conversations(24), out, fit, show_system=False)
     return out

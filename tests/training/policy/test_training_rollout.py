@@ -22,7 +22,7 @@ from training.models.lora import LoraSettings
 from training.policy.clone import policy_rows
 from training.policy.rollout import Limits, gather, rollout
 
-SHAPE = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warm_up=0, bf16=False)
+SHAPE = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warmup_steps=0, bf16=False)
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +130,12 @@ def test_the_learner_finds_the_log_probabilities_that_the_sampler_drew_with(
 ) -> None:
     frozen = Learner(base, SHAPE.model_copy(update={"learning_rate": 1e-30}))
     frozen.restore(painter.state())
-    found = frozen.grpo_step([t.row(1.0) for t in lived], GrpoSettings(kl=0.0))
+    found = frozen.grpo_step([t.row(1.0) for t in lived], GrpoSettings(kl_penalty=0.0))
     assert found["engine_kl"] < 1e-8 and found["clipped"] == 0
     assert found["tokens"] == sum(sum(t.trained) for t in lived)
     wrong = [t.row(1.0) for t in lived[1:]]
     stale = Learner(base, SHAPE.model_copy(update={"learning_rate": 1e-30}))  # not the policy that sampled
-    assert stale.grpo_step(wrong, GrpoSettings(kl=0.0))["engine_kl"] > 0.01
+    assert stale.grpo_step(wrong, GrpoSettings(kl_penalty=0.0))["engine_kl"] > 0.01
 
 
 def test_equal_seeds_live_equal_episodes_whoever_runs_beside_them(
