@@ -1,7 +1,7 @@
 """Worker processes. Each runs ``python -m ingest.processes`` and receives its tasks through pipes.
 
-Not ``multiprocessing``: that runs the caller's main module again in every process, so a script or a notebook that ingests
-without a main guard would ingest once more in each.
+Not ``multiprocessing``: that runs the caller's main module again in every process, so a script or a notebook that
+ingests without a main guard would ingest once more in each.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def some(count: int) -> Iterator[Processes]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """A context in which equal requests for ``some`` processes share them: starting them and their imports takes most of a
-    second."""
+    """A context in which equal requests for ``some`` processes share them: starting them and their imports takes
+    most of a second."""
     with ExitStack() as stack:
         token = _held.set((stack, {}))
         try:

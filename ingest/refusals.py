@@ -12,8 +12,8 @@ INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE, UNA
 
 
 class Refused(Exception):
-    """A request answered with an error: HTTP status, ``google.rpc`` code, message, and the seconds after which to send it
-    again (None: never)."""
+    """A request answered with an error: HTTP status, ``google.rpc`` code, message, and the seconds after which to
+    send it again (None: never)."""
 
     def __init__(self, http: int, code: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)

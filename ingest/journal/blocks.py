@@ -1,8 +1,8 @@
 """Write whole blocks from memory to disk, past the page cache where the file system allows it.
 
-A direct synchronous write takes less time than a write and an fdatasync, and much less CPU, because nothing is copied
-(``benchmarks.bench_receiver`` prints both limits). It requires that memory, offset and length are multiples of the disk's
-sector.
+A direct synchronous write takes less time than a write and an fdatasync, and much less CPU, because nothing is
+copied (``benchmarks.bench_receiver`` prints both limits). It requires that memory, offset and length are multiples
+of the disk's sector.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections import defaultdict
 
 BLOCK = 4096  # bytes; sectors of disks have at most this size
 CHUNK_BYTES = 4 << 20
-ROOM = 32 << 10  # capacity of bodies grows in these steps: CPython moves a bytearray cut to less than half of its capacity
+# capacity of bodies grows in these steps: CPython moves a bytearray cut to less than half of its capacity
+ROOM = 32 << 10
 _IOV_MAX = 1024  # Linux accepts no more buffers in one call
 _SYNCS: int = getattr(os, "RWF_DSYNC", 0)
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
@@ -30,8 +31,8 @@ def up(at: int, to: int = BLOCK) -> int:
 def aligned(length: int, room: int = 0) -> bytearray:
     """Return bytes that begin at a block's boundary, with capacity for ``room``.
 
-    CPython does not move a bytearray when its front is cut off. If it ever does, ``begins_at_block`` returns False and the
-    bytes are copied once more.
+    CPython does not move a bytearray when its front is cut off. If it ever does, ``begins_at_block`` returns False
+    and the bytes are copied once more.
     """
     out = bytearray(max(length, room) + BLOCK)
     del out[: -_address(out) % BLOCK]
@@ -87,7 +88,8 @@ def _address(of: bytearray) -> int:
 
 
 class Stage:
-    """The bytes of the next write, in whole blocks: small parts are copied into its own memory, large parts are referenced."""
+    """The bytes of the next write, in whole blocks: small parts are copied into its own memory, large parts are
+    referenced."""
 
     def __init__(self) -> None:
         self.size = 0  # bytes
@@ -110,8 +112,8 @@ class Stage:
         self._to += len(part)
 
     def add_where_it_lies(self, part: bytearray) -> None:
-        """Append a part without a copy. It begins at a block's boundary, as must the stage's end, and must not change before
-        it is written. Its last bytes, less than a block, are copied."""
+        """Append a part without a copy. It begins at a block's boundary, as must the stage's end, and must not
+        change before it is written. Its last bytes, less than a block, are copied."""
         whole = len(part) // BLOCK * BLOCK
         view = memoryview(part)
         self._end_piece()

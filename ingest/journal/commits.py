@@ -1,8 +1,8 @@
 """Group commit: one thread appends all waiting requests and makes them durable with one write.
 
-While the disk writes one group, the next one gathers, so the number of writes does not grow with the number of senders.
-No request is answered before the write that covers its bytes is on disk. If requests arrive one at a time and the disk is
-fast, the event loop writes by itself, because waking the thread takes as long.
+While the disk writes one group, the next one gathers, so the number of writes does not grow with the number of
+senders. No request is answered before the write that covers its bytes is on disk. If requests arrive one at a time
+and the disk is fast, the event loop writes by itself, because waking the thread takes as long.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Group = list[tuple[journal.Record, "asyncio.Future[None]"]]
 
 
 class GroupCommit:
-    """The only user of a ``JournalWriter``. ``max_waiting`` limits the bytes that are accepted but not durable. ``observe``
-    gets the seconds and the number of requests of every commit."""
+    """The only user of a ``JournalWriter``. ``max_waiting`` limits the bytes that are accepted but not durable.
+    ``observe`` gets the seconds and the number of requests of every commit."""
 
     def __init__(
         self, writer: journal.JournalWriter, max_waiting: int, observe: Observe = lambda *_: None
@@ -46,10 +46,11 @@ class GroupCommit:
         self._closed = False
 
     def append(self, record: journal.Record) -> asyncio.Future[None]:
-        """Start to write a record. The future is done when the record is durable, or fails with ``Refused`` (send again).
+        """Start to write a record. The future is done when the record is durable, or fails with ``Refused`` (send
+        again).
 
-        Raises ``Refused`` at once if too much waits or the journal is closed. The record is staged here, not in the thread: the
-        thread would wait for the interpreter's lock and delay the disk.
+        Raises ``Refused`` at once if too much waits or the journal is closed. The record is staged here, not in the
+        thread: the thread would wait for the interpreter's lock and delay the disk.
         """
         if self._closed:
             raise shutting_down()
@@ -69,15 +70,15 @@ class GroupCommit:
         return done
 
     def is_one_sender(self, alone: bool) -> bool:
-        """Called for every request with whether it arrived alone. Returns whether there is a single sender, whose request
-        ``write_now`` may write."""
+        """Called for every request with whether it arrived alone. Returns whether there is a single sender, whose
+        request ``write_now`` may write."""
         self._alone = self._alone + 1 if alone and not self.bytes_waiting else 0
         free = not self._closed and not self._writing.locked()
         return free and self._alone > MANY and self._alone % PROBE > 0 and self._usual < QUICK_SECONDS
 
     def write_now(self, record: journal.Record, is_wanted: Callable[[], bool]) -> None:
-        """Write a record and return when it is durable. Raises ``Refused`` if that fails. ``is_wanted`` is called after the
-        write; if it returns False or raises, the record is removed."""
+        """Write a record and return when it is durable. Raises ``Refused`` if that fails. ``is_wanted`` is called
+        after the write; if it returns False or raises, the record is removed."""
         stage = self._spare
         record.put(stage)
         with self._writing:

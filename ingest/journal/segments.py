@@ -6,9 +6,9 @@ A segment is ``MAGIC`` in a block of its own, then records
 Records begin at multiples of 8. Each write ends at a multiple of ``BLOCK``, and a large payload begins at one, so that
 the disk takes it from the buffer it was received into (``ingest.journal.blocks``). Gaps are zeros.
 
-The file being written is named ``*.open`` and locked; a sealed ``*.rjl`` never changes again. A torn tail (the process or
-the machine died during a write) is cut after the last whole record; nothing in it was acknowledged. Segments of the
-previous version are read as well: ``RJL2`` had kind before time, and no zeros.
+The file being written is named ``*.open`` and locked; a sealed ``*.rjl`` never changes again. A torn tail (the
+process or the machine died during a write) is cut after the last whole record; nothing in it was acknowledged.
+Segments of the previous version are read as well: ``RJL2`` had kind before time, and no zeros.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ Bytes = bytes | bytearray
 
 @dataclass(frozen=True)
 class Entry:
-    """One request as it arrived: ``kind`` is one of ``KINDS``; ``end`` is where the next record begins in its segment."""
+    """One request as it arrived: ``kind`` is one of ``KINDS``; ``end`` is where the next record begins in its
+    segment."""
 
     kind: str
     arrived_at_ns: int
@@ -90,8 +91,8 @@ def _check(kind: int, arrived_at_ns: int, payload: Bytes) -> int:
 
 
 def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
-    """Yield the whole records of a segment from ``offset``; stop silently at a torn tail or at the end. A segment that was
-    sealed since it was listed is read under its new name. Raises ``NoSegment`` for any other file."""
+    """Yield the whole records of a segment from ``offset``; stop silently at a torn tail or at the end. A segment
+    that was sealed since it was listed is read under its new name. Raises ``NoSegment`` for any other file."""
     with open_segment(path) as file:
         for head, end in _heads(file, offset):
             file.seek(head.payload_at)
@@ -120,7 +121,8 @@ class _Head(NamedTuple):
 
 
 def _heads(file: BinaryIO, at: int) -> Iterator[tuple[_Head, int]]:
-    """Yield the heads of a segment's records from an offset on, each with the position of the next. Raises ``NoSegment``."""
+    """Yield the heads of a segment's records from an offset on, each with the position of the next. Raises
+    ``NoSegment``."""
     magic = file.read(len(MAGIC))
     if magic == _BEFORE:
         at = max(at, len(magic))
@@ -189,7 +191,8 @@ def cuts(path: Path, offset: int, parts: int) -> list[int]:
 
 
 def newest_arrival(path: Path) -> int:
-    """The arrival time of a segment's latest request (ns since 1970; 0 for none), from record heads alone, unchecked."""
+    """The arrival time of a segment's latest request (ns since 1970; 0 for none), from record heads alone,
+    unchecked."""
     with open_segment(path) as file:
         return max((head.arrived_at_ns for head, _ in _heads(file, 0)), default=0)
 
@@ -269,8 +272,8 @@ class JournalWriter:
     def write(self, stage: Stage) -> None:
         """Write the staged records and return when they are durable.
 
-        On failure (disk full, read-only, broken) the segment is cut back to its last durable record and ended, and the OSError is
-        raised: nothing of this call may be acknowledged, and nothing of an earlier one is lost.
+        On failure (disk full, read-only, broken) the segment is cut back to its last durable record and ended, and
+        the OSError is raised: nothing of this call may be acknowledged, and nothing of an earlier one is lost.
         """
         if self._size >= self.seal_bytes:
             self._seal_later()
@@ -292,9 +295,9 @@ class JournalWriter:
             self._size -= size
 
     def _abandon(self) -> None:
-        """End the segment after a failed write. It is never written again: after a failed fsync the kernel drops the error
-        together with the dirty pages, and a second fsync would report success for data that never reached the disk. If the
-        truncation fails too, ``recover`` does it at the next start."""
+        """End the segment after a failed write. It is never written again: after a failed fsync the kernel drops the
+        error together with the dirty pages, and a second fsync would report success for data that never reached
+        the disk. If the truncation fails too, ``recover`` does it at the next start."""
         file, self._file = self._file, None
         if file is None:
             return

@@ -41,8 +41,8 @@ class GrpcProcesses:
         self._all: list[_One] = []
 
     async def start(self, options: Options, port: int) -> None:
-        """Return when every process accepts calls on this port. A process that cannot start prints the reason on standard
-        error and is started again, as is one that dies; the others serve meanwhile."""
+        """Return when every process accepts calls on this port. A process that cannot start prints the reason on
+        standard error and is started again, as is one that dies; the others serve meanwhile."""
         options = replace(options, grpc_port=port)
         self._all = [_One(options) for _ in range(options.grpc_processes - 1)]
         ready = [asyncio.wait_for(one.ready.wait(), START_SECONDS) for one in self._all]
@@ -96,7 +96,8 @@ class _One:
         )
         assert process.stdin and process.stdout
         process.stdin.write(pickle.dumps(self.options))
-        while (line := await process.stdout.readline()).endswith(b"\n"):  # otherwise it was killed in the middle of a line
+        # otherwise it was killed in the middle of a line
+        while (line := await process.stdout.readline()).endswith(b"\n"):
             self.state = State(**orjson.loads(line))
             self.ready.set()
             self._told.set()

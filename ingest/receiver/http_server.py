@@ -91,9 +91,9 @@ class Request:
 class Service:
     """The application behind the server.
 
-    ``admit`` sees a request before its body and may raise ``Refused``. ``answer`` gets the whole request, refused or not,
-    and never raises. ``answer_now`` is asked before ``answer`` and may return None. ``hold`` and ``release`` count the bytes
-    in memory; ``hold`` may raise ``Refused``.
+    ``admit`` sees a request before its body and may raise ``Refused``. ``answer`` gets the whole request, refused or
+    not, and never raises. ``answer_now`` is asked before ``answer`` and may return None. ``hold`` and ``release``
+    count the bytes in memory; ``hold`` may raise ``Refused``.
     """
 
     admit: Callable[[Request], None]
@@ -147,8 +147,8 @@ class HttpServer:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client. Requests are answered one after the other. A client that sends the next request early is not read from
-    until the current one is answered (pausing at once would cost two selector changes per request)."""
+    """One client. Requests are answered one after the other. A client that sends the next request early is not read
+    from until the current one is answered (pausing at once would cost two selector changes per request)."""
 
     def __init__(self, server: HttpServer) -> None:
         self.server, self.service = server, server.service
@@ -238,8 +238,9 @@ class Connection(asyncio.BufferedProtocol):
     def _feed(self, data: bytes | memoryview) -> bytes:
         """Parse, and return the bytes to parse next.
 
-        Java's client offers HTTP/2 with its first request and accepts an HTTP/1.1 answer as a refusal. The parser stops after
-        the head of such a request, so the head is parsed again without the offer, and the connection closes afterwards.
+        Java's client offers HTTP/2 with its first request and accepts an HTTP/1.1 answer as a refusal. The parser
+        stops after the head of such a request, so the head is parsed again without the offer, and the connection
+        closes afterwards.
         """
         try:
             self.parser.feed_data(data)
@@ -344,8 +345,8 @@ class Connection(asyncio.BufferedProtocol):
         return keep
 
     def _refuse(self, request: Request, no: Refused) -> None:
-        """Read a refused body to its end, so that the sender receives the reason; but not one that is too long, never ends,
-        or is not sent before a 100 response."""
+        """Read a refused body to its end, so that the sender receives the reason; but not one that is too long,
+        never ends, or is not sent before a 100 response."""
         self._forget(request)
         request.refused = no
         declared = request.headers.get("content-length", "0")
@@ -365,7 +366,8 @@ class Connection(asyncio.BufferedProtocol):
             self._queue(request)
 
     def _linger(self) -> None:
-        """Close after a short delay. Closing while the client still sends resets the connection and loses the response."""
+        """Close after a short delay. Closing while the client still sends resets the connection and loses the
+        response."""
         self.deaf = True
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
 

@@ -36,10 +36,10 @@ BIG = 1 << 20  # bytes; larger requests are decompressed in a thread, so that sm
 class Options:
     """Options of the receiver.
 
-    ``max_body`` counts bytes after decompression (the specification recommends 64 MiB). ``max_waiting`` limits the bytes in
-    memory that are not yet on disk; above it the response is 429. A port of 0 takes a free one. ``grpc_port`` None turns gRPC
-    off, and so does a port in use unless ``grpc_must`` is set. Each of the ``grpc_processes`` gets its share of
-    ``max_waiting``.
+    ``max_body`` counts bytes after decompression (the specification recommends 64 MiB). ``max_waiting`` limits the
+    bytes in memory that are not yet on disk; above it the response is 429. A port of 0 takes a free one.
+    ``grpc_port`` None turns gRPC off, and so does a port in use unless ``grpc_must`` is set. Each of the
+    ``grpc_processes`` gets its share of ``max_waiting``.
     """
 
     journal_path: Path
@@ -126,8 +126,9 @@ class Intake:
         self.held -= size
 
     def take_now(self, signal: str, encoding: str, data: Bytes, compression: str = "") -> Taken | None:
-        """Like ``take``, for a small request of a single sender; None if it does not apply and ``take`` must be called. The
-        request is validated while the disk writes it, and the write is undone if the request is invalid."""
+        """Like ``take``, for a small request of a single sender; None if it does not apply and ``take`` must be
+        called. The request is validated while the disk writes it, and the write is undone if the request is
+        invalid."""
         lone = self.commits.is_one_sender(alone=self.held == len(data))
         if not lone or not _is_small(data, compression):
             return None
@@ -265,8 +266,8 @@ def _checked(kind: str, data: Bytes) -> Taken:
 
 
 class Tokens:
-    """The accepted bearer tokens: a file with one token per line, read again when it changes, so that tokens can be rotated
-    without a restart."""
+    """The accepted bearer tokens: a file with one token per line, read again when it changes, so that tokens can be
+    rotated without a restart."""
 
     CHECK_SECONDS = 1.0
 
@@ -289,7 +290,8 @@ class Tokens:
         try:
             if self._stamp() != self._version:
                 self._tokens, self._version = self._read()
-        except (OSError, UserError) as problem:  # for example half replaced: the old tokens stay valid until it is complete
+        # for example half replaced: the old tokens stay valid until it is complete
+        except (OSError, UserError) as problem:
             log.warning("the tokens stay as they were: %s", problem)
 
     def _stamp(self) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
 """OTLP/gRPC: TraceService/Export and LogsService/Export, on raw message bytes.
 
-Two traps. How much of a compressed message gRPC decompresses before it checks the limit depends on its version, so its
-decompression is off and ``intake.decompressed`` does it. And an exception in a handler becomes UNKNOWN, at which clients
-drop the data, so every failure is answered with one of ``ingest.refusals``.
+Two traps. How much of a compressed message gRPC decompresses before it checks the limit depends on its version, so
+its decompression is off and ``intake.decompressed`` does it. And an exception in a handler becomes UNKNOWN, at which
+clients drop the data, so every failure is answered with one of ``ingest.refusals``.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 async def _abort(context: grpc.aio.ServicerContext, no: Refused) -> NoReturn:
-    """End the call with the code, and with RetryInfo if the request may be sent again: without it RESOURCE_EXHAUSTED tells
-    clients to drop the data."""
+    """End the call with the code, and with RetryInfo if the request may be sent again: without it RESOURCE_EXHAUSTED
+    tells clients to drop the data."""
     if no.retry_after is not None:
         status = Status(code=no.code, message=no.message)
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=no.retry_after)))

@@ -1,8 +1,8 @@
 """The receiver: OTLP/HTTP and OTLP/gRPC into one journal. It acknowledges a request only after fsync.
 
-Requests are decompressed, validated, and appended raw to the journal. A writer thread makes all waiting requests durable
-with one fsync (``ingest.journal.commits``), and only then are they answered. This module starts the parts and stops them
-in the right order.
+Requests are decompressed, validated, and appended raw to the journal. A writer thread makes all waiting requests
+durable with one fsync (``ingest.journal.commits``), and only then are they answered. This module starts the parts
+and stops them in the right order.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ OWN_HEADER = "x-rehearsal-own"
 
 
 class Count(Collector):
-    """A Prometheus counter for one thread. The library's own takes a lock and looks up labels several times per request."""
+    """A Prometheus counter for one thread. The library's own takes a lock and looks up labels several times per
+    request."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...], registry: CollectorRegistry) -> None:
         self.name, self.text, self.labels = name, text, labels
