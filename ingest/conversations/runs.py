@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ingest.conversations.executions import BySpan, ancestors, by_span
+from ingest.conversations.executions import BySpan, ancestors, by_span, name_by_calls
 from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed
 from ingest.messages.parts import call_part, result_part
@@ -36,6 +36,8 @@ def rebuild(members: list[Observed]) -> tuple[list[Observed], list[Observed]]:
     spans = by_span(members)
     calls = [o for o in members if o.kind == "inference" and (o.input or o.output)] or _turns_of_agents(members, spans)
     executions = [o for o in members if o.kind == "execution"]
+    if executions:
+        name_by_calls(executions, calls)
     replaced: set[int] = set()
     for run in _runs(members, calls, executions, spans):
         if _is_untold(run, calls):

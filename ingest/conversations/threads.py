@@ -216,6 +216,8 @@ def _alike(x: Turn, y: Turn) -> bool:
     text beside the same calls that one of the two leaves out."""
     if x.message["role"] != y.message["role"]:
         return False
+    if x.message["role"] == "assistant" and not (x.parts and y.parts):
+        return True  # of one of them nothing is told but that it was said
     a, b = x.message, y.message
     calls_a, calls_b = a.get("tool_calls") or [], b.get("tool_calls") or []
     if bool(calls_a) != bool(calls_b) or [c["name"] for c in calls_a] != [c["name"] for c in calls_b]:
@@ -234,6 +236,10 @@ def _enrich(old: Turn, new: Turn) -> None:
     if old.parts is new.parts:  # one telling, seen again
         return
     a, b = old.message, new.message
+    if not old.parts and new.parts:
+        old.parts, old.key = new.parts, new.key
+        if calls := b.get("tool_calls"):
+            a["tool_calls"] = [call.copy() for call in calls]
     if not a.get("content") and b.get("content"):
         a["content"] = b["content"]
     for key in ("tool_call_id", "name", "is_error"):

@@ -12,8 +12,19 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from ingest.messages.histories import Histories
+from ingest.messages.kinds import is_result, kind_of
 from ingest.messages.normal import Observed, Span
-from ingest.messages.parts import first, is_cut, is_unread, json_text, parse, parse_any, plain_content, text_part
+from ingest.messages.parts import (
+    first,
+    is_cut,
+    is_unread,
+    json_text,
+    parse,
+    parse_any,
+    plain_content,
+    read_result,
+    text_part,
+)
 from ingest.messages.shapes import (
     NormalMessage,
     by_choice,
@@ -88,7 +99,10 @@ class Mapping:
     model: tuple[str, ...] = ()
     response_id: tuple[str, ...] = ()
     conversation: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()  # an agent's task and answer, where they are no messages
+    answered: tuple[str, ...] = ()
     tool_name: tuple[str, ...] = ()
+    display_name: tuple[str, ...] = ()  # a tool's name for people, where nothing says the one that models call
     call_id: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     result: tuple[str, ...] = ()
@@ -106,8 +120,8 @@ class Mapping:
         return _narrowed(self, self._keys.intersection(values))
 
 
-_SOURCES = ("system", "input", "output", "tools", "agent", "model", "response_id", "conversation", "tool_name",
-            "call_id", "arguments", "result", "error")  # fmt: skip
+_SOURCES = ("system", "input", "output", "tools", "agent", "model", "response_id", "conversation", "asked", "answered",
+            "tool_name", "display_name", "call_id", "arguments", "result", "error")  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -211,8 +225,8 @@ def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
         said = [m for m in said if m["role"] != "system"] or seen.output
         seen.output, *seen.alternatives = by_choice(said)
     if seen.kind == "agent":
-        seen.input = seen.input or _lone(values, mapping.input, "user")
-        seen.output = seen.output or _lone(values, mapping.output, "assistant")
+        seen.input = seen.input or _lone(values, (*mapping.input, *mapping.asked), "user")
+        seen.output = seen.output or _lone(values, (*mapping.output, *mapping.answered), "assistant")
     if mapping.tools and not seen.tools:
         seen.tools = next((t for k in mapping.tools if (t := read_tools(values.get(k)))), [])
 
@@ -334,7 +348,10 @@ def is_redacted(message: NormalMessage) -> bool:
 
 
 def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
-    seen.tool_name = seen.tool_name or _text(first(values, *mapping.tool_name))
+    if not seen.tool_name or seen.is_display_name:
+        named = _text(first(values, "gen_ai.tool.name", *mapping.tool_name))
+        shown = None if named or seen.tool_name else _text(first(values, *mapping.display_name))
+        seen.tool_name, seen.is_display_name = named or shown or seen.tool_name, named is None
     call_id = _text(first(values, *mapping.call_id))
     if not seen.call_id and call_id and not call_id.startswith("<not "):
         seen.call_id = call_id
@@ -355,20 +372,28 @@ def answered_with(value: Any) -> tuple[Any, str | None, bool]:
     if isinstance(told, list) and len(told) == 2 and isinstance(told[0], bool) and isinstance(told[1], dict):
         content, call_id, failed = answered_with(told[1])
         return (value, None, False) if content is told[1] else (content, call_id, failed or not told[0])
-    if isinstance(told, dict) and isinstance(told.get("output"), dict) and len(told) == 1:
-        told = told["output"]
     if not isinstance(told, dict):
         return value, None, False
+    if isinstance(told.get("output"), dict) and len(told) == 1:
+        told = told["output"]
     failed = bool(told.get("isError", told.get("is_error")))
+    if isinstance(inner := told.get("tool_output"), dict):  # LlamaIndex
+        content, call_id, inner_failed = answered_with(inner)
+        return content, call_id or told.get("tool_id"), failed or inner_failed
     if isinstance(told.get("content"), list) and ("isError" in told or "is_error" in told):
         return plain_content(told["content"]), None, failed
     if "raw_output" in told and ("tool_name" in told or "blocks" in told):
         return told["raw_output"], None, failed
+    part = _result_part(told)
+    return (value, None, False) if part is None else (part["response"], part.get("id"), bool(part.get("is_error")))
+
+
+def _result_part(told: dict[str, Any]) -> dict[str, Any] | None:
+    """A result that a framework wraps into a message or an object of its own."""
+    if is_result(kind_of(told)) and len(told) > 1:
+        return read_result({k: v for k, v in told.items() if v is not None})
     message = read_message(told) if "content" in told or "kwargs" in told else None
-    if message is None or message["role"] != "tool" or not message["parts"]:
-        return value, None, False
-    part = message["parts"][0]
-    return part["response"], part.get("id"), bool(part.get("is_error"))
+    return message["parts"][0] if message and message["role"] == "tool" and message["parts"] else None
 
 
 def unquoted(value: Any) -> Any:

@@ -34,7 +34,7 @@ def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
 
 def _with_blocks(fields: dict[str, Any]) -> dict[str, Any]:
     """Attributes of an event hold no lists of objects: content blocks stand there as JSON text (Strands)."""
-    told: dict[str, Any] = {k: strict_parts(fields[k]) for k in ("content", "message") if k in fields}
+    told: dict[str, Any] = {k: strict_parts(fields[k], bare=True) for k in ("content", "message") if k in fields}
     return {**fields, **told} if told else fields
 
 

@@ -119,7 +119,10 @@ def _read_turns(message: NormalMessage) -> list[Turn]:
 
 
 def _in_order(parts: list[Part]) -> list[Turn]:
-    """What an assistant said, up to each answer of a tool that the provider ran, and that answer."""
+    """What an assistant said, up to each answer of a tool that the provider ran, and that answer. A message of which
+    nothing is told was there all the same."""
+    if not parts:
+        return [_spoken_turn("assistant", [])]
     turns: list[Turn] = []
     said: list[Part] = []
     for part in parts:

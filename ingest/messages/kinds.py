@@ -71,9 +71,8 @@ _KEYS = ("gen_ai.operation.name", "llm.request.type", "openinference.span.kind",
          "langfuse.observation.type", "mlflow.spanType", "langsmith.span.kind", "ai.operationId", "operation.name",
          "lk.operation", "genkit:metadata:subtype", "genkit:type")  # fmt: skip
 _NAMES = frozenset(_KEYS)
-_SILENT = ("embed", "embedmany", "embeddings", "embedding", "embedder", "rerank", "reranker", "reranking", "retrieval",
-           "retriever", "retrieve", "moderation", "moderations", "guardrail", "evaluator", "tokenize", "tokencount",
-           "counttokens", "vectordbretrieve", "dbretrieve")  # fmt: skip
+_SILENT = {"retrieval", "retriever", "retrieve", "guardrail", "evaluator", "tokenize", "tokencount", "counttokens"}
+_SILENT_WORDS = ("embed", "rerank", "moderation")
 
 
 def speaks_not(attributes: dict[str, Any]) -> bool:
@@ -85,6 +84,5 @@ def speaks_not(attributes: dict[str, Any]) -> bool:
 @lru_cache(maxsize=1024)
 def is_silent(word: str) -> bool:
     """Whether a kind's name, or the last part of one (``ai.embed.doEmbed``), is one of those without a conversation."""
-    parts = word.split(".")
-    words = {plain(word), *(plain(p.removeprefix("do")) for p in parts)}
-    return not words.isdisjoint(_SILENT) or word.lower().endswith(("_memory", "_memory_store"))
+    said = plain(word)
+    return said in _SILENT or any(w in said for w in _SILENT_WORDS) or said.endswith(("memory", "memorystore"))

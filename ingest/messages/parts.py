@@ -118,9 +118,9 @@ def read_result(x: dict[str, Any]) -> Part:
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id", "ref")
     is_error = _says_failed(x)
     if isinstance(response, dict) and (said := str(response.get("type", ""))):
-        if said.startswith(("error-", "text", "json")):
-            is_error = True if said.startswith("error-") else is_error  # AI SDK 5+: {"type","value"}
-            response = response.get("value", response.get("text", response))
+        if said.startswith(("error-", "text", "json", "content", "execution-denied")):
+            is_error = True if said.startswith(("error-", "execution-")) else is_error  # AI SDK 5+: {"type","value"}
+            response = first_not_none(response, "value", "text", "reason") or response
         elif said.endswith("_error") and is_error is None:  # Anthropic: {"type": "..._tool_result_error", "error_code"}
             is_error = True
     return result_part(plain_content(response), call_id, first(x, "name", "tool_name", "toolName"), is_error)
@@ -134,16 +134,18 @@ def _says_failed(x: dict[str, Any]) -> Any:
     said = first(x, "is_error", "isError")
     if said is None and isinstance(x.get("error"), bool):
         return x["error"]
-    return True if x.get("status") in ("error", "failed") or kind_of(x) == "toolerror" else said
+    return True if x.get("status") in ("error", "failed", "failure") or kind_of(x) == "toolerror" else said
 
 
 def plain_content(value: Any) -> Any:
     """Content blocks that are all text are that text; other values stay as they are."""
     if isinstance(value, list) and value and all(_is_text_block(v) for v in value):
         return "\n".join(_block_text(v) for v in value)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and set(value[0]) == {"json"}:
-        return value[0]["json"]
-    return value
+    only = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) else {}
+    if set(only) == {"json"}:
+        return only["json"]
+    inner = only.get("document") if only.get("type") == "document" else None
+    return inner["data"] if isinstance(inner, dict) and "data" in inner and set(inner) <= {"id", "data"} else value
 
 
 def _is_text_block(x: Any) -> bool:

@@ -86,6 +86,9 @@ def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
         return {"type": str(x["id"][-1]), **x["kwargs"], "role": str(x["id"][-1])}
     if isinstance(x.get("data"), dict) and isinstance(x.get("type"), str) and x["type"] in ROLES:
         return {**x["data"], "role": x["type"]}
+    inner = x.get("data")
+    if isinstance(inner, dict) and role_of(x) is None and not any(map(is_unread, parts_of(inner))):  # Logfire
+        return inner
     inner = x.get("message")
     if isinstance(inner, dict) and "role" not in x and (role_of(inner) or {"content", "kwargs"} & set(inner)):
         finish = first(x, "finish_reason", "finishReason", "stop_reason")
@@ -94,7 +97,7 @@ def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
     if isinstance(inner, dict) and isinstance(inner.get("parts"), list):  # Gemini's candidates
         return {**inner, "role": first(inner, "role") or first(x, "role")}
     if isinstance(inner, dict) and isinstance(text := first(inner, "content", "message"), str):  # AgentCore
-        return {**x, "content": strict_parts(text)}
+        return {**x, "content": strict_parts(text, bare=True)}
     return x
 
 
@@ -107,7 +110,7 @@ def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
     if role == "tool":
         if results := _listed_results(x):
             return results
-        body = strict_parts(body)
+        body = strict_parts(body, bare=True)
     if role == "tool" and not _holds_results(body):
         if body is None and not any(k in x for k in ("parts", "content")):
             return []
@@ -161,21 +164,21 @@ def _listed_results(x: dict[str, Any]) -> list[Part]:
     return [read_result({**r["call"], **r} if isinstance(r.get("call"), dict) else r) for r in listed]
 
 
-def strict_parts(text: Any) -> Any:
+def strict_parts(text: Any, bare: bool = False) -> Any:
     """A text that some exporters write in place of content blocks, as those blocks; any other value as it is. Text is
-    what it is, unless every item of it is plainly a block and nothing else."""
+    what it is, unless every item of it is plainly a block and nothing else; ``bare`` blocks say no type (Bedrock)."""
     items = parse(text) if isinstance(text, str) and text[:2] == "[{" else None
-    return items if isinstance(items, list) and all(_is_block(i) for i in items) else text
+    return items if isinstance(items, list) and all(_is_block(i, bare) for i in items) else text
 
 
 _BLOCKS = {"toolUse", "toolResult", "reasoningContent", "image", "document", "video", "cachePoint", "citationsContent"}
 
 
-def _is_block(x: Any) -> bool:
+def _is_block(x: Any, bare: bool) -> bool:
     if not isinstance(x, dict):
         return False
     if isinstance(x.get("text"), str) and set(x) <= {"text", "type", "cache_control", "annotations", "citations"}:
-        return x.get("type", "text") in ("text", "input_text", "output_text")
+        return bare if "type" not in x else x["type"] in ("text", "input_text", "output_text")
     if len(x) == 1:
         return set(x) <= _BLOCKS
     return isinstance(x.get("type"), str) and not any(map(is_unread, parts_of(x)))
