@@ -392,6 +392,8 @@ def _result_part(told: dict[str, Any]) -> dict[str, Any] | None:
     """A result that a framework wraps into a message or an object of its own."""
     if is_result(kind_of(told)) and len(told) > 1:
         return read_result({k: v for k, v in told.items() if v is not None})
+    if isinstance(told.get("tool_call_id"), str) and "content" in told:
+        told = {**told, "role": "tool"}
     message = read_message(told) if "content" in told or "kwargs" in told else None
     return message["parts"][0] if message and message["role"] == "tool" and message["parts"] else None
 

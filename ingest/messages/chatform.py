@@ -127,6 +127,9 @@ def _in_order(parts: list[Part]) -> list[Turn]:
     said: list[Part] = []
     for part in parts:
         if part["type"] != "tool_call_response":
+            if said and "hosted" in said[-1] and part["type"] == "text":  # the provider ran it, and told no answer
+                turns.append(_spoken_turn("assistant", said))
+                said = []
             said.append(part)
             continue
         if said:

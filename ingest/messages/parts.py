@@ -225,7 +225,9 @@ def json_text(value: Any) -> str:
 def _hosted_parts(x: dict[str, Any]) -> list[Part]:
     name, asked, call_id, told = hosted.read_hosted(x)
     call = call_part(name, asked, call_id)
-    return [call] if told is None else [call, result_part(plain_content(told[0]), call_id, name, told[1])]
+    if told is None:
+        return [{**call, "hosted": True}]
+    return [call, result_part(plain_content(told[0]), call_id, name, told[1])]
 
 
 def transcript(x: Any, depth: int = 3) -> str | None:
