@@ -114,15 +114,19 @@ def read_call(x: dict[str, Any]) -> Part:
     return call_part(name, arguments, call_id)
 
 
+# Types of AI SDK's tool outputs; "content" is a list of parts.
+_TYPED = ("error-", "text", "json", "content", "execution-denied")
+
+
 def read_result(x: dict[str, Any]) -> Part:
     if isinstance(x.get("origin"), dict):  # Haystack keeps the call there
         x = {**{k: v for k, v in x["origin"].items() if k in ("id", "tool_name", "name")}, **x}
     response = first_not_none(x, "response", "result", "output", "content", "return_value", "error")
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id", "ref")
     is_error = _says_failed(x)
-    if isinstance(response, dict) and str(response.get("type", "")).startswith(("error-", "text", "json")):
-        is_error = True if response["type"].startswith("error-") else is_error  # AI SDK 5+: {"type","value"}
-        response = response.get("value", response.get("text", response))
+    if isinstance(response, dict) and str(response.get("type", "")).startswith(_TYPED):  # AI SDK 5+: {"type", "value"}
+        is_error = True if response["type"].startswith(("error-", "execution-denied")) else is_error
+        response = first_not_none({**response, "whole": response}, "value", "text", "reason", "whole")
     return result_part(plain_content(response), call_id, first(x, "name", "tool_name", "toolName"), is_error)
 
 
