@@ -162,7 +162,9 @@ def _finish(x: Link) -> None:
     message["name"] = x.call["name"]
     message["tool_call_id"] = x.call["id"]
     content = message.get("content")
-    failed = bool(message.get("is_error")) or (e is not None and e.is_error) or says_error(content)
+    failed = bool(message.get("is_error")) or (e is not None and e.is_error)
+    went_well = message.get("is_error") is False or e is not None
+    failed = failed or says_error(content, went_well)
     message["is_error"] = failed
     message["error_class"] = (
         classify_error(e.error_type if e else None, content, e.error_message if e else None) if failed else ""

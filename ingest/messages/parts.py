@@ -108,6 +108,10 @@ def read_call(x: dict[str, Any]) -> Part:
     return call_part(name, arguments, call_id)
 
 
+# Types of AI SDK's tool outputs; "content" is a list of parts.
+_TYPED = ("error-", "text", "json", "content", "execution-denied")
+
+
 def read_result(x: dict[str, Any]) -> Part:
     if isinstance(x.get("origin"), dict):  # Haystack keeps the call there
         x = {**{k: v for k, v in x["origin"].items() if k in ("id", "tool_name", "name")}, **x}
@@ -118,9 +122,9 @@ def read_result(x: dict[str, Any]) -> Part:
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id", "ref")
     is_error = _says_failed(x)
     if isinstance(response, dict) and (said := str(response.get("type", ""))):
-        if said.startswith(("error-", "text", "json", "content", "execution-denied")):
-            is_error = True if said.startswith(("error-", "execution-")) else is_error  # AI SDK 5+: {"type","value"}
-            response = first_not_none(response, "value", "text", "reason") or response
+        if said.startswith(_TYPED):  # AI SDK 5+: {"type", "value"}
+            is_error = True if said.startswith(("error-", "execution-denied")) else is_error
+            response = first_not_none({**response, "whole": response}, "value", "text", "reason", "whole")
         elif said.endswith("_error") and is_error is None:  # Anthropic: {"type": "..._tool_result_error", "error_code"}
             is_error = True
     return result_part(plain_content(response), call_id, first(x, "name", "tool_name", "toolName"), is_error)
