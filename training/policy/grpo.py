@@ -160,8 +160,8 @@ class Grpo:
                 trajectory.extra["advantage"] = advantage
                 share = trajectory.provenance().get("abstained", 0) / max(1, len(trajectory.observations))
                 weight = advantage * (1 - share)
-                if weight and any(trajectory.trained):
-                    rows.append(trajectory.row(weight))
+                if weight:
+                    rows += trajectory.rows(weight)
         return rows, dropped
 
     # ----- choosing
