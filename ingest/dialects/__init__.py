@@ -45,7 +45,7 @@ _CONVERSATION = (
     "ai.telemetry.metadata.sessionId", "gcp.vertex.agent.session_id", "mlflow.trace.session",
     "traceloop.association.properties.session_id", "traceloop.association.properties.thread_id",
     "traceloop.association.properties.conversation_id", "langfuse.trace.metadata.session_id",
-    "conversation_id", "session_id", "thread_id",
+    "gen_ai.thread.id", "conversation_id", "session_id", "thread_id",
 )  # fmt: skip
 _INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt",
                  "ai.usage.inputTokens", "ai.usage.promptTokens")  # fmt: skip

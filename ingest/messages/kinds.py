@@ -25,7 +25,7 @@ QUIET = {"image", "imageurl", "inputimage", "audio", "inputaudio", "outputaudio"
          "mcplisttools", "mcpapprovalrequest", "mcpapprovalresponse", "itemreference", "toolreference",
          "citation"}  # fmt: skip
 _CALLS = {"toolcall", "tooluse", "functioncall", "function", "customtoolcall", "toolrequest", "functiontoolcall",
-          "messagefunctiontoolcall", "messagetoolcall"}  # fmt: skip
+          "messagefunctiontoolcall", "messagetoolcall", "invalidtoolcall"}  # fmt: skip
 _CALL_ENDS = ("tooluse", "servertoolcall", "builtintoolcall", "servertooluse")
 _RESULT_ENDS = ("toolresult", "toolreturn", "toolcallresponse", "calloutput", "toolresponse", "functionresponse",
                 "functionresult", "toolerror", "toolcallresult", "functionexecutionresult",
