@@ -8,7 +8,7 @@ from typing import Any
 from ingest.messages.shapes import NormalMessage
 
 # Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
-MAPPING_VERSION = 3
+MAPPING_VERSION = 4
 
 
 @dataclass(slots=True)
@@ -47,6 +47,7 @@ class LogRecord:
     attributes: dict[str, Any]
     scope: str
     resource: dict[str, Any]
+    is_read: bool = False  # a span that names it has told what it says
 
 
 @dataclass(slots=True)
