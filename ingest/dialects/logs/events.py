@@ -13,8 +13,8 @@ from typing import Any
 
 from ingest.messages.normal import LogRecord
 from ingest.messages.parts import first, parse
+from ingest.session_ids import KEYS
 
-SESSIONS = ("session.id", "conversation.id", "gen_ai.conversation.id", "thread.id", "session_id", "conversation_id")
 PROMPT, ANSWER, TOOL, REQUEST, RESPONSE, SILENT = "prompt", "answer", "tool", "request", "response", "silent"
 KINDS = {
     "user_prompt": PROMPT, "user_message": PROMPT,
@@ -85,7 +85,7 @@ class Event:
 def read_event(record: LogRecord) -> Event | None:
     """A log record as an event; None for one that is none or names no session."""
     a = record.attributes
-    session = first(a, *SESSIONS) or first(record.resource, *SESSIONS)
+    session = session_of(record)
     kind = next((KINDS[n] for n in names(record) if n in KINDS), None)
     if kind is None or session is None:
         return None
@@ -96,7 +96,13 @@ def read_event(record: LogRecord) -> Event | None:
         content = _call(a)
     elif kind in _TEXTS:
         content = first(a, *_TEXTS[kind])
-    return Event(kind, str(session), time_ns, order, content, record)
+    return Event(kind, session, time_ns, order, content, record)
+
+
+def session_of(record: LogRecord) -> str | None:
+    """The session that a record names."""
+    found = first(record.attributes, *KEYS) or first(record.resource, *KEYS)
+    return None if found is None else str(found)
 
 
 def names(record: LogRecord) -> list[str]:

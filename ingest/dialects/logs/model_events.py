@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 
 import xxhash
 
-from ingest.dialects.logs.events import SESSIONS
-from ingest.dialects.logs.sessions import TRACE
+from ingest.dialects.logs.events import session_of
 from ingest.dialects.otel import DETAILS
 from ingest.messages.normal import LogRecord, Span
-from ingest.messages.parts import first
+from ingest.session_ids import KEYS, TRACE
 
 _CHOICE = "gen_ai.choice"
 _MESSAGE = (".message", _CHOICE)
@@ -22,14 +21,14 @@ def spans_of(records: Iterable[LogRecord]) -> Iterator[Span]:
     up to a choice. Messages of no session are nobody's."""
     open_calls: dict[str, list[LogRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r.time_ns):
-        session = first(record.attributes, *SESSIONS) or first(record.resource, *SESSIONS)
+        session = session_of(record)
         if record.event_name == DETAILS:
-            yield _span([record], None if session is None else str(session))
+            yield _span([record], session)
         elif session is not None and record.event_name.startswith("gen_ai.") and record.event_name.endswith(_MESSAGE):
-            call = open_calls[str(session)]
+            call = open_calls[session]
             call.append(record)
             if record.event_name == _CHOICE:
-                yield _span(open_calls.pop(str(session)), str(session))
+                yield _span(open_calls.pop(session), session)
     for session, left in open_calls.items():  # asked, and not answered
         yield _span(left, session)
 
@@ -39,7 +38,7 @@ def _span(told: list[LogRecord], session: str | None) -> Span:
         repr([(r.time_ns, r.body, r.attributes) for r in told]).encode("utf-8", "replace")
     )
     trace_id = TRACE + session if session else identity
-    attributes = {k: v for k, v in told[-1].attributes.items() if k in SESSIONS or k.startswith("gen_ai.")}
+    attributes = {k: v for k, v in told[-1].attributes.items() if k in KEYS or k.startswith("gen_ai.")}
     return Span(
         trace_id, identity[:16], "", "", 0, told[0].time_ns, told[-1].time_ns, attributes, [], 0, "", told[0].scope, "",
         told[0].resource, records=told,

@@ -18,10 +18,10 @@ from ingest.messages.normal import LogRecord, Observed
 from ingest.messages.parts import Part, call_part, first, parse, parse_any, result_part, text_part
 from ingest.messages.shapes import NormalMessage, read_messages
 from ingest.messages.tool_definitions import listed_tools, read_tools
+from ingest.session_ids import TRACE
 
 NAME = "session-logs"
 FLAG = "session_log"
-TRACE = "session:"  # before a session's id: the trace of records that have none
 
 
 def read_sessions(records: Iterable[LogRecord], told: set[str]) -> tuple[list[Observed], Counter[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ingest_samples import START, answer, attributes, call, chat, request, text, value
 
+from ingest.journal import segments as journal
 from ingest.lake import IngestSummary, Lake
 from ingest.records import Conversation
 from ingest.tables import build as lake_tables
@@ -259,3 +260,16 @@ def test_in_parts_as_in_one_piece(tmp_path: Path, shards: int) -> None:
     again = IngestSummary()
     lake.describe(again)
     assert again.unread_log_records == done.unread_log_records == {"acme.started": 1}
+
+
+def test_retention_keeps_a_session_whole(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    day = 86_400 * SECOND
+    writer = journal.JournalWriter(lake.journal_path)
+    old, young = codex("old"), codex("young")
+    sent = [(logs(*old), 1), (logs(*young[:3]), 1), (logs(*young[3:]), 99)]
+    writer.append([journal.record("logs_json", n * day, json.dumps(r).encode()) for r, n in sent])
+    writer.close()
+    done = lake.retain(30, now_ns=100 * day)
+    assert (done.conversations, done.kept_whole, done.rows["log_records"]) == (1, 1, len(old))
+    assert {c.conversation_id: told(c) for c in lake.conversations()} == {"young": CODEX}
