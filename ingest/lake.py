@@ -157,6 +157,8 @@ class Lake:
                     if progress:
                         progress(path, summary.rows)
             writer.flush()
+            if wanted and summary.metrics and not summary.rows and not summary.problems:
+                summary.problems.append(files.only_metrics(wanted, summary.metrics))
             summary.expired = writer.expired
             summary.duplicates = summary.rows - summary.new - writer.expired
         return summary

@@ -8,6 +8,6 @@ TRACE = "session:"  # before a session's id: what stands for the trace of its re
 
 def trace_sql(record: str) -> str:
     """The same as an expression of DuckDB over a row of ``log_records``; NULL for a record of no session."""
-    found = [f"""nullif(json_extract_string({record}.{of}, '$."{key}"'), '')""" for of in ("attributes", "resource")
-             for key in KEYS]  # fmt: skip
+    places = [(of, key) for of in ("attributes", "body", "resource") for key in KEYS]
+    found = [f"""nullif(json_extract_string({record}.{of}, '$."{key}"'), '')""" for of, key in places]
     return f"'{TRACE}' || coalesce({', '.join(found)})"

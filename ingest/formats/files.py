@@ -351,6 +351,15 @@ def _one_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+def only_metrics(paths: list[Path], count: int) -> str:
+    """What to say of files that hold metrics and nothing else."""
+    told = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
+    return (
+        f"{told} cannot be used: it seems to hold OTLP metrics only ({count}), which tell no conversation; export "
+        f"traces (and logs) as well; {recognise.READABLE}"
+    )
+
+
 def _truncated(path: Path, whole: str) -> str:
     kept = "; nothing of it was ingested" if whole.startswith("0 ") else ", which were ingested"
     return (

@@ -19,7 +19,7 @@ PROMPT, ANSWER, TOOL, REQUEST, RESPONSE, SILENT = "prompt", "answer", "tool", "r
 KINDS = {
     "user_prompt": PROMPT, "user_message": PROMPT,
     "assistant_response": ANSWER, "agent_response": ANSWER, "assistant_message": ANSWER, "agent_message": ANSWER,
-    "tool_result": TOOL, "tool_call": TOOL,
+    "tool_result": TOOL, "tool_call": TOOL, "tool.call": TOOL, "tool.result": TOOL,
     "api_request": REQUEST, "api_request_body": REQUEST,
     "api_response": RESPONSE, "api_response_body": RESPONSE,
     # What these tell is no part of a conversation: settings, decisions, tokens, files, connections.
@@ -36,7 +36,9 @@ KINDS = {
         "web_fetch_fallback_attempt", "malformed_json_response", "extension_install", "extension_uninstall",
         "extension_enable", "extension_disable", "extension_update", "agent.start", "agent.finish", "ide_connection",
         "startup_stats", "loop_detected", "llm_loop_check", "approval_mode_switch", "approval_mode_duration",
-        "plan_execution", "network_retry_attempt", "keychain.availability", "token_storage.initialization"), SILENT),
+        "session.start", "session.created", "session.updated", "session.idle", "session.deleted", "session.error",
+        "agent.turn", "plan_execution", "network_retry_attempt", "keychain.availability",
+        "token_storage.initialization"), SILENT),
 }  # fmt: skip
 _NAMES = ("tool_name", "function_name", "tool.name", "gen_ai.tool.name")
 _CALL_IDS = ("call_id", "tool_use_id", "tool_call_id", "toolCallId", "gen_ai.tool.call.id")
@@ -84,7 +86,7 @@ class Event:
 
 def read_event(record: LogRecord) -> Event | None:
     """A log record as an event; None for one that is none or names no session."""
-    a = record.attributes
+    a = {**record.attributes, **record.body} if isinstance(record.body, dict) else record.attributes
     session = session_of(record)
     kind = next((KINDS[n] for n in names(record) if n in KINDS), None)
     if kind is None or session is None:
@@ -101,7 +103,8 @@ def read_event(record: LogRecord) -> Event | None:
 
 def session_of(record: LogRecord) -> str | None:
     """The session that a record names."""
-    found = first(record.attributes, *KEYS) or first(record.resource, *KEYS)
+    body = record.body if isinstance(record.body, dict) else {}
+    found = first(record.attributes, *KEYS) or first(body, *KEYS) or first(record.resource, *KEYS)
     return None if found is None else str(found)
 
 

@@ -89,6 +89,14 @@ def test_what_a_file_seems_to_be_and_what_to_do(tmp_path: Path, kind: str) -> No
     assert "truncated" not in problem
 
 
+def test_metrics_alone_are_told(tmp_path: Path) -> None:
+    done = ingest(tmp_path, {"resourceMetrics": [{"scopeMetrics": []}]})
+    (problem,) = done.problems
+    assert "OTLP metrics only" in problem and "export traces" in problem and READABLE in problem
+    done = ingest(tmp_path, json.dumps({"resourceMetrics": [{}]}) + "\n" + json.dumps(GOOD) + "\n")
+    assert (done.metrics, done.new, done.problems) == (1, 1, [])
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_command_that_a_message_names_makes_a_readable_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
