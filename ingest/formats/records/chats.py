@@ -215,8 +215,10 @@ def _batch(record: dict[str, Any], requests: BatchRequests | None) -> list[Traje
 def _has_failed(record: dict[str, Any], result: dict[str, Any] | None) -> bool:
     """Whether a request of a batch was not answered; an answer of another kind (embeddings) is one."""
     status = (result or {}).get("status_code")
-    return bool(record.get("error")) or (result or {}).get("type") in ("errored", "canceled", "expired") or (
-        isinstance(status, int) and status >= 400
+    return (
+        bool(record.get("error"))
+        or (result or {}).get("type") in ("errored", "canceled", "expired")
+        or (isinstance(status, int) and status >= 400)
     )
 
 
