@@ -39,7 +39,7 @@ from ingest.journal import segments as journal
 
 VENVS = Path("artifacts/peers")
 STILL_SECONDS = 10.0
-MOST_SECONDS = 300.0
+MAX_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def measure(name: str, seconds: float, connections: int) -> dict[str, object]:
             began = time.perf_counter()
             acknowledged, took = send(url, PEERS[name].headers, seconds, connections)
             count, at = stored(name, directory), time.perf_counter()
-            while count < acknowledged and time.perf_counter() - began < MOST_SECONDS:
+            while count < acknowledged and time.perf_counter() - began < MAX_SECONDS:
                 time.sleep(1)
                 now = stored(name, directory)
                 if now > count:
@@ -211,7 +211,7 @@ def storage(conversations: int = 100, turns: int = 20) -> dict[str, float]:
                 answer = connection.getresponse()
                 answer.read()
                 assert answer.status == 200, answer.status
-            until = time.monotonic() + MOST_SECONDS
+            until = time.monotonic() + MAX_SECONDS
             while stored("phoenix", directory) < spans and time.monotonic() < until:
                 time.sleep(1)
         assert stored("phoenix", directory) == spans

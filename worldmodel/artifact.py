@@ -96,7 +96,7 @@ def load_model(path: Path, engine: Engine | None = None, base: Base | None = Non
     resolver = read_resolver(path, engine, base, names.get("world"))
     user = None
     if "user" in names:
-        user = UserSide(engine, base.format, names["user"], manifest["most_turns"])
+        user = UserSide(engine, base.format, names["user"], manifest["max_turns"])
     return WorldModel(resolver, user)
 
 

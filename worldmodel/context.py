@@ -19,7 +19,7 @@ from worldmodel.effects import TRAIL, Effects, successful_writes
 from worldmodel.retrieval import TransitionIndex, features_of
 from worldmodel.steps import OK, Step, call_key, is_identifier, leaves
 
-MOST_SEEN = 3
+MAX_SEEN = 3
 LONG_SCALAR = 48
 """Longer strings are left out of what is shown, unless the call names them."""
 
@@ -115,14 +115,14 @@ def select(tool: str, arguments: Mapping[str, Any], history: Sequence[Step], eff
     named = {text for _, text in leaves(dict(arguments)) if is_identifier(text)}
     named |= {mark for mark in marks if not any(mark in s.mentions for s in chosen)}
     others = [s for s in reversed(reads) if s not in chosen]
-    while named and len(chosen) < MOST_SEEN:
+    while named and len(chosen) < MAX_SEEN:
         best = max(others, key=lambda s: len(named & s.mentions), default=None)
         if best is None or not named & best.mentions:
             break
         chosen.append(best)
         others.remove(best)
         named -= best.mentions
-    return chosen[:MOST_SEEN]
+    return chosen[:MAX_SEEN]
 
 
 def trail_of(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], effects: Effects) -> list[Step]:

@@ -21,7 +21,7 @@ from worldmodel.profiles import Profile
 from worldmodel.retrieval import TransitionIndex
 from worldmodel.steps import OK, Step
 
-MOST_BODY_TOKENS = 640
+MAX_BODY_TOKENS = 640
 
 
 def uniform(*parts: object) -> float:
@@ -85,7 +85,7 @@ class Resolver:
     profiles: Mapping[str, Profile]
     biases: Mapping[str, Sequence[float]] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()
-    body_tokens: int = MOST_BODY_TOKENS
+    body_tokens: int = MAX_BODY_TOKENS
 
     # ----- outcome
 
@@ -102,7 +102,7 @@ class Resolver:
         """The model's own log-probabilities of the outcome digits, one a class, not normalised over them."""
         digits = [self.chat.encode(str(n))[0] for n in range(len(framed.prompt.outcomes))]
         prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
-        return tuple(await self.engine.next_logprobs(prompt, digits, adapter=self.adapter))
+        return tuple(await self.engine.next_token_logprobs(prompt, digits, adapter=self.adapter))
 
     # ----- body
 

@@ -16,16 +16,16 @@ from training.models.roles import LEAVES, user_messages
 
 @dataclass
 class UserSide:
-    """The `user` adapter. `most_turns` is the patience of the most patient real customers (their 99th
+    """The `user` adapter. `max_turns` is the patience of the most patient real customers (their 99th
     percentile).
     """
 
     engine: Engine
     chat: ChatFormat
     adapter: str | None
-    most_turns: int = 12
+    max_turns: int = 12
     temperature: float = 0.7
-    most_tokens: int = 160
+    max_tokens: int = 160
 
     async def reply(
         self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: dict[str, Any]
@@ -33,14 +33,14 @@ class UserSide:
         """The customer's next message, None when they leave. The same words so far get the same reply in
         a world.
         """
-        if sum(speaker == "user" for speaker, _ in said) >= self.most_turns:
+        if sum(speaker == "user" for speaker, _ in said) >= self.max_turns:
             return None
         prompt = self.chat.prompt(user_messages(goal, said, self.chat.compact))
         digest = hashlib.blake2b(repr((seed, prompt)).encode(), digest_size=8)
         pin = f"user {digest.hexdigest()}"
         if pin not in pins:
             seed = int.from_bytes(digest.digest()[:4], "big") >> 1
-            sampling = Sampling(self.most_tokens, self.temperature, self.chat.stop_ids, seed)
+            sampling = Sampling(self.max_tokens, self.temperature, self.chat.stop_ids, seed)
             sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
             pins.setdefault(pin, self.chat.decode(sample.ids).strip())
         text = pins[pin]

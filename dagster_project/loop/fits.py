@@ -24,7 +24,7 @@ Fit = Callable[[None, Any, Tell], dict[str, Any]]
 """A module's function: nothing, what it needs (picklable), and whom it tells how far it is."""
 
 
-def apart(fit: Fit, needs: Any, on_told: Callable[..., None]) -> dict[str, Any]:
+def run_in_subprocess(fit: Fit, needs: Any, on_told: Callable[..., None]) -> dict[str, Any]:
     """Run a fit in a new process, with all threads. `on_told` is called with whatever the fit tells on its way.
 
     Raises what the fit raises, or WorkerDied.

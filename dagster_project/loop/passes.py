@@ -115,7 +115,7 @@ class Loop:
                     reports[adapter] = fit_report(title, self.log)
                 reports[adapter](done, metrics)
 
-            return fits.apart(fits.world, (self.lake_path, directory, how), progress)
+            return fits.run_in_subprocess(fits.world, (self.lake_path, directory, how), progress)
 
         return run_stage(self.settings.home / "world", inputs, work)
 
@@ -141,7 +141,7 @@ class Loop:
         inputs = {"data": self.data(), "base": settings.base, "judge": settings.judge, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            return fits.apart(fits.judge, (settings, directory), fit_report("learning to judge", self.log))
+            return fits.run_in_subprocess(fits.judge, (settings, directory), fit_report("learning to judge", self.log))
 
         return run_stage(settings.home / "judge", plain(inputs), work)
 
@@ -151,7 +151,7 @@ class Loop:
         inputs = {"data": self.data(), "base": settings.base, "clone": settings.clone, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            return fits.apart(fits.clone, (settings, directory), fit_report("cloning the agent", self.log))
+            return fits.run_in_subprocess(fits.clone, (settings, directory), fit_report("cloning the agent", self.log))
 
         return run_stage(settings.home / "clone", plain(inputs), work)
 

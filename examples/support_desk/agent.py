@@ -13,9 +13,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from examples.support_desk.language import sayings as sy
-from examples.support_desk.language.reading import Slots, intents, is_complaint, is_goodbye, read_slots
 from training.environment import Episode, Observation, Start, ToolCall
+
+from .language import sayings as sy
+from .language.reading import Slots, intents, is_complaint, is_goodbye, read_slots
 
 PRODUCTION = {
     "order id has the right form": 0.6,
@@ -44,7 +45,7 @@ PRODUCTION = {
 HABITS = {"look first": 0.5, "check after": 0.4, "read the policy": 0.06, "hand over": 0.15}
 """Habits that skill does not change: neither right nor wrong, but for handing over what failed already."""
 
-MOST_TURNS, MOST_CALLS = 10, 24
+MAX_TURNS, MAX_CALLS = 10, 24
 
 
 async def run_scripted(
@@ -83,7 +84,7 @@ class ScriptedAgent:
     async def run(self) -> None:
         self.messages.append({"role": "system", "content": self.start.system})
         heard: str | None = self.start.first_user_message
-        for _ in range(MOST_TURNS):
+        for _ in range(MAX_TURNS):
             if heard is None:
                 return
             self.messages.append({"role": "user", "content": heard})
@@ -161,7 +162,7 @@ class ScriptedAgent:
             return await flow()
         except GaveUp as reason:
             self.failed.append(goal)
-            if self._calls < MOST_CALLS and self.habit("hand over"):
+            if self._calls < MAX_CALLS and self.habit("hand over"):
                 await self._call("hand_over", reason=str(reason))
                 return self.words(sy.HANDED_OVER, reason=reason)
             if self.good("admit failure"):
@@ -187,7 +188,7 @@ class ScriptedAgent:
 
     async def _call(self, tool: str, **arguments: Any) -> Observation:
         self._calls += 1
-        if self._calls > MOST_CALLS:
+        if self._calls > MAX_CALLS:
             raise GaveUp("this takes too long")
         call = ToolCall(tool, arguments, f"call_{self._calls}")
         self.messages.append(

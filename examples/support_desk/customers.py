@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import random
 
-from examples.support_desk.language import phrases as ph
-from examples.support_desk.language.speech import Heard, hear
-from examples.support_desk.tasks import Goal, Task
+from .language import phrases as ph
+from .language.speech import Heard, hear
+from .tasks import Goal, Task
 
 PATIENCE = {"patient": (2, 3), "terse": (1, 2), "impatient": (0, 1), "forgetful": (1, 3), "chatty": (2, 3)}
-MOST_TURNS = 9
+MAX_TURNS = 9
 
 
 class Customer:
@@ -43,7 +43,7 @@ class Customer:
         self._turns += 1
         if self._leaving:
             return None
-        if self._turns > MOST_TURNS:
+        if self._turns > MAX_TURNS:
             self.left = "too long"
             return None
         heard = hear(text)

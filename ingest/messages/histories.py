@@ -12,7 +12,7 @@ import orjson
 
 from ingest.messages.shapes import NormalMessage, join_turns, messages_of_item
 
-_MOST, _MOST_CHARACTERS = 512, 32 << 20
+_MOST, _MAX_CHARACTERS = 512, 32 << 20
 Key = tuple[str, str]
 
 
@@ -54,7 +54,7 @@ class Histories:
     def _remember(self, key: Key, told: _Told) -> None:
         before = self._last.pop(key, None)
         self._characters += len(told.text) - (len(before.text) if before else 0)
-        if len(self._last) >= _MOST or self._characters > _MOST_CHARACTERS:
+        if len(self._last) >= _MOST or self._characters > _MAX_CHARACTERS:
             self._last.clear()
             self._characters = len(told.text)
         self._last[key] = told

@@ -18,7 +18,7 @@ from ingest.privacy.scrub import Scrubber
 from ingest.records import Message
 
 _TOLD = {"text", "reasoning", "tool_call", "tool_call_response"}  # parts whose words the message has as well
-_MOST_KEPT = 100  # lists of tools that hold nothing, as JSON
+_MAX_KEPT = 100  # lists of tools that hold nothing, as JSON
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Privacy:
         return True
 
     def _keep_plain(self, tools: str) -> None:
-        if len(self._plain_tools) >= _MOST_KEPT:
+        if len(self._plain_tools) >= _MAX_KEPT:
             self._plain_tools.clear()
         self._plain_tools.add(tools)
 

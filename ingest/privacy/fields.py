@@ -32,7 +32,7 @@ _LOOSE = re.compile(r"""["']([\w .-]{2,30})\\*["']\s*:\s*\\*["']([^"'\\\n]{2,200
 _KEY = re.compile(r"""["']([^"'\\:]+)\\*["'](?:\s|\\+[nrtf])*:""")
 # Keys of the settings that may be written otherwise, or that ``_KEY`` would miss.
 _IN_NO_KEY = re.compile(r"""["'\\:\x00-\x1f]|\A(?:none|true|false|\d.*|)\Z""")
-_MOST_KEPT = 10_000  # keys that are known to say nothing
+_MAX_KEPT = 10_000  # keys that are known to say nothing
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
@@ -114,7 +114,7 @@ class Fields:
         new = _keys(told) - self._silent
         if any(not key.isascii() or _plain(key) in self._kinds or _plain(key) == "name" for key in new):
             return True
-        if len(self._silent) < _MOST_KEPT:
+        if len(self._silent) < _MAX_KEPT:
             self._silent |= {key for key in new if len(key) < 100}
         return False
 

@@ -17,7 +17,7 @@ from ingest.privacy.settings import PrivacySettings
 from ingest.privacy.surrogates import Surrogates
 from ingest.privacy.tokens import find_secrets
 
-_MOST_KEPT = 20_000  # texts whose places are remembered; system prompts and tools come again and again
+_MAX_KEPT = 20_000  # texts whose places are remembered; system prompts and tools come again and again
 SHORTEST = 6  # characters of what a detector may find: a@b.cc
 ALLOWED = ""  # the kind of a place that stays as it is
 # Strings and long numbers of JSON text.
@@ -117,7 +117,7 @@ class Scrubber:
             return ()
         hits = self._hits.get(text)
         if hits is None:
-            if len(self._hits) >= _MOST_KEPT:
+            if len(self._hits) >= _MAX_KEPT:
                 self._hits.clear()
             bare = _without_escapes(text)
             all_hits = find(bare, self._wanted) + (find_secrets(text) if "secret" in self._wanted else [])

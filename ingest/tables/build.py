@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from importlib.resources import files
 from pathlib import Path
 
 import duckdb
@@ -21,13 +22,14 @@ from ingest.tables.partitioned import normalise_in_parts
 from ingest.tables.runners import LocalRunner, Runner, listed, quoted
 from ingest.tables.shards import extent, shards_for
 
-SQL = Path(__file__).resolve().parents[2] / "sql"
 ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "scenarios", "tool_profile")
 
 
 def sql_text(name: str) -> str:
-    """The definition of one table."""
-    return (SQL / f"{name}.sql").read_text()
+    """The definition of one table. The wheel has `sql/` inside of `ingest`; in a checkout the two lie side by side."""
+    inside = files("ingest") / "sql"
+    directory = inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "sql"
+    return (directory / f"{name}.sql").read_text()
 
 
 def sql_digest() -> str:

@@ -40,7 +40,7 @@ TOLD = pa.schema(
      ("response_ids", pa.list_(pa.string())), ("known", pa.binary())]
 )  # fmt: skip
 Rows = list[tuple[Any, ...]]
-MOST_GOING_ON = 0.05  # of a bucket's conversations, if their rows are to be written as soon as they are assembled
+MAX_GOING_ON = 0.05  # of a bucket's conversations, if their rows are to be written as soon as they are assembled
 
 
 @dataclass
@@ -86,7 +86,7 @@ def assemble_bucket(
 
 def stand_alone(conversations: Sequence[Assembled]) -> bool:
     """Whether hardly any of these will go on elsewhere: most tell no answer that they do not also give. A guess."""
-    return sum(map(_repeats_others, conversations)) <= MOST_GOING_ON * len(conversations)
+    return sum(map(_repeats_others, conversations)) <= MAX_GOING_ON * len(conversations)
 
 
 def _repeats_others(c: Assembled) -> bool:

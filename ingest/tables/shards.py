@@ -23,7 +23,7 @@ SHARD_ROWS, SHARD_BYTES = 60_000, 192 << 20
 FEWEST_SHARDS = 8  # where one is too few, so that processes end at about the same time
 BATCH = 512  # rows
 FEWEST = 24  # stretches, so that processes which read them end at about the same time
-MOST_APART = 0.25  # of all rows; where more must be put aside, all are divided by their traces
+MAX_APART = 0.25  # of all rows; where more must be put aside, all are divided by their traces
 
 
 @dataclass
@@ -94,7 +94,7 @@ def stretches(db: duckdb.DuckDBPyConnection, spans: list[Path], records: list[Pa
     """)
     told_rows = extent(records)[0]
     left = sum(spans for (spans,) in db.execute("SELECT spans FROM apart").fetchall())
-    if left + told_rows > MOST_APART * (sum(s.rows for s in found) + told_rows):
+    if left + told_rows > MAX_APART * (sum(s.rows for s in found) + told_rows):
         return []
     there = db.execute("SELECT stretch, trace_id FROM lying SEMI JOIN apart USING (trace_id)").fetchall()
     for number, trace_id in there:

@@ -118,7 +118,7 @@ def test_one_segment_is_read_by_several_as_by_one(
     submit = Processes.submit
     monkeypatch.setattr(Processes, "submit", lambda self, *task: asked.append(task) or submit(self, *task))
     monkeypatch.setattr(landing, "PARALLEL_FROM", 1)
-    monkeypatch.setattr(landing, "LEAST_PIECE", 1)
+    monkeypatch.setattr(landing, "MIN_PIECE", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert there.ingest() == one and len(asked) == 3
     assert row_hashes(there) == row_hashes(here)

@@ -80,7 +80,7 @@ def model() -> Iterator[WorldModel]:
     resolver = Resolver(
         engine, chat, None, frame, build_index(conversations, frame), learn_profiles(steps), body_tokens=24
     )
-    made = WorldModel(resolver, UserSide(engine, chat, None, most_turns=6, most_tokens=8))
+    made = WorldModel(resolver, UserSide(engine, chat, None, max_turns=6, max_tokens=8))
     yield made
     made.close()
 

@@ -38,7 +38,7 @@ class Engine(Protocol):
         """Continue a prompt until a stop id or `max_tokens`."""
         ...
 
-    async def next_logprobs(
+    async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
         """Log-probabilities of the named tokens as the next one."""
@@ -56,6 +56,11 @@ class Engine(Protocol):
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Requests that already run keep it."""
+        ...
+
+    def clear_cache(self) -> None:
+        """Forget stored prefixes, so that the next answers follow from the next requests alone, to the last digit
+        where the engine can promise that (transformers; vLLM's own batches vary in it)."""
         ...
 
     async def close(self) -> None:

@@ -29,7 +29,7 @@ from training.tiny.passes.decoding import SmallDecoder, quick_dtype
 PREFILL_TOKENS = 8192
 ROUND_TOKENS = 65_536
 """Places in the cache of one round: what it holds of a small model is 200 MiB then."""
-MOST_PADDING = 1.25
+MAX_PADDING = 1.25
 """A prefill chunk's padded size, as a multiple of the tokens in it, beyond `PREFILL_SLACK` tokens."""
 PREFILL_SLACK = 128
 LENGTH_STEP = 64
@@ -43,7 +43,7 @@ _Text = tuple[Factors | None, tuple[int, ...]]
 class Kind(IntEnum):
     """What a request asks for, in the order in which rounds are held."""
 
-    WEIGH = 0
+    NEXT_TOKEN_LOGPROBS = 0
     SCORE = 1
     SAMPLE = 2
 
@@ -64,7 +64,7 @@ class _Request:
 
     @property
     def kind(self) -> Kind:
-        return Kind.SAMPLE if self.sampling else Kind.SCORE if self.completion else Kind.WEIGH
+        return Kind.SAMPLE if self.sampling else Kind.SCORE if self.completion else Kind.NEXT_TOKEN_LOGPROBS
 
     @property
     def text(self) -> _Text:
@@ -96,13 +96,13 @@ class LocalEngine:
         self,
         model: PreTrainedModel,
         pad_id: int = 0,
-        most_rows: int = 256,
+        max_rows: int = 256,
         cached_tokens: int = 80_000,
         own: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model = (model if own else copy.deepcopy(model)).eval()
-        self.pad_id, self.most_rows = pad_id, most_rows
+        self.pad_id, self.max_rows = pad_id, max_rows
         own_dtype = next(model.parameters()).dtype
         self.device = next(model.parameters()).device
         self.model.set_attn_implementation("sdpa")
@@ -123,7 +123,7 @@ class LocalEngine:
         stopped = bool(request.ids) and request.ids[-1] in sampling.stop_ids
         return Sample(tuple(request.ids), tuple(request.logprobs), stopped, adapter)
 
-    async def next_logprobs(
+    async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
         request = self._request(prompt_ids, adapter, candidates=tuple(token_ids))
@@ -150,6 +150,9 @@ class LocalEngine:
     def unload_adapter(self, name: str) -> None:
         self._forget(name)
         self._adapters.drop(name)
+
+    def clear_cache(self) -> None:
+        self._prefixes = PrefixStore(self._prefixes.max_tokens)
 
     async def close(self) -> None:
         if self._loop_task is not None:
@@ -216,8 +219,8 @@ class LocalEngine:
         kind = min(r.kind for r in self._waiting)
         chosen: list[_Request] = []
         longest = 0
-        for request in self._waiting:
-            if request.kind == kind and len(chosen) < self.most_rows:
+        for request in sorted(self._waiting, key=_content):  # who asked first must not decide a last digit
+            if request.kind == kind and len(chosen) < self.max_rows:
                 longest = max(longest, request.columns)
                 if chosen and longest * (len(chosen) + 1) > ROUND_TOKENS:
                     break
@@ -232,7 +235,7 @@ class LocalEngine:
             self._score(batch)
         else:
             cache, row_of, logits_NV = self._prefill(batch)
-            if batch[0].kind is Kind.WEIGH:
+            if batch[0].kind is Kind.NEXT_TOKEN_LOGPROBS:
                 self._weigh(batch, row_of, logits_NV)
                 self._remember(cache, row_of)
             else:
@@ -249,7 +252,8 @@ class LocalEngine:
         """Run what is new of each distinct text. Returns the cache, each text's row, and its last logits."""
         room = min(LENGTH_STEP, max((r.sampling.max_tokens - len(r.ids) if r.sampling else 0) for r in batch))
         found = [(text, self._prefixes.longest(*text)) for text in dict.fromkeys(r.text for r in batch)]
-        found.sort(key=lambda f: (id(f[0][0]), len(f[0][1]) - (len(f[1].ids) if f[1] else 0)))
+        place = _places([text[0] for text, _ in found])
+        found.sort(key=lambda f: (place[f[0][0]], len(f[0][1]) - (len(f[1].ids) if f[1] else 0)))
         texts = [text for text, _ in found]
         new = [len(ids) - (len(stored.ids) if stored else 0) for (_, ids), stored in found]
         capacity = -(-(max(len(ids) for _, ids in texts) + room) // LENGTH_STEP) * LENGTH_STEP
@@ -393,14 +397,25 @@ class LocalEngine:
         self._prefixes.put(request.factors, known, cache.read(row, len(known)))
 
 
+def _content(request: _Request) -> tuple[Any, ...]:
+    """What a request asks for; requests are run in this order."""
+    seed = request.sampling.seed if request.sampling else None
+    return request.adapter or "", request.prompt, request.ids, -1 if seed is None else seed, request.completion
+
+
+def _places(owners: Sequence[Factors | None]) -> dict[Factors | None, int]:
+    """Owners by their first appearance (not by address, which is another in every process)."""
+    return {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
+
+
 def _chunks(owners: Sequence[Factors | None], lengths: Sequence[int]) -> list[list[int]]:
     """Rows that are run together: of one owner, and of so like a length that padding stays small."""
     chunks: list[list[int]] = []
-    tokens = 0
-    for row in sorted(range(len(lengths)), key=lambda k: (id(owners[k]), lengths[k])):
+    tokens, place = 0, _places(owners)
+    for row in sorted(range(len(lengths)), key=lambda k: (place[owners[k]], lengths[k])):
         tokens += lengths[row]
         padded = lengths[row] * (len(chunks[-1]) + 1) if chunks else 0
-        fits = padded <= min(PREFILL_TOKENS, MOST_PADDING * tokens + PREFILL_SLACK)
+        fits = padded <= min(PREFILL_TOKENS, MAX_PADDING * tokens + PREFILL_SLACK)
         if not chunks or owners[chunks[-1][0]] is not owners[row] or not fits:
             chunks.append([])
             tokens = lengths[row]

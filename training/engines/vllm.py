@@ -109,7 +109,7 @@ class VllmEngine:
         logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
         return Sample(ids, logprobs, ids[-1] in sampling.stop_ids, adapter)
 
-    async def next_logprobs(
+    async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
         candidates = list(dict.fromkeys(token_ids))
@@ -134,6 +134,9 @@ class VllmEngine:
 
     def unload_adapter(self, name: str) -> None:
         self._background.wait(self._unload(name))
+
+    def clear_cache(self) -> None:
+        """Nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
 
     async def close(self) -> None:
         await asyncio.to_thread(self._stop)

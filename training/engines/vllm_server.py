@@ -55,7 +55,7 @@ class VllmServer:
         ids = tuple(choice["token_ids"])
         return Sample(ids, tuple(choice["logprobs"]["token_logprobs"]), ids[-1] in sampling.stop_ids, adapter)
 
-    async def next_logprobs(
+    async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
         candidates = list(dict.fromkeys(token_ids))
@@ -80,6 +80,9 @@ class VllmServer:
 
     def unload_adapter(self, name: str) -> None:
         self._background.wait(self._unload(name))
+
+    def clear_cache(self) -> None:
+        """Nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
 
     async def close(self) -> None:
         """Unload what was loaded here; the server goes on."""

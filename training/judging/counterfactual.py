@@ -1,8 +1,8 @@
-"""Failures that production never showed: successes in which one value was exchanged.
+"""Failures that production never showed: successes with one perturbed value.
 
 A judge that has only read production knows how production fails. A policy that learns from it finds what production
-never did: the right steps for the wrong product, a day misspelt, somebody else's number. So a success is told again
-with one value changed, in what the user asked for or in what the agent said, and that telling counts as a failure.
+never did: the right steps for the wrong product, a day misspelt, somebody else's number. So a success is
+perturbed: one value changes, in what the user asked for or in what the agent said, and the result counts as a failure.
 Nothing here knows a domain: values are numbers, and words that stand in the answers of tools.
 """
 

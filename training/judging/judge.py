@@ -32,7 +32,8 @@ from training.judging.counterfactual import Counterfactuals
 from training.judging.grounding import Evidence, Grounding
 from training.judging.ruler import unescape
 from training.learning.batch import Row
-from training.learning.fits import FitSettings, fit_sft, split_latest
+from training.learning.deadline import Stop, never
+from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
 from training.learning.learner import LearnerSettings
 from training.models.base import Base
 from training.models.chat import ChatFormat
@@ -41,7 +42,7 @@ from training.models.lora import save_weights
 from training.models.roles import SIDES, VERDICTS, pair_messages, transcript, verdict_messages
 
 Form = Literal["pointwise", "pairwise"]
-MOST_REMEMBERED = 2048
+MAX_REMEMBERED = 2048
 _TRAJECTORY = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
 
 
@@ -52,13 +53,15 @@ class JudgeSettings(BaseModel):
 
     fit: FitSettings = Field(
         default_factory=lambda: FitSettings(
-            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", clip=1.0), seconds=100, step_tokens=8192
+            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", max_grad_norm=1.0),
+            max_tokens=1_000_000,
+            step_tokens=8192,
         ),
         description="The supervised fit. A row has one learned token, so steps are large: small ones learn nothing.",
     )
     pair_share: float = Field(0.15, ge=0, le=1, description="Pairwise rows, as a share of the pointwise ones.")
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, kept for agreement.")
-    most_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")
+    max_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")
     narrate: float = Field(0.0, ge=0, le=1, description="Share of rows that also learn to tell the transcript.")
 
 
@@ -72,16 +75,20 @@ class LocalJudge:
     chat: ChatFormat
     adapter: str | None
     form: Form = "pointwise"
-    most_tokens: int = 1024
+    max_tokens: int = 1024
     evidence: Evidence = Evidence()
     _known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+    def forget(self) -> None:
+        """Forget the verdicts: the next ones then follow from what is asked next alone, to the last digit."""
+        self._known.clear()
 
     async def success(self, text: str) -> float:
         """Probability that this transcript's goal was reached."""
         if text not in self._known:
-            prompt = verdict_prompt(self.chat, text, self.most_tokens)
+            prompt = verdict_prompt(self.chat, text, self.max_tokens)
             failed, succeeded = await self._weigh(prompt, VERDICTS)
-            if len(self._known) >= MOST_REMEMBERED:
+            if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
             self._known[text] = 1 / (1 + np.exp(failed - succeeded))
         return self._known[text]
@@ -109,30 +116,30 @@ class LocalJudge:
         return (totals / (len(texts) - 1)).tolist()
 
     async def _first_wins(self, first: str, second: str) -> float:
-        prompt = pair_prompt(self.chat, first, second, self.most_tokens)
+        prompt = pair_prompt(self.chat, first, second, self.max_tokens)
         a, b = await self._weigh(prompt, SIDES)
         return 1 / (1 + np.exp(b - a))
 
     async def _weigh(self, prompt: Sequence[int], words: Sequence[str]) -> tuple[float, ...]:
         candidates = [self.chat.encode(w)[0] for w in words]
-        return await self.engine.next_logprobs(prompt, candidates, adapter=self.adapter)
+        return await self.engine.next_token_logprobs(prompt, candidates, adapter=self.adapter)
 
 
-def verdict_prompt(chat: ChatFormat, text: str, most_tokens: int) -> list[int]:
-    return chat.prompt(verdict_messages(_fitting(chat, text, most_tokens), chat.compact))
+def verdict_prompt(chat: ChatFormat, text: str, max_tokens: int) -> list[int]:
+    return chat.prompt(verdict_messages(_fitting(chat, text, max_tokens), chat.compact))
 
 
-def pair_prompt(chat: ChatFormat, first: str, second: str, most_tokens: int) -> list[int]:
-    half = most_tokens // 2
+def pair_prompt(chat: ChatFormat, first: str, second: str, max_tokens: int) -> list[int]:
+    half = max_tokens // 2
     return chat.prompt(pair_messages(_fitting(chat, first, half), _fitting(chat, second, half), chat.compact))
 
 
-def _fitting(chat: ChatFormat, text: str, most_tokens: int) -> str:
+def _fitting(chat: ChatFormat, text: str, max_tokens: int) -> str:
     """The first line (the task) and as much of the end as fits."""
-    if len(text) < most_tokens or len(chat.encode(text)) <= most_tokens:
+    if len(text) < max_tokens or len(chat.encode(text)) <= max_tokens:
         return text
     first, *rest = text.split("\n")
-    room, kept = most_tokens - len(chat.encode(first)), []
+    room, kept = max_tokens - len(chat.encode(first)), []
     for line in reversed(rest):
         room -= len(chat.encode(line)) + 1
         if room < 0:
@@ -194,19 +201,17 @@ def labelled(conversations: Sequence[Conversation]) -> list[tuple[Conversation, 
     return found
 
 
-def judge_rows(
-    examples: Sequence[tuple[str, bool]], chat: ChatFormat, settings: JudgeSettings, seed: int
-) -> list[Row]:
+def judge_rows(examples: Sequence[tuple[str, bool]], chat: ChatFormat, settings: JudgeSettings, seed: int) -> list[Row]:
     """A pointwise row an example, and pairs of a success and a failure in random order."""
     rng = random.Random(seed)
     rows = []
     for text, success in examples:
-        prompt = verdict_prompt(chat, text, settings.most_tokens)
+        prompt = verdict_prompt(chat, text, settings.max_tokens)
         rows.append(_answered(prompt, chat.encode(VERDICTS[success]), chat, rng.random() < settings.narrate))
     good, bad = [t for t, s in examples if s], [t for t, s in examples if not s]
     for _ in range(int(settings.pair_share * len(examples)) if good and bad else 0):
         pair, winner = (rng.choice(good), rng.choice(bad)), rng.randrange(2)
-        prompt = pair_prompt(chat, pair[winner], pair[1 - winner], settings.most_tokens)
+        prompt = pair_prompt(chat, pair[winner], pair[1 - winner], settings.max_tokens)
         rows.append(_answered(prompt, chat.encode(SIDES[winner]), chat))
     rng.shuffle(rows)
     return rows
@@ -225,6 +230,7 @@ def fit_judge(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+    stop: Stop = never,
 ) -> dict[str, Any]:
     """Train the judge on conversations with outcomes (oldest first) and measure its agreement on the latest.
 
@@ -243,11 +249,11 @@ def fit_judge(
     rows = judge_rows(train, base.format, settings, seed)
     weights, config, history = fit_sft(
         base, rows, judge_rows(held_out, base.format, settings, seed)[:300], settings.fit, checkpoint, seed,
-        on_progress=on_progress,
+        on_progress=on_progress, stop=stop,
     )  # fmt: skip
     engine = LocalEngine(base.model, base.format.pad_id)
     engine.publish_adapter("judge", weights, config)
-    judge = LocalJudge(engine, base.format, "judge", most_tokens=settings.most_tokens)
+    judge = LocalJudge(engine, base.format, "judge", max_tokens=settings.max_tokens)
     measured = asyncio.run(_agreements(judge, held_out, seed))
     good = sum(s for _, s in held_out)
     form = max(measured, key=lambda f: measured[f]["agreement"])
@@ -264,8 +270,9 @@ def fit_judge(
         "labelled": len(examples),
         "held_out": len(held_out),
         "pairs": good * (len(held_out) - good),
-        "most_tokens": settings.most_tokens,
+        "max_tokens": settings.max_tokens,
         "history": history,
+        "partial": unfinished(history),
     }
     save_weights(weights, config, out, manifest)
     return manifest
@@ -329,7 +336,5 @@ def _interval(won: np.ndarray, seed: int, draws: int = 1000) -> list[float]:
     """95 % bootstrap interval of a mean over rows and columns, each resampled on its own."""
     rng = np.random.default_rng(seed)
     rows, columns = won.shape
-    means = [
-        won[rng.integers(rows, size=rows)][:, rng.integers(columns, size=columns)].mean() for _ in range(draws)
-    ]
+    means = [won[rng.integers(rows, size=rows)][:, rng.integers(columns, size=columns)].mean() for _ in range(draws)]
     return [float(x) for x in np.percentile(means, (2.5, 97.5))]

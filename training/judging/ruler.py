@@ -17,9 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.edits import dumps
@@ -43,16 +44,26 @@ _TAG = re.compile(r"<(\s*/?\s*)(trajectory|context|available_tools)", re.IGNOREC
 class RulerSettings(BaseModel):
     """Where the judge is and how it is asked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint; None is the local judge adapter.")
     model: str = Field("judge", description="The model name that the endpoint knows.")
-    api_key: str | None = Field(None, description="Bearer token, if the endpoint wants one.")
+    api_key: SecretStr | None = Field(
+        None, exclude=True, description="Bearer token, if the endpoint wants one. It is never written or dumped."
+    )
     rubric: str = Field(RUBRIC, description="What the judge looks for.")
     orders: int = Field(2, ge=1, le=4, description="In how many orders a group is judged; a third if two disagree.")
     retries: int = Field(2, ge=0, description="Further tries after an answer that cannot be used.")
-    most_characters: int = Field(12_000, ge=200, description="Of one trajectory; the middle is cut, errors are kept.")
+    max_characters: int = Field(12_000, ge=200, description="Of one trajectory; the middle is cut, errors are kept.")
     timeout_seconds: float = Field(120.0, gt=0, description="Of one judge call.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_credentials(cls, url: str | None) -> str | None:
+        """The URL is written to manifests and reports, so it holds no secret."""
+        if url is not None and ((parts := urlsplit(url)).query or "@" in parts.netloc):
+            raise ValueError("the URL holds a user or a query, which may be a secret; give it as api_key")
+        return url
 
 
 @dataclass
@@ -77,7 +88,7 @@ class Ruler:
     async def judge(self, group: Sequence[Trajectory], seed: int = 0) -> Judgement:
         """Scores in the order of `group`. Verbatim duplicates are shown once and share their score."""
         began = time.monotonic()
-        texts = [dumps(_shown(t.messages, self.settings.most_characters)) for t in group]
+        texts = [dumps(_shown(t.messages, self.settings.max_characters)) for t in group]
         distinct = list(dict.fromkeys(texts))
         found = Judgement([])
         order = list(range(len(distinct)))
@@ -126,7 +137,8 @@ class Ruler:
             ],
             "response_format": {"type": "json_object"},
         }
-        headers = {"authorization": f"Bearer {self.settings.api_key}"} if self.settings.api_key else {}
+        key = self.settings.api_key
+        headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         reply = await self.client.post(
             "chat/completions", json=request, headers=headers, timeout=self.settings.timeout_seconds
         )
@@ -219,7 +231,7 @@ class Scored:
     dropped: str = ""
 
 
-def advantages(scores: Sequence[float | None], least_spread: float) -> Scored:
+def advantages(scores: Sequence[float | None], min_score_spread: float) -> Scored:
     """Centred on the group's mean, not divided by its deviation: that would blow up a judge's noise.
 
     Unscored members are left out of the mean and get 0; a group with less than three quarters scored, or whose
@@ -229,7 +241,7 @@ def advantages(scores: Sequence[float | None], least_spread: float) -> Scored:
     nothing = [0.0] * len(scores)
     if len(known) < -(-3 * len(scores) // 4):
         return Scored(nothing, "unscored")
-    if max(known) - min(known) <= least_spread:
+    if max(known) - min(known) <= min_score_spread:
         return Scored(nothing, "no spread")
     mean = statistics.fmean(known)
     return Scored([0.0 if s is None else s - mean for s in scores])

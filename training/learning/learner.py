@@ -31,9 +31,9 @@ class LearnerSettings(BaseModel):
 
     lora: LoraSettings = Field(default_factory=LoraSettings, description="The adapter's shape.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate; LoRA takes about ten times full training's.")
-    warm_up: int = Field(20, ge=0, description="Steps over which the rate rises linearly.")
+    warmup_steps: int = Field(20, ge=0, description="Steps over which the rate rises linearly.")
     schedule: Literal["constant", "cosine"] = Field("constant", description="What the rate does afterwards.")
-    clip: float = Field(0.5, gt=0, description="Gradient norm above which gradients are scaled down.")
+    max_grad_norm: float = Field(0.5, gt=0, description="Gradient norm above which gradients are scaled down.")
     micro_tokens: int = Field(4096, ge=64, description="Padded tokens in one forward pass.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
     bf16: bool = Field(True, description="Autocast to bfloat16; the factors stay in float32.")
@@ -69,7 +69,7 @@ class Learner:
         def loss(logprobs_N: torch.Tensor, batch: Any, reference_N: torch.Tensor | None) -> LossSum:
             return grpo(logprobs_N, batch.sampler_N, batch.advantages_N, reference_N, settings)
 
-        return self._step(rows, progress, loss, with_reference=settings.kl > 0)
+        return self._step(rows, progress, loss, with_reference=settings.kl_penalty > 0)
 
     def keep_reference(self) -> None:
         """Remember the adapter as it is now: the one that the divergence is measured from."""
@@ -100,7 +100,7 @@ class Learner:
         for group in by_length(rows, self.settings.micro_tokens):
             for name, value in self._accumulate(group, tokens, loss, with_reference).items():
                 sums[name] += value
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
         self.optimizer.step()
         self.step += 1
         return {**{k: v / tokens for k, v in sums.items()}, "grad_norm": norm, "tokens": tokens, "lr": rate}
@@ -170,7 +170,7 @@ class Learner:
         return {k: p for k, p in self.model.named_parameters() if p.requires_grad}
 
     def _rate(self, progress: float) -> float:
-        rate = self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warm_up))
+        rate = self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
         if self.settings.schedule == "cosine":
             rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return rate

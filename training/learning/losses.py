@@ -20,11 +20,11 @@ class GrpoSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     form: Literal["cispo", "ppo"] = Field("cispo", description="CISPO, or PPO's clipped surrogate.")
-    most_weight: float = Field(5.0, gt=0, description="CISPO: importance weights above this are clipped.")
+    max_importance_weight: float = Field(5.0, gt=0, description="CISPO: importance weights above this are clipped.")
     clip_low: float = Field(0.2, gt=0, description="PPO: ratios below 1 - clip_low get no gradient.")
     clip_high: float = Field(0.28, gt=0, description="PPO: ratios above 1 + clip_high get none (clip-higher).")
     dual_clip: float = Field(3.0, gt=1, description="PPO: bound of the loss for negative advantages.")
-    kl: float = Field(0.05, ge=0, description="Weight of the k3 divergence from the serving adapter.")
+    kl_penalty: float = Field(0.05, ge=0, description="Weight of the k3 divergence from the serving adapter.")
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def grpo(
     """The policy loss plus the divergence from the reference.
 
     The ratio is to the sampler's own log-probabilities, the ones under which the tokens were really drawn. CISPO:
-    -sg(min(ratio, most_weight)) A log p. PPO: -min(r A, clip(r) A), bounded by dual_clip for A < 0. Divergence:
-    k3 = exp(d) - d - 1 with d = log reference - log p (http://joschu.net/blog/kl-approx.html).
+    -sg(min(ratio, max_importance_weight)) A log p. PPO: -min(r A, clip(r) A), bounded by dual_clip for A < 0.
+    Divergence: k3 = exp(d) - d - 1 with d = log reference - log p (http://joschu.net/blog/kl-approx.html).
     """
     ratio_N = (logprobs_N - sampler_N).exp()
     if settings.form == "cispo":
-        weight_N = ratio_N.detach().clamp(max=settings.most_weight)
+        weight_N = ratio_N.detach().clamp(max=settings.max_importance_weight)
         policy_N = -weight_N * advantages_N * logprobs_N
-        clipped_N = ratio_N.detach() > settings.most_weight
+        clipped_N = ratio_N.detach() > settings.max_importance_weight
     else:
         bounded_N = ratio_N.clamp(1 - settings.clip_low, 1 + settings.clip_high)
         policy_N = -torch.minimum(ratio_N * advantages_N, bounded_N * advantages_N)
@@ -97,6 +97,6 @@ def grpo(
     if reference_N is not None:
         distance_N = reference_N - logprobs_N
         kl_N = distance_N.exp() - distance_N - 1
-        total = total + settings.kl * kl_N.sum()
+        total = total + settings.kl_penalty * kl_N.sum()
         metrics["kl"] = kl_N.detach().sum().item()
     return LossSum(total, metrics)

@@ -110,12 +110,12 @@ class Prefix:
 
 
 class PrefixStore:
-    """Prefixes by (adapter, ids), the least recently used thrown out beyond `most_tokens`."""
+    """Prefixes by (adapter, ids), the least recently used thrown out beyond `max_tokens`."""
 
     _PRIME, _MASK = 1_000_003, (1 << 61) - 1
 
-    def __init__(self, most_tokens: int) -> None:
-        self.most_tokens = most_tokens
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
         self._held: OrderedDict[tuple[object, int], Prefix] = OrderedDict()
         self._tokens = 0
 
@@ -135,7 +135,7 @@ class PrefixStore:
         return found
 
     def put(self, owner: object, ids: tuple[int, ...], block: torch.Tensor) -> None:
-        if len(ids) > self.most_tokens:
+        if len(ids) > self.max_tokens:
             return
         state = 0
         for token in ids:
@@ -143,7 +143,7 @@ class PrefixStore:
         old = self._held.pop((owner, state), None)
         self._tokens += len(ids) - (len(old.ids) if old else 0)
         self._held[(owner, state)] = Prefix(ids, block)
-        while self._tokens > self.most_tokens:
+        while self._tokens > self.max_tokens:
             _, gone = self._held.popitem(last=False)
             self._tokens -= len(gone.ids)
 

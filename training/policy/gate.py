@@ -27,7 +27,7 @@ class GateSettings(BaseModel):
 
     scenarios: int = Field(128, ge=8, description="Held-out scenarios that both policies play.")
     slice_margin: float = Field(0.1, ge=0, description="What a slice may lose, surely, before the gate closes.")
-    smallest_slice: int = Field(12, ge=2, description="Slices with fewer scenarios are not looked at.")
+    min_slice: int = Field(12, ge=2, description="Slices with fewer scenarios are not looked at.")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def decide(
     by_slice: dict[str, list[tuple[float | None, float | None]]] = defaultdict(list)
     for name, before, after in scored:
         by_slice[name].append((before, after))
-    slices = {k: _difference(v) for k, v in sorted(by_slice.items()) if len(v) >= settings.smallest_slice}
+    slices = {k: _difference(v) for k, v in sorted(by_slice.items()) if len(v) >= settings.min_slice}
     lost = [name for name, found in slices.items() if found.high < -settings.slice_margin]
     interval = f"{whole.gain:+.3f} ({whole.low:+.3f} to {whole.high:+.3f})"
     if whole.low <= 0:

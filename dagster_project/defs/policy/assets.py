@@ -5,7 +5,7 @@ import dagster as dg
 from dagster_project.defs.resources import LoopResource
 from dagster_project.report import pictures, show
 
-LEAST_AGREEMENT = 0.65
+MIN_AGREEMENT = 0.65
 
 
 @dg.asset(
@@ -36,14 +36,14 @@ def judge(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
 
 @dg.asset_check(
     asset=dg.AssetKey(["policy", "judge"]),
-    description=f"The judge orders at least {LEAST_AGREEMENT:.0%} of held-out (success, failure) pairs rightly.",
+    description=f"The judge orders at least {MIN_AGREEMENT:.0%} of held-out (success, failure) pairs rightly.",
 )
 def judge_agrees(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     facts = rehearsal.open(context).judge().facts
     return dg.AssetCheckResult(
-        passed=facts["interval"][0] >= LEAST_AGREEMENT,
+        passed=facts["interval"][0] >= MIN_AGREEMENT,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"agreement": facts["agreement"], "threshold": LEAST_AGREEMENT},
+        metadata={"agreement": facts["agreement"], "threshold": MIN_AGREEMENT},
     )
 
 

@@ -6,10 +6,10 @@ import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
 
-MOST_DUPLICATES = 0.2
-MOST_ORPHANS = 0.02
-MOST_UNREADABLE = 0.01
-MOST_UNKNOWN_PARTS = 0.01
+MAX_DUPLICATES = 0.2
+MAX_ORPHANS = 0.02
+MAX_UNREADABLE = 0.01
+MAX_UNKNOWN_PARTS = 0.01
 FEWEST_LINKED = 0.95
 FEWEST_COMPLETE = 0.90
 SPANS = dg.AssetKey(["traces", "raw", "spans"])
@@ -25,7 +25,7 @@ def acknowledged_is_landed(
 
 
 @dg.asset_check(
-    asset=SPANS, description=f"At most {MOST_ORPHANS:.0%} of spans name a parent that never came."
+    asset=SPANS, description=f"At most {MAX_ORPHANS:.0%} of spans name a parent that never came."
 )
 def few_orphans(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     rate = rehearsal.open(context).share(
@@ -35,15 +35,15 @@ def few_orphans(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource)
            WHERE spans.parent_span_id <> ''"""
     )
     return dg.AssetCheckResult(
-        passed=rate <= MOST_ORPHANS,
+        passed=rate <= MAX_ORPHANS,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"orphan_rate": rate, "threshold": MOST_ORPHANS},
+        metadata={"orphan_rate": rate, "threshold": MAX_ORPHANS},
     )
 
 
 @dg.asset_check(
     asset=SPANS,
-    description=f"At most {MOST_DUPLICATES:.0%} of the rows that came last were there already: more means that an "
+    description=f"At most {MAX_DUPLICATES:.0%} of the rows that came last were there already: more means that an "
     "exporter repeats itself, or that files are read again.",
 )
 def few_duplicates(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -52,30 +52,30 @@ def few_duplicates(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResul
     new, duplicates = (int(str(found[name].value)) if name in found else 0 for name in ("new", "duplicates"))
     rate = duplicates / max(1, new + duplicates)
     return dg.AssetCheckResult(
-        passed=rate <= MOST_DUPLICATES,
+        passed=rate <= MAX_DUPLICATES,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"duplicate_rate": rate, "new": new, "duplicates": duplicates, "threshold": MOST_DUPLICATES},
+        metadata={"duplicate_rate": rate, "new": new, "duplicates": duplicates, "threshold": MAX_DUPLICATES},
     )
 
 
 @dg.asset_check(
     asset=dg.AssetKey(["traces", "conversations"]),
-    description=f"At most {MOST_UNREADABLE:.0%} of spans could not be read; which dialects read the others.",
+    description=f"At most {MAX_UNREADABLE:.0%} of spans could not be read; which dialects read the others.",
 )
 def dialects_are_known(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     loop = rehearsal.open(context)
     mix = {r["dialect"]: r["spans"] for r in loop.lake.query("SELECT dialect, spans FROM dialects").to_pylist()}
     rate = mix.get("unreadable", 0) / max(1, sum(mix.values()))
     return dg.AssetCheckResult(
-        passed=rate <= MOST_UNREADABLE,
+        passed=rate <= MAX_UNREADABLE,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"unreadable_rate": rate, "threshold": MOST_UNREADABLE, "spans_by_dialect": mix},
+        metadata={"unreadable_rate": rate, "threshold": MAX_UNREADABLE, "spans_by_dialect": mix},
     )
 
 
 @dg.asset_check(
     asset=dg.AssetKey(["traces", "conversations"]),
-    description=f"At most {MOST_UNKNOWN_PARTS:.0%} of the parts of messages are of a kind that nothing reads.",
+    description=f"At most {MAX_UNKNOWN_PARTS:.0%} of the parts of messages are of a kind that nothing reads.",
 )
 def parts_are_understood(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     rate = rehearsal.open(context).share(
@@ -83,9 +83,9 @@ def parts_are_understood(context: dg.AssetCheckExecutionContext, rehearsal: Loop
            FROM (SELECT unnest(from_json(parts, '["json"]')) AS part FROM message_bodies)"""
     )
     return dg.AssetCheckResult(
-        passed=rate <= MOST_UNKNOWN_PARTS,
+        passed=rate <= MAX_UNKNOWN_PARTS,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"unknown_parts": rate, "threshold": MOST_UNKNOWN_PARTS},
+        metadata={"unknown_parts": rate, "threshold": MAX_UNKNOWN_PARTS},
     )
 
 

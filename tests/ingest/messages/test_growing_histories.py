@@ -67,7 +67,7 @@ def test_of_a_list_that_goes_on_the_messages_are_the_same_objects() -> None:
 
 
 def test_histories_keep_to_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.messages.histories._MOST_CHARACTERS", 1000)
+    monkeypatch.setattr("ingest.messages.histories._MAX_CHARACTERS", 1000)
     histories = Histories()
     for n in range(50):
         histories.read(json.dumps([text("user", "x" * 100)]), "user", (f"c-{n}", "k"))

@@ -51,7 +51,7 @@ def engine(request, adapted, monkeypatch):
     """The engine in full precision, once with its own forward pass and once with transformers'."""
     if request.param == "transformers":
         monkeypatch.setattr(SmallDecoder, "fits", lambda model: False)
-    engine = LocalEngine(make_model(), most_rows=64, dtype=torch.float32)
+    engine = LocalEngine(make_model(), max_rows=64, dtype=torch.float32)
     engine.publish_adapter("policy@1", adapted[1], adapted[2])
     engine.publish_adapter("other@1", *make_adapter(2)[1:])
     return engine
@@ -125,7 +125,7 @@ def test_a_later_turn_reuses_the_prefix_and_scores_the_same(engine, adapted):
 def test_score_and_next_logprobs_agree_with_plain_forward_passes(engine, adapted):
     asked = prompts(7, seed=5)
     scores = run(*(engine.score(p[:-2], p[-2:], adapter="policy@1") for p in asked))
-    weighed = run(*(engine.next_logprobs(p[:-1], [p[-1], 3], adapter="policy@1") for p in asked))
+    weighed = run(*(engine.next_token_logprobs(p[:-1], [p[-1], 3], adapter="policy@1") for p in asked))
     for prompt, score, candidates in zip(asked, scores, weighed, strict=True):
         assert score == pytest.approx(reference_logprobs(adapted[0], prompt[:-2], prompt[-2:]), abs=1e-4)
         assert candidates[0] == pytest.approx(score[-1], abs=1e-4)
@@ -150,7 +150,9 @@ def test_bfloat16_stays_close_to_full_precision(adapted):
     for engine in (exact, quick):
         engine.publish_adapter("policy@1", adapted[1], adapted[2])
     asked = prompts(40, seed=9)
-    every = [engine.next_logprobs(p, range(VOCABULARY), adapter="policy@1") for engine in (exact, quick) for p in asked]
+    every = [
+        engine.next_token_logprobs(p, range(VOCABULARY), adapter="policy@1") for engine in (exact, quick) for p in asked
+    ]
     logprobs = torch.tensor(run(*every)).view(2, len(asked), VOCABULARY)
     divergence = (logprobs[0].exp() * (logprobs[0] - logprobs[1])).sum(-1)
     assert 0 < divergence.mean() < 2e-3 and (logprobs[0] - logprobs[1]).abs().mean() < 0.05
@@ -214,5 +216,5 @@ def test_an_unknown_adapter_and_a_foreign_one_are_refused(engine, tmp_path):
 
 def test_a_failing_round_reaches_its_waiters_and_the_engine_lives_on(engine):
     with pytest.raises(IndexError):
-        run(engine.next_logprobs([1, 2, VOCABULARY + 5], [1], adapter=None))
+        run(engine.next_token_logprobs([1, 2, VOCABULARY + 5], [1], adapter=None))
     assert run(engine.sample([1, 2], adapter=None, sampling=Sampling(2, seed=1)))[0].ids

@@ -190,7 +190,7 @@ def test_temperature_one_draws_from_the_whole_distribution(in_process, local, ba
     prompt = base.format.prompt([{"role": "user", "content": "hello"}])[:-1]
     samples = run(*(in_process.sample(prompt, adapter=None, sampling=Sampling(1, seed=k)) for k in range(300)))
     tokens = tuple(range(base.model.config.vocab_size))
-    probabilities = [math.exp(x) for x in run(local.next_logprobs(prompt, tokens, adapter=None))[0]]
+    probabilities = [math.exp(x) for x in run(local.next_token_logprobs(prompt, tokens, adapter=None))[0]]
     top = max(tokens, key=lambda token: probabilities[token])
     drawn = sum(s.ids[0] == top for s in samples) / 300
     assert drawn == pytest.approx(probabilities[top], abs=0.1)
@@ -214,7 +214,7 @@ def test_only_the_given_stop_ids_stop(engine, base, prompts):
 def test_scores_and_candidates_agree_with_the_local_engine(engine, local, prompts):
     candidates = (5, 100, 5, 17, 2000)
     for adapter in (None, "policy@1"):
-        both = [run(*(e.next_logprobs(p, candidates, adapter=adapter) for p in prompts)) for e in (engine, local)]
+        both = [run(*(e.next_token_logprobs(p, candidates, adapter=adapter) for p in prompts)) for e in (engine, local)]
         for ours, theirs in zip(*both, strict=True):
             assert ours == pytest.approx(theirs, abs=0.05)
         cuts = [(p[: max(1, len(p) - 6)], p[max(1, len(p) - 6) :]) for p in prompts]
@@ -298,7 +298,7 @@ def test_a_server_s_refusals_reach_the_user(url, over_http, tmp_path):
     with pytest.raises(UserError, match="refused /v1/load_lora_adapter"):
         over_http.load_adapter("wide", write_adapter(tmp_path / "wide", 3, LoraSettings(rank=24)))
     with pytest.raises(UserError, match="no adapter 'policy@9'"):
-        run(over_http.next_logprobs([1, 2], [3], adapter="policy@9"))
+        run(over_http.next_token_logprobs([1, 2], [3], adapter="policy@9"))
 
 
 def test_without_a_server_the_message_says_how_to_start_one():

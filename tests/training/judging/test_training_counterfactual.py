@@ -1,4 +1,4 @@
-"""Successes told again with one value exchanged: what changes, what never does, and that a judge learns from it."""
+"""Successes perturbed with one value exchanged: what changes, what never does, and that a judge learns from it."""
 
 from __future__ import annotations
 

@@ -43,9 +43,9 @@ from training.models.roles import transcript
 from training.policy.clone import fit_clone, policy_rows, split_latest
 
 FIT = FitSettings(
-    learner=LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warm_up=5, bf16=False),
-    seconds=1e6,
-    most_epochs=10,
+    learner=LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warmup_steps=5, bf16=False),
+    max_tokens=10**9,
+    max_epochs=10,
     step_tokens=600,
     evaluations=3,
 )
@@ -67,7 +67,7 @@ def fitted(base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def judge(base: Base, fitted: tuple[Path, dict[str, Any]]) -> LocalJudge:
     engine = LocalEngine(base.model, base.format.pad_id)
     engine.load_adapter("judge", fitted[0])
-    return LocalJudge(engine, base.format, "judge", form=fitted[1]["form"], most_tokens=fitted[1]["most_tokens"])
+    return LocalJudge(engine, base.format, "judge", form=fitted[1]["form"], max_tokens=fitted[1]["max_tokens"])
 
 
 @pytest.fixture

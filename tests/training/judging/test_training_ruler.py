@@ -275,7 +275,7 @@ def judged_text(messages: Sequence[dict[str, Any]], most: int) -> list[dict[str,
 
     async def judged() -> Judgement:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://judge") as client:
-            ruler = Ruler(RulerSettings(most_characters=most, orders=1), client)
+            ruler = Ruler(RulerSettings(max_characters=most, orders=1), client)
             return await ruler.judge([Trajectory(start(), 0, list(messages))])
 
     assert asyncio.run(judged()).scores == [0.5]

@@ -34,7 +34,7 @@ from training.models.lora import (
 )
 from training.policy.clone import policy_rows
 
-SMALL = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warm_up=0, bf16=False)
+SMALL = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warmup_steps=0, bf16=False)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_base_is_bit_identical_after_training(base: Base, rows: list[Row]) -
 
 
 def test_a_restored_learner_reaches_the_same_weights(base: Base, rows: list[Row], tmp_path: Path) -> None:
-    shape = SMALL.model_copy(update={"warm_up": 5, "schedule": "cosine", "weight_decay": 0.1})
+    shape = SMALL.model_copy(update={"warmup_steps": 5, "schedule": "cosine", "weight_decay": 0.1})
     whole, stopped = Learner(base, shape, seed=3), Learner(base, shape, seed=3)
     for learner in (whole, stopped):
         learner.keep_reference()
@@ -116,13 +116,13 @@ def test_a_restored_learner_reaches_the_same_weights(base: Base, rows: list[Row]
     for learner in (whole, resumed):
         learner.sft_step(rows[16:], 0.5)
         learner.grpo_step(
-            [Row(r.ids, r.trained, 1.0, (-1.0,) * r.learned) for r in rows[:3]], GrpoSettings(kl=0.5), 0.75
+            [Row(r.ids, r.trained, 1.0, (-1.0,) * r.learned) for r in rows[:3]], GrpoSettings(kl_penalty=0.5), 0.75
         )
     assert weights_equal(whole.weights()[0], resumed.weights()[0]) and whole.step == resumed.step == 4
 
 
 def test_the_rate_rises_then_falls(base: Base) -> None:
-    learner = Learner(base, SMALL.model_copy(update={"warm_up": 4, "schedule": "cosine"}))
+    learner = Learner(base, SMALL.model_copy(update={"warmup_steps": 4, "schedule": "cosine"}))
     row = [Row((9, 10, 11), (False, True, True))]
     rates = [learner.sft_step(row, progress)["lr"] for progress in (0, 0, 0, 0, 0.5, 1.0)]
     assert rates[:4] == pytest.approx([0.25 * 3e-3, 0.5 * 3e-3, 0.75 * 3e-3, 3e-3])
@@ -139,7 +139,7 @@ def test_no_learned_token_is_refused_before_it_poisons_the_weights(base: Base) -
 @pytest.mark.parametrize("broken", ["forward", "backward"])
 def test_running_out_of_memory_halves_the_batch_and_changes_nothing(base: Base, broken: str) -> None:
     rows = random_rows(6, base.model.config.vocab_size)
-    learners = [Learner(base, SMALL.model_copy(update={"clip": 1e9})) for _ in range(2)]
+    learners = [Learner(base, SMALL.model_copy(update={"max_grad_norm": 1e9})) for _ in range(2)]
     for learner in learners:
         stir(learner)
         learner._body = None  # transformers' layers can be broken from outside
@@ -165,7 +165,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing(base: Base, 
 
 # ----- a whole fit
 
-BY_TOKENS = FitSettings(learner=SMALL, seconds=1e6, most_epochs=6, step_tokens=300, evaluations=4)
+BY_TOKENS = FitSettings(learner=SMALL, max_tokens=10**9, max_epochs=6, step_tokens=300, evaluations=4)
 
 
 def fitted(base: Base, rows: list[Row], held_out: list[Row], **more: Any) -> Any:
@@ -206,7 +206,7 @@ def test_a_fit_keeps_the_weights_that_did_best_on_what_it_did_not_see(base: Base
         return Row((*ask, *said), (False,) * len(ask) + (True,) * len(said))
 
     gentle = SMALL.model_copy(update={"learning_rate": 2e-3})
-    shape = BY_TOKENS.model_copy(update={"learner": gentle, "most_epochs": 30.0, "evaluations": 6})
+    shape = BY_TOKENS.model_copy(update={"learner": gentle, "max_epochs": 30.0, "evaluations": 6})
     rows, held_out = [answer("done red"), answer("bye")] * 6, [answer("done blue")]
     weights, config, history = fit_sft(base, rows, held_out, shape)
     losses = [line["held_out"] for line in history]
@@ -297,17 +297,17 @@ def test_the_divergence_starts_at_zero_and_is_the_one_from_the_kept_adapter(base
     stir(learner, scale=0.02)
     sampled = [Row(r.ids, r.trained, 1.0, (-1.0,) * r.learned) for r in rows[:4]]
     with pytest.raises(ValueError, match="keep_reference"):
-        learner.grpo_step(sampled, GrpoSettings(kl=0.1))
+        learner.grpo_step(sampled, GrpoSettings(kl_penalty=0.1))
     learner.keep_reference()
     kept = learner.evaluate(sampled)
-    first = learner.grpo_step(sampled, GrpoSettings(kl=0.1))
+    first = learner.grpo_step(sampled, GrpoSettings(kl_penalty=0.1))
     assert first["kl"] == pytest.approx(0.0, abs=1e-9)
     moved = {k: v.clone() for k, v in learner.weights()[0].items()}
     batch = collate(sampled, base.format.pad_id)
     reference = learner._reference_logprobs(batch.ids_BT, batch.trained_BT)
     assert -reference.mean().item() == pytest.approx(kept, rel=1e-5)
     assert weights_equal(moved, learner.weights()[0])  # looking at the reference leaves the learner as it was
-    assert learner.grpo_step(sampled, GrpoSettings(kl=0.1))["kl"] > 1e-4
+    assert learner.grpo_step(sampled, GrpoSettings(kl_penalty=0.1))["kl"] > 1e-4
 
 
 def test_divergence_alone_pulls_back_to_the_reference(base: Base, rows: list[Row]) -> None:
@@ -315,7 +315,7 @@ def test_divergence_alone_pulls_back_to_the_reference(base: Base, rows: list[Row
     learner.keep_reference()
     stir(learner, scale=0.02)
     sampled = [Row(r.ids, r.trained, 0.0, (-1.0,) * r.learned) for r in rows[:6]]
-    distances = [learner.grpo_step(sampled, GrpoSettings(kl=1.0))["kl"] for _ in range(10)]
+    distances = [learner.grpo_step(sampled, GrpoSettings(kl_penalty=1.0))["kl"] for _ in range(10)]
     assert distances[-1] < distances[0] / 2
 
 
@@ -329,7 +329,7 @@ def test_a_bandit_learns_which_arm_pays(base: Base, form: str) -> None:
     for _ in range(30):
         learner.sft_step(known)
     assert learner.evaluate(known) < 1.0  # three words of about ln 3 nats each, in four tokens
-    loss = GrpoSettings(form=form, kl=0.0)  # type: ignore[arg-type]
+    loss = GrpoSettings(form=form, kl_penalty=0.0)  # type: ignore[arg-type]
 
     async def pulls(step: int) -> list[Any]:
         engine.publish_adapter(f"p@{step}", *learner.weights())

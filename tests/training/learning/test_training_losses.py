@@ -18,7 +18,7 @@ from training.learning.losses import GrpoSettings, grpo, logprobs_of_learned, sf
 from training.models.base import Base
 from training.models.lora import LoraSettings
 
-CISPO, PPO = GrpoSettings(kl=0.0), GrpoSettings(form="ppo", kl=0.0)
+CISPO, PPO = GrpoSettings(kl_penalty=0.0), GrpoSettings(form="ppo", kl_penalty=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,11 @@ def rows(base: Base) -> list[Row]:
 def learner_of(base: Base, micro_tokens: int = 8192) -> Learner:
     """A learner with a non-trivial adapter that never moves: what `.grad` holds after a step is the gradient."""
     shape = LearnerSettings(
-        lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-30, clip=1e9, bf16=False, micro_tokens=micro_tokens
+        lora=LoraSettings(rank=4, alpha=8),
+        learning_rate=1e-30,
+        max_grad_norm=1e9,
+        bf16=False,
+        micro_tokens=micro_tokens,
     )
     learner = Learner(base, shape)
     learner.keep_reference()
@@ -70,7 +74,7 @@ def plain_gradient(learner: Learner, rows: list[Row], loss: GrpoSettings) -> tor
                 token = logprobs[t - 1, row.ids[t]]
                 total = total + plain_loss(token, next(sampled), row.advantage, loss)
                 d = reference[t - 1, row.ids[t]] - token
-                total = total + loss.kl * (torch.exp(d) - d - 1)
+                total = total + loss.kl_penalty * (torch.exp(d) - d - 1)
     (total / sum(row.learned for row in rows)).backward()
     return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
 
@@ -79,7 +83,7 @@ def plain_loss(logprob: torch.Tensor, sampler: float, advantage: float, loss: Gr
     """One token, as the papers write it (MiniMax-M1 eq. 4-5; PPO, DAPO clip-higher, dual-clip PPO eq. 4)."""
     ratio = torch.exp(logprob - sampler)
     if loss.form == "cispo":
-        return -min(ratio.item(), loss.most_weight) * advantage * logprob
+        return -min(ratio.item(), loss.max_importance_weight) * advantage * logprob
     low, high = 1 - loss.clip_low, 1 + loss.clip_high
     bounded = ratio if low <= ratio.item() <= high else torch.tensor(low if ratio.item() < low else high)
     objective = min(ratio * advantage, bounded * advantage, key=lambda x: x.item())
@@ -97,7 +101,7 @@ numbers = st.floats(-3.0, 3.0)
 @settings(max_examples=200, deadline=None)
 @given(numbers, numbers, st.floats(-2.0, 2.0), st.sampled_from(["cispo", "ppo"]))
 def test_value_and_gradient_of_a_token_are_the_papers(logprob: float, gap: float, advantage: float, form: str) -> None:
-    loss = GrpoSettings(form=form, kl=0.0)  # type: ignore[arg-type]
+    loss = GrpoSettings(form=form, kl_penalty=0.0)  # type: ignore[arg-type]
     ours, plain = (torch.tensor([logprob], dtype=torch.float64, requires_grad=True) for _ in range(2))
     sampler, weight = torch.tensor([logprob - gap]).double(), torch.tensor([advantage]).double()
     found = grpo(ours, sampler, weight, None, loss).total
@@ -140,7 +144,7 @@ def test_k3_is_the_divergence_in_expectation() -> None:
     policy, reference = torch.randn(2, 30, dtype=torch.float64).log_softmax(-1)
     exact = (policy.exp() * (policy - reference)).sum().item()
     weighted = sum(
-        p.exp().item() * grpo(p[None], p[None], torch.zeros(1), r[None], GrpoSettings(kl=1.0)).metrics["kl"]
+        p.exp().item() * grpo(p[None], p[None], torch.zeros(1), r[None], GrpoSettings(kl_penalty=1.0)).metrics["kl"]
         for p, r in zip(policy, reference, strict=True)
     )
     assert weighted == pytest.approx(exact, rel=1e-9)
@@ -148,7 +152,7 @@ def test_k3_is_the_divergence_in_expectation() -> None:
 
 def test_k3_and_its_gradient_vanish_at_the_reference() -> None:
     logprobs = torch.tensor([-0.5, -3.0], requires_grad=True)
-    found = grpo(logprobs, logprobs.detach(), torch.zeros(2), logprobs.detach(), GrpoSettings(kl=1.0))
+    found = grpo(logprobs, logprobs.detach(), torch.zeros(2), logprobs.detach(), GrpoSettings(kl_penalty=1.0))
     found.total.backward()
     assert found.total.item() == 0 and logprobs.grad is not None and not logprobs.grad.any()
 
@@ -189,7 +193,9 @@ def test_learned_positions_alone_give_the_full_forward_s_logprobs(base: Base, ro
 
 
 @pytest.mark.parametrize(
-    "loss", [CISPO, PPO, GrpoSettings(kl=0.7), GrpoSettings(form="ppo", kl=0.7)], ids=["cispo", "ppo", "+kl", "ppo+kl"]
+    "loss",
+    [CISPO, PPO, GrpoSettings(kl_penalty=0.7), GrpoSettings(form="ppo", kl_penalty=0.7)],
+    ids=["cispo", "ppo", "+kl", "ppo+kl"],
 )
 @pytest.mark.parametrize("count", [1, 5])
 def test_the_learner_s_gradient_is_the_plain_one(base: Base, rows: list[Row], loss: GrpoSettings, count: int) -> None:

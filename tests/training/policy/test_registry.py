@@ -23,7 +23,7 @@ from training.models.lora import save_weights
 from training.policy.gate import GateSettings, as_dict, compare, decide, slice_of
 from training.policy.registry import POINTER, Registry
 
-GATE = GateSettings(scenarios=40, slice_margin=0.1, smallest_slice=12)
+GATE = GateSettings(scenarios=40, slice_margin=0.1, min_slice=12)
 Scored = list[tuple[str, float | None, float | None]]
 
 
