@@ -257,7 +257,15 @@ def _parsed(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise otlp.NotOtlp(f"no JSON: {error}") from None
+        problem = error
+    told = line.strip().removesuffix(b",")  # a list without its brackets
+    try:
+        return orjson.loads(told)
+    except orjson.JSONDecodeError:
+        shown = message_lists.from_text(told.decode("utf-8", "replace"))  # Python's repr
+    if isinstance(shown, str):
+        raise otlp.NotOtlp(f"no JSON: {problem}")
+    return shown
 
 
 class Adder:

@@ -123,8 +123,10 @@ def read(
         if seen.kind != "other" and span.records:
             for record in span.records:
                 record.is_read = True
+    rest = [r for told in by_span.values() for r in told if not r.is_read and r.event_name != dialects.EVALUATION]
+    if not rest:
+        return observed, evaluations
     told_traces = {o.trace_id for o in observed if o.input or o.output or o.arguments is not None}
-    rest = (r for told in by_span.values() for r in told if not r.is_read and r.event_name != dialects.EVALUATION)
     found, unread = sessions.read_sessions(rest, told_traces)
     if unread_records is not None:
         unread_records.update(unread)

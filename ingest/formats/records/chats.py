@@ -25,7 +25,9 @@ _AGENTS, _MODELS = ("agent", "agent_name"), ("model", "model_name")
 _SYSTEM = ("system", "system_prompt", "instructions", "systemInstruction", "system_instruction")
 _TOOLS = ("tools", "functions", "tool_definitions", "toolConfig", "available_tools")
 _ANSWERS = ("completion", "completions", "response", "output", "responses")
-_PAIRS = (("request", "response"), ("request_body", "response_body"), ("input", "output"), ("body", "response"))
+_PAIRS = (("request", "response"), ("request_body", "response_body"), ("input", "output"), ("body", "response"),
+          ("prompt", "response"), ("prompt", "completion"))  # fmt: skip
+_BODIES = ("inputBodyJson", "outputBodyJson")  # of Bedrock's invocation logs
 _TEXT_PAIRS = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("question", "answer"))
 _OWN = {*MESSAGES, *IDS, *_AGENTS, *_MODELS, *_SYSTEM, *_TOOLS, *_ANSWERS, *KEYS} - {"feedback", "reward_info"}
 
@@ -91,12 +93,12 @@ def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
     """A conversation and what answers it, a logged request with its response, a response alone, or two texts."""
     for asked, answered in _PAIRS:
         request, response = _object(record.get(asked)), _object(record.get(answered))
-        if request is not None and response is not None and (told := _prompt(request)) is not None:
-            answer = _answer(response)
-            return [_with_facts(answer, told, {**response, **request, **record})] if answer else None
+        if request is not None and answered in record and (told := _prompt(request)) is not None:
+            answer = _answer(response if response is not None else record[answered], is_text=True)
+            return [_with_facts(answer, told, {**(response or {}), **request, **record})] if answer else None
     told = _prompt(record)
     if told is not None:
-        answer = next((a for k in _ANSWERS if (a := _answer(record.get(k))) is not None), None)
+        answer = next((a for k in _ANSWERS if (a := _answer(record.get(k), is_text=not told.said)) is not None), None)
         return [_with_facts(answer, told, record)]
     if (answer := _answer(record)) is not None:
         return [_with_facts(answer, Trajectory([], []), record)]
@@ -105,7 +107,9 @@ def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
 
 def _object(value: Any) -> dict[str, Any] | None:
     value = message_lists.from_text(value) if isinstance(value, str) else value
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    return next((value[k] for k in _BODIES if isinstance(value.get(k), dict)), value)
 
 
 def _prompt(record: dict[str, Any]) -> Trajectory | None:
@@ -122,10 +126,13 @@ def _prompt(record: dict[str, Any]) -> Trajectory | None:
     return None
 
 
-def _answer(value: Any) -> Trajectory | None:
-    """What a model answered: a response of OpenAI's chat or Responses API, of Anthropic's or Gemini's, or messages."""
+def _answer(value: Any, is_text: bool = False) -> Trajectory | None:
+    """What a model answered: a response of OpenAI's chat or Responses API, of Anthropic's, Gemini's or Bedrock's, or
+    messages; where ``is_text``, a text as well."""
     if isinstance(value, str | list):
         items = message_lists.listed(value)
+        if items is None and is_text and isinstance(value, str) and value:
+            items = [{"role": "assistant", "content": value}]
         return Trajectory([], message_lists.read(items)) if items else None
     if not isinstance(value, dict):
         return None
@@ -133,6 +140,8 @@ def _answer(value: Any) -> Trajectory | None:
     is_message = value.get("role") == "assistant" and ("content" in value or "tool_calls" in value)
     if said is None and is_message:
         said = [{k: value[k] for k in ("role", "content", "tool_calls", "refusal") if k in value}]
+    if said is None and isinstance(value.get("output"), dict) and message_lists.is_message(value["output"]):
+        said = [value["output"]["message"]]
     if said is None:
         return None
     response_id = value.get("id", value.get("responseId"))

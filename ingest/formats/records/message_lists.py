@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from ingest.formats.records import transcripts
+
 Message = dict[str, Any]
 
 ROLES = {
@@ -35,8 +37,6 @@ _ITEMS = {"function_call", "function_call_output", "reasoning", "custom_tool_cal
 
 
 _SPEAKERS, _SAYINGS = ("from", "speaker", "sender", "author"), ("value", "text", "message", "utterance", "content")
-# A transcript as Anthropic's first data sets have it.
-_TRANSCRIPT = re.compile(r"(?:\A|\n\n)(Human|Assistant|System): ?")
 # Python's repr of a dict or of a list of them, as a data frame writes it into a CSV file.
 _REPR = re.compile(r"\s*\[?\s*\{\s*'")
 
@@ -45,20 +45,11 @@ def listed(value: Any) -> list[Any] | None:
     """A list of messages, also where the list or its items are given as text (JSON, or Python's repr); None for another
     value."""
     if isinstance(value, str):
-        value = _transcript(value) or from_text(value)
+        value = transcripts.messages_of(value) or from_text(value)
     if not isinstance(value, list) or not value:
         return None
     items = [from_text(item) if isinstance(item, str) else item for item in value]
     return items if all(map(is_message, items)) else None
-
-
-def _transcript(text: str) -> list[Any] | None:
-    """``Human: ... Assistant: ...``, each behind an empty line."""
-    pieces = _TRANSCRIPT.split(text) if text.lstrip()[:6] == "Human:" else []
-    if len(pieces) < 5 or pieces[0].strip():
-        return None
-    said = zip(pieces[1::2], pieces[2::2], strict=True)
-    return [{"role": role, "content": content.strip()} for role, content in said]
 
 
 def from_text(text: str) -> Any:

@@ -135,6 +135,19 @@ FORMS: dict[str, Any] = {
     "speakers": {"dialogue": [
         {"speaker": "customer", "text": "where is 7"}, {"speaker": "function_call", "text": json.dumps(CALL)},
         {"speaker": "observation", "text": "shelf 3"}, {"speaker": "agent", "text": "Here."}]},
+    "a transcript": {"system": "", "chat": (
+        "USER: where is 7\n\n\nASSISTANT: <functioncall> "
+        "{\"name\": \"find\", \"arguments\": '{\"id\": 7}'} <|endoftext|>\n\n\nFUNCTION RESPONSE: shelf 3\n\n\nASSISTANT: Here. <|endoftext|>\n")},
+    "bedrock's log": {
+        "schemaType": "ModelInvocationLog", "modelId": "m",
+        "input": {"inputBodyJson": {"messages": [
+            {"role": "user", "content": [{"text": "where is 7"}]},
+            {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "find", "input": {"id": 7}}}]},
+            {"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [{"text": "shelf 3"}]}}]}]}},
+        "output": {"outputBodyJson": {"output": {"message": {"role": "assistant", "content": [{"text": "Here."}]}}}}},
+    "a text that answers messages": {"messages": OPENAI[:-1], "response": "Here."},
+    "a line with a comma": json.dumps({"messages": OPENAI}) + ",",
+    "a line of python": repr({"messages": OPENAI}),
     "capital roles, message for content": {"chat_history": [
         {"role": "USER", "message": "where is 7"}, OPENAI[1], OPENAI[2], {"role": "CHATBOT", "message": "Here."}]},
     "what this project exports": {

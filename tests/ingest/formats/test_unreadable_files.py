@@ -76,6 +76,7 @@ SEEN: dict[str, tuple[Any, str, str]] = {
     "a number": ("12\n", "JSON value by itself (12)", '{"messages": [...]}'),
     "numbers": ("[1, 2]\n", "list without objects", '{"messages": [...]}'),
     "a word": ("hello", "no JSON", READABLE),
+    "yaml": ("messages:\n  - role: user\n    content: hi\n", "no JSON", READABLE),
 }  # fmt: skip
 
 
