@@ -137,7 +137,8 @@ FORMS: dict[str, Any] = {
         {"speaker": "observation", "text": "shelf 3"}, {"speaker": "agent", "text": "Here."}]},
     "a transcript": {"system": "", "chat": (
         "USER: where is 7\n\n\nASSISTANT: <functioncall> "
-        "{\"name\": \"find\", \"arguments\": '{\"id\": 7}'} <|endoftext|>\n\n\nFUNCTION RESPONSE: shelf 3\n\n\nASSISTANT: Here. <|endoftext|>\n")},
+        "{\"name\": \"find\", \"arguments\": '{\"id\": 7}'} <|endoftext|>\n\n\n"
+        "FUNCTION RESPONSE: shelf 3\n\n\nASSISTANT: Here. <|endoftext|>\n")},
     "bedrock's log": {
         "schemaType": "ModelInvocationLog", "modelId": "m",
         "input": {"inputBodyJson": {"messages": [
