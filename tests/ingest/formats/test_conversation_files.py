@@ -286,6 +286,14 @@ def test_both_answers_of_a_preference_are_conversations(tmp_path: Path, record: 
     assert all(told(c)[0] == ("user", "where is 7") for c in found)
 
 
+def test_two_choices_are_two_conversations(tmp_path: Path) -> None:
+    choices = [{"index": n, "finish_reason": "stop", "message": {"role": "assistant", "content": c}}
+               for n, c in enumerate(("Here.", "No."))]  # fmt: skip
+    record = {"request": {"model": "m", "n": 2, "messages": [USER]}, "response": {"id": "c", "choices": choices}}
+    found, _ = read(tmp_path, data=record)
+    assert sorted(told(c)[1:] for c in found) == [[("assistant", "Here.")], [("assistant", "No.")]]
+
+
 def response(content: str) -> dict[str, Any]:
     message = {"role": "assistant", "content": content}
     return {"id": f"chatcmpl-{content}", "object": "chat.completion", "created": 1764000000, "model": "m-1",
