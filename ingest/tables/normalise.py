@@ -14,7 +14,9 @@ import pyarrow as pa
 import xxhash
 
 from ingest import dialects
-from ingest.conversations.assembly import Assembled, assemble, conversation_of
+from ingest.conversations.assembly import KINDS, Assembled, Left, assemble
+from ingest.conversations.executions import DEMOTED
+from ingest.conversations.judgements import Index, Named, identity
 from ingest.conversations.linking import Link
 from ingest.messages.chatform import Turn
 from ingest.messages.normal import MAPPING_VERSION, Evaluation, LogRecord, Observed, Span
@@ -63,17 +65,23 @@ NORMALISED = {
     "evaluations": pa.schema(
         [("conversation_id", pa.string()), ("name", pa.string()), ("score", pa.float64()),
          ("label", pa.string()), ("explanation", pa.string()), ("time_ns", pa.int64()),
-         ("trace_id", pa.string()), ("span_id", pa.string())]
+         ("trace_id", pa.string()), ("span_id", pa.string()), ("attributed_by", pa.string())]
+    ),
+    # Where each model output and tool execution is: the message's position, or the reason why it is nowhere.
+    "placements": pa.schema(
+        [("conversation_id", pa.string()), ("trace_id", pa.string()), ("span_id", pa.string()),
+         ("kind", pa.string()), ("position", pa.int64()), ("reason", pa.string())]
     ),
 }  # fmt: skip
 
 
 @dataclass
 class Normalised:
-    """Rows of each normalised table, and how many spans each dialect read."""
+    """Rows of each normalised table, how many spans each dialect read, and what was read of each kind."""
 
     rows: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {k: [] for k in NORMALISED})
     dialect_counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    read_counts: dict[str, int] = field(default_factory=dict)
 
 
 def rows_of(batches: Iterable[pa.RecordBatch], name: str) -> Rows:
@@ -93,30 +101,56 @@ def normalise(spans: Rows, records: Rows, privacy: Privacy | None = None) -> Nor
     """The normalised tables of raw ``spans`` and ``log_records``, with surrogates for what is personal or secret if
     ``privacy`` is given."""
     out = Normalised()
-    observed, evaluations = read(spans, records, out.dialect_counts)
-    conversations = assemble(observed)
+    observed, judged = read(spans, records, out.dialect_counts, out.read_counts)
+    left, index = Left(), Index()
+    conversations = assemble(observed, judged, left)
     add_conversations(out.rows, conversations, privacy)
-    by_trace = {t: c.conversation_id for c in conversations for t in c.trace_ids}
-    by_response = {r: c.conversation_id for c in conversations for r in c.thread.response_ids}
-    for e in evaluations:
-        out.rows["evaluations"].append(evaluation_row(e, conversation_of(e, by_trace, by_response), privacy))
+    for c in conversations:
+        index.add(named(c))
+    for e in left.judgements:
+        out.rows["evaluations"].append(evaluation_row(e, *index.find(e), privacy))
+    out.rows["placements"] += left_rows(left)
     return out
 
 
+def named(c: Assembled) -> Named:
+    """What names a conversation."""
+    return Named(c.conversation_id, frozenset(c.names), frozenset(c.trace_ids), frozenset(c.thread.response_ids))
+
+
+def left_rows(left: Left) -> list[tuple[Any, ...]]:
+    """The rows of ``placements`` of what is in no conversation."""
+    told = dict.fromkeys(left.spans)
+    return [(None, trace_id, span_id, _KINDS.get(kind, kind), None, reason) for trace_id, span_id, kind, reason in told]
+
+
+_KINDS = {DEMOTED: "inference"}
+_PLACED = {*KINDS, DEMOTED}
+
+
 def read(
-    spans: Rows, records: Rows, dialect_counts: dict[str, int]
+    spans: Rows, records: Rows, dialect_counts: dict[str, int], read_counts: dict[str, int] | None = None
 ) -> tuple[list[Observed], list[Evaluation]]:
-    """What raw rows mean, span by span; adds to the number of spans that each dialect read. The log records must
-    be all those of the spans."""
-    by_span, evaluations = _records(records)
+    """What raw rows mean, span by span, and the judgements that log records tell; adds to the number of spans that
+    each dialect read, and to those of model calls, executions and judgements. The log records must be all those of the
+    spans."""
+    by_span, judged = _records(records)
     observed: list[Observed] = []
     met: set[tuple[str, str]] = set()
+    kinds: dict[str, set[Any]] = {kind: set() for kind in KINDS}
+    judgements = set(map(identity, judged))
     for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met)):
         seen = _observed(span)
         dialect_counts[seen.dialect or "none"] = dialect_counts.get(seen.dialect or "none", 0) + 1
-        evaluations += seen.evaluations
+        if seen.kind in kinds:
+            kinds[seen.kind].add((span.trace_id, span.span_id))
+        if seen.evaluations:
+            judgements.update(map(identity, seen.evaluations))
         observed.append(seen)
-    return observed, evaluations
+    if read_counts is not None:
+        for kind, found in {**kinds, "judgement": judgements}.items():
+            read_counts[kind] = read_counts.get(kind, 0) + len(found)
+    return observed, judged
 
 
 def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privacy: Privacy | None) -> None:
@@ -130,14 +164,23 @@ def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privac
             turns = [written if new is old else _written(new) for new, old, written in both]
             tools = tools if told.thread.tools is c.thread.tools else _json(told.thread.tools)
         _add_conversation(rows, told, turns, tools)
+        places = {id(turn): position for position, turn in enumerate(c.thread.turns)}
+        rows["placements"] += [
+            (told.conversation_id, trace_id, span_id, _KINDS.get(kind, kind), places.get(id(turn)), None)
+            for trace_id, span_id, kind, turn in c.placed
+            if kind in _PLACED
+        ]
+        rows["evaluations"] += [evaluation_row(e, c.conversation_id, "span", privacy) for e in c.judged]
     rows["message_bodies"] = list({row[0]: row for row in rows["message_bodies"]}.values())
 
 
-def evaluation_row(e: Evaluation, conversation_id: str | None, privacy: Privacy | None) -> tuple[Any, ...]:
-    """The row of a judgement of a conversation."""
+def evaluation_row(
+    e: Evaluation, conversation_id: str | None, by: str | None, privacy: Privacy | None
+) -> tuple[Any, ...]:
+    """The row of a judgement of a conversation, and by what it was found."""
     if privacy:
         conversation_id, e = privacy.evaluation(e, conversation_id)
-    return conversation_id, e.name, e.score, e.label, e.explanation, e.time_ns, e.trace_id, e.span_id
+    return conversation_id, e.name, e.score, e.label, e.explanation, e.time_ns, e.trace_id, e.span_id, by
 
 
 Records = dict[tuple[str, str], list[LogRecord]]
@@ -197,9 +240,7 @@ def _records(rows: Rows) -> tuple[Records, list[Evaluation]]:
         if record.event_name == dialects.EVALUATION:
             body = record.body if isinstance(record.body, dict) else {}
             evaluations.append(
-                dialects.evaluation(
-                    {**body, **attributes}, record.time_ns, record.trace_id, record.span_id, None
-                )
+                dialects.evaluation({**body, **attributes}, record.time_ns, record.trace_id, record.span_id, None)
             )
     return by_span, evaluations
 
