@@ -125,12 +125,18 @@ def _pass(
         is_only = len(found) == len(runs[key]) == 1
         for x, attempts in _share(found, runs[key]):
             fitting = [e for e in attempts if _fits(x, e, is_only)]
-            fitting = fitting if several else fitting[:1]
+            fitting = fitting if several else _first_to_end(fitting)
             if fitting and not x.attempts and repair:
                 x.repairs.append(repair)
             x.attempts += fitting
             taken.update(map(id, fitting))
     return [e for e in free if id(e) not in taken] if taken else free
+
+
+def _first_to_end(runs: list[Observed]) -> list[Observed]:
+    """The first of some executions, and those before it that stopped to wait for somebody."""
+    ended = next((n for n, e in enumerate(runs, 1) if not is_paused(e)), len(runs))
+    return runs[:ended]
 
 
 def _fits(x: Link, e: Observed, is_only: bool) -> bool:
