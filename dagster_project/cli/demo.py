@@ -164,9 +164,11 @@ def _materialise(settings: Settings) -> None:
         shutil.copy(Path(__file__).parents[1] / "dagster.yaml", history)
     os.environ["REHEARSAL_HOME"] = str(settings.home.absolute())
     from dagster_project.definitions import defs
+    from dagster_project.defs.runs import end_dead_runs
 
     definitions = defs()
     with dg.DagsterInstance.get() as instance:
+        end_dead_runs(instance, settings.home)
         job = definitions.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # the bars tell it better
