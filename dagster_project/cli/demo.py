@@ -29,6 +29,7 @@ from dagster_project.loop.stages import write_json
 from dagster_project.report.story import CLOCK
 from dagster_project.report.terminal import print_report
 from examples.support_desk.production import run_production
+from ingest.atomic import write_text
 from ingest.errors import UserError
 from ingest.lake import Lake
 from ingest.privacy.settings import FILE as SETTINGS_FILE
@@ -116,7 +117,7 @@ def _without_privacy(lake: Lake) -> None:
     """The demo's customers are drawn, nobody's data is in its traces; the desk is learned as it is."""
     path = lake.path / SETTINGS_FILE
     if not path.exists():
-        path.write_text("# Simulated customers. For real ones leave this file out: docs/privacy.md\nenabled = false\n")
+        write_text(path, "# Simulated customers. For real ones leave this file out: docs/privacy.md\nenabled = false\n")
 
 
 @contextmanager

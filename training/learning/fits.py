@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.learning.batch import Row, epochs
-from training.learning.learner import Learner, LearnerSettings, save_state
+from training.learning.learner import Learner, LearnerSettings, load_state, save_state
 from training.models.base import Base
 from training.models.lora import LoraSettings
 
@@ -58,7 +58,7 @@ def fit_sft(
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"loss": math.inf, "weights": None}
     if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=False)
+        state = load_state(checkpoint)
         learner.restore(state["learner"])
         clock, history, best = state["clock"], state["history"], state["best"]
     budget = settings.max_epochs * sum(len(r.ids) for r in rows)
