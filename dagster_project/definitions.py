@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
-from dagster import Definitions, definitions, load_from_defs_folder
+from dagster import ComponentTree, Definitions, definitions
+
+from dagster_project import defs as folder
 
 
 @definitions
 def defs() -> Definitions:
-    """Assets, checks, jobs, schedules, sensors and resources of the loop."""
-    return load_from_defs_folder(path_within_project=Path(__file__).parent)
+    """Assets, checks, jobs, schedules, sensors and resources of the loop.
+
+    Not load_from_defs_folder: it wants a pyproject.toml above the package, and an installed wheel has none.
+    """
+    return ComponentTree.from_module(defs_module=folder, project_root=Path(__file__).parents[1]).build_defs()

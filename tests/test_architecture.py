@@ -78,11 +78,15 @@ def imports(path: Path, submodules: bool = False) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module or "", node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                package = path.relative_to(ROOT).parts[: -node.level]
+                module = ".".join(filter(None, [*package, module]))
+            yield module, node.lineno
             if submodules:
                 for alias in node.names:
-                    yield f"{node.module}.{alias.name}", node.lineno
+                    yield f"{module}.{alias.name}", node.lineno
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

@@ -1,16 +1,24 @@
-"""The commands about the whole loop: demo, train, evaluate, promote, rollback, report, doctor."""
+"""The commands about the whole loop: demo, run, train, evaluate, promote, rollback, report, doctor.
+
+No option has a default that settings.json or REHEARSAL_* would have to beat: what is not given stays None.
+"""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-HOME = Path("artifacts/demo")  # as in settings.py, which would import pydantic here
+if TYPE_CHECKING:
+    from dagster_project.loop.settings import Settings
+
+HOME = Path("artifacts/home")  # as in settings.py, which would import pydantic here
+DEMO = Path("artifacts/demo")
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="REHEARSAL_HOME", help="Where everything is kept.")
 ]
@@ -19,6 +27,7 @@ HomeOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("demo")(demo)
+    app.command("run")(run)
     app.command("train")(train)
     app.command("evaluate")(evaluate)
     app.command("promote")(promote)
@@ -27,9 +36,35 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
+class Stage(StrEnum):
+    """Where a run may end."""
+
+    data = "data"
+    world = "world"
+    card = "card"
+    judge = "judge"
+    clone = "clone"
+    candidate = "candidate"
+    gate = "gate"
+    evaluation = "evaluation"
+    report = "report"
+
+
+BaseOption = Annotated[
+    str | None,
+    typer.Option(help="Base model: shipped name, directory or Hugging Face id. Not given: REHEARSAL_BASE, settings."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Seed of everything that is drawn. Not given: REHEARSAL_SEED, settings, 0.")
+]
+EnvironmentOption = Annotated[
+    str | None, typer.Option(help="A real environment to measure in, 'package.module:Class' (docs/environment.md).")
+]
+
+
 def demo(
-    home: HomeOption = HOME,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    home: HomeOption = DEMO,
+    seed: SeedOption = None,
     small: Annotated[
         bool, typer.Option("--small", help="The same path in about a minute; proves nothing.")
     ] = False,
@@ -40,22 +75,52 @@ def demo(
     run_demo(home, seed, small, Console())
 
 
+def run(
+    home: HomeOption = HOME,
+    lake: Annotated[
+        Path | None, typer.Option(help="Lake of your traces. Not given: the one of before, or `lake` in the home.")
+    ] = None,
+    until: Annotated[Stage, typer.Option(help="The last stage to do.")] = Stage.report,
+    base: BaseOption = None,
+    environment: EnvironmentOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """The whole loop on your own traces, with a report. A run that was stopped goes on where it was."""
+    from dagster_project.cli.graph import materialise, running, tell
+    from dagster_project.loop import preflight
+
+    settings = _settings(home, lake=lake, base=base, environment=environment, seed=seed)
+    preflight.check(settings, environment=until in (Stage.evaluation, Stage.report))
+    settings.save()
+    console = Console()
+    with running(home, console):
+        materialise(settings, until)
+    tell(settings, until, console)
+
+
 def train(
     lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
     world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
-    out: Annotated[Path, typer.Option(help="Where clone, judge, candidate and verdict go.")],
-    base: Annotated[str, typer.Option(help="Base model; the one that the world stands on.")] = "rehearsal-tiny",
+    out: Annotated[Path, typer.Option(help="Home directory: where clone, judge, candidate and verdict go.")],
+    base: Annotated[str | None, typer.Option(help="Base model. Not given: the one that the world stands on.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: SeedOption = None,
 ) -> None:
-    """Scenarios, rollouts in the world, RULER, GRPO: a candidate, and whether it passes the gate."""
+    """Scenarios, rollouts in a given world, RULER, GRPO: a candidate, and whether it passes the gate."""
+    from dagster_project.loop import preflight
     from dagster_project.loop.passes import Loop
     from dagster_project.loop.progress import bars
-    from dagster_project.loop.settings import Settings
+    from worldmodel.artifact import read_manifest
 
-    chosen: dict[str, Any] = {"train": {"steps": steps}} if steps else {}
-    settings = Settings(home=out, lake_dir=lake.absolute(), world_dir=world.absolute(), base=base, seed=seed, **chosen)
-    settings.save()
+    settings = _settings(
+        out, lake=lake, world_dir=world.absolute(), base=base, seed=seed,
+        train={"steps": steps} if steps else None,
+    )  # fmt: skip
+    if "base" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"base": read_manifest(world)["base"]})
+    preflight.check(settings, environment=False)
+    # The world is this command's alone: the nightly job in the same home fits one from the newest data.
+    settings.save(leave_out=["world_dir"])
     console = Console()
     with bars(console):
         verdict = Loop(settings).run_until("gate").facts
@@ -65,22 +130,39 @@ def train(
 
 def evaluate(
     home: HomeOption = HOME,
-    environment: Annotated[str, typer.Option(help="The real environment, 'package.module:Class'.")] = "",
+    environment: EnvironmentOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures.")] = False,
 ) -> None:
     """Clone and candidate in the real environment, the same starts and seeds for both."""
     from dagster_project.loop.passes import Loop
     from dagster_project.loop.progress import bars
-    from dagster_project.loop.settings import Settings
     from dagster_project.report.terminal import print_success
+    from training.policy.evaluate import check_environment
 
-    chosen: dict[str, Any] = {"environment": environment} if environment else {}
+    settings = _settings(home, environment=environment)
+    if settings.environment:
+        check_environment(settings.environment, settings.seed)
     with bars(Console(stderr=True)):
-        found = Loop(Settings(home=home, **chosen)).evaluation().facts
+        found = Loop(settings).evaluation().facts
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
         print_success(found["before"], found["after"], (found["low"], found["high"]), found["episodes"])
+        if broken := max(found["faults"]["before"], found["faults"]["after"]):
+            Console(soft_wrap=True).print(
+                f"the environment raised an error in {broken} or more other starts; the first: "
+                f"{found['faults']['first']}", markup=False,
+            )  # fmt: skip
+
+
+def _settings(home: Path, lake: Path | None = None, **given: Any) -> Settings:
+    """The settings of a home with what was said on the command line; None was not said."""
+    from dagster_project.loop.settings import Settings
+
+    said = {name: value for name, value in given.items() if value is not None}
+    if lake is not None:  # the home's own lake goes without a path, so that the home can be moved
+        said["lake_dir"] = None if lake.absolute() == (home / "lake").absolute() else lake.absolute()
+    return Settings(home=home, **said)
 
 
 def promote(
@@ -117,14 +199,14 @@ def report(
 
 def doctor(
     home: HomeOption = HOME,
-    base: Annotated[str, typer.Option(help="Base model to look for.")] = "rehearsal-tiny",
+    base: BaseOption = None,
 ) -> None:
     """Whether this machine has what the loop needs."""
     from dagster_project.cli.doctor import examine
 
     marks = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
     grid = Table.grid(padding=(0, 2))
-    findings = examine(base, home)
+    findings = examine(_settings(home, base=base).base, home)
     for finding in findings:
         grid.add_row(marks[finding.state], finding.subject, finding.text)
     Console().print(grid)

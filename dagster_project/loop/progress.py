@@ -1,4 +1,4 @@
-"""How far the work is, told to whoever watches: bars on a terminal, log lines in Dagster, nobody in tests."""
+"""How far the work is: bars on a terminal, lines in a file or a pipe, log lines in Dagster, nothing in tests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ from rich.progress import (
 Report = Callable[[int, int, str], None]
 """Called with (done, of how many, what is worth seeing, such as the latest loss)."""
 
+PER_CENT = 10
+"""A line for every so many per cent where there is no terminal."""
+
 _watcher: ContextVar[Callable[[str], Report] | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
 def bars(console: Console) -> Iterator[Progress]:
-    """Show every piece of work started inside as a bar of its own; an error before the first stays the only line."""
+    """Show every piece of work started inside: as a bar of its own on a terminal, else as lines that are written at
+    once. An error before the first piece of work stays the only line.
+    """
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description}", table_column=None),
@@ -39,10 +44,14 @@ def bars(console: Console) -> Iterator[Progress]:
 
     def watch(title: str) -> Report:
         task = progress.add_task(f"{title:<34}", total=None, note="")
-        progress.start()
+        if console.is_terminal:
+            progress.start()
+        lines = None if console.is_terminal else _lines(title, console)
 
         def report(done: int, total: int, note: str = "") -> None:
             progress.update(task, completed=done, total=total, note=note)
+            if lines is not None:
+                lines(done, total, note)
 
         return report
 
@@ -51,8 +60,26 @@ def bars(console: Console) -> Iterator[Progress]:
         yield progress
     finally:
         _watcher.reset(token)
-        if progress.tasks:
+        if progress.live.is_started:
             progress.stop()
+
+
+def _lines(title: str, console: Console) -> Report:
+    """A line when the work begins, and one for every PER_CENT of it. Rich flushes each."""
+    began, told = time.monotonic(), -1
+
+    def line(text: str) -> None:
+        console.print(f"{title}: {text}", soft_wrap=True, markup=False, highlight=False)
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal told
+        reached = 100 * done // total // PER_CENT if total > 0 else 0
+        if reached > told:
+            told = reached
+            line(", ".join(filter(None, [f"{done}/{total}", note, f"{time.monotonic() - began:.0f} s"])))
+
+    line("started")
+    return report
 
 
 def track(title: str, log: Callable[[str], None] | None = None, every_seconds: float = 10.0) -> Report:

@@ -1,8 +1,9 @@
-"""What a person may choose about the loop, in one place."""
+"""User settings of the loop, in one place."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from training.policy.gate import GateSettings
 from training.policy.grpo import TrainSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
-HOME = Path("artifacts/demo")
+HOME = Path("artifacts/home")
+"""Where everything is kept unless `--home` or REHEARSAL_HOME says otherwise. The demo has a home of its own."""
 SAVED = "settings.json"
 
 
@@ -51,6 +53,7 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(HOME, description="Where everything is kept: lake, adapters, reports.")
@@ -67,7 +70,7 @@ class Settings(BaseSettings):
     # The parts' defaults are values and not factories: only a value is completed where no more than a part is given.
     world: WorldSettings = Field(WorldSettings(), description="How the world is learned.")
     card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")
-    clone: FitSettings = Field(FitSettings(seconds=400), description="How the production agent is cloned.")
+    clone: FitSettings = Field(FitSettings(max_tokens=3_600_000), description="How the production agent is cloned.")
     judge: JudgeSettings = Field(JudgeSettings(), description="How the offline judge is trained.")
     ruler: RulerSettings = Field(RulerSettings(), description="Who judges, and how they are asked.")
     train: TrainSettings = Field(TrainSettings(), description="How the policy practises.")
@@ -95,10 +98,13 @@ class Settings(BaseSettings):
         """Whether the base is the tiny one, which is shown neither system prompts nor tool definitions."""
         return self.base == "rehearsal-tiny"
 
-    def save(self) -> None:
-        """Keep these settings in the home directory, for whoever opens it next. Keys are not written down."""
+    def save(self, leave_out: Collection[str] = ()) -> None:
+        """Write what differs from the defaults to the home directory, without the fields in `leave_out` and without
+        keys. Whoever opens the home next gets these settings.
+        """
         self.home.mkdir(parents=True, exist_ok=True)
-        write_json(self.home / SAVED, self.model_dump(mode="json", exclude={"home": True, "ruler": {"api_key": True}}))
+        dumped = self.model_dump(mode="json", exclude={"home", *leave_out})
+        write_json(self.home / SAVED, _different(dumped, type(self).model_construct().model_dump(mode="json")))
 
     @classmethod
     def settings_customise_sources(
@@ -112,4 +118,22 @@ class Settings(BaseSettings):
         given: dict[str, Any] = init_settings()
         home = Path(given.get("home") or os.environ.get("REHEARSAL_HOME") or HOME)
         saved = JsonConfigSettingsSource(settings_cls, json_file=home / SAVED)
+        ruler = saved().get("ruler")
+        if isinstance(ruler, dict) and ruler.get("api_key"):
+            raise UserError(
+                f"{home / SAVED} holds ruler.api_key; keys are not kept in files: set REHEARSAL_RULER__API_KEY instead"
+            )
         return init_settings, env_settings, saved
+
+
+def _different(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of nested JSON objects whose values are not the default's."""
+    found: dict[str, Any] = {}
+    for name, own in value.items():
+        other = default.get(name)
+        if isinstance(own, dict) and isinstance(other, dict):
+            if inner := _different(own, other):
+                found[name] = inner
+        elif own != other:
+            found[name] = own
+    return found

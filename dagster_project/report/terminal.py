@@ -18,7 +18,8 @@ def print_report(home: Path, as_json: bool = False) -> None:
         found = json.loads(text)
     except (OSError, ValueError):
         raise UserError(
-            f"{home} holds no report; run `rehearsal demo --home {home}`, or materialise the asset report/page"
+            f"{home} holds no report; give another --home, run `rehearsal run --home {home}` on your traces, or "
+            "`rehearsal demo`, or materialise the asset `report/page`"
         ) from None
     if as_json:
         print(text)

@@ -13,9 +13,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from examples.support_desk.language import sayings as sy
-from examples.support_desk.language.reading import Slots, intents, is_complaint, is_goodbye, read_slots
 from training.environment import Episode, Observation, Start, ToolCall
+
+from .language import sayings as sy
+from .language.reading import Slots, intents, is_complaint, is_goodbye, read_slots
 
 PRODUCTION = {
     "order id has the right form": 0.6,

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 
-from examples.support_desk.language import phrases as ph
-from examples.support_desk.language.speech import Heard, hear
-from examples.support_desk.tasks import Goal, Task
+from .language import phrases as ph
+from .language.speech import Heard, hear
+from .tasks import Goal, Task
 
 PATIENCE = {"patient": (2, 3), "terse": (1, 2), "impatient": (0, 1), "forgetful": (1, 3), "chatty": (2, 3)}
 MAX_TURNS = 9

@@ -11,7 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 from functools import lru_cache
 
-from examples.support_desk.language.words import COLOURS, MATERIALS, NOUNS
+from .language.words import COLOURS, MATERIALS, NOUNS
 
 SCHEMA = """
 CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL);

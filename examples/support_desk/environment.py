@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from examples.support_desk.customers import Customer
-from examples.support_desk.database import open_database
-from examples.support_desk.tasks import SPLITS, make_task
-from examples.support_desk.tools import TOOLS, Desk
-from examples.support_desk.verdict import Listener, expected_state, state
 from training.environment import Observation, Start, ToolCall
+
+from .customers import Customer
+from .database import open_database
+from .tasks import SPLITS, make_task
+from .tools import TOOLS, Desk
+from .verdict import Listener, expected_state, state
 
 SYSTEM = "You are the support agent of a furniture shop. Use the tools, then tell the customer."
 

@@ -28,11 +28,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from examples.support_desk.agent import run_scripted
-from examples.support_desk.environment import SupportDesk
-from examples.support_desk.telemetry import Instrumentation, Recorded, SeededIds, make_provider
 from ingest.errors import UserError
 from training.environment import Start
+
+from .agent import run_scripted
+from .environment import SupportDesk
+from .telemetry import Instrumentation, Recorded, SeededIds, make_provider
 
 FIRST_CONVERSATION_NS = 1_772_438_400 * 10**9
 """2026-03-02T08:00:00Z. The clock is simulated: the same seed gives the same spans, times included."""

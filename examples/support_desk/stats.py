@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from examples.support_desk.agent import run_scripted
-from examples.support_desk.environment import SupportDesk
+from .agent import run_scripted
+from .environment import SupportDesk
 
 
 @dataclass

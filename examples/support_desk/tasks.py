@@ -10,8 +10,8 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from examples.support_desk.database import Order, Product, catalogue
-from examples.support_desk.language.words import CITIES, DAYS, FIRST_NAMES, LAST_NAMES, STREETS
+from .database import Order, Product, catalogue
+from .language.words import CITIES, DAYS, FIRST_NAMES, LAST_NAMES, STREETS
 
 SPLITS = ("production", "evaluation")
 KINDS = {"cancel": 14, "return": 18, "refund": 16, "address": 13, "track": 14, "product": 14, "mixed": 11}

@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from examples.support_desk.tasks import Task
 from training.environment import Observation, ToolCall
+
+from .tasks import Task
 
 PAGE_SIZE = 2
 RATE_LIMIT_SECONDS = 5

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from examples.support_desk.language.speech import Heard, hear
-from examples.support_desk.tasks import Goal, Task
+from .language.speech import Heard, hear
+from .tasks import Goal, Task
 
 _STATE = (
     "SELECT id, status, address, return_code FROM orders ORDER BY id",

@@ -25,10 +25,12 @@ from ingest.dialects import (
     pydantic_ai,
     vercel,
 )
-from ingest.dialects.mapping import Look, Mapping, apply
+from ingest.dialects.mapping import Look, Mapping, apply, finish
 from ingest.formats import references
+from ingest.messages.kinds import is_silent, kind_names
 from ingest.messages.normal import Evaluation, Observed, Span
 from ingest.messages.parts import first
+from ingest.messages.stateful import Places, note_ids, places_of
 
 DIALECTS = tuple(
     module.MAPPING
@@ -43,7 +45,7 @@ _CONVERSATION = (
     "ai.telemetry.metadata.sessionId", "gcp.vertex.agent.session_id", "mlflow.trace.session",
     "traceloop.association.properties.session_id", "traceloop.association.properties.thread_id",
     "traceloop.association.properties.conversation_id", "langfuse.trace.metadata.session_id",
-    "conversation_id", "session_id", "thread_id",
+    "gen_ai.thread.id", "conversation_id", "session_id", "thread_id",
 )  # fmt: skip
 _INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt",
                  "ai.usage.inputTokens", "ai.usage.promptTokens")  # fmt: skip
@@ -127,26 +129,35 @@ def _note_error(span: Span, seen: Observed) -> None:
 
 def _read(span: Span, seen: Observed) -> None:
     """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
-    told, known = "", set()
-    for dialect, looks in _candidates(tuple(span.attributes), DIALECTS):
+    told, known = "", list[Mapping]()
+    candidates, kinds, places = _candidates(tuple(span.attributes), DIALECTS)
+    if any(isinstance(said := span.attributes[k], str) and is_silent(said) for k in kinds):
+        seen.dialect = next((d.name for d, looks in candidates if looks is None), "")
+        return
+    for dialect, looks in candidates:
         if looks is None or any(look(span) for look in looks):
-            known.add(dialect.name)
+            known.append(dialect)
             before = _content(seen)
             apply(dialect, span, seen)
             told = told or (dialect.name if _content(seen) != before else "")
             seen.dialect = seen.dialect or (dialect.name if seen.kind != "other" else "")
-    may_infer = seen.kind in ("inference", "execution") or not known - {otel.MAPPING.name}
+    may_infer = seen.kind in ("inference", "execution") or all(d is otel.MAPPING for d in known)
     if not told and may_infer and inferred.read(span, seen):
         told = inferred.NAME
     seen.dialect = told or seen.dialect
+    if seen.kind == "inference":
+        note_ids(places, span.attributes, seen)
+        finish(known, span, seen)
+
+
+Candidates = tuple[tuple[Mapping, tuple[Look, ...] | None], ...]
 
 
 @lru_cache(maxsize=1024)
-def _candidates(
-    names: tuple[str, ...], of: tuple[Mapping, ...]
-) -> tuple[tuple[Mapping, tuple[Look, ...] | None], ...]:
+def _candidates(names: tuple[str, ...], of: tuple[Mapping, ...]) -> tuple[Candidates, tuple[str, ...], Places]:
     """The dialects that may know a span with such attributes, each with how it looks at the span to tell, or None if
-    the names alone say so; remembered, because an instrumentation's spans have few sets of names."""
+    the names alone say so; the attributes that say what a span is, and those that may name what it continues.
+    Remembered, because an instrumentation's spans have few sets of names."""
     found: list[tuple[Mapping, tuple[Look, ...] | None]] = []
     for dialect in of:
         looks = tuple(look for at, look in dialect.detect.looks if not at or at in names)
@@ -154,7 +165,7 @@ def _candidates(
             found.append((dialect, None))
         elif looks:
             found.append((dialect, looks))
-    return tuple(found)
+    return tuple(found), kind_names(names), places_of(names)
 
 
 def _content(seen: Observed) -> tuple[bool, ...]:

@@ -19,7 +19,7 @@ from training.policy.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    *("demo", "train", "evaluate", "promote", "rollback", "report", "doctor"),
+    *("demo", "run", "train", "evaluate", "promote", "rollback", "report", "doctor"),
     *("receive", "ingest", "sql", "conversations", "world", "renormalise", "compact", "retain", "privacy"),
 )
 

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from loop_samples import FACTS, finish, measured, practised_home, save_adapter
 
-from dagster_project.cli.demo import _clocked
+from dagster_project.cli.graph import clocked
 from dagster_project.loop import memory
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.stages import MANIFEST
@@ -226,12 +226,12 @@ def test_the_minutes_are_the_whole_demo_s_this_run_of_it_included(
     home, now = told.settings.home, time.time()
     monkeypatch.setenv("REHEARSAL_INSTALL_SECONDS", "120")
     monkeypatch.setattr(time, "time", lambda: now)
-    with pytest.raises(KeyboardInterrupt), _clocked(home):
+    with pytest.raises(KeyboardInterrupt), clocked(home):
         now += 360
         raise KeyboardInterrupt
     assert tell(told).minutes == 8.0
     now += 86_400  # nothing ran that day
-    with _clocked(home):
+    with clocked(home):
         now += 600
         assert tell(told).minutes == 18.0
         now += 60

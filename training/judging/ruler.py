@@ -17,9 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.edits import dumps
@@ -43,16 +44,26 @@ _TAG = re.compile(r"<(\s*/?\s*)(trajectory|context|available_tools)", re.IGNOREC
 class RulerSettings(BaseModel):
     """Where the judge is and how it is asked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint; None is the local judge adapter.")
     model: str = Field("judge", description="The model name that the endpoint knows.")
-    api_key: str | None = Field(None, description="Bearer token, if the endpoint wants one.")
+    api_key: SecretStr | None = Field(
+        None, exclude=True, description="Bearer token, if the endpoint wants one. It is never written or dumped."
+    )
     rubric: str = Field(RUBRIC, description="What the judge looks for.")
     orders: int = Field(2, ge=1, le=4, description="In how many orders a group is judged; a third if two disagree.")
     retries: int = Field(2, ge=0, description="Further tries after an answer that cannot be used.")
     max_characters: int = Field(12_000, ge=200, description="Of one trajectory; the middle is cut, errors are kept.")
     timeout_seconds: float = Field(120.0, gt=0, description="Of one judge call.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_credentials(cls, url: str | None) -> str | None:
+        """The URL is written to manifests and reports, so it holds no secret."""
+        if url is not None and ((parts := urlsplit(url)).query or "@" in parts.netloc):
+            raise ValueError("the URL holds a user or a query, which may be a secret; give it as api_key")
+        return url
 
 
 @dataclass
@@ -126,7 +137,8 @@ class Ruler:
             ],
             "response_format": {"type": "json_object"},
         }
-        headers = {"authorization": f"Bearer {self.settings.api_key}"} if self.settings.api_key else {}
+        key = self.settings.api_key
+        headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         reply = await self.client.post(
             "chat/completions", json=request, headers=headers, timeout=self.settings.timeout_seconds
         )

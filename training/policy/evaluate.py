@@ -1,18 +1,26 @@
-"""Policies in a real environment: the same starts and seeds for each, success by the environment's own code."""
+"""Policies in a real environment: the same starts and seeds for each, success by the environment's own code.
+
+An environment is somebody else's code: what it raises in one episode is counted and does not end the evaluation.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.machinery import PathFinder
 from typing import Any, cast
 
 import numpy as np
 
 from ingest.errors import UserError
 from training.engines import Engine
-from training.environment import Environment, ScoredEpisode
+from training.environment import Environment, Observation, ScoredEpisode, Start, ToolCall
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.chat import ChatFormat
 from training.policy.rollout import Limits, rollout
@@ -20,16 +28,32 @@ from training.policy.rollout import Limits, rollout
 
 @dataclass(frozen=True)
 class Run:
-    """One policy's episodes: outcomes in the order of the starts, their kinds, and the trajectories."""
+    """One policy's episodes: outcomes in the order of the starts, their kinds, and the trajectories.
+
+    `faults` has a text for every episode, what the environment raised in it; empty where it raised nothing.
+    An episode with a fault has no success, and its trajectory is empty.
+    """
 
     name: str
     success: tuple[bool, ...]
     kinds: tuple[str, ...]
     trajectories: tuple[Trajectory, ...]
+    faults: tuple[str, ...] = ()
 
     @property
     def rate(self) -> float:
-        return float(np.mean(self.success))
+        """Share of successes among the episodes without a fault."""
+        return float(np.mean([s for s, fault in zip(self.success, self.all_faults, strict=True) if not fault]))
+
+    @property
+    def all_faults(self) -> tuple[str, ...]:
+        return self.faults or ("",) * len(self.success)
+
+    def only(self, numbers: Sequence[int]) -> Run:
+        """The same run with these episodes alone, which have no fault."""
+        success, kinds = tuple(self.success[k] for k in numbers), tuple(self.kinds[k] for k in numbers)
+        trajectories = tuple(self.trajectories[k] for k in numbers) if self.trajectories else ()
+        return Run(self.name, success, kinds, trajectories)
 
 
 @dataclass(frozen=True)
@@ -48,12 +72,89 @@ class Difference:
 
 
 def load_environment(path: str) -> Environment:
-    """An environment by import path, `package.module:Class`, made without arguments."""
+    """An environment by import path, `package.module:Class`, made without arguments.
+
+    A module in the current directory is found as well, as with `python -m`. Raises UserError.
+    """
     module, _, name = path.partition(":")
+    _see_current_directory(module.partition(".")[0])
     try:
-        return cast(Environment, getattr(importlib.import_module(module), name)())
+        made = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"environment {path!r} cannot be loaded ({error}); expected 'package.module:Class'") from error
+    try:
+        return cast(Environment, made())
+    except Exception as error:  # noqa: BLE001 - somebody else's code
+        raise UserError(
+            f"environment {path!r} cannot be made ({_told(error)}); expected 'package.module:Class', "
+            "a class that is made without arguments"
+        ) from error
+
+
+def _see_current_directory(top: str) -> None:
+    """Put the current directory first in the search path if it has the module: a command has it nowhere."""
+    here = os.getcwd()
+    if here not in sys.path and top and PathFinder.find_spec(top, [here]) is not None:
+        sys.path.insert(0, here)
+
+
+def check_environment(path: str, seed: int = 0) -> None:
+    """Load an environment and open one episode, before hours are spent on a policy to play in it. Raises UserError."""
+    environment, expected = load_environment(path), "see docs/environment.md"
+    try:
+        starts = environment.starts(1, seed)
+        if not starts or not isinstance(starts[0], Start):
+            found = f"{starts!r:.80}" if not starts else f"a {type(starts[0]).__name__}"
+            raise TypeError(f"starts(1, {seed}) gives {found}, not one training.environment.Start")
+        episode: Any = environment.episode(starts[0], seed)
+        for name in ("observe", "respond", "success", "facts"):
+            if not callable(method := getattr(episode, name, None)):
+                raise TypeError(f"its episodes have no method {name}()")
+            waits = inspect.iscoroutinefunction(method)
+            if inspect.ismethod(method) and not hasattr(method, "__wrapped__"):
+                if waits != (name in ("observe", "respond")):
+                    raise TypeError(f"{name}() of its episodes must {'not ' if waits else ''}be `async def`")
+    except Exception as error:  # noqa: BLE001 - somebody else's code
+        raise UserError(f"environment {path!r} does not open an episode ({_told(error)}); {expected}") from error
+
+
+class EnvironmentFault(Exception):
+    """What an environment raised, or answered that is no answer, in one episode."""
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Calls of the environment's code: whatever it raises becomes an EnvironmentFault."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - somebody else's code
+        raise EnvironmentFault(_told(error)) from error
+
+
+class _Guarded:
+    """An episode whose errors are told apart from ours."""
+
+    def __init__(self, episode: ScoredEpisode) -> None:
+        self._episode = episode
+
+    async def observe(self, call: ToolCall) -> Observation:
+        with _environment():
+            seen = await self._episode.observe(call)
+            if not isinstance(seen, Observation):
+                raise TypeError(f"observe() gave a {type(seen).__name__}, expected an Observation")
+            return seen
+
+    async def respond(self, text: str) -> str | None:
+        with _environment():
+            said = await self._episode.respond(text)
+            if not isinstance(said, str | None):
+                raise TypeError(f"respond() gave a {type(said).__name__}, expected a text or None")
+            return said
+
+
+def _told(error: BaseException) -> str:
+    """An error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 async def run_policy(
@@ -72,28 +173,36 @@ async def run_policy(
     numbers: Sequence[int] | None = None,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> Run:
-    """Run a policy on the first `episodes` starts of the environment's stream `seed`, or on those of them that
-    `numbers` names.
+    """Run a policy on the first `episodes` starts of the environment's stream `seed` (all of them, if it has fewer), or
+    on those of them that `numbers` names.
 
-    An episode that breaks raises: an evaluation with holes would compare unlike things.
+    What the environment raises in an episode is that episode's fault; anything else that breaks is raised.
     """
     finished = 0
 
-    async def one(number: int) -> tuple[bool, str, Trajectory]:
+    async def one(number: int) -> tuple[bool, str, Trajectory, str]:
         nonlocal finished
-        start = starts[number]
-        episode = cast(ScoredEpisode, environment.episode(start, seed_of(seed, "episode", number)))
-        trajectory = await rollout(
-            engine, chat, episode, start, adapter=adapter, temperature=temperature, min_p=min_p,
-            seed=seed_of(seed, "policy", number), limits=limits, show_system=show_system,
-        )  # fmt: skip
-        finished += 1
-        on_done(finished)
-        return episode.success(), str(episode.facts().get("kind", "")), trajectory
+        start, drawn = starts[number], seed_of(seed, "policy", number)
+        try:
+            with _environment():
+                episode = cast(ScoredEpisode, environment.episode(start, seed_of(seed, "episode", number)))
+            trajectory = await rollout(
+                engine, chat, _Guarded(episode), start, adapter=adapter, temperature=temperature, min_p=min_p,
+                seed=drawn, limits=limits, show_system=show_system,
+            )  # fmt: skip
+            with _environment():
+                return bool(episode.success()), str(episode.facts().get("kind", "")), trajectory, ""
+        except EnvironmentFault as fault:
+            return False, str(start.tags.get("kind", "")), Trajectory(start, drawn, [], ended="error"), str(fault)
+        finally:
+            finished += 1
+            on_done(finished)
 
-    starts = environment.starts(episodes, seed)
-    done = await asyncio.gather(*(one(k) for k in (range(len(starts)) if numbers is None else numbers)))
-    return Run(name, tuple(d[0] for d in done), tuple(d[1] for d in done), tuple(d[2] for d in done))
+    starts = environment.starts(episodes, seed)[:episodes]
+    chosen = range(len(starts)) if numbers is None else [k for k in numbers if k < len(starts)]
+    done = await asyncio.gather(*(one(k) for k in chosen))
+    success, kinds, trajectories, faults = zip(*done, strict=True) if done else ((), (), (), ())
+    return Run(name, success, kinds, trajectories, faults)
 
 
 @dataclass(frozen=True)
@@ -122,10 +231,24 @@ class Player:
 
 
 def difference(before: Run, after: Run, draws: int = 4000, seed: int = 0) -> Difference:
-    """The paired difference in success, with its bootstrap percentile interval (Efron 1979)."""
+    """The paired difference in success, with its bootstrap percentile interval (Efron 1979).
+
+    A start where either run has a fault is left out of both.
+    """
+    before, after = without_faults(before, after)
+    return paired(np.array(before.success, float), np.array(after.success, float), draws, seed)
+
+
+def without_faults(before: Run, after: Run) -> tuple[Run, Run]:
+    """Both runs without the starts where either has a fault. Raises UserError where nothing is left."""
     if len(before.success) != len(after.success):
         raise ValueError("two runs are compared on the same starts")
-    return paired(np.array(before.success, float), np.array(after.success, float), draws, seed)
+    faults = [a or b for a, b in zip(before.all_faults, after.all_faults, strict=True)]
+    kept = [k for k, fault in enumerate(faults) if not fault]
+    if not kept:
+        why = f"raised an error in every episode; the first: {faults[0]}" if faults else "gave no starts"
+        raise UserError(f"the real environment {why}")
+    return before.only(kept), after.only(kept)
 
 
 def paired(before_N: np.ndarray, after_N: np.ndarray, draws: int = 4000, seed: int = 0) -> Difference:
@@ -160,12 +283,21 @@ def by_kind(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def summary(before: Run, after: Run) -> dict[str, Any]:
-    """The figures of a comparison, as a report shows them."""
+    """The figures of a comparison, as a report shows them. `faults` counts the episodes that the environment broke off;
+    the other figures are of the starts that both policies finished.
+    """
+    texts = [fault for run in (before, after) for fault in run.all_faults if fault]
+    faults = {
+        "before": sum(map(bool, before.all_faults)), "after": sum(map(bool, after.all_faults)),
+        "first": texts[0] if texts else "",
+    }  # fmt: skip
+    before, after = without_faults(before, after)
     found = difference(before, after)
     rates: Mapping[str, Run] = {"before": before, "after": after}
     return {
         **asdict(found),
         "gain": found.gain,
+        "faults": faults,
         "intervals": {k: wilson(sum(r.success), len(r.success)) for k, r in rates.items()},
         "kinds": by_kind([before, after]),
     }

@@ -70,6 +70,7 @@ async def play(workers: Workers, name: str, episodes: int, on_done: Tell = lambd
         tuple(dealt_back([run.success for run in runs])),
         tuple(dealt_back([run.kinds for run in runs])),
         tuple(dealt_back([run.trajectories for run in runs])),
+        tuple(dealt_back([run.all_faults for run in runs])),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from examples.support_desk.tasks import Goal, Task
+from ..tasks import Goal, Task
 
 OPENINGS = {
     "cancel": (

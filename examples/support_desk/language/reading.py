@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from examples.support_desk.language.words import COLOURS, MATERIALS, NOUNS
+from .words import COLOURS, MATERIALS, NOUNS
 
 _INTENTS = {
     "cancel": re.compile(r"\bcancel\b"),

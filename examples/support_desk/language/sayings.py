@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from examples.support_desk.language.phrases import money
-from examples.support_desk.language.words import CITIES, DAYS
+from .phrases import money
+from .words import CITIES, DAYS
 
 __all__ = ["CITIES", "DAYS", "money"]
 

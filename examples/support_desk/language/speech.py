@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from examples.support_desk.language.words import CITIES, DAYS
+from .words import CITIES, DAYS
 
 DEEDS = {
     "cancel": re.compile(r"\bcancel(l?ed|lation)\b"),

@@ -161,16 +161,3 @@ def test_a_policy_of_random_weights_does_nothing_right(engine: LocalEngine) -> N
         s.first_user_message for s in SupportDesk().starts(8, 1)
     ]
     assert not math.isnan(run.rate)
-
-
-def test_an_episode_that_breaks_is_not_left_out(engine: LocalEngine) -> None:
-    class Broken(SupportDesk):
-        def episode(self, start, seed):  # type: ignore[no-untyped-def]
-            if start.episode_id.endswith(":2"):
-                raise OSError("no database")
-            return super().episode(start, seed)
-
-    with pytest.raises(OSError, match="no database"):
-        asyncio.run(
-            run_policy(engine, tiny_base().format, Broken(), None, name="x", episodes=4, seed=1, limits=Limits(turns=1))
-        )

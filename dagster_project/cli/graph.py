@@ -1,0 +1,133 @@
+"""The graph of assets, run in this process up to a stage: what `rehearsal run` and `rehearsal demo` share.
+
+Every stage remembers that it is finished, so a run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+from rich.console import Console
+
+from dagster_project.loop.memory import watched
+from dagster_project.loop.progress import bars
+from dagster_project.loop.settings import Settings
+from dagster_project.loop.stages import write_json
+from dagster_project.report.story import CLOCK
+from dagster_project.report.terminal import print_report
+from ingest.errors import UserError
+
+PROJECT = Path(__file__).parents[1]
+STAGES = {
+    "data": "traces/scenarios",
+    "world": "world/simulator",
+    "card": "world/fidelity_card",
+    "judge": "policy/judge",
+    "clone": "policy/clone",
+    "candidate": "policy/candidate",
+    "gate": "policy/champion",
+    "evaluation": "report/evaluation",
+    "report": "report/page",
+}
+"""The stages in their order, each with an asset that it ends with."""
+
+
+@contextmanager
+def running(home: Path, console: Console) -> Iterator[None]:
+    """Around all that a run does: its progress is shown, its time and its memory are measured."""
+    home.mkdir(parents=True, exist_ok=True)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background job: Dagster would ignore SIGTERM too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with clocked(home), watched(home), bars(console):
+        yield
+
+
+@contextmanager
+def clocked(home: Path) -> Iterator[None]:
+    """Adds up how long a home's runs took; `make demo` passes on how long it installed."""
+    path, began = home / CLOCK, time.time()
+    try:
+        before = float(json.loads(path.read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        before = float(os.environ.get("REHEARSAL_INSTALL_SECONDS") or 0.0)
+    write_json(path, {"seconds": before, "since": began, "process": os.getpid()})
+    try:
+        yield
+    finally:
+        write_json(path, {"seconds": before + time.time() - began})
+
+
+def materialise(settings: Settings, until: str = "report") -> None:
+    """Every stage up to `until`, with a run in the history that Dagster's UI shows. Raises UserError."""
+    history = _dagster_home(settings)
+    history.mkdir(parents=True, exist_ok=True)
+    if not (history / "dagster.yaml").exists():
+        shutil.copy(PROJECT / "dagster.yaml", history)
+    os.environ["REHEARSAL_HOME"] = str(settings.home.absolute())
+    from dagster_project.definitions import defs
+    from dagster_project.defs.runs import end_dead_runs
+
+    definitions = defs()
+    with dg.DagsterInstance.get() as instance:
+        end_dead_runs(instance, settings.home)
+        result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # progress tells it better
+            instance=instance, raise_on_error=False, tags={"rehearsal/until": until},
+            asset_selection=sorted(assets(definitions, until)),
+        )  # fmt: skip
+    if not result.success:
+        _explain(result)
+
+
+def assets(definitions: dg.Definitions, until: str) -> set[dg.AssetKey]:
+    """What has to be made for the stages up to `until`."""
+    names = list(STAGES)
+    ends = [dg.AssetKey(STAGES[name].split("/")) for name in names[: names.index(until) + 1]]
+    graph = definitions.resolve_asset_graph()
+    wanted = dg.AssetSelection.assets(*ends).upstream().required_multi_asset_neighbors()
+    return set(wanted.resolve(graph)) & graph.executable_asset_keys
+
+
+def _dagster_home(settings: Settings) -> Path:
+    """Where Dagster keeps its history: DAGSTER_HOME if it says anything, else in the home directory."""
+    home = Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def _explain(result: dg.ExecuteInProcessResult) -> None:
+    """Say in one line why the run failed: a user's error as it is, anything else with where to read more."""
+    for event in result.filter_events(lambda e: e.is_failure and e.is_step_event):
+        error = event.event_specific_data.error  # type: ignore[union-attr]
+        cause = error
+        if error is not None and error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
+            raise KeyboardInterrupt
+        while cause is not None and cause.cls_name != "UserError":
+            cause = cause.cause
+        if cause is not None:
+            raise UserError(cause.message.split(": ", 1)[-1].strip())
+        raise RuntimeError(f"{event.step_key} failed: {error.to_string() if error else 'unknown'}")
+    raise RuntimeError("the run failed; see Dagster's history")
+
+
+def tell(settings: Settings, until: str, console: Console) -> None:
+    """What came of it, and where to look."""
+    home = settings.home
+    if until == "report":
+        print_report(home)
+    else:
+        console.print(f"{home}: every stage up to {until} is finished", soft_wrap=True)
+    if (PROJECT.parent / "Makefile").exists():  # a checkout
+        how = f"REHEARSAL_HOME={home} make dev"
+    else:
+        history = os.environ["DAGSTER_HOME"]
+        how = f"REHEARSAL_HOME={home} DAGSTER_HOME={history} dagster dev -m dagster_project.definitions"
+    console.print(f"the graph and all its metadata: [bold]{how}[/], then http://127.0.0.1:3000", soft_wrap=True)

@@ -1,0 +1,46 @@
+"""What is looked at before the first stage, so that what is missing is told in a second and not after an hour."""
+
+from __future__ import annotations
+
+from dagster_project.loop.settings import Settings
+from ingest.errors import UserError
+from ingest.journal import segments as journal
+from ingest.lake import Lake
+from training.engines.choose import check_engine
+from training.models.base import load_format
+from training.policy.evaluate import check_environment
+from worldmodel.artifact import read_manifest
+
+
+def check(settings: Settings, environment: bool = True) -> None:
+    """Raises UserError for a lake without data, a world that stands on another base, a base or an engine that is not
+    there, and (unless told otherwise) a real environment that does not open an episode.
+    """
+    _lake(settings)
+    if settings.world_dir is not None:
+        _world(settings)
+    load_format(settings.base)
+    check_engine(settings.engine)
+    if environment and settings.environment:
+        check_environment(settings.environment, settings.seed)
+
+
+def _lake(settings: Settings) -> None:
+    """A journal alone is enough: its first reading makes the lake."""
+    if any(journal.segments(settings.lake / "journal")):
+        return
+    if Lake.open(settings.lake).is_empty():
+        raise UserError(
+            f"the lake {settings.lake} is empty; fill it with: rehearsal ingest --lake {settings.lake} FILES, "
+            f"or rehearsal receive --lake {settings.lake}"
+        )
+
+
+def _world(settings: Settings) -> None:
+    assert settings.world_dir is not None
+    base = read_manifest(settings.world_dir)["base"]
+    if base != settings.base:
+        raise UserError(
+            f"the world in {settings.world_dir} stands on the base {base!r}, and the base here is {settings.base!r}; "
+            f"choose {base!r}, or fit a world on {settings.base!r}: rehearsal world fit --base {settings.base}"
+        )

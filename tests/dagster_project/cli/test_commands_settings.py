@@ -1,0 +1,223 @@
+"""Commands take what is not said from REHEARSAL_* and settings.json, and refuse before they write."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from dagster_project.cli import demo, loop_commands
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.settings import SAVED, Settings
+from dagster_project.report.terminal import print_report
+from ingest.errors import UserError
+from ingest.lake import Lake
+from worldmodel import commands as world_commands
+
+MANIFEST = {"version": 1, "id": "w-1", "base": "rehearsal-tiny"}
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    loop_commands.register(app)
+    world_commands.register(app)
+    return app
+
+
+@pytest.fixture
+def gated(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings with which `train` would begin; the stages themselves are left out."""
+    seen: list[Settings] = []
+
+    def begin(self: Loop, *_: Any) -> None:
+        seen.append(self.settings)
+        raise KeyboardInterrupt
+
+    for name in ("gate", "run_until"):
+        monkeypatch.setattr(Loop, name, begin, raising=False)
+    return seen
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "manifest.json").write_text(json.dumps(MANIFEST))
+    return tmp_path / "world"
+
+
+def train(app: typer.Typer, home: Path, world: Path, out: Path, *more: str) -> None:
+    command = ["train", "--lake", str(home / "lake"), "--world", str(world), "--out", str(out), *more]
+    found = CliRunner().invoke(app, command)
+    if isinstance(found.exception, UserError):
+        raise found.exception
+    assert found.exit_code == 130, found.output  # stopped where the stages would have begun
+
+
+def test_train_takes_seed_and_steps_from_the_environment(
+    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("REHEARSAL_SEED", "7")
+    monkeypatch.setenv("REHEARSAL_TRAIN__STEPS", "9")
+    train(app, traced_home, world, tmp_path / "out")
+    assert (gated[0].seed, gated[0].train.steps, gated[0].base) == (7, 9, "rehearsal-tiny")
+    train(app, traced_home, world, tmp_path / "out", "--seed", "0", "--steps", "3")
+    assert (gated[1].seed, gated[1].train.steps) == (0, 3)
+
+
+def test_train_takes_seed_and_base_from_the_settings_file(
+    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / SAVED).write_text(json.dumps({"seed": 5, "clone": {"evaluations": 2}}))
+    train(app, traced_home, world, tmp_path / "out")
+    assert (gated[0].seed, gated[0].clone.evaluations) == (5, 2)
+
+
+def test_what_train_leaves_does_not_pin_the_world(
+    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path
+) -> None:
+    """Whoever opens the home next, such as the nightly job, fits a world from the newest data."""
+    train(app, traced_home, world, tmp_path / "out")
+    assert gated[0].world_dir == world
+    after = Settings(home=tmp_path / "out")
+    assert after.world_dir is None and after.lake == traced_home / "lake"
+    assert world.name not in json.loads((tmp_path / "out" / SAVED).read_text()).values()
+
+
+def test_train_refuses_another_base_than_the_world_s_and_writes_nothing(
+    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with pytest.raises(UserError, match="stands on the base 'rehearsal-tiny'.*'another/base'"):
+        train(app, traced_home, world, tmp_path / "out", "--base", "another/base")
+    monkeypatch.setenv("REHEARSAL_BASE", "another/base")
+    with pytest.raises(UserError, match="stands on the base 'rehearsal-tiny'"):
+        train(app, traced_home, world, tmp_path / "out")
+    assert not gated and not (tmp_path / "out").exists()
+
+
+def test_train_takes_the_base_of_the_world(
+    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path
+) -> None:
+    (world / "manifest.json").write_text(json.dumps(MANIFEST | {"base": "/no/such/model"}))
+    with pytest.raises(UserError, match="base model '/no/such/model' was not found"):
+        train(app, traced_home, world, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lake", ["nothing", "empty"])
+def test_train_refuses_a_lake_without_data_and_writes_nothing(
+    app: typer.Typer, gated: list[Settings], world: Path, tmp_path: Path, lake: str
+) -> None:
+    if lake == "empty":
+        Lake.create(tmp_path / "home" / "lake")
+    with pytest.raises(UserError, match="no lake at|is empty"):
+        train(app, tmp_path / "home", world, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ----- run
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        (["--environment", "no.such.module:Thing"], "cannot be loaded"),
+        (["--base", "/no/such/model"], "base model '/no/such/model' was not found"),
+        (["--lake", "nowhere"], "no lake at"),
+    ],
+)
+def test_run_refuses_before_it_writes(app: typer.Typer, traced_home: Path, wrong: list[str], told: str) -> None:
+    found = CliRunner().invoke(app, ["run", "--home", str(traced_home), *wrong])
+    assert isinstance(found.exception, UserError) and told in str(found.exception)
+    assert sorted(path.name for path in traced_home.iterdir()) == ["lake"]
+
+
+def test_a_run_without_a_home_has_one_that_is_not_the_demo_s() -> None:
+    assert Settings().home == loop_commands.HOME != loop_commands.DEMO
+
+
+# ----- the demo
+
+
+def test_the_demo_gives_way_to_the_environment_and_to_the_settings_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REHEARSAL_SEED", "3")
+    monkeypatch.setenv("REHEARSAL_CARD_CALLS", "11")
+    (tmp_path / SAVED).write_text(json.dumps({"train": {"steps": 5}, "gate": {"scenarios": 9}}))
+    found = demo._settings(tmp_path, None, small=True)
+    small = demo.SMALL
+    assert (found.seed, found.card_calls, found.train.steps, found.gate.scenarios) == (3, 11, 5, 9)
+    assert found.train.groups == small["train"]["groups"] and found.gate.min_slice == small["gate"]["min_slice"]
+    assert found.environment == demo.ENVIRONMENT
+    monkeypatch.delenv("REHEARSAL_SEED")
+    assert demo._settings(tmp_path, None, small=True) == found  # what it began with is what it goes on with
+    with pytest.raises(UserError, match="'seed': 3"):
+        demo._settings(tmp_path, 4, small=True)
+
+
+def test_a_home_with_other_work_is_no_demo_s(traced_home: Path) -> None:
+    with pytest.raises(UserError, match="something else than a demo"):
+        demo._settings(traced_home, None, small=True)
+    assert not (traced_home / SAVED).exists()
+
+
+# ----- the others
+
+
+def test_the_doctor_looks_for_the_base_that_is_set(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / SAVED).write_text(json.dumps({"base": "/no/such/model"}))
+    found = CliRunner().invoke(app, ["doctor", "--home", str(tmp_path)])
+    assert found.exit_code == 1 and "/no/such/model" in " ".join(found.output.split())
+
+
+def test_world_fit_takes_base_and_seed_from_the_environment(
+    app: typer.Typer, traced_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lake.create(traced_home / "lake").ingest()
+    monkeypatch.setenv("REHEARSAL_BASE", "/no/such/model")
+    command = ["world", "fit", "--lake", str(traced_home / "lake"), "--out", str(tmp_path / "world")]
+    found = CliRunner().invoke(app, command)
+    assert "'/no/such/model' was not found" in str(found.exception)
+    monkeypatch.setenv("REHEARSAL_SEED", "seven")
+    assert CliRunner().invoke(app, command).exit_code == 2
+
+
+def test_the_asset_that_a_missing_report_names_exists(tmp_path: Path) -> None:
+    from dagster_project.definitions import defs
+
+    with pytest.raises(UserError) as found:
+        print_report(tmp_path)
+    (named,) = re.findall(r"asset `([^`]+)`", str(found.value))
+    assert named in {key.to_user_string() for key in defs().resolve_asset_graph().get_all_asset_keys()}
+    assert f"rehearsal run --home {tmp_path}" in str(found.value)
+
+
+# ----- progress without a terminal
+
+
+def test_a_file_gets_a_line_at_once_and_one_for_every_ten_per_cent(tmp_path: Path) -> None:
+    """`make demo > log`: what is on disk while the work goes on."""
+    from dagster_project.loop.progress import bars, track
+
+    log = tmp_path / "log"
+    with log.open("w") as file, bars(Console(file=file, width=80)):
+        report = track("learning the world")
+        assert log.read_text() == "learning the world: started\n"
+        for done in range(1, 101):
+            report(done, 100, f"loss 0.{done:03}")
+            if done == 50:
+                assert "learning the world: 50/100, loss 0.050" in log.read_text()
+    lines = log.read_text().splitlines()
+    assert len(lines) == 12 and "100/100" in lines[-1]
