@@ -73,9 +73,11 @@ def materialise(settings: Settings, until: str = "report") -> None:
         shutil.copy(PROJECT / "dagster.yaml", history)
     os.environ["REHEARSAL_HOME"] = str(settings.home.absolute())
     from dagster_project.definitions import defs
+    from dagster_project.defs.runs import end_dead_runs
 
     definitions = defs()
     with dg.DagsterInstance.get() as instance:
+        end_dead_runs(instance, settings.home)
         result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # progress tells it better
             instance=instance, raise_on_error=False, tags={"rehearsal/until": until},

@@ -123,7 +123,7 @@ def train(
     settings.save(leave_out=["world_dir"])
     console = Console()
     with bars(console):
-        verdict = Loop(settings).gate().facts
+        verdict = Loop(settings).run_until("gate").facts
     mark = "[bold green]promoted[/]" if verdict["promoted"] else "[bold]not promoted[/]"
     console.print(f"{verdict['version']}: {mark}; {verdict['why']}")
 

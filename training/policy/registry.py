@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ingest.atomic import sync, write_json
 from ingest.errors import UserError
 from training.models.lora import manifest_of
 
@@ -32,6 +32,16 @@ class Version:
     note: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What became of a version: `state` is serving, replaced (it served once) or stored; `says` tells it in words;
+    `serving` is the version that serves now."""
+
+    state: Literal["serving", "replaced", "stored"]
+    says: str
+    serving: str
+
+
 class Registry:
     """The adapters of one policy, below one directory."""
 
@@ -43,15 +53,22 @@ class Registry:
         manifest = manifest_of(adapter)
         if manifest is None:
             raise UserError(f"{adapter} holds no finished adapter; train one first")
-        digest = hashlib.blake2b((adapter / "adapter_model.safetensors").read_bytes(), digest_size=6).hexdigest()
-        home = self.path / "versions" / f"policy-{digest}"
+        home = self.path / "versions" / self.name_of(adapter)
         if not home.is_dir():
             partial = home.with_name(f".{home.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(adapter, partial)
+            for copied in partial.iterdir():
+                sync(copied)
             partial.rename(home)
-        _replace(home / "note.json", dict(note))
+        write_json(home / "note.json", dict(note))
         return self.get(home.name)
+
+    @staticmethod
+    def name_of(adapter: Path) -> str:
+        """The name that a peft directory's weights have in every registry."""
+        weights = (adapter / "adapter_model.safetensors").read_bytes()
+        return f"policy-{hashlib.blake2b(weights, digest_size=6).hexdigest()}"
 
     def get(self, name: str) -> Version:
         """A stored version. Raises UserError for an unknown one."""
@@ -72,6 +89,23 @@ class Registry:
         """The version that serves; None before the first promotion."""
         pointer = _read(self.path / POINTER)
         return self.get(pointer["version"]) if pointer else None
+
+    def before(self, name: str) -> Version | None:
+        """The champion that the champion `name` replaced; None where it was the first, or is no champion."""
+        trail = (_read(self.path / POINTER) or {}).get("trail", [])
+        earlier = [other for other, later in zip(trail, trail[1:], strict=False) if later == name]
+        return self.get(earlier[-1]) if earlier else None
+
+    def standing(self, name: str) -> Standing:
+        """What became of a version."""
+        champion, history = self.champion(), self.history()
+        serving = champion.name if champion else "none"
+        if serving == name:
+            return Standing("serving", f"{name} serves", serving)
+        if name in {change["version"] for change in history}:
+            last = history[-1]
+            return Standing("replaced", f"{serving} serves since {last['at']}: {last['why']}", serving)
+        return Standing("stored", f"{serving} serves", serving)
 
     def promote(self, name: str, why: str) -> Version:
         """Let a stored version serve from now on. Promoting the champion again changes nothing."""
@@ -97,7 +131,7 @@ class Registry:
 
     def _point(self, trail: list[str], why: str) -> None:
         entry = {"version": trail[-1], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "why": why}
-        _replace(self.path / POINTER, {**entry, "trail": trail, "history": [*self.history(), entry]})
+        write_json(self.path / POINTER, {**entry, "trail": trail, "history": [*self.history(), entry]})
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -105,13 +139,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text())
     except OSError:
         return None
-
-
-def _replace(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
