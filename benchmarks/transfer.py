@@ -106,7 +106,7 @@ def train_in_reality(settings: Settings, clone: Path, out: Path, count: int, ste
         settings.train.limits, settings.train.temperature, show_system=not settings.compact,
         min_p=settings.train.min_p,
     )  # fmt: skip
-    how = settings.train.model_copy(update={"seed": settings.seed, "steps": steps, "seconds": None})
+    how = settings.train.model_copy(update={"seed": settings.seed, "steps": steps})
     report = track("practising in reality")
     loop = Grpo(base, practice, scenarios_of(starts), clone, out, how)
     return asyncio.run(loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}")))

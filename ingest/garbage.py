@@ -1,4 +1,4 @@
-"""What is done with memory that nobody uses any more: by Python's collector, and by the C library."""
+"""Settings of Python's garbage collector and of the C library's allocator for bulk work."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def not_collected() -> Iterator[None]:
-    """No cyclic garbage collection in here: bulk work makes millions of objects and no cycles, and the collector would
-    walk all of them, again and again. Reference counts free what is dropped (a sixth less time)."""
+    """A context without cyclic garbage collection. Bulk work makes millions of objects and no cycles, and the collector
+    would walk all of them repeatedly; reference counts free what is dropped (saves a sixth of the time)."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -22,10 +22,10 @@ def not_collected() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Requests of hundreds of kilobytes come and go; glibc would map and unmap memory for each of them, most of all
-    for gRPC's. From now on this process may keep up to 64 MiB instead."""
+    """Let this process keep up to 64 MiB of freed memory. Otherwise glibc maps and unmaps memory for each request of
+    hundreds of kilobytes, above all for gRPC's."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:  # another C library has none
+    if mallopt:  # other C libraries lack it
         m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
         mallopt(m_mmap_threshold, 16 << 20)
         mallopt(m_trim_threshold, 64 << 20)

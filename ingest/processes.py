@@ -1,7 +1,7 @@
-"""Processes that work for this one. Each runs ``python -m ingest.processes`` and hears through its pipes what to do.
+"""Worker processes. Each runs ``python -m ingest.processes`` and receives its tasks through pipes.
 
-Not ``multiprocessing``: that runs the caller's main module again in every process, so that a script or a notebook
-which ingests without a guard around it would ingest once more in each.
+Not ``multiprocessing``: that runs the caller's main module again in every process, so a script or a notebook that
+ingests without a main guard would ingest once more in each.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _KEEP_MEMORY = {
 
 
 def running(module: str) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment of a process that runs a module, which it finds where this one does."""
+    """The command and the environment of a process that runs a module from where this process finds it."""
     search = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return [sys.executable, "-P", "-m", module], os.environ | {"PYTHONPATH": search}
 
 
 @contextmanager
 def some(count: int) -> Iterator[Processes]:
-    """So many processes, which end with the block; within ``kept`` those of the last one that asked for so many."""
+    """A context with this many processes; inside ``kept``, the processes of the previous equal request."""
     held = _held.get()
     if held is None:
         with Processes(count) as started:
@@ -55,8 +55,8 @@ def some(count: int) -> Iterator[Processes]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """What asks for ``some`` processes in here gets them once: to start them, and for them to load what they work with,
-    takes the better part of a second."""
+    """A context in which equal requests for ``some`` processes share them: starting them and their imports takes
+    most of a second."""
     with ExitStack() as stack:
         token = _held.set((stack, {}))
         try:
@@ -69,7 +69,7 @@ _held: ContextVar[tuple[ExitStack, dict[int, Processes]] | None] = ContextVar("h
 
 
 class Processes:
-    """So many of them, as a context: they start with it and end with it."""
+    """This many processes, as a context: they start and end with it."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -87,19 +87,18 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:  # nobody waits for what they do
+        if kind is not None:  # their results are not needed
             for process in self._all:
                 process.kill()
         self._threads.shutdown(cancel_futures=kind is not None)
         for process in self._all:
             for pipe in (process.stdin, process.stdout):
-                with suppress(OSError):  # what a dead one has not read
+                with suppress(OSError):  # unread input of a dead process
                     pipe.close()  # type: ignore[union-attr]
             process.wait()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Has a function of a module carried out; the future raises what it raises, and ``UserError`` if its process
-        was killed."""
+        """Run a module-level function; the future raises its exception, and ``UserError`` if the process was killed."""
         return self._threads.submit(self._ask, pickle.dumps((function, arguments), 5))
 
     def _ask(self, task: bytes) -> Any:
@@ -116,7 +115,7 @@ class Processes:
                 "for memory; free some and run it again: nothing is lost"
             ) from None
         finally:
-            self._free.put(process)  # a dead one too: the next task hears the same
+            self._free.put(process)  # a dead one as well: the next task fails in the same way
         if not done:
             raise result
         return result
@@ -137,7 +136,7 @@ def _work(tasks: BinaryIO, results: BinaryIO) -> None:
         try:
             results.write(told)
             results.flush()
-        except OSError:  # nobody waits for it any more
+        except OSError:  # no longer awaited
             return
 
 
@@ -145,14 +144,13 @@ def _failure(error: Exception) -> bytes:
     try:
         told = pickle.dumps((False, error), 5)
         pickle.loads(told)
-    except Exception:  # its constructor takes something else than its arguments
+    except Exception:  # its constructor does not take ``args``
         return pickle.dumps((False, RuntimeError("".join(traceback.format_exception(error)))), 5)
     return told
 
 
 class _Unneeded(MetaPathFinder):
-    """Finds no pandas, where there is one: Arrow would load it, for a fifth of a second, only to ask whether a list is
-    one of its series."""
+    """Hides pandas. Arrow would import it, for a fifth of a second, only to test whether a list is a pandas series."""
 
     def find_spec(self, fullname: str, *_: Any) -> None:
         if fullname == "pandas":
@@ -160,14 +158,14 @@ class _Unneeded(MetaPathFinder):
 
 
 def main() -> None:
-    """Works until there is nothing more to hear."""
+    """Run tasks until the input ends."""
     sys.meta_path.insert(0, _Unneeded())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one that we work for, who ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     with os.fdopen(os.dup(1), "wb") as results:
-        os.dup2(2, 1)  # what is printed is no result
+        os.dup2(2, 1)  # standard output carries results only
         _work(sys.stdin.buffer, results)
     sys.stderr.flush()
-    os._exit(0)  # to take down what was remembered, object by object, would only keep the other waiting
+    os._exit(0)  # skips the teardown of caches, which would only delay the parent
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Every way in which the receiver says no, for HTTP and gRPC alike.
+"""Every refusal of the receiver, for HTTP and gRPC alike.
 
-OTLP clients may send again only after HTTP 429, 502, 503 and 504, or gRPC UNAVAILABLE, or RESOURCE_EXHAUSTED
-with a RetryInfo; anything else makes a correct client drop the data. So our own failures are always one of
-these, and what would fail again in the same way never is.
+OTLP clients retry only after HTTP 429, 502, 503 and 504, or gRPC UNAVAILABLE, or RESOURCE_EXHAUSTED with a RetryInfo;
+any other error makes a correct client drop the data. So the receiver's own failures always use one of these, and a
+request that would fail again in the same way never does.
 Source: opentelemetry-proto, docs/specification.md (v1.11), "Failures" and "OTLP/gRPC Throttling".
 """
 
@@ -12,8 +12,8 @@ INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE, UNA
 
 
 class Refused(Exception):
-    """A request that is answered with an error: HTTP status, ``google.rpc`` code, message, and after how many
-    seconds to send it again (None: never)."""
+    """A request answered with an error: HTTP status, ``google.rpc`` code, message, and the seconds after which to
+    send it again (None: never)."""
 
     def __init__(self, http: int, code: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -21,19 +21,19 @@ class Refused(Exception):
 
 
 def invalid(message: str, http: int = 400) -> Refused:
-    """What was sent cannot be understood, now or later."""
+    """The request cannot be understood, now or later."""
     return Refused(http, INVALID_ARGUMENT, message)
 
 
 def too_large(limit: int) -> Refused:
-    """More bytes than the limit, counted after decompression."""
+    """The request exceeds the limit, counted after decompression."""
     return Refused(
         413, RESOURCE_EXHAUSTED, f"more than {limit} bytes after decompression; send smaller batches"
     )
 
 
 def unauthenticated() -> Refused:
-    """No token, or none that is accepted."""
+    """There is no token, or none that is accepted."""
     return Refused(401, UNAUTHENTICATED, "no valid bearer token in the Authorization header")
 
 
@@ -49,7 +49,7 @@ def disk_failed(problem: Exception) -> Refused:
 
 
 def shutting_down() -> Refused:
-    """The receiver is being stopped."""
+    """The receiver is shutting down."""
     return Refused(503, UNAVAILABLE, "the receiver is shutting down; send it again later", 1)
 
 
@@ -59,5 +59,5 @@ def too_slow(seconds: float) -> Refused:
 
 
 def our_fault() -> Refused:
-    """A bug of ours; the log has its traceback."""
+    """A bug in the receiver; its log has the traceback."""
     return Refused(503, UNAVAILABLE, "the receiver failed at this request; send it again later", 5)

@@ -55,13 +55,12 @@ def call_key(tool: str, arguments: Mapping[str, Any]) -> str:
 # ----- outcome classes
 
 
-def outcome_of(content: str, is_error: bool, error_class: str) -> str:
-    """`ok`, or the error's class as ingest names it; a body that says that it failed did, whatever its
-    span said.
-    """
+def outcome_of(content: str, is_error: bool | None, error_class: str) -> str:
+    """`ok`, or the error's class as ingest names it. Where nothing says whether it is an error, its text does."""
     if error_class:
         return error_class
-    return classify_error(None, content) if is_error or says_error(content) else OK
+    failed = says_error(content) if is_error is None else is_error
+    return classify_error(None, content) if failed else OK
 
 
 def _object(content: str) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def _answered(call: Mapping[str, Any], message: Mapping[str, Any]) -> Step | Non
     content = message.get("content")
     if content is None:
         return None
-    outcome = outcome_of(content, bool(message.get("is_error")), message.get("error_class") or "")
+    outcome = outcome_of(content, message.get("is_error"), message.get("error_class") or "")
     return Step(inner["name"], arguments, content, outcome, message.get("latency_ms"))
 
 

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     # The parts' defaults are values and not factories: only a value is completed where no more than a part is given.
     world: WorldSettings = Field(WorldSettings(), description="How the world is learned.")
     card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")
-    clone: FitSettings = Field(FitSettings(seconds=400), description="How the production agent is cloned.")
+    clone: FitSettings = Field(FitSettings(max_tokens=3_600_000), description="How the production agent is cloned.")
     judge: JudgeSettings = Field(JudgeSettings(), description="How the offline judge is trained.")
     ruler: RulerSettings = Field(RulerSettings(), description="Who judges, and how they are asked.")
     train: TrainSettings = Field(TrainSettings(), description="How the policy practises.")

@@ -15,6 +15,7 @@ from ingest.conversations.linking import Link, link
 from ingest.conversations.runs import rebuild
 from ingest.conversations.threads import Thread, thread
 from ingest.messages.normal import Evaluation, Observed
+from ingest.messages.parts import is_unread
 
 
 @dataclass(slots=True)
@@ -88,6 +89,8 @@ def _assembled(g: Group, t: Thread, links: list[Link], spans: BySpan, number: in
         t.turns.insert(0, t.system)
     flags = set(t.flags) | {"call_without_result" for x in links if x.answer is None}
     flags |= {f for x in links if x.execution for f in x.execution.flags}
+    if any(is_unread(part) for turn in t.turns for part in turn.parts):
+        flags.add("unread_part")
     if number > 1:
         flags.add("branch")
     if t.system is None or starts_late:

@@ -42,7 +42,7 @@ def merge_nested(observed: list[Observed]) -> list[Observed]:
 
 
 def _same_run(inner: Observed, outer: Observed) -> bool:
-    if inner.tool_name and outer.tool_name and inner.tool_name != outer.tool_name:
+    if inner.tool_name and outer.tool_name and inner.tool_name != outer.tool_name and not _is_shown(inner, outer):
         return False
     if inner.call_id and outer.call_id and inner.call_id != outer.call_id:
         return False
@@ -50,13 +50,42 @@ def _same_run(inner: Observed, outer: Observed) -> bool:
     return not told_twice or key_of(inner.arguments) == key_of(outer.arguments)
 
 
+def _is_shown(inner: Observed, outer: Observed) -> bool:
+    """Whether the names may differ because one of two spans that tell the same arguments only shows a name for people
+    (a class, a span's name)."""
+    told_twice = inner.arguments is not None and outer.arguments is not None
+    return told_twice and inner.is_display_name != outer.is_display_name
+
+
 def _take(outer: Observed, inner: Observed) -> None:
+    if outer.is_display_name and inner.tool_name and not inner.is_display_name:
+        outer.tool_name, outer.is_display_name = inner.tool_name, False
     for name in _FIELDS:
         if getattr(outer, name) in (None, ""):
             setattr(outer, name, getattr(inner, name))
     outer.is_error = outer.is_error or inner.is_error
     outer.error_type = outer.error_type or inner.error_type
     outer.flags += inner.flags
+
+
+def name_by_calls(executions: list[Observed], calls: list[Observed]) -> None:
+    """Gives executions the names by which models call their tools, where spans show names for people (Get Order)."""
+    names = {p["name"] for c in calls for m in c.output for p in m["parts"] if p["type"] == "tool_call"}
+    strange = [e for e in executions if e.tool_name and e.tool_name not in names]
+    if not strange or not names:
+        return
+    found: dict[str, set[str]] = {}
+    for name in names:
+        found.setdefault(plain_name(name), set()).add(name)
+    for e in strange:
+        same = found.get(plain_name(e.tool_name or ""), set())
+        if len(same) == 1:
+            e.tool_name = next(iter(same))
+
+
+def plain_name(name: str) -> str:
+    """A tool's name without case and separators."""
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def demote_inferred(observed: list[Observed]) -> None:

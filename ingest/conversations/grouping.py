@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import xxhash
 
@@ -142,7 +143,8 @@ def _by_trace(g: Group) -> None:
 def _made_ids(o: Observed) -> set[str]:
     if o.kind != "inference":
         return set()
-    calls = {str(p["id"]) for m in o.output for p in m["parts"] if p["type"] == "tool_call" and p.get("id")}
+    said = chain(o.output, *o.alternatives)
+    calls = {str(p["id"]) for m in said for p in m["parts"] if p["type"] == "tool_call" and p.get("id")}
     return calls | ({o.response_id} if o.response_id else set())
 
 

@@ -137,7 +137,7 @@ def _insert_missing(t: Thread, links: list[Link]) -> None:
     """Answers that no history repeats (the last ones, or a library that drops them) come from the span."""
     for x in links:
         e = x.execution
-        if x.answer is None and e is not None and (e.result is not None or e.is_error):
+        if x.answer is None and e is not None and (e.result is not None or e.is_error or e.call_id):
             content = as_text(e.result) if e.result is not None else e.error_message
             message: Message = {"role": "tool", "content": content, "tool_call_id": x.call.get("id", "")}
             x.answer = Turn(message, key_of(["tool", content]), [], e.end_ns, e.span_id, e.trace_id)
@@ -162,7 +162,9 @@ def _finish(x: Link) -> None:
     message["name"] = x.call["name"]
     message["tool_call_id"] = x.call["id"]
     content = message.get("content")
-    failed = bool(message.get("is_error")) or (e is not None and e.is_error) or says_error(content)
+    failed = bool(message.get("is_error")) or (e is not None and e.is_error)
+    went_well = message.get("is_error") is False or e is not None
+    failed = failed or says_error(content, went_well)
     message["is_error"] = failed
     message["error_class"] = (
         classify_error(e.error_type if e else None, content, e.error_message if e else None) if failed else ""

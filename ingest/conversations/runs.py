@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ingest.conversations.executions import BySpan, ancestors, by_span
+from ingest.conversations.executions import BySpan, ancestors, by_span, name_by_calls
 from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed
 from ingest.messages.parts import call_part, result_part
@@ -34,14 +34,32 @@ def rebuild(members: list[Observed]) -> tuple[list[Observed], list[Observed]]:
     """The model calls of a conversation, those of unspoken runs replaced by one that tells the whole run; and
     the tool executions, without those that only said the answer."""
     spans = by_span(members)
-    calls = [o for o in members if o.kind == "inference" and (o.input or o.output)]
+    calls = [o for o in members if o.kind == "inference" and (o.input or o.output)] or _turns_of_agents(members, spans)
     executions = [o for o in members if o.kind == "execution"]
+    if executions:
+        name_by_calls(executions, calls)
     replaced: set[int] = set()
     for run in _runs(members, calls, executions, spans):
         if _is_untold(run, calls):
             replaced |= {id(o) for o in (*run.inferences, *_answering(run))}
             calls.append(_told(run))
     return [c for c in calls if id(c) not in replaced], [e for e in executions if id(e) not in replaced]
+
+
+def _turns_of_agents(members: list[Observed], spans: BySpan) -> list[Observed]:
+    """Where no model call was exported: the spans of agents that tell single turns of their models (AG2), with the
+    history before each. The ones around those tell the same run in other words."""
+    told = [o for o in members if o.kind == "agent" and _tells_turn(o)]
+    if not any(p["type"] == "tool_call" for o in told for m in o.output for p in m["parts"]):
+        return []
+    around = {id(a) for o in told for a in ancestors(o, spans)}
+    return [o for o in told if id(o) not in around]
+
+
+def _tells_turn(o: Observed) -> bool:
+    """Whether a span's input is a history that waits for an answer, and its output is that of a model."""
+    asked = bool(o.input) and o.input[-1]["role"] in ("user", "tool")
+    return asked and bool(o.output) and all(m["role"] == "assistant" for m in o.output)
 
 
 def _runs(members: list[Observed], calls: list[Observed], executions: list[Observed], spans: BySpan) -> list[Run]:
@@ -124,7 +142,7 @@ def _called(run: Run) -> list[NormalMessage]:
         call = next((p for p in open_calls if _runs_call(e, p)), None)
         if call is not None:
             open_calls.remove(call)
-        elif e.arguments is None and e.result is None:  # nothing is known but that it ran
+        elif e.arguments is None and e.result is None and not e.call_id:  # nothing is known but that it ran
             part = result_part(None, e.call_id, e.tool_name, e.is_error)
             told.append((e.start_ns, {"role": "tool", "parts": [part]}))
         elif told and e.start_ns < end and told[-1][1]["role"] == "assistant":  # beside the one before

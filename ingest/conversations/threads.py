@@ -29,6 +29,7 @@ class Thread:
     spans: list[Observed] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
     read: tuple[list[NormalMessage], int] = ([], 0)  # the last history, which became the first so many turns
+    ends: dict[str, int] = field(default_factory=dict)  # how many turns there were when a response ended
 
 
 def thread(observed: list[Observed]) -> list[Thread]:
@@ -38,6 +39,8 @@ def thread(observed: list[Observed]) -> list[Thread]:
         system, history, said = _turns(seen, *_known(threads, seen))
         if history or said:
             _place(threads, seen, system, history, said)
+        for other in seen.alternatives:
+            _place(threads, seen, system, [*history], _said(seen, other))
     return threads
 
 
@@ -60,8 +63,11 @@ def _turns(seen: Observed, read: int, known: list[Turn]) -> tuple[Turn | None, l
                 system = system or turn.seen(seen.start_ns, seen.span_id, seen.trace_id, False)
             else:
                 history.append(turn.seen(seen.start_ns, seen.span_id, seen.trace_id, False))
-    said = [t.seen(seen.end_ns, seen.span_id, seen.trace_id, True) for m in seen.output for t in to_turns(m)]
-    return system, history, said
+    return system, history, _said(seen, seen.output)
+
+
+def _said(seen: Observed, output: list[NormalMessage]) -> list[Turn]:
+    return [t.seen(seen.end_ns, seen.span_id, seen.trace_id, True) for m in output for t in to_turns(m)]
 
 
 def _place(
@@ -76,7 +82,10 @@ def _place(
         if n > shared and (n or not history):
             best, shared = candidate, n
     abridged = _abridged(threads, history) if best is None or shared < len(best.turns) else None
-    if abridged is not None:
+    named = _named(threads, seen, history) if seen.previous_response_id else None
+    if named is not None:
+        best, shared, history = named
+    elif abridged is not None:
         best, shared, history = abridged
     elif best is None or shared == 0:
         best, shared, history = _continued(threads, seen, history)
@@ -85,6 +94,8 @@ def _place(
         threads.append(best)
     else:
         best = _extend(threads, best, shared, history, said)
+    if seen.response_id:
+        best.ends.setdefault(seen.response_id, len(history) + len(said))
     if history is told and len(threads) == 1:
         best.read = seen.input, len(history)
     _note(best, seen, system)
@@ -121,13 +132,22 @@ def _abridged(threads: list[Thread], history: list[Turn]) -> tuple[Thread, int, 
     return None
 
 
+def _named(
+    threads: list[Thread], seen: Observed, history: list[Turn]
+) -> tuple[Thread, int, list[Turn]] | None:
+    """A stateful call sends only what is new and names the response that it goes on from: what it sends stands behind
+    that one, unless it tells the whole history all the same."""
+    for t in reversed(threads):
+        at = t.ends.get(seen.previous_response_id or "", -1)
+        if at >= 0 and (not at or common_prefix(t.turns[:at], history) < at):
+            return t, at, [*t.turns[:at], *history]
+    return None
+
+
 def _continued(
     threads: list[Thread], seen: Observed, history: list[Turn]
 ) -> tuple[Thread | None, int, list[Turn]]:
-    """A stateful call sends only what is new: find its thread by the response it names, or by overlap."""
-    for t in reversed(threads):
-        if seen.previous_response_id and seen.previous_response_id in t.response_ids:
-            return t, len(t.turns), [*t.turns, *history]
+    """A call that sends only what is new and names nothing: find its thread by overlap."""
     if seen.rebuilt and threads:
         return threads[-1], len(threads[-1].turns), [*threads[-1].turns, *history]
     evicted = {"sparse_index", "dropped_attributes"} & set(seen.flags)  # the oldest go first, the next in part
@@ -165,6 +185,7 @@ def _extend(threads: list[Thread], t: Thread, shared: int, history: list[Turn], 
     )
     branch.tools, branch.flags = t.tools, {*t.flags}
     branch.response_ids, branch.spans = {*t.response_ids}, [*t.spans]
+    branch.ends = {response: end for response, end in t.ends.items() if end <= known}
     threads.append(branch)
     return branch
 
@@ -195,6 +216,8 @@ def _alike(x: Turn, y: Turn) -> bool:
     text beside the same calls that one of the two leaves out."""
     if x.message["role"] != y.message["role"]:
         return False
+    if x.message["role"] == "assistant" and not (x.parts and y.parts):
+        return True  # of one of them nothing is told but that it was said
     a, b = x.message, y.message
     calls_a, calls_b = a.get("tool_calls") or [], b.get("tool_calls") or []
     if bool(calls_a) != bool(calls_b) or [c["name"] for c in calls_a] != [c["name"] for c in calls_b]:
@@ -213,6 +236,10 @@ def _enrich(old: Turn, new: Turn) -> None:
     if old.parts is new.parts:  # one telling, seen again
         return
     a, b = old.message, new.message
+    if not old.parts and new.parts:
+        old.parts, old.key = new.parts, new.key
+        if calls := b.get("tool_calls"):
+            a["tool_calls"] = [call.copy() for call in calls]
     if not a.get("content") and b.get("content"):
         a["content"] = b["content"]
     for key in ("tool_call_id", "name", "is_error"):

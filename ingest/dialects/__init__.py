@@ -25,10 +25,12 @@ from ingest.dialects import (
     pydantic_ai,
     vercel,
 )
-from ingest.dialects.mapping import Look, Mapping, apply
+from ingest.dialects.mapping import Look, Mapping, apply, finish
 from ingest.formats import references
+from ingest.messages.kinds import speaks_not
 from ingest.messages.normal import Evaluation, Observed, Span
 from ingest.messages.parts import first
+from ingest.messages.stateful import note_ids
 
 DIALECTS = tuple(
     module.MAPPING
@@ -127,18 +129,24 @@ def _note_error(span: Span, seen: Observed) -> None:
 
 def _read(span: Span, seen: Observed) -> None:
     """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
-    told, known = "", set()
+    told, known = "", list[Mapping]()
+    if speaks_not(span.attributes):
+        seen.dialect = next((d.name for d, looks in _candidates(tuple(span.attributes), DIALECTS) if looks is None), "")
+        return
     for dialect, looks in _candidates(tuple(span.attributes), DIALECTS):
         if looks is None or any(look(span) for look in looks):
-            known.add(dialect.name)
+            known.append(dialect)
             before = _content(seen)
             apply(dialect, span, seen)
             told = told or (dialect.name if _content(seen) != before else "")
             seen.dialect = seen.dialect or (dialect.name if seen.kind != "other" else "")
-    may_infer = seen.kind in ("inference", "execution") or not known - {otel.MAPPING.name}
+    may_infer = seen.kind in ("inference", "execution") or all(d is otel.MAPPING for d in known)
     if not told and may_infer and inferred.read(span, seen):
         told = inferred.NAME
     seen.dialect = told or seen.dialect
+    if seen.kind == "inference":
+        note_ids(span.attributes, seen)
+        finish(known, span, seen)
 
 
 @lru_cache(maxsize=1024)

@@ -33,7 +33,7 @@ MAPPING = Mapping(
     response_id=("gen_ai.response.id",),
     conversation=("langsmith.metadata.session_id", "langsmith.metadata.thread_id",
                   "langsmith.metadata.conversation_id"),
-    tool_name=("gen_ai.tool.name", "langsmith.trace.name", "name"),
+    display_name=("langsmith.trace.name", "name"),
     arguments=("gen_ai.prompt",),
     result=("result",),
     prepare=_prepare,

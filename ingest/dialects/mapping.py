@@ -12,9 +12,28 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from ingest.messages.histories import Histories
+from ingest.messages.kinds import is_result, kind_of
 from ingest.messages.normal import Observed, Span
-from ingest.messages.parts import first, is_cut, parse, parse_any, plain_content, text_part
-from ingest.messages.shapes import NormalMessage, lone_text, read_message, read_messages, system_parts
+from ingest.messages.parts import (
+    first,
+    is_cut,
+    is_unread,
+    json_text,
+    parse,
+    parse_any,
+    plain_content,
+    read_result,
+    text_part,
+)
+from ingest.messages.shapes import (
+    NormalMessage,
+    by_choice,
+    choices_of,
+    lone_text,
+    read_message,
+    read_messages,
+    system_parts,
+)
 from ingest.messages.tool_definitions import read_tools
 
 MAX_DEPTH = 12
@@ -80,7 +99,10 @@ class Mapping:
     model: tuple[str, ...] = ()
     response_id: tuple[str, ...] = ()
     conversation: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()  # an agent's task and answer, where they are no messages
+    answered: tuple[str, ...] = ()
     tool_name: tuple[str, ...] = ()
+    display_name: tuple[str, ...] = ()  # a tool's name for people, where nothing says the one that models call
     call_id: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     result: tuple[str, ...] = ()
@@ -98,8 +120,8 @@ class Mapping:
         return _narrowed(self, self._keys.intersection(values))
 
 
-_SOURCES = ("system", "input", "output", "tools", "agent", "model", "response_id", "conversation", "tool_name",
-            "call_id", "arguments", "result", "error")  # fmt: skip
+_SOURCES = ("system", "input", "output", "tools", "agent", "model", "response_id", "conversation", "asked", "answered",
+            "tool_name", "display_name", "call_id", "arguments", "result", "error")  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -193,19 +215,25 @@ def _text(value: Any) -> str | None:
 
 
 def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
-    if not seen.input:
-        seen.input = _best_messages(values, mapping.input, "user", seen)
+    if not _is_told(seen.input):
+        seen.input = _best_messages(values, mapping.input, "user", seen) or seen.input
         system = system_parts(first(values, *mapping.system)) if mapping.system else []
         if system and not any(m["role"] == "system" for m in seen.input):
             seen.input = [{"role": "system", "parts": system}, *seen.input]
-    if not seen.output:  # a response may repeat its request's instructions
+    if not _is_told(seen.output):  # a response may repeat its request's instructions
         said = _best_messages(values, mapping.output, "assistant", seen)
-        seen.output = [m for m in said if m["role"] != "system"]
+        said = [m for m in said if m["role"] != "system"] or seen.output
+        seen.output, *seen.alternatives = by_choice(said)
     if seen.kind == "agent":
-        seen.input = seen.input or _lone(values, mapping.input, "user")
-        seen.output = seen.output or _lone(values, mapping.output, "assistant")
+        seen.input = seen.input or _lone(values, (*mapping.input, *mapping.asked), "user")
+        seen.output = seen.output or _lone(values, (*mapping.output, *mapping.answered), "assistant")
     if mapping.tools and not seen.tools:
         seen.tools = next((t for k in mapping.tools if (t := read_tools(values.get(k)))), [])
+
+
+def _is_told(messages: list[NormalMessage]) -> bool:
+    """Whether anything of some messages could be read."""
+    return any(not is_unread(p) for m in messages for p in m["parts"])
 
 
 def _lone(values: dict[str, Any], keys: tuple[str, ...], role: str) -> list[NormalMessage]:
@@ -227,7 +255,7 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
             found, cut_here = growing, False
         else:
             shown = parse(value)
-            found = read_messages(shown, role)
+            found = _read(shown, role, values)
             cut_here = shown is value and is_cut(value)
         if found and is_redacted(found[0]) and all(map(is_redacted, found)):
             seen.flags.append("redacted")
@@ -239,18 +267,74 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
     return best
 
 
+def _read(shown: Any, role: str, values: dict[str, Any]) -> list[NormalMessage]:
+    """Messages; several answers to one request are told apart where the span says how many there are."""
+    if role == "assistant" and isinstance(shown, list) and len(shown) > 1 and len(shown) == _choice_count(values):
+        return choices_of(shown, role) or []
+    return read_messages(shown, role)
+
+
+_COUNTS = ("told.choices", "gen_ai.request.choice.count", "gen_ai.request.n", "llm.request.n")
+_REASONS = ("gen_ai.response.finish_reasons", "llm.response.finish_reasons")
+_PARAMETERS = ("llm.invocation_parameters", "langfuse.observation.model.parameters",
+               "langsmith.metadata.ls_invocation_params", "model_request_parameters")  # fmt: skip
+
+
+def _choice_count(values: dict[str, Any]) -> int | None:
+    """How many answers a call asked for, or got a reason for ending of."""
+    count = first(values, *_COUNTS)
+    reasons = parse(first(values, *_REASONS))
+    if count is None and isinstance(reasons, list):
+        return len(reasons)
+    if count is None and isinstance(given := parse(first(values, *_PARAMETERS)), dict):
+        count = first(given, "n", "candidate_count", "candidateCount", "num_generations")
+    return int(count) if isinstance(count, int) or (isinstance(count, str) and count.isdigit()) else None
+
+
+_ENVELOPES = {"choices", "candidates", "usage", "usage_metadata", "usageMetadata", "object", "generations", "model",
+              "raw"}  # fmt: skip
+
+
+def _structured(values: dict[str, Any], keys: tuple[str, ...]) -> list[NormalMessage]:
+    """An answer that is JSON and no message is the text that the model wrote."""
+    for key in keys:
+        value = values.get(key)
+        shown = parse(value)
+        if isinstance(shown, dict | list) and shown and _ENVELOPES.isdisjoint(shown if isinstance(shown, dict) else ()):
+            text = value if isinstance(value, str) else json_text(value)
+            return [{"role": "assistant", "parts": [{"type": "text", "content": text}]}]
+    return []
+
+
+def finish(mappings: list[Mapping], span: Span, seen: Observed) -> None:
+    """What no dialect could read of a model call as messages is kept as text; where nothing can be read though the call
+    ended, that is flagged."""
+    values = span.attributes
+    if not seen.input and "redacted" not in seen.flags:
+        seen.input = next((m for d in mappings if (m := _lone(values, d.input, "user"))), [])
+    if not any(m["parts"] for m in seen.output) and "redacted" not in seen.flags:
+        seen.output = next((m for d in mappings if (m := _structured(values, d.output))), seen.output)
+    if not seen.is_error and not any(m["parts"] for m in seen.output) and not _ENDED.isdisjoint(values):
+        seen.flags.append("unread_output")
+
+
+_ENDED = {"gen_ai.response.finish_reasons", "llm.finish_reason", "llm.response.finish_reason",
+          "llm.response.finish_reasons", "ai.response.finishReason", "gen_ai.completion.0.finish_reason",
+          "llm.response.stop_reason"}  # fmt: skip
+
+
 _histories = Histories()
 
 
 def _tells_more(found: list[NormalMessage], best: list[NormalMessage]) -> bool:
     if not best:
-        return any(p["type"] != "unknown" for m in found for p in m["parts"])
+        return any(m["parts"] for m in found)
     return completeness(found) > completeness(best)
 
 
 def completeness(messages: list[NormalMessage]) -> int:
     """How much is told: messages, parts, ids, arguments and results."""
-    parts = [p for m in messages for p in m["parts"] if p["type"] != "unknown"]
+    parts = [p for m in messages for p in m["parts"] if not is_unread(p)]
     return len(parts) + sum(p.get(k) is not None for p in parts for k in ("id", "arguments", "response"))
 
 
@@ -264,7 +348,10 @@ def is_redacted(message: NormalMessage) -> bool:
 
 
 def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
-    seen.tool_name = seen.tool_name or _text(first(values, *mapping.tool_name))
+    if not seen.tool_name or seen.is_display_name:
+        named = _text(first(values, "gen_ai.tool.name", *mapping.tool_name))
+        shown = None if named or seen.tool_name else _text(first(values, *mapping.display_name))
+        seen.tool_name, seen.is_display_name = named or shown or seen.tool_name, named is None
     call_id = _text(first(values, *mapping.call_id))
     if not seen.call_id and call_id and not call_id.startswith("<not "):
         seen.call_id = call_id
@@ -278,20 +365,37 @@ def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None
 
 
 def answered_with(value: Any) -> tuple[Any, str | None, bool]:
-    """A tool's answer, its call's id and whether it failed, from what wraps it: a framework's tool message, or
-    MCP's ``{"content": [...], "isError": ...}``. Anything else is the answer itself."""
+    """A tool's answer, its call's id and whether it failed, from what wraps it: a framework's tool message, MCP's
+    ``{"content": [...], "isError": ...}``, LlamaIndex's ``{"blocks": [...], "raw_output": ...}``, AG2's
+    ``[went_well, message]``. Anything else is the answer itself."""
     told = parse_any(value)
-    if isinstance(told, dict) and isinstance(told.get("output"), dict) and len(told) == 1:
-        told = told["output"]
+    if isinstance(told, list) and len(told) == 2 and isinstance(told[0], bool) and isinstance(told[1], dict):
+        content, call_id, failed = answered_with(told[1])
+        return (value, None, False) if content is told[1] else (content, call_id, failed or not told[0])
     if not isinstance(told, dict):
         return value, None, False
+    if isinstance(told.get("output"), dict) and len(told) == 1:
+        told = told["output"]
+    failed = bool(told.get("isError", told.get("is_error")))
+    if isinstance(inner := told.get("tool_output"), dict):  # LlamaIndex
+        content, call_id, inner_failed = answered_with(inner)
+        return content, call_id or told.get("tool_id"), failed or inner_failed
     if isinstance(told.get("content"), list) and ("isError" in told or "is_error" in told):
-        return plain_content(told["content"]), None, bool(told.get("isError", told.get("is_error")))
+        return plain_content(told["content"]), None, failed
+    if "raw_output" in told and ("tool_name" in told or "blocks" in told):
+        return told["raw_output"], None, failed
+    part = _result_part(told)
+    return (value, None, False) if part is None else (part["response"], part.get("id"), bool(part.get("is_error")))
+
+
+def _result_part(told: dict[str, Any]) -> dict[str, Any] | None:
+    """A result that a framework wraps into a message or an object of its own."""
+    if is_result(kind_of(told)) and len(told) > 1:
+        return read_result({k: v for k, v in told.items() if v is not None})
+    if isinstance(told.get("tool_call_id"), str) and "content" in told:
+        told = {**told, "role": "tool"}
     message = read_message(told) if "content" in told or "kwargs" in told else None
-    if message is None or message["role"] != "tool" or not message["parts"]:
-        return value, None, False
-    part = message["parts"][0]
-    return part["response"], part.get("id"), bool(part.get("is_error"))
+    return message["parts"][0] if message and message["role"] == "tool" and message["parts"] else None
 
 
 def unquoted(value: Any) -> Any:

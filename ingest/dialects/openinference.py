@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ingest.dialects.mapping import Mapping, either, has, has_prefix
 from ingest.messages.normal import Span
 from ingest.messages.parts import parse
+from ingest.messages.shapes import strict_parts
 
 _KINDS = {"llm": "inference", "tool": "execution", "agent": "agent", "chain": "agent"}
 
@@ -15,13 +17,15 @@ _KINDS = {"llm": "inference", "tool": "execution", "agent": "agent", "chain": "a
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     for key in ("llm.input_messages", "llm.output_messages"):
         if isinstance(values.get(key), list):
-            values = {**values, key: [_message(m) for m in values[key]]}
+            raw = values.get(_RAW[key])
+            values = {**values, key: [_message(m, raw) for m in values[key]]}
     tools = values.get("llm.tools")
     if isinstance(tools, list):
         values = {**values, "llm.tools": [t.get("tool", t).get("json_schema") for t in tools if isinstance(t, dict)]}
-    if "tool.name" not in values:
-        values = {**values, "tool.name": _short_name(span.name)}
-    return values
+    return {**values, "span.name": _short_name(span.name)}
+
+
+_RAW = {"llm.input_messages": "input.value", "llm.output_messages": "output.value"}
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:
@@ -38,7 +42,16 @@ def _short_name(name: str) -> str:
     return parts[-1] if parts else name
 
 
-def _message(m: Any) -> Any:
+def _content(content: str, raw: Any) -> Any:
+    """Content blocks stand there as JSON text (Mistral); what the raw request or response has as text is text."""
+    blocks = strict_parts(content)
+    if blocks is content or not isinstance(raw, str):
+        return blocks
+    is_text = any(json.dumps(content, ensure_ascii=ascii)[1:-1] in raw for ascii in (True, False))
+    return content if is_text else blocks
+
+
+def _message(m: Any, raw: Any) -> Any:
     if not isinstance(m, dict):
         return m
     if isinstance(m.get("message"), dict):  # AutoGen puts results beside the message
@@ -50,6 +63,8 @@ def _message(m: Any) -> Any:
             parts = [{"type": "text", "text": content}, *parts]
         m = {**m, "content": parts}
         del m["contents"]
+    if isinstance(m.get("content"), str) and m["content"][:2] == "[{":
+        m = {**m, "content": _content(m["content"], raw)}
     if isinstance(m.get("function"), list):  # autogen: results as JSON under function.N
         results = [parse(f) for f in m["function"]]
         parts = [{"type": "function_result", **r} for r in results if isinstance(r, dict)]
@@ -72,6 +87,7 @@ MAPPING = Mapping(
     model=("llm.model_name",),
     response_id=("llm.response.id",),
     tool_name=("tool.name", "tool_call.function.name"),
+    display_name=("span.name",),
     call_id=("tool.id", "tool_call.id"),
     arguments=("input.value", "tool_call.function.arguments"),
     result=("output.value",),

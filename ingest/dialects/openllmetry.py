@@ -8,11 +8,12 @@ from typing import Any
 from ingest.dialects.mapping import Mapping, either, has, has_prefix
 from ingest.messages.normal import Span
 from ingest.messages.parts import parse
+from ingest.messages.shapes import strict_parts
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:
     kind = values.get("traceloop.span.kind")
-    if kind == "tool":
+    if kind == "tool" or (kind == "task" and "tool.name" in values):
         return "execution"
     if kind in ("agent", "workflow", "task"):
         return "agent"
@@ -23,6 +24,9 @@ def _kind(span: Span, values: dict[str, Any]) -> str:
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     out = {**values}
+    for key in ("gen_ai.prompt", "gen_ai.completion"):
+        if isinstance(out.get(key), list):
+            out[key] = [_message(m) for m in out[key]]
     output = parse(values.get("traceloop.entity.output"))
     if isinstance(output, dict) and "result" in output and set(output) <= {"result", "is_error"}:
         output = output["result"]
@@ -31,6 +35,19 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     if output is not None:
         out["traceloop.entity.output"] = output
     return out
+
+
+def _message(m: Any) -> Any:
+    """A flattened message: content that is no text was written as JSON; Vertex names a text by its role."""
+    if not isinstance(m, dict):
+        return m
+    if isinstance(m.get("user"), str) and not {"role", "content"} & set(m):
+        return {"role": "user", "content": m["user"]}
+    content = m.get("content")
+    if content == "[]" and m.get("tool_calls"):
+        return {**m, "content": None}
+    blocks = strict_parts(content)
+    return m if blocks is content else {**m, "content": blocks}
 
 
 MAPPING = Mapping(
@@ -43,13 +60,16 @@ MAPPING = Mapping(
     flattened=("gen_ai.prompt", "gen_ai.completion", "llm.request.functions"),
     input=("gen_ai.prompt",),
     output=("gen_ai.completion",),
+    asked=("traceloop.entity.input",),
+    answered=("traceloop.entity.output",),
     tools=("llm.request.functions",),
     agent=("gen_ai.agent.name",),
     model=("gen_ai.response.model", "gen_ai.request.model"),
     response_id=("gen_ai.response.id",),
-    tool_name=("traceloop.entity.name",),
+    tool_name=("tool.name",),
+    display_name=("traceloop.entity.name",),
     call_id=("gen_ai.tool.call.id",),
-    arguments=("traceloop.entity.input",),
+    arguments=("tool.arguments", "traceloop.entity.input"),
     result=("traceloop.entity.output",),
     prepare=_prepare,
 )

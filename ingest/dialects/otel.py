@@ -9,6 +9,7 @@ from typing import Any
 from ingest.dialects.mapping import Mapping, either, has_prefix, looks
 from ingest.messages.normal import Span
 from ingest.messages.parts import parse
+from ingest.messages.shapes import role_of, strict_parts
 
 INFERENCE = {"chat", "generate_content", "text_completion", "completion"}
 AGENT = {"invoke_agent", "create_agent", "invoke_workflow", "plan"}
@@ -24,11 +25,17 @@ def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
     """What happened in the span, as (event name, fields): span events, else log records that name it."""
     if not span.events and not span.records:
         return []
-    events = [(e["name"], e["attributes"]) for e in span.events]
+    events = [(e["name"], _with_blocks(e["attributes"])) for e in span.events]
     if any(name.startswith("gen_ai.") and name != "gen_ai.evaluation.result" for name, _ in events):
         return events
     records = sorted(span.records, key=lambda r: r.time_ns)
     return [*events, *((r.event_name, _fields(r.attributes, r.body)) for r in records)]
+
+
+def _with_blocks(fields: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of an event hold no lists of objects: content blocks stand there as JSON text (Strands)."""
+    told: dict[str, Any] = {k: strict_parts(fields[k], bare=True) for k in ("content", "message") if k in fields}
+    return {**fields, **told} if told else fields
 
 
 def _happens(span: Span) -> bool:
@@ -49,15 +56,19 @@ def message_of_event(name: str, fields: dict[str, Any]) -> tuple[bool, dict[str,
         return False, {**fields, "role": fields.get("role") or _ROLE_OF[name]}
     if name != _CHOICE:
         return None
-    message = parse(fields.get("message"))
-    if isinstance(message, dict) and "role" in {**message, "role": 1}:
-        inner = message
+    message = fields.get("message")
+    shown = parse(message)
+    if isinstance(shown, dict) and (shown is message or role_of(shown) or _SAID & set(shown)):
+        inner = shown
     elif message is not None:
         inner = {"content": message}
     else:
         inner = {k: v for k, v in fields.items() if k not in ("index", "finish_reason", "event.name")}
     told = {"role": "assistant", **inner}
     return True, told | {"finish_reason": fields["finish_reason"]} if fields.get("finish_reason") else told
+
+
+_SAID = {"content", "tool_calls", "parts"}
 
 
 def split_events(
@@ -84,6 +95,9 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     inputs, outputs = split_events(events)
     if out.get("gen_ai.operation.name") == "execute_tool":
         return {**_tool_events(inputs, outputs), **out}
+    numbers = {fields["index"] for name, fields in events if name == _CHOICE and isinstance(fields.get("index"), int)}
+    if len(numbers) > 1:
+        out["told.choices"] = len(numbers)
     return {**out, "told.input": inputs, "told.output": outputs}
 
 

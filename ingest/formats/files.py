@@ -1,22 +1,23 @@
 """Files of telemetry, maybe compressed: OTLP JSON lines or single objects, OTLP protobuf (``ingest.formats.framed``),
-journal segments, message lists and trajectories (``ingest.formats.trajectories``). What is bad is told; what is good
-beside it is kept, also behind it.
+journal segments, message lists and trajectories (``ingest.formats.trajectories``). What is bad is told, with what it
+seems to be (``ingest.formats.recognise``); what is good beside it is kept, also behind it.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import orjson
-import zstandard
 
 from ingest.errors import UserError
-from ingest.formats import framed, otlp, trajectories
+from ingest.formats import framed, otlp, recognise, trajectories
+from ingest.formats.opening import CUT, DAMAGED, open_plain
+from ingest.formats.records import message_lists
+from ingest.formats.records.batches import BatchRequests
 from ingest.journal import segments as journal
 
 PROTOBUF = (".pb", ".binpb", ".proto", ".bin")
@@ -24,7 +25,7 @@ SUFFIXES = (".jsonl", ".json", ".ndjson", *PROTOBUF, ".rjl", ".open")
 # A file that starts with so many bad lines and not a good one is something else.
 HOPELESS = 100
 _COMPRESSED = (".gz", ".zst")
-_CUT = (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)
+_DEEPEST = 3  # objects around a list of conversations
 
 
 class BadFile(UserError):
@@ -48,12 +49,27 @@ def find(paths: list[Path]) -> list[Path]:
     out: list[Path] = []
     for path in paths:
         if path.is_dir():
-            out += sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) in SUFFIXES)
+            out += _within(path)
         elif path.exists():
             out.append(path)
         else:
             raise UserError(f"{path} does not exist; give OTLP files or directories of them")
     return out
+
+
+def _within(directory: Path) -> list[Path]:
+    """The files of known suffixes in a directory. Raises UserError where there are only others."""
+    files = [p for p in directory.rglob("*") if p.is_file()]
+    found = sorted(p for p in files if _kind(p) in SUFFIXES)
+    if files and not found:
+        kinds = Counter(p.suffix or "(no suffix)" for p in files).most_common(5)
+        told = ", ".join(f"{n} {kind}" for kind, n in kinds)
+        raise UserError(
+            f"{directory} has no file to read: it holds {told}; in a directory files named "
+            f"{', '.join('*' + s for s in SUFFIXES[:5])} are read (also with .gz or .zst), others only when they are "
+            f"given by name; {recognise.READABLE}"
+        )
+    return found
 
 
 def _kind(path: Path) -> str:
@@ -80,35 +96,22 @@ def _requests(path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]
     if kind in (".rjl", ".open"):
         yield from _journal(path, rows)
         return
-    with _open(path) as file:
-        try:
-            head = file.peek(12)[:12]  # type: ignore[attr-defined]
-            if framed.is_framed(head):
+    try:
+        with open_plain(path) as file:
+            head = file.peek(recognise.HEAD)[: recognise.HEAD]
+            if framed.is_framed(head[:12]):
                 yield from _frames(file, path, rows, arrived_at_ns)
-            elif kind in PROTOBUF and head.lstrip()[:1] != b"{":
-                _message(file.read(), path, rows, arrived_at_ns)
+            elif kind in PROTOBUF and head.lstrip()[:1] not in (b"{", b"["):
+                _message(file.read(), path, rows, arrived_at_ns, head)
                 yield
             else:
-                yield from _lines(file, path, rows, arrived_at_ns)
-        except _CUT:
-            raise BadFile(f"{path} is truncated: its compression ends early; fetch the file again") from None
-
-
-def _open(path: Path) -> BinaryIO:
-    """The file, decompressed if it is compressed as a whole; can be peeked into."""
-    try:
-        file = path.open("rb")
+                yield from _lines(file, path, rows, arrived_at_ns, head)
+    except CUT:
+        raise BadFile(f"{path} is truncated: its compression ends early; fetch the file again") from None
+    except DAMAGED as error:
+        raise BadFile(f"{path} is damaged: {_one_line(error)}; fetch the file again") from None
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {error.strerror or error}") from None
-    if not hasattr(file, "peek"):  # an object store's
-        file = io.BufferedReader(file)  # type: ignore[type-var]
-    magic = file.peek(4)[:4]
-    if magic[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.GzipFile(fileobj=file))  # type: ignore[type-var,return-value]
-    if magic == framed.ZSTD:
-        stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        return io.BufferedReader(stream)  # type: ignore[type-var,return-value]
-    return file
 
 
 def _journal(path: Path, rows: otlp.Rows) -> Iterator[None]:
@@ -132,13 +135,15 @@ def add_entry(entry: journal.Entry, rows: otlp.Rows, source: str) -> None:
         rows.unreadable += 1
 
 
-def _message(payload: bytes, path: Path, rows: otlp.Rows, arrived_at_ns: int) -> None:
+def _message(payload: bytes, path: Path, rows: otlp.Rows, arrived_at_ns: int, head: bytes) -> None:
     try:
         framed.read_message(payload, rows, arrived_at_ns, str(path.absolute()))
     except otlp.NotOtlp as error:
+        guess = recognise.of_bytes(head)
+        seems = f"; it seems to be {guess.what}: {_step(guess, path)}" if guess else ""
         raise BadFile(
-            f"{path} is no OTLP protobuf request ({error}); expected one Export*ServiceRequest, or messages "
-            "behind their lengths, as the Collector's file exporter writes"
+            f"{path} is no OTLP protobuf request ({error}){seems}; expected one Export*ServiceRequest, or messages "
+            f"behind their lengths, as the Collector's file exporter writes; as JSON, {recognise.READABLE}"
         ) from None
 
 
@@ -160,33 +165,92 @@ def _frames(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int) -> 
     bad.tell()
 
 
-def _lines(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int) -> Iterator[None]:
-    """One request or record a line; a file whose first line is no whole value may be one over many lines. A
-    last line without its end is held back: it is still being written, or the rest of it is lost."""
-    bad = Bad(path, "line")
+def _lines(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int, head: bytes) -> Iterator[None]:
+    """One request or record a line; a file whose first line is no whole value may be one over many lines, or several
+    such values. A last line without its end is held back: it is still being written, or the rest of it is lost."""
+    bad = Bad(path, "line", head)
+    add = Adder(rows, arrived_at_ns, path)
     lines = _whole_lines(file, path, bad)
-    for line in lines:
+    while line := next(lines, b""):
         bad.number += 1
         if not line.strip():
             continue
+        if not bad.good and not bad.bad and line.endswith(b"\n") and _is_begun(line):
+            text = b"".join([line, *lines])
+            if (values := _several(text)) is not None:
+                yield from _added(values, add, bad)
+                break
+            lines = iter(text.splitlines(keepends=True)[1:])  # JSON lines, of which the first was cut
         try:
-            if bad.number == 1 and line.rstrip()[-1:] in (b"{", b"[", b",", b":"):
-                line = b"".join([line, *lines])
-            _add_value(_parsed(line), rows, arrived_at_ns, str(path.absolute()))
+            add(_parsed(line))
             bad.good += 1
             yield
         except otlp.NotOtlp as error:
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and _is_begun(line):
                 raise BadFile(_truncated(path, f"{bad.good} whole lines")) from None
             bad.note(error)
     bad.tell()
 
 
+def _is_begun(text: bytes) -> bool:
+    """Whether a text is the beginning of JSON and not all of it."""
+    if text.lstrip()[:1] not in (b"{", b"["):
+        return False
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return error.msg.startswith("unexpected end of data")
+    return False
+
+
+def _several(text: bytes) -> list[Any] | None:
+    """The values of a text, each over many lines; the last is ``...`` if the text ends within one. None if the text is
+    something else."""
+    try:
+        return [orjson.loads(text)]
+    except orjson.JSONDecodeError:
+        pass
+    shown, decoder, at = text.decode("utf-8", "replace"), json.JSONDecoder(), 0
+    values: list[Any] = []
+    while (at := _next(shown, at)) < len(shown):
+        try:
+            value, at = decoder.raw_decode(shown, at)
+        except (json.JSONDecodeError, RecursionError):
+            return [*values, ...] if _is_begun(shown[at:].encode()) else None
+        values.append(value)
+    return values
+
+
+def _next(text: str, at: int) -> int:
+    """Where the next value of several begins."""
+    while at < len(text) and (text[at].isspace() or text[at] in ",\x1e"):
+        at += 1
+    return at
+
+
+def _added(values: list[Any], add: Adder, bad: Bad) -> Iterator[None]:
+    bad.unit, bad.number = "value", 0
+    for value in values:
+        bad.number += 1
+        if value is ...:
+            raise BadFile(_truncated(bad.path, f"{bad.good} whole values"))
+        try:
+            add(value)
+            bad.good += 1
+            yield
+        except otlp.NotOtlp as error:
+            bad.note(error)
+
+
 def _whole_lines(file: BinaryIO, path: Path, bad: Bad) -> Iterator[bytes]:
     try:
         yield from file
-    except _CUT:
+    except CUT:
         raise BadFile(_truncated(path, f"{bad.good} whole lines")) from None
+    except DAMAGED as error:
+        raise BadFile(
+            f"{path} is damaged ({_one_line(error)}) after {bad.good} good lines; fetch the file again"
+        ) from None
 
 
 def _parsed(line: bytes) -> Any:
@@ -196,53 +260,100 @@ def _parsed(line: bytes) -> Any:
         raise otlp.NotOtlp(f"no JSON: {error}") from None
 
 
-def _add_value(value: Any, rows: otlp.Rows, arrived_at_ns: int, source: str) -> None:
-    """Adds a request, a message list, a trajectory, or a list of these; all of it or, with ``NotOtlp``, none."""
-    try:
-        request = trajectories.as_request(value)
-    except otlp.BAD_VALUE as error:
-        raise otlp.NotOtlp(f"a malformed conversation: {type(error).__name__}: {error}") from None
-    if request is not None:
-        otlp.add_json_request(request, rows, arrived_at_ns, source)
-    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+class Adder:
+    """Adds JSON values to rows: requests, conversations, lists of these, and objects that hold such lists. All of a
+    value is added or, with ``NotOtlp``, none."""
+
+    def __init__(self, rows: otlp.Rows, arrived_at_ns: int, path: Path) -> None:
+        self._rows, self._arrived_at_ns, self._source = rows, arrived_at_ns, str(path.absolute())
+        self._batch_requests = BatchRequests(path)
+
+    def __call__(self, value: Any) -> None:
         found = otlp.Rows()
-        for item in value:
-            _add_value(item, found, arrived_at_ns, source)
-        rows.extend(found)
-    else:
-        otlp.check_json_request(value)
-        otlp.add_json_request(value, rows, arrived_at_ns, source)
+        self._add(value, found, _DEEPEST)
+        self._rows.extend(found)
+
+    def _add(self, value: Any, found: otlp.Rows, depth: int) -> None:
+        if isinstance(value, str):
+            value = message_lists.from_text(value)
+        if isinstance(value, dict) and (not value or otlp.SIGNALS & value.keys()):
+            otlp.add_json_request(value, found, self._arrived_at_ns, self._source)
+            return
+        if (foreign := recognise.foreign(value)) is not None:
+            raise recognise.NotReadable(foreign)
+        try:
+            request = trajectories.as_request(value, self._batch_requests)
+        except otlp.BAD_VALUE as error:
+            raise otlp.NotOtlp(f"a malformed conversation: {type(error).__name__}: {error}") from None
+        if request is not None:
+            otlp.add_json_request(request, found, self._arrived_at_ns, self._source)
+        elif isinstance(value, list) and value and all(isinstance(item, dict | list) for item in value):
+            for item in value:
+                self._add(item, found, depth)
+        elif not (isinstance(value, dict) and depth and self._add_held(value, found, depth - 1)):
+            raise recognise.NotReadable(recognise.of_value(value))
+
+    def _add_held(self, value: dict[str, Any], found: otlp.Rows, depth: int) -> bool:
+        """Adds what an object holds: ``{"rows": [{"row": {"messages": ...}}]}``, a trace in an answer of Tempo."""
+        if isinstance(value.get("batches"), list):
+            value = {"batches": {"resourceSpans": value["batches"]}}
+        is_any = False
+        for inner in value.values():
+            if isinstance(inner, dict | list) and inner:
+                held = otlp.Rows()
+                try:
+                    self._add(inner, held, depth)
+                except otlp.NotOtlp:
+                    continue
+                found.extend(held)
+                is_any = is_any or bool(len(held) or held.metrics)
+        return is_any
 
 
 class Bad:
-    """Counts the good and the bad of one file, and tells the bad at its end."""
+    """Counts the good and the bad of one file, and tells the bad at its end. ``head`` is how the file begins."""
 
-    def __init__(self, path: Path, unit: str) -> None:
-        self.path, self.unit = path, unit
+    def __init__(self, path: Path, unit: str, head: bytes = b"") -> None:
+        self.path, self.unit, self.head = path, unit, head
         self.number = self.good = self.bad = 0
         self.first = ""
+        self.guess: recognise.Guess | None = None
 
-    def note(self, error: object) -> None:
+    def note(self, error: otlp.NotOtlp) -> None:
         """One is bad; raises ``BadFile`` if everything is."""
         number = self.number or self.good + self.bad + 1
-        self.first = self.first or f"{self.unit} {number} is no OTLP/JSON request ({error})"
+        if not self.bad:
+            self.first = f"{self.unit} {number} is no OTLP/JSON request and no conversation ({error})"
+            self.guess = error.guess if isinstance(error, recognise.NotReadable) else None
         self.bad += 1
         if not self.good and self.bad >= HOPELESS:
             self.tell()
 
     def tell(self) -> None:
         """Raises ``BadFile`` if anything was bad."""
-        if self.bad:
-            more = f", nor are {self.bad - 1} more" if self.bad > 1 else ""
-            kept = f"; the {self.good} good ones were ingested" if self.good else ""
-            raise BadFile(
-                f"{self.path}, {self.first}{more}{kept}; expected one Export*ServiceRequest, message list or "
-                f"trajectory a {self.unit}"
-            )
+        if not self.bad:
+            return
+        file = recognise.of_bytes(self.head) if self.head and not self.good else None
+        if file is not None:
+            seems = f"{self.path} cannot be read: it seems to be {file.what}"
+            raise BadFile(f"{seems}; {_step(file, self.path)}; {recognise.READABLE}")
+        more = f", nor are {self.bad - 1} more" if self.bad > 1 else ""
+        kept = f"; the {self.good} good ones were ingested" if self.good else ""
+        then = f"; {_step(self.guess, self.path)}" if self.guess else ""
+        raise BadFile(f"{self.path}, {self.first}{more}{kept}{then}; {recognise.READABLE}")
+
+
+def _step(guess: recognise.Guess, path: Path) -> str:
+    return guess.then.replace("FILE", str(path))
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _truncated(path: Path, whole: str) -> str:
+    kept = "; nothing of it was ingested" if whole.startswith("0 ") else ", which were ingested"
     return (
-        f"{path} is truncated after {whole}, which were ingested; if it is still being written "
+        f"{path} is truncated after {whole}{kept}; if it is still being written "
         "run this again later, else fetch the file again"
     )

@@ -392,7 +392,8 @@ def _js_json(attributes: Any, odd: list[str]) -> str:
 
 def _js_scope(resource_part: dict[str, Any], scope_part: dict[str, Any]) -> tuple[Any, ...]:
     odd: list[str] = []
-    resource, scope = resource_part.get("resource") or {}, scope_part.get("scope") or {}
+    resource = resource_part.get("resource") or {}
+    scope = scope_part.get("scope") or scope_part.get("instrumentationLibrary") or {}
     return (
         _js_json(resource.get("attributes"), odd), _fit(resource.get("droppedAttributesCount")),
         _text(resource_part.get("schemaUrl")), _text(scope.get("name")), _text(scope.get("version")),
@@ -445,7 +446,8 @@ def _js_log(r: dict[str, Any], scope: tuple[Any, ...]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-_JS_SIGNALS = ("resourceSpans", "resourceLogs", "resourceMetrics")
+_BEFORE_2022 = {"scopeSpans": "instrumentationLibrarySpans", "scopeLogs": "instrumentationLibraryLogs"}
+SIGNALS = frozenset(("resourceSpans", "resourceLogs", "resourceMetrics"))
 
 
 def read_json(payload: bytes | bytearray | str, rows: Rows, arrived_at_ns: int, source: str) -> None:
@@ -463,7 +465,7 @@ def read_json(payload: bytes | bytearray | str, rows: Rows, arrived_at_ns: int, 
 
 def check_json_request(request: Any) -> None:
     """Raises ``NotOtlp`` for what is no request at all."""
-    if not isinstance(request, dict) or (request and not any(k in request for k in _JS_SIGNALS)):
+    if not isinstance(request, dict) or (request and SIGNALS.isdisjoint(request)):
         raise NotOtlp("a JSON value without resourceSpans, resourceLogs or resourceMetrics")
 
 
@@ -484,6 +486,6 @@ def _add_json(request: dict[str, Any], rows: Rows, tail: tuple[int, str]) -> Non
         ("resourceLogs", "scopeLogs", "logRecords", rows.log_records, _js_log, False),
     ):
         for resource_part in request.get(part) or ():
-            for scope_part in resource_part.get(inner) or ():
+            for scope_part in resource_part.get(inner) or resource_part.get(_BEFORE_2022[inner]) or ():
                 scope = _js_scope(resource_part, scope_part)
                 _add(rows, out, scope_part.get(items) or (), decode, scope, tail, needs_ids)

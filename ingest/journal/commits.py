@@ -1,8 +1,8 @@
-"""Group commit: one thread appends whatever waits and makes all of it durable with one write.
+"""Group commit: one thread appends all waiting requests and makes them durable with one write.
 
-While the disk works on one group the next one gathers, so the number of writes does not grow with the
-number of senders. Nobody is answered before the write that covers their bytes is on the disk. Where requests
-come one at a time and the disk is quick, the event loop writes by itself: to wake the thread takes as long.
+While the disk writes one group, the next one gathers, so the number of writes does not grow with the number of
+senders. No request is answered before the write that covers its bytes is on disk. If requests arrive one at a time
+and the disk is fast, the event loop writes by itself, because waking the thread takes as long.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ingest.refusals import disk_failed, shutting_down, too_much_waiting
 
 log = logging.getLogger(__name__)
 QUICK_SECONDS = 0.003  # of a commit
-MANY = 8  # requests in a row, each of them alone, are one sender's
-PROBE = 64  # of these, one is left to the thread: who waits behind a request that the loop writes is not seen
+MANY = 8  # this many requests in a row, each alone, mean a single sender
+PROBE = 64  # one in this many goes to the thread, because the loop cannot see requests that wait while it writes
 Observe = Callable[[float, int], None]
 Group = list[tuple[journal.Record, "asyncio.Future[None]"]]
 
 
 class GroupCommit:
-    """The only user of a ``JournalWriter``. ``max_waiting`` bounds the bytes that are accepted but not yet
-    durable; ``observe`` is told the seconds and the number of requests of every commit."""
+    """The only user of a ``JournalWriter``. ``max_waiting`` limits the bytes that are accepted but not durable.
+    ``observe`` gets the seconds and the number of requests of every commit."""
 
     def __init__(
         self, writer: journal.JournalWriter, max_waiting: int, observe: Observe = lambda *_: None
@@ -38,17 +38,20 @@ class GroupCommit:
         self.healthy = True
         self._filling: tuple[Stage, Group] = (Stage(), [])
         self._spare = Stage()
-        self._changed = threading.Condition()  # around what is filled and whether it goes on
-        self._writing = threading.Lock()  # around the writer
+        self._changed = threading.Condition()  # guards the stage being filled and the end flag
+        self._writing = threading.Lock()  # guards the writer
         self._thread: threading.Thread | None = None
-        self._usual = 1.0  # seconds of a commit, the last ones weighing most
-        self._alone = 0  # requests in a row that were
+        self._usual = 1.0  # seconds of a commit, exponentially weighted
+        self._alone = 0  # requests in a row that arrived alone
         self._closed = False
 
     def append(self, record: journal.Record) -> asyncio.Future[None]:
-        """Starts to write a record; done when it is durable, with ``Refused`` (to be sent again) if it cannot be.
-        Raises ``Refused`` at once when too much waits or nothing is taken any more. The record is put on the stage
-        here, not by the thread, which would have to wait for the interpreter's lock and hold up the disk."""
+        """Start to write a record. The future is done when the record is durable, or fails with ``Refused`` (send
+        again).
+
+        Raises ``Refused`` at once if too much waits or the journal is closed. The record is staged here, not in the
+        thread: the thread would wait for the interpreter's lock and delay the disk.
+        """
         if self._closed:
             raise shutting_down()
         # An empty queue takes anything, or a record larger than the bound could never be sent.
@@ -67,15 +70,15 @@ class GroupCommit:
         return done
 
     def is_one_sender(self, alone: bool) -> bool:
-        """Told of every request whether nothing else was arriving (``alone``): whether there is but one sender, whose
-        request may be written by ``write_now``."""
+        """Called for every request with whether it arrived alone. Returns whether there is a single sender, whose
+        request ``write_now`` may write."""
         self._alone = self._alone + 1 if alone and not self.bytes_waiting else 0
         free = not self._closed and not self._writing.locked()
         return free and self._alone > MANY and self._alone % PROBE > 0 and self._usual < QUICK_SECONDS
 
     def write_now(self, record: journal.Record, is_wanted: Callable[[], bool]) -> None:
-        """Returns when a record is durable. Raises ``Refused`` if it cannot be. ``is_wanted`` is asked when it is
-        written: if it says no, or raises, the record is taken back."""
+        """Write a record and return when it is durable. Raises ``Refused`` if that fails. ``is_wanted`` is called
+        after the write; if it returns False or raises, the record is removed."""
         stage = self._spare
         record.put(stage)
         with self._writing:
@@ -92,7 +95,7 @@ class GroupCommit:
             raise disk_failed(problem)
 
     def _work(self) -> None:
-        """In the thread: group after group, without asking the loop in between, which has requests to read."""
+        """The thread: write group after group without asking the event loop, which has requests to read."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._filling[1] or self._closed)
@@ -107,12 +110,12 @@ class GroupCommit:
             group[0][1].get_loop().call_soon_threadsafe(self._committed, group, seconds, problem)
 
     def _write(self, stage: Stage) -> tuple[float, Exception | None]:
-        """Returns the seconds, and what went wrong, which every waiter must hear."""
+        """Write a group; return the seconds and the exception, which every waiting request receives."""
         started = time.perf_counter()
         problem: Exception | None = None
         try:
             self.writer.write(stage)
-        except Exception as error:  # nothing may be acknowledged, and the next group may work
+        except Exception as error:  # acknowledge nothing; the next group may succeed
             problem = error
         return time.perf_counter() - started, problem
 
@@ -120,7 +123,7 @@ class GroupCommit:
         self._noted(len(group), seconds, problem)
         for record, done in group:
             self.bytes_waiting -= record.size
-            if not done.done():  # a client that went away has cancelled it
+            if not done.done():  # cancelled when the client disconnected
                 done.set_exception(disk_failed(problem)) if problem else done.set_result(None)
 
     def _noted(self, requests: int, seconds: float, problem: Exception | None) -> None:
@@ -138,13 +141,13 @@ class GroupCommit:
         self.healthy = False
 
     async def keep(self, seal_seconds: float) -> None:
-        """Calls ``tick`` as often as is needed, until it is cancelled."""
+        """Call ``tick`` as often as needed until cancelled."""
         while True:
             await asyncio.sleep(min(1.0, seal_seconds))
             await self.tick()
 
     async def tick(self) -> None:
-        """Once a second: seals an aged segment; after a failure, tries whether the disk is back."""
+        """Once a second: seal an old segment; after a failure, test whether the disk works again."""
         try:
             await asyncio.to_thread(self._between, self.writer.seal_if_old)
             if not self.healthy:
@@ -154,7 +157,7 @@ class GroupCommit:
             self._told(problem)
 
     async def close(self) -> None:
-        """Waits for what was accepted, then seals; later appends are refused."""
+        """Wait for accepted requests, then seal; later appends are refused."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -162,7 +165,7 @@ class GroupCommit:
             await asyncio.to_thread(self._thread.join)
         try:
             await asyncio.to_thread(self._between, self.writer.close)
-        except OSError as problem:  # it stays open, and whole: the next start seals it
+        except OSError as problem:  # it stays open and complete; the next start seals it
             log.error("the last segment could not be sealed: %s", problem)
 
     def _between(self, call: Callable[..., object], *arguments: object) -> None:

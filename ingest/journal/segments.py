@@ -1,14 +1,14 @@
-"""The journal: append-only segments of raw OTLP requests, on disk before anybody is told yes.
+"""The journal: append-only segments of raw OTLP requests, on disk before any request is acknowledged.
 
 A segment is ``MAGIC`` in a block of its own, then records
-``<length:u32><check:u32><arrived_at_ns:u64><kind:u64><payload>``, little-endian; length is the payload's and 9, the
-checksum, the low half of xxh3-64, is of payload, time and kind (a CRC-32 takes 90 µs for 330 KB here, this 6). Records
-begin at multiples of 8. What is written at once ends at a multiple of ``BLOCK``, and a large payload begins at one,
-so that the disk takes it from where it was received (``ingest.journal.blocks``); in between are zeros.
+``<length:u32><check:u32><arrived_at_ns:u64><kind:u64><payload>``, little-endian. The length is that of the payload plus
+9. The checksum, the low half of xxh3-64, covers payload, time and kind (a CRC-32 takes 90 µs for 330 KB here, this 6).
+Records begin at multiples of 8. Each write ends at a multiple of ``BLOCK``, and a large payload begins at one, so that
+the disk takes it from the buffer it was received into (``ingest.journal.blocks``). Gaps are zeros.
 
-The file being written is named ``*.open`` and locked; a sealed one ``*.rjl`` never changes again. A torn tail
-(the process or the machine died in mid-write) ends at the last whole record; nothing in it had been
-acknowledged. Segments of the version before are read as well: ``RJL2`` had kind before time, and no zeros.
+The file being written is named ``*.open`` and locked; a sealed ``*.rjl`` never changes again. A torn tail (the
+process or the machine died during a write) is cut after the last whole record; nothing in it was acknowledged.
+Segments of the previous version are read as well: ``RJL2`` had kind before time, and no zeros.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ MAGIC = b"RJL3\n\0\0\0"
 _HEAD = struct.Struct("<IIQQ")
 _BEFORE = b"RJL2\n\0\0\0"
 _HEAD_BEFORE = struct.Struct("<IIBQ")
-_COUNTED = 9  # in a record's length besides its payload, so that a head never begins with zeros
+_COUNTED = 9  # added to the payload's length, so that a head never begins with zeros
 _ALIGN = 8
-_WHERE_IT_LIES = 64 << 10  # bytes of a payload from which on it is not copied
+_WHERE_IT_LIES = 64 << 10  # bytes; a payload of this size or more is not copied
 KINDS = ("traces_proto", "logs_proto", "traces_json", "logs_json")
 MAX_RECORD = 1 << 30
 SEAL_BYTES = 128 << 20
@@ -42,7 +42,8 @@ Bytes = bytes | bytearray
 
 @dataclass(frozen=True)
 class Entry:
-    """One request as it came: ``kind`` is one of ``KINDS``; ``end`` where the next one begins in its segment."""
+    """One request as it arrived: ``kind`` is one of ``KINDS``; ``end`` is where the next record begins in its
+    segment."""
 
     kind: str
     arrived_at_ns: int
@@ -51,7 +52,7 @@ class Entry:
 
 
 class NoSegment(ValueError):
-    """A file that does not start as a segment does."""
+    """The file does not start like a segment."""
 
 
 class Record(NamedTuple):
@@ -62,11 +63,11 @@ class Record(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return len(self.head) + len(self.payload)
 
     def put(self, stage: Stage) -> None:
-        """Adds it to what is written at once."""
+        """Add the record to the next write."""
         payload = self.payload
         if len(payload) >= _WHERE_IT_LIES and isinstance(payload, bytearray) and begins_at_block(payload):
             stage.align(BLOCK, short_of=len(self.head))
@@ -79,7 +80,7 @@ class Record(NamedTuple):
 
 
 def record(kind: str, arrived_at_ns: int, payload: Bytes) -> Record:
-    """One request as a record."""
+    """Make a record of one request."""
     number = KINDS.index(kind)
     check = _check(number, arrived_at_ns, payload)
     return Record(_HEAD.pack(_COUNTED + len(payload), check, arrived_at_ns, number), payload)
@@ -90,8 +91,8 @@ def _check(kind: int, arrived_at_ns: int, payload: Bytes) -> int:
 
 
 def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
-    """Whole records of a segment from ``offset``; stops silently at a torn tail or at the end. A segment that
-    was sealed since it was listed is read under its new name. Raises ``NoSegment`` for anything else."""
+    """Yield the whole records of a segment from ``offset``; stop silently at a torn tail or at the end. A segment
+    that was sealed since it was listed is read under its new name. Raises ``NoSegment`` for any other file."""
     with open_segment(path) as file:
         for head, end in _heads(file, offset):
             file.seek(head.payload_at)
@@ -102,7 +103,7 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
 
 
 def open_segment(path: Path) -> BinaryIO:
-    """A segment's file; one that was sealed since it was listed is opened under its new name."""
+    """Open a segment's file; one that was sealed since it was listed is opened under its new name."""
     try:
         return path.open("rb")
     except FileNotFoundError:
@@ -110,7 +111,7 @@ def open_segment(path: Path) -> BinaryIO:
 
 
 class _Head(NamedTuple):
-    """What stands before a payload, and the payload's place."""
+    """The fields before a payload, and the payload's position."""
 
     kind: int
     arrived_at_ns: int
@@ -120,7 +121,7 @@ class _Head(NamedTuple):
 
 
 def _heads(file: BinaryIO, at: int) -> Iterator[tuple[_Head, int]]:
-    """The heads of a segment's records from an offset on, and where each one's next begins or will. Raises
+    """Yield the heads of a segment's records from an offset on, each with the position of the next. Raises
     ``NoSegment``."""
     magic = file.read(len(MAGIC))
     if magic == _BEFORE:
@@ -129,7 +130,7 @@ def _heads(file: BinaryIO, at: int) -> Iterator[tuple[_Head, int]]:
             at = head.payload_at + head.length
             yield head, at
         return
-    if not MAGIC.startswith(magic):  # a shorter one was made a moment ago
+    if not MAGIC.startswith(magic):  # a shorter file was created a moment ago
         raise NoSegment(f"{file.name} is no journal segment of this version (it starts with {magic!r})")
     at = _behind_zeros(file, max(at, BLOCK))
     while head := _head_at(file, at):
@@ -138,18 +139,18 @@ def _heads(file: BinaryIO, at: int) -> Iterator[tuple[_Head, int]]:
 
 
 def _behind_zeros(file: BinaryIO, at: int) -> int:
-    """Where, from a place on, something is; at most the end of its block."""
+    """The position of the next non-zero byte; at most the end of its block."""
     file.seek(at)
     return at + _zeros(file.read(-at % BLOCK))
 
 
 def _zeros(data: bytes) -> int:
-    """How many bytes of zeros stand in front, up to where a record may begin."""
+    """How many zero bytes lead, up to a position where a record may begin."""
     return (len(data) - len(data.lstrip(b"\0"))) // _ALIGN * _ALIGN
 
 
 def _head_at(file: BinaryIO, at: int) -> _Head | None:
-    """The head of the record that begins there or, at a block's boundary, behind the zeros there; None at the end."""
+    """The head of the record at a position or, at a block's boundary, after the zeros there; None at the end."""
     if at % BLOCK == 0:
         file.seek(at)
         at += _zeros(file.read(BLOCK))
@@ -162,7 +163,7 @@ def _head_at(file: BinaryIO, at: int) -> _Head | None:
 
 
 def _head_before(file: BinaryIO, at: int) -> _Head | None:
-    """The same in a segment of the version before."""
+    """The same for a segment of the previous version."""
     file.seek(at)
     head = file.read(_HEAD_BEFORE.size)
     if len(head) < _HEAD_BEFORE.size:
@@ -176,8 +177,8 @@ def _possible(head: _Head) -> _Head | None:
 
 
 def cuts(path: Path, offset: int, parts: int) -> list[int]:
-    """Where records begin that divide what follows ``offset`` in a segment into so many parts of about the same size,
-    by the heads of records alone; fewer, where records are large. Raises ``NoSegment``."""
+    """Record positions that divide the rest of a segment after ``offset`` into parts of similar size, from record heads
+    alone; fewer parts if records are large. Raises ``NoSegment``."""
     out: list[int] = []
     with open_segment(path) as file:
         size = file.seek(0, os.SEEK_END) - offset
@@ -190,8 +191,8 @@ def cuts(path: Path, offset: int, parts: int) -> list[int]:
 
 
 def newest_arrival(path: Path) -> int:
-    """When the latest request of a segment arrived (ns since 1970; 0 for none), by the heads of its records
-    alone: nothing is checked."""
+    """The arrival time of a segment's latest request (ns since 1970; 0 for none), from record heads alone,
+    unchecked."""
     with open_segment(path) as file:
         return max((head.arrived_at_ns for head, _ in _heads(file, 0)), default=0)
 
@@ -203,7 +204,7 @@ def segments(directory: Path, sealed_only: bool = False) -> list[Path]:
 
 
 def sync_path(path: Path) -> None:
-    """Brings a file's bytes, or a directory's entries, to the disk."""
+    """Sync a file's bytes, or a directory's entries, to disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -212,7 +213,7 @@ def sync_path(path: Path) -> None:
 
 
 def recover(directory: Path) -> list[Path]:
-    """Seals what a dead writer left open, without its torn tail; what a living one holds is left alone."""
+    """Seal the open segments of dead writers, without their torn tails; leave those of living writers alone."""
     sealed = []
     for path in sorted(directory.glob("segment-*.open")):
         try:
@@ -223,7 +224,7 @@ def recover(directory: Path) -> list[Path]:
                 else:
                     path.unlink()
         except (BlockingIOError, FileNotFoundError, NoSegment):
-            continue  # a living writer's, or sealed by another process meanwhile, or not ours to touch
+            continue  # of a living writer, sealed by another process meanwhile, or not writable
     if sealed:
         sync_path(directory)
     return sealed
@@ -243,8 +244,8 @@ def _seal_at(file: BinaryIO, path: Path, end: int) -> Path:
 
 
 class JournalWriter:
-    """Appends records to the open segment and seals it by size or age. One writer owns a segment; not
-    thread-safe, the receiver calls it from one thread at a time."""
+    """Appends records to the open segment and seals it by size or age. One writer owns a segment. Not thread-safe: the
+    receiver calls it from one thread at a time."""
 
     def __init__(
         self, directory: Path, seal_bytes: int = SEAL_BYTES, seal_seconds: float = SEAL_SECONDS
@@ -262,16 +263,18 @@ class JournalWriter:
         self._opened = 0.0
 
     def append(self, records: Iterable[Record]) -> None:
-        """Writes the records and returns when they are durable, as ``write`` does."""
+        """Write the records and return when they are durable; see ``write``."""
         stage = Stage()
         for record in records:
             record.put(stage)
         self.write(stage)
 
     def write(self, stage: Stage) -> None:
-        """Writes the records that were put there and returns when they are durable. On failure (disk full, read-only,
-        broken) the segment is cut back to its last durable record and ended, and the OSError is raised: nothing
-        of this call may be acknowledged, and nothing of an earlier one is lost."""
+        """Write the staged records and return when they are durable.
+
+        On failure (disk full, read-only, broken) the segment is cut back to its last durable record and ended, and
+        the OSError is raised: nothing of this call may be acknowledged, and nothing of an earlier one is lost.
+        """
         if self._size >= self.seal_bytes:
             self._seal_later()
         file = self._file or self._start()
@@ -283,7 +286,7 @@ class JournalWriter:
         self._size += stage.size
 
     def take_back(self, size: int) -> None:
-        """Undoes the latest ``write``, which was of so many bytes. A disk that fails now leaves them there."""
+        """Undo the latest ``write`` of this many bytes. If the disk fails now, the bytes stay."""
         if self._file:
             try:
                 os.ftruncate(self._file.fileno(), self._size - size)
@@ -292,9 +295,9 @@ class JournalWriter:
             self._size -= size
 
     def _abandon(self) -> None:
-        """Ends the segment after a failed write. It is not written to again: after a failed fsync the kernel
-        drops the error with the dirty pages, and a second fsync would say yes to what never reached the disk.
-        Should even the truncation fail, ``recover`` does it at the next start."""
+        """End the segment after a failed write. It is never written again: after a failed fsync the kernel drops the
+        error together with the dirty pages, and a second fsync would report success for data that never reached
+        the disk. If the truncation fails too, ``recover`` does it at the next start."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -311,21 +314,21 @@ class JournalWriter:
             file.close()
 
     def _seal_later(self) -> None:
-        """Seals, but a failure is not the caller's: what it wrote is durable under the open name as well."""
+        """Seal, but keep a failure from the caller: its bytes are durable under the open name as well."""
         try:
             self.seal()
         except OSError:
             pass
 
     def seal_if_old(self) -> Path | None:
-        """Seals a segment that is full, or has been open for ``seal_seconds`` and holds something."""
+        """Seal a segment that is full, or that has been open for ``seal_seconds`` and is not empty."""
         old = time.monotonic() - self._opened >= self.seal_seconds or self._size >= self.seal_bytes
         if self._file and self._size > BLOCK and old:
             return self.seal()
         return None
 
     def seal(self) -> Path | None:
-        """Closes the open segment for good; returns its path."""
+        """Close the open segment for good; return its path."""
         file, self._file = self._file, None
         if file is None:
             return None
@@ -343,7 +346,7 @@ class JournalWriter:
         return sealed
 
     def close(self) -> None:
-        """Seals and stops."""
+        """Seal and stop."""
         self.seal()
 
     def _start(self) -> BinaryIO:
@@ -357,7 +360,7 @@ class JournalWriter:
                 sync_path(self.directory)
                 use_cache(file.fileno(), False)
             except OSError:
-                self._path.unlink(missing_ok=True)  # or a full disk would collect a file a try
+                self._path.unlink(missing_ok=True)  # otherwise a full disk would collect one file per attempt
                 file.close()
                 raise
             if self._path.exists():

@@ -90,8 +90,9 @@ def _content(parts: list[Part]) -> str | None:
 
 
 def to_turns(message: NormalMessage) -> list[Turn]:
-    """The chat messages of one normal message: each tool answer is one of its own, text comes after them. They are
-    remembered, because every call repeats the history, and must not be changed: ``Turn.seen`` lends them."""
+    """The chat messages of one normal message: each tool answer is one of its own. An assistant's message is split
+    there, in order; of any other the text comes after the answers. They are remembered, because every call repeats
+    the history, and must not be changed: ``Turn.seen`` lends them."""
     known = _told.get(id(message))
     if known is None or known[0] is not message:
         if len(_told) >= _MOST:
@@ -108,15 +109,35 @@ def _read_turns(message: NormalMessage) -> list[Turn]:
     parts = message["parts"]
     if len(parts) == 1 and parts[0]["type"] in ("text", "tool_call") and message["role"] != "tool":  # as most are
         return [_spoken_turn(message["role"], parts)]
-    answers = [p for p in parts if p["type"] == "tool_call_response"]
-    turns = [_tool_turn(p) for p in answers]
+    if message["role"] == "assistant":
+        return _in_order(parts)
+    turns = [_tool_turn(p) for p in parts if p["type"] == "tool_call_response"]
     rest = [p for p in parts if p["type"] != "tool_call_response"]
-    if not any(p["type"] != "reasoning" for p in rest) and message["role"] != "assistant":
-        return turns
-    if message["role"] == "tool":
-        return turns
-    if rest:
+    if message["role"] != "tool" and any(p["type"] != "reasoning" for p in rest):
         turns.append(_spoken_turn(message["role"], rest))
+    return turns
+
+
+def _in_order(parts: list[Part]) -> list[Turn]:
+    """What an assistant said, up to each answer of a tool that the provider ran, and that answer. A message of which
+    nothing is told was there all the same."""
+    if not parts:
+        return [_spoken_turn("assistant", [])]
+    turns: list[Turn] = []
+    said: list[Part] = []
+    for part in parts:
+        if part["type"] != "tool_call_response":
+            if said and "hosted" in said[-1] and part["type"] == "text":  # the provider ran it, and told no answer
+                turns.append(_spoken_turn("assistant", said))
+                said = []
+            said.append(part)
+            continue
+        if said:
+            turns.append(_spoken_turn("assistant", said))
+            said = []
+        turns.append(_tool_turn(part))
+    if said:
+        turns.append(_spoken_turn("assistant", said))
     return turns
 
 

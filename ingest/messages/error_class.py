@@ -32,32 +32,57 @@ _CODES = ("code", "error_code", "errorCode", "type", "status", "status_code", "s
 _WORDS = 6
 
 
+# Keys whose value is an error, and keys that explain a word like "failed" beside them.
+_ERRORS = ("error", "Error", "errors", "exception", "error_message", "errorMessage")
+_REASONS = ("message", "msg", "detail", "details", "reason", "code", "error_code", "errorCode")
+_FAILED = ("failed", "failure", "error")
+_MOST_KEYS = 4  # of a body whose status is about the call; a record has more
+
+
 def error_body(content: Any) -> Any:
-    """The error in a JSON answer (``{"error": ...}``), else None."""
-    return _error_in(parse(content))
+    """The error in a JSON answer (``{"error": ...}``, ``{"success": false, "message": ...}``), else None."""
+    body = parse(content)
+    found = _error_in(body)
+    return body if found is None and _says_failed(body) else found
 
 
 def _error_in(body: Any) -> Any:
+    """What a body says in so many words to be an error."""
     if not isinstance(body, dict):
         return None
-    for key in ("error", "Error", "errors", "exception"):
-        if body.get(key):
+    for key in _ERRORS:
+        if body.get(key) and not (key == "errors" and isinstance(body[key], int | float)):  # a count of rows, say
             return body if isinstance(body[key], bool) else body[key]
-    if body.get("is_error") is True or body.get("isError") is True or body.get("success") is False:
+    if body.get("is_error") is True or body.get("isError") is True:
         return body
-    if str(body.get("status", "")).lower() in ("error", "failed", "failure") and len(body) <= 4:
-        return body
-    return None
+    return body if body.get("status") == "error" and _is_explained(body) else None
 
 
-def says_error(content: Any) -> bool:
-    """Whether an observation's own text says that it is an error."""
+def _says_failed(body: Any) -> bool:
+    """Whether a body says that something did not succeed: the call, or what it was asked about."""
+    if not isinstance(body, dict):
+        return False
+    return body.get("success") is False or (str(body.get("status", "")).lower() in _FAILED and len(body) <= _MOST_KEYS)
+
+
+def _is_explained(body: dict[str, Any]) -> bool:
+    return any(body.get(key) not in (None, "") for key in _REASONS)
+
+
+def says_error(content: Any, went_well: bool = False) -> bool:
+    """Whether an observation's own text says that it is an error.
+
+    ``{"success": false}`` and ``{"status": "failed"}`` are answers of tools that were asked for just that, as well:
+    such a body is an error only if it gives a reason, and not where the call ``went_well`` by other evidence (its
+    span's status, a flag beside the answer)."""
     if isinstance(content, str) and _reads_as_error(content):
         return True
     body = parse(content)
+    if _error_in(body) is not None or (not went_well and _says_failed(body) and _is_explained(body)):
+        return True
     if isinstance(body, dict) and len(body) == 1 and isinstance(inner := next(iter(body.values())), str):
-        return says_error(inner) or _error_in(body) is not None  # {"result": "Error: ..."}
-    return _error_in(body) is not None
+        return says_error(inner, went_well)  # {"result": "Error: ..."}
+    return False
 
 
 def _reads_as_error(text: str) -> bool:
@@ -74,12 +99,17 @@ def classify_error(error_type: str | None, content: Any, message: str | None = N
         return named
     body = error_body(content)
     if isinstance(body, dict):
-        codes = [body[k] for k in _CODES if isinstance(body.get(k), str | int)]
-        code = next((c for c in codes if c not in ("", True, False)), None)
-        if code is not None and str(code).lower() not in GENERIC | {"error", "failed"}:
-            return slug(str(code), keep_digits=True)
+        codes = [
+            str(body[k]) for k in _CODES if isinstance(body.get(k), str | int) and body[k] not in ("", True, False)
+        ]
+        code = next((c for c in codes if c.lower() not in GENERIC | {"error", "failed"}), None)
+        if code is not None:
+            return slug(code, keep_digits=True)
         texts = [body[k] for k in ("message", "error", "detail", "msg") if isinstance(body.get(k), str)]
         return slug(texts[0] if texts else "") or "error"
+    enveloped = parse(content)
+    if body is None and isinstance(enveloped, dict) and len(enveloped) == 1:
+        body = next(iter(enveloped.values()))
     text = body if isinstance(body, str) else content if isinstance(content, str) else message or ""
     return slug(text) or slug(message or "") or "error"
 

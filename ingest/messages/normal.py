@@ -8,7 +8,7 @@ from typing import Any
 from ingest.messages.shapes import NormalMessage
 
 # Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
-MAPPING_VERSION = 3
+MAPPING_VERSION = 4
 
 
 @dataclass(slots=True)
@@ -83,9 +83,11 @@ class Observed:
     previous_response_id: str | None = None
     input: list[NormalMessage] = field(default_factory=list)
     output: list[NormalMessage] = field(default_factory=list)
+    alternatives: list[list[NormalMessage]] = field(default_factory=list)  # other answers to the same input (n > 1)
     is_cut: bool = False  # the history ends before its end: a length limit cut it
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_name: str | None = None
+    is_display_name: bool = False  # the tool's name is that of a span or a class: a name for people
     call_id: str | None = None
     arguments: Any = None
     result: Any = None

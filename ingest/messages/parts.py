@@ -10,23 +10,13 @@ from typing import Any
 
 import orjson
 
+from ingest.messages import hosted
+from ingest.messages.kinds import QUIET, REASONING, SPEECH, TEXT, is_call, is_hosted, is_result, kind_of
 from ingest.messages.reprs import read_repr
 from ingest.messages.salvage import is_cut as cut_json
 from ingest.messages.salvage import salvage
 
 Part = dict[str, Any]
-
-_TEXT = {"text", "input_text", "output_text", "refusal", "summary_text", "text-delta", "textcontent"}
-_REASONING = {"reasoning", "thinking", "redacted_thinking", "redacted-reasoning", "reasoning_text",
-              "reasoningcontent"}  # fmt: skip
-_CALLS = {"tool_call", "tool_use", "function_call", "tool-call", "toolcall", "function", "tool_use_block",
-          "functioncall", "custom_tool_call", "mcp_call", "responsefunctiontoolcall"}  # fmt: skip
-_RESULTS = {"tool_call_response", "tool_result", "function_call_output", "tool-result", "toolresult",
-            "custom_tool_call_output", "tool_response", "functionresponse", "function_result", "tool_return",
-            "tool-return", "tool-error", "toolcallresult", "tool_call_result", "functionexecutionresult"}  # fmt: skip
-
-_SHOWN = {"output_text", "responsefunctiontoolcall", "toolcall", "functioncall", *_RESULTS}  # told as reprs
-
 
 _OPENINGS = frozenset("{[")
 
@@ -110,20 +100,37 @@ def read_call(x: dict[str, Any]) -> Part:
     inner: dict[str, Any] = function if isinstance(function, dict) else x
     name = first(inner, "name", "tool_name", "toolName", "recipient_name")
     arguments = first_not_none(inner, "arguments", "args", "input", "parameters", "args_json", "tool_kwargs")
+    hosting = x.get("server_tool_call")
+    if isinstance(hosting, dict):  # the standard's: what is asked lies beside the kind of tool
+        name = name or hosting.get("type")
+        arguments = {k: v for k, v in hosting.items() if k != "type"} if arguments is None else arguments
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "id", "ref")
     return call_part(name, arguments, call_id)
+
+
+# Types of AI SDK's tool outputs; "content" is a list of parts.
+_TYPED = ("error-", "text", "json", "content", "execution-denied")
 
 
 def read_result(x: dict[str, Any]) -> Part:
     if isinstance(x.get("origin"), dict):  # Haystack keeps the call there
         x = {**{k: v for k, v in x["origin"].items() if k in ("id", "tool_name", "name")}, **x}
-    response = first_not_none(x, "response", "result", "output", "content", "return_value", "error")
+    response = first_not_none(x, *_RESPONSES)
+    if isinstance(hosting := x.get("server_tool_call_response"), dict) and response is hosting:
+        response = {k: v for k, v in hosting.items() if k != "type"}
+        response = next(iter(response.values())) if len(response) == 1 else response
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "callId", "id", "ref")
     is_error = _says_failed(x)
-    if isinstance(response, dict) and str(response.get("type", "")).startswith(("error-", "text", "json")):
-        is_error = True if response["type"].startswith("error-") else is_error  # AI SDK 5+: {"type","value"}
-        response = response.get("value", response.get("text", response))
+    if isinstance(response, dict) and (said := str(response.get("type", ""))):
+        if said.startswith(_TYPED):  # AI SDK 5+: {"type", "value"}
+            is_error = True if said.startswith(("error-", "execution-denied")) else is_error
+            response = first_not_none({**response, "whole": response}, "value", "text", "reason", "whole")
+        elif said.endswith("_error") and is_error is None:  # Anthropic: {"type": "..._tool_result_error", "error_code"}
+            is_error = True
     return result_part(plain_content(response), call_id, first(x, "name", "tool_name", "toolName"), is_error)
+
+
+_RESPONSES = ("response", "result", "output", "content", "return_value", "error", "server_tool_call_response", "tools")
 
 
 def _says_failed(x: dict[str, Any]) -> Any:
@@ -131,89 +138,135 @@ def _says_failed(x: dict[str, Any]) -> Any:
     said = first(x, "is_error", "isError")
     if said is None and isinstance(x.get("error"), bool):
         return x["error"]
-    return True if x.get("status") == "error" or x.get("type") == "tool-error" else said
+    return True if x.get("status") in ("error", "failed", "failure") or kind_of(x) == "toolerror" else said
 
 
 def plain_content(value: Any) -> Any:
     """Content blocks that are all text are that text; other values stay as they are."""
     if isinstance(value, list) and value and all(_is_text_block(v) for v in value):
         return "\n".join(_block_text(v) for v in value)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and set(value[0]) == {"json"}:
-        return value[0]["json"]
-    return value
+    only = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) else {}
+    if set(only) == {"json"}:
+        return only["json"]
+    inner = only.get("document") if only.get("type") == "document" else None
+    return inner["data"] if isinstance(inner, dict) and "data" in inner and set(inner) <= {"id", "data"} else value
 
 
 def _is_text_block(x: Any) -> bool:
     if not isinstance(x, dict):
         return False
-    if (kind_of(x) or "text") not in _TEXT:
+    if (kind_of(x) or "text") not in TEXT:
         return False
     return isinstance(x.get("text", x.get("content")), str) and (kind_of(x) != "" or set(x) == {"text"})
-
-
-def kind_of(x: dict[str, Any]) -> str:
-    """What a part says that it is, in lower case; "" if it says nothing."""
-    return str(x.get("type") or x.get("kind") or x.get("part_kind") or x.get("block_type") or "").lower()
 
 
 def _block_text(x: dict[str, Any]) -> str:
     return x["text"] if isinstance(x.get("text"), str) else x["content"]
 
 
-def _spoken(text: str) -> Part:
-    """Text; what is the repr of a call, a result or a text part is that part."""
-    shown = read_repr(text) if text[:1] in ("{", "[") or text[-1:] == ")" else None
-    if isinstance(shown, dict) and str(shown.get("type", "")).lower() in _SHOWN:
-        part = read_part(shown)
-        if part is not None and part["type"] != "unknown":
-            return part
-    return text_part(text)
+def _spoken(text: str) -> list[Part]:
+    """Text; what is the repr of an object that is a call, a result or a text part is that part. JSON is text."""
+    shown = read_repr(text) if text[-1:] == ")" or text[:2] == "{'" else None
+    if isinstance(shown, dict):
+        parts = parts_of({k: v for k, v in shown.items() if v is not None})
+        if parts and all(p["type"] in READ for p in parts):
+            return parts
+    return [text_part(text)]
+
+
+READ = {"text", "reasoning", "tool_call", "tool_call_response"}
+
+
+def is_unread(part: Part) -> bool:
+    """Whether a part stayed as it came because nobody knows what it is; pictures and files are known."""
+    return part["type"] not in READ and kind_of(part) not in QUIET
 
 
 def read_part(x: Any) -> Part | None:
-    """One part of any vendor; None for what says nothing (an empty text)."""
+    """The first part that one part of any vendor says; None for what says nothing (an empty text)."""
+    return next(iter(parts_of(x)), None)
+
+
+def parts_of(x: Any) -> list[Part]:
+    """What one part of any vendor says: as a rule one part; none if it says nothing; a call and its result where one
+    item tells both."""
     if isinstance(x, str):
-        return _spoken(x) if x else None
+        return _spoken(x) if x else []
     if not isinstance(x, dict):
-        return {"type": "unknown", "content": x}
+        return [{"type": "unknown", "content": x}]
     kind = kind_of(x)
-    if kind in _TEXT:
-        text = first(x, "content", "text", "refusal")
-        return _spoken(text) if isinstance(text, str) else None if text is None else {**x}
-    if kind in _REASONING or x.get("thought") is True:
+    if kind in TEXT:
+        return _text_parts(x)
+    if kind in REASONING or x.get("thought") is True:
         thought = first(x, "content", "thinking", "text", "summary", "reasoning")
-        return {"type": "reasoning", "content": thought or ""}
-    if kind in _CALLS and (first(x, "name", "tool_name", "toolName") or isinstance(x.get("function"), dict)):
-        return read_call(x)
-    if kind in _RESULTS:
-        return read_result(x)
-    return _untyped_part(x)
+        return [{"type": "reasoning", "content": thought or ""}]
+    if is_call(kind) and (first(x, *_NAMES) or isinstance(x.get("function", x.get("server_tool_call")), dict)):
+        return [read_call(x)]
+    if is_result(kind):
+        return [read_result(x)]
+    if kind in SPEECH and (said := transcript(x)):
+        return [text_part(said)]
+    if (item := hosted.interface_part(x)) or (is_hosted(kind) and (x.get("id") or x.get("call_id") or x.get("name"))):
+        return _hosted_parts(item or x)
+    return _untyped_parts(x)
 
 
-_NESTED_CALLS = ("toolUse", "functionCall", "function_call", "tool_call", "toolRequest")
+_NAMES = ("name", "tool_name", "toolName")
+
+
+def _text_parts(x: dict[str, Any]) -> list[Part]:
+    text = first(x, "content", "text", "refusal")
+    if isinstance(text, dict) and isinstance(text.get("value"), str):  # OpenAI's Assistants
+        text = text["value"]
+    return _spoken(text) if isinstance(text, str) else [] if text is None else [text_part(json_text(text))]
+
+
+def json_text(value: Any) -> str:
+    """A structured answer as the text that the model wrote."""
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _hosted_parts(x: dict[str, Any]) -> list[Part]:
+    name, asked, call_id, told = hosted.read_hosted(x)
+    call = call_part(name, asked, call_id)
+    if told is None:
+        return [{**call, "hosted": True}]
+    return [call, result_part(plain_content(told[0]), call_id, name, told[1])]
+
+
+def transcript(x: Any, depth: int = 3) -> str | None:
+    """What was said, where an audio part or message tells it in words."""
+    if not isinstance(x, dict):
+        return None
+    if isinstance(x.get("transcript"), str):
+        return x["transcript"] or None
+    inner = (transcript(v, depth - 1) for v in x.values() if isinstance(v, dict)) if depth else ()
+    return next((said for said in inner if said), None)
+
+
+_NESTED_CALLS = ("toolUse", "functionCall", "function_call", "tool_call", "toolRequest", "toolCall")
 _NESTED_RESULTS = ("toolResult", "functionResponse", "function_response", "tool_response", "tool_call_result",
                    "toolResponse")  # fmt: skip
 
 
-def _untyped_part(x: dict[str, Any]) -> Part | None:
+def _untyped_parts(x: dict[str, Any]) -> list[Part]:
     for key in _NESTED_CALLS:
         if isinstance(x.get(key), dict):
-            return read_call(x[key])
+            return [read_call(x[key])]
     for key in _NESTED_RESULTS:
         if isinstance(x.get(key), dict):
-            return read_result(x[key])
+            return [read_result(x[key])]
+    if code := hosted.code_part(x):
+        return parts_of(code)
     if "reasoningContent" in x:
-        return {"type": "reasoning", "content": x["reasoningContent"]}
+        return [{"type": "reasoning", "content": x["reasoningContent"]}]
     if isinstance(x.get("text"), str) and "type" not in x:
-        return text_part(x["text"]) if x["text"] else None
+        return [text_part(x["text"])] if x["text"] else []
     if not x or (set(x) <= {"text", "type"} and not x.get("text")):
-        return None
-    if str(x.get("type")) in _NORMAL:  # it says that it is one and is none
-        return {"type": "unknown", "content": x}
-    return {"type": "unknown", **x}
-
-
-_NORMAL = {"text", "reasoning", "tool_call", "tool_call_response"}
+        return []
+    if not isinstance(x.get("type", ""), str) or x.get("type") in READ:  # it says that it is one and is none
+        return [{"type": "unknown", "content": x}]
+    return [{"type": "unknown", **x}]
 
 
 def read_parts(content: Any) -> list[Part]:
@@ -221,4 +274,4 @@ def read_parts(content: Any) -> list[Part]:
     if content is None or content == "" or content == []:
         return []
     items = content if isinstance(content, list) else [content]
-    return [p for p in map(read_part, items) if p is not None]
+    return [p for item in items for p in parts_of(item)]

@@ -14,6 +14,7 @@ MAX_CHARS = 200_000
 _LOOKS = re.compile(r"^\s*\[?\s*[A-Za-z_][\w.]*\(\w+=|^\s*[\[{]\s*['\"\[{]|^\s*\{\s*\}|^\w+='")
 _ENUM = re.compile(r"<[\w.]+: ('(?:[^'\\]|\\.)*'|-?\d+)>")
 _OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>|<class '[^']*'>|<(?:bound )?(?:function|method) [^<>]*>")
+_DECLARED = ("block_type", "part_kind")  # what a part says that it is counts more than its class
 _FIELDS = re.compile(r"^\w+='")
 
 
@@ -48,8 +49,9 @@ def _value(node: ast.expr) -> Any:
 
 def _object(node: ast.Call) -> dict[str, Any]:
     """A constructor call as the object's fields; its class is its type, unless a field says that."""
-    fields: dict[str, Any] = {"type": ast.unparse(node.func).rsplit(".", 1)[-1]}
-    fields.update({k.arg.lstrip("_"): _value(k.value) for k in node.keywords if k.arg})
+    told = {k.arg.lstrip("_"): _value(k.value) for k in node.keywords if k.arg}
+    declared = next((told[k] for k in _DECLARED if isinstance(told.get(k), str)), None)
+    fields: dict[str, Any] = {"type": declared or ast.unparse(node.func).rsplit(".", 1)[-1], **told}
     if node.args:
         fields["args"] = [_value(a) for a in node.args]
     return fields

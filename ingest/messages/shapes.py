@@ -13,17 +13,22 @@ from typing import Any
 
 import orjson
 
+from ingest.messages.kinds import kind_of
 from ingest.messages.parts import (
     Part,
     first,
+    is_unread,
+    json_text,
     parse,
     parse_any,
+    parts_of,
     plain_content,
     read_call,
-    read_part,
     read_parts,
+    read_result,
     result_part,
     text_part,
+    transcript,
 )
 from ingest.messages.standard import standard_message
 
@@ -33,7 +38,7 @@ ROLES = {
     "system": "system", "developer": "system", "instructions": "system", "systemmessage": "system",
     "user": "user", "human": "user", "humanmessage": "user", "usermessage": "user",
     "humanmessagechunk": "user",
-    "assistant": "assistant", "ai": "assistant", "model": "assistant", "aimessage": "assistant",
+    "chatbot": "assistant", "assistant": "assistant", "ai": "assistant", "model": "assistant", "aimessage": "assistant",
     "aimessagechunk": "assistant", "assistantmessage": "assistant", "bot": "assistant",
     "tool": "tool", "function": "tool", "toolmessage": "tool", "tool_response": "tool",
     "tool-response": "tool",
@@ -81,6 +86,9 @@ def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
         return {"type": str(x["id"][-1]), **x["kwargs"], "role": str(x["id"][-1])}
     if isinstance(x.get("data"), dict) and isinstance(x.get("type"), str) and x["type"] in ROLES:
         return {**x["data"], "role": x["type"]}
+    inner = x.get("data")
+    if isinstance(inner, dict) and role_of(x) is None and not any(map(is_unread, parts_of(inner))):  # Logfire
+        return inner
     inner = x.get("message")
     if isinstance(inner, dict) and "role" not in x and (role_of(inner) or {"content", "kwargs"} & set(inner)):
         finish = first(x, "finish_reason", "finishReason", "stop_reason")
@@ -89,7 +97,7 @@ def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
     if isinstance(inner, dict) and isinstance(inner.get("parts"), list):  # Gemini's candidates
         return {**inner, "role": first(inner, "role") or first(x, "role")}
     if isinstance(inner, dict) and isinstance(text := first(inner, "content", "message"), str):  # AgentCore
-        return {**x, "content": text}
+        return {**x, "content": strict_parts(text, bare=True)}
     return x
 
 
@@ -99,8 +107,10 @@ _CALL_IDS = ("tool_call_id", "toolCallId", "tool_use_id", "call_id", "id")
 def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
     bodies = (x.get(k) for k in ("parts", "content", "contents", "text", "blocks"))
     body = next((b for b in bodies if b not in (None, "", [])), None)
-    if isinstance(body, str) and body[:2] == "[{" and _are_parts(parse(body)):
-        body = parse(body)
+    if role == "tool":
+        if results := _listed_results(x):
+            return results
+        body = strict_parts(body, bare=True)
     if role == "tool" and not _holds_results(body):
         if body is None and not any(k in x for k in ("parts", "content")):
             return []
@@ -111,9 +121,11 @@ def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
         call_id = first({**extra, **x} if isinstance(extra, dict) else x, *_CALL_IDS)
         return [result_part(_tool_body(body, x), call_id, first(x, "name", "tool_name"), error)]
     parts = read_parts(body)
-    reasoning = first(x, "reasoning_content", "reasoning")
-    if isinstance(reasoning, str):
-        parts.insert(0, {"type": "reasoning", "content": reasoning})
+    if isinstance(body, dict) and len(parts) == 1 and parts[0]["type"] == "unknown" and not kind_of(body):
+        parts = [text_part(json_text(body))]
+    parts = [*_beside(x, "before"), *parts]
+    if role == "assistant" and not any(p["type"] == "text" for p in parts):
+        parts += _beside(x, "instead")
     known = {p.get("id") for p in parts if p["type"] == "tool_call"} - {None}
     for call in _listed_calls(x):
         if call.get("id") not in known:
@@ -129,15 +141,52 @@ def _tool_body(body: Any, x: dict[str, Any]) -> Any:
     return plain_content(body)
 
 
-def _are_parts(items: Any) -> bool:
-    marks = {"type", "text", "toolUse", "toolResult"}
-    return isinstance(items, list) and all(isinstance(i, dict) and marks & set(i) for i in items)
+def _beside(x: dict[str, Any], place: str) -> list[Part]:
+    """What a message tells beside its content: thoughts and what the provider's tools did come before it, a refusal or
+    the words of an audio answer stand in its place."""
+    if place == "instead":
+        said = x.get("refusal") or transcript(x.get("audio"))
+        return [text_part(said)] if isinstance(said, str) and said else []
+    thought = first(x, "reasoning_content", "reasoning", "tool_plan")
+    before: list[Part] = [{"type": "reasoning", "content": thought}] if isinstance(thought, str) else []
+    ran = parse(x.get("executed_tools"))
+    for item in ran if isinstance(ran, list) else ():
+        if isinstance(item, dict):
+            before += parts_of({"name": item.get("type"), **item, "type": "tool.execution"})
+    return before
+
+
+def _listed_results(x: dict[str, Any]) -> list[Part]:
+    """The answers to several calls that one tool message lists: AG2's ``tool_responses``, Cohere's ``tool_results``."""
+    listed = parse(first(x, "tool_responses", "tool_results"))
+    if not isinstance(listed, list) or not listed or not all(isinstance(r, dict) for r in listed):
+        return []
+    return [read_result({**r["call"], **r} if isinstance(r.get("call"), dict) else r) for r in listed]
+
+
+def strict_parts(text: Any, bare: bool = False) -> Any:
+    """A text that some exporters write in place of content blocks, as those blocks; any other value as it is. Text is
+    what it is, unless every item of it is plainly a block and nothing else; ``bare`` blocks say no type (Bedrock)."""
+    items = parse(text) if isinstance(text, str) and text[:2] == "[{" else None
+    return items if isinstance(items, list) and all(_is_block(i, bare) for i in items) else text
+
+
+_BLOCKS = {"toolUse", "toolResult", "reasoningContent", "image", "document", "video", "cachePoint", "citationsContent"}
+
+
+def _is_block(x: Any, bare: bool) -> bool:
+    if not isinstance(x, dict):
+        return False
+    if isinstance(x.get("text"), str) and set(x) <= {"text", "type", "cache_control", "annotations", "citations"}:
+        return bare if "type" not in x else x["type"] in ("text", "input_text", "output_text")
+    if len(x) == 1:
+        return set(x) <= _BLOCKS
+    return isinstance(x.get("type"), str) and not any(map(is_unread, parts_of(x)))
 
 
 def _holds_results(body: Any) -> bool:
     items = body if isinstance(body, list) else [body]
-    parts = [read_part(i) for i in items if isinstance(i, dict)]
-    return any(p is not None and p["type"] == "tool_call_response" for p in parts)
+    return any(p["type"] == "tool_call_response" for i in items if isinstance(i, dict) for p in parts_of(i))
 
 
 def _listed_calls(x: dict[str, Any]) -> list[Part]:
@@ -161,15 +210,16 @@ def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
     """A list item without a role: OpenAI Responses items, bare parts, Gemini and Bedrock outputs."""
     if isinstance(x.get("parts"), list):
         return {"role": default_role, "parts": read_parts(x["parts"])}
-    part = read_part(x)
-    if part is None:
+    parts = parts_of(x)
+    if not parts:
         return None
-    if part["type"] in ("tool_call", "reasoning"):
-        return {"role": "assistant", "parts": [part]}
-    if part["type"] == "tool_call_response":
-        return {"role": "tool", "parts": [part]}
-    if part["type"] == "text":
-        return {"role": default_role, "parts": [part]}
+    kinds = {p["type"] for p in parts}
+    if kinds & {"tool_call", "reasoning"}:
+        return {"role": "assistant", "parts": parts}
+    if "tool_call_response" in kinds:
+        return {"role": "tool", "parts": parts}
+    if "text" in kinds:
+        return {"role": default_role, "parts": parts}
     if "content" in x or "tool_calls" in x:
         role = "assistant" if x.get("tool_calls") else default_role
         return {"role": role, "parts": _message_parts(x, role)}
@@ -259,6 +309,7 @@ def join_turns(messages: list[NormalMessage], before: Iterable[NormalMessage] = 
     out = [*before]
     for m in messages:
         mergeable = m["role"] == "assistant" and out and out[-1]["role"] == "assistant"
+        mergeable = mergeable and m.get(CHOICE) == out[-1].get(CHOICE)
         if mergeable and any(p["type"] in ("tool_call", "reasoning") for p in (*m["parts"], *out[-1]["parts"])):
             out[-1] = {**out[-1], **m, "parts": [*out[-1]["parts"], *m["parts"]]}
         else:
@@ -276,11 +327,42 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
     head = [{"role": "system", "parts": parts}] if (parts := system_parts(system)) else []
     for key in _CONTAINERS:
         if value.get(key) not in (None, "", [], {}):
-            found = read_messages(value[key], default_role)
+            found = choices_of(value[key], default_role) if key in _CHOICES else None
+            found = read_messages(value[key], default_role) if found is None else found
             if found:
                 return head + found
     message = read_message(value, default_role)
     return head + ([message] if message else [])
+
+
+CHOICE = "choice"  # which of several answers to one request a message belongs to
+_CHOICES = ("choices", "candidates", "generations")
+
+
+def choices_of(value: Any, default_role: str) -> list[NormalMessage] | None:
+    """The messages of several answers to one request, each marked with its number; None for one answer."""
+    value = parse(value)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):  # LangChain lists them by prompt
+        value = value[0]
+    if not isinstance(value, list) or len(value) < 2 or any(isinstance(v, list) for v in value):
+        return None
+    told = [messages_of_item(item, default_role) for item in value]
+    return [{**m, CHOICE: number} for number, messages in enumerate(told) for m in messages]
+
+
+def by_choice(messages: list[NormalMessage]) -> list[list[NormalMessage]]:
+    """One list for each of several answers to one request."""
+    if len(messages) < 2:
+        return [messages]
+    if not any(CHOICE in m for m in messages):
+        own = [m.get("finish_reason") for m in messages]
+        calls = any(p["type"] == "tool_call" for m in messages for p in m["parts"])
+        separate = all(own) and not calls and all(m["role"] == "assistant" for m in messages)
+        return [[m] for m in messages] if separate else [messages]
+    found: dict[Any, list[NormalMessage]] = {}
+    for m in messages:
+        found.setdefault(m.get(CHOICE), []).append({k: v for k, v in m.items() if k != CHOICE})
+    return list(found.values())
 
 
 _TASKS = ("question", "query", "task", "prompt", "user_input", "input", "request", "message", "text", "content")

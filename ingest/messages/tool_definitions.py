@@ -63,7 +63,7 @@ def _tool(x: dict[str, Any]) -> list[dict[str, Any]]:
         if isinstance(parse(x.get(key)), dict):
             return _tool(parse(x[key]))
     name = first(x, "name", "tool_name")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or "role" in x:  # a message, whose name is somebody's
         return []
     schema = parse(first(x, *_SCHEMAS))
     if isinstance(schema, dict) and set(schema) & {"json", "jsonSchema"}:

@@ -1,5 +1,8 @@
 """Values learned from the fields that hold them: what stands under "first_name" in one tool's answer is a name
-wherever the conversation says it."""
+wherever the conversation says it.
+
+A value that others have too (a short one, one of digits alone, a common word) is told by its equal alone nowhere: it is
+replaced under its field, and behind words that say what it is ("my password is 12345")."""
 
 from __future__ import annotations
 
@@ -32,6 +35,24 @@ _IN_NO_KEY = re.compile(r"""["'\\:\x00-\x1f]|\A(?:none|true|false|\d.*|)\Z""")
 _MAX_KEPT = 10_000  # keys that are known to say nothing
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 Known = dict[str, tuple[str, str]]  # by the value in lower case: its kind, and the value as it was first written
+# Words of a message about a secret, which stands where the secret would: {"password": "is required"}.
+_OF_MESSAGES = set(
+    "required invalid incorrect missing wrong expired short long weak must should cannot is not too be the a an reset "
+    "changed updated sent hidden redacted masked null none true false yes no set unset ok failed success string text "
+    "unknown empty optional mandatory needed provided enter your valid mismatch rejected accepted match matches".split()
+)
+# What people say before a value, besides the names of its fields.
+_SPOKEN = {
+    "secret": ("password", "passcode", "passphrase", "passwd", "pwd", "pin", "secret", "access code", "api key",
+               "token"),
+    "phone": ("phone", "phone number", "mobile", "call me at", "call me on", "tel"),
+    "date": ("date of birth", "birth date", "birthday", "dob", "born", "born on", "born in"),
+    "name": ("name", "named", "called", "i am", "i'm", "this is", "customer", "user", "passenger", "guest"),
+}  # fmt: skip
+_SHORTEST_SECRET, _LONGEST_COMMON = 8, 16  # characters
+_DIGITS_OF_PHONE = 9
+_DISTINCT = 6  # characters of a word that is not within others: a new_password and a newPassword are passwords
+_NEAR = 48  # characters before a value in which something may say what it is
 
 
 class Fields:
@@ -44,6 +65,23 @@ class Fields:
         self._is_allowed = is_allowed
         self._is_hard_to_see = any(map(_IN_NO_KEY.search, self._kinds))
         self._silent: set[str] = set()  # keys under which nothing is learned
+
+    def says(self, kind: str, low: str, at: int) -> bool:
+        """Whether what stands before a place says that a value of this kind follows: its field's key, or a word."""
+        return self._cues[kind].search(low[max(0, at - _NEAR) : at]) is not None
+
+    @cached_property
+    def _cues(self) -> dict[str, re.Pattern[str]]:
+        found: dict[str, set[str]] = {kind: set(words) for kind, words in _SPOKEN.items()}
+        for key, kind in self._kinds.items():
+            found.setdefault(kind, set()).add(key)
+        found.setdefault("name", set()).update(self._persons)
+        return {kind: _cue(words) for kind, words in found.items()}
+
+    def holds(self, key: Any, kind: str) -> bool:
+        """Whether a value of this kind may stand under a key."""
+        told = _plain(str(key))
+        return self._kinds.get(told) == kind or (kind == "name" and (told == "name" or told in self._persons))
 
     @cached_property
     def _mentions(self) -> re.Pattern[str]:
@@ -141,6 +179,17 @@ def _keys(told: str) -> set[str]:
     return found
 
 
+def _cue(words: Iterable[str]) -> re.Pattern[str]:
+    """One of some words or keys, however their parts are put together, and what may stand between it and a value."""
+    ordered = sorted(words, key=len, reverse=True)
+    # A key of several words is known without what divides them: it may have a mark between any two characters.
+    told = "|".join(
+        (r"\w*" if len(word) >= _DISTINCT else r"\b(?:\w*_)?") + "[ _-]?".join(map(re.escape, word.replace(" ", "")))
+        for word in ordered
+    )
+    return re.compile(rf"(?:{told})[\"'\\]*\s*(?:is|was|to|=>|->|=|:)?\s*[\"'\\`(\[]*\Z")
+
+
 def _plain(key: str) -> str:
     return key.lower().replace("_", "").replace("-", "").replace(" ", "")
 
@@ -155,18 +204,46 @@ def _is_told(kind: str, value: str) -> bool:
         return sum(c.isdigit() for c in value) >= (6 if kind == "phone" else 4)
     if kind == "name":
         return any(map(str.isalpha, value)) and not any(map(str.isdigit, value)) and "@" not in value
-    return kind == "secret" or any(map(str.isalpha, value))
+    if kind == "secret":
+        words = value.lower().replace(".", " ").replace("!", " ").split()
+        of_messages = len(_OF_MESSAGES.intersection(words))
+        return not (of_messages > 1 or (of_messages and all(map(str.isalpha, words))))
+    return any(map(str.isalpha, value))
 
 
-def places(text: str, low: str, known: Known) -> Iterable[tuple[int, int, str]]:
+def places(text: str, low: str, known: Known, fields: Fields) -> Iterable[tuple[int, int, str]]:
     """Where a text says known values: start, end, kind. Whole words only, so that ids made of names stay."""
     for value, (kind, written) in known.items():
+        needs_more = is_common(kind, value)
         at = low.find(value)
         while at >= 0:
             end = at + len(value)
             if _is_whole(low, at, end) and _is_meant(kind, written, text[at:end]):
-                yield at, end, kind
+                if not needs_more or fields.says(kind, low, at) or (kind == "name" and _is_addressed(text, at, end)):
+                    yield at, end, kind
             at = low.find(value, end)
+
+
+def is_common(kind: str, value: str) -> bool:
+    """Whether others than what the field tells may be equal to its value, in lower case."""
+    if kind == "secret":
+        if len(value) >= _LONGEST_COMMON:
+            return value.isdigit()
+        classes = any(map(str.isalpha, value)) + any(map(str.isdigit, value)) + any(not c.isalnum() for c in value)
+        return len(value) < _SHORTEST_SECRET or classes < 2
+    if kind == "phone":
+        return value.isdigit() and len(value) < _DIGITS_OF_PHONE
+    return value.isdigit() or value in AMBIGUOUS
+
+
+def _is_addressed(text: str, start: int, end: int) -> bool:
+    """Whether a name that is a common word too is used as a name: with a capital within a sentence, or called."""
+    if not text[start].isupper():
+        return False
+    before, after = text[:start].rstrip(" "), text[end : end + 2]
+    if after[:1] == "," or after == "'s":
+        return True
+    return bool(before) and before[-1] not in ".!?:;\n\"'([{>|" and (before[-1].isalnum() or before[-1] == ",")
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:

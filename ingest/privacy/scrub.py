@@ -12,7 +12,7 @@ import orjson
 
 from ingest.messages.parts import parse
 from ingest.privacy.detectors import Hit, find
-from ingest.privacy.fields import Fields, Known, places
+from ingest.privacy.fields import Fields, Known, is_common, places
 from ingest.privacy.settings import PrivacySettings
 from ingest.privacy.surrogates import Surrogates
 from ingest.privacy.tokens import find_secrets
@@ -54,24 +54,41 @@ class Scrubber:
             return self._json_text(text, value, known, counts)
         return self._plain(text, known, counts)
 
-    def value(self, value: Any, known: Known, counts: Counter[str]) -> Any:
-        """A JSON value with surrogates; the same object where nothing was replaced."""
+    def value(self, value: Any, known: Known, counts: Counter[str], key: Any = None) -> Any:
+        """A JSON value with surrogates; the same object where nothing was replaced. ``key`` is what it stands under."""
         if isinstance(value, str):
+            if key is not None and known and (made := self._at_field(key, value, known, counts)) is not None:
+                return made
             return self.text(value, known, counts)
         if isinstance(value, dict):
-            made, same = {}, True
+            replaced: dict[Any, Any] = {}
+            same = True
             for k, v in value.items():
-                key, made_v = self.value(k, known, counts), self.value(v, known, counts)
-                made[key] = made_v
-                same = same and key is k and made_v is v
-            return value if same else made
+                made_k, made_v = self.value(k, known, counts), self.value(v, known, counts, k)
+                replaced[made_k] = made_v
+                same = same and made_k is k and made_v is v
+            return value if same else replaced
         if isinstance(value, list):
-            items = [self.value(v, known, counts) for v in value]
+            items = [self.value(v, known, counts, key) for v in value]
             return value if all(a is b for a, b in zip(items, value, strict=True)) else items
         if isinstance(value, int) and not isinstance(value, bool) and value > 99_999_999:
             told = self._plain(str(value), known, counts)
             return int(told) if told != str(value) and told.isdigit() else value
         return value
+
+    def _at_field(self, key: Any, text: str, known: Known, counts: Counter[str]) -> str | None:
+        """The surrogate of a common value under the field that tells it; None for any other."""
+        value = text.strip()
+        kind, _ = known.get(value.lower(), ("", ""))
+        if not kind or not is_common(kind, value.lower()) or not self.fields.holds(key, kind):
+            return None
+        made = self.surrogates.of(kind, value)
+        self._note(kind, made, counts)
+        return text.replace(value, made)
+
+    def _note(self, kind: str, made: str, counts: Counter[str]) -> None:
+        counts[kind] += 1
+        self.values.setdefault(kind, set()).add(made.lower())
 
     # ----------------------------------------------------------------------------------- texts
 
@@ -81,7 +98,7 @@ class Scrubber:
             return text
         if known:
             low = _without_escapes(text).lower()
-            spots += places(text, low if len(low) == len(text) else text, known)
+            spots += places(text, low if len(low) == len(text) else text, known, self.fields)
         if not any(kind != ALLOWED for _, _, kind in spots):
             return text
         out, at = [], 0
@@ -91,8 +108,7 @@ class Scrubber:
             out += [text[at:start], made]
             at = end
             if made != found:
-                counts[kind] += 1
-                self.values.setdefault(kind, set()).add(made.lower())
+                self._note(kind, made, counts)
         return "".join([*out, text[at:]])
 
     def _found(self, text: str) -> tuple[Hit, ...]:
@@ -126,27 +142,35 @@ class Scrubber:
                 counts.update(seen)
                 return made
         changed: dict[str, str] = {}
-        self._changes(value, known, changed, counts)
-        if not changed:
+        common: Common = {}
+        self._changes(value, known, changed, common, counts)
+        if not changed and not common:
             return text
-        return _JSON_TOKEN.sub(lambda m: _rewritten(m[0], changed), text)
+        return _JSON_TOKEN.sub(lambda m: _rewritten(m, changed, common), text)
 
-    def _changes(self, value: Any, known: Known, changed: dict[str, str], counts: Counter[str]) -> None:
+    def _changes(
+        self, value: Any, known: Known, changed: dict[str, str], common: Common,
+        counts: Counter[str], key: Any = None,
+    ) -> None:  # fmt: skip
+        """Adds what becomes of the strings and numbers of a JSON value: by themselves, and by the key before them."""
         if isinstance(value, str):
+            if key is not None and known and (made := self._at_field(key, value, known, counts)) is not None:
+                common.setdefault(value, {})[str(key)] = made
+                return
             made = self.text(value, known, counts)
             if made is not value and made != value:
                 changed[value] = made
         elif isinstance(value, dict):
-            for key, item in value.items():
-                self._changes(key, known, changed, counts)
-                self._changes(item, known, changed, counts)
+            for name, item in value.items():
+                self._changes(name, known, changed, common, counts)
+                self._changes(item, known, changed, common, counts, name)
         elif isinstance(value, list):
             for item in value:
-                self._changes(item, known, changed, counts)
+                self._changes(item, known, changed, common, counts, key)
         elif isinstance(value, int) and not isinstance(value, bool):
-            made = self.value(value, known, counts)
-            if made != value:
-                changed[f"\0{value}"] = str(made)
+            told = self.value(value, known, counts)
+            if told != value:
+                changed[f"\0{value}"] = str(told)
 
 
 def _without_escapes(text: str) -> str:
@@ -154,17 +178,27 @@ def _without_escapes(text: str) -> str:
     return _ESCAPE.sub("  ", text) if "\\" in text else text
 
 
-def _rewritten(token: str, changed: dict[str, str]) -> str:
-    if token[0] != '"':
-        return changed.get(f"\0{token}", token)
+Common = dict[str, dict[str, str]]  # by a value and the key that it stands under, what becomes of it there
+_LONGEST_KEY = 256
+# The key before a place in JSON text, with the list in which the value is the first.
+_KEY_BEFORE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*\[?\s*\Z')
+
+
+def _rewritten(token: re.Match[str], changed: dict[str, str], common: Common) -> str:
+    told = token[0]
+    if told[0] != '"':
+        return changed.get(f"\0{told}", told)
     try:
-        value = orjson.loads(token) if "\\" in token else token[1:-1]
+        value = orjson.loads(told) if "\\" in told else told[1:-1]
     except orjson.JSONDecodeError:
-        return token
+        return told
     made = changed.get(value)
+    if made is None and value in common:
+        key = _KEY_BEFORE.search(token.string, max(0, token.start() - _LONGEST_KEY), token.start())
+        made = common[value].get(key[1]) if key else None
     if made is None:
-        return token
-    return json.dumps(made, ensure_ascii=token.isascii())
+        return told
+    return json.dumps(made, ensure_ascii=told.isascii())
 
 
 def _apart(spots: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:

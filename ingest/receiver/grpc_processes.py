@@ -1,9 +1,9 @@
-"""OTLP/gRPC in more processes than one.
+"""OTLP/gRPC in several processes.
 
-gRPC's library takes more than twice the CPU that our HTTP takes, nearly all of it in one thread. So further processes
-listen on the same port (SO_REUSEPORT: each gets its share of the connections) and write segments of their own. Each
-runs ``python -m ingest.receiver.grpc_processes``, is told how to run by a pickle on its standard input, answers
-every line that follows with its ``State``, and drains when the input ends: it does not outlive the receiver.
+The gRPC library uses more than twice the CPU of our HTTP server, nearly all of it in one thread. So further processes
+listen on the same port (SO_REUSEPORT distributes the connections) and write journal segments of their own. Each process
+runs ``python -m ingest.receiver.grpc_processes``. It reads its options as a pickle from standard input, answers every
+following line with its ``State``, and drains when the input ends, so it never outlives the receiver.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ from ingest.receiver.telemetry import State, merged, without_gauges
 log = logging.getLogger(__name__)
 START_SECONDS = 30.0
 ANSWER_SECONDS = 1.0
-RESTART_SECONDS = (1.0, 60.0)  # the first time, and at most
+RESTART_SECONDS = (1.0, 60.0)  # first delay, longest delay
 LINE_BYTES = 1 << 20
 
 
 class GrpcProcesses:
-    """Those besides the receiver's own. None until ``start``."""
+    """The additional gRPC processes of a receiver. They run after ``start``."""
 
     def __init__(self) -> None:
         self._all: list[_One] = []
 
     async def start(self, options: Options, port: int) -> None:
-        """Returns when all of them take calls on this port. One that cannot start says why on standard error and is
-        tried again, as is one that dies; the others go on meanwhile."""
+        """Return when every process accepts calls on this port. A process that cannot start prints the reason on
+        standard error and is started again, as is one that dies; the others serve meanwhile."""
         options = replace(options, grpc_port=port)
         self._all = [_One(options) for _ in range(options.grpc_processes - 1)]
         ready = [asyncio.wait_for(one.ready.wait(), START_SECONDS) for one in self._all]
         await asyncio.gather(*ready, return_exceptions=True)
 
     async def states(self) -> list[State]:
-        """Of all that ever ran; of one that does not answer, what it said last."""
+        """The states of all processes that ever ran; the last known state of one that does not answer."""
         await asyncio.gather(*(one.ask() for one in self._all))
         return [state for one in self._all for state in (one.before, one.state)]
 
     async def stop(self, seconds: float) -> None:
-        """Drains them; kills what has not ended by then."""
+        """Drain all processes; kill those that do not end in time."""
         await asyncio.gather(*(one.stop(seconds) for one in self._all))
 
 
 class _One:
-    """One process, and the one that follows it should it die."""
+    """One process, and its replacement if it dies."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.state = State()
-        self.before = State()  # of those that died: a counter must not fall
+        self.before = State()  # of dead processes: a counter must not decrease
         self.ready = asyncio.Event()
         self._told = asyncio.Event()
         self._process: Process | None = None
@@ -77,7 +77,7 @@ class _One:
         while not self._stopping.is_set():
             try:
                 status = await self._live()
-            except OSError as error:  # no memory for it, say
+            except OSError as error:  # for example, no memory
                 status = error.errno or -1
             if self.state.metrics:
                 self.before = State(metrics=merged([self.before.metrics, without_gauges(self.state.metrics)]))
@@ -89,21 +89,22 @@ class _One:
                 wait = min(2 * wait, longest)
 
     async def _live(self) -> int:
-        """One process, from its start to its end; returns its status."""
+        """Run one process from start to end and return its exit status."""
         command, environment = running("ingest.receiver.grpc_processes")
         self._process = process = await asyncio.create_subprocess_exec(
             *command, env=environment, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES
         )
         assert process.stdin and process.stdout
         process.stdin.write(pickle.dumps(self.options))
-        while (line := await process.stdout.readline()).endswith(b"\n"):  # or it was killed in the middle of one
+        # otherwise it was killed in the middle of a line
+        while (line := await process.stdout.readline()).endswith(b"\n"):
             self.state = State(**orjson.loads(line))
             self.ready.set()
             self._told.set()
         return await process.wait()
 
     async def ask(self) -> None:
-        """Brings ``state`` up to date. A process that is starting answers when it takes calls."""
+        """Update ``state``. A process that is starting answers when it accepts calls."""
         if self._process and self._process.stdin and self._process.returncode is None:
             self._told.clear()
             with suppress(TimeoutError, OSError):
@@ -111,7 +112,7 @@ class _One:
                 await asyncio.wait_for(self._told.wait(), ANSWER_SECONDS)
 
     async def stop(self, seconds: float) -> None:
-        """Drains it."""
+        """Drain the process."""
         self._stopping.set()
         if self._process and self._process.stdin:
             self._process.stdin.close()
@@ -136,7 +137,7 @@ async def _serve(options: Options, told: int) -> None:
 
     def tell() -> None:
         state = State(intake.commits.healthy, intake.metrics.exposition())
-        with suppress(BrokenPipeError):  # nobody asks any more
+        with suppress(BrokenPipeError):  # the receiver has ended
             os.write(told, orjson.dumps(asdict(state)) + b"\n")
 
     async def hear() -> None:
@@ -156,9 +157,9 @@ async def _serve(options: Options, told: int) -> None:
 
 
 def main() -> int:
-    """Takes calls until there is nothing more to hear, or a signal says so."""
+    """Serve gRPC until the input ends or a signal arrives."""
     told = os.dup(1)
-    os.dup2(2, 1)  # what is printed is no answer
+    os.dup2(2, 1)  # standard output carries answers only
     keep_freed_memory()
     try:
         with os.fdopen(0, "rb", buffering=0, closefd=False) as asked:  # a buffer would take what follows as well

@@ -1,9 +1,9 @@
 """A small HTTP/1.1 server for large POST bodies, on asyncio and httptools (the parser that uvicorn uses).
 
-Why no ASGI server: handing a 330 KB body through ASGI costs several times what reading it does (375 µs against
-80 µs measured here with uvicorn), which is most of what a request costs besides its fsync. So
-requests are handed over whole, bytes are read into one buffer that all connections share, or, of a body of known
-length, to where they stay, and there is nothing that a receiver does not need: no routing, no streaming, no upgrade.
+Why no ASGI server: passing a 330 KB body through ASGI costs several times what reading it does (375 µs against 80 µs,
+measured with uvicorn), which is most of a request's cost besides fsync. So requests are passed on whole. Bytes are read
+into one buffer that all connections share, or, for a body of known length, directly into the body's own buffer. The
+server has no routing, no streaming and no upgrade, because the receiver needs none.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ingest.journal.blocks import Bodies
 from ingest.refusals import Refused, too_large, too_slow
 
 READ_BYTES = 1 << 20
-FIRST_BYTES = 16 << 10  # of a request are read to the shared buffer, so that little of a large body is copied
-DIRECT_BYTES = (64 << 10, 1 << 20)  # bodies from and up to so long are read into a buffer of their own
+FIRST_BYTES = 16 << 10  # of each request go through the shared buffer, so that little of a large body is copied
+DIRECT_BYTES = (64 << 10, 1 << 20)  # bodies of these lengths are read into a buffer of their own
 HEAD_BYTES = 64 << 10
-IDLE_SECONDS = 120.0  # longer than any exporter's interval: closing under a sender costs it a retry
+IDLE_SECONDS = 120.0  # longer than any exporter's interval, because closing during a request costs a retry
 LINGER_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Response:
-    """One answer, sent with its length."""
+    """One response; it is sent with its length."""
 
     status: int
     content_type: str
@@ -40,7 +40,7 @@ class Response:
     retry_after: int | None = None
 
     def encode(self, keep_alive: bool, head_only: bool = False) -> bytes:
-        """As it goes over the wire."""
+        """The response as bytes on the wire."""
         lines = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
             f"content-type: {self.content_type}",
@@ -56,24 +56,24 @@ class Response:
 
 @dataclass
 class Request:
-    """One request; header names are in lower case. ``refused`` is set while it arrives, to be answered."""
+    """One request; header names are in lower case. ``refused`` is set during arrival and answered at the end."""
 
     target: bytes = b""
     method: str = ""
     headers: dict[str, str] = field(default_factory=dict)
-    length: int | None = None  # of the body, where it is known
+    length: int | None = None  # of the body, if known
     chunks: list[bytes | bytearray] = field(default_factory=list)
     size: int = 0
     head_size: int = 0
     keep_alive: bool = True
     refused: Refused | None = None
-    failed: Response | None = None  # the answer to what is no HTTP
-    last: bool = False  # after its answer the connection ends
+    failed: Response | None = None  # response to bytes that are not HTTP
+    last: bool = False  # close the connection after this response
     started: float = field(default_factory=time.monotonic)
 
     @property
     def path(self) -> str:
-        """Without the query."""
+        """The path without the query."""
         return self.target.split(b"?", 1)[0].decode("latin-1")
 
     def head(self, without: tuple[str, ...]) -> bytes:
@@ -89,9 +89,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Service:
-    """What the server serves. ``admit`` sees a request before its body and may raise ``Refused``; ``answer``
-    gets it whole, refused or not, and never raises, nor does ``answer_now``, which is asked first and may have none;
-    ``hold`` and ``release`` count the bytes in memory, ``hold`` may raise ``Refused``."""
+    """The application behind the server.
+
+    ``admit`` sees a request before its body and may raise ``Refused``. ``answer`` gets the whole request, refused or
+    not, and never raises. ``answer_now`` is asked before ``answer`` and may return None. ``hold`` and ``release``
+    count the bytes in memory; ``hold`` may raise ``Refused``.
+    """
 
     admit: Callable[[Request], None]
     answer: Callable[[Request], Awaitable[Response]]
@@ -103,7 +106,7 @@ class Service:
 
 
 class HttpServer:
-    """Listens, and on ``drain`` lets every request that has begun come to its answer."""
+    """Listens for connections; ``drain`` answers every request that has begun."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -115,13 +118,13 @@ class HttpServer:
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-        """Accepts connections from now on."""
+        """Start to accept connections."""
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(lambda: Connection(self), sock=sock, ssl=tls, backlog=1024)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def drain(self, seconds: float) -> None:
-        """Stops listening, waits for what is under way, and closes what is left after ``seconds``."""
+        """Stop listening, wait for running requests, and close the rest after ``seconds``."""
         self.draining = True
         if self._listener:
             self._listener.close()
@@ -144,21 +147,21 @@ class HttpServer:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client. Its requests are answered one after the other; who sends a second one meanwhile is not read from
-    until the first is answered (to stop reading at once would cost every request two changes of the selector)."""
+    """One client. Requests are answered one after the other. A client that sends the next request early is not read
+    from until the current one is answered (pausing at once would cost two selector changes per request)."""
 
     def __init__(self, server: HttpServer) -> None:
         self.server, self.service = server, server.service
         self.parser = httptools.HttpRequestParser(self)
-        self.request: Request | None = None  # the one that is arriving
-        self.rest: memoryview | None = None  # where the rest of its body goes, past the parser
+        self.request: Request | None = None  # the request that is arriving
+        self.rest: memoryview | None = None  # buffer for the rest of its body, bypassing the parser
         self.whole: deque[Request] = deque()
         self.task: asyncio.Task[None] | None = None
         self.idle_since = time.monotonic()
         self.offered = False  # HTTP/2, by the client
         self.paused = False
-        self.ended = False  # the client sends nothing more, but may wait for an answer
-        self.deaf = False  # answered for good; what still comes is thrown away
+        self.ended = False  # the client sends nothing more but may wait for a response
+        self.deaf = False  # final response sent; further input is discarded
 
     # ------------------------------------------------------------------------------ called by asyncio
 
@@ -175,12 +178,12 @@ class Connection(asyncio.BufferedProtocol):
         self.whole.clear()
 
     def eof_received(self) -> bool:
-        """Whether the connection is to stay open: until the answer is out."""
+        """True keeps the connection open until the answer is sent."""
         self.ended = True
         return self.task is not None
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """The shared one is free again when buffer_updated returns: httptools hands out copies."""
+        """The shared buffer. It is free again when buffer_updated returns, because httptools hands out copies."""
         if self.rest is not None:
             return self.rest
         return self.server.buffer if self.request else self.server.buffer[:FIRST_BYTES]
@@ -207,7 +210,7 @@ class Connection(asyncio.BufferedProtocol):
         self._read_directly()
 
     def _read_directly(self) -> None:
-        """Lets the rest of a body go to where it stays, if it is long enough for that to pay."""
+        """Read the rest of a long body directly into its own buffer."""
         request, (least, most) = self.request, DIRECT_BYTES
         if request and request.length and not request.refused and not self.deaf:
             if least <= request.length - request.size and request.length <= most:
@@ -217,7 +220,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.rest = memoryview(body)[request.size :]
 
     def _arrived(self, nbytes: int) -> None:
-        """More of such a body is there."""
+        """More bytes of such a body have arrived."""
         request = self.request
         assert request and self.rest is not None
         self.rest = self.rest[nbytes:]
@@ -233,9 +236,12 @@ class Connection(asyncio.BufferedProtocol):
             self._is_whole(request)
 
     def _feed(self, data: bytes | memoryview) -> bytes:
-        """Parses, and returns what is to be parsed next. Java's client offers HTTP/2 with its first request and
-        takes an HTTP/1.1 answer for a no, but the parser stops behind the head of such a request: it is parsed
-        again without the offer, and the connection ends after it."""
+        """Parse, and return the bytes to parse next.
+
+        Java's client offers HTTP/2 with its first request and accepts an HTTP/1.1 answer as a refusal. The parser
+        stops after the head of such a request, so the head is parsed again without the offer, and the connection
+        closes afterwards.
+        """
         try:
             self.parser.feed_data(data)
             return b""
@@ -326,7 +332,7 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def _reply(self, request: Request, response: Response) -> bool:
-        """Sends it; whether the connection goes on."""
+        """Send the response; return whether the connection stays open."""
         body = request.chunks[0] if request.chunks else None
         self._forget(request)
         keep = request.keep_alive and not request.last and not self.server.draining
@@ -339,8 +345,8 @@ class Connection(asyncio.BufferedProtocol):
         return keep
 
     def _refuse(self, request: Request, no: Refused) -> None:
-        """A refused body is read over, so that the sender hears why; but not one that is too long, or never
-        ends, or is not even sent before we say 100."""
+        """Read a refused body to its end, so that the sender receives the reason; but not one that is too long,
+        never ends, or is not sent before a 100 response."""
         self._forget(request)
         request.refused = no
         declared = request.headers.get("content-length", "0")
@@ -354,13 +360,14 @@ class Connection(asyncio.BufferedProtocol):
         self._end_with(Request(failed=Response(status, "text/plain", message.encode() + b"\n")))
 
     def _end_with(self, request: Request) -> None:
-        """Answers, after what is to be answered before, and hears nothing more."""
+        """Send the response after all earlier ones and ignore further input."""
         if not self.deaf:
             self.deaf = request.last = True
             self._queue(request)
 
     def _linger(self) -> None:
-        """Closes in a moment: to close while the client still sends resets it, and the answer is lost."""
+        """Close after a short delay. Closing while the client still sends resets the connection and loses the
+        response."""
         self.deaf = True
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
 
@@ -373,16 +380,16 @@ class Connection(asyncio.BufferedProtocol):
     # ----------------------------------------------------------------------------------------- timing
 
     def close_if_idle(self) -> None:
-        """Closes a connection on which nothing has begun."""
+        """Close a connection without a request in progress."""
         if self.request is None and self.task is None and not self.whole:
             self.transport.close()
 
     def abort(self) -> None:
-        """Closes whatever is going on."""
+        """Close the connection at once."""
         self.transport.abort()
 
     def check_time(self, now: float) -> None:
-        """Ends a request that does not arrive, and a connection that is not used."""
+        """Close a connection whose request arrives too slowly, and an unused one."""
         if self.deaf or self.task:
             return
         if self.request and now - self.request.started > self.service.request_seconds:

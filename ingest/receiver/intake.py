@@ -1,4 +1,4 @@
-"""What OTLP/HTTP and OTLP/gRPC share: who may send, how much, and how a request becomes durable."""
+"""What OTLP/HTTP and OTLP/gRPC share: authorisation, limits, and the durable append."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ from ingest.refusals import invalid, too_large, too_much_waiting, unauthenticate
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-BIG = 1 << 20  # bytes; larger requests are unpacked in a thread, so that the small ones need not wait
+BIG = 1 << 20  # bytes; larger requests are decompressed in a thread, so that small ones do not wait
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the receiver runs. ``max_body`` counts after decompression (the specification recommends 64 MiB);
-    ``max_waiting`` bounds the bytes in memory that are not yet durable: beyond it the answer is 429.
-    A port of 0 takes a free one; ``grpc_port`` None turns gRPC off, and so does a port in use unless
-    ``grpc_must``. ``grpc_processes`` take it (in that module), each with its part of ``max_waiting``."""
+    """Options of the receiver.
+
+    ``max_body`` counts bytes after decompression (the specification recommends 64 MiB). ``max_waiting`` limits the
+    bytes in memory that are not yet on disk; above it the response is 429. A port of 0 takes a free one.
+    ``grpc_port`` None turns gRPC off, and so does a port in use unless ``grpc_must`` is set. Each of the
+    ``grpc_processes`` gets its share of ``max_waiting``.
+    """
 
     journal_path: Path
     host: str = "127.0.0.1"
@@ -57,7 +60,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a request: items that are durable now, and items without valid ids."""
+    """The result of a request: how many items are durable, and how many have no valid ids."""
 
     signal: str
     accepted: int
@@ -65,11 +68,11 @@ class Taken:
 
     @property
     def why(self) -> str:
-        """The partial success's message."""
+        """The message of the partial success."""
         return "without a valid trace id and span id (logs belong to /v1/logs)" if self.rejected else ""
 
     def protobuf(self) -> bytes:
-        """The response: empty, or partial success with the number and the reason of what was rejected."""
+        """The response: empty, or a partial success with the number of rejected items and the reason."""
         if not self.rejected:
             return b""
         if self.signal == "traces":
@@ -84,7 +87,7 @@ class Taken:
 
 
 class Intake:
-    """One journal behind all doors."""
+    """One journal behind all transports."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -104,27 +107,28 @@ class Intake:
         self._beside = Beside()
 
     def stay_alone(self) -> None:
-        """No other process takes requests after all: all that may wait may wait here."""
+        """No other process accepts requests after all, so this one may use the whole of ``max_waiting``."""
         self.max_waiting = self.commits.max_waiting = self.options.max_waiting
 
     def authorise(self, header: str) -> None:
-        """Raises ``Refused`` (401) unless the Authorization header has an accepted token, or none is asked."""
+        """Raise ``Refused`` (401) unless the Authorization header has an accepted token or no token is required."""
         if self.tokens and not self.tokens.allow(header):
             raise unauthenticated()
 
     def hold(self, size: int) -> None:
-        """Counts bytes that are in memory; raises ``Refused`` (429) beyond ``max_waiting``."""
+        """Count bytes in memory; raise ``Refused`` (429) above ``max_waiting``."""
         if self.held and self.held + size > self.max_waiting:
             raise too_much_waiting()
         self.held += size
 
     def release(self, size: int) -> None:
-        """The other end of ``hold``."""
+        """Undo ``hold``."""
         self.held -= size
 
     def take_now(self, signal: str, encoding: str, data: Bytes, compression: str = "") -> Taken | None:
-        """Does what ``take`` does if the request is small and a lone sender's; else None, and it is to be ``take``n. It
-        is checked while the disk is at it already; what turns out to be none is taken back."""
+        """Like ``take``, for a small request of a single sender; None if it does not apply and ``take`` must be
+        called. The request is validated while the disk writes it, and the write is undone if the request is
+        invalid."""
         lone = self.commits.is_one_sender(alone=self.held == len(data))
         if not lone or not _is_small(data, compression):
             return None
@@ -135,8 +139,7 @@ class Intake:
         return self._took(checked(), data)
 
     async def take(self, signal: str, encoding: str, data: Bytes, compression: str = "") -> Taken:
-        """Makes one request, which is held (``hold``), durable. ``signal`` is traces or logs, ``encoding`` proto or
-        json."""
+        """Make one held request (``hold``) durable. ``signal`` is traces or logs, ``encoding`` proto or json."""
         kind = f"{signal}_{encoding}"
         if _is_small(data, compression):
             taken = _checked(kind, data)
@@ -156,14 +159,14 @@ class Intake:
 
 
 class Beside:
-    """A thread that does one thing at a time beside this one, with less ado than an executor's futures make."""
+    """A thread that runs one call at a time, with less overhead than an executor's futures."""
 
     def __init__(self) -> None:
         self._asked: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[tuple[Any, Exception | None]]]] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(self, function: Callable[[], T]) -> Callable[[], T]:
-        """Starts it; what is returned waits for what it returns, or raises what it raises."""
+        """Start the call. The returned function waits for the result and returns it, or raises its exception."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="beside", daemon=True)
             self._thread.start()
@@ -193,7 +196,7 @@ def _is_small(data: Bytes, compression: str) -> bool:
 
 
 def decompressed(data: Bytes, compression: str, limit: int) -> Bytes:
-    """Unpacks gzip, deflate or zstd, at most ``limit`` bytes: a bomb costs no more than that."""
+    """Decompress gzip, deflate or zstd, at most ``limit`` bytes, so that a compression bomb costs no more than that."""
     compression = compression.strip().lower()
     if compression in ("", "identity"):
         out = data
@@ -209,7 +212,7 @@ def decompressed(data: Bytes, compression: str, limit: int) -> Bytes:
 
 
 def _members(data: Bytes, compression: str, limit: int, unpack: Callable[[Bytes, int], tuple[bytes, bytes]]) -> bytes:
-    """Member after member (both formats may be concatenated), until there is more than ``limit``."""
+    """Yield the members (both formats may be concatenated) until more than ``limit`` bytes are there."""
     out = bytearray()
     while len(out) <= limit:
         try:
@@ -225,7 +228,7 @@ def _members(data: Bytes, compression: str, limit: int, unpack: Callable[[Bytes,
 
 
 def _inflate(data: Bytes, room: int) -> tuple[bytes, bytes]:
-    """One gzip or zlib member, at most ``room`` bytes of it, and what is behind it."""
+    """Decompress one gzip or zlib member, at most ``room`` bytes; return it and the bytes after it."""
     one = zlib.decompressobj(47)  # gzip or zlib by its header
     out = one.decompress(data, room)
     if not one.eof and len(out) < room:
@@ -234,8 +237,8 @@ def _inflate(data: Bytes, room: int) -> tuple[bytes, bytes]:
 
 
 def _unzstd(data: Bytes, room: int) -> tuple[bytes, bytes]:
-    """One zstd frame. 1 KiB at a time, because this decompressor cannot be told a maximum: 1 KiB holds at
-    most 256 blocks of 128 KiB, so a bomb overshoots by 32 MiB and no more."""
+    """Decompress one zstd frame, 1 KiB at a time, because this decompressor accepts no maximum. 1 KiB holds at most 256
+    blocks of 128 KiB, so a bomb exceeds the limit by at most 32 MiB."""
     one = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
     out, at = bytearray(), 0
     while not one.eof:
@@ -249,7 +252,7 @@ def _unzstd(data: Bytes, room: int) -> tuple[bytes, bytes]:
 
 
 def _checked(kind: str, data: Bytes) -> Taken:
-    """What will become of a request: how many items are good, and how many have no valid ids and are rejected."""
+    """Count the valid items of a request and those without valid ids, which are rejected."""
     signal, encoding = kind.split("_")
     try:
         if encoding == "proto":
@@ -263,7 +266,7 @@ def _checked(kind: str, data: Bytes) -> Taken:
 
 
 class Tokens:
-    """The accepted bearer tokens: a file with one a line, read again when it changes, so that tokens can be
+    """The accepted bearer tokens: a file with one token per line, read again when it changes, so that tokens can be
     rotated without a restart."""
 
     CHECK_SECONDS = 1.0
@@ -274,7 +277,7 @@ class Tokens:
         self._tokens, self._version = self._read()
 
     def allow(self, header: str) -> bool:
-        """Whether the header is ``Bearer`` and an accepted token. Constant-time: every token is compared."""
+        """Whether the header is ``Bearer`` with an accepted token. Constant time: every token is compared."""
         if time.monotonic() - self._checked_at > self.CHECK_SECONDS:
             self._reread()
         scheme, _, sent = header.partition(" ")
@@ -287,7 +290,8 @@ class Tokens:
         try:
             if self._stamp() != self._version:
                 self._tokens, self._version = self._read()
-        except (OSError, UserError) as problem:  # half replaced, say: the old ones stay good until it is whole
+        # for example half replaced: the old tokens stay valid until it is complete
+        except (OSError, UserError) as problem:
             log.warning("the tokens stay as they were: %s", problem)
 
     def _stamp(self) -> tuple[int, int, int]:

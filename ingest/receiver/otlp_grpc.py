@@ -1,8 +1,8 @@
-"""OTLP/gRPC: TraceService/Export and LogsService/Export, the messages taken raw.
+"""OTLP/gRPC: TraceService/Export and LogsService/Export, on raw message bytes.
 
-Two traps. How much of a compressed message gRPC unpacks before it looks at the limit depends on its version,
-so that is switched off and done by ``intake.decompressed``. And an exception in a handler becomes UNKNOWN, at
-which clients drop the data, so everything that goes wrong is answered from ``ingest.refusals``.
+Two traps. How much of a compressed message gRPC decompresses before it checks the limit depends on its version, so
+its decompression is off and ``intake.decompressed`` does it. And an exception in a handler becomes UNKNOWN, at which
+clients drop the data, so every failure is answered with one of ``ingest.refusals``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SERVICES = {
     "logs": "opentelemetry.proto.collector.logs.v1.LogsService/Export",
 }
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-GZIP = b"\x1f\x8b"  # no protobuf message starts so: 0x1f would be a field of wire type 7, which is none
+GZIP = b"\x1f\x8b"  # no protobuf message starts with it: 0x1f would be wire type 7, which does not exist
 
 
 class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -82,8 +82,8 @@ class OtlpGrpc(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 async def _abort(context: grpc.aio.ServicerContext, no: Refused) -> NoReturn:
-    """Ends the call with the code, and with RetryInfo where the request is to be sent again: without it
-    RESOURCE_EXHAUSTED means that the data is to be dropped."""
+    """End the call with the code, and with RetryInfo if the request may be sent again: without it RESOURCE_EXHAUSTED
+    tells clients to drop the data."""
     if no.retry_after is not None:
         status = Status(code=no.code, message=no.message)
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=no.retry_after)))
@@ -93,7 +93,7 @@ async def _abort(context: grpc.aio.ServicerContext, no: Refused) -> NoReturn:
 
 
 async def start(intake: Intake, options: Options) -> tuple[grpc.aio.Server, int]:
-    """A running server and its port; a port in use is a ``UserError``, unless it is to be shared."""
+    """Return a running server and its port; raise ``UserError`` if the port is in use and not to be shared."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", options.max_body),

@@ -1,7 +1,7 @@
 """OTLP/HTTP: POST /v1/traces and /v1/logs, protobuf or JSON; also GET /healthz and /metrics.
 
-Answers follow opentelemetry-proto docs/specification.md, "OTLP/HTTP Response": the request's content type
-comes back, and the body of every 4xx and 5xx is a ``google.rpc.Status`` in that type.
+Responses follow opentelemetry-proto docs/specification.md, "OTLP/HTTP Response": they have the request's content type,
+and the body of every 4xx and 5xx is a ``google.rpc.Status`` in that type.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ async def _nobody() -> list[State]:
 
 
 class OtlpHttp:
-    """Requests in, answers out. ``others`` tells of the receiver's other processes."""
+    """The OTLP/HTTP application. ``others`` returns the states of the receiver's other processes."""
 
     def __init__(self, intake: Intake, others: Callable[[], Awaitable[list[State]]] = _nobody) -> None:
         self.intake, self.others = intake, others
 
     def service(self) -> Service:
-        """For the server."""
+        """The application as the server sees it."""
         options = self.intake.options
         return Service(
             self.admit, self.answer, self.answer_now, self.intake.hold, self.intake.release,
@@ -44,7 +44,7 @@ class OtlpHttp:
         )
 
     def admit(self, request: Request) -> None:
-        """Refuses what its head alone shows to be wrong."""
+        """Refuse a request whose head alone shows an error."""
         if request.path in PAGES:
             return
         if request.path not in SIGNALS:
@@ -56,7 +56,7 @@ class OtlpHttp:
         self.intake.authorise(request.headers.get("authorization", ""))
 
     async def answer(self, request: Request) -> Response:
-        """The answer, whatever happens: an exception of ours would be a 500, at which clients drop data."""
+        """Always return a response: an exception would become a 500, at which clients drop data."""
         started = time.time_ns()
         try:
             if request.refused:
@@ -70,7 +70,7 @@ class OtlpHttp:
         return response
 
     def answer_now(self, request: Request) -> Response | None:
-        """The same without waiting for anything, if it is a lone sender's request; else None."""
+        """Like ``answer`` but without waiting, for a request of a single sender; else None."""
         if request.refused or request.path not in SIGNALS:
             return None
         started = time.time_ns()
@@ -105,7 +105,7 @@ class OtlpHttp:
 
 
 def _asked(request: Request) -> tuple[str, str, Bytes, str]:
-    """What ``Intake.take`` is to be told of it."""
+    """The arguments for ``Intake.take``."""
     encoding = "json" if _content_type(request) == JSON else "proto"
     return SIGNALS[request.path], encoding, request.body(), request.headers.get("content-encoding", "")
 

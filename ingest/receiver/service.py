@@ -1,8 +1,8 @@
-"""The receiver: OTLP/HTTP and OTLP/gRPC into one journal; success means that the data is on disk.
+"""The receiver: OTLP/HTTP and OTLP/gRPC into one journal. It acknowledges a request only after fsync.
 
-Requests are unpacked, checked, and appended raw to the journal; a writer thread makes whatever waits
-durable with one fsync (``ingest.journal.commits``) and only then are they answered. This file starts the parts and
-stops them in the right order.
+Requests are decompressed, validated, and appended raw to the journal. A writer thread makes all waiting requests
+durable with one fsync (``ingest.journal.commits``), and only then are they answered. This module starts the parts
+and stops them in the right order.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ GRPC_PORT = 4317
 
 
 def grpc_processes_here(wanted: int | None) -> int:
-    """How many processes take gRPC: as many as are wanted, else two where there are two CPUs. Only Linux shares a
-    port's connections out among its processes."""
+    """How many processes serve gRPC: the wanted number, else two if there are two CPUs. Only Linux distributes a port's
+    connections among processes."""
     if sys.platform != "linux":
         return 1
     return wanted or min(2, len(os.sched_getaffinity(0)))
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; a port in use is a ``UserError``."""
+    """Return a listening socket; raise ``UserError`` if the port is in use."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -51,7 +51,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(options: Options) -> None:
-    """Runs until SIGTERM or SIGINT, then answers what is under way, seals the journal and returns."""
+    """Run until SIGTERM or SIGINT; then answer running requests, seal the journal and return."""
     tls = _tls(options.tls_certificate, options.tls_key)
     sock = bind(options.host, options.http_port)
     keep_freed_memory()
@@ -93,8 +93,8 @@ async def _serve(options: Options, sock: socket.socket, tls: ssl.SSLContext | No
 
 
 class Grpc:
-    """The door for gRPC, if there is one: in this process and in others. The library is loaded when it is needed: that
-    takes a moment, and not everybody does."""
+    """The gRPC side, if there is one: in this process and in others. The library is imported only when it is needed,
+    because that takes a moment."""
 
     def __init__(self, intake: Intake, options: Options) -> None:
         self.intake, self.options = intake, options
@@ -102,14 +102,14 @@ class Grpc:
         self._processes: Any = None
 
     async def start(self) -> int | None:
-        """Its port, or None."""
+        """Start; return the port, or None."""
         options = self.options
         if options.grpc_port is None:
             return None
         from ingest.receiver import grpc_processes, otlp_grpc
 
         try:
-            if options.grpc_processes > 1 and options.grpc_port:  # a port that is shared is never in use
+            if options.grpc_processes > 1 and options.grpc_port:  # a shared port never counts as in use
                 bind(options.host, options.grpc_port).close()
             self._server, port = await otlp_grpc.start(self.intake, options)
         except UserError as problem:
@@ -123,11 +123,11 @@ class Grpc:
         return port
 
     async def others(self) -> list[State]:
-        """What the other processes say about themselves."""
+        """The states of the other processes."""
         return await self._processes.states() if self._processes else []
 
     async def stop(self) -> None:
-        """Drains all of it."""
+        """Drain all processes."""
         if self._server:
             seconds = self.options.drain_seconds
             await asyncio.gather(self._server.stop(seconds), self._processes.stop(seconds))

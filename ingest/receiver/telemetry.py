@@ -1,4 +1,4 @@
-"""What the receiver says about itself: Prometheus metrics, and spans of its own if an endpoint is set."""
+"""The receiver's own telemetry: Prometheus metrics, and spans if an endpoint is set."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prometheus_client.registry import Collector
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-# On every export of our own spans: they are not traced again, should they come back here.
+# On every export of our own spans, so that they are not traced again if they arrive here.
 OWN_HEADER = "x-rehearsal-own"
 
 
 class Count(Collector):
-    """A Prometheus counter for one thread: the library's own takes a lock and looks its labels up, several times a
+    """A Prometheus counter for one thread. The library's own takes a lock and looks up labels several times per
     request."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...], registry: CollectorRegistry) -> None:
@@ -29,11 +29,11 @@ class Count(Collector):
         registry.register(self)
 
     def add(self, by: int, *labels: str | int) -> None:
-        """Adds to the value of these labels."""
+        """Add to the value of these labels."""
         self._values[labels] += by
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """For the registry."""
+        """Called by the registry."""
         family = CounterMetricFamily(self.name, self.text, labels=self.labels)
         for labels, value in list(self._values.items()):
             family.add_metric([str(label) for label in labels], value)
@@ -41,7 +41,7 @@ class Count(Collector):
 
 
 class Metrics:
-    """The receiver's metrics, all named ``rehearsal_receiver_*``; its loop's thread alone counts requests."""
+    """The receiver's metrics, all named ``rehearsal_receiver_*``. Only the event loop's thread counts requests."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -59,37 +59,36 @@ class Metrics:
         self._commit_requests = histogram("commit_requests", "Requests in one group.", SIZES)
 
     def watch(self, held: Callable[[], float], failures: Callable[[], float]) -> None:
-        """Adds what is read when it is asked for."""
+        """Add a metric whose value is read at each scrape."""
         text = "Bytes in memory that are not yet durable."
         Gauge("rehearsal_receiver_held_bytes", text, registry=self.registry).set_function(held)
         text = "Groups that could not be written, since the start."
         Gauge("rehearsal_receiver_journal_failures", text, registry=self.registry).set_function(failures)
 
     def answered(self, transport: str, signal: str, code: int) -> None:
-        """One request was answered with an HTTP status or a gRPC code."""
+        """Count a request that was answered with an HTTP status or a gRPC code."""
         self._requests.add(1, transport, signal, code)
 
     def took(self, signal: str, accepted: int, rejected: int, size: int) -> None:
-        """One request of so many bytes is durable, if anything of it was accepted."""
+        """Count a durable request of this size, if any of its items was accepted."""
         self._items.add(accepted, signal, "accepted")
         self._bytes.add(size if accepted else 0, signal)
         if rejected:
             self._items.add(rejected, signal, "rejected")
 
     def committed(self, seconds: float, requests: int) -> None:
-        """One group is durable."""
+        """Count a durable group."""
         self._commit_seconds.observe(seconds)
         self._commit_requests.observe(requests)
 
     def exposition(self) -> str:
-        """The text that Prometheus scrapes."""
+        """The text for a Prometheus scrape."""
         return generate_latest(self.registry).decode()
 
 
 @dataclass(frozen=True)
 class State:
-    """What one of the receiver's processes says about itself: whether its journal can be written, and its metrics as
-    Prometheus reads them."""
+    """The state of one receiver process: whether it can write its journal, and its metrics in Prometheus form."""
 
     healthy: bool = True
     metrics: str = ""
@@ -97,7 +96,7 @@ class State:
 
 @dataclass(eq=False)
 class _Families(Collector):
-    """Metrics that were counted elsewhere."""
+    """Metrics that another process counted."""
 
     families: list[Metric]
 
@@ -111,7 +110,7 @@ class _Families(Collector):
 
 
 def merged(expositions: Iterable[str]) -> str:
-    """The metrics of several processes as those of one: sums, and of when something began the earliest."""
+    """Merge the metrics of several processes: sums, and the earliest start time."""
     values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     families: dict[str, Metric] = {}
     for text in expositions:
@@ -132,12 +131,12 @@ def merged(expositions: Iterable[str]) -> str:
 
 
 def without_gauges(exposition: str) -> str:
-    """What stays true of a process that has ended."""
+    """The metrics that remain true after a process has ended."""
     return _Families([f for f in text_string_to_metric_families(exposition) if f.type != "gauge"]).text()
 
 
 def own_tracer() -> Tracer | None:
-    """A tracer for the receiver's own spans, or None: off unless OpenTelemetry's variables name an endpoint."""
+    """A tracer for the receiver's own spans, or None if OpenTelemetry's variables name no endpoint."""
     named = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if off or not any(os.environ.get(name) for name in named):
@@ -153,13 +152,13 @@ def own_tracer() -> Tracer | None:
 
 
 class OwnSpans:
-    """One span for each request, if there is an endpoint to send them to."""
+    """One span per request, if an endpoint is set."""
 
     def __init__(self) -> None:
         self.tracer = own_tracer()
 
     def record(self, name: str, started_ns: int, attributes: dict[str, str | int]) -> None:
-        """A request that ends now."""
+        """Record a request that ends now."""
         if self.tracer is None:
             return
         span = self.tracer.start_span(name, kind=SpanKind.SERVER, start_time=started_ns)

@@ -1,4 +1,4 @@
-"""What arrived in a stretch of time: which segments of the journal hold it, and whether the lake has it."""
+"""What arrived in a period: which journal segments hold it, and whether the lake has it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ingest.storage.catalog import RAW
 from ingest.storage.known import HASH
 
 BATCH = 4096
-SLACK_NS = 600_000_000_000  # a request arrives before it is written, and clocks are put right
+SLACK_NS = 600_000_000_000  # a request arrives before it is written, and clocks are corrected
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """Counts of one stretch of time: requests and different rows that the receiver said yes to, and how many of
-    these rows the lake has."""
+    """Counts of one period: requests and distinct rows that the receiver acknowledged, and how many of these rows
+    the lake has."""
 
     requests: int
     acknowledged: int
@@ -28,8 +28,8 @@ class Arrived:
 
 
 def segments(directory: Path, from_ns: int, to_ns: int) -> list[Path]:
-    """The segments that may hold what arrived from a time on and before another. A segment's name says when it was
-    begun; one that is sealed was last written to when it was over."""
+    """The segments that may hold requests from a period. A segment's name gives its start; a sealed segment was last
+    written at its end."""
     return [
         path
         for path in journal.segments(directory)
@@ -45,7 +45,7 @@ def _over(path: Path) -> int:
 
 
 def count(root: Path, from_ns: int, to_ns: int) -> Arrived:
-    """Counts what arrived then, request by request, by other means than ingest reads it: a check of its own."""
+    """Count a period's requests and rows one by one, without the code that ingest uses: an independent check."""
     requests = 0
     said: dict[str, list[np.ndarray]] = {name: [np.empty(0, HASH)] for name in RAW}
     for path in segments(root / "journal", from_ns, to_ns):

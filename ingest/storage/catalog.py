@@ -1,9 +1,9 @@
-"""Which raw parts a lake consists of, and how far its journal was read: one file, replaced as a whole.
+"""Which raw parts a lake consists of, and how far its journal was read: one file, replaced atomically.
 
-``raw/catalog.json`` is the only commit of every writer: parts are written and synced first, then the catalog
-that lists them replaces the old one. A killed writer leaves parts that nobody lists; readers do not see them,
-and the next writer settles them. Rows and the memory of what was read change together, so neither is ahead.
-Deleting the file is safe: the parts are found again, and the journal is read again, which adds nothing.
+``raw/catalog.json`` is the only commit of every writer. Parts are written and synced first; then a new catalog that
+lists them replaces the old one. A killed writer leaves parts that no catalog lists: readers do not see them, and the
+next writer settles them. Rows and the read positions change together. Deleting the file is safe: the parts are found
+again, and the journal is read again, which adds nothing.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ ROW_GROUP = 8192  # rows
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file, perhaps encrypted, its path relative to the lake. ``digest`` is the sum of its row hashes
-    (two sums of 64 bits, in hex), so that the digests of sets of parts can be compared however rows are divided."""
+    """One Parquet file, plain or encrypted, its path relative to the lake. ``digest`` is the sum of its row hashes
+    (two sums of 64 bits, in hex), so that digests of sets of parts compare independently of how rows are divided."""
 
     path: str
     rows: int
@@ -50,8 +50,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Read:
-    """How far a segment was read: ``end`` in bytes; ``check`` is the identity of what lies before, ``unreadable``
-    how many requests in it could not be understood."""
+    """How far a segment was read: ``end`` in bytes, ``check`` as the identity of the bytes before it, and
+    ``unreadable``, the number of requests that could not be understood."""
 
     end: int
     check: str
@@ -60,8 +60,8 @@ class Read:
 
 @dataclass
 class Catalog:
-    """The parts of each raw table; how far each segment of the journal was read, by its name without suffix;
-    and files that were replaced and may be removed when nobody reads them any more."""
+    """The parts of each raw table, the read position of each journal segment by its name without suffix, and
+    replaced files that are removed once nobody reads them."""
 
     parts: dict[str, list[Part]] = field(default_factory=lambda: {name: [] for name in RAW})
     journal: dict[str, Read] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def digest_sum(digests: Iterable[str]) -> str:
 
 
 def digest_of(hashes: np.ndarray) -> str:
-    """The digest of rows by their hashes (``S16``)."""
+    """The digest of rows, from their hashes (``S16``)."""
     high, low = hashes.view(np.uint64).reshape(-1, 2).sum(axis=0, dtype=np.uint64).tolist()
     return f"{high:016x}{low:016x}"
 
@@ -94,7 +94,7 @@ def digest_of(hashes: np.ndarray) -> str:
 
 
 def read(root: Path) -> Catalog | None:
-    """The catalog as it was last committed; None where there is none. Raises ``UserError`` for a broken one."""
+    """The last committed catalog, or None. Raises ``UserError`` for a broken file."""
     try:
         told = json.loads((root / FILE).read_text())
         return Catalog(
@@ -117,20 +117,20 @@ def parts(root: Path, name: str) -> list[Path]:
 
 
 def hashes(root: Path, catalog: Catalog, name: str) -> Known:
-    """The hashes of all rows of a raw table that ever came, dropped ones among them (``ingest.storage.vault``)."""
+    """The hashes of all rows that a raw table ever had, dropped ones included (``ingest.storage.vault``)."""
     files = (encrypted.open_part(root, root / p.path) for p in catalog.parts[name])
     return Known.of([*kept.hashes(root, name), *(file.read(["row_hash"])["row_hash"] for file in files)])
 
 
 def with_dropped(root: Path, digest: dict[str, str]) -> dict[str, str]:
-    """A digest of raw tables with that of the rows that were dropped after tables were made of them."""
+    """A digest of raw tables combined with that of the rows dropped after tables were built from them."""
     dropped = kept.digest(root)
     return {name: digest_sum([d, dropped.get(name, "0" * 32)]) for name, d in digest.items()}
 
 
 @contextmanager
 def reading(root: Path) -> Iterator[None]:
-    """While this is held, no part that the catalog lists now is removed."""
+    """A context in which no part that the catalog lists now is removed."""
     (root / "raw").mkdir(exist_ok=True)
     with (root / "raw" / ".reading").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -141,8 +141,8 @@ def reading(root: Path) -> Iterator[None]:
 
 
 def load(root: Path, from_ns: int = 0) -> Catalog:
-    """The catalog, after what a killed writer left was settled: rows in unlisted parts that the lake does not
-    have are kept, unless they arrived before ``from_ns``."""
+    """Load the catalog and settle what a killed writer left: rows in unlisted parts that the lake lacks are added,
+    unless they arrived before ``from_ns``."""
     known = read(root)
     catalog = known or Catalog()
     if leave_dropped(root, catalog):
@@ -161,7 +161,7 @@ def load(root: Path, from_ns: int = 0) -> Catalog:
 
 
 def leave_dropped(root: Path, catalog: Catalog) -> bool:
-    """Lists no part any more whose rows were dropped; whether there was one."""
+    """Remove parts whose rows were dropped from the catalog; return whether there was one."""
     gone = kept.dropped_parts(root)
     found = {name: [p for p in catalog.parts[name] if p.path in gone] for name in RAW}
     for name, old in found.items():
@@ -170,7 +170,7 @@ def leave_dropped(root: Path, catalog: Catalog) -> bool:
 
 
 def replace(catalog: Catalog, name: str, old: list[Part], new: list[Part]) -> None:
-    """Lists new parts in the place of old ones."""
+    """List new parts in place of old ones."""
     catalog.parts[name] = [p for p in catalog.parts[name] if p not in old] + new
     catalog.replaced += [p.path for p in old]
 
@@ -194,12 +194,12 @@ def _settle(root: Path, catalog: Catalog, name: str, loose: list[Path], from_ns:
 
 
 def save(root: Path, catalog: Catalog) -> None:
-    """Commits: from here on this is what the lake holds, also after a power cut."""
+    """Commit: from here on the lake holds this, also after a power loss."""
     write_json(root / FILE, asdict(catalog))
 
 
 def remove_replaced(root: Path, catalog: Catalog) -> None:
-    """Removes the files that were replaced, unless somebody may be reading them: then a later writer does."""
+    """Remove replaced files, unless somebody may be reading them; a later writer removes those."""
     if not catalog.replaced:
         return
     with (root / "raw" / ".reading").open("a") as file:
@@ -213,7 +213,7 @@ def remove_replaced(root: Path, catalog: Catalog) -> None:
 
 
 def write(root: Path, name: str, table: pa.Table, encrypt: bool = False) -> list[Part]:
-    """Writes rows as parts, one for each hour of arrival, and syncs them; the catalog does not list them yet."""
+    """Write rows as parts, one per hour of arrival, and sync them; the catalog does not list them yet."""
     if not encrypt:
         drafting = Drafting(root, name)
         drafting.add(table)
@@ -231,8 +231,8 @@ def write(root: Path, name: str, table: pa.Table, encrypt: bool = False) -> list
 
 @dataclass(frozen=True)
 class Draft:
-    """A part that is written under a name that nobody reads; what a killed writer leaves is removed. ``bytes`` are
-    those of its rows in memory."""
+    """A part under a name that nobody reads; a killed writer's drafts are removed. ``bytes`` counts its rows in
+    memory."""
 
     path: Path
     hashes: np.ndarray
@@ -244,15 +244,14 @@ class Draft:
 
 
 class Drafting:
-    """Writes rows of a table as parts to be, one for each hour of arrival, a row group at a time: no more of them is
-    in memory. Needs no lock."""
+    """Writes rows of a table as drafts, one per hour of arrival, one row group in memory at a time. Needs no lock."""
 
     def __init__(self, root: Path, name: str) -> None:
         self._root, self._name = root, name
         self._open: dict[int, _Open] = {}
 
     def add(self, table: pa.Table) -> None:
-        """Takes rows."""
+        """Add rows."""
         for hour, rows in _by_hour(table):
             if hour not in self._open:
                 path = new_path(self._root, self._name, hour).with_suffix(".tmp")
@@ -260,14 +259,14 @@ class Drafting:
             self._open[hour].add(rows)
 
     def finish(self) -> list[Draft]:
-        """The parts, oldest hour first; what comes later goes into others."""
+        """The finished drafts, oldest hour first; later rows go into new ones."""
         found, self._open = self._open, {}
         return [found[hour].finish() for hour in sorted(found)]
 
 
 @dataclass
 class _Open:
-    """A part that is being written, and what of it waits for a row group to be whole."""
+    """A part being written, and its rows that wait for a full row group."""
 
     path: Path
     writer: pq.ParquetWriter
@@ -300,7 +299,7 @@ class _Open:
 
 
 def publish(root: Path, draft: Draft) -> Part:
-    """Makes a draft a part, on the disk, named after those that were named before."""
+    """Make a draft a part on disk, named after the parts published before."""
     sync_path(draft.path)
     path = part_path(draft.path.parent)
     os.replace(draft.path, path)
@@ -316,7 +315,7 @@ def _by_hour(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 
 
 def write_file(path: Path, data: Any) -> None:
-    """Writes bytes to a file, as a whole and durably."""
+    """Write a file atomically and durably."""
     aside = path.with_suffix(".tmp")
     with aside.open("wb") as file:
         file.write(data)
@@ -326,7 +325,7 @@ def write_file(path: Path, data: Any) -> None:
 
 
 def new_path(root: Path, name: str, hour: int) -> Path:
-    """A name for a new part in the folder of its hour (since 1970); the folder is made."""
+    """A name for a new part in the folder of its hour (since 1970); the folder is created."""
     folder = root / "raw" / name / time.strftime("hour=%Y-%m-%dT%H", time.gmtime(hour * 3600))
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
@@ -341,13 +340,13 @@ def part_path(folder: Path) -> Path:
 
 
 def sync(file: Any) -> None:
-    """Brings a file's bytes to the disk."""
+    """Sync a file's bytes to disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces a file by a value as JSON, as a whole and durably."""
+    """Replace a file by a JSON value, atomically and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
     with aside.open("w") as file:

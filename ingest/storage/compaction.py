@@ -1,9 +1,8 @@
-"""Small raw parts become large ones: sorted, so that a query for a time or a trace reads little, and committed
-at once, so that a reader sees the old parts or the new ones.
+"""Merge small raw parts into large sorted ones in one commit, so that a query for a time or a trace reads little.
 
-Rows are sorted by their trace's first start, trace, start: row groups cover short spans of time, a trace lies
-in one piece, and Bloom filters say which row groups have it. Only parts of one hour of arrival are merged.
-Encrypted parts are left as they are: sorting spills to the disk, where nothing of theirs may be in the clear.
+Rows are sorted by the first start of their trace, then trace, then start. Row groups then cover short periods, a
+trace lies in one piece, and Bloom filters show which row groups contain it. Only parts of the same hour of arrival
+are merged. Encrypted parts stay as they are, because sorting spills to disk.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from ingest.storage import encrypted
 from ingest.storage.catalog import RAW, ROW_GROUP, Catalog, Part
 from ingest.storage.known import as_array
 
-PART_BYTES = 256 << 20  # of a large part; those below half of it are merged
-LEVEL = 3  # of zstd: zstd's usual one, for what is kept
+PART_BYTES = 256 << 20  # target size of a part; parts below half of it are merged
+LEVEL = 3  # zstd's default level, for data that is kept
 MEMORY = "1GB"  # DuckDB sorts larger hours on the disk
 ASIDE = "compacting"
 START = {"spans": "start_ns", "log_records": "time_ns"}
@@ -37,8 +36,7 @@ START = {"spans": "start_ns", "log_records": "time_ns"}
 
 @dataclass(frozen=True)
 class Compacted:
-    """What became of one raw table: files and bytes before and after. ``rows`` did not change, nor did
-    ``encrypted`` parts."""
+    """Files and bytes of one raw table before and after. ``rows`` and ``encrypted`` parts did not change."""
 
     table: str
     rows: int
@@ -50,7 +48,7 @@ class Compacted:
 
 
 def compact(root: Path, catalog: Catalog, part_bytes: int = PART_BYTES) -> list[Compacted]:
-    """Merges the small parts of every hour and commits; the caller holds the lake's lock."""
+    """Merge the small parts of every hour and commit; the caller holds the lake's lock."""
     before = {name: (len(catalog.parts[name]), size(root, catalog.parts[name])) for name in RAW}
     with sorter(root) as db:
         for name in RAW:
@@ -78,7 +76,7 @@ def _small(root: Path, parts: list[Part], most: int) -> list[list[Part]]:
 
 
 def merge(db: duckdb.DuckDBPyConnection, root: Path, name: str, parts: list[Part], part_bytes: int) -> list[Part]:
-    """New parts with the rows of these, not committed yet. Raises ``RuntimeError`` if the rows are not the same."""
+    """New parts with the rows of these, not committed yet. Raises ``RuntimeError`` if the rows differ."""
     new = write_sorted(db, root, name, parts, "", part_bytes)
     same = [(sum(p.rows for p in s), catalogs.digest_sum(p.digest for p in s)) for s in (parts, new)]
     if same[0] != same[1]:
@@ -93,7 +91,7 @@ def size(root: Path, parts: list[Part]) -> int:
 
 @contextmanager
 def sorter(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that keeps to ``MEMORY`` and spills into the lake."""
+    """A connection limited to ``MEMORY`` that spills into the lake."""
     aside = root / ASIDE
     shutil.rmtree(aside, ignore_errors=True)  # of a killed one
     with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(aside), "threads": 2}) as db:
@@ -126,7 +124,7 @@ def write_sorted(
 def _write_part(
     root: Path, folder: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], part_bytes: int
 ) -> Part | None:
-    """One part from the next batches, or None when there are no more."""
+    """Write one part from the next batches; None at the end."""
     first = next(batches, None)
     if first is None:
         return None

@@ -1,5 +1,7 @@
-"""Raw parts that only the lake's key opens: 12 bytes nonce, then AES-256-GCM over a Parquet file, with its path in
-the lake as associated data, so that parts cannot be exchanged. Their names end in ``.parquet.enc``."""
+"""Raw parts that only the lake's key opens: a 12-byte nonce, then AES-256-GCM over a Parquet file.
+
+The path in the lake is associated data, so that parts cannot be exchanged. The names end in ``.parquet.enc``.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,17 @@ _NONCE = 12
 
 
 def is_encrypted(part: Path | str) -> bool:
-    """Whether a part is, by its name."""
+    """Whether a part is encrypted, by its name."""
     return str(part).endswith(SUFFIX)
 
 
 def is_part(path: Path) -> bool:
-    """Whether a file is a raw part, encrypted or not, by its name."""
+    """Whether a file is a raw part, encrypted or plain, by its name."""
     return path.name.endswith((".parquet", ".parquet" + SUFFIX))
 
 
 def open_part(root: Path, part: Path) -> pq.ParquetFile:
-    """A raw part, decrypted in memory if need be. Raises ``UserError`` where the key is another."""
+    """A raw part, decrypted in memory if necessary. Raises ``UserError`` if the key is a different one."""
     if not is_encrypted(part):
         return pq.ParquetFile(part)
     data = part.read_bytes()
@@ -44,7 +46,7 @@ def open_part(root: Path, part: Path) -> pq.ParquetFile:
 
 
 def sealed(root: Path, target: Path, plain: bytes) -> bytes:
-    """What to write to ``target`` so that ``open_part`` finds this Parquet file there."""
+    """The bytes to write to ``target`` so that ``open_part`` reads this Parquet file there."""
     nonce = secrets.token_bytes(_NONCE)
     return nonce + _cipher(root).encrypt(nonce, plain, _label(root, target))
 

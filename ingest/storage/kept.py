@@ -1,11 +1,11 @@
-"""Normalised rows that outlive their raw rows: what was made of them before they were dropped.
+"""Normalised rows that outlive their raw rows: built before the raw rows were dropped.
 
-kept/hashes-TABLE-*.parquet   which raw rows were dropped, and when they arrived; they stay when what was kept expires
-kept/now-*/                   the normalised rows, the privacy report, and ``dropped.json``; the newest counts
+kept/hashes-TABLE-*.parquet which raw rows were dropped and when they arrived; stays when the kept rows expire
+kept/now-*/ the normalised rows, the privacy report, and ``dropped.json``; the newest one counts
 
-A ``now-*`` directory is renamed into place as a whole: that commits a drop, and it names the raw parts that are gone
-with it. A conversation of which more comes later is told anew if what comes repeats all of it, as agents' histories
-do; surrogates are the same, so that can be seen. Else what comes is a conversation of its own, ``ID/later``.
+A ``now-*`` directory is renamed into place as a whole. This commits a drop and names the raw parts that are gone
+with it. If later rows of a kept conversation repeat all of it, as agents' histories do, it is rebuilt from them;
+equal surrogates show the repetition. Otherwise the later rows become a conversation of their own, ``ID/later``.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ def dropped_parts(root: Path) -> set[str]:
 
 
 def digest(root: Path) -> dict[str, str]:
-    """The digest of the dropped rows of each raw table, by which what is kept counts (``ingest.storage.catalog``)."""
+    """The digest of each raw table's dropped rows, which decides whether kept rows count
+    (``ingest.storage.catalog``)."""
     return dict(_dropped(root)["digest"])
 
 
 def hash_files(root: Path, name: str) -> list[Path]:
-    """Which rows of a raw table were dropped: Parquet files with the columns ``KEYS``."""
+    """The dropped rows of a raw table, as Parquet files with the columns ``KEYS``."""
     return sorted((root / "kept").glob(f"hashes-{name}-*.parquet"))
 
 
@@ -62,8 +63,8 @@ def hashes(root: Path, name: str) -> list[pa.ChunkedArray]:
 
 
 def freeze(root: Path, keys: Mapping[str, pa.Table], parts: Sequence[str], digest: Mapping[str, str]) -> None:
-    """Keeps the normalised rows and the report as they are now; ``keys`` tell of the raw rows in ``parts``, which
-    are gone with it, ``digest`` of all that ever were dropped."""
+    """Keep the normalised rows and the report as they are now. ``keys`` describes the raw rows in ``parts``, which
+    are gone with it; ``digest`` covers all rows ever dropped."""
     aside = _aside(root)
     for name, table in keys.items():
         _write(table, root / "kept" / f"hashes-{name}-{time.time_ns():020d}.parquet")
@@ -74,8 +75,8 @@ def freeze(root: Path, keys: Mapping[str, pa.Table], parts: Sequence[str], diges
 
 
 def expire(root: Path, conversations: Sequence[str], before_ns: int, digest: Mapping[str, str]) -> int:
-    """Drops what was kept of these conversations, and judgements of nothing that are older; returns how many of the
-    conversations were kept here. ``digest`` is that of the rows that remain."""
+    """Drop the kept rows of these conversations, and older judgements without one; return how many of the conversations
+    were kept here. ``digest`` covers the rows that remain."""
     now = _now(root)
     facts = pq.read_table(now / "conversation_facts.parquet") if now else None
     gone = pa.array(conversations, pa.string())
@@ -139,7 +140,7 @@ def read(root: Path, name: str) -> list[tuple[Any, ...]]:
 
 
 def with_kept(root: Path, made: Rows) -> Rows:
-    """New rows and kept ones as one; every list's first column is the conversation's id, but the messages'."""
+    """New and kept rows combined. The first column of every list is the conversation id, except for messages."""
     old: Rows = {name: read(root, name) for name in made}
     if not old["conversation_facts"]:
         return made
@@ -149,7 +150,7 @@ def with_kept(root: Path, made: Rows) -> Rows:
         name = conversation_id
         while name in before and not said[: len(before[name])] == before[name]:
             if set(said) <= set(before[name]):
-                name = ""  # it says nothing new
+                name = ""  # a repetition
                 break
             name += "/later"
         renamed[conversation_id] = name
@@ -160,7 +161,7 @@ def with_kept(root: Path, made: Rows) -> Rows:
         if name == "message_bodies":
             out[name] = list({row[0]: row for row in (*old[name], *rows)}.values())
             continue
-        if name == "evaluations":  # a judgement stays, whatever becomes of its conversation
+        if name == "evaluations":  # judgements stay even if their conversation goes
             new = [(row[0] or told_by.get(row[6]), *row[1:]) for row in rows]
             out[name] = list(dict.fromkeys([*old[name], *((renamed.get(r[0]) or r[0], *r[1:]) for r in new)]))
             continue
@@ -177,7 +178,7 @@ def _messages(rows: Rows) -> dict[str, list[str]]:
 
 
 def with_kept_report(root: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """A privacy report with the counts of what was kept added; surrogates that occur in both count twice."""
+    """A privacy report with the counts of kept rows added; surrogates that occur in both count twice."""
     now = _now(root)
     return _sum(json.loads((now / REPORT).read_text()), report) if now else report
 
@@ -191,6 +192,6 @@ def _sum(a: Any, b: Any) -> Any:
 
 
 def add_counts(root: Path, counts: dict[str, int]) -> None:
-    """Adds the kept spans to the counts by dialect."""
+    """Add the kept spans to the counts by dialect."""
     for dialect, spans in read(root, "dialects"):
         counts[dialect] = counts.get(dialect, 0) + spans

@@ -1,4 +1,4 @@
-"""A set of row hashes that takes 16 bytes a row, where a Python set takes a hundred."""
+"""A set of row hashes with 16 bytes per row, where a Python set needs a hundred."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-HASH = np.dtype("S16")  # bytes; comparing ignores zeros at the end, which tells nothing apart at equal length
+HASH = np.dtype("S16")  # bytes; comparison ignores trailing zeros, which does not matter at equal length
 
 
 def as_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Row hashes as ``S16``, without a Python object each."""
+    """Row hashes as ``S16``, without one Python object per row."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     whole = whole.cast(pa.binary(16))
     if not len(whole):
@@ -20,15 +20,15 @@ def as_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 class Known:
-    """Sorted runs; a run is merged into the one before it when it is no longer much smaller, so a row is moved
-    some log(rows) times at most."""
+    """Sorted runs. A run is merged into the previous one when it is no longer much smaller, so a row moves about
+    log(rows) times at most."""
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
     @classmethod
     def of(cls, columns: Iterable[pa.ChunkedArray]) -> Known:
-        """All the hashes in these columns."""
+        """All hashes in these columns."""
         known = cls()
         arrays = [as_array(column) for column in columns]
         if arrays:
@@ -39,8 +39,7 @@ class Known:
         return sum(map(len, self._runs))
 
     def add(self, hashes: np.ndarray) -> np.ndarray:
-        """Adds hashes (``S16``); returns the positions, ascending, of those that were not known. Of equal ones
-        only the first is new."""
+        """Add hashes (``S16``); return the ascending positions of the new ones. Of equal ones only the first is new."""
         batch, first = np.unique(hashes, return_index=True)
         new = np.ones(len(batch), bool)
         for run in self._runs:

@@ -1,5 +1,6 @@
-"""Rows land in the raw tables: what the lake has is left out, the rest is committed part by part, together
-with how far the journal was read. Processes that help write the rows aside, and only the hashes come back."""
+"""Rows land in the raw tables. Known rows are left out; the rest is committed part by part, together with the read
+position in the journal. Worker processes write rows to drafts and return only hashes.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +26,15 @@ from ingest.storage.catalog import RAW, Catalog, Draft, Read
 from ingest.storage.known import Known, as_array
 
 EDGE = 64 << 10
-BATCH_BYTES = 4 << 20  # of requests that are decoded at once: little enough to stay near the processor
+BATCH_BYTES = 4 << 20  # of requests decoded at once: small enough for the processor's cache
 PART_BYTES = 128 << 20  # of rows in memory
-PARALLEL_FROM = 96 << 20  # bytes of the journal; the processes take a second or two to start
-MIN_PIECE = 16 << 20  # bytes of a segment that is read by several
+PARALLEL_FROM = 96 << 20  # bytes of journal; below this the start of processes (1 to 2 s) does not pay
+MIN_PIECE = 16 << 20  # smallest piece, in bytes, of a segment that several processes read
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows by table's name, in Arrow or written already, and what was counted while they were read
-    (``otlp.Rows``)."""
+    """Rows by table name, in Arrow or written already, and the counts of their reading (``otlp.Rows``)."""
 
     tables: dict[str, pa.Table]
     rejected: int
@@ -54,8 +54,8 @@ class Batch:
 
 
 class RawWriter:
-    """Collects new rows and writes them when they are many. Rows of the journal that arrived before ``from_ns``
-    have expired (``ingest.upkeep.retention``) and do not land again; they are counted."""
+    """Collects new rows and writes them when there are many. Journal rows that arrived before ``from_ns`` have expired
+    (``ingest.upkeep.retention``); they do not land again and are counted."""
 
     ROWS, BYTES = 100_000, PART_BYTES
 
@@ -68,18 +68,18 @@ class RawWriter:
         self._known: dict[str, Known] = {}
 
     def add(self, batch: Batch) -> dict[str, int]:
-        """Takes rows; returns how many of each table are new."""
+        """Add rows; return the number of new rows per table."""
         new = {name: self._take(name, table) for name, table in batch.tables.items()}
         for name, found in batch.drafts.items():
             new[name] = sum(self._take_draft(name, draft) for draft in found)
         return new
 
     def reached(self, segment: str, how_far: Read) -> None:
-        """Everything of a segment up to there has been added; remembered when those rows are committed."""
+        """All rows of a segment up to this position have been added; recorded when they are committed."""
         self._marks[segment] = how_far
 
     def flush_if_full(self) -> None:
-        """Commits when the rows are many or large."""
+        """Commit if the rows are many or large."""
         if self._rows >= self.ROWS or self._bytes >= self.BYTES:
             self.flush()
 
@@ -105,8 +105,8 @@ class RawWriter:
         return len(kept)
 
     def _new(self, name: str, hashes: np.ndarray, arrived_at_ns: np.ndarray) -> np.ndarray:
-        """The positions of rows that the lake does not have and that have not expired."""
-        if name not in self._known:  # only now: most often there is nothing new
+        """The positions of rows that the lake lacks and that have not expired."""
+        if name not in self._known:  # loaded late: most often there is nothing new
             self._known[name] = catalogs.hashes(self.root, self.catalog, name)
         new = self._known[name].add(hashes)
         kept: np.ndarray = new[arrived_at_ns[new] >= self.from_ns]
@@ -123,7 +123,7 @@ class RawWriter:
             self._pending[name] = []
 
     def flush(self) -> None:
-        """Commits what was added and how far the journal was read."""
+        """Commit the added rows and the read positions of the journal."""
         if not self._rows and not self._marks:
             return
         for name in RAW:
@@ -137,8 +137,8 @@ class RawWriter:
 
 
 def identity(path: Path, end: int) -> str:
-    """What tells the first ``end`` bytes of a segment from others' (xxh3-128 of their edges; every record in
-    between has a checksum of its own). "" if the file is shorter."""
+    """The identity of a segment's first ``end`` bytes: xxh3-128 of their edges (each record has a checksum of its own).
+    Empty if the file is shorter."""
     with journal.open_segment(path) as file:
         head = file.read(min(EDGE, end))
         file.seek(max(0, end - EDGE))
@@ -148,12 +148,12 @@ def identity(path: Path, end: int) -> str:
 
 
 def start_of(path: Path, known: Read | None) -> int:
-    """Where to go on reading a segment: behind what was read, if that is what it still begins with."""
+    """Where to continue reading a segment: after what was read, if the segment still begins with it."""
     return known.end if known and known.check == identity(path, known.end) else 0
 
 
 def is_read(path: Path, known: Read | None) -> bool:
-    """Whether nothing in a segment is unread; a segment that cannot be looked at is not."""
+    """Whether a segment has nothing unread; False if it cannot be examined."""
     try:
         with journal.open_segment(path) as file:
             size = file.seek(0, os.SEEK_END)
@@ -163,7 +163,7 @@ def is_read(path: Path, known: Read | None) -> bool:
 
 
 def prune(catalog: Catalog, segments: list[Path]) -> None:
-    """Forgets segments that are gone."""
+    """Forget segments that no longer exist."""
     there = {path.stem for path in segments}
     catalog.journal = {name: r for name, r in catalog.journal.items() if name in there}
 
@@ -171,8 +171,8 @@ def prune(catalog: Catalog, segments: list[Path]) -> None:
 def read_segment(
     path: Path, known: Read | None, start: int | None = None, until: int | None = None
 ) -> Iterator[tuple[Batch, Read]]:
-    """The unread rows of a segment, or those of the records between two places, in batches, each with how far it
-    reaches. Raises ``BadFile``."""
+    """Yield the unread rows of a segment, or of the records between two positions, in batches, each with the
+    position it reaches. Raises ``BadFile``."""
     try:
         start = start_of(path, known) if start is None else start
         unreadable = known.unreadable if known and start else 0
@@ -187,7 +187,7 @@ def read_segment(
 def draft_segment(
     root: Path, path: Path, known: Read | None, start: int | None = None, until: int | None = None
 ) -> list[tuple[Batch, Read]]:
-    """The same with the rows written aside, as parts of the size that ``RawWriter`` would give them."""
+    """The same with the rows written to drafts, in parts of the size that ``RawWriter`` would write."""
     out: list[tuple[Batch, Read]] = []
     aside = _Aside(root)
     how_far = Read(0, "")
@@ -200,7 +200,7 @@ def draft_segment(
 
 
 class _Aside:
-    """Batches that become one, its rows written aside."""
+    """Merges batches into one whose rows are in drafts."""
 
     def __init__(self, root: Path) -> None:
         self.batches = self.bytes = 0
@@ -241,8 +241,8 @@ Drafted = Future[list[tuple[Batch, Read]]]
 
 
 class Reader:
-    """Reads segments in their order: in this process, or a few ahead of what is asked for in several. Each of the last
-    ones is read by all of these, so that none waits for another at the end."""
+    """Reads segments in order, in this process or ahead in several. All processes share the last ones, so that none is
+    idle at the end."""
 
     def __init__(
         self, root: Path, segments: Segments, processes: Processes | None, pieces: dict[Path, int] | None = None
@@ -252,7 +252,7 @@ class Reader:
         self._asked: dict[Path, list[tuple[Drafted, int | None]]] = {}
 
     def read(self, path: Path, known: Read | None) -> Iterator[tuple[Batch, Read]]:
-        """``read_segment``, the rows perhaps written already."""
+        """``read_segment``, possibly with rows in drafts."""
         if self._processes is None:
             yield from read_segment(path, known)
             return
@@ -261,14 +261,14 @@ class Reader:
                 self._asked[later[0]] = self._ask(self._processes, *later)
         if path in self._asked:
             yield from _told(self._asked.pop(path))
-        else:  # there was nothing new in it then, but now there is
+        else:  # it has grown since
             yield from read_segment(path, known)
 
     def _ask(self, processes: Processes, path: Path, known: Read | None) -> list[tuple[Drafted, int | None]]:
-        """Has a segment read: the parts of it, each with where it should end (None: wherever the segment does)."""
+        """Start the reading of a segment: its pieces, each with its expected end (None: the end of the segment)."""
         cuts: list[int] = []
         if path in self._pieces:
-            with suppress(OSError, journal.NoSegment):  # which reading it will tell
+            with suppress(OSError, journal.NoSegment):  # reading it reports the error
                 cuts = journal.cuts(path, start_of(path, known), self._pieces[path])
         edges = [None, *cuts, None]
         return [
@@ -278,7 +278,7 @@ class Reader:
 
 
 def _told(pieces: list[tuple[Drafted, int | None]]) -> Iterator[tuple[Batch, Read]]:
-    """What the pieces of a segment hold, up to where one of them is damaged: what lies behind is not read then."""
+    """The rows of a segment's pieces up to the first damaged one; the rest is not read now."""
     unreadable, is_damaged = 0, False
     for piece, until in pieces:
         if is_damaged:
@@ -302,7 +302,7 @@ def _remove(piece: Drafted) -> None:
 
 @contextmanager
 def reading(root: Path, segments: Segments) -> Iterator[Reader]:
-    """A reader of some segments, each with how far it was read."""
+    """A reader of segments, each with its read position."""
     count = os.cpu_count() or 1
     unread = {path: unread_bytes(path, known) for path, known in segments}
     if count == 1 or sum(unread.values()) < PARALLEL_FROM:
@@ -314,7 +314,7 @@ def reading(root: Path, segments: Segments) -> Iterator[Reader]:
 
 
 def unread_bytes(path: Path, known: Read | None) -> int:
-    """How many bytes of a segment are new, or 0 if that cannot be told."""
+    """The number of unread bytes of a segment; 0 if unknown."""
     try:
         with journal.open_segment(path) as file:
             return file.seek(0, os.SEEK_END) - (known.end if known else 0)

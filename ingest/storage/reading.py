@@ -1,4 +1,4 @@
-"""Rows of the tables as the records that the other rooms use."""
+"""Rows of the tables as the records that other rooms use."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_transitions(db: duckdb.DuckDBPyConnection) -> list[Transition]:
 
 
 def _arguments(text: str | None) -> dict[str, Any]:
-    """The call's arguments; what is no object (invalid JSON, free text) is kept under ``input``."""
+    """The call's arguments; a value that is no object (invalid JSON, free text) is kept under ``input``."""
     value = orjson.loads(text) if text else None
     if value is None:
         return {}

@@ -1,9 +1,9 @@
-"""What becomes of the originals once tables are made: raw parts and journal segments kept, encrypted or dropped.
+"""What happens to the originals after tables were built: raw parts and journal segments kept, encrypted or dropped.
 
-Encrypted parts (``encrypted``) take the plain ones' place in the catalog; tables are made of them like of plain
-ones, with the key. Dropped, the rows' hashes stay (a repeat still adds nothing) and so do the normalised rows
-(``kept``). In both cases sealed journal segments that were read to their end go: the raw parts have, or had,
-all that was in them.
+Encrypted parts (``encrypted``) replace the plain ones in the catalog; tables are built from them with the key. For
+dropped parts, the hashes of the rows stay (a repetition still adds nothing) and so do the normalised rows
+(``kept``). In both cases sealed journal segments that were fully read are removed, because the raw parts had all
+their rows.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def read_table(root: Path, name: str, empty: pa.Table) -> pa.Table:
 
 
 def put_away(root: Path, catalog: Catalog, mode: str) -> None:
-    """Does with the originals what the lake's settings say, after tables were made of all of them. The rows that
-    the catalog and ``ingest.storage.kept`` have together stay the same. The caller holds the lake's lock."""
+    """Apply the lake's settings to the originals, after tables were built from all of them. The rows that the
+    catalog and ``ingest.storage.kept`` have together stay the same. The caller holds the lake's lock."""
     if mode == "keep":
         return
     if mode == "encrypt":
@@ -54,8 +54,8 @@ def _encrypt(root: Path, catalog: Catalog) -> None:
 
 
 def _drop(root: Path, catalog: Catalog) -> None:
-    """What is kept counts first, and says which parts it was made of: from there on those parts are gone, whoever
-    is killed."""
+    """Commit the kept rows first, with the parts they came from; from then on those parts are gone, even after a
+    kill."""
     keys = {}
     for name in RAW:
         if parts := catalog.parts[name]:
@@ -67,7 +67,7 @@ def _drop(root: Path, catalog: Catalog) -> None:
 
 
 def _drop_segments(root: Path, catalog: Catalog) -> None:
-    """Segments of which something could not be understood stay."""
+    """Segments with requests that could not be understood stay."""
     gone = []
     for path in journal.segments(root / "journal", sealed_only=True):
         known = catalog.journal.get(path.stem)

@@ -1,7 +1,7 @@
-"""What a new mapping would change: the raw rows are normalised once more, beside the tables, and compared.
+"""Show what a new mapping changes: normalise the raw rows again, beside the tables, and compare.
 
-A conversation is compared by what the other rooms read of it (``ASPECTS``). Which columns an aspect has is the
-intersection of both sides, since an older version may have had fewer.
+Conversations are compared by what other rooms read of them (``ASPECTS``). The columns of an aspect are those that both
+sides have, since an older version may have had fewer.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ ASPECTS: dict[str, tuple[str, tuple[str, ...], str]] = {  # aspect: table, colum
 
 @dataclass
 class Changes:
-    """A renormalisation. ``mapping_before`` and ``mapping_after`` are mapping versions; ``rows_changed`` says
-    that the raw rows are not those that the tables were made of, ``privacy_changed`` that the privacy settings or
-    the key are not, so that not every change is the mapping's.
+    """The result of a renormalisation.
 
-    ``by_dialect`` has, for each dialect (several of one conversation joined by +), the numbers of
-    conversations: same, added, removed, changed, and of the changed ones each aspect's. ``examples`` are dicts:
-    conversation_id, dialect, kind, and for a changed one its aspects with what was before and is now.
+    ``mapping_before`` and ``mapping_after`` are mapping versions. ``rows_changed`` says that the raw rows differ from
+    those of the present tables, ``privacy_changed`` that the privacy settings or the key differ; then not every change
+    comes from the mapping.
+
+    ``by_dialect`` has, for each dialect (several of one conversation joined by +), the numbers of conversations:
+    same, added, removed, changed, and for changed ones the number per aspect. ``examples`` are dicts:
+    conversation_id, dialect, kind, and for a changed one its aspects with the values before and now.
     """
 
     mapping_before: int
@@ -62,9 +64,8 @@ class Changes:
 
 
 def renormalise(root: Path, state: dict[str, Any], apply: bool) -> Changes:
-    """Makes the tables anew beside the present ones and compares; with ``apply`` they take their place.
-    ``state`` names what they are made of; the caller holds the lake's lock. Raises ``UserError`` if there is
-    nothing to compare with."""
+    """Build the tables beside the present ones and compare; with ``apply`` they replace them. ``state`` describes their
+    inputs; the caller holds the lake's lock. Raises ``UserError`` if there are no tables to compare with."""
     try:
         before = json.loads((root / STATE).read_text())["of"]
     except (OSError, ValueError, KeyError):
@@ -88,7 +89,7 @@ def renormalise(root: Path, state: dict[str, Any], apply: bool) -> Changes:
 
 
 def _take_place(root: Path, aside: Path) -> None:
-    (root / STATE).unlink()  # a kill in between leaves tables that the next reader makes again
+    (root / STATE).unlink()  # after a kill here the next reader rebuilds the tables
     for path in sorted([*aside.glob("*/*.parquet"), aside / "tables" / kept.REPORT]):
         os.replace(path, root / path.relative_to(aside))
 
@@ -172,7 +173,7 @@ def _examples(db: duckdb.DuckDBPyConnection, kind: str) -> list[dict[str, Any]]:
 
 
 def _difference(db: duckdb.DuckDBPyConnection, aspect: str, conversation_id: str) -> dict[str, Any]:
-    """How many rows there were and are, and the first pair that differs (its place, before, now)."""
+    """The numbers of rows before and now, and the first pair that differs (position, before, now)."""
     table, _, order = ASPECTS[aspect]
     columns = _columns(db, aspect)
     sides = [

@@ -1,10 +1,9 @@
-"""Raw rows that arrived long ago are dropped, with the journal's segments that held them; what one conversation
-needs is kept as long as any of it.
+"""Drop raw rows that arrived long ago, and the journal segments that held them; conversations go as a whole.
 
-A row is kept while it is young, or while it belongs to a trace of a conversation of which anything is young.
-Conversations that share a trace are kept together. Rows that were dropped stay dropped: the manifest says since
-when rows count (``rows_from_ns``), so reading an old segment again does not bring them back. What was kept of rows
-that were dropped after tables were made of them (``ingest.storage.kept``) expires by when those arrived.
+A row stays while it is young, or while it belongs to a trace of a conversation with a young row. Conversations that
+share a trace stay together. Dropped rows stay dropped: the manifest holds the time since which rows count
+(``rows_from_ns``), so reading an old segment again does not restore them. Rows that were kept after their raw rows
+were dropped (``ingest.storage.kept``) expire by the arrival of their raw rows.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ _UNTRACED = "replace({}.trace_id, '0', '') = ''"
 
 @dataclass
 class Retained:
-    """What expired, or would: rows of each raw table (``of`` so many), and about how many bytes of theirs;
-    conversations that go, and those that are older in part but kept whole; sealed segments of the journal."""
+    """What expired, or would: rows of each raw table (``of`` this many) and about how many bytes; conversations that
+    go, and older ones that are kept whole; sealed journal segments."""
 
     before_ns: int
     dry_run: bool
@@ -48,8 +47,8 @@ class Retained:
 
 
 def retain(root: Path, catalog: Catalog, before_ns: int, dry_run: bool) -> Retained:
-    """Drops what arrived before a time (ns since 1970) and commits. The tables must be up to date; the caller
-    holds the lake's lock and makes them again."""
+    """Drop rows that arrived before a time (ns since 1970) and commit. The tables must be current; the caller holds the
+    lake's lock and rebuilds them afterwards."""
     done = Retained(before_ns, dry_run, of={name: catalog.rows(name) for name in RAW})
     old = _old_segments(root, catalog, done)
     with compaction.sorter(root) as db:
@@ -72,7 +71,7 @@ def retain(root: Path, catalog: Catalog, before_ns: int, dry_run: bool) -> Retai
 
 
 def _commit(root: Path, catalog: Catalog, before_ns: int, old: list[Path]) -> None:
-    """First since when rows count, then the rows, then the segments: killed in between, the next one goes on."""
+    """Commit the time first, then the rows, then the segments; after a kill the next run continues."""
     manifest = json.loads((root / MANIFEST).read_text())
     manifest["rows_from_ns"] = max(before_ns, manifest.get("rows_from_ns", 0))
     catalogs.write_json(root / MANIFEST, manifest)
@@ -95,7 +94,7 @@ def _old_segments(root: Path, catalog: Catalog, done: Retained) -> list[Path]:
 
 
 def _keep(db: duckdb.DuckDBPyConnection, before_ns: int) -> None:
-    """Makes ``kept`` (traces) and ``kept_loose`` (hashes of evaluations without a trace) that must stay."""
+    """Create ``kept`` (traces) and ``kept_loose`` (hashes of evaluations without a trace) that must stay."""
     no_trace = _UNTRACED.format("l") + " AND " + _UNTRACED.format("e")
     db.execute(f"""
         CREATE TABLE arrived AS
@@ -139,7 +138,7 @@ def _stays(before_ns: int) -> str:
 
 
 def _conversations(db: duckdb.DuckDBPyConnection, before_ns: int) -> tuple[int, int]:
-    """How many conversations go, and how many are kept although some of their rows are old."""
+    """How many conversations go, and how many stay although some of their rows are old."""
     gone, whole = db.execute("""
         SELECT count(*) FILTER (kept_traces = 0), count(*) FILTER (kept_traces > 0 AND old_rows)
         FROM (
@@ -156,7 +155,7 @@ def _conversations(db: duckdb.DuckDBPyConnection, before_ns: int) -> tuple[int, 
 def _dropped(
     db: duckdb.DuckDBPyConnection, root: Path, name: str, parts: list[Part], before_ns: int
 ) -> dict[Part, int]:
-    """How many rows of each part go; parts that lose none are left out."""
+    """The number of dropped rows per part; parts that lose none are left out."""
     counts: dict[str, int] = defaultdict(int)
     if plain := [p for p in parts if not encrypted.is_encrypted(p.path)]:
         found = f"read_parquet({compaction.listed(root, plain)}, filename=true)"
@@ -180,7 +179,7 @@ def _staying(db: duckdb.DuckDBPyConnection, keys: pa.Table, before_ns: int) -> l
 
 
 def _rewrite(db: duckdb.DuckDBPyConnection, root: Path, name: str, part: Part, before_ns: int) -> list[Part]:
-    """The rest of a part as a new one; of an encrypted one nothing is on the disk in the clear."""
+    """The rest of a part as a new part; of an encrypted one nothing is written in plain text."""
     if not encrypted.is_encrypted(part.path):
         return compaction.write_sorted(db, root, name, [part], f"WHERE {_stays(before_ns)}")
     table = encrypted.open_part(root, root / part.path).read()

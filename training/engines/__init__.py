@@ -58,6 +58,11 @@ class Engine(Protocol):
         """Forget an adapter. Requests that already run keep it."""
         ...
 
+    def clear_cache(self) -> None:
+        """Forget stored prefixes, so that the next answers follow from the next requests alone, to the last digit
+        where the engine can promise that (transformers; vLLM's own batches vary in it)."""
+        ...
+
     async def close(self) -> None:
         """Stop; waiting requests fail."""
         ...

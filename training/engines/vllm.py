@@ -135,6 +135,9 @@ class VllmEngine:
     def unload_adapter(self, name: str) -> None:
         self._background.wait(self._unload(name))
 
+    def clear_cache(self) -> None:
+        """Nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
+
     async def close(self) -> None:
         await asyncio.to_thread(self._stop)
 

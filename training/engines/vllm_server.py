@@ -81,6 +81,9 @@ class VllmServer:
     def unload_adapter(self, name: str) -> None:
         self._background.wait(self._unload(name))
 
+    def clear_cache(self) -> None:
+        """Nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
+
     async def close(self) -> None:
         """Unload what was loaded here; the server goes on."""
         for name in list(self._names):

@@ -1,4 +1,4 @@
-"""A supervised fit: an adapter trained on rows for a given time, the best of it kept."""
+"""A supervised fit: an adapter trained on rows for a given number of tokens, the best of it kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.learning.batch import Row, epochs
+from training.learning.deadline import Stop, never
 from training.learning.learner import Learner, LearnerSettings, save_state
 from training.models.base import Base
 from training.models.lora import LoraSettings
@@ -30,8 +31,8 @@ class FitSettings(BaseModel):
         ),
         description="How the adapter is optimised.",
     )
-    seconds: float = Field(240.0, gt=0, description="Time for training (evaluation not counted).")
-    max_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if time is left.")
+    max_tokens: int = Field(3_000_000, gt=0, description="Tokens to train on, prompts included, padding not.")
+    max_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if tokens are left.")
     step_tokens: int = Field(2048, ge=64, description="Padded tokens a step; many small steps beat few large ones.")
     evaluations: int = Field(6, ge=1, description="How many times the held-out loss is measured; the best is kept.")
 
@@ -45,11 +46,14 @@ def fit_sft(
     seed: int = 0,
     start: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+    stop: Stop = never,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float]]]:
     """Train an adapter on `rows`; the weights with the lowest held-out loss win.
 
-    Returns (weights, peft configuration, history). With `checkpoint` a killed fit goes on where its last evaluation
-    was. Raises ValueError without rows.
+    Returns (weights, peft configuration, history). The budget is counted in tokens: `seconds` in the history only
+    reports. With `checkpoint` a killed fit goes on where its last evaluation was. Where `stop` says so between two
+    steps, the fit ends with what it has: `unfinished(history)` then says how far it came, and `checkpoint` stays, so
+    that a later call goes on from that step. Raises ValueError without rows.
     """
     if not rows:
         raise ValueError("nothing to fit: no training rows")
@@ -57,26 +61,39 @@ def fit_sft(
     clock = {"seconds": 0.0, "tokens": 0.0, "evaluated": 0.0}
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"loss": math.inf, "weights": None}
+    running: list[float] = []
     if checkpoint is not None and checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=False)
         learner.restore(state["learner"])
-        clock, history, best = state["clock"], state["history"], state["best"]
-    budget = settings.max_epochs * sum(len(r.ids) for r in rows)
-    running: list[float] = []
+        clock, history, best, running = state["clock"], state["history"], state["best"], state["running"]
+    budget = min(settings.max_tokens, settings.max_epochs * sum(len(r.ids) for r in rows))
+
+    def save() -> None:
+        if checkpoint is not None:
+            found = {"clock": clock, "history": history, "best": best, "running": running}
+            save_state({"learner": learner.state(), **found}, checkpoint)
+
+    def evaluate(done: float) -> None:
+        nonlocal best
+        mean = sum(running) / max(1, len(running))
+        loss = learner.evaluate(held_out) if held_out else mean
+        history.append({"step": learner.step, "held_out": loss, "loss": mean, "done": min(1.0, done), **clock})
+        running.clear()
+        if loss < best["loss"]:
+            best = {"loss": loss, "weights": learner.weights()[0]}
+
     for group in epochs(rows, settings.step_tokens, seed, start=learner.step):
-        done = max(clock["seconds"] / settings.seconds, clock["tokens"] / budget)
+        done = clock["tokens"] / budget
         if done >= (clock["evaluated"] + 1) / settings.evaluations or (done >= 1 and not history):
             clock["evaluated"] = math.floor(min(done, 1.0) * settings.evaluations + 1e-9)
-            loss = learner.evaluate(held_out) if held_out else sum(running) / max(1, len(running))
-            mean = sum(running) / max(1, len(running))
-            history.append({"step": learner.step, "held_out": loss, "loss": mean, **clock})
-            running.clear()
-            if loss < best["loss"]:
-                best = {"loss": loss, "weights": learner.weights()[0]}
-            if checkpoint is not None:
-                save_state({"learner": learner.state(), "clock": clock, "history": history, "best": best}, checkpoint)
+            evaluate(done)
+            save()
         if done >= 1:
             break
+        if stop():
+            save()  # before the look below, which an uninterrupted run would not take
+            evaluate(done)
+            return best["weights"], learner.weights()[1], history
         began = time.monotonic()
         metrics = learner.sft_step(group, done)
         clock["seconds"] += time.monotonic() - began
@@ -87,6 +104,12 @@ def fit_sft(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return best["weights"], learner.weights()[1], history
+
+
+def unfinished(history: Sequence[dict[str, float]]) -> str | None:
+    """What a manifest says of a fit that was stopped before its budget was spent; None of a whole one."""
+    done = history[-1]["done"]
+    return None if done >= 1 else f"stopped after {int(history[-1]['step'])} steps, {done:.0%} of the budget"
 
 
 def split_latest(items: Sequence[T], share: float) -> tuple[list[T], list[T]]:

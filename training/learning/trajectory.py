@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.environment import Observation, Start
@@ -14,6 +15,8 @@ from training.learning.batch import Row
 class Trajectory:
     """An episode as it was lived: the messages, and the ids with which of them the agent wrote.
 
+    `ids`, `trained` and `logprobs` are the row that grows now. Where a chat template rewrites earlier turns, a new row
+    begins and the old one goes to `closed`; each sampled token is learned in the row in which it was sampled.
     `ended` is left (the user had no more to say), turns, tokens, or error. `reward` is None until somebody scores it;
     a trajectory that could not be scored stays None, never zero.
     """
@@ -24,6 +27,7 @@ class Trajectory:
     ids: list[int] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    closed: list[Row] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     adapter: str | None = None
     ended: str = ""
@@ -43,7 +47,28 @@ class Trajectory:
         made_up = sum(o.provenance in ("generated", "abstained") for o in self.observations)
         return made_up / max(1, len(self.observations))
 
+    def rows(self, advantage: float) -> list[Row]:
+        """All rows that hold a sampled token, in order. Each token of the episode carries the same advantage."""
+        closed = [replace(row, advantage=advantage) for row in self.closed]
+        return [*closed, *([self._open(advantage)] if any(self.trained) else [])]
+
     def row(self, advantage: float) -> Row:
+        """The only row. Raises ValueError where there are several."""
+        if self.closed:
+            raise ValueError(f"this episode has {len(self.closed) + 1} rows; use rows()")
+        return self._open(advantage)
+
+    def begin_row(self, ids: Sequence[int]) -> None:
+        """Close the row that grows and begin another one with a prompt."""
+        if any(self.trained):
+            self.closed.append(self._open(1.0))
+        self.ids, self.trained, self.logprobs = list(ids), [False] * len(ids), []
+
+    def sampled_tokens(self) -> int:
+        """How many ids of the episode the agent wrote."""
+        return sum(self.trained) + sum(row.learned for row in self.closed)
+
+    def _open(self, advantage: float) -> Row:
         return Row(tuple(self.ids), tuple(self.trained), advantage, tuple(self.logprobs))
 
 

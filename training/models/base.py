@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ingest.errors import UserError
-from training.models.chat import ChatFormat, CompactFormat, TemplateFormat
+from training.models.chat import ChatFormat, CompactFormat
+from training.models.template import ChatSettings
+from training.models.template_checks import checked_format
 
 SHIPPED = {"rehearsal-tiny": Path(__file__).parents[1] / "tiny" / "rehearsal-tiny"}
 
@@ -32,14 +34,29 @@ def base_path(name: str) -> str:
     return str(SHIPPED.get(name, name))
 
 
-def load_format(name: str = "rehearsal-tiny", show_tools: bool = True) -> ChatFormat:
-    """The chat format of a base, without its weights. Raises UserError where there is no such base."""
+def load_format(
+    name: str = "rehearsal-tiny", show_tools: bool = True, settings: ChatSettings | None = None
+) -> ChatFormat:
+    """The chat format of a base, without its weights.
+
+    Raises UserError where there is no such base, or where its chat template cannot be learned from (with the reason).
+    """
     tokenizer = _load(AutoTokenizer, name)
     if tokenizer.convert_tokens_to_ids("<|call|>") not in (None, tokenizer.unk_token_id):
         return CompactFormat(tokenizer, show_tools=show_tools)
     if not tokenizer.chat_template:
         raise UserError(f"base model {name!r} has no chat template; choose an instruction-tuned model")
-    return TemplateFormat(tokenizer)
+    try:
+        return checked_format(tokenizer, _generation_config(name), settings, show_tools)
+    except UserError as error:
+        raise UserError(f"base model {name!r} cannot be used: {error}") from error
+
+
+def _generation_config(name: str) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(base_path(name))
+    except OSError:  # a base without generation_config.json: its tokenizer says where turns end
+        return None
 
 
 def load_base(name: str = "rehearsal-tiny", show_tools: bool = True, dtype: torch.dtype | None = None) -> Base:

@@ -14,7 +14,8 @@ import numpy as np
 from ingest.errors import UserError
 from ingest.records import Conversation
 from training.learning.batch import Row
-from training.learning.fits import FitSettings, fit_sft, split_latest
+from training.learning.deadline import Stop, never
+from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
 from training.models.base import Base
 from training.models.chat import ChatFormat
 from training.models.lora import save_weights
@@ -45,6 +46,7 @@ def fit_clone(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+    stop: Stop = never,
 ) -> dict[str, Any]:
     """Clone the agent of `conversations` (oldest first) into the peft directory `out`; returns its manifest."""
     train, held_out = split_latest(conversations, 0.05)
@@ -59,6 +61,7 @@ def fit_clone(
         checkpoint,
         seed,
         on_progress=on_progress,
+        stop=stop,
     )
     manifest = {
         "role": "policy",
@@ -66,6 +69,7 @@ def fit_clone(
         "rows": len(rows),
         "mean_tokens": float(np.mean([len(r.ids) for r in rows])),
         "history": history,
+        "partial": unfinished(history),
         "show_system": show_system,
     }
     save_weights(weights, config, out, manifest)

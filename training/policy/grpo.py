@@ -23,6 +23,7 @@ from ingest.errors import UserError
 from ingest.records import Scenario
 from training.judging.ruler import Judgement, advantages
 from training.learning.batch import Row
+from training.learning.deadline import Stop, never
 from training.learning.learner import Learner, LearnerSettings, save_state
 from training.learning.losses import GrpoSettings
 from training.learning.trajectory import Trajectory, seed_of
@@ -38,8 +39,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(40, ge=1, description="Optimizer steps at most.")
-    seconds: float | None = Field(450, description="Stop after this wall-clock time even if steps are left.")
+    steps: int = Field(16, ge=1, description="Optimizer steps.")
     groups: int = Field(16, ge=1, description="Scenarios a step.")
     group_size: int = Field(8, ge=2, description="Episodes a scenario.")
     temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
@@ -95,13 +95,21 @@ class Grpo:
         self.seconds = 0.0
         self._baseline: list[Trajectory] | None = None
 
-    async def train(self, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None) -> dict[str, Any]:
-        """Train, write the best adapter to `out`, and return its manifest."""
+    async def train(
+        self, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None, stop: Stop = never
+    ) -> dict[str, Any]:
+        """Train, write the best adapter to `out`, and return its manifest.
+
+        Where `stop` says so between two steps, the best adapter so far is written and the manifest's `partial` says
+        after how many steps; the state stays on disk, so that a later call goes on to the result of a whole run.
+        """
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
         self.practice.load_adapter("clone", self.clone)
         self._publish()
-        while self.learner.step < self.settings.steps and not self._out_of_time():
+        while self.learner.step < self.settings.steps:
+            if self.learner.step and stop():
+                return await self._finish_early()
             began = time.monotonic()
             step = await self._practise(self.learner.step)
             if step.rows:
@@ -111,8 +119,7 @@ class Grpo:
                 self.learner.step += 1
             self._publish()
             metrics = {"step": self.learner.step, **step.metrics, **learned}
-            last = self.learner.step == self.settings.steps or self._out_of_time(time.monotonic() - began)
-            if self.held_out and (last or self.learner.step % self.settings.evaluate_every == 0):
+            if self.held_out and self._due():
                 metrics["held_out_gain"] = await self._look_at_candidate()
             self.seconds += time.monotonic() - began
             self.history.append({**metrics, "alarms": alarms(metrics), "seconds": round(self.seconds, 2)})
@@ -160,8 +167,8 @@ class Grpo:
                 trajectory.extra["advantage"] = advantage
                 share = trajectory.provenance().get("abstained", 0) / max(1, len(trajectory.observations))
                 weight = advantage * (1 - share)
-                if weight and any(trajectory.trained):
-                    rows.append(trajectory.row(weight))
+                if weight:
+                    rows += trajectory.rows(weight)
         return rows, dropped
 
     # ----- choosing
@@ -196,12 +203,12 @@ class Grpo:
         self.practice.unload_adapter(f"policy@{self.learner.step - 1}")
 
     def _done(self) -> float:
-        """How much of the run is over (0 to 1), by steps or by time, whichever is further: what the rate falls with."""
-        by_time = self.seconds / self.settings.seconds if self.settings.seconds else 0.0
-        return min(1.0, max(self.learner.step / self.settings.steps, by_time))
+        """How much of the run is over (0 to 1): what the rate falls with."""
+        return self.learner.step / self.settings.steps
 
-    def _out_of_time(self, more: float = 0.0) -> bool:
-        return self.settings.seconds is not None and self.seconds + more >= self.settings.seconds
+    def _due(self) -> bool:
+        """Whether the adapter of this step meets the held-out scenarios."""
+        return self.learner.step == self.settings.steps or self.learner.step % self.settings.evaluate_every == 0
 
     @property
     def _state_path(self) -> Path:
@@ -219,7 +226,15 @@ class Grpo:
             self.learner.restore(state["learner"])
             self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
 
-    def _finish(self) -> dict[str, Any]:
+    async def _finish_early(self) -> dict[str, Any]:
+        """A run that was told to stop. It looks at its last adapter once more, which a whole run would not do: the
+        state on disk does not know of that look.
+        """
+        if self.held_out and not self._due():
+            await self._look_at_candidate()
+        return self._finish(f"stopped after {self.learner.step} of {self.settings.steps} steps")
+
+    def _finish(self, partial: str | None = None) -> dict[str, Any]:
         if not self.held_out:
             self.best = {**self.best, "step": self.learner.step, "weights": self.learner.weights()[0]}
         manifest = {
@@ -230,12 +245,14 @@ class Grpo:
             "held_out_gain": self.best["gain"],
             "held_out_difference": self.best["difference"],
             "steps": self.learner.step,
+            "partial": partial,
             "seconds": round(self.seconds, 1),
             "history": self.history,
             "settings": self.settings.model_dump(),
         }
         save_weights(self.best["weights"], self.learner.weights()[1], self.out, manifest)
-        self._state_path.unlink(missing_ok=True)
+        if partial is None:
+            self._state_path.unlink(missing_ok=True)
         return manifest
 
 

@@ -78,7 +78,11 @@ class Practising(Protocol):
 
 @dataclass
 class Practice(Practising):
-    """`chat` is how the policy reads and writes; `show_system` whether it is shown the system prompt."""
+    """`chat` is how the policy reads and writes; `show_system` whether it is shown the system prompt.
+
+    Each call starts from an empty cache (the engine's, and whatever `forget` forgets), so that what it gives follows
+    from its arguments alone: a resumed run reaches the digits of a whole one.
+    """
 
     engine: Engine
     chat: ChatFormat
@@ -88,6 +92,7 @@ class Practice(Practising):
     temperature: float = 1.0
     show_system: bool = False
     min_p: float = 0.0
+    forget: Callable[[], None] = lambda: None
 
     def load_adapter(self, name: str, path: Path) -> None:
         self.engine.load_adapter(name, path)
@@ -103,6 +108,7 @@ class Practice(Practising):
         adapter: str,
         on_done: Callable[[int], None] = lambda count: None,
     ) -> list[list[Trajectory | Exception]]:
+        self._start_afresh()
         runs = []
         for scenario, seed in zip(scenarios, seeds, strict=True):
             world = self.worlds.world(scenario, seed=seed)
@@ -113,7 +119,12 @@ class Practice(Practising):
         return [done[k : k + size] for k in range(0, len(done), size)]
 
     async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
+        self._start_afresh()
         return await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
+
+    def _start_afresh(self) -> None:
+        self.engine.clear_cache()
+        self.forget()
 
     def _run(self, world: World, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
         return lambda: rollout(

@@ -62,18 +62,22 @@ async def rollout(
         sampling = Sampling(room, temperature, chat.stop_ids, seed_of(seed, turn), min_p)
         sample = await engine.sample(trajectory.ids, adapter=adapter, sampling=sampling)
         _append(trajectory, sample.ids, sample.logprobs)
-        said = chat.parse(sample.ids)
+        said = chat.parse(sample.ids, start.tools)
         if not sample.stopped:
-            said = AssistantTurn(said.text, (), "the turn was cut off at the token limit")
-        if not await _act(trajectory, chat, episode, said):
+            cut = "the turn was cut off at the token limit"
+            said = AssistantTurn(said.text, (), cut, said.reasoning)
+        if not await _act(trajectory, chat, episode, said, sample.stopped):
             return trajectory
     trajectory.ended = "turns"
     return trajectory
 
 
-async def _act(trajectory: Trajectory, chat: ChatFormat, episode: Episode, said: AssistantTurn) -> bool:
+async def _act(
+    trajectory: Trajectory, chat: ChatFormat, episode: Episode, said: AssistantTurn, stopped: bool
+) -> bool:
     """Do what the turn says and append what comes back. False when the episode is over."""
-    calls = [replace(c, call_id=f"call_{len(trajectory.messages)}_{k}") for k, c in enumerate(said.calls)]
+    at = len(trajectory.messages)
+    calls = [replace(c, call_id=c.call_id or f"call_{at}_{k}") for k, c in enumerate(said.calls)]
     trajectory.messages.append(replace(said, calls=tuple(calls)).message())
     if said.malformed:
         trajectory.malformed += 1
@@ -91,8 +95,13 @@ async def _act(trajectory: Trajectory, chat: ChatFormat, episode: Episode, said:
             trajectory.ended = "left"
             return False
         back = [{"role": "user", "content": answer}]
+    tools = trajectory.start.tools
+    added = chat.extend(back, after=trajectory.messages, tools=tools, stopped=stopped)
     trajectory.messages += back
-    _append(trajectory, chat.extend(back))
+    if added is None:
+        trajectory.begin_row(chat.prompt(trajectory.messages, tools))
+    else:
+        _append(trajectory, added)
     return True
 
 

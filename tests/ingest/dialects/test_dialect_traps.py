@@ -72,7 +72,7 @@ def test_one_bad_message_or_part_costs_only_itself(recover: Recover) -> None:
 @pytest.mark.parametrize("part", [
     {"type": "blob", "mime_type": "image/png", "data": "aGk="}, {"type": "uri", "uri": "s3://b/x.png"},
     {"type": "file", "modality": "image", "file_id": "f1"}, {"type": "compaction", "content": "short"},
-    {"type": "server_tool_call", "name": "web", "server_tool_call": {"type": "search"}}, {"type": "new", "x": 1},
+    {"type": "new", "x": 1},
 ])  # fmt: skip
 def test_parts_of_older_drafts_and_unknown_ones_survive(part: dict[str, Any], recover: Recover, lake: Lake) -> None:
     """3: Phoenix drops blobs and URIs without a modality."""

@@ -165,7 +165,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing(base: Base, 
 
 # ----- a whole fit
 
-BY_TOKENS = FitSettings(learner=SMALL, seconds=1e6, max_epochs=6, step_tokens=300, evaluations=4)
+BY_TOKENS = FitSettings(learner=SMALL, max_tokens=10**9, max_epochs=6, step_tokens=300, evaluations=4)
 
 
 def fitted(base: Base, rows: list[Row], held_out: list[Row], **more: Any) -> Any:

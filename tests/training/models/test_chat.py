@@ -4,8 +4,10 @@ import random
 
 import pytest
 
-from training.models.chat import CompactFormat, TemplateFormat
+from training.models.call_syntax import SYNTAXES
+from training.models.chat import CompactFormat
 from training.models.roles import transcript
+from training.models.template import TemplateFormat
 from training.tiny.pretraining.talk import Talk
 from training.tiny.pretraining.tokenizer import train_tokenizer
 
@@ -95,7 +97,7 @@ CHATML = (
 def test_any_chat_template_keeps_prefixes_and_reads_hermes_calls(tokenizer):
     other = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
     other.chat_template = CHATML
-    chat = TemplateFormat(other)
+    chat = TemplateFormat(other, syntax=SYNTAXES[0])
     whole, trained = chat.example(CONVERSATION)
     prompt = chat.prompt(CONVERSATION[:2])
     assert whole[: len(prompt)] == prompt and trained[len(prompt)]

@@ -58,7 +58,7 @@ def clone(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An agent that paints red about as often as blue."""
     out = tmp_path_factory.mktemp("clone") / "clone"
     fit = FitSettings(
-        learner=LEARNER.model_copy(update={"learning_rate": 3e-3}), seconds=1e6, max_epochs=14, step_tokens=400
+        learner=LEARNER.model_copy(update={"learning_rate": 3e-3}), max_tokens=10**9, max_epochs=14, step_tokens=400
     )
     fit_clone(base, conversations(24), out, fit, show_system=False)
     return out
@@ -280,10 +280,17 @@ def test_answers_that_production_does_not_support_teach_nothing(base: Base, clon
     assert metrics["rows"] < other["rows"] and moved
 
 
-def test_time_that_is_up_ends_the_run_with_a_last_look(base: Base, clone: Path, tmp_path: Path) -> None:
-    run = grpo(base, clone, tmp_path / "p", seconds=1e-3, held_out=2)
-    manifest = asyncio.run(run.train())
-    assert manifest["steps"] == 1 and "held_out_gain" in manifest["history"][-1]
+def test_a_run_that_is_stopped_is_partial_and_goes_on_to_the_whole_run_s_end(
+    base: Base, clone: Path, tmp_path: Path
+) -> None:
+    changed = {"held_out": 2, "steps": 3, "evaluate_every": 3}
+    whole = asyncio.run(grpo(base, clone, tmp_path / "whole", **changed).train())
+    stopped = asyncio.run(grpo(base, clone, tmp_path / "p", **changed).train(stop=lambda: True))
+    assert (stopped["steps"], stopped["partial"], whole["partial"]) == (1, "stopped after 1 of 3 steps", None)
+    again = asyncio.run(grpo(base, clone, tmp_path / "p", **changed).train())
+    assert again["partial"] is None and untimed(again["history"]) == untimed(whole["history"])
+    one, other = read_adapter(tmp_path / "whole")[0], read_adapter(tmp_path / "p")[0]
+    assert all(torch.equal(one[k], other[k]) for k in one)
 
 
 def test_too_few_scenarios_are_told_at_once(base: Base, clone: Path, tmp_path: Path) -> None:

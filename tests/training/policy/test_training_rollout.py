@@ -18,6 +18,7 @@ from training.learning.learner import Learner, LearnerSettings
 from training.learning.losses import GrpoSettings
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
+from training.models.chat import CompactFormat
 from training.models.lora import LoraSettings
 from training.policy.clone import policy_rows
 from training.policy.rollout import Limits, gather, rollout
@@ -100,7 +101,7 @@ def replayed(base: Base, trajectory: Trajectory) -> tuple[list[int], list[bool]]
         back = messages[1:]
         until = next((k for k, m in enumerate(back) if m["role"] == "assistant"), len(back))
         if back[:until]:
-            new = base.format.extend(back[:until])
+            new = base.format.extend(back[:until], stopped=sampled[-1] in base.format.stop_ids) or []
             ids, marks = [*ids, *new], [*marks, *[False] * len(new)]
         messages = back[until:]
     return ids, marks
@@ -201,6 +202,30 @@ def test_a_turn_that_is_cut_off_is_no_call(base: Base) -> None:
     assert not wall.painted and trajectory.malformed == 1 and trajectory.ended == "turns"
     assert "cut off" in trajectory.messages[2]["content"]
     assert sum(trajectory.trained) == len(long) - 1 + len(said(base, "hi"))
+    cut = trajectory.trained.index(True) + len(long) - 1  # closed before anything else follows, and not learned
+    assert trajectory.ids[cut] == base.format.stop_ids[0] and not trajectory.trained[cut]
+
+
+class Forgetful(CompactFormat):
+    """Writes every earlier turn anew, as templates do that drop earlier reasoning."""
+
+    def extend(self, *_: Any, **__: Any) -> None:  # type: ignore[override]
+        return None
+
+
+def test_where_the_template_rewrites_earlier_turns_a_new_row_begins(base: Base) -> None:
+    chat = Forgetful(base.format.tokenizer, show_tools=False)  # type: ignore[attr-defined]
+    turns = [said(base, "", RED), said(base, "done red")]
+    engine = Scripted(base, turns)
+    run = rollout(engine, chat, Wall(), start(), adapter=None)  # type: ignore[arg-type]
+    trajectory = asyncio.run(run)
+    rows = trajectory.rows(0.5)
+    assert [[i for i, t in zip(r.ids, r.trained, strict=True) if t] for r in rows] == turns
+    assert [r.ids[: -len(turn)] for r, turn in zip(rows, turns, strict=True)] == [asked for asked, _ in engine.asked]
+    assert {r.advantage for r in rows} == {0.5} and trajectory.sampled_tokens() == sum(map(len, turns))
+    assert [len(r.logprobs) for r in rows] == list(map(len, turns))
+    with pytest.raises(ValueError, match="2 rows"):
+        trajectory.row(1.0)
 
 
 def test_episodes_end_at_their_turns_and_their_tokens(base: Base) -> None:

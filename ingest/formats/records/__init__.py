@@ -1,0 +1,1 @@
+"""Conversations that come without telemetry, in the forms that people have them in (``formats.trajectories`` asks)."""

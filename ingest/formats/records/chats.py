@@ -1,0 +1,235 @@
+"""Records that hold a conversation, in the forms that people have them in: datasets to train on, files of batch and
+fine-tuning APIs, logged requests and responses, exports. ``message_lists`` reads the messages.
+
+A record is known by its keys. Every other form of a conversation is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ingest.formats.records import message_lists
+from ingest.formats.records.outcomes import KEYS, Outcome, outcomes_of
+from ingest.formats.records.tagged import untagged
+from ingest.formats.records.trajectory import Trajectory, time_of
+
+BatchRequests = Callable[[str], dict[str, Any] | None]
+# Where the messages of a conversation lie; ``input`` is the Responses API's and may be a text.
+MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns", "traj", "trajectory",
+            "history", "contents", "messages_and_choices", "prompt", "input")  # fmt: skip
+IDS = ("conversation_id", "trajectory_id", "thread_id", "session_id", "sessionId", "chat_id", "id", "custom_id", "uuid")
+_AGENTS, _MODELS = ("agent", "agent_name"), ("model", "model_name")
+_SYSTEM = ("system", "system_prompt", "instructions", "systemInstruction", "system_instruction")
+_TOOLS = ("tools", "functions", "tool_definitions", "toolConfig", "available_tools")
+_ANSWERS = ("completion", "completions", "response", "output", "responses")
+_PAIRS = (("request", "response"), ("request_body", "response_body"), ("input", "output"), ("body", "response"))
+_TEXT_PAIRS = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("question", "answer"))
+_OWN = {*MESSAGES, *IDS, *_AGENTS, *_MODELS, *_SYSTEM, *_TOOLS, *_ANSWERS, *KEYS} - {"feedback", "reward_info"}
+
+
+def trajectories_of(value: Any, batch_requests: BatchRequests | None = None) -> list[Trajectory] | None:
+    """The conversations of a record, or of a bare list of messages; None for what is neither."""
+    if isinstance(value, list):
+        return [_listed(value)] if message_lists.is_conversation(value) else None
+    if not isinstance(value, dict):
+        return None
+    return _batch(value, batch_requests) or _preference(value) or _plain(value)
+
+
+def without_time(message: Any) -> Any:
+    """A message without when it was written, which is the span's."""
+    return {k: v for k, v in message.items() if k != "timestamp"} if isinstance(message, dict) else message
+
+
+def _listed(items: list[Any]) -> Trajectory:
+    return _split(message_lists.read(message_lists.listed(items) or []), None)
+
+
+def _split(messages: list[Any], tools: Any) -> Trajectory:
+    """The last message is what the model said in the end, if it is the model's."""
+    messages, tools = untagged(messages, tools)
+    answered = bool(messages) and message_lists.role_of(messages[-1]) == "assistant"
+    return Trajectory(messages[:-1] if answered else messages, messages[-1:] if answered else [], tools=tools)
+
+
+def _first(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((record[k] for k in keys if record.get(k) not in (None, "", [], {})), None)
+
+
+# ------------------------------------------------------------------------------------------- one conversation
+
+
+def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
+    """A conversation and what answers it, a logged request with its response, a response alone, or two texts."""
+    for asked, answered in _PAIRS:
+        request, response = _object(record.get(asked)), _object(record.get(answered))
+        if request is not None and response is not None and (told := _prompt(request)) is not None:
+            answer = _answer(response)
+            return [_with_facts(answer, told, {**response, **request, **record})] if answer else None
+    told = _prompt(record)
+    if told is not None:
+        answer = next((a for k in _ANSWERS if (a := _answer(record.get(k))) is not None), None)
+        return [_with_facts(answer, told, record)]
+    if (answer := _answer(record)) is not None:
+        return [_with_facts(answer, Trajectory([], []), record)]
+    return _texts(record)
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    value = message_lists.from_text(value) if isinstance(value, str) else value
+    return value if isinstance(value, dict) else None
+
+
+def _prompt(record: dict[str, Any]) -> Trajectory | None:
+    """The messages of a record or a request, with its system prompt and tools."""
+    tools = _first(record, _TOOLS)
+    for key in MESSAGES:
+        items = message_lists.listed(record.get(key))
+        if items is not None:
+            return replace(_split(message_lists.read(items), tools), system=_first(record, _SYSTEM))
+    if isinstance(record.get("input"), str) and "model" in record:  # Responses API
+        asked = [{"role": "user", "content": record["input"]}]
+        return Trajectory(asked, [], system=_first(record, _SYSTEM), tools=tools)
+    return None
+
+
+def _answer(value: Any) -> Trajectory | None:
+    """What a model answered: a response of OpenAI's chat or Responses API, of Anthropic's or Gemini's, or messages."""
+    if isinstance(value, str | list):
+        items = message_lists.listed(value)
+        return Trajectory([], message_lists.read(items)) if items else None
+    if not isinstance(value, dict):
+        return None
+    said = next((found for k in ("choices", "candidates", "output") if (found := _said(value.get(k)))), None)
+    is_message = value.get("role") == "assistant" and ("content" in value or "tool_calls" in value)
+    if said is None and is_message:
+        said = [{k: value[k] for k in ("role", "content", "tool_calls", "refusal") if k in value}]
+    if said is None:
+        return None
+    response_id = value.get("id", value.get("responseId"))
+    model = _first(value, ("model", "modelVersion"))
+    return Trajectory(
+        [], said, model=str(model) if model else None,
+        response_id=response_id if isinstance(response_id, str) else None,
+        at_ns=time_of({"created": value.get("created") or value.get("created_at")}),
+    )  # fmt: skip
+
+
+def _said(items: Any) -> list[Any] | None:
+    """Choices, candidates or output items; of a text completion's choices the texts."""
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        return None
+    if all(isinstance(item.get("text"), str) and "message" not in item for item in items):
+        return [{"role": "assistant", "content": item["text"]} for item in items]
+    if all(isinstance(item.get("content"), dict) and "parts" in item["content"] for item in items):
+        return items
+    return items if all(map(message_lists.is_message, items)) else None
+
+
+def _texts(record: dict[str, Any]) -> list[Trajectory] | None:
+    """A prompt and its completion, or an instruction and its output, as texts."""
+    for asked, answered in _TEXT_PAIRS:
+        if isinstance(record.get(asked), str) and isinstance(record.get(answered), str) and record[asked]:
+            more = record.get("input") if asked == "instruction" else None
+            text = f"{record[asked]}\n\n{more}" if isinstance(more, str) and more else record[asked]
+            said = Trajectory([], [{"role": "assistant", "content": record[answered]}])
+            asks = Trajectory([{"role": "user", "content": text}], [], system=_first(record, _SYSTEM))
+            found = _with_facts(said, asks, record)
+            used = {asked, answered, "input"} if asked == "instruction" else {asked, answered}
+            return [replace(found, kept={k: v for k, v in (found.kept or {}).items() if k not in used})]
+    return None
+
+
+def _with_facts(answer: Trajectory | None, told: Trajectory, record: dict[str, Any]) -> Trajectory:
+    """A conversation with the facts that its record tells beside the messages."""
+    if answer is not None:
+        told = replace(told, asked=[*told.asked, *told.said], said=answer.said)
+    ids = {k: record[k] for k in IDS if isinstance(record.get(k), str | int) and not isinstance(record.get(k), bool)}
+    response_id = answer.response_id if answer else None
+    conversation_id = next((str(v) for v in ids.values() if v != "" and v != response_id), None)
+    agent, model = _first(record, _AGENTS), (answer.model if answer else None) or _first(record, _MODELS)
+    name = agent.get("name") if isinstance(agent, dict) else agent
+    return replace(
+        told, agent=str(name) if isinstance(name, str) else None, model=model if isinstance(model, str) else None,
+        conversation_id=conversation_id, response_id=response_id, outcomes=outcomes_of(record),
+        at_ns=(answer.at_ns if answer else 0) or time_of(record),
+        kept={k: v for k, v in record.items() if k not in _OWN or (k in _ANSWERS and answer is None)},
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------- files of the batch APIs
+
+
+def _batch(record: dict[str, Any], requests: BatchRequests | None) -> list[Trajectory] | None:
+    """A line of a batch: a request (OpenAI's ``body``, Anthropic's ``params``), or a result, which tells of its request
+    only the ``custom_id``."""
+    custom_id = record.get("custom_id")
+    if not isinstance(custom_id, str | int):
+        return None
+    key = str(custom_id)
+    body = _object(record.get("body") or record.get("params"))
+    if body is not None:
+        told = _prompt(body)
+        return [_with_facts(None, told, {**body, "custom_id": key})] if told else None
+    result = _object(record.get("response")) or _object(record.get("result"))
+    if result is None and not record.get("error"):
+        return None
+    asked = requests(key) if requests else None
+    told = (_prompt(asked) if asked else None) or Trajectory([], [])
+    answer = _answer(next((result[k] for k in ("body", "message") if k in result), None)) if result else None
+    facts = _with_facts(answer, told, {**(asked or {}), "custom_id": key})
+    return [replace(facts, error=None if answer else _problem(record, result))]
+
+
+def _problem(record: dict[str, Any], result: dict[str, Any] | None) -> str:
+    """Why a request of a batch has no answer, in the API's words."""
+    for told in (record.get("error"), result, (result or {}).get("error"), (result or {}).get("body")):
+        inner = told.get("error", told) if isinstance(told, dict) else told
+        if isinstance(inner, dict) and isinstance(inner.get("error"), dict):
+            inner = inner["error"]
+        if isinstance(inner, dict) and isinstance(inner.get("message"), str):
+            return str(inner["message"])
+        if isinstance(inner, str) and inner:
+            return inner
+    return str((result or {}).get("type") or "the batch has no answer to this request")
+
+
+# --------------------------------------------------------------------------------------------- preferences
+
+
+def _preference(record: dict[str, Any]) -> list[Trajectory] | None:
+    """Two answers to one prompt, of which one is preferred: both are conversations, with that as their outcome."""
+    for better, worse in (("preferred_output", "non_preferred_output"), ("chosen", "rejected")):
+        if better in record and worse in record:
+            break
+    else:
+        return None
+    inner = _object(record.get("input"))
+    told = _prompt(inner if inner is not None else {k: v for k, v in record.items() if k not in (better, worse)})
+    if told is None and isinstance(record.get("prompt"), str):
+        told = Trajectory([{"role": "user", "content": record["prompt"]}], [], system=_first(record, _SYSTEM))
+    both = [_alternative(told, record[key]) for key in (better, worse)]
+    facts = {k: v for k, v in {**(inner or {}), **record}.items() if k not in (better, worse, "input")}
+    found = [_with_facts(t, base, facts) for alternative in both if alternative for base, t in [alternative]]
+    if len(found) < 2:
+        return None
+    first, second = found
+    return [
+        replace(first, outcomes=[*first.outcomes, Outcome("preferred", 1.0)]),
+        replace(second, outcomes=[*second.outcomes, Outcome("preferred", 0.0)]),
+    ]
+
+
+def _alternative(told: Trajectory | None, value: Any) -> tuple[Trajectory, Trajectory] | None:
+    """A prompt and one answer to it. An answer of messages may repeat the prompt, or be all there is."""
+    if isinstance(value, str) and message_lists.listed(value) is None:
+        return (told, Trajectory([], [{"role": "assistant", "content": value}])) if told else None
+    answer = _answer(value)
+    if answer is None:
+        return None
+    if message_lists.role_of(answer.said[0]) == "assistant" and told:
+        return told, answer
+    whole = _split(answer.said, told.tools if told else None)
+    return replace(whole, said=[], system=told.system if told else None), Trajectory([], whole.said)

@@ -1,0 +1,169 @@
+"""APIs that keep the state: a call names the response or the conversation that it continues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ingest_samples import request, span
+
+from ingest.records import Conversation
+
+Recover = Callable[..., list[Conversation]]
+TURNS = [("My order is W1.", "Noted."), ("Cancel it.", "Cancelled."), ("Thanks.", "Goodbye!")]
+
+
+def said(c: Conversation) -> list[str]:
+    return [m["content"] or "" for m in c.messages if m["role"] != "system"]
+
+
+WHOLE = [t for turn in TURNS for t in turn]
+
+
+def raw_request(n: int, previous: str | None, **more: Any) -> str:
+    state = {"previous_response_id": previous} if previous else {}
+    return json.dumps(
+        {"input": [{"role": "user", "content": TURNS[n][0]}], "instructions": "Be kind.", **state, **more}
+    )
+
+
+def raw_response(n: int, previous: str | None, **more: Any) -> str:
+    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": TURNS[n][1]}]}
+    return json.dumps(
+        {"id": f"resp_{n}", "object": "response", "output": [message], "previous_response_id": previous, **more}
+    )
+
+
+def messages(role: str, content: str) -> str:
+    return json.dumps([{"role": role, "parts": [{"type": "text", "content": content}]}])
+
+
+def openinference(n: int, previous: str | None, **more: Any) -> dict[str, Any]:
+    return {
+        "openinference.span.kind": "LLM",
+        "input.value": raw_request(n, previous, **more),
+        "output.value": raw_response(n, previous),
+    }
+
+
+def invocation_parameters(n: int, previous: str | None) -> dict[str, Any]:
+    return {
+        "openinference.span.kind": "LLM",
+        "llm.input_messages.0.message.role": "user",
+        "llm.input_messages.0.message.content": TURNS[n][0],
+        "llm.output_messages.0.message.role": "assistant",
+        "llm.output_messages.0.message.content": TURNS[n][1],
+        "output.value": raw_response(n, None),
+        "llm.invocation_parameters": json.dumps({"model": "m", "previous_response_id": previous}),
+    }
+
+
+def otel(n: int, previous: str | None) -> dict[str, Any]:
+    named = {"openai.request.previous_response_id": previous} if previous else {}
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": messages("user", TURNS[n][0]),
+        "gen_ai.output.messages": messages("assistant", TURNS[n][1]),
+        "gen_ai.response.id": f"resp_{n}",
+        **named,
+    }
+
+
+def logfire(n: int, previous: str | None) -> dict[str, Any]:
+    return {"request_data": raw_request(n, previous), "response_data": raw_response(n, previous)}
+
+
+def langfuse(n: int, previous: str | None) -> dict[str, Any]:
+    return {
+        "langfuse.observation.type": "generation",
+        "langfuse.observation.input": raw_request(n, previous),
+        "langfuse.observation.output": raw_response(n, previous),
+    }
+
+
+def mlflow(n: int, previous: str | None) -> dict[str, Any]:
+    return {
+        "mlflow.spanType": "CHAT_MODEL",
+        "mlflow.spanInputs": raw_request(n, previous),
+        "mlflow.spanOutputs": raw_response(n, previous),
+    }
+
+
+def unknown(n: int, previous: str | None) -> dict[str, Any]:
+    return {"acme.model": "m", "acme.request": raw_request(n, previous), "acme.response": raw_response(n, previous)}
+
+
+DIALECTS = [openinference, invocation_parameters, otel, logfire, langfuse, mlflow, unknown]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_turns_in_traces_of_their_own_are_one_conversation(dialect: Callable[..., Any], recover: Recover) -> None:
+    names = [None, "resp_0", "resp_1"]
+    made = [span(n + 1, n + 1, "call", dialect(n, name), at=n, parent=n + 1) for n, name in enumerate(names)]
+    (c,) = recover(request(*made))
+    assert said(c) == WHOLE
+
+
+def test_a_response_continued_twice_is_a_branch(recover: Recover) -> None:
+    """What goes on from an earlier response stands behind that one, not behind what was said since."""
+    made = [
+        span(n + 1, n + 1, "call", openinference(n, name), at=n, parent=n + 1)
+        for n, name in enumerate([None, "resp_0", "resp_0"])
+    ]
+    assert sorted(map(said, recover(request(*made)))) == sorted([WHOLE[:4], [*WHOLE[:2], *WHOLE[4:]]])
+
+
+def test_the_same_words_in_two_chains_stay_two(recover: Recover) -> None:
+    """The id decides where the words fit both."""
+
+    def call(n: int, name: str, previous: str | None) -> dict[str, Any]:
+        values = otel(n, previous) | {"gen_ai.response.id": name, "gen_ai.conversation.id": "c"}
+        return values | {"gen_ai.output.messages": messages("assistant", f"{TURNS[n][1]} {name}")}
+
+    order = [(0, "a0", None), (0, "b0", None), (1, "a1", "a0"), (1, "b1", "b0")]
+    made = [span(k + 1, k + 1, "call", call(*told), at=k, parent=k + 1) for k, told in enumerate(order)]
+    found = {tuple(said(c)) for c in recover(request(*made))}
+    assert found == {("My order is W1.", f"Noted. {x}0", "Cancel it.", f"Cancelled. {x}1") for x in "ab"}
+
+
+def test_a_call_that_names_a_response_and_tells_the_history_is_not_doubled(recover: Recover) -> None:
+    history = [
+        {"role": "user", "parts": [{"type": "text", "content": TURNS[0][0]}]},
+        {"role": "assistant", "parts": [{"type": "text", "content": TURNS[0][1]}]},
+        {"role": "user", "parts": [{"type": "text", "content": TURNS[1][0]}]},
+    ]
+    second = otel(1, "resp_0") | {"gen_ai.input.messages": json.dumps(history)}
+    (c,) = recover(request(span(1, 1, "call", otel(0, None), parent=1), span(2, 2, "call", second, at=1, parent=2)))
+    assert said(c) == WHOLE[:4]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"conversation": "conv_17"},
+        {"conversation": {"id": "conv_17"}},
+        {"conversation_id": "conv_17"},
+        {"thread_id": "conv_17"},
+        {"metadata": {"session_id": "conv_17"}},
+        {"extra_body": {"conversation_id": "conv_17"}},
+    ],
+)
+def test_a_conversation_that_the_request_names_is_one(state: dict[str, Any], recover: Recover) -> None:
+    made = [span(n + 1, n + 1, "call", openinference(n, None, **state), at=n, parent=n + 1) for n in range(3)]
+    found = recover(request(*made))
+    assert {c.conversation_id.split("/")[0] for c in found} == {"conv_17"}
+    assert sorted(t for c in found for t in said(c)) == sorted(WHOLE)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"conversation": "User: hi there\nBot: hello"},
+        {"tools": [{"name": "x", "input": {"thread_id": "t-1234"}}]},
+    ],
+)
+def test_what_only_looks_like_a_conversations_id_is_none(state: dict[str, Any], recover: Recover) -> None:
+    (c,) = recover(request(span(1, 1, "call", openinference(0, None, **state), parent=1)))
+    assert c.conversation_id == f"{1:032x}"

@@ -1,0 +1,91 @@
+"""Whether an answer is an error: by the span's status and by what the answer says in so many words, not by a word that
+a tool may answer with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ingest_samples import answer, call, chat, request, span, text
+
+from ingest.lake import Lake
+from ingest.messages.error_class import classify_error, says_error
+
+
+def outcome(tmp_path: Path, body: Any, status: int | None, flag: bool | None = None) -> tuple[bool, str]:
+    """Whether the answer of a call is an error, and its class. ``status`` is the span's; None: there is no span."""
+    content = body if isinstance(body, str) else json.dumps(body)
+    result = answer("a", content)
+    if flag is not None:
+        result["parts"][0]["is_error"] = flag
+    history = [text("user", "bye"), call("a", "logout", {}), result]
+    spans = [chat(1, 2, 2.0, history, [text("assistant", "Done.")], "c-1")]
+    if status is not None:
+        values = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "logout", "gen_ai.tool.call.id": "a",
+                  "gen_ai.tool.call.result": content}  # fmt: skip
+        values |= {"error.type": "TimeoutError"} if status == 2 else {}
+        spans.append(span(1, 3, "execute_tool logout", values, at=1.0, status={"code": status}))
+    (tmp_path / "in.json").write_text(json.dumps(request(*spans)))
+    lake = Lake.create(tmp_path / "lake")
+    lake.ingest([tmp_path / "in.json"])
+    (t,) = lake.transitions()
+    return t.is_error, t.error_class
+
+
+@pytest.mark.parametrize("status", [None, 0, 1])
+@pytest.mark.parametrize("body", [{"success": False}, {"success": False, "session": "s-1"}])
+def test_success_false_is_the_answer_of_a_tool_that_was_asked_for_it(
+    tmp_path: Path, body: Any, status: int | None
+) -> None:
+    assert outcome(tmp_path, body, status) == (False, "")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize(
+    "body",
+    [{"status": "failed"}, {"status": "failed", "job": 7}, {"status": "failed", "reason": "card declined"},
+     {"success": False, "message": "You were not logged in."}, {"errors": 3, "rows": 10}],
+    ids=str,
+)  # fmt: skip
+def test_a_status_that_the_domain_means_is_no_error_where_the_span_went_well(
+    tmp_path: Path, body: Any, status: int
+) -> None:
+    assert outcome(tmp_path, body, status) == (False, "")
+
+
+@pytest.mark.parametrize("body", [{"success": False}, {"status": "failed"}, {"ok": True}, "done"], ids=str)
+def test_the_spans_status_and_type_come_first(tmp_path: Path, body: Any) -> None:
+    assert outcome(tmp_path, body, 2) == (True, "TimeoutError")
+
+
+def test_a_flag_beside_the_answer_is_evidence_too(tmp_path: Path) -> None:
+    body = {"success": False, "message": "You were not logged in."}
+    assert outcome(tmp_path, body, None, flag=False) == (False, "")
+
+
+@pytest.mark.parametrize("status", [None, 0, 1])
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [({"error": "no such order"}, "no_such_order"), ("Error: no such order", "no_such_order"),
+     ({"status": "error", "error_message": "no such order"}, "no_such_order"),
+     ({"success": False, "error": {"code": "not_found"}}, "not_found"),
+     ({"result": "Error: no such order"}, "no_such_order"),
+     ({"status": "error", "message": "no such order"}, "no_such_order")],
+    ids=str,
+)  # fmt: skip
+def test_an_answer_that_calls_itself_an_error_is_one(tmp_path: Path, body: Any, named: str, status: int | None) -> None:
+    assert outcome(tmp_path, body, status) == (True, named)
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [({"success": False, "message": "no such order"}, "no_such_order"),
+     ({"status": "failed", "reason": "card declined"}, "card_declined"),
+     ({"success": False, "code": "E42"}, "e42")],
+    ids=str,
+)  # fmt: skip
+def test_without_a_span_a_reason_beside_the_word_decides(body: Any, named: str) -> None:
+    assert says_error(json.dumps(body)) and classify_error(None, json.dumps(body)) == named
+    assert not says_error(json.dumps(body), went_well=True)

@@ -1,0 +1,106 @@
+"""What a model or a user wrote stays the text that it is; what was told in another form is not lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ingest.messages.chatform import to_turns
+from ingest.messages.parts import is_unread
+from ingest.messages.reprs import read_repr
+from ingest.messages.shapes import read_messages
+
+ANSWERS = [
+    '[{"type": "bug", "title": "Lamp flickers"}, {"type": "wish", "title": "More colours"}]',
+    '[{"text": "Lamp is loud", "label": "bug", "score": 0.9}]',
+    '[{"text": "Lamp is loud"}]',
+    '[{"type": "text", "text": "Lamp is loud"}]',
+    '[{"type": "tool_use", "id": "t", "name": "get", "input": {}}]',
+    '{"type": "tool_result", "content": "x"}',
+    '{"type": "function_call", "name": "get", "arguments": "{}"}',
+    '{"role": "user", "content": "hi"}',
+    '[{"role": "assistant", "content": "hi"}]',
+    "[]",
+    "{}",
+    "[1, 2]",
+    '{"choices": ["red", "blue"]}',
+    '{"messages": []}',
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("role", ["assistant", "user", "system"])
+def test_json_in_a_message_stays_text(answer: str, role: str) -> None:
+    for message in (
+        {"role": role, "content": answer},
+        {"role": role, "parts": [{"type": "text", "content": answer}]},
+        {"role": role, "content": [{"type": "text", "text": answer}]},
+    ):
+        (got,) = read_messages({"messages": [message]})
+        assert [t.message for t in to_turns(got)] == [{"role": role, "content": answer}]
+
+
+def test_a_structured_answer_is_the_text_that_was_written() -> None:
+    (got,) = read_messages({"role": "assistant", "content": {"answer": 42, "why": ["a"]}})
+    assert json.loads(to_turns(got)[0].message["content"] or "") == {"answer": 42, "why": ["a"]}
+
+
+def test_reprs_of_objects_are_what_they_say_that_they_are() -> None:
+    """A declared kind counts more than the class; the class counts where nothing is declared."""
+    shown = read_repr("TextBlock(block_type='text', text='hi')")
+    assert shown == {"type": "text", "block_type": "text", "text": "hi"}
+    message = (
+        "ChatMessage(role=<MessageRole.ASSISTANT: 'assistant'>, additional_kwargs={}, blocks=[ThinkingBlock("
+        "block_type='thinking', content='hm'), TextBlock(block_type='text', text='Hi.'), ToolCallBlock("
+        "block_type='tool_call', tool_call_id='c1', tool_name='get', tool_kwargs={'id': 1})])"
+    )
+    (got,) = read_messages([message])
+    assert [p["type"] for p in got["parts"]] == ["reasoning", "text", "tool_call"]
+    (got,) = read_messages([{"role": "assistant", "content": [{"type": "TextBlock", "text": "Hi."}]}])
+    assert got["parts"] == [{"type": "text", "content": "Hi."}]
+
+
+@pytest.mark.parametrize("part", [{"type": "hologram", "data": "x"}, {"weird": 1}, {"type": 3, "x": 1}, 7])
+def test_what_nobody_knows_is_kept_and_seen_to_be_unread(part: Any) -> None:
+    (got,) = read_messages({"role": "user", "content": ["hi", part]})
+    assert got["parts"][0]["type"] == "text" and is_unread(got["parts"][1])
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_image", "file", "document", "blob", "uri", "source-url"])
+def test_pictures_and_files_are_no_riddles(kind: str) -> None:
+    (got,) = read_messages({"role": "user", "content": ["look", {"type": kind, "url": "https://x.example"}]})
+    assert len(got["parts"]) == 2 and not any(map(is_unread, got["parts"]))
+
+
+SPOKEN: dict[str, Any] = {
+    "a refusal beside the content": {"role": "assistant", "content": None, "refusal": "I won't."},
+    "a refusal as a part": {"role": "assistant", "content": [{"type": "refusal", "refusal": "I won't."}]},
+    "audio of chat completions": {"role": "assistant", "content": None, "audio": {"id": "a", "transcript": "I won't."}},
+    "audio of the realtime API": {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_audio", "transcript": "I won't."}],
+    },
+    "audio of openinference": {
+        "role": "assistant",
+        "content": [{"type": "audio", "audio": {"audio": {"url": "x", "transcript": "I won't."}}}],
+    },
+    "the text of an assistant's thread": {
+        "role": "assistant",
+        "content": [{"type": "text", "text": {"value": "I won't.", "annotations": []}}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_what_was_said_otherwise_was_said(name: str) -> None:
+    (got,) = read_messages({"messages": [SPOKEN[name]]})
+    assert to_turns(got)[0].message == {"role": "assistant", "content": "I won't."}
+
+
+def test_a_text_is_not_told_twice() -> None:
+    message = {"role": "assistant", "content": "Hi.", "refusal": None, "audio": {"transcript": "Hi."}}
+    (got,) = read_messages([message])
+    assert to_turns(got)[0].message["content"] == "Hi."

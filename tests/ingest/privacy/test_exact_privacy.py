@@ -1,0 +1,99 @@
+"""A surrogate stands where the secret stands, not wherever something is equal to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ingest_samples import answer, call, chat, request, text
+
+from ingest.lake import Lake
+from ingest.records import Conversation
+
+
+def told(tmp_path: Path, arguments: Any, *answers: Any, said: str = "hello") -> Conversation:
+    """A conversation in which a call with arguments is made, then one more for each further answer."""
+    history = [text("user", said)]
+    for number, content in enumerate(answers):
+        history += [call(f"a{number}", "login", arguments if number == 0 else {})]
+        history += [answer(f"a{number}", content if isinstance(content, str) else json.dumps(content))]
+    (tmp_path / "in.json").write_text(json.dumps(request(chat(1, 1, 1.0, history, [text("assistant", "ok")], "c"))))
+    lake = Lake.create(tmp_path / "lake")
+    lake.ingest([tmp_path / "in.json"])
+    (c,) = lake.conversations()
+    return c
+
+
+def arguments_of(c: Conversation) -> dict[str, Any]:
+    return next(m["tool_calls"][0]["arguments"] for m in c.messages if m.get("tool_calls"))  # type: ignore[return-value]
+
+
+def answers_of(c: Conversation) -> list[str]:
+    return [str(m["content"]) for m in c.messages if m["role"] == "tool"]
+
+
+@pytest.mark.parametrize("password", ["12345", "0000", "abc12", "sunshine", "2024", "1234567890123456"])
+def test_a_common_password_rewrites_nothing_that_is_equal_to_it(tmp_path: Path, password: str) -> None:
+    error = f"Error: order {password} not found (status {password}, item {password}-B)"
+    record = {"order_id": password, "note": f'say "{password}"\n', "total": 12345}
+    c = told(tmp_path, {"user": "u-1", "password": password}, error, record)
+    assert answers_of(c) == [error, json.dumps(record)]
+    assert arguments_of(c)["user"] == "u-1" and arguments_of(c)["password"] != password
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["my password is {}", "Password: {}.", "the passcode {} does not work", "pin = {}", "new_password='{}'",
+     "access code is {}!", 'token "{}" was refused'],
+)  # fmt: skip
+@pytest.mark.parametrize("password", ["12345", "sunshine"])
+def test_it_is_replaced_where_it_is_said_to_be_one(tmp_path: Path, said: str, password: str) -> None:
+    c = told(tmp_path, {"password": password}, "ok", said=f"{said.format(password)} And order {password} is late.")
+    content = str(c.messages[0]["content"])
+    assert content.count(password) == 1 and f"order {password} is late" in content
+    assert arguments_of(c)["password"] in content
+
+
+@pytest.mark.parametrize("more", ["", "\n"], ids=["plain", "with escapes"])
+def test_its_own_field_in_an_answer_is_replaced_and_the_next_is_not(tmp_path: Path, more: str) -> None:
+    record = {"password": "12345", "order": {"id": "12345", "note": f"x{more}"}, "passwords": ["12345"], "n": 12345}
+    c = told(tmp_path, {}, record)
+    seen = json.loads(answers_of(c)[0])
+    assert seen["password"] != "12345" and seen["order"]["id"] == "12345" and seen["n"] == 12345
+
+
+def test_a_password_that_nothing_else_is_equal_to_is_replaced_everywhere(tmp_path: Path) -> None:
+    c = told(tmp_path, {"password": "hunter42x"}, "Error: hunter42x is wrong", {"echo": "hunter42x"})
+    assert not any("hunter42x" in a for a in answers_of(c)) and arguments_of(c)["password"] in answers_of(c)[0]
+
+
+@pytest.mark.parametrize(
+    "errors", [{"password": "is required"}, {"password": "incorrect"}, {"password": "must be 8 characters or longer."}]
+)
+def test_a_message_about_a_password_is_none(tmp_path: Path, errors: dict[str, str]) -> None:
+    c = told(tmp_path, {}, {"errors": errors}, "Error: the field is required; incorrect input")
+    assert json.loads(answers_of(c)[0]) == {"errors": errors}
+    assert answers_of(c)[1] == "Error: the field is required; incorrect input"
+
+
+def test_a_name_that_is_a_common_word_stays_where_it_is_the_word(tmp_path: Path) -> None:
+    record = {"customer": {"first_name": "Rose", "email": "rose@acme-mail.io"}, "item": "Rose gold ring"}
+    c = told(tmp_path, {}, record, "Rose petals are out of stock.", "Thank you, Rose, bye", "I told Rose.")
+    first, second, third, fourth = answers_of(c)
+    assert json.loads(first)["item"] == "Rose gold ring" and json.loads(first)["customer"]["first_name"] != "Rose"
+    assert second == "Rose petals are out of stock." and "Rose" not in third and "Rose" not in fourth
+
+
+def test_a_test_users_name_does_not_rewrite_an_error(tmp_path: Path) -> None:
+    c = told(tmp_path, {}, {"user": {"first_name": "User", "last_name": "Test", "phone": "+1 415 555 2671"}},
+             "User not found", "Error: Order 7 belongs to no user")  # fmt: skip
+    assert answers_of(c)[1:] == ["User not found", "Error: Order 7 belongs to no user"]
+
+
+def test_a_year_of_birth_rewrites_no_other_number(tmp_path: Path) -> None:
+    c = told(tmp_path, {"dob": "1987"}, "Error: order 1987 of 1987 not found", said="I was born in 1987, order 1987")
+    assert answers_of(c) == ["Error: order 1987 of 1987 not found"]
+    content = str(c.messages[0]["content"])
+    assert arguments_of(c)["dob"] != "1987" and content.endswith("order 1987") and "born in 1987" not in content
