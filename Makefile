@@ -33,7 +33,7 @@ $(VENV)/.torch: constraints.txt | $(VENV)/.python
 	@$(PIP) --constraint constraints.txt torch==2.13.0
 	@touch $@
 
-$(VENV)/.base: $(VENV)/.torch pyproject.toml
+$(VENV)/.base: $(VENV)/.torch pyproject.toml setup.py
 	@echo "installing rehearsal"
 	@$(PIP) --constraint constraints.txt --editable .
 	@touch $@
