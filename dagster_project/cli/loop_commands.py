@@ -94,8 +94,8 @@ def run(
     settings.save()
     console = Console()
     with running(home, console):
-        materialise(settings, until)
-    tell(settings, until, console)
+        materialise(settings, until.value)
+    tell(settings, until.value, console)
 
 
 def train(

@@ -27,7 +27,7 @@ from dagster_project.loop.settings import Settings
 ROOT = Path(__file__).parents[2]
 LONG = ("run", "demo", "train", "evaluate", "report", "promote", "rollback", "history", "world")
 """Commands that learn, or that need what was learned."""
-SMALLER = {"world fit": ["--minutes", "0.3"], "world card": ["--most", "40"], "demo": ["--small"]}
+SMALLER = {"world fit": ["--tokens", "200000"], "world card": ["--most", "40"], "demo": ["--small"]}
 """What no setting makes small."""
 
 
@@ -116,7 +116,8 @@ def receive(line: str, place: Path) -> None:
 
 
 def test_the_page_is_read_as_a_reader_reads_it() -> None:
-    page = "text\n\n    make demo   # all\n    rehearsal sql \\\n      'SELECT 1'\n\n```python\nno()\n```\n```sh\n$ yes\n```"
+    page = "text\n\n    make demo   # all\n    rehearsal sql \\\n      'SELECT 1'\n\n```python\nno()\n```\n```"
+    page += "\n```sh\n$ yes\n```\n"
     assert list(shell_lines(page)) == ["make demo   # all", "rehearsal sql 'SELECT 1'", "yes"]
     assert words("A=b rehearsal run --home 'c d'  # e") == ["rehearsal", "run", "--home", "c d"]
 
