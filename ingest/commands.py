@@ -112,7 +112,33 @@ def _told(s: IngestSummary) -> str:
     refused = {"without ids": s.rejected, "unreadable": s.unreadable, "metrics": s.metrics, "expired": s.expired}
     if any(refused.values()):
         lines.append(f"left out: {_counts({k: v for k, v in refused.items() if v})}")
+    lines += [why for count, why in _LEFT_OUT.items() if getattr(s, count)]
+    if s.unread_log_records:
+        lines.append(_unread(s.unread_log_records))
     return "\n".join(lines)
+
+
+# Why things are left out, for those who do not know it.
+_LEFT_OUT = {
+    "rejected": "  without ids: spans need a traceId and a spanId that are not zero",
+    "unreadable": "  unreadable: items whose fields have values of another type than OTLP's",
+    "metrics": "  metrics tell no conversation: export traces or logs as well",
+}
+
+
+def _unread(records: dict[str, int]) -> str:
+    """How many log records tell nothing, with the names of most of them."""
+    total, shown = sum(records.values()), list(records.items())[:3]
+    names = ", ".join(f"{name or 'without an event name'} {count}" for name, count in shown)
+    more = ", ..." if len(records) > len(shown) else ""
+    were = "log record was" if total == 1 else "log records were"
+    return (
+        f"{total} {were} not understood ({names}{more}): they tell nothing of a conversation, or name neither a span"
+        f" that was read nor a session (docs/files.md); {_SHOW_THEM}"
+    )
+
+
+_SHOW_THEM = 'to see them: rehearsal sql --lake LAKE "SELECT event_name, body, attributes FROM log_records"'
 
 
 def _counts(counts: dict[str, int]) -> str:

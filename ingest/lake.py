@@ -53,7 +53,8 @@ Progress = Callable[[Path, int], None]
 @dataclass
 class IngestSummary:
     """What one ingest did. ``read_before`` counts segments of the journal that had nothing new and were not
-    read; ``problems`` are one-line messages about input that could not be read."""
+    read; ``unread_log_records`` are those of the lake that tell nothing of a conversation, by the events' names;
+    ``problems`` are one-line messages about input that could not be read."""
 
     files: int = 0
     rows: int = 0
@@ -69,6 +70,7 @@ class IngestSummary:
     conversations: int = 0
     dialects: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
+    unread_log_records: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -155,6 +157,8 @@ class Lake:
                     if progress:
                         progress(path, summary.rows)
             writer.flush()
+            if wanted and summary.metrics and not summary.rows and not summary.problems:
+                summary.problems.append(files.only_metrics(wanted, summary.metrics))
             summary.expired = writer.expired
             summary.duplicates = summary.rows - summary.new - writer.expired
         return summary
@@ -259,6 +263,8 @@ class Lake:
         with self._ready() as db:
             summary.conversations = db.execute("SELECT count(*) FROM conversations").fetchall()[0][0]
             summary.dialects = dict(db.execute("SELECT dialect, spans FROM dialects ORDER BY 1").fetchall())
+            unread = "SELECT event_name, records FROM unread_log_records ORDER BY records DESC, event_name"
+            summary.unread_log_records = dict(db.execute(unread).fetchall())
             flags = (
                 "SELECT f, count(*) FROM (SELECT unnest(flags) f FROM conversations) GROUP BY f ORDER BY f"
             )

@@ -81,6 +81,8 @@ def _place(
         n = common_prefix(candidate.turns, history)
         if n > shared and (n or not history):
             best, shared = candidate, n
+    if best is not None and best.turns and shared >= len(best.turns) - 1 and _retell(best, history):
+        shared = common_prefix(best.turns, history)
     abridged = _abridged(threads, history) if best is None or shared < len(best.turns) else None
     named = _named(threads, seen, history) if seen.previous_response_id else None
     if named is not None:
@@ -130,6 +132,37 @@ def _abridged(threads: list[Thread], history: list[Turn]) -> tuple[Thread, int, 
         if 1 < len(said) < len(t.turns) and said[-1] is t.turns[-1] and same_turns(said, history[: len(said)]):
             return t, len(t.turns), [*t.turns, *history[len(said) :]]
     return None
+
+
+def _retell(t: Thread, history: list[Turn]) -> bool:
+    """Puts what the thread ends with as the history tells it, if that is the same answer in its parts: an exporter
+    wrote the text and the calls of an answer that the provider's tools interrupted, and left out what these gave."""
+    at = len(t.turns) - 1
+    last = t.turns[at]
+    if len(history) <= at + 1 or last.message["role"] != "assistant" or history[at].key == last.key:
+        return False
+    end = next((i for i in range(at, len(history)) if history[i].message["role"] not in _ANSWERING), len(history))
+    told = history[at:end]
+    if len(told) < 2 or not _words([last]) or _words(told) != _words([last]) or not _calls([last]) <= _calls(told):
+        return False
+    for turn in _kept(told):
+        turn.start_ns, turn.span_id, turn.trace_id, turn.sent = last.start_ns, last.span_id, last.trace_id, last.sent
+    t.turns[at:] = told
+    t.ends = {response: n if n <= at else n + len(told) - 1 for response, n in t.ends.items()}
+    t.read = ([], 0)
+    return True
+
+
+_ANSWERING = ("assistant", "tool")
+
+
+def _words(turns: list[Turn]) -> str:
+    """All that an assistant said, without spaces: exporters join texts in several ways."""
+    return "".join("".join((x.message.get("content") or "").split()) for x in turns if x.message["role"] == "assistant")
+
+
+def _calls(turns: list[Turn]) -> set[str]:
+    return {c["name"] for x in turns for c in x.message.get("tool_calls") or ()}
 
 
 def _named(

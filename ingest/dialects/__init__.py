@@ -27,10 +27,10 @@ from ingest.dialects import (
 )
 from ingest.dialects.mapping import Look, Mapping, apply, finish
 from ingest.formats import references
-from ingest.messages.kinds import speaks_not
+from ingest.messages.kinds import is_silent, kind_names
 from ingest.messages.normal import Evaluation, Observed, Span
 from ingest.messages.parts import first
-from ingest.messages.stateful import note_ids
+from ingest.messages.stateful import Places, note_ids, places_of
 
 DIALECTS = tuple(
     module.MAPPING
@@ -45,7 +45,7 @@ _CONVERSATION = (
     "ai.telemetry.metadata.sessionId", "gcp.vertex.agent.session_id", "mlflow.trace.session",
     "traceloop.association.properties.session_id", "traceloop.association.properties.thread_id",
     "traceloop.association.properties.conversation_id", "langfuse.trace.metadata.session_id",
-    "conversation_id", "session_id", "thread_id",
+    "gen_ai.thread.id", "conversation_id", "session_id", "thread_id",
 )  # fmt: skip
 _INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt",
                  "ai.usage.inputTokens", "ai.usage.promptTokens")  # fmt: skip
@@ -130,10 +130,11 @@ def _note_error(span: Span, seen: Observed) -> None:
 def _read(span: Span, seen: Observed) -> None:
     """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
     told, known = "", list[Mapping]()
-    if speaks_not(span.attributes):
-        seen.dialect = next((d.name for d, looks in _candidates(tuple(span.attributes), DIALECTS) if looks is None), "")
+    candidates, kinds, places = _candidates(tuple(span.attributes), DIALECTS)
+    if any(isinstance(said := span.attributes[k], str) and is_silent(said) for k in kinds):
+        seen.dialect = next((d.name for d, looks in candidates if looks is None), "")
         return
-    for dialect, looks in _candidates(tuple(span.attributes), DIALECTS):
+    for dialect, looks in candidates:
         if looks is None or any(look(span) for look in looks):
             known.append(dialect)
             before = _content(seen)
@@ -145,16 +146,18 @@ def _read(span: Span, seen: Observed) -> None:
         told = inferred.NAME
     seen.dialect = told or seen.dialect
     if seen.kind == "inference":
-        note_ids(span.attributes, seen)
+        note_ids(places, span.attributes, seen)
         finish(known, span, seen)
 
 
+Candidates = tuple[tuple[Mapping, tuple[Look, ...] | None], ...]
+
+
 @lru_cache(maxsize=1024)
-def _candidates(
-    names: tuple[str, ...], of: tuple[Mapping, ...]
-) -> tuple[tuple[Mapping, tuple[Look, ...] | None], ...]:
+def _candidates(names: tuple[str, ...], of: tuple[Mapping, ...]) -> tuple[Candidates, tuple[str, ...], Places]:
     """The dialects that may know a span with such attributes, each with how it looks at the span to tell, or None if
-    the names alone say so; remembered, because an instrumentation's spans have few sets of names."""
+    the names alone say so; the attributes that say what a span is, and those that may name what it continues.
+    Remembered, because an instrumentation's spans have few sets of names."""
     found: list[tuple[Mapping, tuple[Look, ...] | None]] = []
     for dialect in of:
         looks = tuple(look for at, look in dialect.detect.looks if not at or at in names)
@@ -162,7 +165,7 @@ def _candidates(
             found.append((dialect, None))
         elif looks:
             found.append((dialect, looks))
-    return tuple(found)
+    return tuple(found), kind_names(names), places_of(names)
 
 
 def _content(seen: Observed) -> tuple[bool, ...]:

@@ -15,6 +15,7 @@ from ingest.messages.histories import Histories
 from ingest.messages.kinds import is_result, kind_of
 from ingest.messages.normal import Observed, Span
 from ingest.messages.parts import (
+    READ,
     first,
     is_cut,
     is_unread,
@@ -157,11 +158,11 @@ def _put(node: dict[str, Any], path: list[str], value: Any) -> None:
 def _listed(node: Any, gaps: list[bool]) -> Any:
     if not isinstance(node, dict):
         return node
-    if node and all(k.isascii() and k.isdigit() and len(k) < 12 for k in node):
+    if node and next(iter(node))[:1].isdigit() and all(k.isascii() and k.isdigit() and len(k) < 12 for k in node):
         indices = sorted(map(int, node))
         gaps.append(indices != list(range(len(indices))))
         return [_listed(node[k], gaps) for k in sorted(node, key=int)]
-    return {k: _listed(v, gaps) for k, v in node.items()}
+    return {k: _listed(v, gaps) if isinstance(v, dict) else v for k, v in node.items()}
 
 
 def values_of(mapping: Mapping, span: Span, seen: Observed) -> dict[str, Any]:
@@ -215,15 +216,17 @@ def _text(value: Any) -> str | None:
 
 
 def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
-    if not _is_told(seen.input):
+    if not seen.input or not _is_told(seen.input):
         seen.input = _best_messages(values, mapping.input, "user", seen) or seen.input
         system = system_parts(first(values, *mapping.system)) if mapping.system else []
         if system and not any(m["role"] == "system" for m in seen.input):
             seen.input = [{"role": "system", "parts": system}, *seen.input]
-    if not _is_told(seen.output):  # a response may repeat its request's instructions
+    if not seen.output or not _is_told(seen.output):  # a response may repeat its request's instructions
         said = _best_messages(values, mapping.output, "assistant", seen)
         said = [m for m in said if m["role"] != "system"] or seen.output
-        seen.output, *seen.alternatives = by_choice(said)
+        if len(said) > 1:
+            said, *seen.alternatives = by_choice(said)
+        seen.output = said
     if seen.kind == "agent":
         seen.input = seen.input or _lone(values, (*mapping.input, *mapping.asked), "user")
         seen.output = seen.output or _lone(values, (*mapping.output, *mapping.answered), "assistant")
@@ -233,7 +236,7 @@ def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
 
 def _is_told(messages: list[NormalMessage]) -> bool:
     """Whether anything of some messages could be read."""
-    return any(not is_unread(p) for m in messages for p in m["parts"])
+    return any(p["type"] in READ or not is_unread(p) for m in messages for p in m["parts"])
 
 
 def _lone(values: dict[str, Any], keys: tuple[str, ...], role: str) -> list[NormalMessage]:
@@ -309,6 +312,8 @@ def _structured(values: dict[str, Any], keys: tuple[str, ...]) -> list[NormalMes
 def finish(mappings: list[Mapping], span: Span, seen: Observed) -> None:
     """What no dialect could read of a model call as messages is kept as text; where nothing can be read though the call
     ended, that is flagged."""
+    if seen.input and any(m["parts"] for m in seen.output):
+        return
     values = span.attributes
     if not seen.input and "redacted" not in seen.flags:
         seen.input = next((m for d in mappings if (m := _lone(values, d.input, "user"))), [])
@@ -334,7 +339,7 @@ def _tells_more(found: list[NormalMessage], best: list[NormalMessage]) -> bool:
 
 def completeness(messages: list[NormalMessage]) -> int:
     """How much is told: messages, parts, ids, arguments and results."""
-    parts = [p for m in messages for p in m["parts"] if not is_unread(p)]
+    parts = [p for m in messages for p in m["parts"] if p["type"] in READ or not is_unread(p)]
     return len(parts) + sum(p.get(k) is not None for p in parts for k in ("id", "arguments", "response"))
 
 

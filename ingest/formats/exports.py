@@ -43,7 +43,10 @@ _OBSERVATIONS = ("GENERATION", "SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRI
 _JAVASCRIPT = Guess(
     "records as the OpenTelemetry SDK for JavaScript prints them (Gemini CLI's outfile is such a file)", SEND_OTLP
 )
+_NO_CHAT = ("/v1/embeddings", "/v1/moderations", "/v1/images/generations", "/v1/images/edits")
 TRACES = (
+    Mark("custom_id url", Guess("a request of a batch that is no chat", "give batches of chats or responses"),
+         {"url": _NO_CHAT}),
     Mark("resource_spans|resource_logs|scope_spans",
          Guess("OTLP with names in snake_case", "write it with protobuf's MessageToJson, which writes camelCase")),
     Mark("resourceProfiles", Guess("OTLP profiles", "profiles tell no conversation: give traces or logs")),

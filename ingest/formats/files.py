@@ -257,7 +257,15 @@ def _parsed(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise otlp.NotOtlp(f"no JSON: {error}") from None
+        problem = error
+    told = line.strip().removesuffix(b",")  # a list without its brackets
+    try:
+        return orjson.loads(told)
+    except orjson.JSONDecodeError:
+        shown = message_lists.from_text(told.decode("utf-8", "replace"))  # Python's repr
+    if isinstance(shown, str):
+        raise otlp.NotOtlp(f"no JSON: {problem}")
+    return shown
 
 
 class Adder:
@@ -349,6 +357,15 @@ def _step(guess: recognise.Guess, path: Path) -> str:
 
 def _one_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def only_metrics(paths: list[Path], count: int) -> str:
+    """What to say of files that hold metrics and nothing else."""
+    told = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
+    return (
+        f"{told} cannot be used: it seems to hold OTLP metrics only ({count}), which tell no conversation; export "
+        f"traces (and logs) as well; {recognise.READABLE}"
+    )
 
 
 def _truncated(path: Path, whole: str) -> str:

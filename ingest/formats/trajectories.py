@@ -64,7 +64,7 @@ def _attributes(t: Trajectory, identity: str) -> list[dict[str, Any]]:
         "gen_ai.response.id": t.response_id,
         "gen_ai.system_instructions": t.system or None,
         "gen_ai.input.messages": [chats.without_time(m) for m in t.asked] or None,
-        "gen_ai.output.messages": [chats.without_time(m) for m in t.said] or None,
+        "gen_ai.output.messages": _output([chats.without_time(m) for m in t.said if _says_something(m)]),
         "gen_ai.tool.definitions": t.tools or None,
         "error.type": "batch_error" if t.error else None,
         "rehearsal.record": t.kept or None,
@@ -74,6 +74,21 @@ def _attributes(t: Trajectory, identity: str) -> list[dict[str, Any]]:
         for k, v in values.items()
         if v is not None
     ]
+
+
+def _output(said: list[Any]) -> Any:
+    """Answers as an API gave them: several choices or candidates are alternatives, several messages are not."""
+    if len(said) > 1 and all(isinstance(m, dict) and isinstance(m.get("message"), dict) for m in said):
+        return {"choices": said}
+    if len(said) > 1 and all(isinstance(m, dict) and isinstance(m.get("content"), dict) for m in said):
+        return {"candidates": said}
+    return said or None
+
+
+def _says_something(message: Any) -> bool:
+    """Whether a message holds more than its role."""
+    told = {k: v for k, v in message.items() if k not in ("role", "timestamp", "weight", "name", "type", "id")}
+    return any(v not in (None, "", [], {}) for v in told.values())
 
 
 def _evaluation(o: Outcome, at_ns: int) -> dict[str, Any]:

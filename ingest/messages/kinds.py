@@ -7,6 +7,7 @@ class is called besides; ``plain`` leaves those out, so that each word stands on
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +25,7 @@ QUIET = {"image", "imageurl", "inputimage", "audio", "inputaudio", "outputaudio"
          "mcplisttools", "mcpapprovalrequest", "mcpapprovalresponse", "itemreference", "toolreference",
          "citation"}  # fmt: skip
 _CALLS = {"toolcall", "tooluse", "functioncall", "function", "customtoolcall", "toolrequest", "functiontoolcall",
-          "messagefunctiontoolcall", "messagetoolcall"}  # fmt: skip
+          "messagefunctiontoolcall", "messagetoolcall", "invalidtoolcall"}  # fmt: skip
 _CALL_ENDS = ("tooluse", "servertoolcall", "builtintoolcall", "servertooluse")
 _RESULT_ENDS = ("toolresult", "toolreturn", "toolcallresponse", "calloutput", "toolresponse", "functionresponse",
                 "functionresult", "toolerror", "toolcallresult", "functionexecutionresult",
@@ -75,14 +76,13 @@ _SILENT = {"retrieval", "retriever", "retrieve", "guardrail", "evaluator", "toke
 _SILENT_WORDS = ("embed", "rerank", "moderation")
 
 
-def speaks_not(attributes: dict[str, Any]) -> bool:
-    """Whether a span's own word for itself says that nobody converses in it, whatever looks like messages there."""
-    there = _NAMES.intersection(attributes)
-    return bool(there) and any(isinstance(v := attributes[k], str) and is_silent(v) for k in there)
+def kind_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The attributes, of those with these names, in which a span says what it is."""
+    return tuple(_NAMES.intersection(names))
 
 
 @lru_cache(maxsize=1024)
 def is_silent(word: str) -> bool:
-    """Whether a kind's name, or the last part of one (``ai.embed.doEmbed``), is one of those without a conversation."""
+    """Whether a span's own word for itself says that nobody converses in it, whatever looks like messages there."""
     said = plain(word)
     return said in _SILENT or any(w in said for w in _SILENT_WORDS) or said.endswith(("memory", "memorystore"))

@@ -47,6 +47,7 @@ class LogRecord:
     attributes: dict[str, Any]
     scope: str
     resource: dict[str, Any]
+    is_read: bool = False  # a span that names it has told what it says
 
 
 @dataclass(slots=True)

@@ -96,16 +96,16 @@ def result_part(response: Any, call_id: Any = None, name: Any = None, is_error: 
 
 
 def read_call(x: dict[str, Any]) -> Part:
-    function = x.get("function")
+    function = x.get("function", x.get(str(x.get("type"))))  # {"type": "custom", "custom": {...}}
     inner: dict[str, Any] = function if isinstance(function, dict) else x
-    name = first(inner, "name", "tool_name", "toolName", "recipient_name")
+    name = first(inner, *_NAMES, "recipient_name") or first(x, *_NAMES)
     arguments = first_not_none(inner, "arguments", "args", "input", "parameters", "args_json", "tool_kwargs")
     hosting = x.get("server_tool_call")
     if isinstance(hosting, dict):  # the standard's: what is asked lies beside the kind of tool
         name = name or hosting.get("type")
         arguments = {k: v for k, v in hosting.items() if k != "type"} if arguments is None else arguments
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "id", "ref")
-    return call_part(name, arguments, call_id)
+    return call_part(name or (inner is not x and x.get("type")), arguments, call_id)
 
 
 # Types of AI SDK's tool outputs; "content" is a list of parts.
@@ -165,10 +165,11 @@ def _block_text(x: dict[str, Any]) -> str:
 
 
 def _spoken(text: str) -> list[Part]:
-    """Text; what is the repr of an object that is a call, a result or a text part is that part. JSON is text."""
-    shown = read_repr(text) if text[-1:] == ")" or text[:2] == "{'" else None
-    if isinstance(shown, dict):
-        parts = parts_of({k: v for k, v in shown.items() if v is not None})
+    """Text; what is the repr of objects that are calls, results or text parts is those parts. JSON is text."""
+    shown = read_repr(text) if text.endswith((")", ")]")) or text.startswith("{'") else None
+    items = shown if isinstance(shown, list) else [shown]
+    if items and all(isinstance(x, dict) for x in items):
+        parts = [p for x in items if x for p in parts_of({k: v for k, v in x.items() if v is not None})]
         if parts and all(p["type"] in READ for p in parts):
             return parts
     return [text_part(text)]
@@ -202,8 +203,10 @@ def parts_of(x: Any) -> list[Part]:
         return [{"type": "reasoning", "content": thought or ""}]
     if is_call(kind) and (first(x, *_NAMES) or isinstance(x.get("function", x.get("server_tool_call")), dict)):
         return [read_call(x)]
-    if is_result(kind):
+    if is_result(kind) or (kind.endswith(_ANSWERS) and first(x, *_ASKED)):
         return [read_result(x)]
+    if kind == "nonstandard" and isinstance(x.get("value"), dict):  # LangChain
+        return parts_of(x["value"])
     if kind in SPEECH and (said := transcript(x)):
         return [text_part(said)]
     if (item := hosted.interface_part(x)) or (is_hosted(kind) and (x.get("id") or x.get("call_id") or x.get("name"))):
@@ -212,6 +215,7 @@ def parts_of(x: Any) -> list[Part]:
 
 
 _NAMES = ("name", "tool_name", "toolName")
+_ANSWERS, _ASKED = ("result", "output"), ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "toolUseId")
 
 
 def _text_parts(x: dict[str, Any]) -> list[Part]:

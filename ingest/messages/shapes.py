@@ -144,16 +144,20 @@ def _tool_body(body: Any, x: dict[str, Any]) -> Any:
 def _beside(x: dict[str, Any], place: str) -> list[Part]:
     """What a message tells beside its content: thoughts and what the provider's tools did come before it, a refusal or
     the words of an audio answer stand in its place."""
+    extra = x["additional_kwargs"] if isinstance(x.get("additional_kwargs"), dict) else {}  # LangChain
     if place == "instead":
-        said = x.get("refusal") or transcript(x.get("audio"))
+        said = x.get("refusal") or extra.get("refusal") or transcript(x.get("audio") or extra.get("audio"))
         return [text_part(said)] if isinstance(said, str) and said else []
     thought = first(x, "reasoning_content", "reasoning", "tool_plan")
     before: list[Part] = [{"type": "reasoning", "content": thought}] if isinstance(thought, str) else []
-    ran = parse(x.get("executed_tools"))
-    for item in ran if isinstance(ran, list) else ():
-        if isinstance(item, dict):
-            before += parts_of({"name": item.get("type"), **item, "type": "tool.execution"})
-    return before
+    for item in _items(x.get("executed_tools")):  # Groq
+        before += parts_of({"name": item.get("type"), **item, "type": "tool.execution"})
+    return before + [p for item in _items(extra.get("tool_outputs")) for p in parts_of(item)]
+
+
+def _items(listed: Any) -> list[dict[str, Any]]:
+    listed = parse(listed)
+    return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
 
 
 def _listed_results(x: dict[str, Any]) -> list[Part]:

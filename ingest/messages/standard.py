@@ -41,7 +41,7 @@ def _part(x: Any, role: str) -> Part | None:
 
 def _text(x: Part) -> Part | None:
     text = x["content"] if x.keys() == _PLAIN_TEXT else None
-    if type(text) is not str or not text or text[:2] == "{'" or text[-1] == ")":
+    if type(text) is not str or not text or text[:2] == "{'" or text.endswith((")", ")]")):
         return None
     return {"type": "text", "content": text}
 

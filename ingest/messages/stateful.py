@@ -24,39 +24,60 @@ _ID = re.compile(r"[\w.:+/=-]{4,200}")
 _RESPONSES = {"output", "outputs", "choices", "content", "candidates", "usage", "object", "stop_reason"}
 
 
-def note_ids(attributes: dict[str, Any], seen: Observed) -> None:
+Places = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+
+def note_ids(places: Places, attributes: dict[str, Any], seen: Observed) -> None:
     """Fills in the response that a model call continues, its own response's id and its conversation, where the
-    attributes of its dialect did not say them."""
-    for key, value in attributes.items():
-        if "revious" in key and isinstance(value, str) and value and _PREVIOUS_NAME.search(key):
+    attributes of its dialect did not say them. They are looked for at ``places``, of ``places_of``."""
+    named, asked, answered = places
+    for key in named:
+        if isinstance(value := attributes[key], str) and value:
             seen.previous_response_id = seen.previous_response_id or value
-        elif isinstance(value, str):
-            if value[:1] == "{":
-                _read_json(value, seen)
-        elif isinstance(value, dict):
-            _read_object(value, seen)
+    for key in asked:
+        _read(attributes[key], seen, False)
+    for key in answered:
+        _read(attributes[key], seen, True)
 
 
-def _read_json(text: str, seen: Observed) -> None:
-    if seen.previous_response_id is None and "revious" in text and (found := _PREVIOUS.search(text)):
-        seen.previous_response_id = found.group(1)
-    asks_conversation = seen.conversation_id is None and any(name in text for name in _QUOTED)
-    asks_response = seen.response_id is None and '"id"' in text
-    if (asks_conversation or asks_response) and isinstance(told := parse(text), dict):
-        _note(told, seen)
+def places_of(names: tuple[str, ...]) -> Places:
+    """The attributes that are named after the response before; those that may hold a raw request, and those that may
+    hold a raw response: not the flattened ones, of which there are many."""
+    named = tuple(name for name in names if _PREVIOUS_NAME.search(name))
+    whole = [name for name in names if not _FLAT.search(name) and not _SMALL.search(name)]
+    answered = tuple(name for name in whole if any(word in name.lower() for word in _ANSWERS))
+    return named, tuple(n for n in whole if n not in answered and n not in named), answered
 
 
-def _read_object(told: dict[str, Any], seen: Observed) -> None:
+_SMALL = re.compile(r"[._](?:id|name|model|tokens|count|type|kind|system|version|mime_?type|temperature)$", re.I)
+_FLAT = re.compile(r"\.\d+(?:\.|$)")
+_ANSWERS = ("out", "resp", "compl", "result", "answer")
+
+
+def _read(value: Any, seen: Observed, is_answer: bool) -> None:
+    if type(value) is not str:
+        if isinstance(value, dict):
+            _read_object(value, seen, is_answer)
+    elif value[:1] == "{":
+        if seen.previous_response_id is None and "revious" in value and (found := _PREVIOUS.search(value)):
+            seen.previous_response_id = found.group(1)
+        asks = seen.conversation_id is None and any(name in value for name in _QUOTED)
+        asks = asks or (is_answer and seen.response_id is None and '"id"' in value)
+        if asks and isinstance(told := parse(value), dict):
+            _note(told, seen, is_answer)
+
+
+def _read_object(told: dict[str, Any], seen: Observed, is_answer: bool) -> None:
     previous = first(told, "previous_response_id", "previousResponseId", "previous_interaction_id")
     if isinstance(previous, str):
         seen.previous_response_id = seen.previous_response_id or previous
-    _note(told, seen)
+    _note(told, seen, is_answer)
 
 
-def _note(told: dict[str, Any], seen: Observed) -> None:
+def _note(told: dict[str, Any], seen: Observed, is_answer: bool) -> None:
     if seen.conversation_id is None:
         seen.conversation_id = _conversation_in(told)
-    if seen.response_id is None:
+    if is_answer and seen.response_id is None:
         seen.response_id = _response_in(told)
 
 

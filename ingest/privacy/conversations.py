@@ -83,6 +83,11 @@ class Privacy:
             for part in turn.parts:
                 if part["type"] not in _TOLD:
                     fields.learn(part, known)
+        if any(value.kind == "secret" for value in known.values()):
+            for message in (turn.message for turn in c.thread.turns):
+                fields.weaken(message.get("content"), known)
+                for call in message.get("tool_calls") or ():
+                    fields.weaken(call.get("arguments"), known)
         return known
 
     def _replaced(self) -> int:

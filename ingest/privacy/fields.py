@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from ingest.messages.parts import parse
 from ingest.messages.reprs import read_repr
@@ -34,7 +34,17 @@ _KEY = re.compile(r"""["']([^"'\\:]+)\\*["'](?:\s|\\+[nrtf])*:""")
 _IN_NO_KEY = re.compile(r"""["'\\:\x00-\x1f]|\A(?:none|true|false|\d.*|)\Z""")
 _MAX_KEPT = 10_000  # keys that are known to say nothing
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-Known = dict[str, tuple[str, str]]  # by the value in lower case: its kind, and the value as it was first written
+
+
+class Value(NamedTuple):
+    """A personal value: its kind, how it was first written, and whether others than it may be equal to it."""
+
+    kind: str
+    written: str
+    is_common: bool
+
+
+Known = dict[str, Value]  # by the value in lower case
 # Words of a message about a secret, which stands where the secret would: {"password": "is required"}.
 _OF_MESSAGES = set(
     "required invalid incorrect missing wrong expired short long weak must should cannot is not too be the a an reset "
@@ -51,6 +61,7 @@ _SPOKEN = {
 }  # fmt: skip
 _SHORTEST_SECRET, _LONGEST_COMMON = 8, 16  # characters
 _DIGITS_OF_PHONE = 9
+_IDENTIFIERS = ("id", "name", "user", "login", "number", "code", "sku", "handle", "account", "reference", "slug")
 _DISTINCT = 6  # characters of a word that is not within others: a new_password and a newPassword are passwords
 _NEAR = 48  # characters before a value in which something may say what it is
 
@@ -155,16 +166,32 @@ class Fields:
                 else:
                     self.learn(item, known, key)
 
+    def weaken(self, value: Any, known: Known) -> None:
+        """Notes which known secrets of a JSON value stand under the key of an identifier too, as the name of a user who
+        has it for a password: there they are no secrets."""
+        if isinstance(value, str) and value[:1] in ("{", "["):
+            value = parse(value)
+        if isinstance(value, list):
+            for item in value:
+                self.weaken(item, known)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if isinstance(item, str) and (found := known.get(item.strip().lower())) and found.kind == "secret":
+                    if self._kind(key) != "secret" and _plain(str(key)).endswith(_IDENTIFIERS):
+                        known[item.strip().lower()] = found._replace(is_common=True)
+                else:
+                    self.weaken(item, known)
+
     def _note(self, kind: str | None, value: str, known: Known) -> None:
         value = value.strip()
         if kind is None or not _is_told(kind, value) or self._is_allowed(value):
             return
-        known.setdefault(value.lower(), (kind, value))
+        known.setdefault(value.lower(), Value(kind, value, _is_common(kind, value.lower())))
         if kind == "name":
             words = [w for w in _WORD.findall(value) if not is_no_name(w)]
             for word in words if len(words) > 1 else ():
                 if len(word) > 2 or not word.islower():
-                    known.setdefault(word.lower(), ("name", word))
+                    known.setdefault(word.lower(), Value("name", word, _is_common("name", word.lower())))
 
 
 def _keys(told: str) -> set[str]:
@@ -213,8 +240,7 @@ def _is_told(kind: str, value: str) -> bool:
 
 def places(text: str, low: str, known: Known, fields: Fields) -> Iterable[tuple[int, int, str]]:
     """Where a text says known values: start, end, kind. Whole words only, so that ids made of names stay."""
-    for value, (kind, written) in known.items():
-        needs_more = is_common(kind, value)
+    for value, (kind, written, needs_more) in known.items():
         at = low.find(value)
         while at >= 0:
             end = at + len(value)
@@ -224,8 +250,8 @@ def places(text: str, low: str, known: Known, fields: Fields) -> Iterable[tuple[
             at = low.find(value, end)
 
 
-def is_common(kind: str, value: str) -> bool:
-    """Whether others than what the field tells may be equal to its value, in lower case."""
+def _is_common(kind: str, value: str) -> bool:
+    """Whether others than what a field tells may be equal to its value, in lower case."""
     if kind == "secret":
         if len(value) >= _LONGEST_COMMON:
             return value.isdigit()

@@ -12,7 +12,7 @@ import orjson
 
 from ingest.messages.parts import parse
 from ingest.privacy.detectors import Hit, find
-from ingest.privacy.fields import Fields, Known, is_common, places
+from ingest.privacy.fields import Fields, Known, places
 from ingest.privacy.settings import PrivacySettings
 from ingest.privacy.surrogates import Surrogates
 from ingest.privacy.tokens import find_secrets
@@ -79,11 +79,11 @@ class Scrubber:
     def _at_field(self, key: Any, text: str, known: Known, counts: Counter[str]) -> str | None:
         """The surrogate of a common value under the field that tells it; None for any other."""
         value = text.strip()
-        kind, _ = known.get(value.lower(), ("", ""))
-        if not kind or not is_common(kind, value.lower()) or not self.fields.holds(key, kind):
+        found = known.get(value.lower())
+        if found is None or not found.is_common or not self.fields.holds(key, found.kind):
             return None
-        made = self.surrogates.of(kind, value)
-        self._note(kind, made, counts)
+        made = self.surrogates.of(found.kind, value)
+        self._note(found.kind, made, counts)
         return text.replace(value, made)
 
     def _note(self, kind: str, made: str, counts: Counter[str]) -> None:

@@ -16,6 +16,7 @@ import xxhash
 from ingest import dialects
 from ingest.conversations.assembly import Assembled, assemble, conversation_of
 from ingest.conversations.linking import Link
+from ingest.dialects.logs import model_events, sessions
 from ingest.messages.chatform import Turn
 from ingest.messages.normal import MAPPING_VERSION, Evaluation, LogRecord, Observed, Span
 from ingest.messages.parts import Part
@@ -70,10 +71,12 @@ NORMALISED = {
 
 @dataclass
 class Normalised:
-    """Rows of each normalised table, and how many spans each dialect read."""
+    """Rows of each normalised table, how many spans each dialect read, and how many log records were not understood, by
+    name."""
 
     rows: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {k: [] for k in NORMALISED})
     dialect_counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    unread_records: dict[str, int] = field(default_factory=dict)
 
 
 def rows_of(batches: Iterable[pa.RecordBatch], name: str) -> Rows:
@@ -93,7 +96,7 @@ def normalise(spans: Rows, records: Rows, privacy: Privacy | None = None) -> Nor
     """The normalised tables of raw ``spans`` and ``log_records``, with surrogates for what is personal or secret if
     ``privacy`` is given."""
     out = Normalised()
-    observed, evaluations = read(spans, records, out.dialect_counts)
+    observed, evaluations = read(spans, records, out.dialect_counts, out.unread_records)
     conversations = assemble(observed)
     add_conversations(out.rows, conversations, privacy)
     by_trace = {t: c.conversation_id for c in conversations for t in c.trace_ids}
@@ -104,19 +107,30 @@ def normalise(spans: Rows, records: Rows, privacy: Privacy | None = None) -> Nor
 
 
 def read(
-    spans: Rows, records: Rows, dialect_counts: dict[str, int]
+    spans: Rows, records: Rows, dialect_counts: dict[str, int], unread_records: dict[str, int] | None = None
 ) -> tuple[list[Observed], list[Evaluation]]:
-    """What raw rows mean, span by span; adds to the number of spans that each dialect read. The log records must
-    be all those of the spans."""
+    """What raw rows mean, span by span; adds to the number of spans that each dialect read, and to that of the log
+    records that were not understood, by their names. The log records must be all those of the spans."""
     by_span, evaluations = _records(records)
     observed: list[Observed] = []
     met: set[tuple[str, str]] = set()
-    for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met)):
+    loose = [r for (trace_id, _), told in by_span.items() if not trace_id for r in told]
+    for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met), model_events.spans_of(loose)):
         seen = _observed(span)
         dialect_counts[seen.dialect or "none"] = dialect_counts.get(seen.dialect or "none", 0) + 1
         evaluations += seen.evaluations
         observed.append(seen)
-    return observed, evaluations
+        if seen.kind != "other" and span.records:
+            for record in span.records:
+                record.is_read = True
+    rest = [r for told in by_span.values() for r in told if not r.is_read and r.event_name != dialects.EVALUATION]
+    if not rest:
+        return observed, evaluations
+    told_traces = {o.trace_id for o in observed if o.input or o.output or o.arguments is not None}
+    found, unread = sessions.read_sessions(rest, told_traces)
+    if unread_records is not None:
+        unread_records.update(unread)
+    return observed + found, evaluations
 
 
 def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privacy: Privacy | None) -> None:

@@ -46,7 +46,7 @@ MAX_GOING_ON = 0.05  # of a bucket's conversations, if their rows are to be writ
 @dataclass
 class Shard:
     """What the spans of a shard say: rows of ``GROUPS`` and of ``TIES`` (who made ids, who names them), what proves
-    hidden histories, judgements, and how many spans each dialect read."""
+    hidden histories, judgements, how many spans each dialect read, and how many log records were not understood."""
 
     groups: Rows
     made: Rows
@@ -54,19 +54,21 @@ class Shard:
     evidence: Evidence
     evaluations: list[Evaluation]
     dialect_counts: dict[str, int] = field(default_factory=dict)
+    unread_records: dict[str, int] = field(default_factory=dict)
 
 
 def read_shard(spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]) -> Shard:
     """Reads the spans of some traces, all of each, in the order of their arrival."""
     counts: dict[str, int] = {}
-    observed, evaluations = read(rows_of(spans, "spans"), rows_of(records, "log_records"), counts)
+    unread: dict[str, int] = {}
+    observed, evaluations = read(rows_of(spans, "spans"), rows_of(records, "log_records"), counts, unread)
     ties, evidence = Ties(), Evidence()
     rows: Rows = []
     for g in groups_of(observed):
         ties.add(g)
         evidence.add(g.members)
         rows.append((g.digest, g.key, g.explicit, pack_spans(g.members)))
-    return Shard(rows, ties.made, ties.named, evidence, evaluations, counts)
+    return Shard(rows, ties.made, ties.named, evidence, evaluations, counts, unread)
 
 
 def assemble_bucket(

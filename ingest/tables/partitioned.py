@@ -48,9 +48,10 @@ Edges = Iterable[tuple[int, int]]
 
 @dataclass
 class Made:
-    """What was made besides the files: spans by dialect, and what privacy replaced."""
+    """What was made besides the files: spans by dialect, log records not understood, and what privacy replaced."""
 
     dialect_counts: dict[str, int]
+    unread_records: dict[str, int]
     totals: Totals | None
 
 
@@ -84,9 +85,11 @@ def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shard
         judged = [number for number, shard in enumerate(read) if shard.has_evaluations]
         (found,) = each(_write_evaluations, [(aside, into, judged, totals, root)])
         counts: Counter[str] = Counter()
+        unread: Counter[str] = Counter()
         for shard in read:
             counts.update(shard.dialect_counts)
-        return Made(dict(counts), found)
+            unread.update(shard.unread_records)
+        return Made(dict(counts), dict(unread), found)
 
 
 def _read(
@@ -117,6 +120,7 @@ class _ReadShard:
     evidence: Evidence
     has_evaluations: bool
     dialect_counts: dict[str, int]
+    unread_records: dict[str, int]
 
 
 def _read_stretch(aside: Path, number: int, buckets: int, stretch: Stretch) -> _ReadShard:
@@ -168,7 +172,8 @@ def _leave(
         pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", **ASIDE_AS)
     if shard.evaluations:
         (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
-    return _ReadShard(sorted(of_bucket), shard.evidence, bool(shard.evaluations), shard.dialect_counts)
+    has_evaluations = bool(shard.evaluations)
+    return _ReadShard(sorted(of_bucket), shard.evidence, has_evaluations, shard.dialect_counts, shard.unread_records)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from ingest import session_ids
 from ingest.journal import segments as journal
 from ingest.storage import catalog as catalogs
 from ingest.storage import compaction, encrypted, landing
@@ -94,14 +95,19 @@ def _old_segments(root: Path, catalog: Catalog, done: Retained) -> list[Path]:
 
 
 def _keep(db: duckdb.DuckDBPyConnection, before_ns: int) -> None:
-    """Create ``kept`` (traces) and ``kept_loose`` (hashes of evaluations without a trace) that must stay."""
+    """Create ``kept`` (traces) and ``kept_loose`` (hashes of evaluations without a trace, and of the records of
+    sessions, for which the session stands in the place of a trace) that must stay."""
     no_trace = _UNTRACED.format("l") + " AND " + _UNTRACED.format("e")
     db.execute(f"""
+        CREATE TABLE of_sessions AS
+            SELECT {session_ids.trace_sql("l")} AS session, row_hash, arrived_at_ns FROM log_records AS l
+            WHERE {_UNTRACED.format("l")} AND session IS NOT NULL;
         CREATE TABLE arrived AS
             SELECT trace_id, min(arrived_at_ns) AS oldest, max(arrived_at_ns) AS newest
             FROM (SELECT trace_id, arrived_at_ns FROM spans UNION ALL SELECT trace_id, arrived_at_ns FROM log_records
                 UNION ALL SELECT trace_id, arrived_at_ns FROM dropped_spans
-                UNION ALL SELECT trace_id, arrived_at_ns FROM dropped_log_records) AS raw
+                UNION ALL SELECT trace_id, arrived_at_ns FROM dropped_log_records
+                UNION ALL SELECT session, arrived_at_ns FROM of_sessions) AS raw
             WHERE NOT {_UNTRACED.format("raw")} GROUP BY trace_id;
         CREATE TABLE belongs AS
             SELECT conversation_id, unnest(trace_ids) AS trace_id FROM conversations
@@ -127,6 +133,7 @@ def _keep(db: duckdb.DuckDBPyConnection, before_ns: int) -> None:
     db.execute(f"""
         CREATE TABLE kept_loose AS SELECT row_hash FROM loose WHERE arrived_at_ns >= {before_ns}
             OR conversation_id IN (SELECT conversation_id FROM belongs JOIN kept USING (trace_id))
+        UNION SELECT row_hash FROM of_sessions WHERE session IN (SELECT trace_id FROM kept)
     """)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ingest.formats.records.outcomes import outcomes_of
 from ingest.formats.records.trajectory import Trajectory
 
-_ROLES = {"user": "user", "agent": "assistant", "system": "system"}
+_ROLES = {"user": "user", "agent": "assistant", "system": "system", "tool": "tool", "environment": "tool"}
 _EMBEDDED = "subagent_trajectories"
 
 

@@ -18,13 +18,16 @@ from ingest.formats.records.trajectory import Trajectory, time_of
 BatchRequests = Callable[[str], dict[str, Any] | None]
 # Where the messages of a conversation lie; ``input`` is the Responses API's and may be a text.
 MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns", "traj", "trajectory",
-            "history", "contents", "messages_and_choices", "prompt", "input")  # fmt: skip
+            "history", "chat_history", "chat_messages", "contents", "messages_and_choices", "prompt",
+            "input")  # fmt: skip
 IDS = ("conversation_id", "trajectory_id", "thread_id", "session_id", "sessionId", "chat_id", "id", "custom_id", "uuid")
 _AGENTS, _MODELS = ("agent", "agent_name"), ("model", "model_name")
 _SYSTEM = ("system", "system_prompt", "instructions", "systemInstruction", "system_instruction")
 _TOOLS = ("tools", "functions", "tool_definitions", "toolConfig", "available_tools")
 _ANSWERS = ("completion", "completions", "response", "output", "responses")
-_PAIRS = (("request", "response"), ("request_body", "response_body"), ("input", "output"), ("body", "response"))
+_PAIRS = (("request", "response"), ("request_body", "response_body"), ("input", "output"), ("body", "response"),
+          ("prompt", "response"), ("prompt", "completion"))  # fmt: skip
+_BODIES = ("inputBodyJson", "outputBodyJson")  # of Bedrock's invocation logs
 _TEXT_PAIRS = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("question", "answer"))
 _OWN = {*MESSAGES, *IDS, *_AGENTS, *_MODELS, *_SYSTEM, *_TOOLS, *_ANSWERS, *KEYS} - {"feedback", "reward_info"}
 
@@ -35,6 +38,8 @@ def trajectories_of(value: Any, batch_requests: BatchRequests | None = None) -> 
         return [_listed(value)] if message_lists.is_conversation(value) else None
     if not isinstance(value, dict):
         return None
+    if isinstance(value.get("mapping"), dict):
+        value = _on_its_path(value)
     return _batch(value, batch_requests) or _preference(value) or _plain(value)
 
 
@@ -54,6 +59,29 @@ def _split(messages: list[Any], tools: Any) -> Trajectory:
     return Trajectory(messages[:-1] if answered else messages, messages[-1:] if answered else [], tools=tools)
 
 
+def _on_its_path(record: dict[str, Any]) -> dict[str, Any]:
+    """A conversation of ChatGPT's export, which is a tree of messages: the path to the one that is shown."""
+    nodes, at = record["mapping"], record.get("current_node")
+    path: list[Any] = []
+    while isinstance(node := nodes.get(at), dict) and len(path) <= len(nodes):
+        path.append(node.get("message"))
+        at = node.get("parent")
+    messages = [m for m in map(_of_a_node, reversed(path)) if m]
+    return {**{k: v for k, v in record.items() if k not in ("mapping", "current_node")}, "messages": messages}
+
+
+def _of_a_node(message: Any) -> dict[str, Any] | None:
+    if not isinstance(message, dict) or not isinstance(message.get("author"), dict):
+        return None
+    content = message.get("content") or {}
+    parts = [p for p in content.get("parts") or () if isinstance(p, str) and p] if isinstance(content, dict) else []
+    text = "\n".join(parts) or (content.get("text") if isinstance(content, dict) else None)
+    if not text:
+        return None
+    name = {"name": message["author"]["name"]} if isinstance(message["author"].get("name"), str) else {}
+    return {"role": message["author"].get("role"), "content": text, "timestamp": message.get("create_time"), **name}
+
+
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
     return next((record[k] for k in keys if record.get(k) not in (None, "", [], {})), None)
 
@@ -65,12 +93,12 @@ def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
     """A conversation and what answers it, a logged request with its response, a response alone, or two texts."""
     for asked, answered in _PAIRS:
         request, response = _object(record.get(asked)), _object(record.get(answered))
-        if request is not None and response is not None and (told := _prompt(request)) is not None:
-            answer = _answer(response)
-            return [_with_facts(answer, told, {**response, **request, **record})] if answer else None
+        if request is not None and answered in record and (told := _prompt(request)) is not None:
+            answer = _answer(response if response is not None else record[answered], is_text=True)
+            return [_with_facts(answer, told, {**(response or {}), **request, **record})] if answer else None
     told = _prompt(record)
     if told is not None:
-        answer = next((a for k in _ANSWERS if (a := _answer(record.get(k))) is not None), None)
+        answer = next((a for k in _ANSWERS if (a := _answer(record.get(k), is_text=not told.said)) is not None), None)
         return [_with_facts(answer, told, record)]
     if (answer := _answer(record)) is not None:
         return [_with_facts(answer, Trajectory([], []), record)]
@@ -79,7 +107,9 @@ def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
 
 def _object(value: Any) -> dict[str, Any] | None:
     value = message_lists.from_text(value) if isinstance(value, str) else value
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    return next((value[k] for k in _BODIES if isinstance(value.get(k), dict)), value)
 
 
 def _prompt(record: dict[str, Any]) -> Trajectory | None:
@@ -89,16 +119,20 @@ def _prompt(record: dict[str, Any]) -> Trajectory | None:
         items = message_lists.listed(record.get(key))
         if items is not None:
             return replace(_split(message_lists.read(items), tools), system=_first(record, _SYSTEM))
-    if isinstance(record.get("input"), str) and "model" in record:  # Responses API
-        asked = [{"role": "user", "content": record["input"]}]
+    text = next((record[k] for k in ("input", "prompt") if isinstance(record.get(k), str)), None)
+    if text is not None and "model" in record and not any(k in record for k in ("completion", "response")):
+        asked = [{"role": "user", "content": text}]  # Responses API, and text completions
         return Trajectory(asked, [], system=_first(record, _SYSTEM), tools=tools)
     return None
 
 
-def _answer(value: Any) -> Trajectory | None:
-    """What a model answered: a response of OpenAI's chat or Responses API, of Anthropic's or Gemini's, or messages."""
+def _answer(value: Any, is_text: bool = False) -> Trajectory | None:
+    """What a model answered: a response of OpenAI's chat or Responses API, of Anthropic's, Gemini's or Bedrock's, or
+    messages; where ``is_text``, a text as well."""
     if isinstance(value, str | list):
         items = message_lists.listed(value)
+        if items is None and is_text and isinstance(value, str) and value:
+            items = [{"role": "assistant", "content": value}]
         return Trajectory([], message_lists.read(items)) if items else None
     if not isinstance(value, dict):
         return None
@@ -106,6 +140,8 @@ def _answer(value: Any) -> Trajectory | None:
     is_message = value.get("role") == "assistant" and ("content" in value or "tool_calls" in value)
     if said is None and is_message:
         said = [{k: value[k] for k in ("role", "content", "tool_calls", "refusal") if k in value}]
+    if said is None and isinstance(value.get("output"), dict) and message_lists.is_message(value["output"]):
+        said = [value["output"]["message"]]
     if said is None:
         return None
     response_id = value.get("id", value.get("responseId"))
@@ -179,8 +215,20 @@ def _batch(record: dict[str, Any], requests: BatchRequests | None) -> list[Traje
     asked = requests(key) if requests else None
     told = (_prompt(asked) if asked else None) or Trajectory([], [])
     answer = _answer(next((result[k] for k in ("body", "message") if k in result), None)) if result else None
+    if answer is None and not _has_failed(record, result):
+        return None
     facts = _with_facts(answer, told, {**(asked or {}), "custom_id": key})
     return [replace(facts, error=None if answer else _problem(record, result))]
+
+
+def _has_failed(record: dict[str, Any], result: dict[str, Any] | None) -> bool:
+    """Whether a request of a batch was not answered; an answer of another kind (embeddings) is one."""
+    status = (result or {}).get("status_code")
+    return (
+        bool(record.get("error"))
+        or (result or {}).get("type") in ("errored", "canceled", "expired")
+        or (isinstance(status, int) and status >= 400)
+    )
 
 
 def _problem(record: dict[str, Any], result: dict[str, Any] | None) -> str:

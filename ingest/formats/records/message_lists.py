@@ -1,8 +1,8 @@
 """Lists of messages in the forms that people have them in, brought to ones that ``ingest.messages`` reads.
 
-Read are ShareGPT's ``from`` and ``value``, other names of roles, messages and lists given as JSON text, choices with a
-message in them, and the parts of AI SDK's UI messages. Messages of an API (OpenAI chat and Responses, Anthropic,
-Gemini, LangChain) stay as they are.
+Read are ShareGPT's ``from`` and ``value`` and other names of these, other names of roles, messages and lists given as
+JSON text, choices with a message in them, the parts of AI SDK's UI messages, and transcripts. Messages of an API
+(OpenAI chat and Responses, Anthropic, Gemini, LangChain) stay as they are.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from typing import Any
 
 import orjson
 
+from ingest.formats.records import transcripts
+
 Message = dict[str, Any]
 
 ROLES = {
     "human": "user", "prompter": "user", "customer": "user",
     "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "claude": "assistant",
-    "bot": "assistant", "ai": "assistant", "model": "assistant", "gemini": "assistant", "agent": "assistant",
+    "bot": "assistant", "chatbot": "assistant", "ai": "assistant", "model": "assistant", "gemini": "assistant",
+    "agent": "assistant",
     "function_call": "call", "function-call": "call", "tool_call": "call", "tool-call": "call",
     "observation": "tool", "function_response": "tool", "function-response": "tool", "function_result": "tool",
     "tool_response": "tool", "tool-response": "tool", "tool_result": "tool", "tool_results": "tool",
@@ -33,6 +36,7 @@ _ITEMS = {"function_call", "function_call_output", "reasoning", "custom_tool_cal
           "computer_call_output", "local_shell_call", "local_shell_call_output"}  # fmt: skip
 
 
+_SPEAKERS, _SAYINGS = ("from", "speaker", "sender", "author"), ("value", "text", "message", "utterance", "content")
 # Python's repr of a dict or of a list of them, as a data frame writes it into a CSV file.
 _REPR = re.compile(r"\s*\[?\s*\{\s*'")
 
@@ -41,7 +45,7 @@ def listed(value: Any) -> list[Any] | None:
     """A list of messages, also where the list or its items are given as text (JSON, or Python's repr); None for another
     value."""
     if isinstance(value, str):
-        value = from_text(value)
+        value = transcripts.messages_of(value) or from_text(value)
     if not isinstance(value, list) or not value:
         return None
     items = [from_text(item) if isinstance(item, str) else item for item in value]
@@ -69,7 +73,9 @@ def is_message(item: Any) -> bool:
     """Whether an item of a list that is said to hold messages is one."""
     if not isinstance(item, dict):
         return False
-    if isinstance(item.get("role"), str) or (isinstance(item.get("from"), str) and "value" in item):
+    if isinstance(item.get("role"), str):
+        return True
+    if any(isinstance(item.get(k), str) for k in _SPEAKERS) and any(k in item for k in _SAYINGS):
         return True
     kind = str(item.get("type", "")).lower()
     if kind in _ITEMS or (kind in _LANGCHAIN and ("content" in item or "data" in item)):
@@ -89,7 +95,7 @@ def role_of(item: Any) -> str:
     """The role of a message, "call" for one that is a call alone; "" if it is none that is known."""
     if not isinstance(item, dict):
         return ""
-    told = item.get("role", item.get("from"))
+    told = item.get("role", next((item[k] for k in _SPEAKERS if isinstance(item.get(k), str)), None))
     if told is None and isinstance(item.get("message"), dict):
         return role_of(item["message"])
     if told is None:
@@ -113,9 +119,7 @@ def _read(item: Message) -> list[Message]:
     inner = item.get("message")
     if isinstance(inner, dict) and "role" not in item and is_message(inner):
         return _read(inner)
-    if "from" in item and "role" not in item:
-        item = {"role": item["from"], "content": item.pop("value", None), **item}
-        item.pop("from")
+    item = _with_role(item)
     role = role_of(item)
     if role == "call":
         return [_call_alone(item)]
@@ -125,6 +129,18 @@ def _read(item: Message) -> list[Message]:
     if isinstance(parts, list) and any(map(_is_ui_call, parts)):
         return _ui_messages(item, parts)
     return [item]
+
+
+def _with_role(item: Message) -> Message:
+    """A message with its role and its content under these names."""
+    speaker = next((k for k in _SPEAKERS if isinstance(item.get(k), str)), None) if "role" not in item else None
+    is_empty = item.get("content") in (None, "", []) and not {"parts", "tool_calls", "type"} & item.keys()
+    saying = next((k for k in _SAYINGS if isinstance(item.get(k), str)), None) if is_empty or speaker else None
+    if not speaker and (not saying or "role" not in item):
+        return item
+    told = {k: v for k, v in item.items() if k not in (speaker, saying)}
+    told["role"] = item["role"] if speaker is None else item[speaker]
+    return {**told, "content": item[saying]} if saying and (is_empty or "content" not in told) else told
 
 
 def _call_alone(item: Message) -> Message:

@@ -16,7 +16,7 @@ KEYS = ("reward", "score", "rewards", "scores", "rating", "grade", "outcome", "o
         "reward_info", "feedback")  # fmt: skip
 FLAGS = ("success", "passed", "resolved", "solved", "correct", "is_correct", "label", "preferred")
 # Objects beside the messages in which a reward or a score may lie.
-NESTED = ("extra", "metadata", "info", "metrics")
+NESTED = ("extra", "metadata", "info", "metrics", "final_metrics")
 _VALUES = ("score", "value", "reward", "rating", "grade")
 _EXPLANATIONS = ("explanation", "comment", "reason", "rationale", "feedback")
 _LONGEST_LABEL = 200  # characters; what is longer is an explanation
@@ -42,7 +42,8 @@ def outcomes_of(record: Mapping[str, Any]) -> list[Outcome]:
         elif key in FLAGS and isinstance(value, bool):
             found.append(Outcome(key, float(value)))
         elif key in NESTED and isinstance(value, dict):
-            found += [o for k in ("reward", "score") if k in value for o in _read(k, value[k])]
+            inner = {**value.get("extra", {}), **value} if isinstance(value.get("extra"), dict) else value
+            found += [o for k in ("reward", "score") if k in inner for o in _read(k, inner[k])]
     return found
 
 

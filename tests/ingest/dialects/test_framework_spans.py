@@ -259,3 +259,46 @@ def test_items_that_logfire_does_not_know_are_read_from_their_data(recover: Reco
     values = {"events": json.dumps(events), "gen_ai.request.model": "m"}
     (c,) = recover(request(span(1, 1, "Responses", values, parent=1), scope="logfire.openai"))
     assert facts(c) == FACTS
+
+
+def test_an_answer_that_the_next_request_tells_in_its_parts_is_told_in_them(recover: Recover) -> None:
+    """The AI SDK writes the text and the calls of an answer, and not what the provider's tools gave in between."""
+    searched = [
+        {"type": "text", "text": "Let me look."},
+        {
+            "type": "tool-call",
+            "toolCallId": "s1",
+            "toolName": "web_search",
+            "input": ARGUMENTS,
+            "providerExecuted": True,
+        },
+        {
+            "type": "tool-result",
+            "toolCallId": "s1",
+            "toolName": "web_search",
+            "output": {"type": "text", "value": "none"},
+        },
+        {"type": "text", "text": ANSWER},
+    ]
+    first = {
+        "ai.operationId": "ai.generateText.doGenerate",
+        "ai.prompt.messages": json.dumps(ASKED),
+        "ai.response.text": f"Let me look.{ANSWER}",
+        "ai.response.toolCalls": json.dumps([{"toolCallId": "s1", "toolName": "web_search", "input": ARGUMENTS}]),
+    }
+    history = [*ASKED, {"role": "assistant", "content": searched}, {"role": "user", "content": "Thanks."}]
+    second = {
+        "ai.operationId": "ai.generateText.doGenerate",
+        "ai.prompt.messages": json.dumps(history),
+        "ai.response.text": "Bye.",
+    }
+    made = [span(n, n, "call", values, at=n, parent=n) for n, values in ((1, first), (2, second))]
+    (c,) = recover(request(*made, scope="ai"))
+    assert [(m["role"], m["content"]) for m in c.messages] == [
+        ("user", ASK),
+        ("assistant", "Let me look."),
+        ("tool", "none"),
+        ("assistant", ANSWER),
+        ("user", "Thanks."),
+        ("assistant", "Bye."),
+    ]

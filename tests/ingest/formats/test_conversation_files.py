@@ -132,6 +132,25 @@ FORMS: dict[str, Any] = {
             {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Here."}]}]}},
     "rows of a data set": {"features": [{"name": "messages"}],
                            "rows": [{"row_idx": 0, "row": {"messages": OPENAI}}]},
+    "speakers": {"dialogue": [
+        {"speaker": "customer", "text": "where is 7"}, {"speaker": "function_call", "text": json.dumps(CALL)},
+        {"speaker": "observation", "text": "shelf 3"}, {"speaker": "agent", "text": "Here."}]},
+    "a transcript": {"system": "", "chat": (
+        "USER: where is 7\n\n\nASSISTANT: <functioncall> "
+        "{\"name\": \"find\", \"arguments\": '{\"id\": 7}'} <|endoftext|>\n\n\n"
+        "FUNCTION RESPONSE: shelf 3\n\n\nASSISTANT: Here. <|endoftext|>\n")},
+    "bedrock's log": {
+        "schemaType": "ModelInvocationLog", "modelId": "m",
+        "input": {"inputBodyJson": {"messages": [
+            {"role": "user", "content": [{"text": "where is 7"}]},
+            {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "find", "input": {"id": 7}}}]},
+            {"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [{"text": "shelf 3"}]}}]}]}},
+        "output": {"outputBodyJson": {"output": {"message": {"role": "assistant", "content": [{"text": "Here."}]}}}}},
+    "a text that answers messages": {"messages": OPENAI[:-1], "response": "Here."},
+    "a line with a comma": json.dumps({"messages": OPENAI}) + ",",
+    "a line of python": repr({"messages": OPENAI}),
+    "capital roles, message for content": {"chat_history": [
+        {"role": "USER", "message": "where is 7"}, OPENAI[1], OPENAI[2], {"role": "CHATBOT", "message": "Here."}]},
     "what this project exports": {
         "conversation_id": "c9", "agent": "desk", "tools": [{"name": "find"}], "flags": [], "outcomes": [],
         "messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "c", **CALL}]},
@@ -146,6 +165,47 @@ def test_a_conversation_is_the_same_in_every_form(tmp_path: Path, form: str) -> 
     (c,), problems = read(tmp_path, data=[content] if isinstance(content, list) else content)
     assert not problems and told(c) == WHOLE
     assert [t["name"] for t in c.tools] == ["find"]
+
+
+EXPORTS: dict[str, Any] = {
+    "chatgpt": [{
+        "title": "t", "conversation_id": "g-1", "create_time": 1764000000.5, "current_node": "d", "mapping": {
+            "a": {"id": "a", "message": None, "parent": None, "children": ["b"]},
+            "b": {"id": "b", "parent": "a", "children": ["c", "d"], "message": {
+                "author": {"role": "user"}, "create_time": 1764000001.0,
+                "content": {"content_type": "text", "parts": ["where is 7"]}}},
+            "c": {"id": "c", "parent": "b", "children": [], "message": {
+                "author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["Nowhere."]}}},
+            "d": {"id": "d", "parent": "b", "children": [], "message": {
+                "author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["Here."]}}}}}],
+    "claude.ai": [{"uuid": "u", "name": "t", "chat_messages": [
+        {"uuid": "1", "sender": "human", "text": "where is 7", "content": [{"type": "text", "text": "where is 7"}]},
+        {"uuid": "2", "sender": "assistant", "text": "Here.", "content": [{"type": "text", "text": "Here."}]}]}],
+    "transcript": {"text": "", "prompt": "\n\nHuman: where is 7\n\nAssistant: Here."},
+    "alpaca": {"instruction": "where is", "input": "7", "output": "Here."},
+    "texts": {"prompt": "where is 7", "completion": "Here."},
+    "text completion": {"request": {"model": "m", "prompt": "where is 7"},
+                        "response": {"id": "cmpl-1", "object": "text_completion", "choices": [{"text": "Here."}]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", EXPORTS)
+def test_conversations_without_tools(tmp_path: Path, form: str) -> None:
+    (c,), problems = read(tmp_path, data=json.dumps(EXPORTS[form]))
+    asked = "where is\n\n7" if form == "alpaca" else "where is 7"
+    assert not problems and told(c) == [("user", asked), ("assistant", "Here.")]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"custom_id": "r", "method": "POST", "url": "/v1/embeddings", "body": {"model": "e", "input": "where is 7"}},
+     {"id": "b", "custom_id": "r", "error": None, "response": {"status_code": 200, "body": {
+         "object": "list", "model": "e", "data": [{"object": "embedding", "embedding": [0.1]}]}}}],
+    ids=["request", "result"],
+)  # fmt: skip
+def test_a_batch_of_embeddings_is_no_conversation(tmp_path: Path, record: dict[str, Any]) -> None:
+    found, problems = read(tmp_path, data=record)
+    assert not found and "line 1 is no OTLP/JSON request and no conversation" in problems[0]
 
 
 def test_tags_of_one_who_only_speaks_of_them_stay_text(tmp_path: Path) -> None:
@@ -191,6 +251,7 @@ def test_what_stands_beside_the_messages_is_read_or_kept(tmp_path: Path) -> None
         ({"metadata": {"reward": "1"}}, {"reward": 1.0}),
         ({"outcomes": [{"name": "a", "score": None, "label": "pass", "explanation": "ok"}]}, {"a": "pass"}),
         ({"reward": None}, {}),
+        ({"final_metrics": {"extra": {"reward": 1}}}, {"reward": 1.0}),
     ],
     ids=str,
 )
@@ -213,15 +274,24 @@ def test_an_explanation_stays_with_its_score(tmp_path: Path) -> None:
          "preferred_output": [DONE], "non_preferred_output": [{"role": "assistant", "content": "No."}]},
         {"prompt": [USER], "chosen": [DONE], "rejected": [{"role": "assistant", "content": "No."}]},
         {"chosen": [USER, DONE], "rejected": [USER, {"role": "assistant", "content": "No."}]},
+        {"chosen": "\n\nHuman: where is 7\n\nAssistant: Here.", "rejected": "\n\nHuman: where is 7\n\nAssistant: No."},
         {"prompt": USER["content"], "chosen": "Here.", "rejected": "No."},
     ],
-    ids=["openai", "prompt", "whole", "texts"],
+    ids=["openai", "prompt", "whole", "transcripts", "texts"],
 )  # fmt: skip
 def test_both_answers_of_a_preference_are_conversations(tmp_path: Path, record: dict[str, Any]) -> None:
     found, problems = read(tmp_path, data=record)
     assert not problems
     assert {told(c)[-1][1]: outcomes(c) for c in found} == {"Here.": {"preferred": 1.0}, "No.": {"preferred": 0.0}}
     assert all(told(c)[0] == ("user", "where is 7") for c in found)
+
+
+def test_two_choices_are_two_conversations(tmp_path: Path) -> None:
+    choices = [{"index": n, "finish_reason": "stop", "message": {"role": "assistant", "content": c}}
+               for n, c in enumerate(("Here.", "No."))]  # fmt: skip
+    record = {"request": {"model": "m", "n": 2, "messages": [USER]}, "response": {"id": "c", "choices": choices}}
+    found, _ = read(tmp_path, data=record)
+    assert sorted(told(c)[1:] for c in found) == [[("assistant", "Here.")], [("assistant", "No.")]]
 
 
 def response(content: str) -> dict[str, Any]:

@@ -144,10 +144,8 @@ def test_any_bytes_are_rows_or_no_otlp(data: bytes, signal: str) -> None:
 
 def request(name: str, number: int, double: float, start: int, trace: bytes) -> ExportTraceServiceRequest:
     made = ExportTraceServiceRequest()
-    span = (
-        made.resource_spans.add()
-        .scope_spans.add()
-        .spans.add(name=name, trace_id=trace, span_id=b"\2" * 8, start_time_unix_nano=start)
+    span = made.resource_spans.add().scope_spans.add().spans.add(
+        name=name, trace_id=trace, span_id=b"\2" * 8, start_time_unix_nano=start
     )
     span.attributes.add(key=name).value.int_value = number
     span.attributes.add(key="double").value.double_value = double

@@ -76,6 +76,7 @@ SEEN: dict[str, tuple[Any, str, str]] = {
     "a number": ("12\n", "JSON value by itself (12)", '{"messages": [...]}'),
     "numbers": ("[1, 2]\n", "list without objects", '{"messages": [...]}'),
     "a word": ("hello", "no JSON", READABLE),
+    "yaml": ("messages:\n  - role: user\n    content: hi\n", "no JSON", READABLE),
 }  # fmt: skip
 
 
@@ -87,6 +88,14 @@ def test_what_a_file_seems_to_be_and_what_to_do(tmp_path: Path, kind: str) -> No
     assert done.new == 0 and str(tmp_path / "data.jsonl") in problem and "\n" not in problem
     assert seems in problem and step in problem and READABLE in problem and "docs/files.md" in problem
     assert "truncated" not in problem
+
+
+def test_metrics_alone_are_told(tmp_path: Path) -> None:
+    done = ingest(tmp_path, {"resourceMetrics": [{"scopeMetrics": []}]})
+    (problem,) = done.problems
+    assert "OTLP metrics only" in problem and "export traces" in problem and READABLE in problem
+    done = ingest(tmp_path, json.dumps({"resourceMetrics": [{}]}) + "\n" + json.dumps(GOOD) + "\n")
+    assert (done.metrics, done.new, done.problems) == (1, 1, [])
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

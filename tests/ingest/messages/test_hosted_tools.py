@@ -342,3 +342,54 @@ def test_a_users_message_keeps_its_text_behind_the_results() -> None:
     """Anthropic's tool results come in a user's message; chat completions want them first."""
     blocks = [{"type": "text", "text": "Go on."}, {"type": "tool_result", "tool_use_id": "c1", "content": "one"}]
     assert told({"role": "user", "content": blocks}) == [("result", "one", False), ("user", "Go on.")]
+
+
+def test_langchain_tells_them_as_blocks_or_beside_the_content() -> None:
+    item = {"type": "mcp_call", "id": "m1", "name": "get_order", "arguments": "{}", "output": "pending"}
+    blocks = [
+        {"type": "server_tool_call", "id": "s1", "name": "web_search", "args": ASKED},
+        {"type": "server_tool_result", "tool_call_id": "s1", "output": "none", "status": "success"},
+        {"type": "non_standard", "value": item},
+        {"type": "text", "text": "There is none."},
+    ]
+    assert told({"type": "ai", "data": {"content": blocks}}) == [
+        ("call", "web_search", ASKED),
+        ("result", "none", False),
+        ("call", "get_order", {}),
+        ("result", "pending", False),
+        ("assistant", "There is none."),
+    ]
+    beside = {"content": [blocks[-1]], "additional_kwargs": {"tool_outputs": [item]}}
+    assert told({"type": "ai", "data": beside}) == [
+        ("call", "get_order", {}),
+        ("result", "pending", False),
+        ("assistant", "There is none."),
+    ]
+
+
+def test_results_of_any_kind_that_name_their_call_are_results() -> None:
+    """Gemini's Interactions API has a kind for each tool."""
+    outputs = [
+        {"type": "google_search_call", "id": "g1", "arguments": {"queries": ["recall"]}},
+        {"type": "google_search_result", "call_id": "g1", "result": [{"url": "https://l.example"}]},
+        {"type": "text", "text": "There is none."},
+    ]
+    assert told({"outputs": outputs}) == [
+        ("call", "google_search", {"queries": ["recall"]}),
+        ("result", '[{"url":"https://l.example"}]', False),
+        ("assistant", "There is none."),
+    ]
+
+
+def test_calls_that_are_named_by_their_type() -> None:
+    custom = {"id": "c1", "type": "custom", "custom": {"name": "note", "input": "buy milk"}}
+    assert told({"role": "assistant", "content": None, "tool_calls": [custom]}) == [("call", "note", "buy milk")]
+
+
+def test_the_repr_of_a_list_of_calls_is_those_calls() -> None:
+    """CrewAI's answer is the list of calls, which OpenLLMetry writes as text."""
+    shown = "ToolCall(function=Function(arguments='{\"n\": %d}', name='get'), id='c%d', type='function')"
+    parts = [{"type": "text", "content": f"[{shown % (1, 1)}, {shown % (2, 2)}]"}]
+    assert told([{"role": "assistant", "parts": parts}]) == [("call", "get", {"n": 1}), ("call", "get", {"n": 2})]
+    for text in ("[see the manual (page 3)]", "Order(W1)", "[Order(id='W1')]"):
+        assert told([{"role": "assistant", "parts": [{"type": "text", "content": text}]}]) == [("assistant", text)]

@@ -97,3 +97,10 @@ def test_a_year_of_birth_rewrites_no_other_number(tmp_path: Path) -> None:
     assert answers_of(c) == ["Error: order 1987 of 1987 not found"]
     content = str(c.messages[0]["content"])
     assert arguments_of(c)["dob"] != "1987" and content.endswith("order 1987") and "born in 1987" not in content
+
+
+def test_a_password_that_is_the_users_name_too_is_a_secret_in_its_field_only(tmp_path: Path) -> None:
+    both = {"user_id": "jdoe-2024", "password": "jdoe-2024"}
+    c = told(tmp_path, both, "Error: user jdoe-2024 is locked")
+    assert answers_of(c) == ["Error: user jdoe-2024 is locked"]
+    assert arguments_of(c)["user_id"] == "jdoe-2024" != arguments_of(c)["password"]

@@ -1,0 +1,157 @@
+"""Sessions of command-line agents: their log records, which need no spans, become model calls and tool executions.
+
+Where requests and responses were logged whole, they are the model's calls. Else the session is told by what there is:
+prompts, answers where they are logged, and tools with their arguments and results. What the agent did not log stays
+unknown; nothing is made up for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import xxhash
+
+from ingest.dialects.logs.events import ANSWER, PROMPT, REQUEST, RESPONSE, TOOL, Call, Event, read_event, vendor
+from ingest.messages.normal import LogRecord, Observed
+from ingest.messages.parts import Part, call_part, first, parse, parse_any, result_part, text_part
+from ingest.messages.shapes import NormalMessage, read_messages
+from ingest.messages.tool_definitions import listed_tools, read_tools
+from ingest.session_ids import TRACE
+
+NAME = "session-logs"
+FLAG = "session_log"
+
+
+def read_sessions(records: Iterable[LogRecord], told: set[str]) -> tuple[list[Observed], Counter[str]]:
+    """What log records say of sessions, but for traces whose spans have ``told`` it; and by name how many records were
+    not understood."""
+    sessions: dict[tuple[str, str], list[Event]] = defaultdict(list)
+    unread: Counter[str] = Counter()
+    for record in records:
+        event = read_event(record)
+        if event is None:
+            unread[str(record.attributes.get("event.name") or record.event_name or "")] += 1
+        elif record.trace_id not in told:
+            sessions[record.trace_id or TRACE + event.session, event.session].append(event)
+    return [o for (trace_id, _), events in sessions.items() for o in _session(trace_id, events)], unread
+
+
+def _session(trace_id: str, events: list[Event]) -> Iterator[Observed]:
+    events = sorted(events, key=lambda e: e.order)
+    calls = [e for e in events if e.kind == TOOL and isinstance(e.content, Call)]
+    whole = list(_exchanges(events))
+    if whole:
+        yield from (_inference(trace_id, *pair) for pair in whole)
+    else:
+        yield from _told(trace_id, events)
+    for number, e in enumerate(calls):
+        yield _execution(trace_id, e, number)
+
+
+def _observed(kind: str, trace_id: str, e: Event, mark: str) -> Observed:
+    span_id = xxhash.xxh3_64_hexdigest(f"{trace_id}\0{mark}\0{e.order}\0{e.content}".encode("utf-8", "replace"))
+    seen = Observed(kind, NAME, trace_id, span_id, "", e.time_ns, e.time_ns, conversation_id=e.session)
+    seen.emitter = f"{e.record.scope}\0{vendor(e.record)}"
+    seen.agent = vendor(e.record) or None
+    model = first(e.record.attributes, "model", "gen_ai.request.model")
+    seen.model = model if isinstance(model, str) else None
+    seen.flags = [FLAG]
+    return seen
+
+
+# ------------------------------------------------------------------------------- whole requests and responses
+
+
+def _exchanges(events: list[Event]) -> Iterator[tuple[Event, Event]]:
+    """Requests with their responses, as far as both were logged with content: each response answers the oldest open
+    request of its model and purpose."""
+    waiting: dict[tuple[Any, ...], list[Event]] = defaultdict(list)
+    for e in events:
+        key = tuple(first(e.record.attributes, name) for name in ("query_source", "prompt_id"))
+        if e.kind == REQUEST and _messages(e, "user"):
+            waiting[key].append(e)
+        elif e.kind == RESPONSE and waiting[key] and _messages(e, "assistant"):
+            yield waiting[key].pop(0), e
+
+
+def _messages(e: Event, role: str) -> list[NormalMessage]:
+    """The messages of a request or a response; those that a stream brought in pieces are one."""
+    if not isinstance(e.content, str | dict | list) or not e.content:
+        return []
+    told = parse(e.content)
+    pieces = told if isinstance(told, list) and all(isinstance(x, dict) and "candidates" in x for x in told) else [told]
+    found = [m for piece in pieces for m in read_messages(piece, role)]
+    if role == "user" or len(found) < 2 or any(m["role"] != "assistant" for m in found):
+        return found
+    parts: list[Part] = []
+    for part in (p for m in found for p in m["parts"]):
+        if parts and part["type"] == "text" and parts[-1]["type"] == "text":
+            parts[-1] = text_part(parts[-1]["content"] + part["content"])
+        else:
+            parts.append(part)
+    return [{"role": "assistant", "parts": parts}]
+
+
+def _inference(trace_id: str, asked: Event, answered: Event) -> Observed:
+    seen = _observed("inference", trace_id, asked, "call")
+    seen.input, seen.output = _messages(asked, "user"), _messages(answered, "assistant")
+    seen.end_ns = max(seen.start_ns, answered.time_ns)
+    seen.tools = read_tools(listed_tools(parse_any(asked.content)))
+    response = parse_any(answered.content)
+    seen.response_id = response["id"] if isinstance(response, dict) and isinstance(response.get("id"), str) else None
+    if any(str(e.record.attributes.get("body_truncated")).lower() == "true" for e in (asked, answered)):
+        seen.flags.append("truncated:body")
+    return seen
+
+
+# ------------------------------------------------------------------------------------- what there is
+
+
+def _told(trace_id: str, events: list[Event]) -> Iterator[Observed]:
+    """One telling of the session: all but the last answer is what went before it."""
+    told: list[NormalMessage] = []
+    flags: list[str] = []
+    number = 0
+    for e in events:
+        if e.is_redacted:
+            flags.append("redacted")
+        elif e.kind in (PROMPT, ANSWER) and isinstance(e.content, str) and e.content:
+            told.append({"role": "user" if e.kind == PROMPT else "assistant", "parts": [text_part(e.content)]})
+        elif e.kind == TOOL and isinstance(e.content, Call):
+            told += _exchange(e, number, trace_id)
+            number += 1
+    if not told:
+        return
+    seen = _observed("inference", trace_id, events[0], "session")
+    answered = told[-1]["role"] == "assistant"
+    seen.input, seen.output = (told[:-1], told[-1:]) if answered else (told, [])
+    seen.end_ns, seen.rebuilt = events[-1].time_ns, True
+    seen.model = next((o.model for o in (_observed("", trace_id, e, "") for e in events) if o.model), None)
+    seen.flags += flags
+    yield seen
+
+
+def _exchange(e: Event, number: int, trace_id: str) -> list[NormalMessage]:
+    """A call and what it answered, which the agent logs when it is done."""
+    call: Call = e.content
+    call_id = call.call_id or _made_id(trace_id, e, number)
+    made = call_part(call.name, call.arguments, call_id)
+    answer = result_part(call.result, call_id, call.name, call.is_error)
+    return [{"role": "assistant", "parts": [made]}, {"role": "tool", "parts": [answer]}]
+
+
+def _execution(trace_id: str, e: Event, number: int) -> Observed:
+    call: Call = e.content
+    seen = _observed("execution", trace_id, e, f"tool {number}")
+    seen.tool_name, seen.call_id = call.name, call.call_id or _made_id(trace_id, e, number)
+    seen.arguments, seen.result = call.arguments, call.result
+    seen.is_error, seen.error_type = bool(call.is_error), call.error_type
+    seen.error_message = str(call.result) if call.is_error and call.result is not None else None
+    seen.start_ns, seen.end_ns = max(0, e.time_ns - call.duration_ns), e.time_ns
+    return seen
+
+
+def _made_id(trace_id: str, e: Event, number: int) -> str:
+    return "log_" + xxhash.xxh3_64_hexdigest(f"{trace_id}\0{number}\0{e.order}".encode("utf-8", "replace"))
