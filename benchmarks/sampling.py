@@ -55,7 +55,7 @@ def main() -> None:
         for count in sorted({1, cores()}):
             loop = Loop(Settings(home=arguments.home, practice_workers=count))
             opened[count] = (stack.enter_context(loop.practice()), loop)
-            opened[count][0].load_adapter("clone", loop.clone().directory / "adapter")
+            opened[count][0].load_adapter("clone", loop.read("clone").directory / "adapter")
         for number in range(arguments.steps):
             for count, (practice, loop) in opened.items():
                 took[count].append(live(practice, loop, number))

@@ -136,7 +136,7 @@ def main() -> None:
         raise UserError(f"{arguments.home} holds no finished demo; run `rehearsal demo --home {arguments.home}` first")
     with bars(Console(stderr=True)):
         loop = Loop(settings)
-        clone, practised = loop.clone().directory / "adapter", loop.candidate()
+        clone, practised = loop.read("clone").directory / "adapter", loop.read("candidate")
         candidate, out = practised.directory / "adapter", arguments.home / "transfer" / "adapter"
         steps = practised.facts["steps"]  # as many episodes as the world gave, however long reality takes for them
         trained = train_in_reality(settings, clone, out, len(loop.scenarios()) - settings.gate.scenarios, steps)

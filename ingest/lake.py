@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -218,6 +220,19 @@ class Lake:
         self._put_away()
         return rows
 
+    def freeze(self, into: Path) -> dict[str, Any]:
+        """Puts the tables as they are now into a directory (``ingest.frozen`` reads it); returns what they are made of.
+        The files are hard links, or copies on another file system: a later build replaces the lake's and not these."""
+        with self._lock():
+            self._build_tables()
+            for folder in ("normalised", "tables"):
+                (into / folder).mkdir(parents=True, exist_ok=True)
+                for path in (self.path / folder).iterdir():
+                    if path.is_file() and not path.name.endswith(".tmp"):
+                        _link(path, into / folder / path.name)
+            of: dict[str, Any] = json.loads((self.path / "tables" / "state.json").read_text())["of"]
+            return of
+
     def _put_away(self) -> None:
         """Encrypts or drops the originals, if the lake's settings say so: tables have been made of all of them."""
         mode = settings.load(self.path).raw
@@ -284,19 +299,21 @@ class Lake:
         return not dropped and not any(catalog.parts(self.path, name) for name in RAW)
 
     @contextmanager
-    def _ready(self, raw: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _ready(self, raw: bool = False, build: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
         if self.is_empty():
             waiting = any(journal.segments(self.journal_path))
             what = "" if waiting else " OTLP_FILES"
             how = f"fill it with: rehearsal ingest --lake {self.path}{what}"
             raise UserError(f"the lake {self.path} is empty; {how}")
-        self.build_tables()
+        if build:
+            self.build_tables()
         with catalog.reading(self.path), tables.connect(self.path, raw) as db:
             yield db
 
-    def query(self, sql: str) -> pa.Table:
-        """The answer to a query over every table of the lake, in DuckDB's SQL."""
-        with self._ready(raw=any(name in sql.lower() for name in RAW)) as db:
+    def query(self, sql: str, build: bool = True) -> pa.Table:
+        """The answer to a query over every table of the lake, in DuckDB's SQL. Without ``build`` tables that are out
+        of date stay so."""
+        with self._ready(any(name in sql.lower() for name in RAW), build) as db:
             try:
                 return db.sql(sql).to_arrow_table()
             except duckdb.Error as error:
@@ -321,6 +338,14 @@ class Lake:
         """How each tool behaved in production."""
         with self._ready() as db:
             return read_tool_profiles(db)
+
+
+def _link(path: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(path, target)
 
 
 def _count(summary: IngestSummary, batch: landing.Batch, new: dict[str, int]) -> None:

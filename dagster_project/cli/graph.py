@@ -17,6 +17,7 @@ from pathlib import Path
 import dagster as dg
 from rich.console import Console
 
+from dagster_project.loop import passes
 from dagster_project.loop.memory import watched
 from dagster_project.loop.progress import bars
 from dagster_project.loop.settings import Settings
@@ -26,18 +27,8 @@ from dagster_project.report.terminal import print_report
 from ingest.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
-STAGES = {
-    "data": "traces/scenarios",
-    "world": "world/simulator",
-    "card": "world/fidelity_card",
-    "judge": "policy/judge",
-    "clone": "policy/clone",
-    "candidate": "policy/candidate",
-    "gate": "policy/champion",
-    "evaluation": "report/evaluation",
-    "report": "report/page",
-}
-"""The stages in their order, each with an asset that it ends with."""
+STAGES = {**passes.STAGES, "report": "report/page"}
+"""The stages in their order, each with the asset that does it."""
 
 
 @contextmanager
@@ -73,9 +64,11 @@ def materialise(settings: Settings, until: str = "report") -> None:
         shutil.copy(PROJECT / "dagster.yaml", history)
     os.environ["REHEARSAL_HOME"] = str(settings.home.absolute())
     from dagster_project.definitions import defs
+    from dagster_project.defs.runs import end_dead_runs
 
     definitions = defs()
     with dg.DagsterInstance.get() as instance:
+        end_dead_runs(instance, settings.home)
         result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # progress tells it better
             instance=instance, raise_on_error=False, tags={"rehearsal/until": until},

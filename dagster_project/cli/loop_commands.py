@@ -118,12 +118,12 @@ def train(
     )  # fmt: skip
     if "base" not in settings.model_fields_set:
         settings = settings.model_copy(update={"base": read_manifest(world)["base"]})
-    preflight.check(settings, environment=False)
+    preflight.check(settings, environment=False, journal=False)
     # The world is this command's alone: the nightly job in the same home fits one from the newest data.
     settings.save(leave_out=["world_dir"])
     console = Console()
     with bars(console):
-        verdict = Loop(settings).gate().facts
+        verdict = Loop(settings).run_until("gate").facts
     mark = "[bold green]promoted[/]" if verdict["promoted"] else "[bold]not promoted[/]"
     console.print(f"{verdict['version']}: {mark}; {verdict['why']}")
 

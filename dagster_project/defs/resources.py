@@ -1,8 +1,11 @@
 """The one resource: where the loop lives. And how runs are executed: one stage after the other, each on all cores."""
 
+from pathlib import Path
+
 import dagster as dg
 
 from dagster_project.loop.passes import Loop
+from dagster_project.loop.pins import Pins
 from dagster_project.loop.settings import Settings
 
 
@@ -11,9 +14,15 @@ class LoopResource(dg.ConfigurableResource):
 
     home: str
 
-    def open(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | None = None) -> Loop:
-        """The loop, telling how far it is to Dagster's log."""
-        return Loop(Settings(home=self.home), log=context.log.info if context else None)
+    def open(
+        self, context: dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExecutionContext | None = None
+    ) -> Loop:
+        """The loop, telling how far it is to Dagster's log. All steps of a run read the same versions of stages."""
+        if context is None:
+            return Loop(Settings(home=self.home))
+        if Path(self.home).is_dir():
+            Pins(Path(self.home), context.run.run_id).hold()
+        return Loop(Settings(home=self.home), context.log.info, context.run.run_id)
 
 
 @dg.definitions

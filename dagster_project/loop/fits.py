@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_project.loop.settings import Settings
-from ingest.lake import Lake
+from ingest.frozen import FrozenTables
 from ingest.records import Conversation
 from training import COMPILED
 from training.judging.judge import fit_judge
@@ -33,33 +33,33 @@ def run_in_subprocess(fit: Fit, needs: Any, on_told: Callable[..., None]) -> dic
         return workers.do(fit, needs, lambda told: on_told(*told))
 
 
-def conversations(settings: Settings) -> list[Conversation]:
-    """Those of the agent that is retrained; of all agents if none is named."""
-    return [c for c in Lake.open(settings.lake).conversations() if not settings.agent or c.agent == settings.agent]
+def conversations(tables: Path, agent: str) -> list[Conversation]:
+    """Those of the agent that is retrained, in frozen tables; of all agents if none is named."""
+    return [c for c in FrozenTables(tables).conversations() if not agent or c.agent == agent]
 
 
 def world(_: None, needs: tuple[Path, Path, FitSettings], tell: Tell) -> dict[str, Any]:
-    """Fit the world of a lake into a directory. Tells the adapter, how much is done, and the latest metrics."""
-    lake, directory, how = Lake.open(needs[0]), *needs[1:]
-    return fit_world(lake.conversations(), lake.transitions(), directory, how, lambda *told: tell(told))
+    """Fit the world of frozen tables into a directory. Tells the adapter, how much is done, and the latest metrics."""
+    tables, directory, how = FrozenTables(needs[0]), *needs[1:]
+    return fit_world(tables.conversations(), tables.transitions(), directory, how, lambda *told: tell(told))
 
 
-def judge(_: None, needs: tuple[Settings, Path], tell: Tell) -> dict[str, Any]:
-    """Fit the judge into a directory. Tells how much is done, and the latest metrics."""
-    settings, directory = needs
+def judge(_: None, needs: tuple[Settings, Path, Path], tell: Tell) -> dict[str, Any]:
+    """Fit the judge of frozen tables into a directory. Tells how much is done, and the latest metrics."""
+    settings, tables, directory = needs
     return fit_judge(
-        load_base(settings.base, show_tools=False), conversations(settings), directory / "adapter", settings.judge,
-        settings.seed, directory / "state.pt", _teller(tell),
+        load_base(settings.base, show_tools=False), conversations(tables, settings.agent), directory / "adapter",
+        settings.judge, settings.seed, directory / "state.pt", _teller(tell),
     )  # fmt: skip
 
 
-def clone(_: None, needs: tuple[Settings, Path], tell: Tell) -> dict[str, Any]:
-    """Clone the agent into a directory. Tells how much is done, and the latest metrics."""
-    settings, directory = needs
+def clone(_: None, needs: tuple[Settings, Path, Path], tell: Tell) -> dict[str, Any]:
+    """Clone the agent of frozen tables into a directory. Tells how much is done, and the latest metrics."""
+    settings, tables, directory = needs
     return fit_clone(
-        load_base(settings.base, show_tools=not settings.compact), conversations(settings), directory / "adapter",
-        settings.clone, show_system=not settings.compact, seed=settings.seed, checkpoint=directory / "state.pt",
-        on_progress=_teller(tell),
+        load_base(settings.base, show_tools=not settings.compact), conversations(tables, settings.agent),
+        directory / "adapter", settings.clone, show_system=not settings.compact, seed=settings.seed,
+        checkpoint=directory / "state.pt", on_progress=_teller(tell),
     )  # fmt: skip
 
 

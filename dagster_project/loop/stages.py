@@ -1,37 +1,52 @@
 """A stage of the loop: work that is done once for the same inputs, and found again by whoever asks next.
 
-A stage owns one directory. Its manifest is written last and carries the fingerprint of all that went in, so
-a directory is either finished for exactly these inputs or it is not; what a killed run left behind is handed
-back to the work (which may go on from it) if the inputs are still the same, and swept away if they are not.
+```
+home/world                          link to the current version; replaced when a new version is finished
+home/stages/world/<fingerprint>/    one version, named after all that went in; its manifest is written last
+home/stages/world/.lock             held by the process that works on the stage
+```
+
+A version is either finished for exactly its inputs or it is not. What a killed run left behind is handed back to the
+work (which may go on from it) if the inputs are still the same, and removed if they are not. The current version
+stays what it was until the new one is finished.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ingest.atomic import write_json as write_json
+from ingest.errors import UserError
+
 MANIFEST = "stage.json"
 BEGUN = "stage.begun.json"
+VERSIONS = "stages"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished stage. `facts` is what its work returned; `reused` says that it had been done before."""
+    """A finished version of a stage, in `directory`. `facts` is what its work returned; `reused` says that it had been
+    done before; `inputs` is what went in."""
 
     directory: Path
     fingerprint: str
     facts: dict[str, Any]
     seconds: float
     reused: bool
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 def fingerprint(value: Any) -> str:
@@ -41,44 +56,72 @@ def fingerprint(value: Any) -> str:
 
 
 def finished(directory: Path) -> Done | None:
-    """What a stage left in a directory, if it was finished there, whatever its inputs were."""
-    manifest = read_json(directory / MANIFEST)
+    """The current version of the stage `directory`, whatever its inputs were; None where there is none."""
+    return read_version(directory.resolve())
+
+
+def version_path(directory: Path, key: str) -> Path:
+    """Where the version of the stage `directory` lies whose inputs have the fingerprint `key`."""
+    return directory.parent / VERSIONS / directory.name / key
+
+
+def read_version(version: Path) -> Done | None:
+    """The finished version in a directory; None where there is none."""
+    manifest = read_json(version / MANIFEST)
     if manifest is None:
         return None
-    return Done(directory, manifest["fingerprint"], manifest["facts"], manifest["seconds"], reused=True)
+    found = {name: manifest[name] for name in ("fingerprint", "facts", "seconds", "inputs")}
+    return Done(directory=version.resolve(), reused=True, **found)
 
 
-def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
-    """Have `work` fill `directory`, unless it was filled from the same `inputs` before.
+def run_stage(
+    directory: Path,
+    inputs: Mapping[str, Any],
+    work: Callable[[Path], Mapping[str, Any]],
+    on_wait: Callable[[str], None] = lambda line: None,
+) -> Done:
+    """Have `work` make a version of the stage `directory`, unless there is one of the same `inputs`; make it current.
 
-    `work` is given the directory, which holds what a killed run with the same inputs left there and is
-    otherwise empty, and returns facts (JSON) for the manifest.
+    `work` is given the version's directory, which holds what a killed run with the same inputs left there and is
+    otherwise empty, and returns facts (JSON) for the manifest. One process at a time works on a stage: another one
+    waits, says so to `on_wait`, and finds the work done if its inputs are the same.
     """
     key = fingerprint(inputs)
     before = finished(directory)
     if before is not None and before.fingerprint == key:
         return before
-    begun, earlier = read_json(directory / BEGUN), 0.0
-    if begun is not None and begun["fingerprint"] == key:
-        earlier = begun["seconds"] + _unrecorded(directory)
-    else:
-        _sweep(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / MANIFEST).unlink(missing_ok=True)
+    version = version_path(directory, key)
+    version.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(version.parent / LOCK, directory, on_wait):
+        _move_in(directory)
+        done = read_version(version)
+        if done is None:
+            _remove_unfinished(version)
+            done = _work(version, key, inputs, work)
+        _make_current(directory, version)
+    return done
+
+
+def _work(version: Path, key: str, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
+    begun, earlier = read_json(version / BEGUN), 0.0
+    if begun is not None:
+        earlier = begun["seconds"] + _unrecorded(version)
+    version.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    write_json(directory / BEGUN, {"fingerprint": key, "seconds": earlier, "inputs": dict(inputs)})
+    write_json(version / BEGUN, {"fingerprint": key, "seconds": earlier, "inputs": dict(inputs)})
     try:
-        facts = dict(work(directory))
+        facts = dict(work(version.resolve()))
     except BaseException:
         spent = earlier + time.monotonic() - started
-        write_json(directory / BEGUN, {"fingerprint": key, "seconds": spent, "inputs": dict(inputs)})
+        write_json(version / BEGUN, {"fingerprint": key, "seconds": spent, "inputs": dict(inputs)})
         raise
     seconds = round(earlier + time.monotonic() - started, 1)
     manifest = {"fingerprint": key, "seconds": seconds, "facts": facts, "inputs": dict(inputs)}
-    write_json(directory / MANIFEST, manifest)
-    (directory / BEGUN).unlink()
+    write_json(version / MANIFEST, manifest)
+    (version / BEGUN).unlink()
     give_back_memory()
-    return Done(directory, key, json.loads(json.dumps(facts, default=str)), seconds, reused=False)
+    told = json.loads(json.dumps(manifest, default=str))
+    return Done(version.resolve(), key, told["facts"], seconds, False, told["inputs"])
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -89,16 +132,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write through a temporary name and fsync: a reader sees all of it or none."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=1, default=str)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def give_back_memory() -> None:
     """Return to the system what finished work held: a stage must not pay for the ones before it (glibc keeps it)."""
     gc.collect()
@@ -106,12 +139,71 @@ def give_back_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _sweep(directory: Path) -> None:
-    """Remove a stage's directory, first what would let a sweep that is killed look like a stage."""
+def remove_version(version: Path) -> None:
+    """Remove a version, first what would let a removal that is killed look like a version."""
     for name in (MANIFEST, BEGUN):
-        (directory / name).unlink(missing_ok=True)
-    if directory.exists():
-        shutil.rmtree(directory)
+        (version / name).unlink(missing_ok=True)
+    shutil.rmtree(version, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path, directory: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold the stage's lock. The kernel lets go of it when the process ends, however it ends."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            on_wait(f"process {holder} works on the stage {directory.name} in {directory.parent}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _make_current(directory: Path, version: Path) -> None:
+    """Let the stage's link name a version. The link is relative, so that a home can be moved."""
+    target = version.relative_to(directory.parent)
+    if directory.is_symlink() and directory.readlink() == target:
+        return
+    link = directory.with_name(f".{directory.name}.link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    link.replace(directory)
+
+
+def _move_in(directory: Path) -> None:
+    """Turn a stage that is a directory, as earlier releases made it, into a version."""
+    other = UserError(f"{directory} is where a stage of the loop goes, and it holds something else; move it away")
+    if directory.is_symlink():
+        if directory.readlink().parent != Path(VERSIONS) / directory.name:
+            raise other
+        return
+    if not directory.is_dir():
+        return
+    told = read_json(directory / MANIFEST) or read_json(directory / BEGUN)
+    if told is None and any(directory.iterdir()):
+        raise other
+    if told is None:
+        directory.rmdir()
+        return
+    version = version_path(directory, told["fingerprint"])
+    if version.exists():
+        remove_version(version)
+    directory.rename(version)
+    if (version / MANIFEST).exists():
+        _make_current(directory, version)
+
+
+def _remove_unfinished(but: Path) -> None:
+    """Remove what killed runs with other inputs left of this stage. The caller holds its lock."""
+    for version in but.parent.iterdir():
+        if version != but and version.is_dir() and not (version / MANIFEST).exists():
+            remove_version(version)
+    if but.exists() and read_json(but / BEGUN) is None:
+        remove_version(but)
 
 
 def _unrecorded(directory: Path) -> float:

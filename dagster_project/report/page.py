@@ -10,8 +10,8 @@ from typing import Any, TypedDict
 
 from jinja2 import Environment, PackageLoader
 
-from dagster_project.loop.stages import write_json
 from dagster_project.report import pictures
+from ingest.atomic import write_json, write_text
 
 
 class Rate(TypedDict):
@@ -31,6 +31,16 @@ class Slice(TypedDict):
     after: Rate
 
 
+class Reality(TypedDict):
+    """Both policies in the real environment, over `episodes` each."""
+
+    episodes: int
+    before: Rate
+    after: Rate
+    difference: Rate
+    slices: Sequence[Slice]
+
+
 class Turn(TypedDict, total=False):
     """One line of a conversation as the report shows it. `who`: user, agent, call, tool."""
 
@@ -42,7 +52,7 @@ class Turn(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Story:
-    """All that the report tells."""
+    """All that the report tells. `reality` is None without a measurement; `reality_note` says why."""
 
     seed: int
     base: str
@@ -53,24 +63,22 @@ class Story:
     stages: Sequence[Mapping[str, Any]]
     card: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
-    episodes: int
-    before: Rate
-    after: Rate
-    difference: Rate
-    slices: Sequence[Slice]
+    reality: Reality | None
     judge: Mapping[str, Any]
     gate: Mapping[str, Any]
+    reality_note: str = ""
     real: Sequence[Turn] = ()
     simulated: Sequence[Turn] = ()
     notes: Sequence[str] = field(default_factory=tuple)
 
     def figures(self) -> dict[str, Any]:
-        """What report.json holds: the contract's keys first."""
+        """What report.json holds: the contract's keys first; those of the real environment are null without one."""
+        real = self.reality
         return {
-            "success_before": self.before["rate"],
-            "success_after": self.after["rate"],
-            "success_ci": [self.difference["low"], self.difference["high"]],
-            "episodes": self.episodes,
+            "success_before": real["before"]["rate"] if real else None,
+            "success_after": real["after"]["rate"] if real else None,
+            "success_ci": [real["difference"]["low"], real["difference"]["high"]] if real else None,
+            "episodes": real["episodes"] if real else 0,
             "minutes": self.minutes,
             "judge_agreement": self.judge.get("agreement"),
             "world": self.card,
@@ -80,7 +88,8 @@ class Story:
             "gate": self.gate,
             "judge": self.judge,
             "traffic": self.traffic,
-            "slices": list(self.slices),
+            "slices": list(real["slices"]) if real else [],
+            "reality_note": self.reality_note,
             "stages": list(self.stages),
             "history": list(self.history),
         }
@@ -91,9 +100,7 @@ def write(story: Story, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "report.json", story.figures())
     page = directory / "report.html"
-    partial = page.with_name("report.html.partial")
-    partial.write_text(render(story))
-    partial.replace(page)
+    write_text(page, render(story))
     return page
 
 
@@ -106,16 +113,23 @@ def render(story: Story) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "points": points, "number": number, "time": minutes_text}
-    total = {"name": "all tasks", "n": story.episodes, "before": story.before, "after": story.after}
+    environment.filters["decimals"] = decimals
+    environment.globals["tone"] = tone
     slowest = max((stage["seconds"] for stage in story.stages), default=1.0) or 1.0
     return environment.get_template("report.html.j2").render(
         story=story,
-        success=pictures.svg(pictures.before_and_after([total, *story.slices])),
+        success=pictures.svg(pictures.before_and_after(_rows(story.reality))) if story.reality else "",
         reward=pictures.svg(pictures.curve(story.history, "reward", "reward in the world")),
         practised=len(story.history) > 0,
         slowest=slowest,
         rows=list(card_rows(story.card)),
     )
+
+
+def _rows(real: Reality) -> list[Slice]:
+    """All tasks, then each kind."""
+    whole: Slice = {"name": "all tasks", "n": real["episodes"], "before": real["before"], "after": real["after"]}
+    return [whole, *real["slices"]]
 
 
 def card_rows(card: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
@@ -167,6 +181,15 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 def points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def decimals(value: float, signed: bool = False) -> str:
+    return f"{value:{'+' if signed else ''}.2f}".replace("-", "−")
+
+
+def tone(low: float, high: float) -> str:
+    """The class of a difference: good where it is surely above zero, bad where it is surely below."""
+    return "good" if low > 0 else "bad" if high < 0 else ""
 
 
 def number(value: float | int | None) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.lake import Lake
+from dagster_project.report import pictures
+from dagster_project.report.page import Story, minutes_text, percent, points
+from ingest.frozen import FrozenTables
 from ingest.records import Conversation
 
 CELL = 80
@@ -59,7 +61,7 @@ def conversation(found: Conversation, most: int = 24) -> str:
     return "\n".join(lines)
 
 
-def samples(lake: Lake) -> dict[str, str]:
+def samples(tables: FrozenTables) -> dict[str, str]:
     """Per table, something that shows what is in it."""
     chosen = {
         "tool_calls": "tool, arguments, content, is_error, error_class, latency_ms, repairs",
@@ -68,18 +70,37 @@ def samples(lake: Lake) -> dict[str, str]:
         "scenarios": "scenario_id, first_user_message, len(goal) AS user_messages, outcome",
     }
     shown = {
-        name: table(lake.query(f"SELECT {columns} FROM {name} LIMIT 8")) for name, columns in chosen.items()
+        name: table(tables.query(f"SELECT {columns} FROM {name} LIMIT 8")) for name, columns in chosen.items()
     }
-    shown["tool_profile"] = table(lake.query("SELECT * FROM tool_profile ORDER BY calls DESC"))
-    shown["conversations"] = conversation(_typical(lake))
+    shown["tool_profile"] = table(tables.query("SELECT * FROM tool_profile ORDER BY calls DESC"))
+    shown["conversations"] = conversation(_typical(tables))
     return shown
 
 
-def _typical(lake: Lake) -> Conversation:
+def _typical(tables: FrozenTables) -> Conversation:
     """A conversation of middling length, with tool calls if there is one."""
-    found = sorted(lake.conversations(), key=lambda c: len(c.messages))
+    found = sorted(tables.conversations(), key=lambda c: len(c.messages))
     with_calls = [c for c in found if any(m["role"] == "tool" for m in c.messages)] or found
     return with_calls[len(with_calls) // 2]
+
+
+def summary(told: Story) -> str:
+    """The report in short: the verdict, what the real environment says, practice and the card."""
+    real, gate = told.reality, told.gate
+    lines = [f"**Candidate {gate.get('version', '')}: {gate.get('state', '')}.** {gate['why']}"]
+    if real is None:
+        lines.append(f"Success in the real environment was not measured: {told.reality_note}.")
+    else:
+        before, after, difference = real["before"], real["after"], real["difference"]
+        lines.append(
+            f"Success in the real environment: {percent(before['rate'], 1)} → **{percent(after['rate'], 1)}** "
+            f"({points(difference['rate'])} points, 95 %: {points(difference['low'])} to {points(difference['high'])}; "
+            f"{real['episodes']} episodes each)."
+        )
+    if told.history:
+        lines.append(pictures.markdown(pictures.curve(told.history, "reward", "reward in the world"), "reward"))
+    stages = [[stage["name"], stage["says"], minutes_text(stage["seconds"])] for stage in told.stages]
+    return "\n\n".join([*lines, grid(["stage", "what it did", "time"], stages), card(told.card)])
 
 
 def card(value: Mapping[str, Any]) -> str:

@@ -13,18 +13,22 @@ from dagster_project.loop.memory import peak_bytes
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.stages import Done, read_json
 from dagster_project.report import page as report
-from dagster_project.report.page import Rate, Slice, Story
+from dagster_project.report.page import Rate, Reality, Slice, Story
+from ingest.errors import UserError
+from ingest.frozen import FrozenTables
 
 CLOCK = "clock.json"
 """In the home directory: how long the demo ran in its runs so far, and since when the one runs that is not over."""
 
 
 def tell(loop: Loop) -> Story:
-    """The story of the loop's finished stages. Stages that are not finished are done first."""
-    world, card, judge = loop.world(), loop.card(), loop.judge()
-    clone, candidate, gate, evaluation = loop.clone(), loop.candidate(), loop.gate(), loop.evaluation()
-    traffic = _traffic(loop)
-    facts = evaluation.facts
+    """The story of the last gate and of all that went into it. Nothing is done for it: raises UserError where no gate
+    is finished. What the real environment says of this candidate is left out where it was not asked."""
+    gate = loop.read("gate")
+    candidate = loop.read_input(gate, "candidate")
+    world, card, judge, clone = (loop.read_input(candidate, name) for name in ("world", "card", "judge", "clone"))
+    tables = FrozenTables(loop.read_input(candidate, "data").directory)
+    evaluation, note = _evaluation(loop, candidate)
     stages = [
         _stage("World and users", world, f"{world.facts['counts']['rows']:,} tool calls learned"),
         _stage("Fidelity card", card, f"{card.facts['held_out']['calls']:,} held-out calls asked"),
@@ -32,10 +36,12 @@ def tell(loop: Loop) -> Story:
         _stage("Clone", clone, f"{clone.facts['rows']:,} conversations imitated"),
         _stage("Practice", candidate, _practised(candidate.facts)),
         _stage("Gate", gate, f"{gate.facts['n']:,} held-out scenarios played by both"),
-        _stage("Reality", evaluation, f"{2 * facts['episodes']:,} episodes in the real environment"),
     ]
+    if evaluation is not None:
+        episodes = 2 * evaluation.facts["episodes"]
+        stages.append(_stage("Reality", evaluation, f"{episodes:,} episodes in the real environment"))
     example = json.loads((gate.directory / "example.json").read_text())
-    recorded = next(c for c in loop.lake.conversations() if c.conversation_id == example["conversation"])
+    recorded = next(c for c in tables.conversations() if c.conversation_id == example["conversation"])
     minutes = max(_clock(loop.settings.home), sum(stage["seconds"] for stage in stages)) / 60
     return Story(
         seed=loop.settings.seed,
@@ -43,20 +49,47 @@ def tell(loop: Loop) -> Story:
         agent=recorded.agent or "the agent",
         minutes=round(minutes, 1),
         peak_gib=round(peak_bytes(loop.settings.home) / 2**30, 2) or None,
-        traffic=traffic,
+        traffic=_traffic(tables),
         stages=stages,
         card=card.facts,
         history=candidate.facts["history"],
-        episodes=facts["episodes"],
-        before=_rate(facts["before"], facts["intervals"]["before"]),
-        after=_rate(facts["after"], facts["intervals"]["after"]),
-        difference=_rate(facts["gain"], (facts["low"], facts["high"])),
-        slices=slices(facts),
+        reality=_reality(evaluation.facts) if evaluation else None,
+        reality_note=note,
         judge={"agreement": judge.facts["agreement"], "interval": judge.facts["interval"], "n": judge.facts["pairs"]},
-        gate=gate.facts,
+        gate={**gate.facts, **_standing(loop, gate)},
         real=report.turns(recorded.messages),
         simulated=report.turns(example["messages"]),
     )
+
+
+def _evaluation(loop: Loop, candidate: Done) -> tuple[Done | None, str]:
+    """The measurement of this candidate in the real environment, or None and why there is none."""
+    if not loop.settings.environment:
+        return None, "no real environment is configured"
+    try:
+        found = loop.read("evaluation")
+    except UserError:
+        return None, "the evaluation has not run yet"
+    if found.inputs["after"] != candidate.fingerprint:
+        return None, "the last evaluation was of another candidate"
+    return found, ""
+
+
+def _standing(loop: Loop, gate: Done) -> dict[str, str]:
+    """What became of the gate's verdict since: a person may have rolled back or promoted by hand."""
+    found = loop.registry.standing(gate.facts["version"])
+    promoted = {"serving": "promoted", "replaced": "rolled back", "stored": "not promoted"}
+    return {"state": promoted[found.state], "standing": found.says, "serving": found.serving}
+
+
+def _reality(facts: Mapping[str, Any]) -> Reality:
+    return {
+        "episodes": facts["episodes"],
+        "before": _rate(facts["before"], facts["intervals"]["before"]),
+        "after": _rate(facts["after"], facts["intervals"]["after"]),
+        "difference": _rate(facts["gain"], (facts["low"], facts["high"])),
+        "slices": slices(facts),
+    }
 
 
 def slices(facts: Mapping[str, Any]) -> list[Slice]:
@@ -95,8 +128,8 @@ def _practised(facts: Mapping[str, Any]) -> str:
     return f"{episodes:,} episodes in {facts['steps']} steps; the adapter of step {facts['best_step']} was the best"
 
 
-def _traffic(loop: Loop) -> dict[str, Any]:
-    row = loop.lake.query(
+def _traffic(tables: FrozenTables) -> dict[str, Any]:
+    row = tables.query(
         """SELECT (SELECT count(*) FROM conversations) AS conversations,
                   (SELECT count(*) FROM tool_calls) AS tool_calls,
                   (SELECT avg(CASE WHEN is_error THEN 1.0 ELSE 0.0 END) FROM tool_calls) AS error_rate,

@@ -24,8 +24,14 @@ def print_report(home: Path, as_json: bool = False) -> None:
     if as_json:
         print(text)
         return
-    print_success(found["success_before"], found["success_after"], found["success_ci"], found["episodes"])
-    Console(soft_wrap=True).print(f"the page: {home / 'report.html'}")
+    console = Console(soft_wrap=True)
+    if found["success_ci"] is None:
+        gate = found["gate"]
+        console.print(f"candidate {gate['version']}: [bold]{gate['state']}[/]; {gate['why']}", highlight=False)
+        console.print(f"success in the real environment was not measured: {found['reality_note']}")
+    else:
+        print_success(found["success_before"], found["success_after"], found["success_ci"], found["episodes"])
+    console.print(f"the page: {home / 'report.html'}")
 
 
 def print_success(before: float, after: float, interval: Sequence[float], episodes: int) -> None:

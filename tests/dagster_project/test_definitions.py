@@ -120,7 +120,7 @@ def asked(found: dg.SensorResult | dg.SkipReason) -> tuple[str, str]:
 
 
 def test_the_sensor_asks_for_one_run_and_then_for_none(definitions: dg.Definitions, traced_home: Path) -> None:
-    assert [sensor.name for sensor in definitions.sensors or ()] == ["sealed_segments"]
+    assert "sealed_segments" in {sensor.name for sensor in definitions.sensors or ()}
     run, cursor = asked(look(traced_home))
     assert asked(look(traced_home)) == (run, cursor)  # a look that was lost asks for the same run
     skipped = look(traced_home, cursor)
@@ -171,7 +171,7 @@ def test_traces_become_tables_through_dagster(definitions: dg.Definitions, trace
 def test_an_hour_is_landed_again_and_counted(definitions: dg.Definitions, tmp_path: Path) -> None:
     """A partition of the job `land_hours`, as a backfill runs it: nothing is doubled, what is missing is told."""
     lake = Lake.create(tmp_path / "lake")
-    now = time.time_ns()
+    now = time.time_ns() - 3_600_000_000_000  # an hour that is over
     writer = journal.JournalWriter(lake.journal_path)
     for n, at in enumerate((now, now - 2 * 3_600_000_000_000), 1):
         writer.append([journal.record("traces_json", at, json.dumps(conversation(n)).encode())])

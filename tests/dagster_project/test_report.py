@@ -14,39 +14,37 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from loop_samples import FACTS, finish, measured, practised_home, save_adapter
 
 from dagster_project.cli.graph import clocked
 from dagster_project.loop import memory
 from dagster_project.loop.passes import Loop
-from dagster_project.loop.settings import Settings
-from dagster_project.loop.stages import Done
+from dagster_project.loop.stages import MANIFEST
 from dagster_project.report import page as report
-from dagster_project.report import pictures
-from dagster_project.report.page import Slice, Story
+from dagster_project.report import pictures, show
+from dagster_project.report.page import Reality, Slice, Story
 from dagster_project.report.story import slices, tell, whole
+from dagster_project.report.terminal import print_report
 
 CONTRACT = ("success_before", "success_after", "success_ci", "episodes", "minutes", "judge_agreement", "world")
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x onerror=alert(1)>"
 
 
-def measured(n: int, exact: float, **more: Any) -> dict[str, Any]:
-    return {
-        "n": n, "exact_match": exact, "field_f1": 0.9, "outcome_f1": 0.8, "schema_validity": None, "coverage": 1.0,
-        "errors": {"simulated": 0.1, "real": 0.12}, "read_after_write": {"n": 3, "exact_match": None},
-        "baselines": {"nearest_copy": {"exact_match": 0.5}, "replay_cache": {"exact_match": 0.4}}, **more,
-    }  # fmt: skip
-
-
-CARD = {
-    "overall": measured(60, 0.7),
-    "tools": {"get_order": measured(60, 0.7, status="warn", why=["only 60 <held-out> calls"])},
-    "held_out": {"calls": 60},
-}
+CARD = FACTS["card"]
 
 
 def row(name: str, n: int = 250) -> Slice:
     before, after = {"rate": 0.4, "low": 0.3, "high": 0.5}, {"rate": 0.6, "low": 0.5, "high": 0.7}
     return {"name": name, "n": n, "before": before, "after": after}  # type: ignore[typeddict-item]
+
+
+REALITY: Reality = {
+    "episodes": 500,
+    "before": {"rate": 0.42, "low": 0.38, "high": 0.46},
+    "after": {"rate": 0.61, "low": 0.57, "high": 0.65},
+    "difference": {"rate": 0.19, "low": 0.14, "high": 0.24},
+    "slices": [row("cancel"), row("return")],
+}
 
 
 def story(**changes: Any) -> Story:
@@ -60,11 +58,7 @@ def story(**changes: Any) -> Story:
         stages=[{"name": "World", "seconds": 300.0, "says": "learned"}, {"name": "Gate", "seconds": 0.0, "says": ""}],
         card=CARD,
         history=[{"step": k, "reward": 0.3 + 0.05 * k, "alarms": []} for k in range(8)],
-        episodes=500,
-        before={"rate": 0.42, "low": 0.38, "high": 0.46},
-        after={"rate": 0.61, "low": 0.57, "high": 0.65},
-        difference={"rate": 0.19, "low": 0.14, "high": 0.24},
-        slices=[row("cancel"), row("return")],
+        reality=REALITY,
         judge={"agreement": 0.83, "interval": [0.8, 0.86], "n": 900},
         gate={"promoted": True, "why": "judged gain +0.1", "n": 128},
         real=[{"who": "user", "text": "where is my order?"}],
@@ -129,8 +123,8 @@ def test_the_page_says_what_the_figures_say() -> None:
 
 
 def test_a_loss_is_shown_as_one() -> None:
-    lost = {"rate": -0.05, "low": -0.1, "high": 0.0}
-    text = report.render(story(difference=lost, gate={"promoted": False, "why": "no"}))
+    lost: Reality = {**REALITY, "difference": {"rate": -0.05, "low": -0.1, "high": -0.01}}
+    text = report.render(story(reality=lost, gate={"promoted": False, "why": "no"}))
     assert "−5.0" in text and 'class="tile bad"' in text and "not promoted" in text
 
 
@@ -149,7 +143,7 @@ def test_hostile_text_is_shown_and_not_run() -> None:
                 real=turns, simulated=turns, agent=HOSTILE, base=HOSTILE, notes=[HOSTILE],
                 gate={"promoted": False, "why": HOSTILE}, stages=[{"name": HOSTILE, "seconds": 1.0, "says": HOSTILE}],
                 card={"tools": {HOSTILE: measured(1, 0.5, status=f'"{HOSTILE}', why=[f'"{HOSTILE}'])}, "overall": {}},
-                slices=[row(HOSTILE)],
+                reality={**REALITY, "slices": [row(HOSTILE)]},
             )
         )
     )  # fmt: skip
@@ -166,7 +160,8 @@ def test_a_slice_may_be_called_anything(name: str) -> None:
 
 def test_an_empty_history_and_an_empty_card_are_told_too(tmp_path: Path) -> None:
     empty = story(
-        history=[], slices=[], stages=[], card={}, real=(), simulated=(), judge={"agreement": None},
+        history=[], reality={**REALITY, "slices": []}, stages=[], card={}, real=(), simulated=(),
+        judge={"agreement": None},
         traffic={"conversations": 0, "tool_calls": 0, "error_rate": None, "evaluated": 0},
     )  # fmt: skip
     loads_nothing(report.write(empty, tmp_path).read_text())
@@ -189,62 +184,44 @@ def test_the_curve_ends_with_the_mean_of_the_last_points() -> None:
 # ----- the story of a loop
 
 
-class ToldLoop(Loop):
-    """A loop whose stages are finished already; only its lake is real."""
-
-    def _done(self, **facts: Any) -> Done:
-        return Done(self.settings.home / "gate", "f", facts, 30.0, reused=True)
-
-    def world(self) -> Done:
-        return self._done(counts={"rows": 12})
-
-    def card(self) -> Done:
-        return self._done(**CARD)
-
-    def judge(self) -> Done:
-        return self._done(labelled=9, form="score", agreement=0.75, interval=[0.6, 0.9], pairs=20)
-
-    def clone(self) -> Done:
-        return self._done(rows=12)
-
-    def candidate(self) -> Done:
-        return self._done(history=[{"step": 1, "episodes": 6, "reward": 0.5}], steps=1, best_step=1)
-
-    def gate(self) -> Done:
-        return self._done(promoted=False, why="the judged gain is not surely above zero", n=8)
-
-    def evaluation(self) -> Done:
-        kinds = {"cancel": {"episodes": 12, **{k: {"rate": 0.5, "interval": [0.2, 0.8]} for k in ("before", "after")}}}
-        intervals = {"before": [0.2, 0.6], "after": [0.4, 0.8]}
-        return self._done(
-            before=0.4, after=0.6, gain=0.2, low=-0.1, high=0.5, episodes=12, intervals=intervals, kinds=kinds
-        )
+KINDS = {"cancel": {"episodes": 12, **{k: {"rate": 0.5, "interval": [0.2, 0.8]} for k in ("before", "after")}}}
+EVALUATION: dict[str, Any] = {
+    "before": 0.4, "after": 0.6, "gain": 0.2, "low": -0.1, "high": 0.5, "episodes": 12, "kinds": KINDS,
+    "intervals": {"before": [0.2, 0.6], "after": [0.4, 0.8]},
+}  # fmt: skip
 
 
 @pytest.fixture
-def told(traced_home: Path) -> ToldLoop:
-    loop = ToldLoop(Settings(home=traced_home, seed=4))
-    loop.ingest()
-    (traced_home / "gate").mkdir()
+def told(tmp_path: Path) -> Loop:
+    """A loop whose stages are finished; only its lake is real."""
+    home = tmp_path / "home"
+    loop = Loop(practised_home(home, seed=4, environment="any:Thing"))
+    save_adapter(home / "adapter", 1.0)
+    loop.registry.promote(loop.registry.add(home / "adapter", {}).name, "the first")
+    verdict = {"promoted": False, "why": "the judged gain is not surely above zero", "n": 8, "version": "policy-other"}
+    candidate = loop.read("candidate").fingerprint
+    gate = finish(home, "gate", verdict, {"candidate": candidate})
     example = {"conversation": "talk-3", "messages": [{"role": "tool", "content": "{}", "provenance": "replayed"}]}
-    (traced_home / "gate" / "example.json").write_text(json.dumps(example))
+    (gate.directory / "example.json").write_text(json.dumps(example))
+    finish(home, "evaluation", EVALUATION, {"after": candidate})
     return loop
 
 
-def test_a_loop_tells_its_story(told: ToldLoop) -> None:
+def test_a_loop_tells_its_story(told: Loop) -> None:
     found = tell(told)
-    assert (found.seed, found.agent, found.episodes, found.minutes) == (4, "desk", 12, 3.5)
+    assert found.reality is not None
+    assert (found.seed, found.agent, found.reality["episodes"], found.minutes) == (4, "desk", 12, 3.5)
     assert found.traffic == {"conversations": 12, "tool_calls": 12, "error_rate": 0.0, "evaluated": 0}
-    assert found.difference == {"rate": 0.2, "low": -0.1, "high": 0.5}
+    assert found.reality["difference"] == {"rate": 0.2, "low": -0.1, "high": 0.5}
     assert [stage["name"] for stage in found.stages][:2] == ["World and users", "Fidelity card"]
     assert [turn["who"] for turn in found.real] == ["user", "call", "tool", "agent"]
     assert found.simulated == [{"who": "tool", "text": "{}", "error": False, "provenance": "replayed"}]
-    assert slices(told.evaluation().facts) == found.slices and whole(told.evaluation().facts)["n"] == 12
+    assert slices(EVALUATION) == found.reality["slices"] and whole(EVALUATION)["n"] == 12
     loads_nothing(report.render(found))
 
 
 def test_the_minutes_are_the_whole_demo_s_this_run_of_it_included(
-    told: ToldLoop, monkeypatch: pytest.MonkeyPatch
+    told: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, now = told.settings.home, time.time()
     monkeypatch.setenv("REHEARSAL_INSTALL_SECONDS", "120")
@@ -263,7 +240,7 @@ def test_the_minutes_are_the_whole_demo_s_this_run_of_it_included(
 
 
 def test_the_most_memory_of_a_process_and_its_children_is_told(
-    told: ToldLoop, monkeypatch: pytest.MonkeyPatch
+    told: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tell(told).peak_gib is None
     monkeypatch.setattr(memory, "EVERY_SECONDS", 0.05)
@@ -281,3 +258,51 @@ def test_the_most_memory_of_a_process_and_its_children_is_told(
         time.sleep(0.2)
     assert memory.peak_bytes(told.settings.home) == peak
     assert tell(told).peak_gib == round(peak / 2**30, 2)
+
+
+# ----- without a real environment, and after a person's decision
+
+
+def test_without_a_real_environment_the_page_lacks_that_part_and_says_so(told: Loop, tmp_path: Path) -> None:
+    found = tell(Loop(told.settings.model_copy(update={"environment": ""})))
+    assert found.reality is None
+    page = loads_nothing(report.write(found, tmp_path / "out").read_text())
+    text = " ".join(page.text.split())
+    assert "not measured: no real environment is configured" in text and "The candidate was not promoted" in text
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (figures["success_before"], figures["success_ci"], figures["episodes"]) == (None, None, 0)
+    assert tuple(figures)[: len(CONTRACT)] == CONTRACT
+    assert "not measured: no real environment" in show.summary(found)
+
+
+def test_a_measurement_of_another_candidate_is_not_shown(told: Loop) -> None:
+    finish(told.settings.home, "evaluation", EVALUATION, {"after": "another"})
+    found = tell(Loop(told.settings))
+    assert found.reality is None and "another candidate" in found.reality_note
+
+
+def test_the_terminal_tells_a_report_without_a_real_environment(
+    told: Loop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.write(tell(Loop(told.settings.model_copy(update={"environment": ""}))), told.settings.home)
+    print_report(told.settings.home)
+    said = capsys.readouterr().out
+    assert "not promoted" in said and "not measured: no real environment" in said and "report.html" in said
+
+
+def test_a_candidate_that_was_rolled_back_is_not_shown_as_promoted(told: Loop) -> None:
+    home, registry = told.settings.home, told.registry
+    save_adapter(home / "adapter", 2.0)
+    version = registry.add(home / "adapter", {}).name
+    registry.promote(version, "better")
+    gate = told.read("gate")
+    manifest = json.loads((gate.directory / MANIFEST).read_text())
+    manifest["facts"].update(promoted=True, why="judged gain +0.1", version=version)
+    (gate.directory / MANIFEST).write_text(json.dumps(manifest))
+    text = " ".join(loads_nothing(report.render(tell(Loop(told.settings)))).text.split())
+    assert "promoted and later replaced" not in text and f"Now: {version} serves." in text
+    registry.rollback("customers complained")
+    found = tell(Loop(told.settings))
+    text = " ".join(loads_nothing(report.render(found)).text.split())
+    assert found.gate["state"] == "rolled back" and "promoted and later replaced" in text
+    assert "customers complained" in text

@@ -18,9 +18,10 @@ import pytest
 from rich.console import Console
 
 from dagster_project.loop import stages
+from dagster_project.loop.pins import collect
 from dagster_project.loop.progress import bars, track
 from dagster_project.loop.settings import SAVED, Settings
-from dagster_project.loop.stages import BEGUN, MANIFEST, fingerprint, finished, run_stage
+from dagster_project.loop.stages import BEGUN, MANIFEST, fingerprint, finished, read_version, run_stage, version_path
 from ingest.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,8 @@ def test_a_stage_is_done_once_for_equal_inputs(tmp_path: Path) -> None:
     again = run_stage(tmp_path / "stage", {"b": [2, 3], "a": 1}, work)
     assert work.runs == 1
     assert (first.reused, again.reused) == (False, True)
-    assert first.facts == again.facts == {"steps": 3, "where": str(tmp_path / "stage")}
+    assert first.directory == again.directory == (tmp_path / "stage").resolve()
+    assert first.facts == again.facts == {"steps": 3, "where": str(first.directory)}
     assert (first.fingerprint, first.seconds) == (again.fingerprint, again.seconds)
     assert finished(tmp_path / "stage") == again
 
@@ -75,13 +77,13 @@ def test_a_stage_is_done_again_for_other_inputs_and_from_nothing(tmp_path: Path)
 def test_a_killed_stage_goes_on_from_its_leftovers_and_adds_up_its_seconds(tmp_path: Path) -> None:
     directory = tmp_path / "stage"
     interrupted(directory, {"a": 1}, Work(stop_at=2, seconds=0.1))
-    assert finished(directory) is None
+    assert finished(directory) is None and not directory.exists()
     interrupted(directory, {"a": 1}, Work(stop_at=2, seconds=0.1))
     work = Work(seconds=0.1)
     done = run_stage(directory, {"a": 1}, work)
     assert work.found == ["step-0", "step-1"]
     assert done.seconds >= 0.5  # three steps, then one, then one
-    assert not (directory / BEGUN).exists()
+    assert not (done.directory / BEGUN).exists()
 
 
 SLOW = """
@@ -104,7 +106,8 @@ def test_the_seconds_of_a_stage_that_sigkill_took_count_too(tmp_path: Path) -> N
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(directory)], env=environment)
     until = time.monotonic() + 60
-    while not (directory / "step-11").exists():
+    version = version_path(directory, fingerprint({"a": 1}))
+    while not (version / "step-11").exists():
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -113,14 +116,14 @@ def test_the_seconds_of_a_stage_that_sigkill_took_count_too(tmp_path: Path) -> N
     work = Work(steps=12)
     done = run_stage(directory, {"a": 1}, work)
     assert len(work.found) >= 12
-    lived = max(p.stat().st_mtime for p in directory.glob("step-*")) - (directory / "step-0").stat().st_mtime
+    lived = max(p.stat().st_mtime for p in version.glob("step-*")) - (version / "step-0").stat().st_mtime
     assert lived - 0.1 <= done.seconds <= lived + 0.9
 
 
 def test_a_half_written_manifest_is_no_finished_stage(tmp_path: Path) -> None:
     run_stage(tmp_path / "stage", {"a": 1}, Work())
     manifest = tmp_path / "stage" / MANIFEST
-    whole = manifest.read_text()
+    whole = manifest.read_text().rstrip()
     for size in (0, 1, len(whole) // 2, len(whole) - 1):
         manifest.write_text(whole[:size])
         assert finished(tmp_path / "stage") is None
@@ -148,10 +151,11 @@ def test_a_sweep_that_is_killed_leaves_no_stage_that_looks_finished(
         (path / "step-1").unlink()
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
+    run_stage(directory, {"a": 2}, Work())
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(stages.shutil, "rmtree", killed)
-        interrupted(directory, {"a": 2}, Work())
-    assert finished(directory) is None
+        collect(tmp_path)
+    assert read_version(version_path(directory, fingerprint({"a": 1}))) is None
     work = Work()
     run_stage(directory, {"a": 1}, work)
     assert work.found == [] and (directory / "step-1").exists()
@@ -162,7 +166,7 @@ def test_leftovers_that_cannot_be_swept_are_not_worked_on(tmp_path: Path) -> Non
     (tmp_path / "elsewhere" / "step-0").write_text("another's")
     (tmp_path / "stage").symlink_to(tmp_path / "elsewhere")
     work = Work()
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="holds something else"):
         run_stage(tmp_path / "stage", {"a": 1}, work)
     assert work.runs == 0
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ingest.errors import UserError
 from training.models.lora import manifest_of
@@ -32,6 +32,16 @@ class Version:
     note: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What became of a version: `state` is serving, replaced (it served once) or stored; `says` tells it in words;
+    `serving` is the version that serves now."""
+
+    state: Literal["serving", "replaced", "stored"]
+    says: str
+    serving: str
+
+
 class Registry:
     """The adapters of one policy, below one directory."""
 
@@ -43,8 +53,7 @@ class Registry:
         manifest = manifest_of(adapter)
         if manifest is None:
             raise UserError(f"{adapter} holds no finished adapter; train one first")
-        digest = hashlib.blake2b((adapter / "adapter_model.safetensors").read_bytes(), digest_size=6).hexdigest()
-        home = self.path / "versions" / f"policy-{digest}"
+        home = self.path / "versions" / self.name_of(adapter)
         if not home.is_dir():
             partial = home.with_name(f".{home.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -52,6 +61,12 @@ class Registry:
             partial.rename(home)
         _replace(home / "note.json", dict(note))
         return self.get(home.name)
+
+    @staticmethod
+    def name_of(adapter: Path) -> str:
+        """The name that a peft directory's weights have in every registry."""
+        weights = (adapter / "adapter_model.safetensors").read_bytes()
+        return f"policy-{hashlib.blake2b(weights, digest_size=6).hexdigest()}"
 
     def get(self, name: str) -> Version:
         """A stored version. Raises UserError for an unknown one."""
@@ -72,6 +87,23 @@ class Registry:
         """The version that serves; None before the first promotion."""
         pointer = _read(self.path / POINTER)
         return self.get(pointer["version"]) if pointer else None
+
+    def before(self, name: str) -> Version | None:
+        """The champion that the champion `name` replaced; None where it was the first, or is no champion."""
+        trail = (_read(self.path / POINTER) or {}).get("trail", [])
+        earlier = [other for other, later in zip(trail, trail[1:], strict=False) if later == name]
+        return self.get(earlier[-1]) if earlier else None
+
+    def standing(self, name: str) -> Standing:
+        """What became of a version."""
+        champion, history = self.champion(), self.history()
+        serving = champion.name if champion else "none"
+        if serving == name:
+            return Standing("serving", f"{name} serves", serving)
+        if name in {change["version"] for change in history}:
+            last = history[-1]
+            return Standing("replaced", f"{serving} serves since {last['at']}: {last['why']}", serving)
+        return Standing("stored", f"{serving} serves", serving)
 
     def promote(self, name: str, why: str) -> Version:
         """Let a stored version serve from now on. Promoting the champion again changes nothing."""

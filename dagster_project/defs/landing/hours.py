@@ -1,4 +1,6 @@
-"""Hours of arrival: each is a partition, so that any stretch of time can be landed and counted again (a backfill)."""
+"""Hours of arrival: each that is over is a partition, so that any stretch of time can be landed and counted again (a
+backfill). The schedule lands an hour five minutes after it is over.
+"""
 
 import os
 from dataclasses import asdict
@@ -6,19 +8,23 @@ from dataclasses import asdict
 import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
+from dagster_project.defs.runs import LAKE
 from dagster_project.defs.traces.checks import SPANS
 
 HOURS = dg.HourlyPartitionsDefinition(
-    start_date=os.environ.get("REHEARSAL_SINCE", "2026-01-01-00:00"), end_offset=1, fmt="%Y-%m-%d-%H:%M"
+    start_date=os.environ.get("REHEARSAL_SINCE", "2026-01-01-00:00"), fmt="%Y-%m-%d-%H:%M"
 )
 SECOND_NS = 1_000_000_000
 
 
-@dg.op(description="What arrived in this hour, into the raw tables; fails if anything acknowledged is not there then.")
+@dg.op(
+    pool=LAKE,
+    description="What arrived in this hour, into the raw tables; fails if anything acknowledged is not there then.",
+)
 def land_hour(context: dg.OpExecutionContext, rehearsal: LoopResource) -> None:
     window = context.partition_time_window
     from_ns, to_ns = (int(t.timestamp()) * SECOND_NS for t in (window.start, window.end))
-    loop = rehearsal.open()
+    loop = rehearsal.open(context)
     summary = loop.land_again(from_ns, to_ns)
     arrived = loop.arrived(from_ns, to_ns)
     missing = arrived.acknowledged - arrived.landed
@@ -30,7 +36,6 @@ def land_hour(context: dg.OpExecutionContext, rehearsal: LoopResource) -> None:
 
 @dg.job(
     partitions_def=HOURS,
-    tags={"dagster/concurrency_key": "lake"},
     description="An hour of arrival, landed and counted. Backfill hours after an accident; the schedule does the last.",
 )
 def land_hours() -> None:

@@ -10,7 +10,6 @@ ingest_job = dg.define_asset_job(
     "ingest_traces",
     selection=dg.AssetSelection.key_prefixes(["traces"]),
     description="What the journal holds, into the lake's tables.",
-    tags={"dagster/concurrency_key": "lake"},
 )
 
 

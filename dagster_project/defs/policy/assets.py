@@ -3,6 +3,7 @@
 import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
+from dagster_project.defs.runs import MODELS
 from dagster_project.report import pictures, show
 
 MIN_AGREEMENT = 0.65
@@ -13,6 +14,7 @@ MIN_AGREEMENT = 0.65
     deps=[dg.AssetKey(["traces", "outcomes"]), dg.AssetKey(["traces", "conversations"])],
     group_name="policy",
     kinds={"pytorch", "lora"},
+    pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "model"},
     description="The offline judge: an adapter that has read how production's conversations ended.",
@@ -39,7 +41,7 @@ def judge(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
     description=f"The judge orders at least {MIN_AGREEMENT:.0%} of held-out (success, failure) pairs rightly.",
 )
 def judge_agrees(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
-    facts = rehearsal.open(context).judge().facts
+    facts = rehearsal.open(context).read("judge").facts
     return dg.AssetCheckResult(
         passed=facts["interval"][0] >= MIN_AGREEMENT,
         severity=dg.AssetCheckSeverity.WARN,
@@ -52,6 +54,7 @@ def judge_agrees(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource
     deps=[dg.AssetKey(["traces", "conversations"])],
     group_name="policy",
     kinds={"pytorch", "lora"},
+    pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "model"},
     description="The production agent as an adapter on our base: where practice starts.",
@@ -79,6 +82,7 @@ def clone(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
     ],
     group_name="policy",
     kinds={"pytorch", "lora"},
+    pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "model"},
     description="The clone after practice: GRPO with RULER, in worlds grounded in production's conversations.",
@@ -105,6 +109,7 @@ def candidate(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.
     deps=[dg.AssetKey(["policy", "candidate"])],
     group_name="policy",
     kinds={"pytorch", "lora"},
+    pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "gate"},
     description="Which adapter serves. A candidate gets through if it is surely better in held-out worlds.",
@@ -112,14 +117,14 @@ def candidate(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.
 def champion(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     loop = rehearsal.open(context)
     done = loop.gate()
-    facts = done.facts
-    serving = loop.registry.champion()
+    facts, standing = done.facts, loop.registry.standing(done.facts["version"])
     slices = [[name, s["n"], s["before"], s["after"], s["low"], s["high"]] for name, s in facts["slices"].items()]
     return dg.MaterializeResult(
         metadata={
             "promoted": facts["promoted"],
             "why": facts["why"],
-            "serving": serving.name if serving else "none",
+            "serving": standing.serving,
+            "standing": standing.says,
             "gain": facts["gain"],
             "slices": dg.MetadataValue.md(show.grid(["slice", "n", "champion", "candidate", "low", "high"], slices)),
             "seconds": done.seconds,
@@ -131,7 +136,7 @@ def champion(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.M
     asset=dg.AssetKey(["policy", "champion"]), description="The candidate was surely better than the champion."
 )
 def gate_is_open(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
-    facts = rehearsal.open(context).gate().facts
+    facts = rehearsal.open(context).read("gate").facts
     return dg.AssetCheckResult(
         passed=facts["promoted"],
         severity=dg.AssetCheckSeverity.WARN,
@@ -143,7 +148,6 @@ retrain_job = dg.define_asset_job(
     "retrain",
     selection=dg.AssetSelection.groups("traces", "world", "policy"),
     description="The newest traces, a world made of them, practice there, and the gate.",
-    tags={"dagster/concurrency_key": "lake"},
 )
 
 nightly = dg.ScheduleDefinition(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
+from dagster_project.defs.runs import LAKE
 from dagster_project.report import show
 
 TABLES = {
@@ -23,6 +24,7 @@ MADE_OF = {"transitions": ("tool_calls",), "scenarios": ("conversations",), "too
     deps=[dg.AssetKey(["landing", "journal"])],
     group_name="traces",
     kinds={"opentelemetry", "parquet"},
+    pool=LAKE,
     owners=["team:platform"],
     tags={"layer": "raw"},
     description="Spans and log records in Parquet, nothing dropped, partitioned by the hour of arrival.",
@@ -30,7 +32,8 @@ MADE_OF = {"transitions": ("tool_calls",), "scenarios": ("conversations",), "too
 def spans(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     loop = rehearsal.open(context)
     summary = loop.ingest()
-    rows = loop.lake.query("SELECT (SELECT count(*) FROM spans) s, (SELECT count(*) FROM log_records) l")
+    count = "SELECT (SELECT count(*) FROM spans) s, (SELECT count(*) FROM log_records) l"
+    rows = loop.lake.query(count, build=False)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": rows["s"][0].as_py(),
@@ -40,7 +43,7 @@ def spans(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
             "unreadable": summary.unreadable,
             "segments": summary.files,
             "problems": "\n".join(summary.problems) or "none",
-            "sample": dg.MetadataValue.md(show.table(loop.lake.query(show.SPANS))),
+            "sample": dg.MetadataValue.md(show.table(loop.lake.query(show.SPANS, build=False))),
             "path": dg.MetadataValue.path(str(loop.lake.path / "raw")),
         }
     )
@@ -60,11 +63,12 @@ def spans(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
         for name, text in TABLES.items()
     ],
     name="tables",
+    pool=LAKE,
 )
 def tables(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> Iterator[dg.MaterializeResult]:
     loop = rehearsal.open(context)
-    rows = loop.build_tables()
-    samples = show.samples(loop.lake)
+    rows = loop.data().facts["rows"]
+    samples = show.samples(loop.tables)
     replaced = {"privacy": dg.MetadataValue.json(loop.lake.privacy_report())}
     for name in TABLES:
         yield dg.MaterializeResult(

@@ -28,7 +28,7 @@ def acknowledged_is_landed(
     asset=SPANS, description=f"At most {MAX_ORPHANS:.0%} of spans name a parent that never came."
 )
 def few_orphans(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
-    rate = rehearsal.open(context).share(
+    rate = rehearsal.open(context).raw_share(
         """SELECT avg(CASE WHEN parents.span_id IS NULL THEN 1.0 ELSE 0.0 END)
            FROM spans LEFT JOIN (SELECT DISTINCT trace_id, span_id FROM spans) AS parents
              ON spans.trace_id = parents.trace_id AND spans.parent_span_id = parents.span_id
@@ -64,7 +64,7 @@ def few_duplicates(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResul
 )
 def dialects_are_known(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     loop = rehearsal.open(context)
-    mix = {r["dialect"]: r["spans"] for r in loop.lake.query("SELECT dialect, spans FROM dialects").to_pylist()}
+    mix = {r["dialect"]: r["spans"] for r in loop.tables.query("SELECT dialect, spans FROM dialects").to_pylist()}
     rate = mix.get("unreadable", 0) / max(1, sum(mix.values()))
     return dg.AssetCheckResult(
         passed=rate <= MAX_UNREADABLE,

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
+from dagster_project.defs.runs import MODELS
 from dagster_project.report import pictures, show
 
 
@@ -15,6 +16,7 @@ def _of(*names: str) -> list[dg.AssetKey]:
     deps=_of("transitions", "conversations", "tool_profile"),
     group_name="world",
     kinds={"pytorch", "lora"},
+    pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "model"},
     description="The world and user adapters: what tools and customers answer, learned from production.",
@@ -41,6 +43,7 @@ def simulator(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.
     deps=[dg.AssetKey(["world", "simulator"])],
     group_name="world",
     kinds={"pytorch", "json"},
+    pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "measure"},
     description="Per tool, how true the world is on conversations it has not seen, beside two free baselines.",
@@ -65,7 +68,7 @@ def fidelity_card(context: dg.AssetExecutionContext, rehearsal: LoopResource) ->
     description="The world beats replaying and copying production's answers, in outcome F1 and in exact match.",
 )
 def world_beats_baselines(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
-    overall = rehearsal.open(context).card().facts["overall"]
+    overall = rehearsal.open(context).read("card").facts["overall"]
     margins = {
         f"{measure}_over_{name}": (overall[measure] or 0.0) - (baseline[measure] or 0.0)
         for name, baseline in overall["baselines"].items()
@@ -81,7 +84,7 @@ def world_beats_baselines(context: dg.AssetCheckExecutionContext, rehearsal: Loo
     description="No tool fails its thresholds; one that does may only be replayed in practice.",
 )
 def no_tool_is_blocked(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
-    facts = rehearsal.open(context).card().facts
+    facts = rehearsal.open(context).read("card").facts
     blocked = _with_status(facts, "block")
     why = {tool: "; ".join(facts["tools"][tool]["why"]) for tool in blocked}
     return dg.AssetCheckResult(passed=not blocked, severity=dg.AssetCheckSeverity.WARN, metadata=why)

@@ -1,0 +1,147 @@
+"""An hour is landed when it is over; what writes to the lake or trains takes turns; a killed run blocks nobody."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dagster_project.defs.landing.hours import HOURS, hourly, land_hours
+from dagster_project.defs.resources import LoopResource
+from dagster_project.defs.runs import LAKE, MODELS, dead_runs, end_dead_runs
+from dagster_project.loop.passes import Loop
+from ingest.lake import IngestSummary, Lake
+from ingest.storage.arrivals import Arrived
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    from dagster_project.definitions import defs
+
+    return defs()
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Any:
+    """An instance with the settings that `make dev` and the demo use."""
+    history = tmp_path / "dagster"
+    history.mkdir()
+    shutil.copy(ROOT / "dagster_project" / "dagster.yaml", history)
+    with dg.DagsterInstance.from_config(str(history)) as found:
+        yield found
+
+
+# ----- hours
+
+
+def test_the_schedule_lands_the_hour_that_is_over() -> None:
+    for minute, hour in ((datetime(2026, 3, 4, 10, 5, tzinfo=UTC), "2026-03-04-09:00"),
+                         (datetime(2026, 3, 5, 0, 5, tzinfo=UTC), "2026-03-04-23:00")):  # fmt: skip
+        with dg.DagsterInstance.ephemeral() as instance:
+            asked = hourly.evaluate_tick(dg.build_schedule_context(instance=instance, scheduled_execution_time=minute))
+        assert asked.run_requests is not None
+        assert [request.partition_key for request in asked.run_requests] == [hour]
+
+
+def test_an_hour_that_is_not_over_is_no_partition() -> None:
+    keys = HOURS.get_partition_keys(current_time=datetime(2026, 3, 4, 10, 59, tzinfo=UTC))
+    assert keys[-1] == "2026-03-04-09:00"
+
+
+# ----- pools
+
+
+def test_whatever_writes_to_the_lake_or_trains_is_in_a_pool(definitions: dg.Definitions) -> None:
+    job = definitions.resolve_implicit_global_asset_job_def()
+    pools = {node.name: node.definition.pool for node in job.nodes if isinstance(node.definition, dg.OpDefinition)}
+    assert {name for name, pool in pools.items() if pool == LAKE} == {"traces__raw__spans", "tables"}
+    models = {"world__simulator", "world__fidelity_card", "policy__judge", "policy__clone", "policy__candidate"}
+    models |= {"policy__champion", "report__evaluation"}
+    assert {name for name, pool in pools.items() if pool == MODELS} == models
+    assert land_hours.nodes[0].definition.pool == LAKE  # type: ignore[union-attr]
+
+
+def test_no_tag_claims_to_limit_what_it_does_not(definitions: dg.Definitions) -> None:
+    for job in definitions.resolve_all_job_defs():
+        assert "dagster/concurrency_key" not in {**job.tags, **job.run_tags}, job.name
+
+
+def test_runs_take_turns_in_a_pool(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of one job at once, whatever started them: their steps never overlap."""
+    Lake.create(tmp_path / "home" / "lake")
+    inside, most, lock = 0, 0, threading.Lock()
+    both = threading.Event()
+
+    def land_again(self: Loop, from_ns: int, to_ns: int) -> IngestSummary:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        both.wait(3)  # long enough for the other to come in, if it may
+        with lock:
+            inside -= 1
+        return IngestSummary()
+
+    monkeypatch.setattr(Loop, "land_again", land_again)
+    monkeypatch.setattr(Loop, "arrived", lambda self, *_: Arrived(0, 0, 0))
+    results: list[bool] = []
+
+    def run(hour: str) -> None:
+        with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as own:
+            found = land_hours.execute_in_process(
+                instance=own, partition_key=hour, resources={"rehearsal": LoopResource(home=str(tmp_path / "home"))}
+            )
+        results.append(found.success)
+
+    threads = [threading.Thread(target=run, args=(f"2026-01-02-0{hour}:00",)) for hour in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert (results, most) == ([True, True], 1)
+
+
+# ----- runs whose process was killed
+
+
+KILLED = """
+import os, signal, sys
+import dagster as dg
+from dagster_project.defs.landing.hours import land_hours
+from dagster_project.defs.resources import LoopResource
+from dagster_project.loop.passes import Loop
+
+Loop.land_again = lambda self, *hours: os.kill(os.getpid(), signal.SIGKILL)
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    resources = {"rehearsal": LoopResource(home=sys.argv[2])}
+    land_hours.execute_in_process(instance=instance, partition_key="2026-01-02-01:00", resources=resources)
+"""
+
+
+def test_a_killed_run_gives_its_place_in_the_pool_back(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    Lake.create(home / "lake")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "dagster"), str(home)]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300, capture_output=True)
+    (run,) = instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.STARTED
+    assert instance.event_log_storage.get_concurrency_info(LAKE).active_slot_count == 1
+    assert end_dead_runs(instance, tmp_path / "another home") == []  # whose processes it cannot know
+    context = dg.build_sensor_context(instance, resources={"rehearsal": LoopResource(home=str(home))})
+    assert run.run_id in str(dead_runs(context).skip_message)  # type: ignore[union-attr]
+    (run,) = instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.FAILURE
+    assert instance.event_log_storage.get_concurrency_info(LAKE).active_slot_count == 0
+    assert end_dead_runs(instance, home) == []
