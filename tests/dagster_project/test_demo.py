@@ -35,6 +35,7 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
     home = tmp_path / "home"
@@ -74,6 +75,7 @@ def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
     assert not holders, "the judge's key is written down"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_demo_in_the_background_ends_when_it_is_told_to(tmp_path: Path) -> None:
     def as_scripts_do() -> None:
