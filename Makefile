@@ -4,7 +4,8 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-SEED ?= 0
+SEED ?=
+WORKERS ?= 2
 STARTED := $(shell date +%s)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 VLLM := $(shell uname -sm | grep -q 'Linux x86_64' && echo $(VENV)/.vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test lint bench bench-transfer vllm spark smollm2 clean
+.PHONY: help install demo dev test test-all wheel-demo lint bench bench-transfer vllm spark smollm2 clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -32,7 +33,7 @@ $(VENV)/.torch: constraints.txt | $(VENV)/.python
 	@$(PIP) --constraint constraints.txt torch==2.13.0
 	@touch $@
 
-$(VENV)/.base: $(VENV)/.torch pyproject.toml
+$(VENV)/.base: $(VENV)/.torch pyproject.toml setup.py
 	@echo "installing rehearsal"
 	@$(PIP) --constraint constraints.txt --editable .
 	@touch $@
@@ -69,16 +70,25 @@ spark: $(VENV)/.spark  ## Spark, into .venv
 
 # ----- what can be done
 
-demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=0)
-	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo --seed $(SEED)
+demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=1 for another)
+	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo $(if $(SEED),--seed $(SEED))
 
-dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000
-	@mkdir -p artifacts/dagster
-	@test -e artifacts/dagster/dagster.yaml || cp dagster_project/dagster.yaml artifacts/dagster
-	@DAGSTER_HOME=$${DAGSTER_HOME:-$(CURDIR)/artifacts/dagster} $(BIN)/dg dev --host 127.0.0.1 --port 3000
+dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME (not given: the demo's, if it ran)
+	@home=$(or $(REHEARSAL_HOME),$(if $(wildcard artifacts/demo/demo.json),artifacts/demo,artifacts/home)); \
+	case $$home in /*) ;; *) home=$(CURDIR)/$$home;; esac; \
+	export REHEARSAL_HOME=$$home && export DAGSTER_HOME=$${DAGSTER_HOME:-$$home/dagster} \
+	  && mkdir -p $$DAGSTER_HOME && echo "home: $$home" \
+	  && { test -e $$DAGSTER_HOME/dagster.yaml || cp dagster_project/dagster.yaml $$DAGSTER_HOME; } \
+	  && $(BIN)/dg dev --host 127.0.0.1 --port 3000
 
 test: $(VENV)/.dev $(VLLM)  ## the default test suite
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev $(VLLM)  ## the default test suite and what is slow
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'slow or not slow' $(PYTEST_ARGS)
+
+wheel-demo: $(VENV)/.python  ## the wheel in an empty environment, and the small demo from there
+	@PYTHON="$(BIN)/python" PIP_ARGS="$(PIP_ARGS)" .ci/wheel_demo
 
 lint: $(VENV)/.dev  ## ruff, mypy, import arrows
 	@$(BIN)/ruff check .

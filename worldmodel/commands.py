@@ -33,7 +33,9 @@ def fit(
     base: Annotated[
         str, typer.Option(envvar="REHEARSAL_BASE", help="Base model: shipped name, directory or Hugging Face id.")
     ] = "rehearsal-tiny",
-    tokens: Annotated[int, typer.Option(help="Training budget of both adapters, in tokens.")] = 6_000_000,
+    tokens: Annotated[
+        int, typer.Option(envvar="REHEARSAL_WORLD__MAX_TOKENS", help="Training budget of both adapters, in tokens.")
+    ] = 6_000_000,
     seed: Annotated[
         int, typer.Option(envvar="REHEARSAL_SEED", help="Seed of the split's rows, the adapters and the dropout.")
     ] = 0,

@@ -62,7 +62,7 @@ def _settings(home: Path, seed: int | None, small: bool) -> Settings:
     """
     before = read_json(home / MADE)
     if before is None:
-        if (home / "lake").exists() or any(home.glob("*/stage.json")):
+        if (home / "lake").exists() or any(home.rglob("stage.json")):
             raise UserError(f"{home} holds the work of something else than a demo; give another --home, or remove it")
         presets = {"environment": ENVIRONMENT, "card_calls": CARD_CALLS, **(SMALL if small else {})}
         Settings(home=home)  # what settings.json says is checked before anything is written

@@ -17,6 +17,7 @@ from pathlib import Path
 import dagster as dg
 from rich.console import Console
 
+from dagster_project.loop import passes
 from dagster_project.loop.memory import watched
 from dagster_project.loop.progress import bars
 from dagster_project.loop.settings import Settings
@@ -26,18 +27,8 @@ from dagster_project.report.terminal import print_report
 from ingest.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
-STAGES = {
-    "data": "traces/scenarios",
-    "world": "world/simulator",
-    "card": "world/fidelity_card",
-    "judge": "policy/judge",
-    "clone": "policy/clone",
-    "candidate": "policy/candidate",
-    "gate": "policy/champion",
-    "evaluation": "report/evaluation",
-    "report": "report/page",
-}
-"""The stages in their order, each with an asset that it ends with."""
+STAGES = {**passes.STAGES, "report": "report/page"}
+"""The stages in their order, each with the asset that does it."""
 
 
 @contextmanager

@@ -94,8 +94,8 @@ def run(
     settings.save()
     console = Console()
     with running(home, console):
-        materialise(settings, until)
-    tell(settings, until, console)
+        materialise(settings, until.value)
+    tell(settings, until.value, console)
 
 
 def train(
@@ -118,7 +118,7 @@ def train(
     )  # fmt: skip
     if "base" not in settings.model_fields_set:
         settings = settings.model_copy(update={"base": read_manifest(world)["base"]})
-    preflight.check(settings, environment=False)
+    preflight.check(settings, environment=False, journal=False)
     # The world is this command's alone: the nightly job in the same home fits one from the newest data.
     settings.save(leave_out=["world_dir"])
     console = Console()

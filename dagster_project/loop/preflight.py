@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
-from ingest.journal import segments as journal
+from ingest.journal import segments
 from ingest.lake import Lake
 from training.engines.choose import check_engine
 from training.models.base import load_format
@@ -12,11 +12,12 @@ from training.policy.evaluate import check_environment
 from worldmodel.artifact import read_manifest
 
 
-def check(settings: Settings, environment: bool = True) -> None:
+def check(settings: Settings, environment: bool = True, journal: bool = True) -> None:
     """Raises UserError for a lake without data, a world that stands on another base, a base or an engine that is not
-    there, and (unless told otherwise) a real environment that does not open an episode.
+    there, and (if `environment`) a real environment that does not open an episode. With `journal`, a lake whose journal
+    was not read yet has data.
     """
-    _lake(settings)
+    _lake(settings, journal)
     if settings.world_dir is not None:
         _world(settings)
     load_format(settings.base)
@@ -25,10 +26,9 @@ def check(settings: Settings, environment: bool = True) -> None:
         check_environment(settings.environment, settings.seed)
 
 
-def _lake(settings: Settings) -> None:
-    """A journal alone is enough: its first reading makes the lake."""
-    if any(journal.segments(settings.lake / "journal")):
-        return
+def _lake(settings: Settings, journal: bool) -> None:
+    if journal and any(segments.segments(settings.lake / "journal")):
+        return  # its first reading makes the lake
     if Lake.open(settings.lake).is_empty():
         raise UserError(
             f"the lake {settings.lake} is empty; fill it with: rehearsal ingest --lake {settings.lake} FILES, "

@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
+KEY = "sk-marker-0123456789abcdef"
 
-def start(home: Path, dagster_home: Path, **more: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dagster_project.cli", "demo", "--small", "--home", str(home)]
-    environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "COLUMNS": "200"}
+
+def start(home: Path, dagster_home: Path, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+    asked = arguments or ("demo", "--small")
+    command = [sys.executable, "-m", "dagster_project.cli", *asked, "--home", str(home)]
+    environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "COLUMNS": "200", "REHEARSAL_RULER__API_KEY": KEY}
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         **more,
@@ -32,13 +35,15 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
     home = tmp_path / "home"
     killed = start(home, tmp_path / "dagster")
     wait_for(home / "clone" / "stage.json", killed)
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    told_before, _ = killed.communicate()
+    assert "the agent at work: 240/240" in told_before and "cloning the agent: started" in told_before  # into a pipe
     before = (home / "clone" / "stage.json").stat().st_mtime_ns
     sent = (home / "production.json").read_text()
 
@@ -58,12 +63,19 @@ def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
     assert "<h1>" in page and not re.search(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//|url\(\s*["']?http""", page)
     assert "report.html" in told and "make dev" in told
 
-    finished = start(home, tmp_path / "dagster")
+
+    manifests = {path: path.stat().st_mtime_ns for path in home.rglob("stage.json")}
+    finished = start(home, tmp_path / "dagster", "run")  # a demo's home is a home like any other
     told, _ = finished.communicate(timeout=300)
     assert finished.returncode == 0, told
+    assert manifests and {path: path.stat().st_mtime_ns for path in home.rglob("stage.json")} == manifests
     assert json.loads((home / "report.json").read_text())["success_after"] == report["success_after"]
 
+    holders = [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+    assert not holders, "the judge's key is written down"
 
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_demo_in_the_background_ends_when_it_is_told_to(tmp_path: Path) -> None:
     def as_scripts_do() -> None:

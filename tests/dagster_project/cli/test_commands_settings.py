@@ -17,10 +17,18 @@ from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.report.terminal import print_report
 from ingest.errors import UserError
+from ingest.journal import segments
 from ingest.lake import Lake
 from worldmodel import commands as world_commands
 
 MANIFEST = {"version": 1, "id": "w-1", "base": "rehearsal-tiny"}
+
+
+@pytest.fixture
+def ingested(traced_home: Path) -> Path:
+    """A home whose lake has rows."""
+    Lake.create(traced_home / "lake").ingest()
+    return traced_home
 
 
 @pytest.fixture
@@ -61,64 +69,66 @@ def train(app: typer.Typer, home: Path, world: Path, out: Path, *more: str) -> N
 
 
 def test_train_takes_seed_and_steps_from_the_environment(
-    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path,
+    app: typer.Typer, gated: list[Settings], ingested: Path, world: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("REHEARSAL_SEED", "7")
     monkeypatch.setenv("REHEARSAL_TRAIN__STEPS", "9")
-    train(app, traced_home, world, tmp_path / "out")
+    train(app, ingested, world, tmp_path / "out")
     assert (gated[0].seed, gated[0].train.steps, gated[0].base) == (7, 9, "rehearsal-tiny")
-    train(app, traced_home, world, tmp_path / "out", "--seed", "0", "--steps", "3")
+    train(app, ingested, world, tmp_path / "out", "--seed", "0", "--steps", "3")
     assert (gated[1].seed, gated[1].train.steps) == (0, 3)
 
 
 def test_train_takes_seed_and_base_from_the_settings_file(
-    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path
+    app: typer.Typer, gated: list[Settings], ingested: Path, world: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / SAVED).write_text(json.dumps({"seed": 5, "clone": {"evaluations": 2}}))
-    train(app, traced_home, world, tmp_path / "out")
+    train(app, ingested, world, tmp_path / "out")
     assert (gated[0].seed, gated[0].clone.evaluations) == (5, 2)
 
 
 def test_what_train_leaves_does_not_pin_the_world(
-    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path
+    app: typer.Typer, gated: list[Settings], ingested: Path, world: Path, tmp_path: Path
 ) -> None:
     """Whoever opens the home next, such as the nightly job, fits a world from the newest data."""
-    train(app, traced_home, world, tmp_path / "out")
+    train(app, ingested, world, tmp_path / "out")
     assert gated[0].world_dir == world
     after = Settings(home=tmp_path / "out")
-    assert after.world_dir is None and after.lake == traced_home / "lake"
+    assert after.world_dir is None and after.lake == ingested / "lake"
     assert world.name not in json.loads((tmp_path / "out" / SAVED).read_text()).values()
 
 
 def test_train_refuses_another_base_than_the_world_s_and_writes_nothing(
-    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path,
+    app: typer.Typer, gated: list[Settings], ingested: Path, world: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     with pytest.raises(UserError, match="stands on the base 'rehearsal-tiny'.*'another/base'"):
-        train(app, traced_home, world, tmp_path / "out", "--base", "another/base")
+        train(app, ingested, world, tmp_path / "out", "--base", "another/base")
     monkeypatch.setenv("REHEARSAL_BASE", "another/base")
     with pytest.raises(UserError, match="stands on the base 'rehearsal-tiny'"):
-        train(app, traced_home, world, tmp_path / "out")
+        train(app, ingested, world, tmp_path / "out")
     assert not gated and not (tmp_path / "out").exists()
 
 
 def test_train_takes_the_base_of_the_world(
-    app: typer.Typer, gated: list[Settings], traced_home: Path, world: Path, tmp_path: Path
+    app: typer.Typer, gated: list[Settings], ingested: Path, world: Path, tmp_path: Path
 ) -> None:
     (world / "manifest.json").write_text(json.dumps(MANIFEST | {"base": "/no/such/model"}))
     with pytest.raises(UserError, match="base model '/no/such/model' was not found"):
-        train(app, traced_home, world, tmp_path / "out")
+        train(app, ingested, world, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("lake", ["nothing", "empty"])
+@pytest.mark.parametrize("lake", ["nothing", "empty", "a journal that was not read"])
 def test_train_refuses_a_lake_without_data_and_writes_nothing(
     app: typer.Typer, gated: list[Settings], world: Path, tmp_path: Path, lake: str
 ) -> None:
-    if lake == "empty":
-        Lake.create(tmp_path / "home" / "lake")
+    if lake != "nothing":
+        made = Lake.create(tmp_path / "home" / "lake")
+    if lake.startswith("a journal"):
+        segments.JournalWriter(made.journal_path).append([segments.record("traces_json", 1, b"{}")])
     with pytest.raises(UserError, match="no lake at|is empty"):
         train(app, tmp_path / "home", world, tmp_path / "out")
     assert not (tmp_path / "out").exists()

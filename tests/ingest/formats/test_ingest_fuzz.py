@@ -45,6 +45,7 @@ def tables(rows: otlp.Rows) -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------------------- coverage-guided
 
 
+@pytest.mark.slow
 def test_the_decoders_survive_coverage_guided_fuzzing(tmp_path: Path) -> None:
     """A bounded run; `python tests/ingest/formats/fuzz_decoders.py CORPUS` goes on for as long as wanted."""
     pytest.importorskip("atheris")

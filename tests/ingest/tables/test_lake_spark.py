@@ -49,6 +49,7 @@ def test_what_is_tied_across_parts_meets_on_spark_too(tmp_path: Path, runner: sp
     assert_same_in_parts(lake_of(tmp_path, requests), tmp_path / "made", 4, runner)
 
 
+@pytest.mark.slow
 def test_every_data_set_at_hand(tmp_path: Path, runner: spark.SparkRunner) -> None:
     """All captures of instrumentation libraries in one lake, where they are at hand, and the airline's traces."""
     need_corpora()
@@ -59,6 +60,7 @@ def test_every_data_set_at_hand(tmp_path: Path, runner: spark.SparkRunner) -> No
     assert_same_in_parts(lake, tmp_path / "made", 5, runner)
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_same_tables(tmp_path: Path) -> None:
     made = []
     for engine in ("duckdb", "spark"):

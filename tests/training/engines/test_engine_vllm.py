@@ -151,6 +151,7 @@ def greedy(engine, base, prompts, names, length=16):
 
 
 @vllm
+@pytest.mark.slow
 def test_one_batch_of_the_base_and_two_adapters_says_what_the_local_engine_says(engine, local, base, prompts, adapters):
     """On a CPU a server's base requests must not meet adapters (vllm#48421), so there they are a batch of their own."""
     names = (None, *adapters)
@@ -163,6 +164,7 @@ def test_one_batch_of_the_base_and_two_adapters_says_what_the_local_engine_says(
 
 
 @vllm
+@pytest.mark.slow
 def test_logprobs_are_the_model_s_own_at_temperature_one_whatever_was_sampled_at(engine, local, prompts):
     for temperature in (0.3, 1.0, 1.7):
         sampling = Sampling(8, temperature=temperature, seed=5)
@@ -173,6 +175,7 @@ def test_logprobs_are_the_model_s_own_at_temperature_one_whatever_was_sampled_at
 
 
 @vllm
+@pytest.mark.slow
 def test_seeds_repeat_alone_and_in_company_and_none_do_not(engine, prompts):
     def ask(seed):
         return engine.sample(prompts[0], adapter="policy@2", sampling=Sampling(12, temperature=1.5, seed=seed))
@@ -185,6 +188,7 @@ def test_seeds_repeat_alone_and_in_company_and_none_do_not(engine, prompts):
 
 
 @vllm
+@pytest.mark.slow
 def test_temperature_one_draws_from_the_whole_distribution(in_process, local, base):
     """No top-k, top-p or penalty from a model's generation_config.json comes between."""
     prompt = base.format.prompt([{"role": "user", "content": "hello"}])[:-1]
@@ -201,6 +205,7 @@ def test_temperature_one_draws_from_the_whole_distribution(in_process, local, ba
 
 
 @vllm
+@pytest.mark.slow
 def test_only_the_given_stop_ids_stop(engine, base, prompts):
     free = run(engine.sample(prompts[0], adapter=None, sampling=Sampling(20, temperature=0.0)))[0]
     assert len(free.ids) == 20 and not free.stopped
@@ -211,6 +216,7 @@ def test_only_the_given_stop_ids_stop(engine, base, prompts):
 
 
 @vllm
+@pytest.mark.slow
 def test_scores_and_candidates_agree_with_the_local_engine(engine, local, prompts):
     candidates = (5, 100, 5, 17, 2000)
     for adapter in (None, "policy@1"):
@@ -225,6 +231,7 @@ def test_scores_and_candidates_agree_with_the_local_engine(engine, local, prompt
 
 
 @vllm
+@pytest.mark.slow
 def test_a_name_loaded_again_says_the_new_thing(engine, local, base, prompts, adapters):
     """Keys and values that the first load left in the prefix cache must not be met by the second."""
     long = [prompts[0] * 12]
@@ -239,6 +246,7 @@ def test_a_name_loaded_again_says_the_new_thing(engine, local, base, prompts, ad
 
 
 @vllm
+@pytest.mark.slow
 def test_an_adapter_outlives_its_files_and_its_slot(in_process, base, prompts, adapters, tmp_path):
     mine = shutil.copytree(adapters["policy@1"], tmp_path / "mine")
     in_process.load_adapter("mine", mine)
@@ -253,6 +261,7 @@ def test_an_adapter_outlives_its_files_and_its_slot(in_process, base, prompts, a
 
 
 @vllm
+@pytest.mark.slow
 def test_an_unloaded_adapter_is_gone_but_who_runs_keeps_it(in_process, prompts, adapters):
     sampling = Sampling(48, temperature=0.0)
     in_process.load_adapter("passing", adapters["policy@1"])
@@ -273,6 +282,7 @@ def test_an_unloaded_adapter_is_gone_but_who_runs_keeps_it(in_process, prompts, 
 
 
 @vllm
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_and_the_engine_lives_on(in_process, prompts, tmp_path):
     with pytest.raises(UserError, match="rank 24.*raise max_rank"):
         in_process.load_adapter("wide", write_adapter(tmp_path / "wide", 3, LoraSettings(rank=24)))
@@ -292,6 +302,7 @@ def test_what_does_not_fit_is_refused_and_the_engine_lives_on(in_process, prompt
 
 
 @vllm
+@pytest.mark.slow
 def test_a_server_s_refusals_reach_the_user(url, over_http, tmp_path):
     with pytest.raises(UserError, match="not 'elsewhere/other-base'"):
         VllmServer("elsewhere/other-base", url)

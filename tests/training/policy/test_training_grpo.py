@@ -185,7 +185,7 @@ class Killed(BaseException):
     """Not an Exception: nothing on the way may swallow it."""
 
 
-@pytest.mark.parametrize("where", ["between steps", "within a step"])
+@pytest.mark.parametrize("where", ["between steps", pytest.param("within a step", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_history(
     base: Base, clone: Path, tmp_path: Path, trained: dict[str, Any], where: str
 ) -> None:

@@ -213,6 +213,7 @@ def nothing() -> None:
     return None
 
 
+@pytest.mark.slow
 def test_workers_share_the_cores_and_leave_the_parent_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setattr("training.workers.cores", lambda: 6)
@@ -242,6 +243,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
