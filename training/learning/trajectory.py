@@ -43,6 +43,10 @@ class Trajectory:
         made_up = sum(o.provenance in ("generated", "abstained") for o in self.observations)
         return made_up / max(1, len(self.observations))
 
+    def supported(self) -> float:
+        """Share of the observations that production supports: 1 less the share that the world abstained from."""
+        return 1 - self.provenance().get("abstained", 0) / max(1, len(self.observations))
+
     def row(self, advantage: float) -> Row:
         return Row(tuple(self.ids), tuple(self.trained), advantage, tuple(self.logprobs))
 

@@ -46,15 +46,15 @@ from training.policy.rollout import Limits
 out = Path(sys.argv[1])
 base = tiny_base()
 learner = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warmup_steps=0)
-fit = FitSettings(learner=learner, max_tokens=20000, step_tokens=400, evaluations=2)
-fit_clone(base, conversations(24), out / "clone", fit, show_system=False)
+fit = FitSettings(learner=learner, max_tokens=5000, step_tokens=400, evaluations=1)
+fit_clone(base, conversations(12), out / "clone", fit, show_system=False)
 engine = LocalEngine(base.model, base.format.pad_id)
 judge = LocalJudge(engine, base.format, None)
 practice = Practice(
     engine, base.format, Walls(), Ruler(RulerSettings(), in_process_client(judge)), Limits(turns=3), forget=judge.forget
 )
 settings = TrainSettings(
-    steps=2, groups=3, group_size=4, held_out=4, evaluate_every=1, learner=learner, min_score_spread=0.0
+    steps=2, groups=2, group_size=3, held_out=2, evaluate_every=1, planted_groups=1, learner=learner, min_score_spread=0.0
 )
 asyncio.run(Grpo(base, practice, [scenario(k) for k in range(12)], out / "clone", out / "policy", settings).train())
 """
