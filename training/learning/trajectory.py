@@ -15,7 +15,7 @@ class Trajectory:
     """An episode as it was lived: the messages, and the ids with which of them the agent wrote.
 
     `ended` is left (the user had no more to say), turns, tokens, or error. `reward` is None until somebody scores it;
-    a trajectory that could not be scored stays None, never zero.
+    a trajectory that could not be scored stays None, never zero. Its tokens were drawn at `temperature` with `min_p`.
     """
 
     start: Start
@@ -26,6 +26,8 @@ class Trajectory:
     logprobs: list[float] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     adapter: str | None = None
+    temperature: float = 1.0
+    min_p: float = 0.0
     ended: str = ""
     malformed: int = 0
     reward: float | None = None
