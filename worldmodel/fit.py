@@ -23,7 +23,7 @@ from ingest.records import Conversation, Transition
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings as SftSettings
-from training.learning.fits import fit_sft, unfinished
+from training.learning.fits import fit_sft, unfinished, warm_start
 from training.learning.learner import LearnerSettings
 from training.models.base import Base, load_base
 from training.models.lora import LoraSettings, manifest_of, save_weights
@@ -99,12 +99,14 @@ def fit_world(
     settings: FitSettings,
     on_progress: Progress = lambda adapter, done, metrics: None,
     stop: Stop = never,
+    last: Path | None = None,
 ) -> dict[str, Any]:
     """Fit a world and write it to `out`; returns its manifest.
 
     A finished fit of the same data is not done again, and a killed one goes on; so does one that `stop` ended between
-    two steps, whose manifest says so in `partial`. `on_progress` is told an
-    adapter's name, how much of it is done (0 to 1), and the latest metrics.
+    two steps, whose manifest says so in `partial`. `last` is the world before this one: its adapters are gone on from
+    where the base is the same. `on_progress` is told an adapter's name, how much of it is done (0 to 1), and the latest
+    metrics.
     """
     learned = learn(transitions)
     identity = _identity(transitions, settings)
@@ -120,7 +122,7 @@ def fit_world(
     share = 0.75 if settings.user else 1.0
     weigh = partial(_weights, outcome=settings.outcome_weight)
     marked = [Row(tuple(ids), tuple(trained), weights=weigh(trained)) for ids, trained in usable]
-    train = partial(_train, base, settings=settings, identity=identity, on_progress=on_progress, stop=stop)
+    train = partial(_train, base, settings=settings, identity=identity, on_progress=on_progress, stop=stop, last=last)
     history = {"world": train(marked, out / "adapter", share=share)}
     adapters = {"world": "adapter", "user": None}
     kept = set(learned.split.train)
@@ -182,6 +184,7 @@ def _train(
     identity: str,
     on_progress: Progress,
     stop: Stop,
+    last: Path | None,
 ) -> list[dict[str, float]]:
     """Train one adapter on `share` of the budget, unless a killed fit of the same data got that far."""
     done = manifest_of(out)
@@ -207,6 +210,7 @@ def _train(
         how,
         out.with_name(f"{out.name}.{identity}.state.pt"),
         settings.seed,
+        warm_start(last / out.name if last else None, base, learner.lora),
         on_progress=lambda done, metrics: on_progress(out.name, done, metrics),
         stop=stop,
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,11 +21,20 @@ from typing import Any
 from pydantic import BaseModel
 
 from dagster_project.loop import fits
-from dagster_project.loop.pins import Pins, collect
-from dagster_project.loop.progress import Report, track
+from dagster_project.loop.pins import Pins, collect, name_of
+from dagster_project.loop.progress import FitReport, fit_report, report_from, track
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.loop.settings import Settings
-from dagster_project.loop.stages import Done, fingerprint, read_json, read_version, run_stage, version_path, write_json
+from dagster_project.loop.stages import (
+    Done,
+    fingerprint,
+    finished,
+    read_json,
+    read_version,
+    run_stage,
+    version_path,
+    write_json,
+)
 from ingest.errors import UserError
 from ingest.frozen import FrozenTables
 from ingest.journal import segments as journal
@@ -34,8 +42,12 @@ from ingest.lake import IngestSummary, Lake
 from ingest.records import Scenario
 from ingest.storage import arrivals
 from ingest.storage.arrivals import Arrived
+from training.judging.hosted import HostedSettings
+from training.judging.ruler import RulerSettings
+from training.learning.deadline import Stop, never
 from training.learning.trajectory import Trajectory
 from training.models.base import Base, load_base
+from training.models.lora import manifest_of
 from training.policy.evaluate import Run, summary
 from training.policy.gate import as_dict, compare
 from training.policy.grpo import Grpo, lasting_alarms
@@ -59,12 +71,26 @@ STAGES = {
 """The stages in the order in which they are done, each with the Dagster asset that does it."""
 
 
-class Loop:
-    """The loop in one home directory. `log` is told, line by line, how far long work is. `run` names the run that
-    this is part of: all of a run's loops read the same versions."""
+START = "start.json"
+"""In a retraining's directory: the adapter that it started from."""
 
-    def __init__(self, settings: Settings, log: Callable[[str], None] | None = None, run: str | None = None) -> None:
-        self.settings, self.log = settings, log
+
+class Loop:
+    """The loop in one home directory.
+
+    `log` receives progress, line by line. `run` names the run that this is part of: all of a run's loops read the
+    same versions. `stop` is asked between two steps of training (`training/learning/deadline.py`); the work that it
+    ends is partial.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Callable[[str], None] | None = None,
+        run: str | None = None,
+        stop: Stop = never,
+    ) -> None:
+        self.settings, self.log, self.stop = settings, log, stop
         self._pins = Pins(settings.home, run or f"process-{uuid.uuid4().hex[:12]}")
 
     # ----- finished work
@@ -83,7 +109,7 @@ class Loop:
 
     def read_input(self, done: Done, stage: str) -> Done:
         """The version of `stage` that went into a finished stage. Raises UserError where it is gone."""
-        key = done.inputs[stage]
+        key = name_of(done.inputs[stage])
         if stage == "world" and self.settings.world_dir is not None:
             return self.read(stage)
         found = read_version(version_path(self.settings.home / stage, key))
@@ -185,7 +211,8 @@ class Loop:
                     reports[adapter] = fit_report(title, self.log)
                 reports[adapter](done, metrics)
 
-            return fits.run_in_subprocess(fits.world, (data.directory, directory, how), progress)
+            needs = data.directory, directory, how, self._last("world"), self.stop
+            return fits.run_in_subprocess(fits.world, needs, progress)
 
         return self._do("world", inputs, work)
 
@@ -211,7 +238,7 @@ class Loop:
         inputs = {"data": data.fingerprint, "base": settings.base, "judge": settings.judge, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            needs = settings, data.directory, directory
+            needs = settings, data.directory, directory, self._last("judge"), self.stop
             return fits.run_in_subprocess(fits.judge, needs, fit_report("learning to judge", self.log))
 
         return self._do("judge", inputs, work)
@@ -222,13 +249,29 @@ class Loop:
         inputs = {"data": data.fingerprint, "base": settings.base, "clone": settings.clone, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            needs = settings, data.directory, directory
+            needs = settings, data.directory, directory, self.stop
             return fits.run_in_subprocess(fits.clone, needs, fit_report("cloning the agent", self.log))
 
         return self._do("clone", inputs, work)
 
+    def offline(self) -> Done:
+        """The adapter that serves (the clone before any does), retrained on recorded conversations without a world."""
+        settings, data, clone = self.settings, self.read("data"), self.read("clone")
+        inputs = {
+            "data": data.fingerprint,
+            "clone": clone.fingerprint,
+            "offline": settings.offline,
+            "seed": settings.seed,
+        }
+
+        def work(directory: Path) -> dict[str, Any]:
+            needs = settings, data.directory, self._start(directory, clone), directory, self.stop
+            return fits.run_in_subprocess(fits.offline, needs, fit_report("learning from the records", self.log))
+
+        return self._do("offline", inputs, work)
+
     def candidate(self) -> Done:
-        """The clone after practice in the world: GRPO with RULER."""
+        """The adapter that serves (the clone before any does) after practice in the world: GRPO with RULER."""
         settings = self.settings
         data, clone = self.read("data"), self.read("clone")
         scenarios = self.scenarios()
@@ -239,7 +282,7 @@ class Loop:
             "card": self.read("card").fingerprint,  # which tools may be generated
             "clone": clone.fingerprint,
             "judge": self.read("judge").fingerprint,
-            "ruler": settings.ruler,
+            "ruler": self._ruler().model_copy(update={"hosted": HostedSettings()}),  # how it is asked changes nothing
             "train": how,
             "gate": settings.gate.scenarios,
         }
@@ -248,11 +291,11 @@ class Loop:
             report = track("practising in the world", self.log)
             with self.practice() as practice:
                 loop = Grpo(
-                    self._base(), practice, scenarios[: -settings.gate.scenarios], clone.directory / "adapter",
-                    directory / "adapter", how,
+                    self._base(), practice, scenarios[: -settings.gate.scenarios],
+                    self._start(directory, clone), directory / "adapter", how,
                 )  # fmt: skip
                 facts = asyncio.run(
-                    loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}"))
+                    loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}"), self.stop)
                 )
                 report(facts["steps"], facts["steps"], f"the adapter of step {facts['best_step']} is the best")
                 return facts
@@ -385,7 +428,7 @@ class Loop:
         recipe = PracticeRecipe(
             settings.base, settings.engine, settings.compact, self.read("world").directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
-            settings.ruler, settings.train.limits, settings.train.temperature, settings.train.min_p,
+            self._ruler(), settings.train.limits, settings.train.temperature, settings.train.min_p,
         )  # fmt: skip
         count = self._processes()
         if count > 1:
@@ -393,6 +436,31 @@ class Loop:
                 yield pool
         else:
             yield recipe.open()
+
+    def _ruler(self) -> RulerSettings:
+        """The ruler's settings with this agent's rubric, and a cache for a hosted judge's answers."""
+        ruler = self.settings.ruler.of_agent(self.settings.agent)
+        if ruler.base_url is None or ruler.hosted.cache_dir is not None:
+            return ruler
+        hosted = ruler.hosted.model_copy(update={"cache_dir": self.settings.home / "judge-cache"})
+        return ruler.model_copy(update={"hosted": hosted})
+
+    def _last(self, stage: str) -> Path | None:
+        """The current version of a stage, from which its next version starts."""
+        done = finished(self.settings.home / stage)
+        return done.directory if done else None
+
+    def _start(self, directory: Path, clone: Done) -> Path:
+        """The adapter that a retraining starts from. It is written down at the first try: who serves may have changed
+        when a killed run goes on, or when the finished one is asked for again."""
+        noted = read_json(directory / START)
+        if noted is None:
+            champion = self.registry.champion()
+            same = champion is not None and champion.manifest.get("base") == manifest_base(clone.directory / "adapter")
+            chosen = champion.path if champion is not None and same else clone.directory / "adapter"
+            noted = {"start": str(chosen.absolute())}
+            write_json(directory / START, noted)
+        return Path(noted["start"])
 
     def _base(self) -> Base:
         return load_base(self.settings.base, show_tools=not self.settings.compact)
@@ -418,18 +486,10 @@ def _freeze(lake: Lake, made_of: Mapping[str, Any], rows: Mapping[str, int], dir
     return {"rows": dict(rows)}
 
 
-FitReport = Callable[[float, Mapping[str, float]], None]
-
-
-def fit_report(title: str, log: Callable[[str], None] | None) -> FitReport:
-    """A bar for a fit, which tells how much of it is done (0 to 1) and its latest metrics."""
-    report = track(title, log)
-    return lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}")
-
-
-def report_from(report: Report, place: int, each: int, done: int) -> None:
-    """Tell how far a run is that is one of two, each of `each` episodes."""
-    report(place * each + done, 2 * each, "")
+def manifest_base(adapter: Path) -> str | None:
+    """The base that a finished adapter was trained on."""
+    manifest = manifest_of(adapter)
+    return manifest.get("base") if manifest else None
 
 
 def plain(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from dagster_project.loop.stages import (
+    PARTIAL,
     VERSIONS,
     Done,
     finished,
@@ -59,7 +60,7 @@ class Pins:
                 return read_version(version_path(self.home / stage, key))
             done = finished(self.home / stage)
             if done is not None:
-                self._put(stage, done.fingerprint)
+                self._put(stage, done.directory.name)
             return done
 
     def _put(self, stage: str, key: str) -> None:
@@ -100,16 +101,22 @@ def collect(home: Path) -> None:
         while new:
             used |= new
             found = [read_version(known[key]) for key in new if key in known]
-            made_of = {value for done in found if done for value in done.inputs.values() if isinstance(value, str)}
+            inputs = [value for done in found if done for value in done.inputs.values()]
+            made_of = {name_of(value) for value in inputs if isinstance(value, str)}
             new = (made_of & known.keys()) - used
         for key in known.keys() - used:
             remove_version(known[key])
 
 
+def name_of(fingerprint: str) -> str:
+    """The name of the version that has a fingerprint."""
+    return fingerprint.split(PARTIAL)[0]
+
+
 def _roots(home: Path) -> set[str]:
     """The fingerprints of current versions and of those that live runs read."""
     current = [finished(home / stage.name) for stage in (home / VERSIONS).iterdir()]
-    roots = {done.fingerprint for done in current if done is not None}
+    roots = {done.directory.name for done in current if done is not None}
     for lock in (home / RUNS).glob("*.lock"):
         pins = lock.with_suffix(".json")
         if is_alive(home, lock.stem):

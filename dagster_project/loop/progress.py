@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -97,3 +97,17 @@ def track(title: str, log: Callable[[str], None] | None = None, every_seconds: f
             log(f"{title}: {done} of {total} {note}".rstrip())
 
     return report
+
+
+FitReport = Callable[[float, Mapping[str, float]], None]
+
+
+def fit_report(title: str, log: Callable[[str], None] | None) -> FitReport:
+    """A bar for a fit, which tells how much of it is done (0 to 1) and its latest metrics."""
+    report = track(title, log)
+    return lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}")
+
+
+def report_from(report: Report, place: int, each: int, done: int) -> None:
+    """Tell how far a run is that is one of two, each of `each` episodes."""
+    report(place * each + done, 2 * each, "")

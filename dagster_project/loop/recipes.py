@@ -14,6 +14,7 @@ import httpx
 from training.engines import Engine
 from training.engines.choose import open_engine
 from training.judging.grounding import Evidence
+from training.judging.hosted import open_client
 from training.judging.judge import LocalJudge, in_process_client
 from training.judging.ruler import Ruler, RulerSettings
 from training.models.base import load_base, load_format
@@ -54,7 +55,7 @@ class PracticeRecipe:
     def _client(self, engine: Engine) -> tuple[httpx.AsyncClient, Callable[[], None]]:
         """What asks the judge, and what makes it forget its verdicts."""
         if self.judge is None:
-            return httpx.AsyncClient(base_url=(self.ruler.base_url or "").rstrip("/") + "/"), lambda: None
+            return open_client(self.ruler.base_url or "", self.ruler.hosted), lambda: None
         engine.load_adapter("judge", self.judge)
         chat, facts = load_format(self.base, show_tools=False), self.judge_facts
         evidence = Evidence.read(facts["evidence"])

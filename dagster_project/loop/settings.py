@@ -22,6 +22,7 @@ from training.judging.ruler import RulerSettings
 from training.learning.fits import FitSettings
 from training.policy.gate import GateSettings
 from training.policy.grpo import TrainSettings
+from training.policy.offline import OfflineSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
 HOME = Path("artifacts/home")
@@ -74,6 +75,7 @@ class Settings(BaseSettings):
     judge: JudgeSettings = Field(JudgeSettings(), description="How the offline judge is trained.")
     ruler: RulerSettings = Field(RulerSettings(), description="Who judges, and how they are asked.")
     train: TrainSettings = Field(TrainSettings(), description="How the policy practises.")
+    offline: OfflineSettings = Field(OfflineSettings(), description="How recorded conversations teach without a world.")
     gate: GateSettings = Field(GateSettings(), description="What a candidate must show.")
     evaluation: EvaluationSettings = Field(
         EvaluationSettings(), description="The measurement in the real environment."

@@ -32,6 +32,8 @@ from ingest.errors import UserError
 
 MANIFEST = "stage.json"
 BEGUN = "stage.begun.json"
+PARTIAL = "-partial-"
+"""Between a version's name and the rest of its fingerprint, if its work was stopped before its end."""
 VERSIONS = "stages"
 LOCK = ".lock"
 
@@ -85,6 +87,9 @@ def run_stage(
     `work` is given the version's directory, which holds what a killed run with the same inputs left there and is
     otherwise empty, and returns facts (JSON) for the manifest. One process at a time works on a stage: another one
     waits, says so to `on_wait`, and finds the work done if its inputs are the same.
+
+    Facts with a `partial` say that the work was stopped before its end. Such a version has a fingerprint of its own, so
+    that later stages are not taken for those of the whole, and the next call continues it.
     """
     key = fingerprint(inputs)
     before = finished(directory)
@@ -95,7 +100,7 @@ def run_stage(
     with _locked(version.parent / LOCK, directory, on_wait):
         _move_in(directory)
         done = read_version(version)
-        if done is None:
+        if done is None or done.fingerprint != key:
             _remove_unfinished(version)
             done = _work(version, key, inputs, work)
         _make_current(directory, version)
@@ -107,6 +112,7 @@ def _work(version: Path, key: str, inputs: Mapping[str, Any], work: Callable[[Pa
     if begun is not None:
         earlier = begun["seconds"] + _unrecorded(version)
     version.mkdir(parents=True, exist_ok=True)
+    (version / MANIFEST).unlink(missing_ok=True)  # a partial one
     started = time.monotonic()
     write_json(version / BEGUN, {"fingerprint": key, "seconds": earlier, "inputs": dict(inputs)})
     try:
@@ -116,9 +122,13 @@ def _work(version: Path, key: str, inputs: Mapping[str, Any], work: Callable[[Pa
         write_json(version / BEGUN, {"fingerprint": key, "seconds": spent, "inputs": dict(inputs)})
         raise
     seconds = round(earlier + time.monotonic() - started, 1)
+    if facts.get("partial"):
+        write_json(version / BEGUN, {"fingerprint": key, "seconds": seconds, "inputs": dict(inputs)})
+        key = f"{key}{PARTIAL}{fingerprint(facts)}"
     manifest = {"fingerprint": key, "seconds": seconds, "facts": facts, "inputs": dict(inputs)}
     write_json(version / MANIFEST, manifest)
-    (version / BEGUN).unlink()
+    if not facts.get("partial"):
+        (version / BEGUN).unlink()
     give_back_memory()
     told = json.loads(json.dumps(manifest, default=str))
     return Done(version.resolve(), key, told["facts"], seconds, False, told["inputs"])

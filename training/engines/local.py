@@ -382,6 +382,10 @@ class LocalEngine:
         if least_B.any():
             floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf where everything may be drawn
             scaled_BV = scaled_BV.masked_fill(scaled_BV < floor_B1, -torch.inf)
+        learned_B1 = torch.tensor([bool(r.sampling and r.sampling.learned) for r in rows], device=self.device)[:, None]
+        if learned_B1.any():  # at temperature 0 nothing is drawn, and the model's own are given
+            drawn_from_B1 = learned_B1 & (temperature_B > 0)[:, None]
+            logprobs_BV = torch.where(drawn_from_B1, scaled_BV.log_softmax(-1), logprobs_BV)
         cumulative_BV = scaled_BV.softmax(-1).double().cumsum(-1)
         drawn_B = torch.searchsorted(cumulative_BV, (uniform_B * cumulative_BV[:, -1])[:, None])[:, 0]
         ids_B = torch.where(temperature_B > 0, drawn_B.clamp(max=logits_BV.shape[-1] - 1), greedy_B)

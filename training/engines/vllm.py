@@ -104,6 +104,7 @@ class VllmEngine:
     # ----- the protocol
 
     async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
+        sampling.check_whole("vllm")
         output = (await self._ask(prompt_ids, adapter, sampling_request(sampling))).outputs[0]
         ids = tuple(output.token_ids)
         logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))

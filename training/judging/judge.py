@@ -33,7 +33,7 @@ from training.judging.grounding import Evidence, Grounding
 from training.judging.ruler import unescape
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
-from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
+from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished, warm_start
 from training.learning.learner import LearnerSettings
 from training.models.base import Base
 from training.models.chat import ChatFormat
@@ -53,7 +53,7 @@ class JudgeSettings(BaseModel):
 
     fit: FitSettings = Field(
         default_factory=lambda: FitSettings(
-            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", max_grad_norm=1.0),
+            learner=LearnerSettings(schedule="cosine", max_grad_norm=1.0),
             max_tokens=1_000_000,
             step_tokens=8192,
         ),
@@ -231,12 +231,13 @@ def fit_judge(
     checkpoint: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
     stop: Stop = never,
+    last: Path | None = None,
 ) -> dict[str, Any]:
     """Train the judge on conversations with outcomes (oldest first) and measure its agreement on the latest.
 
     Writes a peft directory and returns its manifest: `agreement` is the share of (success, failure) pairs that the
     chosen form orders rightly (the area under the ROC curve), with a 95 % bootstrap interval. Raises UserError where
-    outcomes are missing or all alike.
+    outcomes are missing or all alike. `last` is the judge before this one, to go on from.
     """
     examples = labelled(conversations)
     earlier, latest = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
@@ -249,7 +250,7 @@ def fit_judge(
     rows = judge_rows(train, base.format, settings, seed)
     weights, config, history = fit_sft(
         base, rows, judge_rows(held_out, base.format, settings, seed)[:300], settings.fit, checkpoint, seed,
-        on_progress=on_progress, stop=stop,
+        warm_start(last, base, settings.fit.learner.lora), on_progress, stop,
     )  # fmt: skip
     engine = LocalEngine(base.model, base.format.pad_id)
     engine.publish_adapter("judge", weights, config)

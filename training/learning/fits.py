@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from training.learning.batch import Row, epochs
 from training.learning.deadline import Stop, never
 from training.learning.learner import Learner, LearnerSettings, load_state, save_state
+from training.learning.losses import Loss, Sft
 from training.models.base import Base
-from training.models.lora import LoraSettings
+from training.models.lora import LoraSettings, manifest_of, settings_of
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class FitSettings(BaseModel):
 
     learner: LearnerSettings = Field(
         default_factory=lambda: LearnerSettings(
-            lora=LoraSettings(rank=64, alpha=128), learning_rate=3e-3, schedule="cosine", max_grad_norm=1.0
+            lora=LoraSettings(rank=64, alpha=128), schedule="cosine", max_grad_norm=1.0
         ),
         description="How the adapter is optimised.",
     )
@@ -47,8 +48,12 @@ def fit_sft(
     start: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
     stop: Stop = never,
+    loss: Loss | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float]]]:
-    """Train an adapter on `rows`; the weights with the lowest held-out loss win.
+    """Train an adapter on `rows`; the weights with the lowest held-out cross-entropy win.
+
+    `start` is a peft directory to go on from; `loss` is cross-entropy unless another is given, and its reference, if it
+    has one, is `start`.
 
     Returns (weights, peft configuration, history). The budget is counted in tokens: `seconds` in the history only
     reports. With `checkpoint` a killed fit goes on where its last evaluation was. Where `stop` says so between two
@@ -58,6 +63,9 @@ def fit_sft(
     if not rows:
         raise ValueError("nothing to fit: no training rows")
     learner = Learner(base, settings.learner, seed, start)
+    loss = loss or Sft()
+    if loss.needs_reference:
+        learner.keep_reference()
     clock = {"seconds": 0.0, "tokens": 0.0, "evaluated": 0.0}
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"loss": math.inf, "weights": None}
@@ -76,11 +84,11 @@ def fit_sft(
     def evaluate(done: float) -> None:
         nonlocal best
         mean = sum(running) / max(1, len(running))
-        loss = learner.evaluate(held_out) if held_out else mean
-        history.append({"step": learner.step, "held_out": loss, "loss": mean, "done": min(1.0, done), **clock})
+        found = learner.evaluate(held_out) if held_out else mean
+        history.append({"step": learner.step, "held_out": found, "loss": mean, "done": min(1.0, done), **clock})
         running.clear()
-        if loss < best["loss"]:
-            best = {"loss": loss, "weights": learner.weights()[0]}
+        if found < best["loss"]:
+            best = {"loss": found, "weights": learner.weights()[0]}
 
     for group in epochs(rows, settings.step_tokens, seed, start=learner.step):
         done = clock["tokens"] / budget
@@ -95,7 +103,7 @@ def fit_sft(
             evaluate(done)
             return best["weights"], learner.weights()[1], history
         began = time.monotonic()
-        metrics = learner.sft_step(group, done)
+        metrics = learner.policy_step(group, loss, done)
         clock["seconds"] += time.monotonic() - began
         clock["tokens"] += sum(len(r.ids) for r in group)
         running.append(metrics["loss"])
@@ -110,6 +118,16 @@ def unfinished(history: Sequence[dict[str, float]]) -> str | None:
     """What a manifest says of a fit that was stopped before its budget was spent; None of a whole one."""
     done = history[-1]["done"]
     return None if done >= 1 else f"stopped after {int(history[-1]['step'])} steps, {done:.0%} of the budget"
+
+
+def warm_start(last: Path | None, base: Base, lora: LoraSettings) -> Path | None:
+    """`last`, if it is an adapter of the same base and shape to go on from; else None, and the fit starts anew."""
+    manifest = manifest_of(last) if last is not None else None
+    if last is None or manifest is None or manifest.get("base") != base.name:
+        return None
+    shape = settings_of(last)  # which says every layer's name where "all-linear" was asked for
+    modules = lora.target_modules in ("all-linear", shape.target_modules)
+    return last if modules and (shape.rank, shape.alpha) == (lora.rank, lora.alpha) else None
 
 
 def split_latest(items: Sequence[T], share: float) -> tuple[list[T], list[T]]:

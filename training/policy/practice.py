@@ -59,6 +59,10 @@ class Practising(Protocol):
         """RULER's judgement of each group, none of them empty."""
         ...
 
+    async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
+        """RULER's judgement of groups of `size` verbatim copies each: how differently it scores what is equal."""
+        ...
+
     async def singles(
         self,
         scenarios: Sequence[Scenario],
@@ -122,6 +126,11 @@ class Practice(Practising):
         self._start_afresh()
         return await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
 
+    async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
+        self._start_afresh()
+        planted = zip(trajectories, seeds, strict=True)
+        return await asyncio.gather(*(self.ruler.judge([t] * size, seed, planted=True) for t, seed in planted))
+
     def _start_afresh(self) -> None:
         self.engine.clear_cache()
         self.forget()
@@ -130,4 +139,5 @@ class Practice(Practising):
         return lambda: rollout(
             self.engine, self.chat, world.episode(), start, adapter=adapter, seed=seed,
             temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
+            learned=True,
         )  # fmt: skip
