@@ -51,12 +51,17 @@ class Session:
     def situation(self, tool: str, arguments: Mapping[str, Any]) -> Situation:
         return Situation(self.engine.rules.schema, self.store, self.history, tool, arguments)
 
-    def derive(self, tool: str, arguments: Mapping[str, Any], seed: object = 0) -> Derivation | None:
-        """The rules' answer; None for a tool of which nothing was learned. The session is left as it is."""
+    def derive(
+        self, tool: str, arguments: Mapping[str, Any], seed: object = 0, accidents: bool = True
+    ) -> Derivation | None:
+        """The rules' answer; None for a tool of which nothing was learned. The session is left as it is.
+
+        Without `accidents`, errors that pass by themselves (timeouts, 429) are not drawn.
+        """
         rules = self.engine.rules.tools.get(tool)
         if rules is None:
             return None
-        return self.engine.decide(rules, self.situation(tool, arguments), seed)
+        return self.engine.decide(rules, self.situation(tool, arguments), seed, accidents)
 
     def told(self, tool: str, arguments: Mapping[str, Any], content: str, outcome: str, provenance: str = "seen") -> None:
         """Take over an answer, whoever gave it: its records, what it changed, and that the call was made."""
@@ -79,10 +84,10 @@ class Engine:
 
     # ----- deciding
 
-    def decide(self, rules: ToolRules, situation: Situation, seed: object) -> Derivation:
+    def decide(self, rules: ToolRules, situation: Situation, seed: object, accidents: bool = True) -> Derivation:
         row, history = situation.row, situation.history
         key = call_key(rules.tool, situation.arguments)
-        if rules.accidents is not None:
+        if rules.accidents is not None and accidents:
             leaf, path = leaf_of(rules.accidents, row)
             drawn = leaf.draw(uniform(seed, "accident", key, history.written, history.calls[key]))
             if drawn is not None and drawn != "none":

@@ -152,9 +152,12 @@ class Linear(msgspec.Struct, frozen=True, tag="linear"):
 
 
 class Product(msgspec.Struct, frozen=True, tag="product"):
+    """`factor * left * right + constant`."""
+
     left: str
     right: str
     factor: float = 1.0
+    constant: float = 0.0
 
 
 class Quotient(msgspec.Struct, frozen=True, tag="quotient"):
@@ -169,6 +172,13 @@ class Append(msgspec.Struct, frozen=True, tag="append"):
     list: str
     item: Expression
     first: bool = False
+
+
+class Concat(msgspec.Struct, frozen=True, tag="concat"):
+    """The list with the items of another list after it."""
+
+    list: str
+    tail: Expression
 
 
 class Remove(msgspec.Struct, frozen=True, tag="remove"):
@@ -206,7 +216,7 @@ class Choice(msgspec.Struct, frozen=True, tag="choice"):
 
 
 Expression = (
-    Const | Absent | Source | Text | Linear | Product | Quotient | Append | Remove | Build | Each | First | Choice
+    Const | Absent | Source | Text | Linear | Product | Quotient | Append | Concat | Remove | Build | Each | First | Choice
 )
 
 
@@ -221,9 +231,11 @@ def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
             return value_of(row, name)
         case Linear(terms, constant):
             return _linear(terms, constant, row)
-        case Product(left, right, factor):
+        case Product(left, right, factor, constant):
             a, b = value_of(row, left), value_of(row, right)
-            return tidy(a * b * factor, is_whole(a, b, factor)) if is_number(a) and is_number(b) else UNKNOWN
+            if not (is_number(a) and is_number(b)):
+                return UNKNOWN
+            return tidy(a * b * factor + constant, is_whole(a, b, factor, constant))
         case Quotient(left, right, factor):
             a, b = value_of(row, left), value_of(row, right)
             return tidy(a / b * factor, False) if is_number(a) and is_number(b) and b else UNKNOWN
@@ -257,6 +269,9 @@ def _collection(expression: Expression, row: Mapping[str, Any]) -> Any:
             if not isinstance(old, list) or new is UNKNOWN or new is ABSENT:
                 return UNKNOWN
             return [new, *old] if first else [*old, new]
+        case Concat(name, tail):
+            old, new = value_of(row, name), evaluate(tail, row)
+            return [*old, *new] if isinstance(old, list) and isinstance(new, list) else UNKNOWN
         case Remove(name, item):
             old, gone = value_of(row, name), value_of(row, item)
             if not isinstance(old, list) or gone is UNKNOWN:

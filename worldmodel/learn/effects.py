@@ -54,10 +54,13 @@ def sightings_of(recorded: Sequence[Recorded]) -> Sightings:
     return found
 
 
-def learn_effects(conversations: Mapping[str, Sequence[Recorded]]) -> tuple[dict[str, list[Effect]], set[str]]:
-    """The effects of each tool, and the tools whose own answers show a change."""
+def learn_effects(
+    conversations: Mapping[str, Sequence[Recorded]], likely: frozenset[str]
+) -> tuple[dict[str, list[Effect]], set[str]]:
+    """The effects of each tool, and the tools whose own answers show a change. Tools that are not `likely` to write
+    need more evidence."""
     seen = {cid: sightings_of(recorded) for cid, recorded in conversations.items()}
-    writers, own = _find_writers(conversations, seen)
+    writers, own = _find_writers(conversations, seen, likely)
     effects: dict[str, list[Effect]] = defaultdict(list)
     for (type_, field), tools in writers.items():
         for tool in tools:
@@ -66,7 +69,7 @@ def learn_effects(conversations: Mapping[str, Sequence[Recorded]]) -> tuple[dict
 
 
 def _find_writers(
-    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings]
+    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings], likely: frozenset[str]
 ) -> tuple[dict[tuple[str, str], list[str]], set[str]]:
     """By (type, field): the tools that explain why its values change between two sightings."""
     between: dict[tuple[str, str], list[tuple[frozenset[str], bool]]] = defaultdict(list)
@@ -85,7 +88,7 @@ def _find_writers(
                 elif not changed:
                     own_kept[after.tool] += 1
                 between[(mark[0], field)].append((frozenset(tools), changed))
-    writers = {place: _cover(rows) for place, rows in between.items()}
+    writers = {place: _cover(rows, likely) for place, rows in between.items()}
     own = {tool for tool, n in own_changed.items() if n >= max(2, 0.05 * own_kept[tool])}
     return {place: tools for place, tools in writers.items() if tools}, own
 
@@ -98,7 +101,7 @@ def _linked(recorded: Sequence[Recorded], mark: Mark, after: int, before: int) -
     ]
 
 
-def _cover(rows: Sequence[tuple[frozenset[str], bool]]) -> list[str]:
+def _cover(rows: Sequence[tuple[frozenset[str], bool]], likely: frozenset[str]) -> list[str]:
     """Tools, the one after whose calls values change most often first, until all changes are explained."""
     chosen: list[str] = []
     left = [(tools, changed) for tools, changed in rows if tools]
@@ -107,7 +110,11 @@ def _cover(rows: Sequence[tuple[frozenset[str], bool]]) -> list[str]:
         kept: Counter[str] = Counter()
         for tools, did in left:
             (changed if did else kept).update(tools)
-        score = {t: n / (n + kept[t] + 1) for t, n in changed.items() if n >= 2 and n >= RATE * (n + kept[t])}
+        score = {
+            t: n / (n + kept[t] + 1) + (t in likely)
+            for t, n in changed.items()
+            if n >= (2 if t in likely else 5) and n >= (RATE if t in likely else 0.5) * (n + kept[t])
+        }
         if not score:
             break
         best = max(sorted(score), key=lambda t: score[t])

@@ -102,6 +102,8 @@ class Table:
         numeric = [v for v in values.values() if is_number(v)]
         often = sorted(counts, key=lambda v: -counts[v])
         few = 40 if len(often) <= 40 else 12
+        if len(often) > 40 and not name.startswith("prev/"):  # an id or an amount: single values of it mean nothing
+            few = sum(counts[value] >= 0.02 * len(column) for value in often[:12])
         if not name.startswith(("since/", "did/", "did_on/", "n/", "sum(")):
             frozen = [freeze(v) if is_scalar(v) else UNKNOWN for v in column]
             for value in often[:few]:

@@ -45,7 +45,7 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     writes = set(learn_roles(list(chosen.values())).writes)
     rules = Rules(schema, {}, tuple(sorted(writes)))
     first = replay(chosen, Engine(rules))
-    effects, own = learn_effects(first)
+    effects, own = learn_effects(first, frozenset(writes))
     writes |= own | {tool for tool, found in effects.items() if found}
     schema, facts = shared_facts(first, schema, effects, writes)
     bare = {

@@ -76,7 +76,7 @@ def _count_fields(store: Store, known: Mapping[str, list[set[str]]], counts: _Co
                 continue
             text = key_of(cell.value)
             for other, keys in single.items():
-                if other != type_ or text not in key:
+                if text not in key:
                     counts.tries[(type_, field, other)] += 1
                     counts.hits[(type_, field, other)] += text in keys
 

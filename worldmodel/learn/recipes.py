@@ -13,6 +13,7 @@ from worldmodel.derive.rules import (
     Append,
     Build,
     Choice,
+    Concat,
     Const,
     Each,
     Expression,
@@ -127,9 +128,7 @@ def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> F
 
 def _best(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> Found | None:
     options = [o for o in _options(rows, targets, at, deep) if o.support >= FEWEST]
-    good = [o for o in options if o.precision >= GOOD]
-    pool = good or options
-    return max(pool, key=lambda o: (_worth(o), -_size(o.expression)), default=None)
+    return max(options, key=lambda o: (_worth(o), -_size(o.expression)), default=None)
 
 
 def _size(expression: Expression) -> int:
@@ -210,6 +209,9 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
                     offer(Linear(((-1.0, left), (1.0, right))), np.abs(y - x - goal) < 5e-3, known)
                     for factor in _modes(goal / (x * y)):
                         offer(Product(left, right, factor), np.abs(x * y * factor - goal) < 5e-3, known)
+                    line = _line(x * y, goal)
+                    if line is not None:
+                        offer(Product(left, right, *line), np.abs(x * y * line[0] + line[1] - goal) < 5e-3, known)
                     offer(Quotient(left, right), np.abs(x / y - goal) < 5e-6, known)
                     offer(Quotient(right, left), np.abs(y / x - goal) < 5e-6, known)
     if not any(n >= 0.9 * len(at) for n, _ in found):
@@ -245,6 +247,17 @@ def _modes(values: np.ndarray) -> list[float]:
     found, counts = np.unique(rounded, return_counts=True)
     best = int(np.argmax(counts))
     return [float(found[best])] if counts[best] >= max(FEWEST, 0.5 * len(known)) and found[best] != 0 else []
+
+
+def _line(x: np.ndarray, goal: np.ndarray) -> tuple[float, float] | None:
+    """The line through most of the points, if there are enough different ones."""
+    known = np.isfinite(x)
+    x, goal = x[known], goal[known]
+    if len(x) < 6 or np.ptp(x) == 0:
+        return None
+    low, high = int(np.argmin(x)), int(np.argmax(x))
+    slope = round(float((goal[high] - goal[low]) / (x[high] - x[low])), 4)
+    return (slope, round(float(goal[low] - slope * x[low]), 4)) if slope else None
 
 
 def sparse(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], terms: int = 5) -> Linear | None:
@@ -350,6 +363,7 @@ def lists(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
 def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> Iterable[Expression]:
     grown: dict[bool, list[int]] = {True: [], False: []}
     shrunk: list[tuple[int, Any]] = []
+    more: list[int] = []
     for i in at:
         old, new = rows.rows[i].get(name), targets[i]
         if not isinstance(old, list):
@@ -358,6 +372,8 @@ def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> 
             for first in (False, True):
                 if freeze(new[1:] if first else new[:-1]) == freeze(old):
                     grown[first].append(i)
+        elif len(new) > len(old) and old and freeze(new[: len(old)]) == freeze(old):
+            more.append(i)
         elif len(new) == len(old) - 1:
             gone = [v for v in old if freeze(v) not in {freeze(w) for w in new}]
             if len(gone) == 1:
@@ -369,6 +385,15 @@ def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> 
             item = find(part, items, deep=any(isinstance(v, dict | int | float) for v in items))
             if item is not None:
                 yield Append(name, item.expression, first)
+    if len(more) >= FEWEST:
+        both = more + grown[False]
+        part = Rows([rows.rows[i] for i in both])
+        tail = [targets[i][len(rows.rows[i][name]) :] for i in both]
+        lengths = Counter(n for i in both for n, v in rows.rows[i].items() if isinstance(v, list))
+        for source in sorted(lengths, key=lambda n: (n != name, -lengths[n], rank(n)))[:4]:
+            each = _each(part, tail, range(len(both)), source)
+            if each is not None:
+                yield Concat(name, each)
     if len(shrunk) >= FEWEST:
         held: Counter[str] = Counter()
         for i, gone in shrunk:
@@ -439,7 +464,7 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
         if again is not None and again.precision >= 0.5 and not isinstance(again.expression, Const | Absent):
             found.append(rows.judge(again.expression, targets, some))
     options = [o.expression for o in found] + options
-    if len(options) < 2:
+    if not options:
         return None
     labels = []
     values = [[freeze(evaluate(o, rows.rows[i])) for i in some] for o in options]

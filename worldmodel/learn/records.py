@@ -104,9 +104,10 @@ class Places:
             if len(inner[tool]) == 1 and len(found) >= 5 and values:
                 if all(len(v) <= 3 for v in values.values()) and len(values) <= 4:
                     envelopes[tool].update(inner[tool])
+        usual = {name for names in envelopes.values() for name in names}
         nested = {}
         for tool in bodies:
-            chosen = set(envelopes[tool])
+            chosen = set(envelopes[tool]) | (usual & set(inner[tool]) if len(inner[tool]) == 1 else set())
             for path, names in inner[tool].items():
                 others = [f for t, places in outer.items() for p, f in places.items() if t != tool or p.endswith("]")]
                 if len(names) >= 3 and any(len(names & f) >= 0.6 * min(len(names), len(f)) >= 2 for f in others):
@@ -274,7 +275,9 @@ def learn_schema(conversations: Conversations) -> Schema:
     """Sites, keys and types. Links of calls are added by `worldmodel.learn.links`."""
     places = Places(conversations)
     found = gather(conversations, places)
+    found = {site: instances for site, instances in found.items() if _says_something(instances)}
     keys = {site: choose_key(*site, instances) for site, instances in found.items()}
+    keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     sites = []
     for (tool, path), key in keys.items():
@@ -285,6 +288,73 @@ def learn_schema(conversations: Conversations) -> Schema:
         sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields)))
     maps = {tool: tuple(sorted(paths)) for tool, paths in places.maps.items() if paths}
     return Schema(sites=tuple(sites), maps=maps)
+
+
+def _says_something(instances: Sequence[Instance]) -> bool:
+    """Whether the fields of a site vary at all; `{"ok": true}` is no record."""
+    names = {n for i in instances for n in i.frozen}
+    return any(len({i.frozen.get(n) for i in instances}) > 1 for n in names) or len(instances) < 5 and len(names) > 1
+
+
+def _as_fields(key: tuple[str, ...] | None, instances: Sequence[Instance]) -> tuple[str, ...] | None:
+    """The key with arguments replaced by the fields that repeat them."""
+    if not key:
+        return key
+    out = []
+    for source in key:
+        if source.startswith("arg/"):
+            name = source[4:]
+            shown = [i for i in instances if name in i.arguments]
+            same = [n for n in {n for i in shown[:50] for n in i.frozen} if all(
+                i.placed.fields.get(n) is not None and key_of(i.arguments[name]) == key_of(i.placed.fields.get(n))
+                for i in shown)] if shown else []  # fmt: skip
+            source = f"field/{min(same, key=lambda n: (n != name, len(n), n))}" if same else source
+        out.append(source)
+    return tuple(out)
+
+
+def _adopted(
+    keys: dict[tuple[str, str], tuple[str, ...] | None], found: Mapping[tuple[str, str], list[Instance]]
+) -> dict[tuple[str, str], tuple[str, ...] | None]:
+    """Keys, where a site that shows the fields of another has that one's key fields: what a tool creates is not keyed
+    by what the call names, but by the id that the answer shows."""
+    fields = {site: {n for i in instances[:300] for n in i.frozen} for site, instances in found.items()}
+    sure = {
+        site: tuple(s[6:] for s in key)
+        for site, key in keys.items()
+        if key and all(s.startswith("field/") for s in key) and _echoes(key, found[site])
+    }
+    out = dict(keys)
+    for site, names in fields.items():
+        own = set(sure.get(site, ()))
+        best: tuple[float, tuple[str, ...]] | None = None
+        for other, key in sure.items():
+            common = names & fields[other]
+            share = len(common) / min(len(names), len(fields[other]))
+            plain = not own or (own <= fields[other] - set(key) and share >= 0.9)
+            plain = plain and (not own or _finer(key, sure[site], [*found[site], *found[other]]))
+            if len(common) >= 2 and share >= 0.6 and plain and set(key) <= names and (best is None or share > best[0]):
+                best = (share, key)
+        if best is not None:
+            out[site] = tuple(f"field/{n}" for n in best[1])
+    return out
+
+
+def _finer(key: tuple[str, ...], than: tuple[str, ...], instances: Sequence[Instance]) -> bool:
+    """Whether records that are equal in one set of fields differ in another more often than the other way round."""
+    groups: tuple[dict[Any, set[Any]], dict[Any, set[Any]]] = (defaultdict(set), defaultdict(set))
+    for instance in instances:
+        fine = tuple(instance.frozen.get(n) for n in key)
+        coarse = tuple(instance.frozen.get(n) for n in than)
+        groups[0][(instance.conversation, coarse)].add(fine)
+        groups[1][(instance.conversation, fine)].add(coarse)
+    many = [sum(len(values) > 1 for values in group.values()) for group in groups]
+    return many[0] > many[1]
+
+
+def _echoes(key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
+    told = sum(all(_value(i, s) in i.echoed for s in key) for i in instances)
+    return told >= 0.95 * len(instances)
 
 
 def _types(
