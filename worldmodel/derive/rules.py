@@ -201,6 +201,14 @@ class Each(msgspec.Struct, frozen=True, tag="each"):
     item: Expression
 
 
+class FirstItem(msgspec.Struct, frozen=True, tag="first_item"):
+    """A field of the first item of a list that a tree says `1` to; of the last item where it says so to none."""
+
+    list: str
+    tree: Tree
+    field: str
+
+
 class First(msgspec.Struct, frozen=True, tag="first"):
     """The first of several that is known."""
 
@@ -216,7 +224,7 @@ class Choice(msgspec.Struct, frozen=True, tag="choice"):
 
 
 Expression = (
-    Const | Absent | Source | Text | Linear | Product | Quotient | Append | Concat | Remove | Build | Each | First | Choice
+    Const | Absent | Source | Text | Linear | Product | Quotient | Append | Concat | Remove | Build | Each | First | FirstItem | Choice
 )
 
 
@@ -277,6 +285,8 @@ def _collection(expression: Expression, row: Mapping[str, Any]) -> Any:
             if not isinstance(old, list) or gone is UNKNOWN:
                 return UNKNOWN
             return [one for one in old if not contains([one], gone)]
+        case FirstItem(name, tree, field):
+            return _first_item(value_of(row, name), tree, field, row)
         case Each(name, item):
             items = value_of(row, name)
             if not isinstance(items, list):
@@ -284,6 +294,15 @@ def _collection(expression: Expression, row: Mapping[str, Any]) -> Any:
             out = [evaluate(item, {**row, **item_row(one)}) for one in items]
             return UNKNOWN if any(v is UNKNOWN for v in out) else out
     raise TypeError(f"no expression: {expression!r}")
+
+
+def _first_item(items: Any, tree: Tree, field: str, row: Mapping[str, Any]) -> Any:
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        return UNKNOWN
+    for item in items:
+        if leaf_of(tree, {**row, **item_row(item)})[0].best()[0] == "1":
+            return item.get(field, UNKNOWN)
+    return items[-1].get(field, UNKNOWN)
 
 
 def item_row(item: Any) -> Row:

@@ -46,11 +46,13 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """How a call of a tool names a record: one source for each part of the type's key."""
+    """How a call of a tool names a record: one source for each part of the type's key. With `over`, each item of that
+    list names one, and the sources are `item/<field>`."""
 
     name: str
     type: str
     keys: tuple[KeyPart, ...]
+    over: str = ""
 
 
 class Schema(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from worldmodel.derive.values import (
     ABSENT,
     UNKNOWN,
     freeze,
+    is_date,
     is_number,
     is_scalar,
     key_of,
@@ -104,7 +105,9 @@ class Situation:
             row[f"arg/{name}"] = value
             self._describe(row, f"arg/{name}", value)
         for link in self.links:
-            self._follow(row, link)
+            if not link.over:
+                self._follow(row, link)
+        self._join(row)
         self._remember(row)
         return row
 
@@ -113,9 +116,7 @@ class Situation:
             row[f"len({name})"] = len(value)
             for field, numbers in _columns(value).items():
                 row[f"sum({name}.{field})"] = sum(numbers)
-            same = _common(value)
-            for field, inner in same.items():
-                row[f"each({name}.{field})"] = inner
+            self._extremes(row, name, value)
         elif isinstance(value, str):
             row[f"shape({name})"] = shape(value)
             row[f"form({name})"] = loose_shape(value)
@@ -123,6 +124,49 @@ class Situation:
             row[f"len({name})"] = len(value)
             row[f"said({name})"] = value in self.history.words
         row[f"type({name})"] = type(value).__name__
+
+    @staticmethod
+    def _extremes(row: Row, name: str, value: list[Any]) -> None:
+        for field, inner in _common(value).items():
+            row[f"each({name}.{field})"] = inner
+        if len(value) < 2:
+            return
+        for field in value[0] if isinstance(value[0], dict) else ():
+            column = [v.get(field) for v in value if isinstance(v, dict)]
+            if len(column) == len(value) and (all(map(is_number, column)) or all(map(is_date, column))):
+                row[f"min({name}.{field})"], row[f"max({name}.{field})"] = min(column), max(column)
+
+    def _join(self, row: Row) -> None:
+        """Lists whose items name records, with the fields of these beside their own."""
+        joined: dict[str, list[dict[str, Any]]] = {}
+        words = {n[4:]: v for n, v in row.items() if n.startswith("arg/") and isinstance(v, str) and len(v) <= 40}
+        for link in self.links:
+            items = row.get(link.over) if link.over else None
+            if not isinstance(items, list) or not items or not all(isinstance(v, dict) for v in items):
+                continue
+            out = joined.setdefault(link.over, [dict(item) for item in items])
+            known = 0
+            for item, into in zip(items, out, strict=True):
+                parts = [part.read(item.get(part.source[5:])) for part in link.keys]
+                key = tuple(p for p in parts if p is not None)
+                if len(key) < len(parts) or not self.store.known(link.type, key):
+                    into[f"{link.type}?"] = False
+                    continue
+                known += 1
+                into[f"{link.type}?"] = True
+                fields = self.store.fields(link.type, key)
+                into.update((f"{link.type}.{n}", v) for n, v in fields.items() if is_scalar(v))
+                for name, word in words.items():
+                    for field, value in fields.items():
+                        if field.rpartition(".")[2] == word and is_scalar(value):
+                            into[f"{link.type}.{field.rpartition('.')[0]}[{name}]"] = value
+            row[f"all({link.name})"] = known == len(items)
+        for over, out in joined.items():
+            name = f"items({over})"
+            row[name] = out
+            for field, numbers in _columns(out).items():
+                row[f"sum({name}.{field})"] = sum(numbers)
+            self._extremes(row, name, out)
 
     def _follow(self, row: Row, link: Link) -> None:
         parts = []

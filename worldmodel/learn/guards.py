@@ -12,6 +12,7 @@ import numpy as np
 from worldmodel.derive.rules import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, compare, contains
 from worldmodel.derive.situation import Row
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number, is_scalar
+from worldmodel.steps import is_identifier
 
 DEEPEST = 9
 MOST_TESTS = 2500
@@ -79,7 +80,7 @@ class Table:
                 numbers[name] = np.array([v if is_number(v) else np.nan for v in column], dtype=float)
             if kinds["t"] and not name.startswith(("shape(", "form(", "prefix(", "type(", "prev/")):
                 texts[name] = [v if isinstance(v, str) else UNKNOWN for v in column]
-            if kinds["w"] and not name.startswith("arg/"):
+            if kinds["w"] and not name.startswith(("arg/", "items(")):
                 wholes[name] = column
         yield from self._pairs(numbers, texts)
         yield from self._members(texts, wholes)
@@ -107,7 +108,7 @@ class Table:
         if not name.startswith(("since/", "did/", "did_on/", "n/", "sum(")):
             frozen = [freeze(v) if is_scalar(v) else UNKNOWN for v in column]
             for value in often[:few]:
-                if counts[value] >= 2:
+                if counts[value] >= 2 and not (len(often) > 12 and is_identifier(str(value))):
                     result = np.array([v == value and type(v) is type(value) for v in frozen])
                     yield Test(name, "=", values[value]), result
         if len(numeric) >= 2:
@@ -121,7 +122,7 @@ class Table:
                 yield Test(name, "<=", cut), np.array([is_date(v) and v <= cut for v in column])
 
     def _pairs(self, numbers: dict[str, np.ndarray], texts: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
-        left = [n for n in numbers if n.startswith(("arg/", "len(arg", "sum(arg")) and not n.startswith("len(arg/x")]
+        left = [n for n in numbers if n.startswith(("arg/", "len(arg", "sum(arg", "item/", "sum(items")) and not n.startswith("len(arg/x")]
         right = [n for n in numbers if n.startswith(("rec/", "pick/", "told/", "len(rec", "sum(rec", "law/"))]
         pairs = [(a, b) for a in left for b in right] + [(a, b) for a in left for b in left if a < b]
         pairs += [(a, b) for a in right for b in right if a < b and a.startswith(("rec/", "law/"))]
@@ -132,19 +133,20 @@ class Table:
                 yield Test(a, "<", b, True), numbers[a] < numbers[b]
                 yield Test(a, "<=", b, True), numbers[a] <= numbers[b]
                 yield Test(a, "=", b, True), numbers[a] == numbers[b]
-        left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/"))]
+        dated = {n for n, column in texts.items() if sum(map(is_date, column[:200])) > 2}
+        left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
         right = [n for n in texts if n.startswith(("rec/", "told/", "pick/", "arg/"))]
         pairs = [(a, b) for a in left for b in right if a != b and not (a.startswith("rec/") and b.startswith("arg/"))]
         for a, b in pairs[:MOST_PAIRS]:
             one, other = texts[a], texts[b]
             result = np.array([x is not UNKNOWN and x == y for x, y in zip(one, other, strict=True)])
             yield Test(a, "=", b, True), result
-            if sum(map(is_date, one)) > 2 and sum(map(is_date, other)) > 2:
+            if a in dated and b in dated:
                 less = np.array([compare("<", x, y) for x, y in zip(one, other, strict=True)])
                 yield Test(a, "<", b, True), less
 
     def _members(self, texts: dict[str, list[Any]], wholes: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
-        left = [n for n in texts if n.startswith(("arg/", "each(arg"))]
+        left = [n for n in texts if n.startswith(("arg/", "each(arg", "item/"))]
         for a in left:
             for b in list(wholes)[:60]:
                 result = np.array([contains(y, x) for x, y in zip(texts[a], wholes[b], strict=True)])

@@ -32,7 +32,8 @@ from worldmodel.learn.recipes import Rows, find
 from worldmodel.learn.records import learn_schema
 from worldmodel.steps import OK, Step
 
-MOST_ROWS = 2000
+MOST_ROWS = 1000
+MOST_OF_FORM = 700
 FEWEST_ROWS = 3
 AGREEMENT = 0.97
 Conversations = Mapping[str, Sequence[Step]]
@@ -168,9 +169,7 @@ def learn_tool(
     tool: str, recorded: Sequence[Recorded], transient: set[tuple[str, str]], schema: Schema, effects: tuple[Any, ...]
 ) -> ToolRules:
     """The forms of a tool, the trees that decide among them, and an expression for each of their slots."""
-    if len(recorded) > 2 * MOST_ROWS:
-        step = len(recorded) / (2 * MOST_ROWS)
-        recorded = [recorded[int(k * step)] for k in range(2 * MOST_ROWS)]
+    recorded = [recorded[k] for k in _spread(len(recorded), 2 * MOST_ROWS)]
     rows = [one.row for one in recorded]
     steps = [one.step for one in recorded]
     cids = [one.conversation for one in recorded]
@@ -193,10 +192,17 @@ def learn_tool(
     return ToolRules(tool, len(recorded), forms, guard, accidents, effects, dict(unknown), score)
 
 
+def _spread(size: int, most: int) -> list[int]:
+    """At most `most` places in a list, evenly spread."""
+    return list(range(size)) if size <= most else [int(k * size / most) for k in range(most)]
+
+
 def learn_form(draft: Draft, rows: Sequence[dict[str, Any]], cids: Sequence[str], steps: Sequence[Step]) -> Form:
-    some = Rows([rows[i] for i in draft.at], [cids[i] for i in draft.at])
+    kept = _spread(len(draft.at), MOST_OF_FORM)
+    some = Rows([rows[draft.at[k]] for k in kept], [cids[draft.at[k]] for k in kept])
     slots = []
-    for path, targets in draft.slots.items():
+    for path, all_targets in draft.slots.items():
+        targets = [all_targets[k] for k in kept]
         found = None if draft.open else find(some, targets)
         if draft.template is not None and (found is None or found.support < len(targets)):
             numbers = [_number(t) for t in targets]

@@ -29,7 +29,7 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     """The schema with the links of every tool."""
     layout = Layout(schema)
     sizes = {site.type: len(site.keys) for site in schema.sites}
-    direct, through = _Counts(), _Counts()
+    direct, through, items = _Counts(), _Counts(), _Counts()
     tools: Counter[str] = Counter()
     for steps in conversations.values():
         store = Store(layout)
@@ -42,8 +42,11 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
                 for at, part in enumerate(key):
                     known[type_][at].add(part)
             _count_arguments(step, known, direct)
+            _count_items(step, known, items)
         _count_fields(store, known, through)
-    links = {tool: _links(tool, schema, sizes, direct, through) for tool in tools}
+    links = {
+        tool: (*_links(tool, schema, sizes, direct, through), *_item_links(tool, sizes, items)) for tool in tools
+    }
     return msgspec.structs.replace(schema, links=links)
 
 
@@ -66,6 +69,36 @@ def _count_arguments(step: Step, known: Mapping[str, list[set[str]]], counts: _C
                         counts.hits[(*mark, "", text[: -len(other)])] += 1
                     elif other.endswith(text) and 0 < len(other) - len(text) <= LONGEST_AFFIX and len(text) >= 3:
                         counts.hits[(*mark, other[: -len(text)], "")] += 1
+
+
+def _count_items(step: Step, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:
+    for name, value in step.arguments.items():
+        if not isinstance(value, list) or not value or len(value) > 50:
+            continue
+        for item in value:
+            for field, inner in item.items() if isinstance(item, dict) else ():
+                text = key_of(inner) if isinstance(inner, str) else None
+                for type_, parts in known.items() if text else ():
+                    for at, keys in enumerate(parts):
+                        if keys:
+                            counts.tries[(step.tool, name, type_, at, field)] += 1
+                            counts.hits[(step.tool, name, type_, at, field)] += text in keys
+
+
+def _item_links(tool: str, sizes: Mapping[str, int], counts: _Counts) -> list[Link]:
+    """The records that the items of list arguments name."""
+    best: dict[tuple[str, str, int], tuple[int, str]] = {}
+    for (of, name, type_, at, field), hits in counts.hits.items():
+        if of == tool and hits >= FEWEST and hits >= RATE * counts.tries[(of, name, type_, at, field)]:
+            best[(name, type_, at)] = max(best.get((name, type_, at), (0, "")), (hits, field))
+    found = []
+    for name, type_ in sorted({(name, type_) for name, type_, _ in best}):
+        parts = [best.get((name, type_, at)) for at in range(sizes[type_])]
+        fields = [part[1] for part in parts if part is not None]
+        if len(fields) == len(parts) and len(set(fields)) == len(fields):
+            keys = tuple(KeyPart(f"item/{field}") for field in fields)
+            found.append(Link(f"{type_}*{name}", type_, keys, f"arg/{name}"))
+    return found
 
 
 def _count_fields(store: Store, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:

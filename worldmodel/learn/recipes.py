@@ -18,6 +18,7 @@ from worldmodel.derive.rules import (
     Each,
     Expression,
     First,
+    FirstItem,
     Linear,
     Product,
     Quotient,
@@ -117,13 +118,15 @@ def _worth(found: Found) -> float:
 def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> Found:
     """Another expression for the rows of which the best one knows nothing."""
     open_ = [i for i in range(len(targets)) if evaluate(best.expression, rows.rows[i]) is UNKNOWN]
-    if len(open_) < max(5, 0.03 * len(targets)):
+    if len(open_) < max(5, 0.03 * len(targets)) or len(open_) == len(targets):
         return best
-    other = _best(rows, targets, open_, deep)
-    if other is None or other.precision < GOOD or isinstance(other.expression, Linear | Product):
+    cids = [rows.conversations[i] for i in open_] if rows.conversations else ()
+    other = find(Rows([rows.rows[i] for i in open_], cids), [targets[i] for i in open_], deep)
+    if other is None or other.precision < PRECISION or other.support < FEWEST:
         return best
-    both = First((best.expression, other.expression))
-    return rows.judge(both, targets, range(len(targets)))
+    rest = other.expression.options if isinstance(other.expression, First) else (other.expression,)
+    both = rows.judge(First((best.expression, *rest)), targets, range(len(targets)))
+    return both if _worth(both) > _worth(best) else best
 
 
 def _best(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> Found | None:
@@ -156,6 +159,8 @@ def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) 
     kind = max(kinds, key=lambda k: kinds[k], default=None)
     if kind in search:
         found += [rows.judge(e, targets, at) for e in search[kind](rows, targets, present)]
+    if kind is str:
+        found += [rows.judge(e, targets, at) for e in named_items(rows, targets, present)]
     return found
 
 
@@ -415,6 +420,31 @@ def _each(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> E
         return None
     item = _build(Rows(part), items)
     return None if item is None else Each(name, item)
+
+
+def named_items(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    """A field of that item of a list which a tree picks: the one that an error is about."""
+    at = at[:400]
+    hits: Counter[tuple[str, str]] = Counter()
+    for i in at:
+        for name, value in rows.rows[i].items():
+            if isinstance(value, list) and value and all(isinstance(v, dict) for v in value[:50]):
+                hits.update((name, f) for f in {f for v in value[:50] for f, x in v.items() if x == targets[i]})
+    out: list[Expression] = []
+    for (name, field), n in sorted(hits.items(), key=lambda p: (-p[1], rank(p[0][0])))[:2]:
+        if n < max(FEWEST, 0.8 * len(at)):
+            continue
+        part: list[Row] = []
+        labels: list[str] = []
+        for i in at:
+            for item in rows.rows[i].get(name) or ():
+                named = item.get(field) == targets[i]
+                part.append({**rows.rows[i], **item_row(item)})
+                labels.append("1" if named else "0")
+                if named:
+                    break
+        out.append(FirstItem(name, grow(Table(part[:1500]), labels[:1500]), field))
+    return out
 
 
 def builds(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:

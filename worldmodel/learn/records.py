@@ -17,7 +17,7 @@ from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, key
 from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
 from worldmodel.steps import OK, Step
 
-MOST_INSTANCES = 700
+MOST_INSTANCES = 400
 Conversations = Mapping[str, Sequence[Step]]
 
 
