@@ -12,15 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from benchmarks.systems import System
 from training.edits import canonical
+from worldmodel.card import ask_rules, questions
 from worldmodel.derive.engine import Engine, Session
+from worldmodel.fit import learn
 from worldmodel.learn.induce import induce
-from worldmodel.steps import Step
+from worldmodel.measures import summary
+from worldmodel.profiles import learn_profiles
+from worldmodel.resolver import Resolver
 
 
 def measure_system(seed: int, train: int = 220, test: int = 50) -> dict[str, Any]:
@@ -71,6 +76,55 @@ def measure_systems(seeds: Sequence[int], train: int) -> dict[str, Any]:
     }
 
 
+def measure_lake(lake: Path) -> dict[str, Any]:
+    """Rules alone on the held-out conversations of a lake, with the card's own split, questions and measures."""
+    from ingest.lake import Lake
+
+    learned = learn(Lake.open(lake).transitions())
+    split = learned.split
+    seen = learned.part((*split.train, *split.calibrate))
+    began = time.perf_counter()
+    rules, facts = induce(seen)
+    seconds = time.perf_counter() - began
+    engine = Engine(rules, facts)
+    steps = [step for part in seen.values() for step in part]
+    profiles = learn_profiles(steps)
+    resolver = cast(Resolver, SimpleNamespace(frame=learned.frame))
+    asked = questions(learned.part(split.test), seen, resolver, rules=engine)
+    began = time.perf_counter()
+    judged = ask_rules(engine, asked)
+    spent = time.perf_counter() - began
+    tools = {}
+    for tool in sorted({q.truth.tool for q in asked}):
+        found = summary([j for j in judged if j.truth.tool == tool], profiles)
+        tools[tool] = _brief(found)
+    return {
+        "calls": len(asked),
+        "learn_s": round(seconds, 1),
+        "ms_a_call": round(1000 * spent / max(1, len(asked)), 2),
+        "shared_entities": split.shared_entities,
+        "overall": _brief(summary(judged, profiles)),
+        "tools": tools,
+    }
+
+
+def _brief(found: dict[str, Any]) -> dict[str, Any]:
+    errors = found["errors"]
+    return {
+        "n": found["n"],
+        "exact": _rounded(found["exact_match"]),
+        "derivable": [found["derivable"]["n"], _rounded(found["derivable"]["exact_match"])],
+        "state_changing": [found["state_changing"]["n"], _rounded(found["state_changing"]["exact_match"])],
+        "read_after_write": [found["read_after_write"]["n"], _rounded(found["read_after_write"]["exact_match"])],
+        "outcome_f1": _rounded(found["outcome_f1"]),
+        "errors": [_rounded(errors["real"]), _rounded(errors["simulated"]), _rounded(errors["ratio"])],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="how many random systems")
@@ -78,6 +132,9 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=220, help="recorded conversations of each system")
     parser.add_argument("--lake", type=Path, help="measure a lake instead")
     arguments = parser.parse_args()
+    if arguments.lake is not None:
+        print(json.dumps(measure_lake(arguments.lake), indent=1))
+        return
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     print(json.dumps(measure_systems(seeds, arguments.conversations), indent=1))
 

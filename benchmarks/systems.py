@@ -186,7 +186,9 @@ class System:
             raise Refusal("not_found", f"{kind.name} {' / '.join(map(str, key))} does not exist")
         return key, record
 
-    def _view(self, session: Session, kind: Kind, key: tuple[Any, ...], fields: list[str] | None = None) -> dict[str, Any]:
+    def _view(
+        self, session: Session, kind: Kind, key: tuple[Any, ...], fields: list[str] | None = None
+    ) -> dict[str, Any]:
         record = session.records[(kind.name, key)]
         view = self._arguments(kind, key)
         for name, value in record.items():
@@ -311,7 +313,7 @@ class System:
 
         def draw(session: Session, r: random.Random) -> dict[str, Any]:
             keys = [k for n, k in session.records if n == kind.name]
-            a, b = (r.sample(keys, 2) if len(keys) > 1 else (keys[0], keys[0]))
+            a, b = r.sample(keys, 2) if len(keys) > 1 else (keys[0], keys[0])
             named = {f"source_{n}": v for n, v in zip(kind.key, a, strict=True)}
             return {**named, **{f"target_{n}": v for n, v in zip(kind.key, b, strict=True)}, "sum": r.randrange(1, 200)}
 
@@ -326,13 +328,18 @@ class System:
             key, _ = self._find(session, parent, arguments)
             made = self.new_id(kind, session.rng)
             record = self.new_record(kind, session.rng)
-            record.update({"status": state, kind.label: arguments["named"], kind.amount: 0, f"{parent.name}_ref": key[0]})
+            record.update(
+                {"status": state, kind.label: arguments["named"], kind.amount: 0, f"{parent.name}_ref": key[0]}
+            )
             session.records[(kind.name, made)] = record
             session.determined = False  # a minted id
             return self._view(session, kind, made)
 
         def draw(session: Session, r: random.Random) -> dict[str, Any]:
-            return {**self._arguments(parent, self._pick(session, parent, r)), "named": f"{r.choice(WORDS)} {r.choice(WORDS)}"}
+            return {
+                **self._arguments(parent, self._pick(session, parent, r)),
+                "named": f"{r.choice(WORDS)} {r.choice(WORDS)}",
+            }
 
         return Tool(f"create_{kind.name}", run, draw, True)
 
@@ -344,9 +351,7 @@ class System:
                 raise Refusal("invalid_argument", "units must be positive")
             return {"total": arguments["units"] * arguments["price"] * factor + fee, "units": arguments["units"]}
 
-        return Tool(
-            "quote", run, lambda s, r: {"units": r.randrange(0, 9), "price": r.randrange(2, 60)}
-        )
+        return Tool("quote", run, lambda s, r: {"units": r.randrange(0, 9), "price": r.randrange(2, 60)})
 
     def _session_tools(self, rng: random.Random) -> list[Tool]:
         """A mode and a level that belong to the session, not to a record; one locks the other."""

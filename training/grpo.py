@@ -148,7 +148,7 @@ class Grpo:
         return picked
 
     def _rows(self, groups: list[list[Trajectory]], judged: Sequence[Judgement]) -> tuple[list[Row], int]:
-        """Rows with an advantage. An answer that production does not support discounts its episode."""
+        """Rows with an advantage. An episode that ended because the world knew no answer is not learned from."""
         noise = float(np.mean([j.noise for j in judged])) if judged else 0.0
         rows, dropped = [], 0
         for group, judgement in zip(groups, judged, strict=True):
@@ -157,8 +157,7 @@ class Grpo:
             for trajectory, score, advantage in zip(group, judgement.scores, scored.advantages, strict=True):
                 trajectory.reward = score
                 trajectory.extra["advantage"] = advantage
-                share = trajectory.provenance().get("abstained", 0) / max(1, len(trajectory.observations))
-                weight = advantage * (1 - share)
+                weight = 0.0 if trajectory.ended == "abstained" else advantage
                 if weight and any(trajectory.trained):
                     rows.append(trajectory.row(weight))
         return rows, dropped

@@ -128,6 +128,9 @@ async def _act(trajectory: Trajectory, chat: ChatFormat, episode: Episode, said:
         for call in calls:
             seen = await episode.observe(call)
             trajectory.observations.append(seen)
+            if seen.provenance == "abstained":  # the world knows no answer, and the agent must not read that
+                trajectory.ended = "abstained"
+                return False
             back.append(_result(seen, call))
     else:
         answer = await episode.respond(said.text or "")

@@ -1,7 +1,7 @@
 """`rehearsal world fit`: from a lake to a world on disk.
 
-1. Learn what needs no model (effects, classes, shapes, the index) from the training conversations. 2. Train
-the world LoRA on transitions, and the user LoRA on what customers wrote. 3. On conversations held out from
+1. Learn what needs no model (rules, effects, classes, shapes, the index) from the training conversations. 2. Train
+the world LoRA on the transitions that the rules leave open, and the user LoRA on what customers wrote. 3. On conversations held out from
 both, fit one bias per tool and outcome class, so that errors come at their rate.
 """
 
@@ -26,10 +26,12 @@ from training.fit import FitSettings as SftSettings
 from training.fit import fit_sft
 from training.learner import LearnerSettings
 from training.lora import LoraSettings, manifest_of, save_weights
-from worldmodel.artifact import VERSION, read_manifest, save_tools, write_json, write_split
+from worldmodel.artifact import VERSION, read_manifest, save_rules, save_tools, write_json, write_split
 from worldmodel.context import Frame, learn_patched
+from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
 from worldmodel.examples import Example, build_index, frame_step, world_examples, world_row
+from worldmodel.learn.induce import derived_calls, induce
 from worldmodel.profiles import learn_profiles
 from worldmodel.resolver import Resolver, fit_bias
 from worldmodel.retrieval import TransitionIndex, write_conversations
@@ -38,6 +40,8 @@ from worldmodel.steps import Step, group_steps, outcome_classes
 from worldmodel.user import patience, user_rows
 
 FEWEST_FOR_BIAS = 20
+KEEP_DERIVED = 0.15
+"""Share of the rows that the rules answer which the model still sees: it shall know what such answers look like."""
 MOST_FOR_BIAS = 300
 """Held-out calls per tool that biases are fitted on."""
 
@@ -111,7 +115,15 @@ def fit_world(
     out.mkdir(parents=True, exist_ok=True)
     base = load_base(settings.base)
     rng = random.Random(settings.seed)
-    examples = world_examples(learned.part(learned.split.train), learned.frame, learned.index, rng)
+    trained = learned.part(learned.split.train)
+    rules, facts = induce(trained)
+    save_rules(out, rules, facts)
+    settled = derived_calls(Engine(rules, facts), trained)
+    examples = [
+        example
+        for example in world_examples(trained, learned.frame, learned.index, rng)
+        if (example.conversation_id, example.at) not in settled or rng.random() < KEEP_DERIVED
+    ]
     framed = [world_row(example, base.format, settings.longest) for example in examples]
     usable = [row for row in framed if row is not None]
     share = 0.75 if settings.user else 1.0
@@ -137,7 +149,7 @@ def fit_world(
         "adapters": adapters,
         "most_turns": patience(spoken),
         "settings": asdict(settings),
-        "counts": {**_counts(learned), "rows": len(usable), "too_long": len(framed) - len(usable)},
+        "counts": {**_counts(learned), "derived": len(settled), "rows": len(usable), "too_long": len(framed) - len(usable)},
         "history": history,
     }
     write_json(out / "manifest.json", manifest)

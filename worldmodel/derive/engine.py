@@ -9,16 +9,20 @@ Nothing is drawn from a clock or a generator: where a leaf is mixed, the draw is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.edits import canonical
 from worldmodel.derive.rules import Effect, Form, Leaf, Rules, Test, ToolRules, evaluate, leaf_of
 from worldmodel.derive.situation import History, Row, Situation
 from worldmodel.derive.store import Facts, Layout, Store
 from worldmodel.derive.templates import fill
 from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, parse, unflatten
-from worldmodel.steps import OK, call_key
+from worldmodel.steps import OK, Step, call_key
+
+SURE = 0.97
+"""A leaf whose largest share is smaller is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class Derivation:
     support: float
     known: dict[str, Any] = field(default_factory=dict)
     path: tuple[tuple[Test, bool], ...] = ()
+    purity: float = 1.0
+    accident: bool = False
+    templated: bool = False
+
+    @property
+    def sure(self) -> bool:
+        """Whether the guard determines the outcome, rather than drawing it."""
+        return self.purity >= SURE
 
 
 class Session:
@@ -63,7 +75,9 @@ class Session:
             return None
         return self.engine.decide(rules, self.situation(tool, arguments), seed, accidents)
 
-    def told(self, tool: str, arguments: Mapping[str, Any], content: str, outcome: str, provenance: str = "seen") -> None:
+    def told(
+        self, tool: str, arguments: Mapping[str, Any], content: str, outcome: str, provenance: str = "seen"
+    ) -> None:
         """Take over an answer, whoever gave it: its records, what it changed, and that the call was made."""
         situation = self.situation(tool, arguments)
         self.engine.apply(situation, content, outcome, provenance)
@@ -91,7 +105,7 @@ class Engine:
             leaf, path = leaf_of(rules.accidents, row)
             drawn = leaf.draw(uniform(seed, "accident", key, history.written, history.calls[key]))
             if drawn is not None and drawn != "none":
-                return self._answer(rules, drawn, leaf, path, row)
+                return self._answer(rules, drawn, leaf, path, row, accident=True)
         leaf, path = leaf_of(rules.guard, row)
         u = uniform(seed, "guard", key, history.written)
         label = None
@@ -102,7 +116,7 @@ class Engine:
         return self._answer(rules, label, leaf, path, row)
 
     def _answer(
-        self, rules: ToolRules, label: str, leaf: Leaf, path: list[tuple[Test, bool]], row: Row
+        self, rules: ToolRules, label: str, leaf: Leaf, path: list[tuple[Test, bool]], row: Row, accident: bool = False
     ) -> Derivation:
         form = rules.forms[label]
         purity = leaf.counts.get(label, 0) / max(1, leaf.n)
@@ -111,7 +125,10 @@ class Engine:
         if len(known) == len(form.slots) and (form.slots or form.template is not None):
             content = _content(form, known)
         rule = f"{rules.tool}/{label}"
-        return Derivation(form.outcome, content, label, rule, purity * precision, known, tuple(path))
+        templated = form.template is not None
+        return Derivation(
+            form.outcome, content, label, rule, purity * precision, known, tuple(path), purity, accident, templated
+        )
 
     def _misspelt(self, situation: Situation) -> bool:
         for link in situation.links:
@@ -160,6 +177,25 @@ class Engine:
             else:
                 store.set(effect.type, key, effect.field, value, "written")
         store.late.update(before)
+
+
+def store_determines(engine: Engine, steps: Sequence[Step]) -> list[bool]:
+    """Of each call of a recording, whether some form of the tool, filled from the store, is what production answered:
+    what is drawn by its odds is then derivable, and what the store does not hold is not."""
+    session = engine.session()
+    out = []
+    for step in steps:
+        rules = engine.rules.tools.get(step.tool)
+        row = session.situation(step.tool, step.arguments).row if rules else {}
+        found = False
+        for form in rules.forms.values() if rules else ():
+            if form.outcome == step.outcome:
+                known, _ = _fill_slots(form, row)
+                if len(known) == len(form.slots) and (form.slots or form.template is not None):
+                    found = found or canonical(_content(form, known)) == canonical(step.content)
+        out.append(found)
+        session.told(step.tool, step.arguments, step.content, step.outcome)
+    return out
 
 
 def _fill_slots(form: Form, row: Row) -> tuple[dict[str, Any], float]:

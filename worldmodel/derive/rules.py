@@ -223,9 +223,9 @@ class Choice(msgspec.Struct, frozen=True, tag="choice"):
     sure: float = 0.9
 
 
-Expression = (
-    Const | Absent | Source | Text | Linear | Product | Quotient | Append | Concat | Remove | Build | Each | First | FirstItem | Choice
-)
+Scalar = Const | Absent | Source | Text | Linear | Product | Quotient
+Collection = Append | Concat | Remove | Build | Each
+Expression = Scalar | Collection | First | FirstItem | Choice
 
 
 def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:

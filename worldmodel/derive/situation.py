@@ -91,9 +91,7 @@ def _named(arguments: Mapping[str, Any]) -> set[str]:
 class Situation:
     """One call, before it is answered."""
 
-    def __init__(
-        self, schema: Schema, store: Store, history: History, tool: str, arguments: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, schema: Schema, store: Store, history: History, tool: str, arguments: Mapping[str, Any]) -> None:
         self.store, self.history, self.tool, self.arguments = store, history, tool, arguments
         self.links: tuple[Link, ...] = schema.links.get(tool, ())
         self.keys: dict[str, Key] = {}

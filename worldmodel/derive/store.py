@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from worldmodel.derive.schema import EPISODE, Schema, Site, key_at, objects
-from worldmodel.derive.values import ABSENT, UNKNOWN, key_of, same
+from worldmodel.derive.values import ABSENT, UNKNOWN, same
 
 Key = tuple[str, ...]
 Shown = tuple[str, Key, str, Any]
@@ -31,7 +31,7 @@ class Layout:
         self._alone = alone = {s.type for s in schema.sites if s.keys and "[]" not in s.path and "{}" not in s.path}
         self.items: dict[tuple[str, str], Site] = {}
         """(type, list field) to the site of its items, where these are records that are also shown alone."""
-        for tool, places in self.sites.items():
+        for places in self.sites.values():
             for path, site in places.items():
                 inner = places.get(path + "[]" if path else "[]")
                 if inner is not None and inner.type in alone and all(k.source.startswith("field/") for k in inner.keys):
@@ -189,4 +189,3 @@ def _near(left: str, right: str) -> bool:
     if a[1:] == b[1:] or a[1:] == b or a == b[1:]:
         return True
     return len(a) >= 2 and len(b) >= 2 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]
-

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from worldmodel.derive.rules import Effect, evaluate
+from worldmodel.derive.rules import Effect, Source, evaluate
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Key
@@ -160,8 +160,6 @@ def _effects_of(
         recipe = find(Rows([g[0] for g in given], [g[2] for g in given]), [g[1] for g in given])
         if recipe is None or recipe.precision < PRECISION or recipe.support < FEWEST:
             if with_old and changed >= max(2, 0.3 * with_old):
-                from worldmodel.derive.rules import Source
-
                 found.append(Effect(link, type_, field, Source("?"), 0, 0))  # it changes, to what is not known
             continue
         lag = _lag([(g[0], g[3], g[4]) for g in given], recipe.expression)

@@ -122,7 +122,11 @@ class Table:
                 yield Test(name, "<=", cut), np.array([is_date(v) and v <= cut for v in column])
 
     def _pairs(self, numbers: dict[str, np.ndarray], texts: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
-        left = [n for n in numbers if n.startswith(("arg/", "len(arg", "sum(arg", "item/", "sum(items")) and not n.startswith("len(arg/x")]
+        left = [
+            n
+            for n in numbers
+            if n.startswith(("arg/", "len(arg", "sum(arg", "item/", "sum(items")) and not n.startswith("len(arg/x")
+        ]
         right = [n for n in numbers if n.startswith(("rec/", "pick/", "told/", "len(rec", "sum(rec", "law/"))]
         pairs = [(a, b) for a in left for b in right] + [(a, b) for a in left for b in left if a < b]
         pairs += [(a, b) for a in right for b in right if a < b and a.startswith(("rec/", "law/"))]

@@ -17,8 +17,9 @@ from typing import Any
 
 import msgspec
 
+from training.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
-from worldmodel.derive.rules import Form, Rules, Slot, ToolRules, Tree, leaf_of
+from worldmodel.derive.rules import Form, Leaf, Rules, Slot, ToolRules, leaf_of
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.store import Facts
 from worldmodel.derive.values import parse, text_of
@@ -26,7 +27,7 @@ from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.effects import Recorded, learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
-from worldmodel.learn.guards import Table, grow
+from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.links import learn_links
 from worldmodel.learn.recipes import Rows, find
 from worldmodel.learn.records import learn_schema
@@ -48,10 +49,8 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     first = replay(chosen, Engine(rules))
     effects, own = learn_effects(first, frozenset(writes))
     writes |= own | {tool for tool, found in effects.items() if found}
-    schema, facts = shared_facts(first, schema, effects, writes)
-    bare = {
-        tool: ToolRules(tool, 0, {}, _nothing(), effects=tuple(found)) for tool, found in effects.items()
-    }
+    schema, facts = shared_facts(first, schema, writes)
+    bare = {tool: ToolRules(tool, 0, {}, Leaf({}), effects=tuple(found)) for tool, found in effects.items()}
     rules = Rules(schema, bare, tuple(sorted(writes)))
     second = replay(chosen, Engine(rules, facts))
     by_tool: dict[str, list[Recorded]] = defaultdict(list)
@@ -64,12 +63,6 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
         for tool, found in sorted(by_tool.items())
     }
     return Rules(schema, tools, tuple(sorted(writes))), facts
-
-
-def _nothing() -> Tree:
-    from worldmodel.derive.rules import Leaf
-
-    return Leaf({})
 
 
 def sample(conversations: Conversations, most: int = MOST_ROWS) -> Conversations:
@@ -107,7 +100,7 @@ def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recor
 
 
 def shared_facts(
-    conversations: Mapping[str, Sequence[Recorded]], schema: Schema, effects: Mapping[str, Sequence[Any]], writes: set[str]
+    conversations: Mapping[str, Sequence[Recorded]], schema: Schema, writes: set[str]
 ) -> tuple[Schema, Facts]:
     """Fields that say the same in all conversations, and what they say: those seen in at least two."""
     first: dict[tuple[str, Any, str], dict[str, Any]] = defaultdict(dict)
@@ -129,13 +122,17 @@ def shared_facts(
     facts: dict[tuple[str, Any], dict[str, Any]] = defaultdict(dict)
     for (type_, key, name), values in first.items():
         if (type_, name) in shared and len(values) > 1:
-            facts[(type_, key)][name] = Counter(
-                {repr(v): n for v, n in Counter(map(repr, values.values())).items()}
-            ) and next(iter(values.values()))
+            facts[(type_, key)][name] = _usual(list(values.values()))
     names: dict[str, list[str]] = defaultdict(list)
     for type_, name in sorted(shared):
         names[type_].append(name)
     return msgspec.structs.replace(schema, shared={t: tuple(n) for t, n in names.items()}), dict(facts)
+
+
+def _usual(values: Sequence[Any]) -> Any:
+    """The value that most conversations show."""
+    texts = [repr(v) for v in values]
+    return values[texts.index(Counter(texts).most_common(1)[0][0])]
 
 
 def learn_transient(conversations: Conversations) -> set[tuple[str, str]]:
@@ -159,6 +156,20 @@ def learn_transient(conversations: Conversations) -> set[tuple[str, str]]:
                 found.add(place)
         elif re.search(TRANSIENT_NAMES, place[1].lower()):
             found.add(place)
+    return found
+
+
+def derived_calls(engine: Engine, conversations: Conversations) -> set[tuple[str, int]]:
+    """(conversation, call) of the recorded calls that the rules answer as production did, each in its own state."""
+    found = set()
+    for cid, steps in conversations.items():
+        session = engine.session()
+        for at, step in enumerate(steps):
+            answer = session.derive(step.tool, step.arguments, cid, accidents=False)
+            if answer is not None and answer.content is not None and answer.sure:
+                if canonical(answer.content) == canonical(step.content):
+                    found.add((cid, at))
+            session.told(step.tool, step.arguments, step.content, step.outcome)
     return found
 
 
@@ -236,8 +247,6 @@ def _number(text: Any) -> Any:
 
 def _score(table: Table, labels: Sequence[str], at: Sequence[int], cids: Sequence[str]) -> dict[str, float]:
     """How often a guard that was grown without every fourth conversation is right on those."""
-    from worldmodel.learn.guards import held_out
-
     kept = held_out(cids)
     train, test = [i for i in at if not kept[i]], [i for i in at if kept[i]]
     if len(train) < 10 or len(test) < 5 or len({labels[i] for i in at}) < 2:

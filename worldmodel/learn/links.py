@@ -44,9 +44,7 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
             _count_arguments(step, known, direct)
             _count_items(step, known, items)
         _count_fields(store, known, through)
-    links = {
-        tool: (*_links(tool, schema, sizes, direct, through), *_item_links(tool, sizes, items)) for tool in tools
-    }
+    links = {tool: (*_links(tool, schema, sizes, direct, through), *_item_links(tool, sizes, items)) for tool in tools}
     return msgspec.structs.replace(schema, links=links)
 
 

@@ -488,7 +488,11 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
     found = [o for o in direct(rows, targets, some) if o.support >= FEWEST][:5]
     if best is not None and best.support >= FEWEST and not isinstance(best.expression, Const | Absent):
         found = [best, *found]
-    left = [i for i in some if not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])]
+    left = [
+        i
+        for i in some
+        if not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])
+    ]
     if best is not None and len(left) >= FEWEST:
         again = _best(rows, targets, left, deep=True)
         if again is not None and again.precision >= 0.5 and not isinstance(again.expression, Const | Absent):
