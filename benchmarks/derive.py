@@ -1,6 +1,7 @@
 """How much of what the traces determine the rules alone answer, without a model.
 
     python -m benchmarks.derive --seeds 200                 random systems with known rules (benchmarks/systems.py)
+    python -m benchmarks.derive --desk 3000                 the support desk's production (examples/support_desk)
     python -m benchmarks.derive --lake DIR                  a lake, split by entity and time as `world fit` splits it
 
 Prints JSON: for random systems the share of determined calls answered exactly (median, worst tenth, worst seeds); for a
@@ -10,6 +11,7 @@ lake the measures of the card, for rules alone.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -18,6 +20,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from benchmarks.systems import System
+from examples.support_desk.environment import SupportDesk
+from examples.support_desk.production import play
+from ingest.records import Transition
 from training.edits import canonical
 from worldmodel.card import ask_rules, questions
 from worldmodel.derive.engine import Engine, Session
@@ -26,6 +31,7 @@ from worldmodel.learn.induce import induce
 from worldmodel.measures import summary
 from worldmodel.profiles import learn_profiles
 from worldmodel.resolver import Resolver
+from worldmodel.steps import OK, steps_of_messages
 
 
 def measure_system(seed: int, train: int = 220, test: int = 50) -> dict[str, Any]:
@@ -76,11 +82,23 @@ def measure_systems(seeds: Sequence[int], train: int) -> dict[str, Any]:
     }
 
 
-def measure_lake(lake: Path) -> dict[str, Any]:
-    """Rules alone on the held-out conversations of a lake, with the card's own split, questions and measures."""
-    from ingest.lake import Lake
+def desk_transitions(conversations: int, seed: int) -> list[Transition]:
+    """The calls of the support desk's own production, without the telemetry."""
+    found = []
+    for number, start in enumerate(SupportDesk("production").starts(conversations, seed)):
+        recorded, _ = asyncio.run(play(start, seed, number))
+        for at, step in enumerate(steps_of_messages(recorded.messages)):
+            wrong = "" if step.outcome == OK else step.outcome
+            found.append(
+                Transition(recorded.conversation_id, at, step.tool, dict(step.arguments), step.content, bool(wrong),
+                           wrong, step.latency_ms, recorded.started_at_ns)
+            )  # fmt: skip
+    return found
 
-    learned = learn(Lake.open(lake).transitions())
+
+def measure_transitions(transitions: Sequence[Transition]) -> dict[str, Any]:
+    """Rules alone on held-out conversations, with the card's own split, questions and measures."""
+    learned = learn(transitions)
     split = learned.split
     seen = learned.part((*split.train, *split.calibrate))
     began = time.perf_counter()
@@ -131,9 +149,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first system's seed")
     parser.add_argument("--conversations", type=int, default=220, help="recorded conversations of each system")
     parser.add_argument("--lake", type=Path, help="measure a lake instead")
+    parser.add_argument("--desk", type=int, default=0, help="measure this many conversations of the support desk")
     arguments = parser.parse_args()
     if arguments.lake is not None:
-        print(json.dumps(measure_lake(arguments.lake), indent=1))
+        from ingest.lake import Lake
+
+        print(json.dumps(measure_transitions(Lake.open(arguments.lake).transitions()), indent=1))
+        return
+    if arguments.desk:
+        print(json.dumps(measure_transitions(desk_transitions(arguments.desk, arguments.first + 1)), indent=1))
         return
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     print(json.dumps(measure_systems(seeds, arguments.conversations), indent=1))

@@ -106,6 +106,8 @@ class Engine:
             drawn = leaf.draw(uniform(seed, "accident", key, history.written, history.calls[key]))
             if drawn is not None and drawn != "none":
                 return self._answer(rules, drawn, leaf, path, row, accident=True)
+        if rules.items:
+            row = {**row, **{item.name: item.holds(row) for item in rules.items}}
         leaf, path = leaf_of(rules.guard, row)
         u = uniform(seed, "guard", key, history.written)
         label = None

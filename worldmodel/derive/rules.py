@@ -359,7 +359,9 @@ class Form(msgspec.Struct, frozen=True):
     template: Any = None
     text: bool = False
     n: int = 0
+    call: str = ""
     example: str = ""
+    """A recorded call with this answer, shortened."""
 
     @property
     def complete(self) -> bool:
@@ -379,6 +381,20 @@ class Effect(msgspec.Struct, frozen=True):
     lag: tuple[str, ...] = ()
 
 
+class ItemTest(msgspec.Struct, frozen=True):
+    """Whether a tree says `1` to some item of a list: what an error that names one item looks for in all of them."""
+
+    name: str
+    list: str
+    tree: Tree
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        items = value_of(row, self.list)
+        if not isinstance(items, list):
+            return False
+        return any(leaf_of(self.tree, {**row, **item_row(item)})[0].best()[0] == "1" for item in items)
+
+
 class ToolRules(msgspec.Struct, frozen=True):
     """All rules of one tool. `guard` decides among forms, `accidents` among `none` and what passes by itself."""
 
@@ -388,6 +404,7 @@ class ToolRules(msgspec.Struct, frozen=True):
     guard: Tree
     accidents: Tree | None = None
     effects: tuple[Effect, ...] = ()
+    items: tuple[ItemTest, ...] = ()
     unknown: dict[str, int] = {}
     """The refusals of records that nothing was known of."""
     held_out: dict[str, float] = {}

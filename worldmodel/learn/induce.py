@@ -19,10 +19,11 @@ import msgspec
 
 from training.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
-from worldmodel.derive.rules import Form, Leaf, Rules, Slot, ToolRules, leaf_of
+from worldmodel.derive.rules import First, FirstItem, Form, ItemTest, Leaf, Rules, Slot, Split, ToolRules, leaf_of
 from worldmodel.derive.schema import EPISODE, Schema
+from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Facts
-from worldmodel.derive.values import parse, text_of
+from worldmodel.derive.values import dumps, parse, text_of
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.effects import Recorded, learn_effects
@@ -185,7 +186,11 @@ def learn_tool(
     steps = [one.step for one in recorded]
     cids = [one.conversation for one in recorded]
     drafts, labels = draft_forms(steps, rows, frozenset(schema.maps.get(tool, ())))
-    table = Table(rows)
+    well = [i for i, step in enumerate(steps) if step.outcome == OK]
+    passed = [rows[i] for i in _pick(well, 200)]
+    forms = {draft.label: learn_form(draft, rows, cids, steps, passed) for draft in drafts}
+    items = item_tests(forms)
+    table = Table([{**row, **{item.name: item.holds(row) for item in items}} for row in rows] if items else rows)
     passing = [(tool, s.outcome) in transient for s in steps]
     accidents = None
     if any(passing):
@@ -193,14 +198,29 @@ def learn_tool(
         accidents = grow(table, kinds, conversations=cids)
     lasting = [i for i, passes in enumerate(passing) if not passes]
     guard = grow(table, labels, lasting or range(len(labels)), cids)
-    forms = {draft.label: learn_form(draft, rows, cids, steps) for draft in drafts}
     unknown = Counter(
         labels[i]
         for i in lasting
         if steps[i].outcome != OK and any(n.startswith("known/") and v is False for n, v in rows[i].items())
     )
     score = _score(table, labels, lasting, cids)
-    return ToolRules(tool, len(recorded), forms, guard, accidents, effects, dict(unknown), score)
+    return ToolRules(tool, len(recorded), forms, guard, accidents, effects, items, dict(unknown), score)
+
+
+def item_tests(forms: Mapping[str, Form]) -> tuple[ItemTest, ...]:
+    """The tests behind the errors that name one item of a list, as claims about the whole list."""
+    found: dict[str, ItemTest] = {}
+    for label, form in forms.items():
+        for slot in form.slots:
+            options = slot.expression.options if isinstance(slot.expression, First) else (slot.expression,)
+            for option in options:
+                if isinstance(option, FirstItem) and isinstance(option.tree, Split) and form.outcome != OK:
+                    found.setdefault(label, ItemTest(f"any/{label}", option.list, option.tree))
+    return tuple(found.values())
+
+
+def _pick(places: Sequence[int], most: int) -> list[int]:
+    return [places[k] for k in _spread(len(places), most)]
 
 
 def _spread(size: int, most: int) -> list[int]:
@@ -208,9 +228,11 @@ def _spread(size: int, most: int) -> list[int]:
     return list(range(size)) if size <= most else [int(k * size / most) for k in range(most)]
 
 
-def learn_form(draft: Draft, rows: Sequence[dict[str, Any]], cids: Sequence[str], steps: Sequence[Step]) -> Form:
+def learn_form(
+    draft: Draft, rows: Sequence[Row], cids: Sequence[str], steps: Sequence[Step], passed: Sequence[Row] = ()
+) -> Form:
     kept = _spread(len(draft.at), MOST_OF_FORM)
-    some = Rows([rows[draft.at[k]] for k in kept], [cids[draft.at[k]] for k in kept])
+    some = Rows([rows[draft.at[k]] for k in kept], [cids[draft.at[k]] for k in kept], passed if draft.outcome != OK else ())
     slots = []
     for path, all_targets in draft.slots.items():
         targets = [all_targets[k] for k in kept]
@@ -229,7 +251,8 @@ def learn_form(draft: Draft, rows: Sequence[dict[str, Any]], cids: Sequence[str]
     template = None if draft.open else draft.template
     if draft.open:
         slots = [Slot("", None)]
-    return Form(draft.outcome, tuple(slots), template, draft.text, len(draft.at), example)
+    call = dumps(dict(steps[draft.at[0]].arguments))[:300]
+    return Form(draft.outcome, tuple(slots), template, draft.text, len(draft.at), call, example)
 
 
 def _number(text: Any) -> Any:

@@ -61,9 +61,9 @@ def rank(name: str) -> tuple[int, int, int]:
 class Rows:
     """The rows of one form, with an index from values to the sources that hold them."""
 
-    def __init__(self, rows: Sequence[Row], conversations: Sequence[str] = (), table: Table | None = None) -> None:
-        self.rows, self.conversations = rows, conversations
-        self._table = table
+    def __init__(self, rows: Sequence[Row], conversations: Sequence[str] = (), passed: Sequence[Row] = ()) -> None:
+        self.rows, self.conversations, self.passed = rows, conversations, passed
+        self._table: Table | None = None
         self._index: list[dict[Any, list[str]]] | None = None
         self._defined: Counter[str] | None = None
 
@@ -220,7 +220,7 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
                     offer(Quotient(left, right), np.abs(x / y - goal) < 5e-6, known)
                     offer(Quotient(right, left), np.abs(y / x - goal) < 5e-6, known)
     if not any(n >= 0.9 * len(at) for n, _ in found):
-        combined = sparse(goal, names, columns)
+        combined = exact_pair(goal, names, columns) or sparse(goal, names, columns)
         if combined is not None:
             found.append((len(at), combined))
     found.sort(key=lambda pair: (-pair[0], _size(pair[1])))
@@ -263,6 +263,25 @@ def _line(x: np.ndarray, goal: np.ndarray) -> tuple[float, float] | None:
     low, high = int(np.argmin(x)), int(np.argmax(x))
     slope = round(float((goal[high] - goal[low]) / (x[high] - x[low])), 4)
     return (slope, round(float(goal[low] - slope * x[low]), 4)) if slope else None
+
+
+def exact_pair(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray]) -> Linear | None:
+    """Two columns and a constant that give the goal nearly everywhere, whatever each of them alone may look like."""
+    best: tuple[int, Linear] | None = None
+    for a in range(len(names)):
+        for b in range(a + 1, len(names)):
+            known = ~np.isnan(columns[a] + columns[b])
+            n = int(known.sum())
+            if n < max(8, 0.5 * len(goal)):
+                continue
+            matrix = np.stack([columns[a][known], columns[b][known], np.ones(n)], axis=1)
+            factors, *_ = np.linalg.lstsq(matrix, goal[known], rcond=None)
+            tidy = np.round(factors, 3)
+            exact = int((np.abs(matrix @ tidy - goal[known]) < 5e-3).sum())
+            if exact >= 0.95 * n and tidy[0] and tidy[1] and (best is None or exact > best[0]):
+                terms = ((float(tidy[0]), names[a]), (float(tidy[1]), names[b]))
+                best = (exact, Linear(terms, float(tidy[2])))
+    return None if best is None else best[1]
 
 
 def sparse(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], terms: int = 5) -> Linear | None:
@@ -423,7 +442,10 @@ def _each(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> E
 
 
 def named_items(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
-    """A field of that item of a list which a tree picks: the one that an error is about."""
+    """A field of that item of a list which a tree picks: the one that an error is about.
+
+    Items before the named one passed, and so did all items of the rows in `rows.passed` (calls that went well).
+    """
     at = at[:400]
     hits: Counter[tuple[str, str]] = Counter()
     for i in at:
@@ -443,7 +465,14 @@ def named_items(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[E
                 labels.append("1" if named else "0")
                 if named:
                     break
-        out.append(FirstItem(name, grow(Table(part[:1500]), labels[:1500]), field))
+        for row in rows.passed[:150]:
+            items = row.get(name)
+            for item in items if isinstance(items, list) else ():
+                part.append({**row, **item_row(item)})
+                labels.append("0")
+        if len(part) > 1500:
+            part, labels = part[:: len(part) // 1500 + 1], labels[:: len(labels) // 1500 + 1]
+        out.append(FirstItem(name, grow(Table(part), labels), field))
     return out
 
 
@@ -481,7 +510,7 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
     options: list[Expression] = []
     counts = Counter(freeze(t) for t in targets)
     for value, n in counts.most_common(12):
-        if n >= max(2, 0.004 * size):
+        if n >= max(3, 0.03 * size):  # a value that is rarer is somebody's own, not a constant
             example = next(t for t in targets if freeze(t) == value)
             options.append(Absent() if example is ABSENT else Const(example))
     some = range(size)
