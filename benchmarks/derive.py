@@ -133,7 +133,11 @@ def _brief(found: dict[str, Any]) -> dict[str, Any]:
         "exact": _rounded(found["exact_match"]),
         "derivable": [found["derivable"]["n"], _rounded(found["derivable"]["exact_match"])],
         "state_changing": [found["state_changing"]["n"], _rounded(found["state_changing"]["exact_match"])],
-        "read_after_write": [found["read_after_write"]["n"], _rounded(found["read_after_write"]["exact_match"])],
+        "read_after_write": [
+            found["read_after_write"]["n"],
+            _rounded(found["read_after_write"]["exact_match"]),
+            _rounded(found["read_after_write"]["derivable"]),
+        ],
         "outcome_f1": _rounded(found["outcome_f1"]),
         "errors": [_rounded(errors["real"]), _rounded(errors["simulated"]), _rounded(errors["ratio"])],
     }

@@ -22,7 +22,7 @@ from training.workers import Tell, Workers, dealt_back
 from worldmodel.artifact import read_split, save_tools, write_json
 from worldmodel.context import canonical_history
 from worldmodel.derive.engine import Engine, store_determines
-from worldmodel.examples import derivable, learn_vocabulary
+from worldmodel.examples import derivable, learn_constants, learn_vocabulary
 from worldmodel.measures import Judged, summary
 from worldmodel.resolver import Resolver, uniform
 from worldmodel.retrieval import read_conversations
@@ -79,13 +79,13 @@ def questions(
     A call is derivable where the store determines its answer (some form of the tool, filled from the store, is what
     production answered), or where every value of the answer occurs in what came before.
     """
-    vocabulary = learn_vocabulary(trained)
+    vocabulary = learn_vocabulary(trained) if rules is None else learn_constants(trained)
     found = []
     for conversation_id, steps in held_out.items():
         determined = store_determines(rules, steps) if rules is not None else [False] * len(steps)
         for at, step in enumerate(steps):
             before = tuple(steps[:at])
-            known = determined[at] or derivable(step, before, vocabulary)
+            known = determined[at] or derivable(step, before, vocabulary, by_outcome=rules is not None)
             after, writes = _after_write(step, before, resolver), resolver.frame.effects.is_write(step.tool)
             found.append(Question(conversation_id, step, before, known, after, writes))
     if most is not None and len(found) > most:

@@ -135,7 +135,11 @@ def summary(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> dict[s
         "outcome_f1": outcome_f1(judged),
         "errors": error_rates(judged),
         "schema_validity": schema_validity(judged, profiles),
-        "read_after_write": {"n": len(after_write), "exact_match": exact_match(after_write)},
+        "read_after_write": {
+            "n": len(after_write),
+            "exact_match": exact_match(after_write),
+            "derivable": exact_match([j for j in after_write if j.derivable]),
+        },
         "state_changing": {"n": len(writes), "exact_match": exact_match(writes)},
         "coverage": _mean([j.answer is not None for j in judged]),
     }

@@ -166,14 +166,12 @@ class Engine:
         values = []
         for effect in effects:
             key = situation.keys.get(effect.link)
-            if key is not None and (store.known(effect.type, key) or not effect.type or effect.link == "episode"):
+            if key is not None:
                 values.append((effect, key, evaluate(effect.expression, row)))
         for effect, key, value in values:
             old = store.get(effect.type, key, effect.field)
             for reader in effect.lag:
-                stale = before.setdefault((reader, (effect.type, key)), {})
-                if old is not UNKNOWN:
-                    stale[effect.field] = old
+                before.setdefault((reader, (effect.type, key)), {})[effect.field] = old
             if value is UNKNOWN:
                 store.forget(effect.type, key, effect.field)
             else:

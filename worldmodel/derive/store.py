@@ -137,7 +137,7 @@ class Store:
         shown = self.shown(tool, arguments, body)
         for type_, key, name, value in shown:
             stale = self.late.get((tool, (type_, key)), {})
-            if name not in stale or not same(stale[name], value):
+            if name not in stale or not (stale[name] is UNKNOWN or same(stale[name], value)):
                 self.set(type_, key, name, value, provenance)
         for type_, key, _, _ in shown:
             self.late.pop((tool, (type_, key)), None)

@@ -128,7 +128,7 @@ def _effects_of(
     seen: Mapping[str, Sightings],
 ) -> list[Effect]:  # fmt: skip
     """The effect of one tool on one field, through each link by which the tool reaches it."""
-    rows: dict[str, list[tuple[Row, Any, str, list[_Sighting], Any]]] = defaultdict(list)
+    rows: dict[str, list[_Given]] = defaultdict(list)
     for cid, recorded in conversations.items():
         for one in recorded:
             if one.step.tool != tool or one.step.outcome != OK:
@@ -150,7 +150,8 @@ def _effects_of(
                 row = {k: v for k, v in one.row.items() if k != f"rec/{link}/{field}" or old is not UNKNOWN}
                 rows[link].append(({**row, **one.answer}, later[-1].value, cid, later, old))
     found = []
-    for link, given in rows.items():
+    for link, all_given in rows.items():
+        given = _informative(all_given)
         if len(given) < FEWEST:
             continue
         changed = sum(freeze(new) != freeze(old) for _, new, _, _, old in given if old is not UNKNOWN)
@@ -167,6 +168,23 @@ def _effects_of(
     return found
 
 
+_Given = tuple[Row, Any, str, list[_Sighting], Any]
+"""A row at a write, the value shown last, its conversation, all later sightings, and the value before."""
+
+
+def _informative(given: list[_Given]) -> list[_Given]:
+    """The rows without those that show only a first, stale answer, where first answers after the write are stale."""
+    stale = prompt = 0
+    for _, new, _, later, old in given:
+        if freeze(later[0].value) != freeze(new):
+            stale += 1
+        elif old is not UNKNOWN and freeze(new) != freeze(old):
+            prompt += 1
+    if stale < FEWEST or stale <= prompt:
+        return given
+    return [g for g in given if len(g[3]) > 1 or (g[4] is not UNKNOWN and freeze(g[1]) != freeze(g[4]))]
+
+
 def _next_write(recorded: Sequence[Recorded], mark: Mark, at: int, writers: Sequence[str]) -> int:
     for one in recorded[at + 1 :]:
         if one.step.tool in writers and one.step.outcome == OK and (mark in one.marks or mark[0] == EPISODE):
@@ -181,10 +199,10 @@ def _lag(rows: Sequence[tuple[Row, list[_Sighting], Any]], expression: Any) -> t
     for row, later, old in rows:
         value = evaluate(expression, row)
         first = later[0]
-        if value is UNKNOWN or old is UNKNOWN or freeze(value) == freeze(old):
+        if value is UNKNOWN or freeze(value) == freeze(old):
             continue
         if freeze(first.value) == freeze(value):
             fresh[first.tool] += 1
-        elif freeze(first.value) == freeze(old):
+        elif freeze(first.value) == freeze(old) or any(freeze(s.value) == freeze(value) for s in later[1:]):
             stale[first.tool] += 1
     return tuple(sorted(t for t, n in stale.items() if n >= FEWEST and n >= 0.85 * (n + fresh[t])))

@@ -234,13 +234,18 @@ def _numeric(rows: Rows, at: Sequence[int], most: int) -> tuple[list[str], list[
     names = sorted((n for n, c in counts.items() if c >= 0.25 * min(60, len(at))), key=lambda n: (rank(n), -counts[n]))
     columns, kept, seen = [], [], set()
     for name in names:
-        column = np.array([v if is_number(v := rows.rows[i].get(name)) else np.nan for i in at], dtype=float)
+        column = np.array([_as_number(rows.rows[i].get(name)) for i in at], dtype=float)
         mark = column.tobytes()
         if mark not in seen and len(kept) < most:
             seen.add(mark)
             kept.append(name)
             columns.append(column)
     return kept, columns
+
+
+def _as_number(value: Any) -> float:
+    """A source in a sum: a field that is not there counts as nothing."""
+    return float(value) if is_number(value) else 0.0 if value is ABSENT else np.nan
 
 
 def _modes(values: np.ndarray) -> list[float]:

@@ -247,7 +247,19 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
     score += (0.3 - 0.6 * abroad / meetings) * elsewhere if meetings else 0.0
     score += 0.8 * echoed / used + 0.6 * recurring / used + 0.5 * min(1.0, 2 * len(values) / used)
     score -= 0.5 * any(_is_quantity(s, instances) for s in option)
+    score -= 0.3 * any(_is_count(s, instances) for s in option)
     return score + 0.1 * sum(s == "@" for s in option)
+
+
+def _is_count(source: str, instances: Sequence[Instance]) -> bool:
+    """Whether a source is a number beside a text that the call names as well: the text is the likelier id."""
+    kind, _, name = source.partition("/")
+    if kind not in ("field", "arg"):
+        return False
+    some = instances[:60]
+    values = [(i.placed.fields if kind == "field" else i.arguments).get(name) for i in some]
+    texts = sum(any(isinstance(v, str) and v in i.echoed for v in i.arguments.values()) for i in some)
+    return sum(isinstance(v, int | float) for v in values) > 0.5 * len(some) and texts > 0.9 * len(some)
 
 
 def _is_quantity(source: str, instances: Sequence[Instance]) -> bool:
