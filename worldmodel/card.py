@@ -77,15 +77,18 @@ def questions(
     """Every call of the held-out conversations, or an even sample of `most` of them.
 
     A call is derivable where the store determines its answer (some form of the tool, filled from the store, is what
-    production answered), or where every value of the answer occurs in what came before.
+    production answered), or where every value of the answer occurs in what came before. What passes by itself (a
+    timeout, a 429) is determined by nothing.
     """
     vocabulary = learn_vocabulary(trained) if rules is None else learn_constants(trained)
     found = []
     for conversation_id, steps in held_out.items():
         determined = store_determines(rules, steps) if rules is not None else [False] * len(steps)
+        accident = [rules is not None and rules.passes(step.tool, step.outcome) for step in steps]
         for at, step in enumerate(steps):
             before = tuple(steps[:at])
             known = determined[at] or derivable(step, before, vocabulary, by_outcome=rules is not None)
+            known = known and not accident[at]
             after, writes = _after_write(step, before, resolver), resolver.frame.effects.is_write(step.tool)
             found.append(Question(conversation_id, step, before, known, after, writes))
     if most is not None and len(found) > most:

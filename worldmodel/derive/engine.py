@@ -92,9 +92,14 @@ class Engine:
         self.layout = Layout(rules.schema)
         self.facts = facts or {}
         self.writes = frozenset(rules.writes)
+        self._passing = frozenset((tool, o) for tool, of_tool in rules.tools.items() for o in of_tool.passing())
 
     def session(self) -> Session:
         return Session(self)
+
+    def passes(self, tool: str, outcome: str) -> bool:
+        """Whether an error of a tool passes by itself."""
+        return (tool, outcome) in self._passing
 
     # ----- deciding
 

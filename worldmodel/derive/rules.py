@@ -145,7 +145,7 @@ class Text(msgspec.Struct, frozen=True, tag="text"):
 
 
 class Linear(msgspec.Struct, frozen=True, tag="linear"):
-    """`constant + sum(factor * source)`, rounded to cents; a whole number where all sources are."""
+    """`constant + sum(factor * source)`, rounded to six digits; a whole number where all sources are."""
 
     terms: tuple[tuple[float, str], ...]
     constant: float = 0.0
@@ -408,6 +408,18 @@ class ToolRules(msgspec.Struct, frozen=True):
     unknown: dict[str, int] = {}
     """The refusals of records that nothing was known of."""
     held_out: dict[str, float] = {}
+
+    def passing(self) -> set[str]:
+        """The outcomes that pass by themselves."""
+        found: set[str] = set()
+        waiting = [self.accidents] if self.accidents is not None else []
+        while waiting:
+            tree = waiting.pop()
+            if isinstance(tree, Split):
+                waiting += [tree.yes, tree.no]
+            else:
+                found |= {self.forms[label].outcome for label in tree.counts if label in self.forms}
+        return found
 
 
 class Rules(msgspec.Struct, frozen=True):

@@ -192,7 +192,7 @@ class Situation:
         self._pick(row, link)
 
     def _pick(self, row: Row, link: Link) -> None:
-        """Fields of a record that an argument names: `prices.<cabin>`, or an item of a map."""
+        """Fields of a record that an argument names: `prices.<class>`, or an item of a map."""
         fields = self.store.fields(link.type, self.keys[link.name])
         groups: dict[str, dict[str, Any]] = {}
         for field, value in fields.items():
