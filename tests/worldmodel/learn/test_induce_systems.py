@@ -53,8 +53,8 @@ def test_a_key_may_be_composite_and_free_of_digits() -> None:
 
     def make(k: int) -> list[Step]:
         steps = []
-        for j in range(4):
-            town, street = towns[(k + j // 2) % 5], streets[(k // 5 + j) % 4]
+        for j in range(6):
+            town, street = towns[(k + j % 2) % 5], streets[(k // 5 + j // 2) % 4]
             body = answer(town=town, street=street, level=(k * 7 + j * 13) % 100, gate=f"g{(k * 3 + j) % 50}")
             steps += [Step("look", {"town": town, "street": street}, body)] * 2
         return steps
