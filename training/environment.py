@@ -23,7 +23,7 @@ class ToolCall:
 class Observation:
     """What came back. `content` is what the agent reads: minified JSON where it is JSON, else plain text.
 
-    `provenance` is one of real, replayed, rule, generated, abstained (DESIGN.md, The world); `support` in [0, 1]
+    `provenance` is one of real, derived, replayed, generated, abstained (DESIGN.md, The world); `support` in [0, 1]
     says how much production data stands behind the answer.
     """
 

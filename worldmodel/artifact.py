@@ -2,6 +2,8 @@
 
 ```
 manifest.json     what this is, which base it stands on, counts
+rules.json        what the traces determine: record types, guards, projections, recipes, effects, with their counts
+facts.json        records that are the same in all conversations
 tools.json        effects, outcome classes, patched fields, profiles, biases, blocked tools
 index.parquet     past transitions for retrieval and replay
 split.json        which conversations were trained on, calibrated on, held out
@@ -19,10 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from ingest.atomic import write_json as write_json
+from ingest.atomic import write_text
 from ingest.errors import UserError
-from training.engines import Engine
+from training.engines import Engine as Sampler
 from training.models.base import Base, load_base
 from worldmodel.context import Frame
+from worldmodel.derive.engine import Engine
+from worldmodel.derive.rules import Rules, decode, encode
+from worldmodel.derive.store import Facts
 from worldmodel.effects import Effects
 from worldmodel.profiles import Profile
 from worldmodel.resolver import Resolver
@@ -31,7 +37,7 @@ from worldmodel.split import Split
 from worldmodel.user import UserSide
 from worldmodel.world import WorldModel
 
-VERSION = 1
+VERSION = 2
 
 
 def save_tools(path: Path, resolver: Resolver) -> None:
@@ -47,6 +53,21 @@ def save_tools(path: Path, resolver: Resolver) -> None:
     }
     write_json(path / "tools.json", tools)
     resolver.index.save(path / "index.parquet")
+
+
+def save_rules(path: Path, rules: Rules, facts: Facts) -> None:
+    """Write rules and shared facts."""
+    write_text(path / "rules.json", encode(rules).decode())
+    rows = [[type_, list(key), dict(fields)] for (type_, key), fields in facts.items()]
+    write_json(path / "facts.json", rows)
+
+
+def read_rules(path: Path) -> Engine:
+    """The rules of a world. Raises UserError where the world was fitted before there were any."""
+    if not (path / "rules.json").exists():
+        raise UserError(f"the world in {path} has no rules; fit it again with `rehearsal world fit --out {path}`")
+    facts = {(type_, tuple(key)): fields for type_, key, fields in json.loads((path / "facts.json").read_text())}
+    return Engine(decode((path / "rules.json").read_bytes()), facts)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -77,7 +98,7 @@ def write_split(path: Path, split: Split) -> None:
     write_json(path / "split.json", asdict(split))
 
 
-def load_model(path: Path, engine: Engine | None = None, base: Base | None = None) -> WorldModel:
+def load_model(path: Path, engine: Sampler | None = None, base: Base | None = None) -> WorldModel:
     """See WorldModel.load. An engine that is given must serve the base that the manifest names."""
     manifest = read_manifest(path)
     base = base or load_base(manifest["base"])
@@ -91,10 +112,10 @@ def load_model(path: Path, engine: Engine | None = None, base: Base | None = Non
     user = None
     if "user" in names:
         user = UserSide(engine, base.format, names["user"], manifest["max_turns"])
-    return WorldModel(resolver, user)
+    return WorldModel(resolver, user, read_rules(path))
 
 
-def read_resolver(path: Path, engine: Engine, base: Base, adapter: str | None) -> Resolver:
+def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) -> Resolver:
     tools = json.loads((path / "tools.json").read_text())
     frame = Frame(
         Effects.from_json(tools["effects"]),
@@ -113,7 +134,7 @@ def read_resolver(path: Path, engine: Engine, base: Base, adapter: str | None) -
     )
 
 
-def _local_engine(base: Base) -> Engine:
+def _local_engine(base: Base) -> Sampler:
     from training.engines.local import LocalEngine
 
     return LocalEngine(base.model, base.format.pad_id)

@@ -2,7 +2,7 @@
 
 Every held-out call is put to a world that is grounded in the recorded messages before it (teacher-forced), so
 one wrong answer does not spoil the next question. The same calls go to a replay cache, to a copy of the
-nearest past transition, and to the base model without its adapter.
+nearest past transition, to the rules alone, and to the base model without its adapter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ingest.errors import UserError
 from training.workers import Tell, Workers, dealt_back
 from worldmodel.artifact import read_split, save_tools, write_json
 from worldmodel.context import canonical_history
-from worldmodel.examples import derivable, learn_vocabulary
+from worldmodel.derive.engine import Engine, store_determines
+from worldmodel.examples import derivable, learn_constants, learn_vocabulary
 from worldmodel.measures import Judged, summary
 from worldmodel.resolver import Resolver, uniform
 from worldmodel.retrieval import read_conversations
@@ -34,6 +35,8 @@ RATIO = (0.5, 2.0)
 BASE_CALLS = 200
 """The unadapted base writes long wrong answers; this many calls are enough to see that."""
 AT_ONCE = 128
+HOLE = "\x00"
+"""The body of an answer whose outcome the rules know and whose body they do not."""
 Progress = Callable[[int, int], None]
 """Told how many questions are answered, and of how many."""
 COLUMNS = (
@@ -48,7 +51,7 @@ COLUMNS = (
         "valid",
         "read after write",
     ),
-    *("answered", "copy: exact, F1", "cache: exact, F1", "base: exact, F1", "status"),
+    *("answered", "rules: exact, F1", "copy: exact, F1", "cache: exact, F1", "base: exact, F1", "status"),
 )
 
 
@@ -61,6 +64,7 @@ class Question:
     before: tuple[Step, ...]
     derivable: bool
     after_write: bool
+    writes: bool = False
 
 
 def questions(
@@ -68,15 +72,25 @@ def questions(
     trained: Mapping[str, Sequence[Step]],
     resolver: Resolver,
     most: int | None = None,
+    rules: Engine | None = None,
 ) -> list[Question]:
-    """Every call of the held-out conversations, or an even sample of `most` of them."""
-    vocabulary = learn_vocabulary(trained)
+    """Every call of the held-out conversations, or an even sample of `most` of them.
+
+    A call is derivable where the store determines its answer (some form of the tool, filled from the store, is what
+    production answered), or where every value of the answer occurs in what came before. What passes by itself (a
+    timeout, a 429) is determined by nothing.
+    """
+    vocabulary = learn_vocabulary(trained) if rules is None else learn_constants(trained)
     found = []
     for conversation_id, steps in held_out.items():
+        determined = store_determines(rules, steps) if rules is not None else [False] * len(steps)
+        accident = [rules is not None and rules.passes(step.tool, step.outcome) for step in steps]
         for at, step in enumerate(steps):
             before = tuple(steps[:at])
-            known = derivable(step, before, vocabulary)
-            found.append(Question(conversation_id, step, before, known, _after_write(step, before, resolver)))
+            known = determined[at] or derivable(step, before, vocabulary, by_outcome=rules is not None)
+            known = known and not accident[at]
+            after, writes = _after_write(step, before, resolver), resolver.frame.effects.is_write(step.tool)
+            found.append(Question(conversation_id, step, before, known, after, writes))
     if most is not None and len(found) > most:
         found = sorted(found, key=lambda q: uniform(q.conversation_id, len(q.before)))[:most]
         found.sort(key=lambda q: q.conversation_id)
@@ -104,14 +118,34 @@ async def ask_world(
             number = int(2**31 * uniform(seed, question.conversation_id, len(question.before)))
             world = World(model, number, question.before, prior=question.before)
             episode = world.episode()
-            answer = await world.answer(
-                question.truth.tool, question.truth.arguments, episode.steps, episode.writes
-            )
+            answer = await world.answer(episode, question.truth.tool, question.truth.arguments)
             finished += 1
             on_progress(finished, len(asked))
             return _judged(question, None if answer.provenance == "abstained" else answer.step)
 
     return list(await asyncio.gather(*(one(question) for question in asked)))
+
+
+def ask_rules(rules: Engine, asked: Sequence[Question], seed: int = 0) -> list[Judged]:
+    """Baseline: the rules without a model; a hole is no answer. The questions of a conversation share its replay."""
+    judged: dict[int, Judged] = {}
+    of_conversation: dict[str, list[tuple[int, Question]]] = {}
+    for number, question in enumerate(asked):
+        of_conversation.setdefault(question.conversation_id, []).append((number, question))
+    for conversation_id, found in of_conversation.items():
+        session, told = rules.session(), 0
+        for number, question in sorted(found, key=lambda pair: len(pair[1].before)):
+            for step in question.before[told:]:
+                session.told(step.tool, step.arguments, step.content, step.outcome)
+            told = len(question.before)
+            truth = question.truth
+            drawn = int(2**31 * uniform(seed, conversation_id, told))
+            said = session.derive(truth.tool, truth.arguments, drawn)
+            answer = None
+            if said is not None:
+                answer = Step(truth.tool, truth.arguments, said.content or HOLE, said.outcome)
+            judged[number] = _judged(question, answer)
+    return [judged[number] for number in range(len(asked))]
 
 
 def ask_cache(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
@@ -141,7 +175,7 @@ def ask_nearest(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
 
 def _judged(question: Question, answer: Step | None) -> Judged:
     q = question
-    return Judged(q.conversation_id, q.truth, answer, q.derivable, q.after_write)
+    return Judged(q.conversation_id, q.truth, answer, q.derivable, q.after_write, q.writes)
 
 
 async def measure(
@@ -160,6 +194,8 @@ async def measure(
         "replay_cache": ask_cache(resolver, asked),
         "nearest_copy": ask_nearest(resolver, asked),
     }
+    if model.rules is not None:
+        answers["rules_alone"] = ask_rules(model.rules, asked)
     if with_base:
         some = asked[:: max(1, len(asked) // BASE_CALLS)]
         answers["base"] = await _ask(model, some, True, lambda done, total: None, workers)
@@ -188,7 +224,9 @@ async def _ask_share(model: WorldModel, share: tuple[Sequence[Question], bool], 
 
 def _opened(model: WorldModel, bare: bool) -> WorldModel:
     resolver = replace(model.resolver, blocked=frozenset())
-    return WorldModel(replace(resolver, adapter=None, biases={})) if bare else WorldModel(resolver, model.user)
+    if bare:
+        return WorldModel(replace(resolver, adapter=None, biases={}))
+    return WorldModel(resolver, model.user, model.rules)
 
 
 def _entry(answers: Mapping[str, Sequence[Judged]], resolver: Resolver) -> dict[str, Any]:
@@ -246,7 +284,7 @@ def make_card(
     trained: dict[str, list[Step]] = {}
     for entry in resolver.index.entries:
         trained.setdefault(entry.conversation_id, []).append(entry.step)
-    asked = questions(held_out, trained, resolver, most)
+    asked = questions(held_out, trained, resolver, most, model.rules)
     try:
         if processes > 1:
             with Workers(partial(WorldModel.load, path), processes) as workers:
@@ -292,7 +330,7 @@ def table(card: Mapping[str, Any], console: Console) -> None:
             _shown(entry["schema_validity"]),
             _with_n(entry["read_after_write"]),
             _shown(entry["coverage"]),
-            *(_baseline(baselines.get(name)) for name in ("nearest_copy", "replay_cache", "base")),
+            *(_baseline(baselines.get(name)) for name in ("rules_alone", "nearest_copy", "replay_cache", "base")),
             entry.get("status", ""),
             end_section=tool == rows[-2][0],
         )

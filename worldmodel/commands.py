@@ -69,6 +69,29 @@ def fit(
 
 
 @world.command()
+def rules(
+    world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
+    tool: Annotated[str | None, typer.Option(help="Only the rules of this tool.")] = None,
+    examples: Annotated[int, typer.Option(help="Recorded transitions to show for each answer of a tool.")] = 1,
+) -> None:
+    """Print what the traces determine, in plain sentences, with the counts and example transitions."""
+    from ingest.errors import UserError
+    from worldmodel.artifact import read_manifest, read_rules
+    from worldmodel.derive.sentences import describe_rules
+
+    read_manifest(world)
+    found = read_rules(world).rules
+    if tool is not None and tool not in found.tools:
+        raise UserError(f"no rules for the tool {tool!r}; this world knows {', '.join(found.tools)}")
+    for line in describe_rules(found, tool):
+        typer.echo(line)
+    for name, of_tool in found.tools.items():
+        if tool is not None and name == tool and examples:
+            for label, form in of_tool.forms.items():
+                typer.echo(f"  example of {label}: {form.call} -> {form.example}")
+
+
+@world.command()
 def card(
     world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
     lake: Annotated[Path | None, typer.Option(help="Ask this lake instead.")] = (None),

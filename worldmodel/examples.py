@@ -156,13 +156,31 @@ def learn_vocabulary(conversations: Conversations, share: float = 0.01) -> dict[
     }
 
 
-def derivable(step: Step, before: Sequence[Step], vocabulary: Mapping[str, frozenset[str]]) -> bool:
+def learn_constants(conversations: Conversations, share: float = 0.3) -> dict[str, frozenset[str]]:
+    """Per `tool:outcome`, the values in a large share of its answers: what is said whatever was asked. A value that is
+    one of many (a city, a day) is none of them, since nothing says which it is."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    totals: Counter[str] = Counter()
+    for steps in conversations.values():
+        for step in steps:
+            mark = f"{step.tool}:{step.outcome}"
+            totals[mark] += 1
+            counts[mark].update(_texts(step.content))
+    return {
+        mark: frozenset(text for text, n in found.items() if n >= max(3, share * totals[mark]))
+        for mark, found in counts.items()
+    }
+
+
+def derivable(
+    step: Step, before: Sequence[Step], vocabulary: Mapping[str, frozenset[str]], by_outcome: bool = False
+) -> bool:
     """Whether every value of an answer is in its call, in an earlier observation, or in the tool's
-    vocabulary.
+    vocabulary (that of its outcome, if `by_outcome`).
 
     What needs arithmetic beyond a change of sign counts as not derivable.
     """
-    known = set(vocabulary.get(step.tool, ()))
+    known = set(vocabulary.get(f"{step.tool}:{step.outcome}" if by_outcome else step.tool, ()))
     for call in (step, *before):
         known.update(text.lstrip("-") for _, text in leaves(dict(call.arguments)))
     for earlier in before:

@@ -1,8 +1,8 @@
 """`rehearsal world fit`: from a lake to a world on disk.
 
-1. Learn what needs no model (effects, classes, shapes, the index) from the training conversations. 2. Train
-the world LoRA on transitions, and the user LoRA on what customers wrote. 3. On conversations held out from
-both, fit one bias per tool and outcome class, so that errors come at their rate.
+1. Learn what needs no model (rules, effects, classes, shapes, the index) from the training conversations. 2. Train
+the world LoRA on the transitions that the rules leave open, and the user LoRA on what customers wrote. 3. On
+conversations held out from both, fit one bias per tool and outcome class, so that errors come at their rate.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from training.learning.fits import fit_sft, unfinished, warm_start
 from training.learning.learner import LearnerSettings
 from training.models.base import Base, load_base
 from training.models.lora import LoraSettings, manifest_of, save_weights
-from worldmodel.artifact import VERSION, read_manifest, save_tools, write_json, write_split
+from worldmodel.artifact import VERSION, read_manifest, save_rules, save_tools, write_json, write_split
 from worldmodel.context import Frame, learn_patched
+from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
 from worldmodel.examples import Example, build_index, frame_step, world_examples, world_row
+from worldmodel.learn.induce import derived_calls, induce
 from worldmodel.profiles import learn_profiles
 from worldmodel.resolver import Resolver, fit_bias
 from worldmodel.retrieval import TransitionIndex, write_conversations
@@ -39,6 +41,8 @@ from worldmodel.steps import Step, group_steps, outcome_classes
 from worldmodel.user import patience, user_rows
 
 FEWEST_FOR_BIAS = 20
+KEEP_DERIVED = 0.15
+"""Share of the rows that rules answer which the model sees as well: it must know what such answers look like."""
 MAX_FOR_BIAS = 300
 """Held-out calls per tool that biases are fitted on."""
 
@@ -116,7 +120,15 @@ def fit_world(
     out.mkdir(parents=True, exist_ok=True)
     base = load_base(settings.base)
     rng = random.Random(settings.seed)
-    examples = world_examples(learned.part(learned.split.train), learned.frame, learned.index, rng)
+    trained = learned.part(learned.split.train)
+    rules, facts = induce(trained)
+    save_rules(out, rules, facts)
+    settled = derived_calls(Engine(rules, facts), trained)
+    examples = [
+        example
+        for example in world_examples(trained, learned.frame, learned.index, rng)
+        if (example.conversation_id, example.at) not in settled or rng.random() < KEEP_DERIVED
+    ]
     framed = [world_row(example, base.format, settings.longest) for example in examples]
     usable = [row for row in framed if row is not None]
     share = 0.75 if settings.user else 1.0
@@ -145,7 +157,12 @@ def fit_world(
         "adapters": adapters,
         "max_turns": patience(spoken),
         "settings": asdict(settings),
-        "counts": {**_counts(learned), "rows": len(usable), "too_long": len(framed) - len(usable)},
+        "counts": {
+            **_counts(learned),
+            "derived": len(settled),
+            "rows": len(usable),
+            "too_long": len(framed) - len(usable),
+        },
         "history": history,
     }
     write_json(out / "manifest.json", manifest)

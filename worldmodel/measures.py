@@ -13,6 +13,8 @@ from training.models.edits import canonical
 from worldmodel.profiles import Profile
 from worldmodel.steps import OK, Step
 
+ENOUGH_OF_CLASS = 10
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -27,6 +29,7 @@ class Judged:
     answer: Step | None
     derivable: bool
     after_write: bool
+    writes: bool = False
 
     @property
     def exact(self) -> bool:
@@ -71,11 +74,13 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
 
 
 def outcome_f1(judged: Sequence[Judged]) -> float | None:
-    """Macro F1 over the (tool, outcome class) pairs that production showed."""
+    """Macro F1 over the (tool, outcome class) pairs that production showed at least ten times, or over all of them
+    where none was."""
     truth = Counter((j.truth.tool, j.truth.outcome) for j in judged)
+    often = {pair: n for pair, n in truth.items() if n >= ENOUGH_OF_CLASS}
     said = Counter((j.truth.tool, j.outcome) for j in judged)
     right = Counter((j.truth.tool, j.outcome) for j in judged if j.outcome == j.truth.outcome)
-    return _mean([2 * right[pair] / (truth[pair] + said[pair]) for pair in truth])
+    return _mean([2 * right[pair] / (truth[pair] + said[pair]) for pair in often or truth])
 
 
 def error_rates(judged: Sequence[Judged], draws: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -121,6 +126,7 @@ def summary(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> dict[s
     """All measures of one answerer over some calls."""
     derivable = [j for j in judged if j.derivable]
     after_write = [j for j in judged if j.after_write]
+    writes = [j for j in judged if j.writes]
     return {
         "n": len(judged),
         "exact_match": exact_match(judged),
@@ -129,7 +135,12 @@ def summary(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> dict[s
         "outcome_f1": outcome_f1(judged),
         "errors": error_rates(judged),
         "schema_validity": schema_validity(judged, profiles),
-        "read_after_write": {"n": len(after_write), "exact_match": exact_match(after_write)},
+        "read_after_write": {
+            "n": len(after_write),
+            "exact_match": exact_match(after_write),
+            "derivable": exact_match([j for j in after_write if j.derivable]),
+        },
+        "state_changing": {"n": len(writes), "exact_match": exact_match(writes)},
         "coverage": _mean([j.answer is not None for j in judged]),
     }
 

@@ -34,11 +34,13 @@ def uniform(*parts: object) -> float:
 
 @dataclass(frozen=True)
 class Answer:
-    """A step and where it came from; `support` in [0, 1] is how much production stands behind it."""
+    """A step and where it came from; `support` in [0, 1] is how much production stands behind it. `rule` names the rule
+    that derived it, or says why there is no answer."""
 
     step: Step
     provenance: str
     support: float
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Resolver:
         return profile.objection(arguments)
 
     def abstain(self, tool: str, arguments: Mapping[str, Any], why: str) -> Answer:
-        return Answer(Step(tool, arguments, f"Error: {why}", "abstained"), "abstained", 0.0)
+        return Answer(Step(tool, arguments, "", "abstained"), "abstained", 0.0, why)
 
 
 def corrected(logprobs: Sequence[float], bias: Sequence[float] | None) -> tuple[float, ...]:

@@ -137,6 +137,7 @@ def test_provenance_says_who_answered(model: WorldModel) -> None:
     for name, arguments in (("fly", {}), ("get_parcel", {"parcel": "P-1"}), ("ship_parcel", {})):
         nothing = episode.call(name, arguments)
         assert (nothing.provenance, nothing.support, nothing.is_error) == ("abstained", 0.0, True)
+        assert nothing.content == "" and episode.ended, "the agent reads nothing, and the episode is over"
     assert episode.provenance["abstained"] == 3
 
 
@@ -196,7 +197,8 @@ def test_forks_share_the_past_and_part_ways(model: WorldModel) -> None:
     again.call("ship_parcel", {"parcel_id": "P-501"})
     assert len(before.writes) == 0 and len(again.steps) == 2
     assert fork.episode().call("get_parcel", {"parcel_id": "P-501"}).content == first
-    assert world.fork()._pins == world._pins and world.fork()._pins is not world._pins
+    pins = world.by_model.pins
+    assert world.fork().by_model.pins == pins and world.fork().by_model.pins is not pins
 
 
 def test_seeds_make_different_worlds(model: WorldModel) -> None:

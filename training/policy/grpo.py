@@ -176,13 +176,13 @@ class Grpo:
         return picked
 
     def _rows(self, groups: list[list[Trajectory]], judged: Sequence[Judgement]) -> tuple[list[Row], int]:
-        """Rows with an advantage. Answers that production does not support discount their episode, within the mean:
-        what is left of a group's advantages sums to zero.
+        """Rows with an advantage. An episode that the world abstained from is not learned from; other answers that
+        production does not support discount their episode, within the mean: a group's advantages sum to zero.
         """
         self._check_drawing(groups)
         rows, dropped = [], 0
         for group, judgement in zip(groups, judged, strict=True):
-            weights = [t.supported() if any(t.trained) else 0.0 for t in group]
+            weights = [t.supported() if any(t.trained) and t.ended != "abstained" else 0.0 for t in group]
             scored = advantages(judgement.scores, self.settings.min_score_spread, weights, self.noise.spread)
             dropped += bool(scored.dropped)
             reasons = judgement.explanations or [""] * len(group)

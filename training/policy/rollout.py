@@ -91,6 +91,9 @@ async def _act(
         for call in calls:
             seen = await episode.observe(call)
             trajectory.observations.append(seen)
+            if seen.provenance == "abstained":  # the world knows no answer, and the agent must not read that
+                trajectory.ended = "abstained"
+                return False
             back.append(_result(seen, call))
     else:
         answer = await episode.respond(said.text or "")

@@ -12,7 +12,7 @@ from training_samples import conversations, tiny_base
 
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import Settings
-from dagster_project.loop.stages import Done, finished, last_version, run_stage
+from dagster_project.loop.stages import Done, finished, run_stage
 from training.learning.fits import FitSettings, fit_sft, warm_start
 from training.learning.learner import Learner, LearnerSettings
 from training.models.base import Base
@@ -45,29 +45,26 @@ def writes(text: str) -> Callable[[Path], dict[str, Any]]:
 # ----- versions of a stage
 
 
-def test_the_version_before_is_put_aside_and_a_killed_run_s_leavings_are_not(tmp_path: Path) -> None:
+def test_work_sees_the_version_before_and_never_what_a_killed_run_left(tmp_path: Path) -> None:
     stage, seen = tmp_path / "world", []
 
     def work(directory: Path) -> dict[str, Any]:
-        last = last_version(directory)
-        seen.append((last / "what").read_text() if last else None)
+        last = finished(stage)
+        seen.append((last.directory / "what").read_text() if last else None)
         return writes(str(len(seen)))(directory)
 
     def killed(directory: Path) -> dict[str, Any]:
         work(directory)
         raise KeyboardInterrupt
 
-    run_stage(stage, {"data": 1}, work, keep_last=True)
-    run_stage(stage, {"data": 1}, work, keep_last=True)
-    run_stage(stage, {"data": 2}, work, keep_last=True)
+    run_stage(stage, {"data": 1}, work)
+    run_stage(stage, {"data": 1}, work)
+    run_stage(stage, {"data": 2}, work)
     with pytest.raises(KeyboardInterrupt):
-        run_stage(stage, {"data": 3}, killed, keep_last=True)
-    run_stage(stage, {"data": 3}, work, keep_last=True)
-    run_stage(stage, {"data": 4}, work, keep_last=True)
+        run_stage(stage, {"data": 3}, killed)
+    run_stage(stage, {"data": 3}, work)
+    run_stage(stage, {"data": 4}, work)
     assert seen == [None, "1", "2", "2", "4"]
-    run_stage(tmp_path / "card", {"data": 1}, writes("a"))
-    run_stage(tmp_path / "card", {"data": 2}, writes("b"))
-    assert last_version(tmp_path / "card") is None
 
 
 def test_what_was_stopped_is_gone_on_with_and_never_taken_for_the_whole(tmp_path: Path) -> None:

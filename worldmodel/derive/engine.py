@@ -1,0 +1,242 @@
+"""How the rules answer a call: guard, then the form's projection or recipe, then the store. Read this file first.
+
+    call ──▶ Situation ──▶ accident? ──▶ guard ──▶ form ──▶ slots ──▶ answer, effects on the store
+                                                              └─▶ a slot that is open: a hole, for the model
+
+Nothing is drawn from a clock or a generator: where a leaf is mixed, the draw is a function of (seed, call, state).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.models.edits import canonical
+from worldmodel.derive.rules import Effect, Form, Leaf, Rules, Test, ToolRules, evaluate, leaf_of
+from worldmodel.derive.situation import History, Row, Situation
+from worldmodel.derive.store import Facts, Layout, Store
+from worldmodel.derive.templates import fill
+from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, parse, unflatten
+from worldmodel.steps import OK, Step, call_key
+
+SURE = 0.97
+"""A leaf whose largest share is smaller is drawn from."""
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What the rules say to a call. `content` is None where the form has a hole; `known` is what they do know of it.
+
+    `support` in [0, 1] is the purity of the leaf times the precision of the slots; `rule` names form and path.
+    """
+
+    outcome: str
+    content: str | None
+    label: str
+    rule: str
+    support: float
+    known: dict[str, Any] = field(default_factory=dict)
+    path: tuple[tuple[Test, bool], ...] = ()
+    purity: float = 1.0
+    accident: bool = False
+    templated: bool = False
+
+    @property
+    def sure(self) -> bool:
+        """Whether the guard determines the outcome, rather than drawing it."""
+        return self.purity >= SURE
+
+
+class Session:
+    """One episode in a world: its records and its own history. `fork` gives a second one with the same past."""
+
+    def __init__(self, engine: Engine, store: Store | None = None, history: History | None = None) -> None:
+        self.engine = engine
+        self.store = store or Store(engine.layout, engine.facts)
+        self.history = history or History()
+
+    def fork(self) -> Session:
+        return Session(self.engine, self.store.fork(), self.history.fork())
+
+    def situation(self, tool: str, arguments: Mapping[str, Any]) -> Situation:
+        return Situation(self.engine.rules.schema, self.store, self.history, tool, arguments)
+
+    def derive(
+        self, tool: str, arguments: Mapping[str, Any], seed: object = 0, accidents: bool = True
+    ) -> Derivation | None:
+        """The rules' answer; None for a tool of which nothing was learned. The session is left as it is.
+
+        Without `accidents`, errors that pass by themselves (timeouts, 429) are not drawn.
+        """
+        rules = self.engine.rules.tools.get(tool)
+        if rules is None:
+            return None
+        return self.engine.decide(rules, self.situation(tool, arguments), seed, accidents)
+
+    def told(
+        self, tool: str, arguments: Mapping[str, Any], content: str, outcome: str, provenance: str = "seen"
+    ) -> None:
+        """Take over an answer, whoever gave it: its records, what it changed, and that the call was made."""
+        situation = self.situation(tool, arguments)
+        self.engine.apply(situation, content, outcome, provenance)
+        self.history.add(tool, arguments, content, outcome, tool in self.engine.writes)
+
+
+class Engine:
+    """The rules of one system, ready to answer. `facts` are records that are the same for everybody."""
+
+    def __init__(self, rules: Rules, facts: Facts | None = None) -> None:
+        self.rules = rules
+        self.layout = Layout(rules.schema)
+        self.facts = facts or {}
+        self.writes = frozenset(rules.writes)
+        self._passing = frozenset((tool, o) for tool, of_tool in rules.tools.items() for o in of_tool.passing())
+
+    def session(self) -> Session:
+        return Session(self)
+
+    def passes(self, tool: str, outcome: str) -> bool:
+        """Whether an error of a tool passes by itself."""
+        return (tool, outcome) in self._passing
+
+    # ----- deciding
+
+    def decide(self, rules: ToolRules, situation: Situation, seed: object, accidents: bool = True) -> Derivation:
+        row, history = situation.row, situation.history
+        key = call_key(rules.tool, situation.arguments)
+        if rules.accidents is not None and accidents:
+            leaf, path = leaf_of(rules.accidents, row)
+            drawn = leaf.draw(uniform(seed, "accident", key, history.written, history.calls[key]))
+            if drawn is not None and drawn != "none":
+                return self._answer(rules, drawn, leaf, path, row, accident=True)
+        if rules.items:
+            row = {**row, **{item.name: item.holds(row) for item in rules.items}}
+        leaf, path = leaf_of(rules.guard, row)
+        u = uniform(seed, "guard", key, history.written)
+        label = None
+        if self._misspelt(situation):
+            refusals = [name for name in leaf.counts if rules.forms[name].outcome != OK]
+            label = leaf.draw(u, refusals) or Leaf(rules.unknown).draw(u)
+        label = label or leaf.draw(u) or next(iter(rules.forms))
+        return self._answer(rules, label, leaf, path, row)
+
+    def _answer(
+        self, rules: ToolRules, label: str, leaf: Leaf, path: list[tuple[Test, bool]], row: Row, accident: bool = False
+    ) -> Derivation:
+        form = rules.forms[label]
+        purity = leaf.counts.get(label, 0) / max(1, leaf.n)
+        known, precision = _fill_slots(form, row)
+        content = None
+        if len(known) == len(form.slots) and (form.slots or form.template is not None):
+            content = _content(form, known)
+        rule = f"{rules.tool}/{label}"
+        templated = form.template is not None
+        return Derivation(
+            form.outcome, content, label, rule, purity * precision, known, tuple(path), purity, accident, templated
+        )
+
+    def _misspelt(self, situation: Situation) -> bool:
+        for link in situation.links:
+            key = situation.keys.get(link.name)
+            if key and all(part.source.startswith("arg/") for part in link.keys):
+                if self.layout.alone(link.type) and situation.store.near(link.type, key):
+                    return True
+        return False
+
+    # ----- the store
+
+    def apply(self, situation: Situation, content: str, outcome: str, provenance: str) -> list[Any]:
+        """Bring the store up to date with an answer; returns the records that it showed."""
+        store, tool = situation.store, situation.tool
+        store.time += 1
+        if outcome != OK:
+            for link in situation.links:
+                key = situation.keys.get(link.name)
+                if key and all(part.source.startswith("arg/") for part in link.keys):
+                    store.deny(link.type, key, outcome)
+            return []
+        body = parse(content)
+        rules = self.rules.tools.get(tool)
+        if rules is not None and rules.effects:
+            row = {**situation.row, **answer_row(body)}
+            self._write(rules.effects, situation, row)
+        return store.absorb(tool, situation.arguments, body, provenance)
+
+    @staticmethod
+    def _write(effects: tuple[Effect, ...], situation: Situation, row: Row) -> None:
+        store = situation.store
+        before: dict[tuple[str, Any], dict[str, Any]] = {}
+        values = []
+        for effect in effects:
+            key = situation.keys.get(effect.link)
+            if key is not None:
+                values.append((effect, key, evaluate(effect.expression, row)))
+        for effect, key, value in values:
+            old = store.get(effect.type, key, effect.field)
+            for reader in effect.lag:
+                before.setdefault((reader, (effect.type, key)), {})[effect.field] = old
+            if value is UNKNOWN:
+                store.forget(effect.type, key, effect.field)
+            else:
+                store.set(effect.type, key, effect.field, value, "written")
+        store.late.update(before)
+
+
+def store_determines(engine: Engine, steps: Sequence[Step]) -> list[bool]:
+    """Of each call of a recording, whether some form of the tool, filled from the store, is what production answered:
+    what is drawn by its odds is then derivable, and what the store does not hold is not."""
+    session = engine.session()
+    out = []
+    for step in steps:
+        rules = engine.rules.tools.get(step.tool)
+        row = session.situation(step.tool, step.arguments).row if rules else {}
+        found = False
+        for form in rules.forms.values() if rules else ():
+            if form.outcome == step.outcome:
+                known, _ = _fill_slots(form, row)
+                if len(known) == len(form.slots) and (form.slots or form.template is not None):
+                    found = found or canonical(_content(form, known)) == canonical(step.content)
+        out.append(found)
+        session.told(step.tool, step.arguments, step.content, step.outcome)
+    return out
+
+
+def _fill_slots(form: Form, row: Row) -> tuple[dict[str, Any], float]:
+    known: dict[str, Any] = {}
+    precision = 1.0
+    for slot in form.slots:
+        if slot.expression is None:
+            continue
+        value = evaluate(slot.expression, row)
+        if value is not UNKNOWN:
+            known[slot.path] = value
+            precision = min(precision, (slot.support + 1) / (slot.support + slot.against + 1))
+    return known, precision
+
+
+def _content(form: Form, known: dict[str, Any]) -> str:
+    if form.template is not None:
+        value = fill(form.template, [known[slot.path] for slot in form.slots])
+    else:
+        value = unflatten(known)
+    if isinstance(value, str) and (form.template is not None or form.text):
+        return value
+    return dumps(value)
+
+
+def answer_row(body: Any) -> Row:
+    """The fields of an answer as sources of the effects that it has."""
+    if isinstance(body, dict):
+        return {f"ans/{name}": v for name, v in flatten(body) if is_scalar(v) or isinstance(v, list | dict)}
+    return {"ans/": body}
+
+
+def uniform(*parts: object) -> float:
+    """A number in [0, 1) that is a function of its arguments alone."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+__all__ = ["ABSENT", "Derivation", "Engine", "Session", "uniform"]

@@ -1,0 +1,47 @@
+"""What a recorded conversation says is true of the world, without what only happened in it later.
+
+An episode that starts where the recording started may be told what production read before anything was written. It
+is not told that a user was verified, that an order was cancelled, or how often something had been tried: that is the
+episode's own business, and guards look at its own history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.schema import EPISODE
+from worldmodel.derive.store import Key
+from worldmodel.derive.values import parse
+from worldmodel.steps import OK, Step
+
+
+def continued(engine: Engine, steps: Sequence[Step]) -> Session:
+    """A session that goes on where a recording stopped: its calls are the session's own past."""
+    session = engine.session()
+    for step in steps:
+        session.told(step.tool, step.arguments, step.content, step.outcome)
+    return session
+
+
+def opened(engine: Engine, steps: Sequence[Step]) -> Session:
+    """A session that starts where a recording started, with the facts that it showed before it changed them."""
+    session = engine.session()
+    store = session.store
+    touched: set[tuple[str, Key]] = set()
+    for step in steps:
+        situation = session.situation(step.tool, step.arguments)
+        named = {(link.type, situation.keys[link.name]) for link in situation.links if link.name in situation.keys}
+        if step.tool in engine.writes:
+            if step.outcome == OK:
+                shown = store.shown(step.tool, step.arguments, parse(step.content))
+                touched |= named | {(type_, key) for type_, key, _, _ in shown} | {(EPISODE, ())}
+            continue
+        if step.outcome != OK:
+            continue
+        for type_, key, name, value in store.shown(step.tool, step.arguments, parse(step.content)):
+            mark = (type_, key)
+            if mark not in touched and name not in store.records.get(mark, {}):
+                store.set(type_, key, name, value, "seen")
+    store.missing.clear()
+    return session

@@ -1,0 +1,146 @@
+"""Where records stand in observations, what their keys are, and how a call names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from worldmodel.derive.values import UNKNOWN, flatten, key_of
+
+EPISODE = "episode"
+"""The record type with an empty key: what a system keeps for the whole session."""
+
+
+class KeyPart(msgspec.Struct, frozen=True):
+    """One part of a key: where its value comes from, and the literal that it lacks (`add`) or has too much."""
+
+    source: str
+    add: str = ""
+    strip: str = ""
+
+    def read(self, value: Any) -> str | None:
+        text = key_of(value)
+        if text is None:
+            return None
+        if self.strip:
+            if not text.startswith(self.strip):
+                return None
+            text = text[len(self.strip) :]
+        return self.add + text
+
+
+class Site(msgspec.Struct, frozen=True):
+    """A place in a tool's answers where an object of one record type stands.
+
+    `path` is dotted, with `[]` for the items of a list and `{}` for those of a map; `keys` are `field/...` (of the
+    object), `arg/...` (of the call), `parent/...` (of the object around it) or `@` (the key in its map).
+    """
+
+    tool: str
+    path: str
+    type: str
+    keys: tuple[KeyPart, ...]
+    fields: tuple[str, ...]
+
+
+class Link(msgspec.Struct, frozen=True):
+    """How a call of a tool names a record: one source for each part of the type's key. With `over`, each item of that
+    list names one, and the sources are `item/<field>`."""
+
+    name: str
+    type: str
+    keys: tuple[KeyPart, ...]
+    over: str = ""
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """All that was learned of the records of one system."""
+
+    sites: tuple[Site, ...] = ()
+    links: dict[str, tuple[Link, ...]] = {}
+    maps: dict[str, tuple[str, ...]] = {}
+    shared: dict[str, tuple[str, ...]] = {}
+    """By type, the fields that have one value in all conversations: facts of the world, not of an episode."""
+
+    def by_tool(self) -> dict[str, dict[str, Site]]:
+        found: dict[str, dict[str, Site]] = {}
+        for site in self.sites:
+            found.setdefault(site.tool, {})[site.path] = site
+        return found
+
+
+class Placed(msgspec.Struct):
+    """One object found in an answer."""
+
+    path: str
+    fields: dict[str, Any]
+    map_key: str | None
+    parent: dict[str, Any]
+
+
+Opens = Callable[[str], bool]
+
+
+def objects(body: Any, is_map: Opens, is_site: Opens, path: str = "", parent: dict[str, Any] | None = None,
+            map_key: str | None = None) -> Iterator[Placed]:  # fmt: skip
+    """Every object of an answer, outermost first: the root, the items of lists and maps, and nested objects that
+    are sites of their own. A root that is no object stands as the field `""` of one."""
+    if not isinstance(body, dict):
+        yield Placed(path, {"": body}, map_key, parent or {})
+        if isinstance(body, list):
+            yield from _items(body, path, {}, is_map, is_site)
+        return
+    fields: dict[str, Any] = {}
+    inner: list[tuple[str, Any]] = []
+    for name, value in flatten(body, lambda p: is_map(_join(path, p)) or is_site(_join(path, p))):
+        place = _join(path, name)
+        if isinstance(value, dict) and is_site(place) and not is_map(place):
+            inner.append((place, value))
+        else:
+            fields[name] = value
+            if isinstance(value, list | dict):
+                inner.append((place, value))
+    yield Placed(path, fields, map_key, parent or {})
+    for place, value in inner:
+        if isinstance(value, list):
+            yield from _items(value, place, fields, is_map, is_site)
+        elif is_map(place):
+            for name, item in value.items():
+                if isinstance(item, dict):
+                    yield from objects(item, is_map, is_site, place + "{}", fields, name)
+        elif value:
+            yield from objects(value, is_map, is_site, place, fields)
+
+
+def _items(value: list[Any], place: str, fields: dict[str, Any], is_map: Opens, is_site: Opens) -> Iterator[Placed]:
+    for item in value:
+        if isinstance(item, dict):
+            yield from objects(item, is_map, is_site, place + "[]", fields)
+        elif isinstance(item, list):
+            yield from _items(item, place + "[]", fields, is_map, is_site)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def key_at(site: Site, placed: Placed, arguments: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The key of an object found at a site; None where a part of it is missing."""
+    parts = []
+    for part in site.keys:
+        kind, _, name = part.source.partition("/")
+        if kind == "field":
+            value = placed.fields.get(name, UNKNOWN)
+        elif kind == "arg":
+            value = arguments.get(name, UNKNOWN)
+        elif kind == "parent":
+            value = placed.parent.get(name, UNKNOWN)
+        else:
+            value = placed.map_key
+        text = part.read(value) if value is not UNKNOWN else None
+        if text is None:
+            return None
+        parts.append(text)
+    return tuple(parts)

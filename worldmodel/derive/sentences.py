@@ -1,0 +1,213 @@
+"""Rules in plain sentences, with the counts behind them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from worldmodel.derive.rules import (
+    Absent,
+    Append,
+    Build,
+    Choice,
+    Concat,
+    Const,
+    Each,
+    Effect,
+    Expression,
+    First,
+    FirstItem,
+    Form,
+    Leaf,
+    Linear,
+    Product,
+    Quotient,
+    Remove,
+    Rules,
+    Source,
+    Split,
+    Test,
+    Text,
+    ToolRules,
+    Tree,
+)
+from worldmodel.derive.templates import GAP, NUMBER_GAP
+from worldmodel.derive.values import dumps
+
+OPS = {"=": "is", "<": "is less than", "<=": "is at most", "in": "is in"}
+
+
+def describe_rules(rules: Rules, tool: str | None = None) -> Iterator[str]:
+    """All rules, or those of one tool, a line each."""
+    for name, found in rules.tools.items():
+        if tool is None or name == tool:
+            yield from describe_tool(found)
+    if tool is None:
+        yield "RECORDS"
+        for type_ in sorted({site.type for site in rules.schema.sites}):
+            sites = [site for site in rules.schema.sites if site.type == type_]
+            keys = ", ".join(part.source.partition("/")[2] or "its key" for part in sites[0].keys) or "one a session"
+            places = ", ".join(f"{s.tool}{':' if s.path else ''}{s.path}" for s in sites)
+            yield f"  {type_}: key {keys}; shown by {places}"
+
+
+def describe_tool(rules: ToolRules) -> Iterator[str]:
+    score = f", guard right on {rules.held_out['guard']:.0%} held out" if rules.held_out else ""
+    yield f"{rules.tool} ({rules.n} calls{score})"
+    if rules.accidents is not None:
+        yield "  passes by itself:"
+        yield from _tree(rules.accidents, "    ")
+    yield "  which answer:"
+    yield from _tree(rules.guard, "    ")
+    for label, form in rules.forms.items():
+        yield from _form(label, form)
+    for effect in rules.effects:
+        yield _effect(effect)
+
+
+def _tree(tree: Tree, indent: str) -> Iterator[str]:
+    if isinstance(tree, Leaf):
+        yield indent + _leaf(tree)
+        return
+    assert isinstance(tree, Split)
+    if isinstance(tree.yes, Leaf):
+        yield f"{indent}if {test(tree.test)}: {_leaf(tree.yes)}"
+    else:
+        yield f"{indent}if {test(tree.test)}:"
+        yield from _tree(tree.yes, indent + "  ")
+    if isinstance(tree.no, Leaf):
+        yield f"{indent}else: {_leaf(tree.no)}"
+    else:
+        yield f"{indent}else:"
+        yield from _tree(tree.no, indent + "  ")
+
+
+def _leaf(leaf: Leaf) -> str:
+    if not leaf.counts:
+        return "nothing"
+    order = sorted(leaf.counts.items(), key=lambda pair: -pair[1])
+    said = ", ".join(f"{label} {n}" for label, n in order[:6])
+    seen = f" (e.g. {leaf.seen_in[0]})" if leaf.seen_in else ""
+    return f"{said} of {leaf.n}{seen}"
+
+
+def _form(label: str, form: Form) -> Iterator[str]:
+    shown = form.template
+    if shown is not None:
+        text = shown if isinstance(shown, str) else dumps(shown)
+        for number in range(len(form.slots)):
+            found = NUMBER_GAP if NUMBER_GAP in text else GAP
+            text = text.replace(found, f"{{{number}}}", 1)
+        yield f"  answer {label} ({form.n} seen): {text[:200]}"
+    else:
+        yield f"  answer {label} ({form.n} seen)"
+    for slot in form.slots:
+        name = slot.path or "the whole"
+        if slot.expression is None:
+            yield f"    {name}: open, the model's"
+        else:
+            yield f"    {name}: {expression(slot.expression)} ({slot.support} right, {slot.against} wrong)"
+
+
+def _effect(effect: Effect) -> str:
+    late = f", shown from the second read of {', '.join(effect.lag)} on" if effect.lag else ""
+    known = "something that is not known" if effect.support == 0 else expression(effect.expression)
+    counts = f" ({effect.support} right, {effect.against} wrong{late})"
+    return f"  changes {effect.field} of {effect.link} to {known}{counts}"
+
+
+def test(claim: Test) -> str:
+    left = source(claim.left)
+    if claim.op == "is":
+        return f"{left}"
+    if claim.op in ("known", "absent"):
+        return f"{left} is {claim.op}"
+    right = source(claim.right) if claim.against_source else dumps(claim.right)
+    return f"{left} {OPS[claim.op]} {right}"
+
+
+def source(name: str) -> str:
+    """A source's name in words."""
+    inner = re.fullmatch(r"(len|sum|min|max|each|shape|form|prefix|type|said|has|all|items)\((.*)\)", name)
+    if inner:
+        words = {"len": "the length of", "said": "the conversation said", "has": "there is", "each": "each",
+                 "all": "all are known:", "items": "the items of"}  # fmt: skip
+        return f"{words.get(inner[1], 'the ' + inner[1] + ' of')} {source(inner[2])}"
+    kind, _, rest = name.partition("/")
+    if kind == "any":
+        return f"some item is one that {rest} is about"
+    if kind == "arg":
+        return f"argument {rest}"
+    if kind in ("rec", "pick"):
+        link, _, field = rest.partition("/")
+        return f"{field or 'the answer'} of {link}"
+    if kind == "known":
+        return f"{rest} is known"
+    if kind == "missing":
+        return f"the earlier refusal of {rest}"
+    if kind in ("did", "did_on"):
+        return f"successes of {rest}{' on the same' if kind == 'did_on' else ''}"
+    if kind == "told":
+        tool, _, argument = rest.partition("/")
+        return f"{argument} of the last {tool}"
+    if kind == "since":
+        return f"calls since the last {rest}"
+    words = {"n/same": "times this call was made", "n/tool": "calls of this tool", "n/written": "writes so far",
+             "n/same_since_write": "times this call was made since a write",
+             "prev/same": "the last answer to this call",
+             "prev/tool": "the tool's last answer", "prev/any": "the last answer"}  # fmt: skip
+    return words.get(name, name)
+
+
+def expression(e: Expression) -> str:
+    """An expression in words."""
+    match e:
+        case Const(value):
+            return dumps(value)[:80]
+        case Absent():
+            return "left out"
+        case Source(name):
+            return source(name)
+        case Text(parts):
+            return "the text " + " + ".join(expression(part) for part in parts)
+        case Linear(terms, constant):
+            said = " + ".join(source(n) if f == 1 else f"{f:g} x {source(n)}" for f, n in terms)
+            return f"{said}{f' + {constant:g}' if constant else ''}"
+        case Product(left, right, factor, constant):
+            first = f"{factor:g} x " if factor != 1 else ""
+            return f"{first}{source(left)} x {source(right)}{f' + {constant:g}' if constant else ''}"
+        case Quotient(left, right, _):
+            return f"{source(left)} / {source(right)}"
+        case Append(name, item, _):
+            return f"{source(name)} with {expression(item)} added"
+        case Concat(name, tail):
+            return f"{source(name)} followed by {expression(tail)}"
+        case Remove(name, item):
+            return f"{source(name)} without {source(item)}"
+        case Build(fields):
+            return "{" + ", ".join(f"{n}: {expression(inner)}" for n, inner in fields.items()) + "}"
+        case Each(name, item):
+            return f"for each of {source(name)} {expression(item)}"
+        case First(options):
+            return ", or if unknown ".join(expression(option) for option in options)
+        case FirstItem(name, tree, field):
+            return f"{field} of the first of {source(name)} where {_flat(tree)}"
+        case Choice(tree, options, _):
+            used = {label for leaf in _leaves(tree) for label in leaf.counts if label.isdigit()}
+            named = [expression(options[int(k)]) for k in sorted(used, key=int)]
+            return f"by {_flat(tree)} one of: " + "; ".join(named[:6])
+    return str(e)
+
+
+def _leaves(tree: Tree) -> Iterator[Leaf]:
+    if isinstance(tree, Leaf):
+        yield tree
+    else:
+        yield from _leaves(tree.yes)
+        yield from _leaves(tree.no)
+
+
+def _flat(tree: Tree) -> str:
+    if isinstance(tree, Leaf):
+        return "always"
+    return f"[{test(tree.test)}{' ...' if isinstance(tree.yes, Split) or isinstance(tree.no, Split) else ''}]"

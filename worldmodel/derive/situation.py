@@ -1,0 +1,274 @@
+"""What the rules may look at when a call is made: its arguments, the records that it names, and this episode.
+
+`Situation.row` gives each of these a name: `arg/a`, `rec/<link>/<field>`, `known/<link>`, `did/<tool>`, ... A rule
+names what it uses, so rules are data. The recording's own future is in none of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from worldmodel.derive.schema import Link, Schema
+from worldmodel.derive.store import Key, Store
+from worldmodel.derive.values import (
+    ABSENT,
+    UNKNOWN,
+    freeze,
+    is_date,
+    is_number,
+    is_scalar,
+    key_of,
+    loose_shape,
+    prefix,
+    shape,
+    text_of,
+    tokens,
+)
+from worldmodel.steps import OK, call_key
+
+Row = dict[str, Any]
+LONG_TEXT = 4000
+
+
+class History:
+    """What one episode did so far; nothing of what only the recording did."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.tools: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        self.done_on: Counter[tuple[str, str]] = Counter()
+        self.same: dict[str, str] = {}
+        self.streak: Counter[str] = Counter()
+        self.since: dict[tuple[str, str], int] = {}
+        self.last: dict[str, str] = {}
+        self.told: dict[str, Mapping[str, Any]] = {}
+        self.words: set[str] = set()
+        self.previous = ""
+        self.written = 0
+        self.same_since_write: Counter[str] = Counter()
+
+    def fork(self) -> History:
+        copy = History.__new__(History)
+        for name, value in self.__dict__.items():
+            copy.__dict__[name] = value.copy() if isinstance(value, dict | set | Counter) else value
+        return copy
+
+    def add(self, tool: str, arguments: Mapping[str, Any], content: str, outcome: str, is_write: bool) -> None:
+        key = call_key(tool, arguments)
+        self.calls[key] += 1
+        self.tools[tool] += 1
+        self.same[key] = outcome
+        self.last[tool] = outcome
+        self.same_since_write[key] += 1
+        self.previous = f"{tool}:{outcome}"
+        if outcome == OK:
+            self.done[tool] += 1
+            self.told[tool] = {k: v for k, v in arguments.items() if is_scalar(v)}
+            for text in _named(arguments):
+                self.done_on[(tool, text)] += 1
+            for other in self.tools:
+                self.since[(other, tool)] = self.tools[other]
+            if is_write:
+                self.written += 1
+                self.same_since_write.clear()
+        for value in arguments.values():
+            if isinstance(value, str) and len(value) < LONG_TEXT:
+                self.words.update(tokens(value))
+        self.words.update(tokens(content[:LONG_TEXT]))
+
+    def mention(self, text: str) -> None:
+        """Words that the user or the prompt said."""
+        self.words.update(tokens(text[:LONG_TEXT]))
+
+
+def _named(arguments: Mapping[str, Any]) -> set[str]:
+    return {text for v in arguments.values() if is_scalar(v) and (text := key_of(v)) and len(text) > 1}
+
+
+class Situation:
+    """One call, before it is answered."""
+
+    def __init__(self, schema: Schema, store: Store, history: History, tool: str, arguments: Mapping[str, Any]) -> None:
+        self.store, self.history, self.tool, self.arguments = store, history, tool, arguments
+        self.links: tuple[Link, ...] = schema.links.get(tool, ())
+        self.keys: dict[str, Key] = {}
+        self.row = self._row()
+
+    def _row(self) -> Row:
+        row: Row = {}
+        for name, value in flat_arguments(self.arguments):
+            row[f"arg/{name}"] = value
+            self._describe(row, f"arg/{name}", value)
+        for link in self.links:
+            if not link.over:
+                self._follow(row, link)
+        self._join(row)
+        self._remember(row)
+        return row
+
+    def _describe(self, row: Row, name: str, value: Any) -> None:
+        if isinstance(value, list):
+            row[f"len({name})"] = len(value)
+            for field, numbers in _columns(value).items():
+                row[f"sum({name}.{field})"] = sum(numbers)
+            self._extremes(row, name, value)
+        elif isinstance(value, str):
+            row[f"shape({name})"] = shape(value)
+            row[f"form({name})"] = loose_shape(value)
+            row[f"prefix({name})"] = prefix(value)
+            row[f"len({name})"] = len(value)
+            row[f"said({name})"] = value in self.history.words
+        row[f"type({name})"] = type(value).__name__
+
+    @staticmethod
+    def _extremes(row: Row, name: str, value: list[Any]) -> None:
+        for field, inner in _common(value).items():
+            row[f"each({name}.{field})"] = inner
+        if len(value) < 2:
+            return
+        for field in value[0] if isinstance(value[0], dict) else ():
+            column = [v.get(field) for v in value if isinstance(v, dict)]
+            if len(column) == len(value) and (all(map(is_number, column)) or all(map(is_date, column))):
+                row[f"min({name}.{field})"], row[f"max({name}.{field})"] = min(column), max(column)
+
+    def _join(self, row: Row) -> None:
+        """Lists whose items name records, with the fields of these beside their own."""
+        joined: dict[str, list[dict[str, Any]]] = {}
+        words = {n[4:]: v for n, v in row.items() if n.startswith("arg/") and isinstance(v, str) and len(v) <= 40}
+        for link in self.links:
+            items = row.get(link.over) if link.over else None
+            if not isinstance(items, list) or not items or not all(isinstance(v, dict) for v in items):
+                continue
+            out = joined.setdefault(link.over, [dict(item) for item in items])
+            known = 0
+            for item, into in zip(items, out, strict=True):
+                parts = [part.read(item.get(part.source[5:])) for part in link.keys]
+                key = tuple(p for p in parts if p is not None)
+                if len(key) < len(parts) or not self.store.known(link.type, key):
+                    into[f"{link.type}?"] = False
+                    continue
+                known += 1
+                into[f"{link.type}?"] = True
+                fields = self.store.fields(link.type, key)
+                into.update((f"{link.type}.{n}", v) for n, v in fields.items() if is_scalar(v))
+                for name, word in words.items():
+                    for field, value in fields.items():
+                        if field.rpartition(".")[2] == word and is_scalar(value):
+                            into[f"{link.type}.{field.rpartition('.')[0]}[{name}]"] = value
+            row[f"all({link.name})"] = known == len(items)
+        for over, out in joined.items():
+            name = f"items({over})"
+            row[name] = out
+            for field, numbers in _columns(out).items():
+                row[f"sum({name}.{field})"] = sum(numbers)
+            self._extremes(row, name, out)
+
+    def _follow(self, row: Row, link: Link) -> None:
+        parts = []
+        for part in link.keys:
+            value = row.get(part.source, UNKNOWN)
+            text = None if value is UNKNOWN or value is ABSENT else part.read(value)
+            if text is None:
+                return
+            parts.append(text)
+        key = tuple(parts)
+        self.keys[link.name] = key
+        row[f"known/{link.name}"] = self.store.known(link.type, key)
+        missing = self.store.missing.get((link.type, key))
+        if missing is not None:
+            row[f"missing/{link.name}"] = missing
+        stale = self.store.late.get((self.tool, (link.type, key)), {})
+        for field, value in {**self.store.fields(link.type, key), **stale}.items():
+            name = f"rec/{link.name}/{field}"
+            row[name] = value
+            if isinstance(value, list | dict):
+                row[f"len({name})"] = len(value)
+                if isinstance(value, list):
+                    for column, numbers in _columns(value).items():
+                        row[f"sum({name}.{column})"] = sum(numbers)
+        self._pick(row, link)
+
+    def _pick(self, row: Row, link: Link) -> None:
+        """Fields of a record that an argument names: `prices.<class>`, or an item of a map."""
+        fields = self.store.fields(link.type, self.keys[link.name])
+        groups: dict[str, dict[str, Any]] = {}
+        for field, value in fields.items():
+            head, dot, last = field.rpartition(".")
+            groups.setdefault(head, {})[last] = value
+            if isinstance(value, dict):
+                groups[field] = value
+        for name, value in list(row.items()):
+            if not (name.startswith("arg/") and isinstance(value, str)):
+                continue
+            for head, group in groups.items():
+                found = group.get(value, UNKNOWN)
+                at = f"pick/{link.name}/{head}/{name[4:]}"
+                if head in fields or len(group) > 1:
+                    row[f"has({at})"] = found is not UNKNOWN and found is not ABSENT
+                if isinstance(found, dict):
+                    for inner, scalar in found.items():
+                        if is_scalar(scalar):
+                            row[f"{at}.{inner}"] = scalar
+                elif found is not UNKNOWN:
+                    row[at] = found
+
+    def _remember(self, row: Row) -> None:
+        history, tool = self.history, self.tool
+        key = call_key(tool, self.arguments)
+        row["n/same"] = history.calls[key]
+        row["n/same_since_write"] = history.same_since_write[key]
+        row["n/tool"] = history.tools[tool]
+        row["n/written"] = history.written
+        if key in history.same:
+            row["prev/same"] = history.same[key]
+        if tool in history.last:
+            row["prev/tool"] = history.last[tool]
+        if history.previous:
+            row["prev/any"] = history.previous
+        named = _named(self.arguments)
+        for other, count in history.done.items():
+            row[f"did/{other}"] = count
+            row[f"since/{other}"] = history.tools[tool] - history.since.get((tool, other), 0)
+            on = max((history.done_on[(other, text)] for text in named), default=0)
+            if on:
+                row[f"did_on/{other}"] = on
+            for name, value in history.told[other].items():
+                row[f"told/{other}/{name}"] = value
+
+
+def flat_arguments(arguments: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in arguments.items():
+        path = f"{at}.{name}" if at else name
+        yield path, value
+        if isinstance(value, dict):
+            yield from flat_arguments(value, path)
+
+
+def _columns(value: list[Any]) -> dict[str, list[float]]:
+    """The numeric fields that all items of a list have; "" for a list of numbers."""
+    if not value or len(value) > 200:
+        return {}
+    if all(is_number(v) for v in value):
+        return {"": list(value)}
+    if not all(isinstance(v, dict) for v in value):
+        return {}
+    return {name: [v[name] for v in value] for name in value[0] if all(is_number(v.get(name)) for v in value)}
+
+
+def _common(value: list[Any]) -> dict[str, Any]:
+    if not value or len(value) > 200 or not all(isinstance(v, dict) for v in value):
+        return {}
+    first = value[0]
+    return {
+        n: first[n] for n in first if is_scalar(first[n]) and all(freeze(v.get(n)) == freeze(first[n]) for v in value)
+    }
+
+
+def as_text(value: Any) -> str | None:
+    """A value as a text shows it; None where it is not a scalar that is known."""
+    if value is UNKNOWN or value is ABSENT or not is_scalar(value):
+        return None
+    return text_of(value)

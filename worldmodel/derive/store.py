@@ -1,0 +1,191 @@
+"""The records of one world: what was seen, written or invented, and what is known not to exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from worldmodel.derive.schema import EPISODE, Schema, Site, key_at, objects
+from worldmodel.derive.values import ABSENT, UNKNOWN, same
+
+Key = tuple[str, ...]
+Shown = tuple[str, Key, str, Any]
+Facts = Mapping[tuple[str, Key], Mapping[str, Any]]
+
+
+class Cell(NamedTuple):
+    """The value of one field, when it was set, and whether it was `seen`, `written` or `invented`."""
+
+    value: Any
+    time: int
+    provenance: str
+
+
+class Layout:
+    """A schema as the store uses it: sites by tool and path, and which list items are records elsewhere."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.sites = schema.by_tool()
+        self.maps = {tool: frozenset(paths) for tool, paths in schema.maps.items()}
+        self._alone = alone = {s.type for s in schema.sites if s.keys and "[]" not in s.path and "{}" not in s.path}
+        self.items: dict[tuple[str, str], Site] = {}
+        """(type, list field) to the site of its items, where these are records that are also shown alone."""
+        for places in self.sites.values():
+            for path, site in places.items():
+                inner = places.get(path + "[]" if path else "[]")
+                if inner is not None and inner.type in alone and all(k.source.startswith("field/") for k in inner.keys):
+                    self.items[(site.type, field_name(site, ""))] = inner
+                for other in places.values():
+                    if other.path.endswith("[]") and other.path.count("[]") == path.count("[]") + 1:
+                        name = other.path[len(path) : -2].lstrip(".")
+                        good = other.type in alone and all(k.source.startswith("field/") for k in other.keys)
+                        if good and other.path.startswith(path) and name:
+                            self.items[(site.type, name)] = other
+
+    def alone(self, type_: str) -> bool:
+        """Whether records of this type are looked up one by one."""
+        return type_ in self._alone
+
+    def placed(self, tool: str, body: Any) -> list[tuple[Site, Any]]:
+        sites = self.sites.get(tool)
+        if not sites:
+            return []
+        maps = self.maps.get(tool, frozenset())
+        found = objects(body, lambda p: p in maps, lambda p: p in sites)
+        return [(sites[one.path], one) for one in found if one.path in sites]
+
+
+def field_name(site: Site, name: str) -> str:
+    """What a tool says without a field name is a field of its own in the session's record."""
+    return f"={site.tool}" if site.type == EPISODE and name == "" else name
+
+
+class Store:
+    """Records by (type, key). `facts` are shared by all worlds and never written to."""
+
+    def __init__(self, layout: Layout, facts: Facts | None = None) -> None:
+        self.layout = layout
+        self.facts: Facts = facts or {}
+        self.records: dict[tuple[str, Key], dict[str, Cell]] = {}
+        self.missing: dict[tuple[str, Key], str] = {}
+        self.keys: dict[str, dict[Key, None]] = {}
+        self.late: dict[tuple[str, tuple[str, Key]], dict[str, Any]] = {}
+        """What the next answer of a tool still shows of a record that was written to, by (tool, record)."""
+        self.time = 0
+
+    def fork(self) -> Store:
+        """A copy; neither sees what the other is told from here on."""
+        copy = Store(self.layout, self.facts)
+        copy.records = {mark: dict(cells) for mark, cells in self.records.items()}
+        copy.missing, copy.time, copy.late = dict(self.missing), self.time, dict(self.late)
+        copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
+        return copy
+
+    # ----- reading
+
+    def known(self, type_: str, key: Key) -> bool:
+        return (type_, key) in self.records or (type_, key) in self.facts
+
+    def get(self, type_: str, key: Key, field: str) -> Any:
+        cell = self.records.get((type_, key), {}).get(field)
+        if cell is None:
+            return self.facts.get((type_, key), {}).get(field, UNKNOWN)
+        if isinstance(cell.value, list):
+            return self._fresh(type_, field, cell)
+        return cell.value
+
+    def fields(self, type_: str, key: Key) -> dict[str, Any]:
+        """All that is known of a record, by field."""
+        found = dict(self.facts.get((type_, key), {}))
+        for name, cell in self.records.get((type_, key), {}).items():
+            found[name] = self._fresh(type_, name, cell) if isinstance(cell.value, list) else cell.value
+        return found
+
+    def _fresh(self, type_: str, field: str, cell: Cell) -> Any:
+        """A list whose items show what was written to their records since."""
+        site = self.layout.items.get((type_, field))
+        if site is None:
+            return cell.value
+        out = []
+        for item in cell.value:
+            key = self._item_key(site, item)
+            own = self.records.get((site.type, key)) if key else None
+            if own and isinstance(item, dict):
+                newer = {n: own[n].value for n in item if n in own and own[n].time > cell.time}
+                item = {**item, **{n: v for n, v in newer.items() if v is not ABSENT}} if newer else item
+            out.append(item)
+        return out
+
+    @staticmethod
+    def _item_key(site: Site, item: Any) -> Key | None:
+        if not isinstance(item, dict):
+            return None
+        parts = [part.read(item.get(part.source.partition("/")[2])) for part in site.keys]
+        return tuple(p for p in parts if p is not None) if all(p is not None for p in parts) else None
+
+    # ----- writing
+
+    def set(self, type_: str, key: Key, field: str, value: Any, provenance: str) -> None:
+        mark = (type_, key)
+        self.records.setdefault(mark, {})[field] = Cell(value, self.time, provenance)
+        self.keys.setdefault(type_, {})[key] = None
+        self.missing.pop(mark, None)
+
+    def absorb(self, tool: str, arguments: Mapping[str, Any], body: Any, provenance: str) -> list[Shown]:
+        """Take over all records that a successful answer shows; returns (type, key, field, value) of each."""
+        shown = self.shown(tool, arguments, body)
+        for type_, key, name, value in shown:
+            stale = self.late.get((tool, (type_, key)), {})
+            if name not in stale or not (stale[name] is UNKNOWN or same(stale[name], value)):
+                self.set(type_, key, name, value, provenance)
+        for type_, key, _, _ in shown:
+            self.late.pop((tool, (type_, key)), None)
+        return shown
+
+    def shown(self, tool: str, arguments: Mapping[str, Any], body: Any) -> list[Shown]:
+        """(type, key, field, value) of every record that an answer shows."""
+        shown: list[Shown] = []
+        for site, placed in self.layout.placed(tool, body):
+            key = key_at(site, placed, arguments)
+            if key is None:
+                continue
+            for name in site.fields:
+                value = placed.fields.get(name, ABSENT)
+                named = field_name(site, name)
+                if value is ABSENT and site.type == EPISODE:
+                    continue
+                shown.append((site.type, key, named, value))
+        return shown
+
+    def forget(self, type_: str, key: Key, field: str) -> None:
+        """A field has changed to something that no rule knows."""
+        self.records.get((type_, key), {}).pop(field, None)
+
+    def deny(self, type_: str, key: Key, outcome: str) -> None:
+        """A record that a call named was refused as `outcome` before anything was known of it."""
+        if not self.known(type_, key):
+            self.missing[(type_, key)] = outcome
+
+    def near(self, type_: str, key: Key) -> bool:
+        """Whether an unknown key is a misspelling of a known one: equal but for case and signs, or an edit apart."""
+        if len(key) != 1 or self.known(type_, key) or len(key[0]) < 4:
+            return False
+        return any(_near(key[0], other[0]) for other in self.keys.get(type_, {}) if len(other) == 1)
+
+
+def _near(left: str, right: str) -> bool:
+    if left == right or abs(len(left) - len(right)) > 2:
+        return False
+    bare = [("".join(c for c in text if c.isalnum())).lower() for text in (left, right)]
+    if bare[0] == bare[1]:
+        return True
+    if abs(len(left) - len(right)) > 1:
+        return False
+    start = 0
+    while start < min(len(left), len(right)) and left[start] == right[start]:
+        start += 1
+    a, b = left[start:], right[start:]
+    if a[1:] == b[1:] or a[1:] == b or a == b[1:]:
+        return True
+    return len(a) >= 2 and len(b) >= 2 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]

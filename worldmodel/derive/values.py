@@ -1,0 +1,144 @@
+"""JSON values as rules see them: parsing, comparison, flattening, and the shapes of texts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+TOKEN = re.compile(r"[\w#@.+-]*\w")
+ISO_DATE = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d.*)?)?|\d\d:\d\d(:\d\d)?")
+MAP_KEYS = 24
+"""An object location with more distinct keys than this, none of them in most objects, is a map."""
+
+
+class Nothing(Enum):
+    """UNKNOWN: nothing says what the value is. ABSENT: the field is known not to be there."""
+
+    UNKNOWN = 0
+    ABSENT = 1
+
+
+UNKNOWN, ABSENT = Nothing.UNKNOWN, Nothing.ABSENT
+
+
+def parse(content: str) -> Any:
+    """The JSON value of an observation, else its text."""
+    head = content.lstrip()[:1]
+    if head and head in '{["-0123456789tfn':
+        try:
+            return json.loads(content)
+        except ValueError:
+            return content
+    return content
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_date(value: Any) -> bool:
+    return isinstance(value, str) and 5 <= len(value) <= 40 and ISO_DATE.fullmatch(value) is not None
+
+
+def freeze(value: Any) -> Any:
+    """A hashable form: equal JSON values have equal forms, `true` and `1` do not, `1` and `1.0` do."""
+    if isinstance(value, bool):
+        return ("b", value)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else round(value, 9)
+    if isinstance(value, dict):
+        return ("d", tuple(sorted((k, freeze(v)) for k, v in value.items())))
+    if isinstance(value, list):
+        return ("l", tuple(freeze(v) for v in value))
+    return value
+
+
+def same(left: Any, right: Any) -> bool:
+    return freeze(left) == freeze(right)
+
+
+def text_of(value: Any) -> str:
+    """A scalar as it stands inside a text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False)
+
+
+def key_of(value: Any) -> str | None:
+    """A scalar as part of a record's key; None where it cannot be one."""
+    if isinstance(value, bool) or value is None or not is_scalar(value):
+        return None
+    text = text_of(value)
+    return text if 0 < len(text) <= 128 else None
+
+
+def shape(value: Any) -> str:
+    """The form of a scalar: letters as `a` or `A`, digits as `9`, runs with their lengths up to 12."""
+    text = text_of(value)[:64]
+    out = []
+    for run in re.finditer(r"\d+|[a-z]+|[A-Z]+|[^\da-zA-Z]", text):
+        part = run[0]
+        mark = "9" if part[0].isdigit() else "a" if part[0].islower() else "A" if part[0].isupper() else part
+        out.append(mark if mark == part[0] and not part[0].isalnum() else f"{mark}{min(len(part), 12)}")
+    return "".join(out)
+
+
+def loose_shape(value: Any) -> str:
+    """`shape` without the lengths of runs of letters."""
+    return re.sub(r"([aA])\d+", r"\1", shape(value))
+
+
+def prefix(value: Any) -> str:
+    """The letters and signs before the first digit."""
+    match = re.match(r"[^\d]{1,24}", text_of(value))
+    return match[0] if match else ""
+
+
+def tokens(text: str) -> Iterator[str]:
+    for match in TOKEN.finditer(text):
+        yield match[0]
+        bare = match[0].strip("#@.+-")
+        if bare != match[0]:
+            yield bare
+
+
+def flatten(value: Mapping[str, Any], is_map: Any = None, at: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted field, value) of an object: nested objects are opened, lists and maps are whole values."""
+    for name, inner in value.items():
+        path = f"{at}.{name}" if at else name
+        if isinstance(inner, dict) and inner and not (is_map and is_map(path)):
+            yield from flatten(inner, is_map, path)
+        else:
+            yield path, inner
+
+
+def unflatten(fields: Mapping[str, Any]) -> Any:
+    """The object with these dotted fields; fields that are absent are left out. `""` stands for the whole."""
+    if "" in fields:
+        return fields[""]
+    out: dict[str, Any] = {}
+    for path, value in fields.items():
+        if value is ABSENT:
+            continue
+        parts = path.split(".")
+        inner = out
+        for part in parts[:-1]:
+            found = inner.setdefault(part, {})
+            if not isinstance(found, dict):
+                found = inner[part] = {}
+            inner = found
+        inner[parts[-1]] = value
+    return out

@@ -1,0 +1,1 @@
+"""Rules induced from recorded conversations. Read `induce.py` first."""

@@ -1,0 +1,208 @@
+"""What writes change in records that their own answers do not show, learned from later reads."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from worldmodel.derive.rules import Effect, Source, evaluate
+from worldmodel.derive.schema import EPISODE
+from worldmodel.derive.situation import Row
+from worldmodel.derive.store import Key
+from worldmodel.derive.values import UNKNOWN, freeze
+from worldmodel.learn.recipes import PRECISION, Rows, find
+from worldmodel.steps import OK, Step
+
+Mark = tuple[str, Key]
+FEWEST = 3
+RATE = 0.04
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded call with its situation, the records it names and the records that its answer shows."""
+
+    conversation: str
+    at: int
+    step: Step
+    row: Row
+    keys: Mapping[str, Key]
+    marks: Mapping[Mark, str]
+    """The records that the call names, and by which link."""
+    shown: Sequence[tuple[str, Key, str, Any]]
+    answer: Row
+
+
+@dataclass
+class _Sighting:
+    at: int
+    tool: str
+    value: Any
+
+
+Sightings = Mapping[tuple[Mark, str], list[_Sighting]]
+
+
+def sightings_of(recorded: Sequence[Recorded]) -> Sightings:
+    """For each field of each record of one conversation: when it was shown, by whom, and as what."""
+    found: dict[tuple[Mark, str], list[_Sighting]] = defaultdict(list)
+    for one in recorded:
+        for type_, key, name, value in one.shown:
+            found[((type_, key), name)].append(_Sighting(one.at, one.step.tool, value))
+    return found
+
+
+def learn_effects(
+    conversations: Mapping[str, Sequence[Recorded]], likely: frozenset[str]
+) -> tuple[dict[str, list[Effect]], set[str]]:
+    """The effects of each tool, and the tools whose own answers show a change. Tools that are not `likely` to write
+    need more evidence."""
+    seen = {cid: sightings_of(recorded) for cid, recorded in conversations.items()}
+    writers, own = _find_writers(conversations, seen, likely)
+    effects: dict[str, list[Effect]] = defaultdict(list)
+    for (type_, field), tools in writers.items():
+        for tool in tools:
+            effects[tool] += _effects_of(tool, type_, field, tools, conversations, seen)
+    return effects, own
+
+
+def _find_writers(
+    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings], likely: frozenset[str]
+) -> tuple[dict[tuple[str, str], list[str]], set[str]]:
+    """By (type, field): the tools that explain why its values change between two sightings."""
+    between: dict[tuple[str, str], list[tuple[frozenset[str], bool]]] = defaultdict(list)
+    own_changed: Counter[str] = Counter()
+    own_kept: Counter[str] = Counter()
+    for cid, recorded in conversations.items():
+        for (mark, field), sightings in seen[cid].items():
+            for before, after in zip(sightings, sightings[1:], strict=False):
+                changed = freeze(before.value) != freeze(after.value)
+                tools = _linked(recorded, mark, before.at, after.at)
+                if changed and not tools:
+                    if after.tool != before.tool:
+                        own_changed[after.tool] += 1
+                        continue
+                    tools = _linked(recorded, mark, -1, before.at)[-1:]  # a change that the first read did not show
+                elif not changed:
+                    own_kept[after.tool] += 1
+                between[(mark[0], field)].append((frozenset(tools), changed))
+    writers = {place: _cover(rows, likely) for place, rows in between.items()}
+    own = {tool for tool, n in own_changed.items() if n >= max(2, 0.05 * own_kept[tool])}
+    return {place: tools for place, tools in writers.items() if tools}, own
+
+
+def _linked(recorded: Sequence[Recorded], mark: Mark, after: int, before: int) -> list[str]:
+    return [
+        one.step.tool
+        for one in recorded[after + 1 : before]
+        if one.step.outcome == OK and (mark in one.marks or mark[0] == EPISODE)
+    ]
+
+
+def _cover(rows: Sequence[tuple[frozenset[str], bool]], likely: frozenset[str]) -> list[str]:
+    """Tools, the one after whose calls values change most often first, until all changes are explained."""
+    chosen: list[str] = []
+    left = [(tools, changed) for tools, changed in rows if tools]
+    while len(chosen) < 12:
+        changed: Counter[str] = Counter()
+        kept: Counter[str] = Counter()
+        for tools, did in left:
+            (changed if did else kept).update(tools)
+        score = {
+            t: n / (n + kept[t] + 1) + (t in likely)
+            for t, n in changed.items()
+            if n >= (2 if t in likely else 5) and n >= (RATE if t in likely else 0.5) * (n + kept[t])
+        }
+        if not score:
+            break
+        best = max(sorted(score), key=lambda t: score[t])
+        chosen.append(best)
+        left = [(tools, did) for tools, did in left if best not in tools]
+    return chosen
+
+
+def _effects_of(
+    tool: str, type_: str, field: str, writers: Sequence[str], conversations: Mapping[str, Sequence[Recorded]],
+    seen: Mapping[str, Sightings],
+) -> list[Effect]:  # fmt: skip
+    """The effect of one tool on one field, through each link by which the tool reaches it."""
+    rows: dict[str, list[_Given]] = defaultdict(list)
+    for cid, recorded in conversations.items():
+        for one in recorded:
+            if one.step.tool != tool or one.step.outcome != OK:
+                continue
+            for mark, link in one.marks.items():
+                sightings = seen[cid].get((mark, field)) if mark[0] == type_ else None
+                if not sightings or any(s.at == one.at for s in sightings):
+                    continue
+                until = _next_write(recorded, mark, one.at, writers)
+                later = [s for s in sightings if one.at < s.at <= until]
+                if not later:
+                    continue
+                earlier = [s for s in sightings if s.at < one.at]
+                if any(r.step.tool in writers and r.step.outcome == OK and mark in r.marks
+                       for r in recorded[(earlier[-1].at if earlier else 0) + 1 : one.at]):  # fmt: skip
+                    old = UNKNOWN
+                else:
+                    old = earlier[-1].value if earlier else UNKNOWN
+                row = {k: v for k, v in one.row.items() if k != f"rec/{link}/{field}" or old is not UNKNOWN}
+                rows[link].append(({**row, **one.answer}, later[-1].value, cid, later, old))
+    found = []
+    for link, all_given in rows.items():
+        given = _informative(all_given)
+        if len(given) < FEWEST:
+            continue
+        changed = sum(freeze(new) != freeze(old) for _, new, _, _, old in given if old is not UNKNOWN)
+        with_old = sum(old is not UNKNOWN for *_, old in given)
+        if with_old >= FEWEST and changed < max(2, RATE * with_old):
+            continue
+        recipe = find(Rows([g[0] for g in given], [g[2] for g in given]), [g[1] for g in given])
+        if recipe is None or recipe.precision < PRECISION or recipe.support < FEWEST:
+            if with_old and changed >= max(2, 0.3 * with_old):
+                found.append(Effect(link, type_, field, Source("?"), 0, 0))  # it changes, to what is not known
+            continue
+        lag = _lag([(g[0], g[3], g[4]) for g in given], recipe.expression)
+        found.append(Effect(link, type_, field, recipe.expression, recipe.support, recipe.against, lag))
+    return found
+
+
+_Given = tuple[Row, Any, str, list[_Sighting], Any]
+"""A row at a write, the value shown last, its conversation, all later sightings, and the value before."""
+
+
+def _informative(given: list[_Given]) -> list[_Given]:
+    """The rows without those that show only a first, stale answer, where first answers after the write are stale."""
+    stale = prompt = 0
+    for _, new, _, later, old in given:
+        if freeze(later[0].value) != freeze(new):
+            stale += 1
+        elif old is not UNKNOWN and freeze(new) != freeze(old):
+            prompt += 1
+    if stale < FEWEST or stale <= prompt:
+        return given
+    return [g for g in given if len(g[3]) > 1 or (g[4] is not UNKNOWN and freeze(g[1]) != freeze(g[4]))]
+
+
+def _next_write(recorded: Sequence[Recorded], mark: Mark, at: int, writers: Sequence[str]) -> int:
+    for one in recorded[at + 1 :]:
+        if one.step.tool in writers and one.step.outcome == OK and (mark in one.marks or mark[0] == EPISODE):
+            return one.at
+    return len(recorded)
+
+
+def _lag(rows: Sequence[tuple[Row, list[_Sighting], Any]], expression: Any) -> tuple[str, ...]:
+    """The tools whose first answer after the write still shows the old value, nine times of ten."""
+    stale: Counter[str] = Counter()
+    fresh: Counter[str] = Counter()
+    for row, later, old in rows:
+        value = evaluate(expression, row)
+        first = later[0]
+        if value is UNKNOWN or freeze(value) == freeze(old):
+            continue
+        if freeze(first.value) == freeze(value):
+            fresh[first.tool] += 1
+        elif freeze(first.value) == freeze(old) or any(freeze(s.value) == freeze(value) for s in later[1:]):
+            stale[first.tool] += 1
+    return tuple(sorted(t for t, n in stale.items() if n >= FEWEST and n >= 0.85 * (n + fresh[t])))

@@ -1,0 +1,281 @@
+"""From recorded conversations to rules. Read this file first.
+
+1. Record types, keys and links (`records`, `links`).
+2. The conversations are replayed through an empty store; fields that change between two sightings give the effects of
+   writes (`effects`), and a second replay applies them.
+3. Per tool: its forms (`forms`), a tree that decides among them (`guards`), and an expression for each slot (`recipes`).
+4. Every rule is scored on conversations that it was not learned from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from training.models.edits import canonical
+from worldmodel.derive.engine import Engine, Session, answer_row
+from worldmodel.derive.rules import First, FirstItem, Form, ItemTest, Leaf, Rules, Slot, Split, ToolRules, leaf_of
+from worldmodel.derive.schema import EPISODE, Schema
+from worldmodel.derive.situation import Row
+from worldmodel.derive.store import Facts
+from worldmodel.derive.values import dumps, parse, text_of
+from worldmodel.effects import TRANSIENT_NAMES
+from worldmodel.effects import learn_effects as learn_roles
+from worldmodel.learn.effects import Recorded, learn_effects
+from worldmodel.learn.forms import Draft, draft_forms
+from worldmodel.learn.guards import Table, grow, held_out
+from worldmodel.learn.links import learn_links
+from worldmodel.learn.recipes import Rows, find
+from worldmodel.learn.records import learn_schema
+from worldmodel.steps import OK, Step
+
+MOST_ROWS = 1000
+MOST_OF_FORM = 700
+FEWEST_ROWS = 3
+AGREEMENT = 0.97
+Conversations = Mapping[str, Sequence[Step]]
+
+
+def induce(conversations: Conversations) -> tuple[Rules, Facts]:
+    """The rules of a system, and the facts that all its conversations share."""
+    chosen = sample(conversations)
+    schema = learn_links(chosen, learn_schema(chosen))
+    writes = set(learn_roles(list(chosen.values())).writes)
+    rules = Rules(schema, {}, tuple(sorted(writes)))
+    first = replay(chosen, Engine(rules))
+    effects, own = learn_effects(first, frozenset(writes))
+    writes |= own | {tool for tool, found in effects.items() if found}
+    schema, facts = shared_facts(first, schema, writes)
+    bare = {tool: ToolRules(tool, 0, {}, Leaf({}), effects=tuple(found)) for tool, found in effects.items()}
+    rules = Rules(schema, bare, tuple(sorted(writes)))
+    second = replay(chosen, Engine(rules, facts))
+    by_tool: dict[str, list[Recorded]] = defaultdict(list)
+    for recorded in second.values():
+        for one in recorded:
+            by_tool[one.step.tool].append(one)
+    transient = learn_transient(chosen)
+    tools = {
+        tool: learn_tool(tool, found, transient, schema, tuple(effects.get(tool, ())))
+        for tool, found in sorted(by_tool.items())
+    }
+    return Rules(schema, tools, tuple(sorted(writes))), facts
+
+
+def sample(conversations: Conversations, most: int = MOST_ROWS) -> Conversations:
+    """The conversations, without those of whose tools enough was seen in others. In an order that no name decides."""
+    order = sorted(conversations, key=lambda cid: hashlib.blake2b(cid.encode(), digest_size=8).digest())
+    seen: Counter[tuple[str, str]] = Counter()
+    kept = set()
+    for cid in order:
+        if any(seen[(s.tool, s.outcome)] < most for s in conversations[cid]):
+            kept.add(cid)
+            seen.update((s.tool, s.outcome) for s in conversations[cid])
+    return {cid: steps for cid, steps in conversations.items() if cid in kept}
+
+
+def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recorded]]:
+    """Every recorded call with the situation that it was made in."""
+    out = {}
+    for cid, steps in conversations.items():
+        session = Session(engine)
+        recorded = []
+        for at, step in enumerate(steps):
+            situation = session.situation(step.tool, step.arguments)
+            marks = {
+                (link.type, situation.keys[link.name]): link.name
+                for link in reversed(situation.links)
+                if link.name in situation.keys
+            }
+            marks[(EPISODE, ())] = EPISODE
+            shown = engine.apply(situation, step.content, step.outcome, "seen")
+            answer = answer_row(parse(step.content)) if step.outcome == OK else {}
+            recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer))
+            session.history.add(step.tool, step.arguments, step.content, step.outcome, step.tool in engine.writes)
+        out[cid] = recorded
+    return out
+
+
+def shared_facts(
+    conversations: Mapping[str, Sequence[Recorded]], schema: Schema, writes: set[str]
+) -> tuple[Schema, Facts]:
+    """Fields that say the same in all conversations, and what they say: those seen in at least two."""
+    first: dict[tuple[str, Any, str], dict[str, Any]] = defaultdict(dict)
+    for cid, recorded in conversations.items():
+        written = False
+        for one in recorded:
+            for type_, key, name, value in one.shown:
+                if type_ != EPISODE and not written and one.step.tool not in writes:
+                    first[(type_, key, name)].setdefault(cid, value)
+            written = written or (one.step.tool in writes and one.step.outcome == OK)
+    agree: Counter[tuple[str, str]] = Counter()
+    total: Counter[tuple[str, str]] = Counter()
+    for (type_, _, name), values in first.items():
+        if len(values) > 1:
+            marks = Counter(repr(v) for v in values.values())
+            total[(type_, name)] += sum(marks.values()) - 1
+            agree[(type_, name)] += marks.most_common(1)[0][1] - 1
+    shared = {place for place, n in total.items() if n >= 5 and agree[place] >= AGREEMENT * n}
+    facts: dict[tuple[str, Any], dict[str, Any]] = defaultdict(dict)
+    for (type_, key, name), values in first.items():
+        if (type_, name) in shared and len(values) > 1:
+            facts[(type_, key)][name] = _usual(list(values.values()))
+    names: dict[str, list[str]] = defaultdict(list)
+    for type_, name in sorted(shared):
+        names[type_].append(name)
+    return msgspec.structs.replace(schema, shared={t: tuple(n) for t, n in names.items()}), dict(facts)
+
+
+def _usual(values: Sequence[Any]) -> Any:
+    """The value that most conversations show."""
+    texts = [repr(v) for v in values]
+    return values[texts.index(Counter(texts).most_common(1)[0][0])]
+
+
+def learn_transient(conversations: Conversations) -> set[tuple[str, str]]:
+    """(tool, outcome) pairs that usually pass when the same call is made again at once."""
+    passed: Counter[tuple[str, str]] = Counter()
+    stayed: Counter[tuple[str, str]] = Counter()
+    seen: set[tuple[str, str]] = set()
+    for steps in conversations.values():
+        for before, after in zip(steps, steps[1:], strict=False):
+            if before.outcome == OK:
+                continue
+            seen.add((before.tool, before.outcome))
+            if before.key == after.key:
+                (stayed if after.outcome == before.outcome else passed)[(before.tool, before.outcome)] += 1
+        seen |= {(s.tool, s.outcome) for s in steps[-1:] if s.outcome != OK}
+    found = set()
+    for place in seen:
+        n = passed[place] + stayed[place]
+        if n >= 3:
+            if passed[place] >= 0.5 * n:
+                found.add(place)
+        elif re.search(TRANSIENT_NAMES, place[1].lower()):
+            found.add(place)
+    return found
+
+
+def derived_calls(engine: Engine, conversations: Conversations) -> set[tuple[str, int]]:
+    """(conversation, call) of the recorded calls that the rules answer as production did, each in its own state."""
+    found = set()
+    for cid, steps in conversations.items():
+        session = engine.session()
+        for at, step in enumerate(steps):
+            answer = session.derive(step.tool, step.arguments, cid, accidents=False)
+            if answer is not None and answer.content is not None and answer.sure:
+                if canonical(answer.content) == canonical(step.content):
+                    found.add((cid, at))
+            session.told(step.tool, step.arguments, step.content, step.outcome)
+    return found
+
+
+# ----- one tool
+
+
+def learn_tool(
+    tool: str, recorded: Sequence[Recorded], transient: set[tuple[str, str]], schema: Schema, effects: tuple[Any, ...]
+) -> ToolRules:
+    """The forms of a tool, the trees that decide among them, and an expression for each of their slots."""
+    recorded = [recorded[k] for k in _spread(len(recorded), 2 * MOST_ROWS)]
+    rows = [one.row for one in recorded]
+    steps = [one.step for one in recorded]
+    cids = [one.conversation for one in recorded]
+    drafts, labels = draft_forms(steps, rows, frozenset(schema.maps.get(tool, ())))
+    well = [i for i, step in enumerate(steps) if step.outcome == OK]
+    passed = [rows[i] for i in _pick(well, 200)]
+    forms = {draft.label: learn_form(draft, rows, cids, steps, passed) for draft in drafts}
+    items = item_tests(forms)
+    table = Table([{**row, **{item.name: item.holds(row) for item in items}} for row in rows] if items else rows)
+    passing = [(tool, s.outcome) in transient for s in steps]
+    accidents = None
+    if any(passing):
+        kinds = [label if passes else "none" for label, passes in zip(labels, passing, strict=True)]
+        accidents = grow(table, kinds, conversations=cids)
+    lasting = [i for i, passes in enumerate(passing) if not passes]
+    guard = grow(table, labels, lasting or range(len(labels)), cids)
+    unknown = Counter(
+        labels[i]
+        for i in lasting
+        if steps[i].outcome != OK and any(n.startswith("known/") and v is False for n, v in rows[i].items())
+    )
+    score = _score(table, labels, lasting, cids)
+    return ToolRules(tool, len(recorded), forms, guard, accidents, effects, items, dict(unknown), score)
+
+
+def item_tests(forms: Mapping[str, Form]) -> tuple[ItemTest, ...]:
+    """The tests behind the errors that name one item of a list, as claims about the whole list."""
+    found: dict[str, ItemTest] = {}
+    for label, form in forms.items():
+        for slot in form.slots:
+            options = slot.expression.options if isinstance(slot.expression, First) else (slot.expression,)
+            for option in options:
+                if isinstance(option, FirstItem) and isinstance(option.tree, Split) and form.outcome != OK:
+                    found.setdefault(label, ItemTest(f"any/{label}", option.list, option.tree))
+    return tuple(found.values())
+
+
+def _pick(places: Sequence[int], most: int) -> list[int]:
+    return [places[k] for k in _spread(len(places), most)]
+
+
+def _spread(size: int, most: int) -> list[int]:
+    """At most `most` places in a list, evenly spread."""
+    return list(range(size)) if size <= most else [int(k * size / most) for k in range(most)]
+
+
+def learn_form(
+    draft: Draft, rows: Sequence[Row], cids: Sequence[str], steps: Sequence[Step], passed: Sequence[Row] = ()
+) -> Form:
+    kept = _spread(len(draft.at), MOST_OF_FORM)
+    some = Rows(
+        [rows[draft.at[k]] for k in kept], [cids[draft.at[k]] for k in kept], passed if draft.outcome != OK else ()
+    )
+    slots = []
+    for path, all_targets in draft.slots.items():
+        targets = [all_targets[k] for k in kept]
+        found = None if draft.open else find(some, targets)
+        if draft.template is not None and (found is None or found.support < len(targets)):
+            numbers = [_number(t) for t in targets]
+            if any(n is not t for n, t in zip(numbers, targets, strict=True)):
+                other = find(some, numbers)
+                if other is not None and (found is None or other.support > found.support):
+                    found = other
+        if found is None:
+            slots.append(Slot(path, None))
+        else:
+            slots.append(Slot(path, found.expression, found.support, found.against))
+    example = steps[draft.at[0]].content[:300]
+    template = None if draft.open else draft.template
+    if draft.open:
+        slots = [Slot("", None)]
+    call = dumps(dict(steps[draft.at[0]].arguments))[:300]
+    return Form(draft.outcome, tuple(slots), template, draft.text, len(draft.at), call, example)
+
+
+def _number(text: Any) -> Any:
+    """A gap's text as the number that reads the same."""
+    if not isinstance(text, str):
+        return text
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return value if text_of(value) == text else text
+    return text
+
+
+def _score(table: Table, labels: Sequence[str], at: Sequence[int], cids: Sequence[str]) -> dict[str, float]:
+    """How often a guard that was grown without every fourth conversation is right on those."""
+    kept = held_out(cids)
+    train, test = [i for i in at if not kept[i]], [i for i in at if kept[i]]
+    if len(train) < 10 or len(test) < 5 or len({labels[i] for i in at}) < 2:
+        return {}
+    tree = grow(table, labels, train)
+    right = sum(leaf_of(tree, table.rows[i])[0].best()[0] == labels[i] for i in test)
+    return {"guard": right / len(test), "n": float(len(test))}

@@ -1,0 +1,156 @@
+"""How calls name records: which arguments hold the keys of which record type, and which fields hold those of others."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from worldmodel.derive.schema import EPISODE, KeyPart, Link, Schema
+from worldmodel.derive.situation import flat_arguments
+from worldmodel.derive.store import Layout, Store
+from worldmodel.derive.values import is_scalar, key_of, parse
+from worldmodel.steps import OK, Step
+
+FEWEST = 3
+RATE = 0.3
+LONGEST_AFFIX = 6
+
+
+class _Counts:
+    def __init__(self) -> None:
+        self.hits: Counter[Any] = Counter()
+        self.tries: Counter[Any] = Counter()
+
+
+def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> Schema:
+    """The schema with the links of every tool."""
+    layout = Layout(schema)
+    sizes = {site.type: len(site.keys) for site in schema.sites}
+    direct, through, items = _Counts(), _Counts(), _Counts()
+    tools: Counter[str] = Counter()
+    for steps in conversations.values():
+        store = Store(layout)
+        known: dict[str, list[set[str]]] = {t: [set() for _ in range(n)] for t, n in sizes.items()}
+        for step in steps:
+            tools[step.tool] += 1
+            if step.outcome != OK:
+                continue
+            for type_, key, _, _ in store.absorb(step.tool, step.arguments, parse(step.content), "seen"):
+                for at, part in enumerate(key):
+                    known[type_][at].add(part)
+            _count_arguments(step, known, direct)
+            _count_items(step, known, items)
+        _count_fields(store, known, through)
+    links = {tool: (*_links(tool, schema, sizes, direct, through), *_item_links(tool, sizes, items)) for tool in tools}
+    return msgspec.structs.replace(schema, links=links)
+
+
+def _count_arguments(step: Step, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:
+    for name, value in flat_arguments(step.arguments):
+        text = key_of(value) if is_scalar(value) else None
+        if text is None:
+            continue
+        for type_, parts in known.items():
+            for at, keys in enumerate(parts):
+                if not keys:
+                    continue
+                mark = (step.tool, type_, at, name)
+                counts.tries[mark] += 1
+                if text in keys:
+                    counts.hits[(*mark, "", "")] += 1
+                    continue
+                for other in keys if len(keys) <= 40 else ():
+                    if text.endswith(other) and 0 < len(text) - len(other) <= LONGEST_AFFIX and len(other) >= 3:
+                        counts.hits[(*mark, "", text[: -len(other)])] += 1
+                    elif other.endswith(text) and 0 < len(other) - len(text) <= LONGEST_AFFIX and len(text) >= 3:
+                        counts.hits[(*mark, other[: -len(text)], "")] += 1
+
+
+def _count_items(step: Step, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:
+    for name, value in step.arguments.items():
+        if not isinstance(value, list) or not value or len(value) > 50:
+            continue
+        for item in value:
+            for field, inner in item.items() if isinstance(item, dict) else ():
+                text = key_of(inner) if isinstance(inner, str) else None
+                for type_, parts in known.items() if text else ():
+                    for at, keys in enumerate(parts):
+                        if keys:
+                            counts.tries[(step.tool, name, type_, at, field)] += 1
+                            counts.hits[(step.tool, name, type_, at, field)] += text in keys
+
+
+def _item_links(tool: str, sizes: Mapping[str, int], counts: _Counts) -> list[Link]:
+    """The records that the items of list arguments name."""
+    best: dict[tuple[str, str, int], tuple[int, str]] = {}
+    for (of, name, type_, at, field), hits in counts.hits.items():
+        if of == tool and hits >= FEWEST and hits >= RATE * counts.tries[(of, name, type_, at, field)]:
+            best[(name, type_, at)] = max(best.get((name, type_, at), (0, "")), (hits, field))
+    found = []
+    for name, type_ in sorted({(name, type_) for name, type_, _ in best}):
+        parts = [best.get((name, type_, at)) for at in range(sizes[type_])]
+        fields = [part[1] for part in parts if part is not None]
+        if len(fields) == len(parts) and len(set(fields)) == len(fields):
+            keys = tuple(KeyPart(f"item/{field}") for field in fields)
+            found.append(Link(f"{type_}*{name}", type_, keys, f"arg/{name}"))
+    return found
+
+
+def _count_fields(store: Store, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:
+    single = {t: parts[0] for t, parts in known.items() if len(parts) == 1 and parts[0]}
+    for (type_, key), cells in store.records.items():
+        for field, cell in cells.items():
+            if not isinstance(cell.value, str | int) or isinstance(cell.value, bool):
+                continue
+            text = key_of(cell.value)
+            for other, keys in single.items():
+                if text not in key:
+                    counts.tries[(type_, field, other)] += 1
+                    counts.hits[(type_, field, other)] += text in keys
+
+
+def _links(tool: str, schema: Schema, sizes: Mapping[str, int], direct: _Counts, through: _Counts) -> tuple[Link, ...]:
+    found: dict[str, Link] = {EPISODE: Link(EPISODE, EPISODE, ())}
+    for site in schema.sites:
+        if site.tool == tool and site.keys and all(k.source.startswith("arg/") for k in site.keys):
+            names = ",".join(k.source[4:] for k in site.keys)
+            link = Link(f"{site.type}({names})", site.type, site.keys)
+            found.setdefault(link.name, link)
+    for type_, size in sizes.items():
+        parts = [_sources(tool, type_, at, direct) for at in range(size)]
+        if not parts or not all(parts):
+            continue
+        if size == 1:
+            options: Iterable[tuple[KeyPart, ...]] = [(part,) for part in parts[0][:2]]
+        else:
+            options = [tuple(options[0] for options in parts)]
+        for keys in options:
+            if len({k.source for k in keys}) < len(keys):
+                continue
+            name = f"{type_}({','.join(k.source[4:] for k in keys)})"
+            found.setdefault(name, Link(name, type_, keys))
+    for link in list(found.values()):
+        for (type_, field, other), hits in through.hits.items():
+            tries = through.tries[(type_, field, other)]
+            if type_ == link.type and hits >= FEWEST and hits >= RATE * tries:
+                name = f"{link.name}>{field}>{other}"
+                found.setdefault(name, Link(name, other, (KeyPart(f"rec/{link.name}/{field}"),)))
+    return tuple(found.values())
+
+
+def _sources(tool: str, type_: str, at: int, counts: _Counts) -> list[KeyPart]:
+    """The arguments that hold this part of the key, the one that does most often first."""
+    options = []
+    for (of, kind, part, name, add, strip), hits in counts.hits.items():
+        if (of, kind, part) == (tool, type_, at):
+            tries = counts.tries[(of, kind, part, name)]
+            if hits >= FEWEST and hits >= RATE * tries:
+                options.append((hits, KeyPart(f"arg/{name}", add, strip)))
+    best: dict[str, tuple[int, KeyPart]] = defaultdict(lambda: (0, KeyPart("")))
+    for hits, option in options:
+        if hits > best[option.source][0]:
+            best[option.source] = (hits, option)
+    return [part for _, part in sorted(best.values(), key=lambda pair: -pair[0])]

@@ -1,0 +1,545 @@
+"""Expressions for one field, searched over what a situation offers and counted on all its rows."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from worldmodel.derive.rules import (
+    Absent,
+    Append,
+    Build,
+    Choice,
+    Concat,
+    Const,
+    Each,
+    Expression,
+    First,
+    FirstItem,
+    Linear,
+    Product,
+    Quotient,
+    Remove,
+    Source,
+    Text,
+    evaluate,
+    item_row,
+)
+from worldmodel.derive.situation import Row
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, text_of
+from worldmodel.learn.guards import Table, grow
+
+FEWEST = 3
+PRECISION = 0.9
+GOOD = 0.985
+NO_VALUES = ("shape(", "form(", "prefix(", "type(", "said(", "known/", "has(", "prev/", "missing/")
+KINDS = ("arg/", "item/", "ans/", "each(", "pick/", "rec/", "told/", "sum(", "len(", "did", "n/", "since/")
+
+
+class Found(NamedTuple):
+    """An expression with how often it was right and wrong on the rows it was searched on."""
+
+    expression: Expression
+    support: int
+    against: int
+
+    @property
+    def precision(self) -> float:
+        total = self.support + self.against
+        return self.support / total if total else 0.0
+
+
+def rank(name: str) -> tuple[int, int, int]:
+    """Plainer sources first: of two that are equal everywhere, the first is taken."""
+    kind = next((k for k, start in enumerate(KINDS) if name.startswith(start)), len(KINDS))
+    return kind, name.count(">"), len(name)
+
+
+class Rows:
+    """The rows of one form, with an index from values to the sources that hold them."""
+
+    def __init__(self, rows: Sequence[Row], conversations: Sequence[str] = (), passed: Sequence[Row] = ()) -> None:
+        self.rows, self.conversations, self.passed = rows, conversations, passed
+        self._table: Table | None = None
+        self._index: list[dict[Any, list[str]]] | None = None
+        self._defined: Counter[str] | None = None
+
+    @property
+    def table(self) -> Table:
+        if self._table is None:
+            self._table = Table(self.rows)
+        return self._table
+
+    @property
+    def index(self) -> list[dict[Any, list[str]]]:
+        if self._index is None:
+            self._index, self._defined = [], Counter()
+            for row in self.rows:
+                found: dict[Any, list[str]] = defaultdict(list)
+                for name, value in row.items():
+                    if value is not UNKNOWN and not name.startswith(NO_VALUES):
+                        found[freeze(value)].append(name)
+                        self._defined[name] += 1
+                self._index.append(found)
+        return self._index
+
+    def judge(self, expression: Expression, targets: Sequence[Any], at: Iterable[int]) -> Found:
+        right = wrong = 0
+        for i in at:
+            value = evaluate(expression, self.rows[i])
+            if value is not UNKNOWN:
+                if freeze(value) == freeze(targets[i]):
+                    right += 1
+                else:
+                    wrong += 1
+        return Found(expression, right, wrong)
+
+
+def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
+    """The best expression for `targets`; None where none is right often enough."""
+    at = range(len(targets))
+    best = _best(rows, targets, at, deep)
+    if best is not None and best.precision >= GOOD:
+        return _with_rest(rows, targets, best, deep)
+    if deep:
+        chosen = _choice(rows, targets, best)
+        if chosen is not None and (best is None or _worth(chosen) > _worth(best)):
+            return chosen
+    return best if best is not None and best.precision >= PRECISION else None
+
+
+def _worth(found: Found) -> float:
+    return found.support - 8 * found.against
+
+
+def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> Found:
+    """Another expression for the rows of which the best one knows nothing."""
+    open_ = [i for i in range(len(targets)) if evaluate(best.expression, rows.rows[i]) is UNKNOWN]
+    if len(open_) < max(5, 0.03 * len(targets)) or len(open_) == len(targets):
+        return best
+    cids = [rows.conversations[i] for i in open_] if rows.conversations else ()
+    other = find(Rows([rows.rows[i] for i in open_], cids), [targets[i] for i in open_], deep)
+    if other is None or other.precision < PRECISION or other.support < FEWEST:
+        return best
+    rest = other.expression.options if isinstance(other.expression, First) else (other.expression,)
+    both = rows.judge(First((best.expression, *rest)), targets, range(len(targets)))
+    return both if _worth(both) > _worth(best) else best
+
+
+def _best(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> Found | None:
+    options = [o for o in _options(rows, targets, at, deep) if o.support >= FEWEST]
+    return max(options, key=lambda o: (_worth(o), -_size(o.expression)), default=None)
+
+
+def _size(expression: Expression) -> int:
+    return len(repr(expression))
+
+
+def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> list[Found]:
+    counts = Counter(freeze(targets[i]) for i in at)
+    if not counts:
+        return []
+    value, n = counts.most_common(1)[0]
+    example = next(targets[i] for i in at if freeze(targets[i]) == value)
+    constant = Absent() if example is ABSENT else Const(example)
+    found = [Found(constant, n, len(at) - n)]
+    if found[0].precision == 1.0:
+        return found
+    found += direct(rows, targets, at)[:3]
+    if any(o.precision >= GOOD and o.support >= FEWEST for o in found) or not deep:
+        return found
+    present = [i for i in at if targets[i] is not ABSENT]
+    kinds = Counter(type(targets[i]) for i in present)
+    search: dict[type, Callable[..., Iterable[Expression]]] = {
+        int: formulas, float: formulas, str: texts, list: lists, dict: builds,
+    }  # fmt: skip
+    kind = max(kinds, key=lambda k: kinds[k], default=None)
+    if kind in search:
+        found += [rows.judge(e, targets, at) for e in search[kind](rows, targets, present)]
+    if kind is str:
+        found += [rows.judge(e, targets, at) for e in named_items(rows, targets, present)]
+    return found
+
+
+def direct(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Found]:
+    """Sources that are the target itself, the best first."""
+    hits: Counter[str] = Counter()
+    index = rows.index
+    for i in at:
+        hits.update(index[i].get(freeze(targets[i]), ()))
+    top = sorted(hits, key=lambda name: (-hits[name], rank(name)))[:12]
+    found = [rows.judge(Source(name), targets, at) for name in top]
+    order = {name: rank(name) for name in top}
+    return sorted(found, key=lambda o: (-_worth(o), order[o.expression.name]))  # type: ignore[union-attr]
+
+
+# ----- numbers
+
+
+def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 36) -> list[Expression]:
+    """Sums, differences and products of two sources, and sparse linear combinations, that are exact."""
+    at = [i for i in at if is_number(targets[i])][:400]
+    if len(at) < 4 or len({targets[i] for i in at}) < 3:
+        return []
+    goal = np.array([float(targets[i]) for i in at])
+    names, columns = _numeric(rows, at, most)
+    found: list[tuple[int, Expression]] = []
+
+    def offer(expression: Expression, exact: np.ndarray, known: np.ndarray) -> None:
+        n = int(exact.sum())
+        if n >= max(FEWEST, 0.6 * known.sum()) and n >= 3:
+            found.append((n, expression))
+
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        for k, name in enumerate(names):
+            known = ~np.isnan(columns[k])
+            for shift in _modes(goal - columns[k]):
+                offer(Linear(((1.0, name),), shift), np.abs(columns[k] + shift - goal) < 5e-3, known)
+            for factor in _modes(goal / columns[k]):
+                offer(Linear(((factor, name),)), np.abs(columns[k] * factor - goal) < 5e-3, known)
+            for shift in _modes(goal + columns[k]):
+                offer(Linear(((-1.0, name),), shift), np.abs(shift - columns[k] - goal) < 5e-3, known)
+        if not any(n >= 0.9 * len(at) for n, _ in found):
+            for a, left in enumerate(names):
+                for b in range(a, len(names)):
+                    right, x, y = names[b], columns[a], columns[b]
+                    known = ~np.isnan(x + y)
+                    if known.sum() < FEWEST:
+                        continue
+                    offer(Linear(((1.0, left), (1.0, right))), np.abs(x + y - goal) < 5e-3, known)
+                    offer(Linear(((1.0, left), (-1.0, right))), np.abs(x - y - goal) < 5e-3, known)
+                    offer(Linear(((-1.0, left), (1.0, right))), np.abs(y - x - goal) < 5e-3, known)
+                    for factor in _modes(goal / (x * y)):
+                        offer(Product(left, right, factor), np.abs(x * y * factor - goal) < 5e-3, known)
+                    line = _line(x * y, goal)
+                    if line is not None:
+                        offer(Product(left, right, *line), np.abs(x * y * line[0] + line[1] - goal) < 5e-3, known)
+                    offer(Quotient(left, right), np.abs(x / y - goal) < 5e-6, known)
+                    offer(Quotient(right, left), np.abs(y / x - goal) < 5e-6, known)
+    if not any(n >= 0.9 * len(at) for n, _ in found):
+        combined = exact_pair(goal, names, columns) or sparse(goal, names, columns)
+        if combined is not None:
+            found.append((len(at), combined))
+    found.sort(key=lambda pair: (-pair[0], _size(pair[1])))
+    return [e for _, e in found[:4]]
+
+
+def _numeric(rows: Rows, at: Sequence[int], most: int) -> tuple[list[str], list[np.ndarray]]:
+    counts: Counter[str] = Counter()
+    for i in at[:60]:
+        counts.update(n for n, v in rows.rows[i].items() if is_number(v) and not n.startswith(("since/", *NO_VALUES)))
+    names = sorted((n for n, c in counts.items() if c >= 0.25 * min(60, len(at))), key=lambda n: (rank(n), -counts[n]))
+    columns, kept, seen = [], [], set()
+    for name in names:
+        column = np.array([_as_number(rows.rows[i].get(name)) for i in at], dtype=float)
+        mark = column.tobytes()
+        if mark not in seen and len(kept) < most:
+            seen.add(mark)
+            kept.append(name)
+            columns.append(column)
+    return kept, columns
+
+
+def _as_number(value: Any) -> float:
+    """A source in a sum: a field that is not there counts as nothing."""
+    return float(value) if is_number(value) else 0.0 if value is ABSENT else np.nan
+
+
+def _modes(values: np.ndarray) -> list[float]:
+    """The value that most of these are, if it is one worth a constant: at least a half of those known."""
+    known = values[np.isfinite(values)]
+    if len(known) < FEWEST:
+        return []
+    rounded = np.round(known, 4)
+    found, counts = np.unique(rounded, return_counts=True)
+    best = int(np.argmax(counts))
+    return [float(found[best])] if counts[best] >= max(FEWEST, 0.5 * len(known)) and found[best] != 0 else []
+
+
+def _line(x: np.ndarray, goal: np.ndarray) -> tuple[float, float] | None:
+    """The line through most of the points, if there are enough different ones."""
+    known = np.isfinite(x)
+    x, goal = x[known], goal[known]
+    if len(x) < 6 or np.ptp(x) == 0:
+        return None
+    low, high = int(np.argmin(x)), int(np.argmax(x))
+    slope = round(float((goal[high] - goal[low]) / (x[high] - x[low])), 4)
+    return (slope, round(float(goal[low] - slope * x[low]), 4)) if slope else None
+
+
+def exact_pair(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray]) -> Linear | None:
+    """Two columns and a constant that give the goal nearly everywhere, whatever each of them alone may look like."""
+    best: tuple[int, Linear] | None = None
+    for a in range(len(names)):
+        for b in range(a + 1, len(names)):
+            known = ~np.isnan(columns[a] + columns[b])
+            n = int(known.sum())
+            if n < max(8, 0.5 * len(goal)):
+                continue
+            matrix = np.stack([columns[a][known], columns[b][known], np.ones(n)], axis=1)
+            factors, *_ = np.linalg.lstsq(matrix, goal[known], rcond=None)
+            tidy = np.round(factors, 3)
+            exact = int((np.abs(matrix @ tidy - goal[known]) < 5e-3).sum())
+            if exact >= 0.95 * n and tidy[0] and tidy[1] and (best is None or exact > best[0]):
+                terms = ((float(tidy[0]), names[a]), (float(tidy[1]), names[b]))
+                best = (exact, Linear(terms, float(tidy[2])))
+    return None if best is None else best[1]
+
+
+def sparse(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], terms: int = 5) -> Linear | None:
+    """A linear combination of a few columns that is exact nearly everywhere, by greedy least squares."""
+    usable = [k for k, c in enumerate(columns) if np.isnan(c).sum() <= 0.05 * len(c) and np.nanstd(c) > 0]
+    if len(goal) < 12 or not usable:
+        return None
+    rows = ~np.isnan(np.stack([columns[k] for k in usable])).any(axis=0) if usable else np.zeros(len(goal), bool)
+    y = goal[rows]
+    if rows.sum() < 12:
+        return None
+    chosen: list[int] = []
+    ones = np.ones(int(rows.sum()))
+    residual = y - y.mean()
+    for _ in range(terms):
+        if np.abs(residual).max() < 5e-3:
+            break
+        best, score = None, 0.0
+        for k in usable:
+            if k in chosen:
+                continue
+            centred = columns[k][rows] - columns[k][rows].mean()
+            norm = float(np.linalg.norm(centred))
+            value = abs(float(centred @ residual)) / norm if norm > 0 else 0.0
+            if value > score:
+                best, score = k, value
+        if best is None:
+            return None
+        chosen.append(best)
+        matrix = np.stack([columns[k][rows] for k in chosen] + [ones], axis=1)
+        factors, *_ = np.linalg.lstsq(matrix, y, rcond=None)
+        residual = y - matrix @ factors
+    tidy = [round(float(f), 3) for f in factors]
+    exact = np.abs(matrix @ np.array(tidy) - y) < 2e-2
+    if exact.mean() < 0.95 or rows.sum() < 4 * len(tidy):
+        return None
+    kept = tuple((f, names[k]) for f, k in zip(tidy[:-1], chosen, strict=True) if f)
+    return Linear(kept, tidy[-1])
+
+
+# ----- texts
+
+
+def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    """Texts with the values of sources in them."""
+    at = [i for i in at if isinstance(targets[i], str) and len(targets[i]) <= 600][:300]
+    if len(at) < FEWEST:
+        return []
+    occurs: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for i in at:
+        for name, value in rows.rows[i].items():
+            if value is None or isinstance(value, bool) or not is_scalar(value) or name.startswith(NO_VALUES):
+                continue
+            text = text_of(value)
+            if len(text) >= 1 and len(text) <= 200:
+                held[name] += 1
+                occurs[name] += text in targets[i]
+    names = [n for n in occurs if occurs[n] >= max(FEWEST, 0.8 * held[n])]
+    names = sorted(names, key=lambda n: (-occurs[n], rank(n)))[:12]
+    found: Counter[tuple[str, ...]] = Counter()
+    for i in at:
+        found[_skeleton(targets[i], rows.rows[i], names)] += 1
+    out: list[Expression] = []
+    for skeleton, n in found.most_common(2):
+        if n >= FEWEST and any(p.startswith("\x00") for p in skeleton):
+            parts = tuple(Source(p[1:]) if p.startswith("\x00") else Const(p) for p in skeleton)
+            out.append(Text(parts))
+    return out
+
+
+def _skeleton(text: str, row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    values = [(text_of(row[n]), k, n) for k, n in enumerate(names) if n in row and is_scalar(row[n])]
+    pieces: list[str] = [text]
+    for value, _, name in sorted(values, key=lambda v: (-len(v[0]), v[1])):
+        out: list[str] = []
+        for piece in pieces:
+            if piece.startswith("\x00") or not value or value not in piece:
+                out.append(piece)
+                continue
+            before, _, after = piece.partition(value)
+            out += [p for p in (before, "\x00" + name, after) if p]
+        pieces = out
+    return tuple(pieces)
+
+
+# ----- lists and objects
+
+
+def lists(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    """Lists that are another one with an item more or less, or that have one item for each of another."""
+    at = [i for i in at if isinstance(targets[i], list)][:400]
+    sources = Counter(n for i in at[:60] for n, v in rows.rows[i].items() if isinstance(v, list))
+    out: list[Expression] = []
+    for name in sorted(sources, key=lambda n: (-sources[n], rank(n)))[:8]:
+        out += _edits(rows, targets, at, name)
+        each = _each(rows, targets, at, name)
+        if each is not None:
+            out.append(each)
+    return out
+
+
+def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> Iterable[Expression]:
+    grown: dict[bool, list[int]] = {True: [], False: []}
+    shrunk: list[tuple[int, Any]] = []
+    more: list[int] = []
+    for i in at:
+        old, new = rows.rows[i].get(name), targets[i]
+        if not isinstance(old, list):
+            continue
+        if len(new) == len(old) + 1:
+            for first in (False, True):
+                if freeze(new[1:] if first else new[:-1]) == freeze(old):
+                    grown[first].append(i)
+        elif len(new) > len(old) and old and freeze(new[: len(old)]) == freeze(old):
+            more.append(i)
+        elif len(new) == len(old) - 1:
+            gone = [v for v in old if freeze(v) not in {freeze(w) for w in new}]
+            if len(gone) == 1:
+                shrunk.append((i, gone[0]))
+    for first, chosen in grown.items():
+        if len(chosen) >= FEWEST:
+            part = Rows([rows.rows[i] for i in chosen])
+            items = [targets[i][0 if first else -1] for i in chosen]
+            item = find(part, items, deep=any(isinstance(v, dict | int | float) for v in items))
+            if item is not None:
+                yield Append(name, item.expression, first)
+    if len(more) >= FEWEST:
+        both = more + grown[False]
+        part = Rows([rows.rows[i] for i in both])
+        tail = [targets[i][len(rows.rows[i][name]) :] for i in both]
+        lengths = Counter(n for i in both for n, v in rows.rows[i].items() if isinstance(v, list))
+        for source in sorted(lengths, key=lambda n: (n != name, -lengths[n], rank(n)))[:4]:
+            each = _each(part, tail, range(len(both)), source)
+            if each is not None:
+                yield Concat(name, each)
+    if len(shrunk) >= FEWEST:
+        held: Counter[str] = Counter()
+        for i, gone in shrunk:
+            inside = {freeze(gone)} | ({freeze(v) for v in gone.values()} if isinstance(gone, dict) else set())
+            held.update(n for n, v in rows.rows[i].items() if is_scalar(v) and freeze(v) in inside and n[:4] == "arg/")
+        for source in sorted(held, key=lambda n: (-held[n], rank(n)))[:2]:
+            yield Remove(name, source)
+
+
+def _each(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> Expression | None:
+    part: list[Row] = []
+    items: list[Any] = []
+    for i in at:
+        source = rows.rows[i].get(name)
+        if isinstance(source, list) and source and len(source) == len(targets[i]) and len(part) < 500:
+            part += [{**rows.rows[i], **item_row(one)} for one in source]
+            items += targets[i]
+    if len(items) < FEWEST or not all(isinstance(v, dict) for v in items):
+        return None
+    item = _build(Rows(part), items)
+    return None if item is None else Each(name, item)
+
+
+def named_items(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    """A field of that item of a list which a tree picks: the one that an error is about.
+
+    Items before the named one passed, and so did all items of the rows in `rows.passed` (calls that went well).
+    """
+    at = at[:400]
+    hits: Counter[tuple[str, str]] = Counter()
+    for i in at:
+        for name, value in rows.rows[i].items():
+            if isinstance(value, list) and value and all(isinstance(v, dict) for v in value[:50]):
+                hits.update((name, f) for f in {f for v in value[:50] for f, x in v.items() if x == targets[i]})
+    out: list[Expression] = []
+    for (name, field), n in sorted(hits.items(), key=lambda p: (-p[1], rank(p[0][0])))[:2]:
+        if n < max(FEWEST, 0.8 * len(at)):
+            continue
+        part: list[Row] = []
+        labels: list[str] = []
+        for i in at:
+            for item in rows.rows[i].get(name) or ():
+                named = item.get(field) == targets[i]
+                part.append({**rows.rows[i], **item_row(item)})
+                labels.append("1" if named else "0")
+                if named:
+                    break
+        for row in rows.passed[:150]:
+            items = row.get(name)
+            for item in items if isinstance(items, list) else ():
+                part.append({**row, **item_row(item)})
+                labels.append("0")
+        if len(part) > 1500:
+            part, labels = part[:: len(part) // 1500 + 1], labels[:: len(labels) // 1500 + 1]
+        out.append(FirstItem(name, grow(Table(part), labels), field))
+    return out
+
+
+def builds(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    at = [i for i in at if isinstance(targets[i], dict)][:400]
+    if len(at) < FEWEST:
+        return []
+    built = _build(Rows([rows.rows[i] for i in at]), [targets[i] for i in at])
+    return [] if built is None else [built]
+
+
+def _build(rows: Rows, items: Sequence[Any]) -> Build | None:
+    """An object whose every field has an expression."""
+    names = list(dict.fromkeys(n for item in items if isinstance(item, dict) for n in item))
+    if not names or len(names) > 40 or not all(isinstance(item, dict) for item in items):
+        return None
+    fields: dict[str, Expression] = {}
+    for name in names:
+        inner = [item.get(name, ABSENT) for item in items]
+        found = _best(rows, inner, range(len(inner)), deep=all(is_scalar(v) or v is ABSENT for v in inner))
+        if found is None or found.precision < PRECISION:
+            return None
+        fields[name] = found.expression
+    return Build(fields)
+
+
+# ----- choices
+
+
+def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float = PRECISION) -> Found | None:
+    """A tree over constants, sources and formulas: which of them holds where."""
+    size = len(targets)
+    if size < 8:
+        return None
+    options: list[Expression] = []
+    counts = Counter(freeze(t) for t in targets)
+    for value, n in counts.most_common(12):
+        if n >= max(3, 0.03 * size):  # a value that is rarer is somebody's own, not a constant
+            example = next(t for t in targets if freeze(t) == value)
+            options.append(Absent() if example is ABSENT else Const(example))
+    some = range(size)
+    found = [o for o in direct(rows, targets, some) if o.support >= FEWEST][:5]
+    if best is not None and best.support >= FEWEST and not isinstance(best.expression, Const | Absent):
+        found = [best, *found]
+    left = [
+        i
+        for i in some
+        if not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])
+    ]
+    if best is not None and len(left) >= FEWEST:
+        again = _best(rows, targets, left, deep=True)
+        if again is not None and again.precision >= 0.5 and not isinstance(again.expression, Const | Absent):
+            found.append(rows.judge(again.expression, targets, some))
+    options = [o.expression for o in found] + options
+    if not options:
+        return None
+    labels = []
+    values = [[freeze(evaluate(o, rows.rows[i])) for i in some] for o in options]
+    ranks = {k: sum(values[k][i] == freeze(targets[i]) for i in some) for k in range(len(options))}
+    order = sorted(ranks, key=lambda k: -ranks[k])
+    for i in some:
+        goal = freeze(targets[i])
+        labels.append(next((str(k) for k in order if values[k][i] == goal), "?"))
+    tree = grow(rows.table, labels, conversations=rows.conversations)
+    return rows.judge(Choice(tree, tuple(options), sure), targets, some)

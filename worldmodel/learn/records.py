@@ -1,0 +1,440 @@
+"""Record types, their keys and the links of calls to them, induced from observations.
+
+An object that occurs at one place in a tool's answers is a *site*. Its key is the smallest set of fields and
+arguments on which the other fields depend. Sites whose keys and fields overlap are one record type.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import msgspec
+
+from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, key_at, objects
+from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
+from worldmodel.steps import OK, Step
+
+MOST_INSTANCES = 400
+Conversations = Mapping[str, Sequence[Step]]
+
+
+class Instance(msgspec.Struct):
+    """One object at a site: in which conversation, after how many calls, for which arguments."""
+
+    conversation: str
+    at: int
+    arguments: Mapping[str, Any]
+    placed: Placed
+    recurring: frozenset[str]
+    frozen: dict[str, Any]
+    echoed: frozenset[str]
+
+
+def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in arguments.items() if is_scalar(v)}
+
+
+# ----- places
+
+
+class Places:
+    """Which paths of a tool's answers are maps, and which nested objects are records of their own."""
+
+    def __init__(self, conversations: Conversations, most: int = 400) -> None:
+        bodies: dict[str, list[Any]] = defaultdict(list)
+        for steps in conversations.values():
+            for step in steps:
+                if step.outcome == OK and len(bodies[step.tool]) < most:
+                    bodies[step.tool].append(parse(step.content))
+        self.maps = {tool: self._maps(found) for tool, found in bodies.items()}
+        self.nested: dict[str, frozenset[str]] = {tool: frozenset() for tool in bodies}
+        self.nested = self._nested(bodies)
+
+    def is_map(self, tool: str, path: str) -> bool:
+        return path in self.maps.get(tool, ())
+
+    def objects(self, tool: str, body: Any) -> list[Placed]:
+        maps, nested = self.maps.get(tool, frozenset()), self.nested.get(tool, frozenset())
+        return list(objects(body, lambda p: p in maps, lambda p: p in nested))
+
+    @staticmethod
+    def _maps(bodies: Iterable[Any]) -> frozenset[str]:
+        keys: dict[str, Counter[str]] = defaultdict(Counter)
+        seen: Counter[str] = Counter()
+
+        def walk(value: Any, path: str) -> None:
+            if isinstance(value, dict):
+                seen[path] += 1
+                keys[path].update(value.keys())
+                for name, inner in value.items():
+                    walk(inner, f"{path}.{name}" if path else name)
+            elif isinstance(value, list):
+                for inner in value[:8]:
+                    walk(inner, path + "[]")
+
+        for body in bodies:
+            walk(body, "")
+        maps = set()
+        for path, counts in keys.items():
+            common = sum(1 for n in counts.values() if n >= 0.5 * seen[path])
+            if path and len(counts) > MAP_KEYS and common <= 1 and seen[path] >= 5:
+                maps.add(path)
+        return frozenset(maps)
+
+    def _nested(self, bodies: Mapping[str, list[Any]]) -> dict[str, frozenset[str]]:
+        """Nested objects that are an envelope's content, or have the fields of what other answers show."""
+        outer: dict[str, dict[str, set[str]]] = {}
+        inner: dict[str, dict[str, set[str]]] = {}
+        envelopes: dict[str, set[str]] = defaultdict(set)
+        for tool, found in bodies.items():
+            outer[tool], inner[tool] = defaultdict(set), defaultdict(set)
+            values: dict[str, set[Any]] = defaultdict(set)
+            for body in found:
+                for placed in self.objects(tool, body):
+                    outer[tool][placed.path].update(placed.fields)
+                if isinstance(body, dict):
+                    for name, value in body.items():
+                        if isinstance(value, dict) and not self.is_map(tool, name):
+                            inner[tool][name].update(value)
+                        elif is_scalar(value):
+                            values[name].add(freeze(value))
+            if len(inner[tool]) == 1 and len(found) >= 5 and values:
+                if all(len(v) <= 3 for v in values.values()) and len(values) <= 4:
+                    envelopes[tool].update(inner[tool])
+        usual = {name for names in envelopes.values() for name in names}
+        nested = {}
+        for tool in bodies:
+            chosen = set(envelopes[tool]) | (usual & set(inner[tool]) if len(inner[tool]) == 1 else set())
+            for path, names in inner[tool].items():
+                others = [f for t, places in outer.items() for p, f in places.items() if t != tool or p.endswith("]")]
+                if len(names) >= 3 and any(len(names & f) >= 0.6 * min(len(names), len(f)) >= 2 for f in others):
+                    chosen.add(path)
+            nested[tool] = frozenset(chosen)
+        return nested
+
+
+def gather(conversations: Conversations, places: Places) -> dict[tuple[str, str], list[Instance]]:
+    """The instances of every site, by (tool, path)."""
+    found: dict[tuple[str, str], list[Instance]] = defaultdict(list)
+    for cid, steps in conversations.items():
+        shown: Counter[str] = Counter()
+        per_step = []
+        for step in steps:
+            mine = {text for v in scalars(step.arguments).values() if (text := key_of(v))}
+            placed = places.objects(step.tool, parse(step.content)) if step.outcome == OK else []
+            for one in placed:
+                mine.update(text for v in one.fields.values() if is_scalar(v) and (text := key_of(v)))
+            shown.update(mine)
+            per_step.append((step, placed))
+        recurring = frozenset(text for text, n in shown.items() if n > 1)
+        for at, (step, placed) in enumerate(per_step):
+            for one in placed:
+                into = found[(step.tool, one.path)]
+                if len(into) < MOST_INSTANCES:
+                    into.append(_instance(cid, at, scalars(step.arguments), one, recurring))
+    return found
+
+
+def _instance(cid: str, at: int, arguments: dict[str, Any], placed: Placed, recurring: frozenset[str]) -> Instance:
+    told = {key_of(v) for v in arguments.values()}
+    echoed = {text for v in placed.fields.values() if is_scalar(v) and (text := key_of(v)) and text in told}
+    frozen = {name: freeze(v) for name, v in placed.fields.items()}
+    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed))
+
+
+# ----- keys
+
+
+def choose_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str, ...] | None:
+    """The sources of the key of a site; () for what a session has one of, None where nothing is a key."""
+    nested = "[]" in path or "{}" in path
+    names = _candidates(instances, nested)
+    if not nested and all(i.frozen.keys() == {""} for i in instances):  # an answer that is no object: one a query
+        return tuple(sorted(name for name in names if name.startswith("arg/")))
+    options: list[tuple[str, ...]] = [] if nested else [()]
+    options += [(name,) for name in names]
+    scored = {option: _score(option, instances) for option in options}
+    strong = sorted(names, key=lambda name: -scored[(name,)])[:6]
+    for pair in combinations(strong, 2):
+        scored[pair] = _score(pair, instances) - 0.6
+    if nested:
+        outer = {f"parent/{n}" for i in instances[:200] for n, v in i.placed.parent.items() if key_of(v)}
+        outer |= {f"arg/{n}" for i in instances[:200] for n in i.arguments}
+        for name in strong[:3]:
+            for other in sorted(outer)[:10]:
+                scored[(name, other)] = _score((name, other), instances) - 0.7
+    arguments = tuple(f"arg/{n}" for n in sorted({n for i in instances for n in i.arguments}))
+    if not nested and 2 < len(arguments) <= 8:
+        scored[arguments] = _score(arguments, instances) - 0.9
+    if not scored:
+        return None
+    best = max(scored, key=lambda option: (scored[option], -len(option)))
+    return best if scored[best] > 0 else None
+
+
+def _candidates(instances: Sequence[Instance], nested: bool) -> list[str]:
+    counts: Counter[str] = Counter()
+    values: dict[str, set[str]] = defaultdict(set)
+    for instance in instances:
+        for name, value in _sources(instance, nested):
+            text = key_of(value)
+            if text is not None and not isinstance(value, float) and len(text) <= 80:
+                counts[name] += 1
+                values[name].add(text)
+    most = len(instances)
+    return [n for n, c in counts.items() if c >= 0.95 * most and (len(values[n]) > 1 or most == 1)]
+
+
+def _sources(instance: Instance, nested: bool) -> Iterable[tuple[str, Any]]:
+    for name, value in instance.placed.fields.items():
+        if is_scalar(value):
+            yield f"field/{name}", value
+    if instance.placed.map_key is not None:
+        yield "@", instance.placed.map_key
+    if not nested:
+        for name, value in instance.arguments.items():
+            yield f"arg/{name}", value
+
+
+def _value(instance: Instance, source: str) -> str | None:
+    kind, _, name = source.partition("/")
+    if kind == "field":
+        return key_of(instance.placed.fields.get(name))
+    if kind == "arg":
+        return key_of(instance.arguments.get(name))
+    if kind == "parent":
+        return key_of(instance.placed.parent.get(name))
+    return instance.placed.map_key
+
+
+def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
+    """How well a key explains the other fields: agreement where it is equal, difference where it is not."""
+    own = {s.partition("/")[2] for s in option if s.startswith("field/")}
+    if option and not any(len(i.frozen) > len(own) for i in instances[:50]):
+        return -1.0
+    last: dict[Any, tuple[int, dict[str, Any]]] = {}
+    everywhere: dict[Any, dict[str, Any]] = {}
+    values: set[tuple[str, ...]] = set()
+    differ = abroad = 0.0
+    pairs = meetings = clash = recurring = echoed = used = 0
+    for instance in instances:
+        key = tuple(v for s in option if (v := _value(instance, s)) is not None)
+        if len(key) != len(option):
+            continue
+        used += 1
+        values.add(key)
+        recurring += all(v in instance.recurring for v in key)
+        echoed += all(v in instance.echoed for v in key)
+        mark = (instance.conversation, key)
+        if mark in last:
+            at, before = last[mark]
+            share = _difference(before, instance.frozen, own)
+            clash += at == instance.at and share > 0
+            differ, pairs = differ + share, pairs + 1
+        elif key in everywhere:
+            abroad, meetings = abroad + _difference(everywhere[key], instance.frozen, own), meetings + 1
+        last[mark] = (instance.at, instance.frozen)
+        everywhere[key] = instance.frozen
+    if not used or clash > 0.02 * used:
+        return -1.0
+    sure, elsewhere = min(1.0, pairs / 10), min(1.0, meetings / 10)
+    score = (0.4 - 2.5 * differ / pairs) * sure if pairs else 0.0
+    if not option:
+        return score + 0.6
+    score += (0.3 - 0.6 * abroad / meetings) * elsewhere if meetings else 0.0
+    score += 0.8 * echoed / used + 0.6 * recurring / used + 0.5 * min(1.0, 2 * len(values) / used)
+    score -= 0.5 * any(_is_quantity(s, instances) for s in option)
+    score -= 0.3 * any(_is_count(s, instances) for s in option)
+    return score + 0.1 * sum(s == "@" for s in option)
+
+
+def _is_count(source: str, instances: Sequence[Instance]) -> bool:
+    """Whether a source is a number beside a text that the call names as well: the text is the likelier id."""
+    kind, _, name = source.partition("/")
+    if kind not in ("field", "arg"):
+        return False
+    some = instances[:60]
+    values = [(i.placed.fields if kind == "field" else i.arguments).get(name) for i in some]
+    texts = sum(any(isinstance(v, str) and v in i.echoed for v in i.arguments.values()) for i in some)
+    return sum(isinstance(v, int | float) for v in values) > 0.5 * len(some) and texts > 0.9 * len(some)
+
+
+def _is_quantity(source: str, instances: Sequence[Instance]) -> bool:
+    """Whether a source is a number that the calls do not name: an amount rather than an id."""
+    kind, _, name = source.partition("/")
+    if kind not in ("field", "arg"):
+        return False
+    some = [i for i in instances[:100] if name in (i.frozen if kind == "field" else i.arguments)]
+    values = [(i.placed.fields if kind == "field" else i.arguments)[name] for i in some]
+    told = sum(str(v) in i.echoed for i, v in zip(some, values, strict=True))
+    return sum(isinstance(v, int | float) for v in values) > 0.5 * len(values) and told < 0.5 * len(values)
+
+
+def _difference(left: Mapping[str, Any], right: Mapping[str, Any], own: set[str]) -> float:
+    names = (left.keys() | right.keys()) - own
+    if not names:
+        return 0.0
+    return sum(left.get(n, ABSENT) != right.get(n, ABSENT) for n in names) / len(names)
+
+
+# ----- types
+
+
+def learn_schema(conversations: Conversations) -> Schema:
+    """Sites, keys and types. Links of calls are added by `worldmodel.learn.links`."""
+    places = Places(conversations)
+    found = gather(conversations, places)
+    found = {site: instances for site, instances in found.items() if _says_something(instances)}
+    keys = {site: choose_key(*site, instances) for site, instances in found.items()}
+    keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
+    types = _types({s: k for s, k in keys.items() if k is not None}, found)
+    sites = []
+    for (tool, path), key in keys.items():
+        if key is None:
+            continue
+        fields = sorted({n for i in found[(tool, path)] for n in i.placed.fields})
+        parts = tuple(KeyPart(source) for source in key)
+        sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields)))
+    maps = {tool: tuple(sorted(paths)) for tool, paths in places.maps.items() if paths}
+    return Schema(sites=tuple(sites), maps=maps)
+
+
+def _says_something(instances: Sequence[Instance]) -> bool:
+    """Whether the fields of a site vary at all; `{"ok": true}` is no record."""
+    names = {n for i in instances for n in i.frozen}
+    return any(len({i.frozen.get(n) for i in instances}) > 1 for n in names) or len(instances) < 5 and len(names) > 1
+
+
+def _as_fields(key: tuple[str, ...] | None, instances: Sequence[Instance]) -> tuple[str, ...] | None:
+    """The key with arguments replaced by the fields that repeat them."""
+    if not key:
+        return key
+    out = []
+    for source in key:
+        if source.startswith("arg/"):
+            name = source[4:]
+            shown = [i for i in instances if name in i.arguments]
+            same = [n for n in {n for i in shown[:50] for n in i.frozen} if all(
+                i.placed.fields.get(n) is not None and key_of(i.arguments[name]) == key_of(i.placed.fields.get(n))
+                for i in shown)] if shown else []  # fmt: skip
+            source = f"field/{min(same, key=lambda n: (n != name, len(n), n))}" if same else source
+        out.append(source)
+    return tuple(out)
+
+
+def _adopted(
+    keys: dict[tuple[str, str], tuple[str, ...] | None], found: Mapping[tuple[str, str], list[Instance]]
+) -> dict[tuple[str, str], tuple[str, ...] | None]:
+    """Keys, where a site that shows the fields of another has that one's key fields: what a tool creates is not keyed
+    by what the call names, but by the id that the answer shows."""
+    fields = {site: {n for i in instances[:300] for n in i.frozen} for site, instances in found.items()}
+    sure = {
+        site: tuple(s[6:] for s in key)
+        for site, key in keys.items()
+        if key and all(s.startswith("field/") for s in key) and _echoes(key, found[site])
+    }
+    out = dict(keys)
+    for site, names in fields.items():
+        own = set(sure.get(site, ()))
+        best: tuple[float, tuple[str, ...]] | None = None
+        for other, key in sure.items():
+            common = names & fields[other]
+            share = len(common) / min(len(names), len(fields[other]))
+            plain = not own or (own <= fields[other] - set(key) and share >= 0.9)
+            plain = plain and (not own or _finer(key, sure[site], [*found[site], *found[other]]))
+            if len(common) >= 2 and share >= 0.6 and plain and set(key) <= names and (best is None or share > best[0]):
+                best = (share, key)
+        if best is not None:
+            out[site] = tuple(f"field/{n}" for n in best[1])
+    return out
+
+
+def _finer(key: tuple[str, ...], than: tuple[str, ...], instances: Sequence[Instance]) -> bool:
+    """Whether records that are equal in one set of fields differ in another more often than the other way round."""
+    groups: tuple[dict[Any, set[Any]], dict[Any, set[Any]]] = (defaultdict(set), defaultdict(set))
+    for instance in instances:
+        fine = tuple(instance.frozen.get(n) for n in key)
+        coarse = tuple(instance.frozen.get(n) for n in than)
+        groups[0][(instance.conversation, coarse)].add(fine)
+        groups[1][(instance.conversation, fine)].add(coarse)
+    many = [sum(len(values) > 1 for values in group.values()) for group in groups]
+    return many[0] > many[1]
+
+
+def _echoes(key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
+    told = sum(all(_value(i, s) in i.echoed for s in key) for i in instances)
+    return told >= 0.95 * len(instances)
+
+
+def _types(
+    keys: Mapping[tuple[str, str], tuple[str, ...]], found: Mapping[tuple[str, str], list[Instance]]
+) -> dict[tuple[str, str], str]:
+    """A name for the type of each site: sites of one type share a parent in the union."""
+    parent = {site: site for site in keys}
+
+    def root(site: tuple[str, str]) -> tuple[str, str]:
+        while parent[site] != site:
+            site = parent[site]
+        return site
+
+    single = [site for site, key in keys.items() if not key]
+    for site in single[1:]:
+        parent[root(site)] = root(single[0])
+    keyed = [site for site, key in keys.items() if key]
+    seen = {site: _seen_keys(keys[site], found[site]) for site in keyed}
+    fields = {site: {n for i in found[site][:300] for n in i.placed.fields} for site in keyed}
+    for left, right in combinations(keyed, 2):
+        if len(keys[left]) == len(keys[right]) and root(left) != root(right):
+            if _alike(seen[left], seen[right], fields[left], fields[right], keys[left], keys[right]):
+                parent[root(right)] = root(left)
+    names: dict[tuple[str, str], str] = {}
+    for site in keys:
+        top = root(site)
+        names[site] = EPISODE if not keys[top] else f"{top[0]}{'.' if top[1] else ''}{top[1]}"
+    return names
+
+
+def _seen_keys(key: tuple[str, ...], instances: Sequence[Instance]) -> dict[str, set[tuple[str | None, ...]]]:
+    out: dict[str, set[tuple[str | None, ...]]] = defaultdict(set)
+    for instance in instances:
+        out[instance.conversation].add(tuple(_value(instance, s) for s in key))
+    return out
+
+
+def _alike(
+    left: Mapping[str, set[Any]], right: Mapping[str, set[Any]], left_fields: set[str], right_fields: set[str],
+    left_key: tuple[str, ...], right_key: tuple[str, ...],
+) -> bool:  # fmt: skip
+    """Whether two sites show the same records: their keys meet in conversations, by chance or not."""
+    both = [cid for cid in left if cid in right]
+    meets = sum(1 for cid in both if left[cid] & right[cid])
+    distinct = len({k for keys in left.values() for k in keys})
+    own = {s.partition("/")[2] for s in (*left_key, *right_key) if s.startswith("field/")}
+    common = (left_fields & right_fields) - own - {""}
+    smaller = min(len(left_fields - own - {""}), len(right_fields - own - {""}))
+    overlap = len(common) / smaller if smaller else 0.0
+    if meets >= 3 and meets >= 0.3 * len(both) and common and (distinct >= 25 or overlap >= 0.5):
+        return True
+    names = {s.rpartition("/")[2] for s in left_key} == {s.rpartition("/")[2] for s in right_key}
+    return names and overlap >= 0.6 and len(common) >= 2
+
+
+def instances_by_type(conversations: Conversations, schema: Schema, places: Places) -> Any:
+    """For each conversation and step: the (type, key, fields) that its answer shows."""
+    sites = schema.by_tool()
+    for cid, steps in conversations.items():
+        shown = []
+        for step in steps:
+            of_tool = sites.get(step.tool, {})
+            found = []
+            if step.outcome == OK and of_tool:
+                for placed in places.objects(step.tool, parse(step.content)):
+                    site = of_tool.get(placed.path)
+                    key = key_at(site, placed, step.arguments) if site else None
+                    if site is not None and key is not None:
+                        found.append((site.type, key, placed.fields))
+            shown.append(found)
+        yield cid, steps, shown
