@@ -17,7 +17,10 @@ from typing import Any
 
 from worldmodel.steps import OK, Step
 
-WORDS = "amber basil cedar delta ember fjord grove haven inlet jetty knoll larch maple north ocean pearl quartz ridge".split()
+WORDS = (
+    "amber basil cedar delta ember fjord grove haven inlet jetty knoll larch maple north ocean"
+    " pearl quartz ridge"
+).split()
 NOUNS = "ticket account parcel booking device invoice claim course permit vehicle project sample".split()
 FIELDS = "status tier owner city amount quota level label notes tags count rate plan mode".split()
 
