@@ -14,7 +14,6 @@ from ingest.conversations.executions import (
     DEMOTED,
     BySpan,
     Scopes,
-    ancestors,
     by_span,
     demote_inferred,
     merge_nested,
@@ -103,19 +102,18 @@ def conversations_of(
 
 
 def _conversations(g: Group, left: Left) -> list[Assembled]:
-    calls, executions = rebuild(g.members)
-    spans = by_span(g.members)
-    scopes = Scopes(spans)
+    scopes = Scopes(by_span(g.members))
+    calls, executions = rebuild(g.members, scopes)
     threads = absorb(thread(calls or [o for o in g.members if o.kind == "agent"], scopes))
     links, free = link(threads, executions, scopes)
     placed = [_placed(t, of_thread) for t, of_thread in zip(threads, links, strict=True)]
     place_of = {key: n for n, found in enumerate(placed) for key in _keys(found)}
     _leave(g, place_of, left)
-    judged = _judged(g, place_of, threads, spans, left)
+    judged = _judged(g, place_of, threads, scopes.spans, left)
     traces = _traces(g, place_of, len(threads))
     agents = {o.agent for o in g.members if o.agent}
     lone = agents.pop() if len(agents) == 1 else ""
-    return [_assembled(g, t, links[n], spans, n, placed[n], judged[n], traces[n], lone) for n, t in enumerate(threads)]
+    return [_assembled(g, t, links[n], scopes, n, placed[n], judged[n], traces[n], lone) for n, t in enumerate(threads)]
 
 
 def _keys(placed: Iterable[Placement]) -> Iterable[SpanKey]:
@@ -124,18 +122,24 @@ def _keys(placed: Iterable[Placement]) -> Iterable[SpanKey]:
 
 def _placed(t: Thread, links: list[Link]) -> list[Placement]:
     """The spans of a thread, each with what it told: a model call's messages, a tool's answer."""
-    out: dict[SpanKey, list[Placement]] = {}
+    out: list[Placement] = []
+    also: list[Placement] = []  # told elsewhere, perhaps, by an execution that a call has
     for x in links:
+        turn = x.answer or x.call_turn
         for e in x.attempts:
-            for trace_id, span_id, kind in ((*e.key, e.kind), *e.also):
-                out[trace_id, span_id] = [(trace_id, span_id, kind, x.answer or x.call_turn)]
+            out.append((e.trace_id, e.span_id, e.kind, turn))
+            if e.also:
+                out += [(*other, turn) for other in e.also]
     for o, said in t.told:
         if not o.rebuilt:
             kind = "inference" if any(k == DEMOTED for *_, k in o.also) else o.kind
-            out[o.key] = [(*o.key, kind, turn) for turn in said or (None,)]
-        for trace_id, span_id, kind in o.also:
-            out.setdefault((trace_id, span_id), [(trace_id, span_id, kind, said[-1] if said else None)])
-    return [placement for found in out.values() for placement in found]
+            out += [(o.trace_id, o.span_id, kind, turn) for turn in said or (None,)]
+        if o.also:
+            also += [(*other, said[-1] if said else None) for other in o.also]
+    if also:
+        known = set(_keys(out))
+        out += [found for found in also if found[:2] not in known]
+    return out
 
 
 def _leave(g: Group, place_of: Mapping[SpanKey, int], left: Left) -> None:
@@ -180,7 +184,7 @@ def _traces(g: Group, place_of: Mapping[SpanKey, int], count: int) -> list[set[s
 
 
 def _assembled(
-    g: Group, t: Thread, links: list[Link], spans: BySpan, number: int, placed: list[Placement],
+    g: Group, t: Thread, links: list[Link], scopes: Scopes, number: int, placed: list[Placement],
     judged: list[Evaluation], trace_ids: set[str], lone_agent: str,
 ) -> Assembled:  # fmt: skip
     starts_late = hidden_history.FLAG in t.told[0][0].flags
@@ -194,7 +198,7 @@ def _assembled(
         flags.add("branch")
     if t.system is None or starts_late:
         flags.add("missing_system")
-    around = [a.agent for o, _ in t.told[:1] for a in ancestors(o, spans) if a.agent]
+    around = [a.agent for o, _ in t.told[:1] for a in scopes.around(o) if a.agent]
     agent = t.agent or next(iter(around), None) or lone_agent
     told_by = {o.dialect for o, _ in t.told}
     t.told, t.system, t.read, t.scope = [], None, ([], 0, None), None  # what they told is in the turns

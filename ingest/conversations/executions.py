@@ -48,8 +48,17 @@ class Scopes:
     """The scopes of spans; spans with one parent share theirs."""
 
     def __init__(self, spans: BySpan) -> None:
-        self._spans = spans
+        self.spans = spans
         self._known: dict[SpanKey, Scope] = {}
+        self._around: dict[SpanKey, list[Observed]] = {}
+
+    def around(self, o: Observed) -> list[Observed]:
+        """The spans around a span, from the nearest outwards."""
+        at = o.trace_id, o.parent_span_id
+        known = self._around.get(at)
+        if known is None:
+            known = self._around[at] = ancestors(o, self.spans)
+        return known
 
     def of(self, o: Observed) -> Scope:
         """The scope of a span."""
@@ -59,17 +68,13 @@ class Scopes:
             known = self._known[at] = self._read(o)
         return known
 
-    def agent_of(self, o: Observed) -> str | None:
-        """The agent that a span names, or else the nearest around it."""
-        return o.agent or self.of(o).agent
-
     def at(self, key: SpanKey) -> Scope | None:
         """The scope of the span with a key; None if it is not there."""
-        o = self._spans.get(key)
+        o = self.spans.get(key)
         return self.of(o) if o else None
 
     def _read(self, o: Observed) -> Scope:
-        around = ancestors(o, self._spans)
+        around = self.around(o)
         agent = next((a.agent for a in around if a.kind == "agent" and a.agent), None)
         run = next((a.key for a in around if a.kind in ("agent", "execution")), (o.trace_id, ""))
         return Scope(agent, run, next((a.key for a in around if a.kind == "inference"), None))
@@ -117,11 +122,11 @@ def merge_nested(observed: list[Observed]) -> list[Observed]:
     """The same spans without those executions that only repeat the one around them, which now has what they
     knew. An error inside counts: a client that hands an error answer on has itself not failed. Of several attempts
     within one execution the last one's outcome counts."""
-    spans = by_span(observed)
+    scopes = Scopes(by_span(observed))
     outer_of: dict[int, Observed] = {}
     for o in observed:
         if o.kind == "execution":
-            around = next((a for a in ancestors(o, spans) if a.kind == "execution"), None)
+            around = next((a for a in scopes.around(o) if a.kind == "execution"), None)
             if around is not None and _same_run(o, around):
                 outer_of[id(o)] = around
     decided: set[int] = set()

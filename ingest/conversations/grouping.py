@@ -15,7 +15,7 @@ from typing import Any
 
 import xxhash
 
-from ingest.conversations.executions import ancestors, by_span
+from ingest.conversations.executions import Scopes, by_span
 from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed
 from ingest.messages.parts import Part
@@ -53,14 +53,14 @@ def split(observed: list[Observed]) -> list[Group]:
 
 def _keys(observed: list[Observed]) -> list[tuple[str, bool]]:
     """A span's conversation: what it says, else what the spans around it say, else the only one of its trace."""
-    spans = by_span(observed)
+    scopes = Scopes(by_span(observed))
     of_trace: dict[str, set[str]] = defaultdict(set)
     for o in observed:
         if o.conversation_id:
             of_trace[o.trace_id].add(o.conversation_id)
     out = []
     for o in observed:
-        said = o.conversation_id or next((a.conversation_id for a in ancestors(o, spans) if a.conversation_id), None)
+        said = o.conversation_id or next((a.conversation_id for a in scopes.around(o) if a.conversation_id), None)
         if said is None and len(of_trace[o.trace_id]) == 1:
             said = next(iter(of_trace[o.trace_id]))
         out.append((said or o.trace_id, said is not None))
@@ -111,8 +111,9 @@ def origins(ties: Ties) -> dict[int, set[int]]:
     groups made, of calls that agree with what is named, proves nothing; nor does one of another call."""
     here: dict[tuple[int, int, int], _Makers] = {}
     anywhere: dict[tuple[int, int], _Makers] = {}
+    asked = {name for _, _, name, _ in ties.named}
     for group, emitter, name, content in ties.made:
-        for kind in (content, _ANY):
+        for kind in (content, _ANY) if name in asked else ():
             _add(here, (emitter, name, kind), group)
             _add(anywhere, (name, kind), group)
     found: dict[int, set[int]] = defaultdict(set)

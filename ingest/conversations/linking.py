@@ -115,7 +115,8 @@ def _owner(turn: Turn, open_links: list[Link]) -> Link | None:
 
 
 def _insert_missing(t: Thread, links: list[Link], first: dict[int, Link]) -> None:
-    """Answers that no history repeats (the last ones, or a library that drops them) come from the span."""
+    """Answers that no history repeats (the last ones, or a library that drops them), and what a history leaves out of
+    calls and answers, come from the span."""
     for x in links:
         e = x.execution
         known = first[id(x.call)]
@@ -123,13 +124,18 @@ def _insert_missing(t: Thread, links: list[Link], first: dict[int, Link]) -> Non
             x.answer = known.answer
             x.repairs.append("result_from_span")
             t.turns.insert(_place_after(t, x), x.answer)
-        if x.answer is None and e is not None and (e.result is not None or e.is_error or e.call_id):
-            content = as_text(e.result) if e.result is not None else e.error_message
+        if e is None:
+            continue
+        content = as_text(e.result) if e.result is not None else e.error_message if e.is_error else None
+        if x.answer is not None and x.answer.message.get("content") is None and content is not None:
+            x.answer.message["content"] = content
+            x.repairs.append("result_from_span")
+        if x.answer is None and (e.result is not None or e.is_error or e.call_id):
             message: Message = {"role": "tool", "content": content, "tool_call_id": x.call.get("id", "")}
             x.answer = Turn(message, key_of(["tool", content]), [], e.end_ns, e.span_id, e.trace_id)
             x.repairs.append("result_from_span")
             t.turns.insert(_place_after(t, x), x.answer)
-        if e is not None and "arguments" not in x.call and e.arguments is not None:
+        if "arguments" not in x.call and e.arguments is not None:
             x.call["arguments"] = e.arguments
             x.repairs.append("arguments_from_span")
 

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ingest.conversations.evidence import is_random
@@ -31,20 +32,41 @@ Attempts = list[tuple["Link", list[Observed]]]
 def match(links: Sequence[Link], executions: Sequence[Observed], scopes: Scopes, is_shared: bool) -> list[Observed]:
     """Gives calls their attempts and the execution that counts; returns the executions of no call. ``is_shared`` says
     that the calls are of several threads: then those of the same run come first."""
-    free = sorted(executions, key=lambda e: (e.start_ns, e.end_ns, e.trace_id, e.span_id))
-    for same_run in (True, False) if is_shared else (False,):
+    free = _by_lone_ids(links, sorted(executions, key=attrgetter("start_ns")))
+    runs = () if not free else (True, False) if is_shared else (False,)
+    for same_run in runs:
         keys = _Keys(scopes if same_run else None)
         free = _pass(links, free, keys.exact, "", True, True)
         free = _pass(links, free, keys.by_id, "", True, True)
-    for same_run in (True, False) if is_shared else (False,):
+    for same_run in runs:
         keys = _Keys(scopes if same_run else None)
         free = _pass(links, free, keys.by_content, "execution_by_content", False, True)
         free = _pass(links, free, keys.by_name, "execution_by_name", False, False)
-    free = _earlier_attempts(links, free)
+    free = _earlier_attempts(links, free) if free else free
     for x in links:
         if x.attempts:
             x.execution = _deciding(x)
     return free
+
+
+def _by_lone_ids(links: Sequence[Link], executions: list[Observed]) -> list[Observed]:
+    """Matches ids that one call and one execution have, as most do; returns the executions that are left."""
+    calls: dict[str, Link | None] = {}
+    for x in links:
+        if call_id := x.call.get("id"):
+            calls[call_id] = None if call_id in calls else x
+    runs: dict[str, Observed | None] = {}
+    for e in executions:
+        if e.call_id:
+            runs[e.call_id] = None if e.call_id in runs else e
+    left = []
+    for e in executions:
+        found = calls.get(e.call_id) if e.call_id and runs[e.call_id] is e else None
+        if found is not None and _fits(found, e, True):
+            found.attempts.append(e)
+        else:
+            left.append(e)
+    return left
 
 
 class _Keys:
@@ -154,7 +176,7 @@ def _contradict(called: Any, ran: Any) -> bool:
     """Whether two arguments of one name have different values. What has no name in common is told in another form."""
     if not isinstance(called, dict) or not isinstance(ran, dict):
         return False
-    return any(_differ(called[name], ran[name]) for name in called.keys() & ran.keys())
+    return called != ran and any(_differ(called[name], ran[name]) for name in called.keys() & ran.keys())
 
 
 def _differ(a: Any, b: Any) -> bool:
@@ -240,7 +262,9 @@ def _is_between(x: Link, e: Observed) -> bool:
 def _deciding(x: Link) -> Observed:
     """The attempt whose outcome counts: what the model was told, else the last that came to an end. A result that only
     another telling of it has is taken over."""
-    e = max(x.attempts, key=lambda e: (_agrees(x, e), _has_ended(e), e.start_ns, e.end_ns))
+    e = x.attempts[0]
+    if len(x.attempts) > 1:
+        e = max(x.attempts, key=lambda e: (_agrees(x, e), _has_ended(e), e.start_ns, e.end_ns))
     if is_paused(e):
         return replace(e, is_error=False, error_type=None, error_message=None, end_ns=0)
     if e.result is None and not e.is_error:

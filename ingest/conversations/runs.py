@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ingest.conversations.executions import BySpan, ancestors, by_span, name_by_calls
+from ingest.conversations.executions import Scopes, name_by_calls
 from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed
 from ingest.messages.parts import call_part, result_part
@@ -30,29 +30,28 @@ class Run:
     inferences: list[Observed] = field(default_factory=list)
 
 
-def rebuild(members: list[Observed]) -> tuple[list[Observed], list[Observed]]:
+def rebuild(members: list[Observed], scopes: Scopes) -> tuple[list[Observed], list[Observed]]:
     """The model calls of a conversation, those of unspoken runs replaced by one that tells the whole run; and
     the tool executions, without those that only said the answer."""
-    spans = by_span(members)
-    calls = [o for o in members if o.kind == "inference" and (o.input or o.output)] or _turns_of_agents(members, spans)
+    calls = [o for o in members if o.kind == "inference" and (o.input or o.output)] or _turns_of_agents(members, scopes)
     executions = [o for o in members if o.kind == "execution"]
     if executions:
         name_by_calls(executions, calls)
     replaced: set[int] = set()
-    for run in _runs(members, calls, executions, spans):
+    for run in _runs(calls, executions, scopes):
         if _is_untold(run, calls):
             replaced |= {id(o) for o in (*run.inferences, *_answering(run))}
             calls.append(_told(run))
     return [c for c in calls if id(c) not in replaced], [e for e in executions if id(e) not in replaced]
 
 
-def _turns_of_agents(members: list[Observed], spans: BySpan) -> list[Observed]:
+def _turns_of_agents(members: list[Observed], scopes: Scopes) -> list[Observed]:
     """Where no model call was exported: the spans of agents that tell single turns of their models (AG2), with the
     history before each. The ones around those tell the same run in other words."""
     told = [o for o in members if o.kind == "agent" and _tells_turn(o)]
     if not any(p["type"] == "tool_call" for o in told for m in o.output for p in m["parts"]):
         return []
-    around = {id(a) for o in told for a in ancestors(o, spans)}
+    around = {id(a) for o in told for a in scopes.around(o)}
     return [o for o in told if id(o) not in around]
 
 
@@ -62,17 +61,17 @@ def _tells_turn(o: Observed) -> bool:
     return asked and bool(o.output) and all(m["role"] == "assistant" for m in o.output)
 
 
-def _runs(members: list[Observed], calls: list[Observed], executions: list[Observed], spans: BySpan) -> list[Run]:
+def _runs(calls: list[Observed], executions: list[Observed], scopes: Scopes) -> list[Run]:
     runs: dict[tuple[str, str], Run] = {}
     for e in sorted(executions, key=lambda o: o.start_ns):
-        around = ancestors(e, spans)
+        around = scopes.around(e)
         if any(a.kind == "execution" for a in around):
             continue  # a tool's own affair
         root = _root(around)
         key = (e.trace_id, root.span_id if root else "")
         runs.setdefault(key, Run(root)).executions.append(e)
     for c in sorted(calls, key=lambda o: o.start_ns):
-        around_ids = ["", *(a.span_id for a in ancestors(c, spans))]
+        around_ids = ["", *(a.span_id for a in scopes.around(c))]
         for run in (runs[k] for k in ((c.trace_id, s) for s in around_ids) if k in runs):
             run.inferences.append(c)
     return list(runs.values())

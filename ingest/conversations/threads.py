@@ -48,10 +48,10 @@ def thread(observed: list[Observed], scopes: Scopes) -> list[Thread]:
     for seen in sorted(observed, key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns)):
         system, history, said = _turns(seen, *_known(threads, seen))
         if history or said:
-            scope, agent = scopes.of(seen), scopes.agent_of(seen)
+            scope = scopes.of(seen)
             alternatives = [([*history], _said(seen, other)) for other in seen.alternatives]
             for told, answer in ((history, said), *alternatives):
-                _place(threads, _Call(seen, system, told, answer, agent, scope))
+                _place(threads, _Call(seen, system, told, answer, seen.agent or scope.agent, scope))
     return threads
 
 
@@ -98,7 +98,7 @@ def _said(seen: Observed, output: list[NormalMessage]) -> list[Turn]:
 def _place(threads: list[Thread], call: _Call) -> None:
     """Extends the thread that the call continues, or starts one."""
     seen, told = call.seen, call.history
-    mine = [t for t in threads if not _is_anothers(t, call)]
+    mine = [t for t in threads if not (t.agent and call.agent and t.agent != call.agent)]  # another agent's
     history = _completed(mine, told) if seen.is_cut else told
     best, shared = None, -1
     for candidate in reversed(mine):
@@ -122,15 +122,10 @@ def _place(threads: list[Thread], call: _Call) -> None:
     _note(best, call, best.turns[len(history) : len(path)])
 
 
-def _is_anothers(t: Thread, call: _Call) -> bool:
-    """Whether a thread is known to be another agent's."""
-    return bool(t.agent and call.agent and t.agent != call.agent)
-
-
 def _may_share(t: Thread, call: _Call, history: list[Turn], n: int) -> bool:
     """Whether ``n`` equal turns at their beginnings prove that a call belongs to a thread."""
-    if n == 0 or _tells_again(t, call):
-        return True
+    if n == 0 or history[0].message is t.turns[0].message or _tells_again(t, call):
+        return True  # one message, read once
     goes_on = n == len(t.turns)
     if _is_told_otherwise(t, call) and not model_spoke(t.turns[:n]):
         return goes_on and t.agent is not None and t.agent == call.agent
@@ -170,7 +165,8 @@ def _note(t: Thread, call: _Call, said: list[Turn]) -> None:
     t.flags.update(seen.flags)
     t.told.append((seen, said))
     if seen.response_id:
-        t.response_ids[seen.response_id] = _place_of(t, said)
+        at_end = said and t.turns[-1] is said[-1]
+        t.response_ids[seen.response_id] = len(t.turns) if at_end else _place_of(t, said)
 
 
 def _place_of(t: Thread, said: list[Turn]) -> int:

@@ -131,3 +131,13 @@ def test_a_span_that_is_exported_when_it_begins_and_when_it_ends(
     (c,) = recover(*(request(*tellings) for tellings in [(begun_call, begun), (first, ended)][::order]))
     assert answers(c) == [("booked", False)]
     assert [m["role"] for m in c.messages] == ["user", "assistant", "tool"]
+
+
+def test_a_result_that_the_history_leaves_out_comes_from_the_execution(recover: Recover) -> None:
+    made = call("call_7c21aa90", "book", {"id": 1})
+    silent = {"role": "tool", "parts": [{"type": "tool_call_response", "id": "call_7c21aa90"}]}
+    (c,) = recover(request(
+        chat(1, 2, 1, [ASK], [made], None), tool(1, 3, 2, "call_7c21aa90", "book", {"id": 1}, "booked"),
+        chat(1, 4, 3, [ASK, made, silent], [text("assistant", "Done.")], None),
+    ))  # fmt: skip
+    assert answers(c) == [("booked", False)]
