@@ -285,7 +285,7 @@ def _read_item(item: Any, default_role: str) -> list[NormalMessage]:
         item = shown if _told_by(shown, default_role) else item
     if isinstance(item, list):
         return read_messages(item, default_role)
-    if isinstance(item, dict) and item.get("kind") in _DIRECTIONS and isinstance(item.get("parts"), list):
+    if isinstance(item, dict) and str(item.get("kind")) in _DIRECTIONS and isinstance(item.get("parts"), list):
         return [m for p in item["parts"] if (m := _pydantic_part(p, _DIRECTIONS[item["kind"]]))]
     message = read_message(item, default_role)
     return [message] if message else []
