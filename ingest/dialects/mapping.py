@@ -274,7 +274,11 @@ def _read(shown: Any, role: str, values: dict[str, Any]) -> list[NormalMessage]:
     """Messages; several answers to one request are told apart where the span says how many there are."""
     if role == "assistant" and isinstance(shown, list) and len(shown) > 1 and len(shown) == _choice_count(values):
         return choices_of(shown, role) or []
-    return read_messages(shown, role)
+    found = read_messages(shown, role)
+    if role == "assistant" and isinstance(shown, list) and len(shown) > 1 and all(isinstance(x, str) for x in shown):
+        if [m["parts"] for m in found] == [[text_part(x)] for x in shown]:  # a list of words is one answer
+            return [{"role": role, "parts": [text_part(json_text(shown))]}]
+    return found
 
 
 _COUNTS = ("told.choices", "gen_ai.request.choice.count", "gen_ai.request.n", "llm.request.n")

@@ -333,12 +333,24 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
         if value.get(key) not in (None, "", [], {}):
             found = choices_of(value[key], default_role) if key in _CHOICES else None
             found = read_messages(value[key], default_role) if found is None else found
+            if found and default_role == "assistant" and isinstance(value[key], str) and _is_answer(value, key):
+                return []
             if found:
                 return head + found
     message = read_message(value, default_role)
     return head + ([message] if message else [])
 
 
+def _is_answer(value: dict[str, Any], key: str) -> bool:
+    """Whether an object with a text under a usual name is the structured answer itself, not what wraps one."""
+    return len(value) > 1 and _ENVELOPE.isdisjoint(k for k in value if k != key)
+
+
+_ENVELOPE = {"id", "object", "model", "usage", "created", "created_at", "done", "finish_reason", "finishReason",
+             "stop_reason", "role", "type", "metadata", "usage_metadata", "usageMetadata", "response_metadata",
+             "additional_kwargs", "raw", "logprobs", "status", "index", "messages", "input", "inputs", "tools", "tool_calls", "refusal",
+             "reasoning", "reasoning_content", "trajectory", "rationale", "text", "generation_id", "response_id",
+             "conversation_id", "sources", "source_nodes", "system", "prompt", "error", "kwargs"}  # fmt: skip
 CHOICE = "choice"  # which of several answers to one request a message belongs to
 _CHOICES = ("choices", "candidates", "generations")
 
