@@ -29,7 +29,7 @@ class Thread:
     spans: list[Observed] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
     read: tuple[list[NormalMessage], int] = ([], 0)  # the last history, which became the first so many turns
-    ends: dict[str, int] = field(default_factory=dict)  # how many turns there were when a response ended
+    ends: dict[str, int] = field(default_factory=dict)  # how many turns there were when a response or a state ended
 
 
 def thread(observed: list[Observed]) -> list[Thread]:
@@ -84,7 +84,7 @@ def _place(
     if best is not None and best.turns and shared >= len(best.turns) - 1 and _retell(best, history):
         shared = common_prefix(best.turns, history)
     abridged = _abridged(threads, history) if best is None or shared < len(best.turns) else None
-    named = _named(threads, seen, history) if seen.previous_response_id else None
+    named = _named(threads, seen, history) if seen.previous_response_id or seen.state_id else None
     if named is not None:
         best, shared, history = named
     elif abridged is not None:
@@ -98,6 +98,8 @@ def _place(
         best = _extend(threads, best, shared, history, said)
     if seen.response_id:
         best.ends.setdefault(seen.response_id, len(history) + len(said))
+    if seen.state_id:
+        best.ends[_STATE + seen.state_id] = len(history) + len(said)
     if history is told and len(threads) == 1:
         best.read = seen.input, len(history)
     _note(best, seen, system)
@@ -168,13 +170,17 @@ def _calls(turns: list[Turn]) -> set[str]:
 def _named(
     threads: list[Thread], seen: Observed, history: list[Turn]
 ) -> tuple[Thread, int, list[Turn]] | None:
-    """A stateful call sends only what is new and names the response that it goes on from: what it sends stands behind
-    that one, unless it tells the whole history all the same."""
+    """A stateful call sends only what is new and names the response, or the conversation, that it goes on from: what it
+    sends stands behind that, unless it tells the whole history all the same."""
+    name = seen.previous_response_id or f"{_STATE}{seen.state_id}"
     for t in reversed(threads):
-        at = t.ends.get(seen.previous_response_id or "", -1)
+        at = t.ends.get(name, -1)
         if at >= 0 and (not at or common_prefix(t.turns[:at], history) < at):
             return t, at, [*t.turns[:at], *history]
     return None
+
+
+_STATE = "state "  # before the id of a conversation, in ``Thread.ends``
 
 
 def _continued(

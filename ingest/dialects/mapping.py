@@ -27,6 +27,7 @@ from ingest.messages.parts import (
     text_part,
 )
 from ingest.messages.shapes import (
+    CHOICE,
     NormalMessage,
     by_choice,
     choices_of,
@@ -283,6 +284,7 @@ def _read(shown: Any, role: str, values: dict[str, Any]) -> list[NormalMessage]:
 
 _COUNTS = ("told.choices", "gen_ai.request.choice.count", "gen_ai.request.n", "llm.request.n")
 _REASONS = ("gen_ai.response.finish_reasons", "llm.response.finish_reasons")
+_CONFIGS = ("config", "generation_config", "generationConfig")
 _PARAMETERS = ("llm.invocation_parameters", "langfuse.observation.model.parameters",
                "langsmith.metadata.ls_invocation_params", "model_request_parameters")  # fmt: skip
 
@@ -294,6 +296,7 @@ def _choice_count(values: dict[str, Any]) -> int | None:
     if count is None and isinstance(reasons, list):
         return len(reasons)
     if count is None and isinstance(given := parse(first(values, *_PARAMETERS)), dict):
+        given = {**given, **{k: v for c in _CONFIGS if isinstance(given.get(c), dict) for k, v in given[c].items()}}
         count = first(given, "n", "candidate_count", "candidateCount", "num_generations")
     return int(count) if isinstance(count, int) or (isinstance(count, str) and count.isdigit()) else None
 
@@ -338,7 +341,8 @@ _histories = Histories()
 def _tells_more(found: list[NormalMessage], best: list[NormalMessage]) -> bool:
     if not best:
         return any(m["parts"] for m in found)
-    return completeness(found) > completeness(best)
+    new, old = completeness(found), completeness(best)
+    return new > old or (new == old and CHOICE in found[-1] and CHOICE not in best[-1])
 
 
 def completeness(messages: list[NormalMessage]) -> int:

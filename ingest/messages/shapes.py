@@ -348,9 +348,10 @@ def _is_answer(value: dict[str, Any], key: str) -> bool:
 
 _ENVELOPE = {"id", "object", "model", "usage", "created", "created_at", "done", "finish_reason", "finishReason",
              "stop_reason", "role", "type", "metadata", "usage_metadata", "usageMetadata", "response_metadata",
-             "additional_kwargs", "raw", "logprobs", "status", "index", "messages", "input", "inputs", "tools", "tool_calls", "refusal",
-             "reasoning", "reasoning_content", "trajectory", "rationale", "text", "generation_id", "response_id",
-             "conversation_id", "sources", "source_nodes", "system", "prompt", "error", "kwargs"}  # fmt: skip
+             "additional_kwargs", "raw", "logprobs", "status", "index", "messages", "input", "inputs", "tools",
+             "tool_calls", "refusal", "reasoning", "reasoning_content", "trajectory", "rationale", "text",
+             "generation_id", "response_id", "conversation_id", "sources", "source_nodes", "system", "prompt",
+             "error", "kwargs"}  # fmt: skip
 CHOICE = "choice"  # which of several answers to one request a message belongs to
 _CHOICES = ("choices", "candidates", "generations")
 

@@ -146,15 +146,23 @@ def test_a_call_that_names_a_response_and_tells_the_history_is_not_doubled(recov
         {"conversation": {"id": "conv_17"}},
         {"conversation_id": "conv_17"},
         {"thread_id": "conv_17"},
-        {"metadata": {"session_id": "conv_17"}},
-        {"extra_body": {"conversation_id": "conv_17"}},
     ],
 )
-def test_a_conversation_that_the_request_names_is_one(state: dict[str, Any], recover: Recover) -> None:
-    made = [span(n + 1, n + 1, "call", openinference(n, None, **state), at=n, parent=n + 1) for n in range(3)]
-    found = recover(request(*made))
+@pytest.mark.parametrize("session", [{}, {"session.id": "s-1"}])
+def test_a_conversation_that_the_api_keeps_is_one(
+    state: dict[str, Any], session: dict[str, Any], recover: Recover
+) -> None:
+    """Conversations, threads: every call tells only what is new."""
+    calls = [openinference(n, None, **state) | session for n in range(3)]
+    (c,) = recover(request(*(span(n + 1, n + 1, "call", v, at=n, parent=n + 1) for n, v in enumerate(calls))))
+    assert said(c) == WHOLE and c.conversation_id == session.get("session.id", "conv_17")
+
+
+def test_a_session_that_the_request_names_groups_and_proves_no_order(recover: Recover) -> None:
+    calls = [openinference(n, None, metadata={"session_id": "conv_17"}) for n in range(3)]
+    found = recover(request(*(span(n + 1, n + 1, "call", v, at=n, parent=n + 1) for n, v in enumerate(calls))))
     assert {c.conversation_id.split("/")[0] for c in found} == {"conv_17"}
-    assert sorted(t for c in found for t in said(c)) == sorted(WHOLE)
+    assert sorted(map(said, found)) == sorted(WHOLE[n : n + 2] for n in (0, 2, 4))
 
 
 @pytest.mark.parametrize(
