@@ -319,7 +319,7 @@ def _structured(values: dict[str, Any], keys: tuple[str, ...]) -> list[NormalMes
 def finish(mappings: list[Mapping], span: Span, seen: Observed) -> None:
     """What no dialect could read of a model call as messages is kept as text; where nothing can be read though the call
     ended, that is flagged."""
-    if seen.input and any(m["parts"] for m in seen.output):
+    if seen.input and seen.output and seen.output[0]["parts"]:  # as nearly always
         return
     values = span.attributes
     if not seen.input and "redacted" not in seen.flags:
@@ -340,7 +340,7 @@ _histories = Histories()
 
 def _tells_more(found: list[NormalMessage], best: list[NormalMessage]) -> bool:
     if not best:
-        return any(m["parts"] for m in found)
+        return bool(found and found[0]["parts"]) or any(m["parts"] for m in found)
     new, old = completeness(found), completeness(best)
     return new > old or (new == old and CHOICE in found[-1] and CHOICE not in best[-1])
 

@@ -66,7 +66,8 @@ def _read(value: Any, seen: Observed, is_answer: bool) -> None:
         if seen.conversation_id is None:
             asks = any(name in value for name in _QUOTED)
         else:
-            asks = seen.state_id is None and _KEPT.search(value) is not None
+            asks = seen.state_id is None and ('"conversation' in value or '"thread' in value)
+            asks = asks and _KEPT.search(value) is not None
         asks = asks or (is_answer and seen.response_id is None and '"id"' in value)
         if asks and isinstance(told := parse(value), dict):
             _note(told, seen, is_answer)
