@@ -240,8 +240,10 @@ def _is_told(messages: list[NormalMessage]) -> bool:
     return any(p["type"] in READ or not is_unread(p) for m in messages for p in m["parts"])
 
 
-def _lone(values: dict[str, Any], keys: tuple[str, ...], role: str) -> list[NormalMessage]:
-    text = next((t for k in keys if (t := lone_text(values.get(k), role))), None)
+def _lone(
+    values: dict[str, Any], keys: tuple[str, ...], role: str, is_named: bool = False
+) -> list[NormalMessage]:
+    text = next((t for k in keys if (t := lone_text(values.get(k), role, is_named))), None)
     return [{"role": role, "parts": [text_part(text)]}] if text else []
 
 
@@ -323,7 +325,7 @@ def finish(mappings: list[Mapping], span: Span, seen: Observed) -> None:
         return
     values = span.attributes
     if not seen.input and "redacted" not in seen.flags:
-        seen.input = next((m for d in mappings if (m := _lone(values, d.input, "user"))), [])
+        seen.input = next((m for d in mappings if (m := _lone(values, d.input, "user", True))), [])
     if not any(m["parts"] for m in seen.output) and "redacted" not in seen.flags:
         seen.output = next((m for d in mappings if (m := _structured(values, d.output))), seen.output)
     if not seen.is_error and not any(m["parts"] for m in seen.output) and not _ENDED.isdisjoint(values):

@@ -387,17 +387,17 @@ _ANSWERS = ("answer", "final_answer", "final_output", "output", "response", "res
 _ASIDES = {"trajectory", "reasoning", "rationale", "thought", "model", "stream"}
 
 
-def lone_text(value: Any, role: str) -> str | None:
+def lone_text(value: Any, role: str, is_named: bool = False) -> str | None:
     """The text that an agent was given, or gave back, among other fields of an object: under a usual name, or
-    as the only text there is."""
+    as the only text there is, unless it must be ``is_named``."""
     value = parse_any(value)
     if isinstance(value, dict) and len(value) == 1 and isinstance(inner := parse(next(iter(value.values()))), dict):
-        return lone_text(inner, role)
+        return lone_text(inner, role, is_named)
     if not isinstance(value, dict):
         return value if isinstance(value, str) and value else None
     texts = {k: v for k, v in value.items() if isinstance(v, str) and v and k not in _ASIDES}
     named = first(texts, *(_TASKS if role == "user" else _ANSWERS))
-    return named or (next(iter(texts.values())) if len(texts) == 1 else None)
+    return named or (next(iter(texts.values())) if len(texts) == 1 and not is_named else None)
 
 
 def system_parts(value: Any) -> list[Part]:

@@ -175,3 +175,37 @@ def test_a_session_that_the_request_names_groups_and_proves_no_order(recover: Re
 def test_what_only_looks_like_a_conversations_id_is_none(state: dict[str, Any], recover: Recover) -> None:
     (c,) = recover(request(span(1, 1, "call", openinference(0, None, **state), parent=1)))
     assert c.conversation_id == f"{1:032x}"
+
+
+def test_a_call_that_only_approves_says_nothing_of_its_own(recover: Recover) -> None:
+    """MCP with approval: the first response asks, the second request approves, the second response ran the tool."""
+    approval = {"type": "mcp_approval_request", "id": "a1", "name": "cancel", "arguments": "{}"}
+    ran = {
+        "type": "mcp_call",
+        "id": "m1",
+        "approval_request_id": "a1",
+        "name": "cancel",
+        "arguments": "{}",
+        "output": "ok",
+    }
+    first = {
+        "openinference.span.kind": "LLM",
+        "input.value": raw_request(0, None),
+        "output.value": json.dumps({"id": "resp_0", "object": "response", "output": [approval]}),
+    }
+    asked = {
+        "input": [{"type": "mcp_approval_response", "approval_request_id": "a1", "approve": True}],
+        "previous_response_id": "resp_0",
+    }
+    second = {
+        "openinference.span.kind": "LLM",
+        "input.value": json.dumps(asked),
+        "output.value": json.dumps({"id": "resp_1", "object": "response", "output": [ran]}),
+    }
+    (c,) = recover(request(span(1, 1, "call", first, parent=1), span(2, 2, "call", second, at=1, parent=2)))
+    assert [(m["role"], m["content"]) for m in c.messages] == [
+        ("system", "Be kind."),
+        ("user", TURNS[0][0]),
+        ("assistant", None),
+        ("tool", "ok"),
+    ]
