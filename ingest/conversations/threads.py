@@ -40,6 +40,7 @@ class Thread:
     scope: Scope | None = None  # of the span that it began with
     is_branch: bool = False
     read: tuple[list[NormalMessage], int, Turn | None] = ([], 0, None)  # last history: first so many turns, system
+    states: dict[str, int] = field(default_factory=dict)  # how many turns each conversation that the API keeps has
 
 
 def thread(observed: list[Observed], scopes: Scopes) -> list[Thread]:
@@ -108,7 +109,7 @@ def _place(threads: list[Thread], call: _Call) -> None:
     if best is not None and best.turns and shared >= len(best.turns) - 1 and _retell(best, history):
         shared = common_prefix(best.turns, history)
     abridged = _abridged(mine, history) if best is None or shared < len(best.turns) else None
-    named = _named(mine, call, history) if seen.previous_response_id else None
+    named = _named(mine, call, history) if seen.previous_response_id or seen.state_id else None
     if named is not None:
         best, shared, history = named
     elif abridged is not None:
@@ -226,10 +227,11 @@ def _calls(turns: list[Turn]) -> set[str]:
 
 
 def _named(threads: list[Thread], call: _Call, history: list[Turn]) -> tuple[Thread, int, list[Turn]] | None:
-    """A stateful call sends only what is new and names the response that it continues. Its messages come after that
-    response, unless it tells the whole history as well."""
+    """A stateful call sends only what is new and names the response, or the conversation, that it continues. Its
+    messages come after that, unless it tells the whole history as well."""
+    response, state = call.seen.previous_response_id, call.seen.state_id
     for t in _nearest(threads, call):
-        at = t.response_ids.get(call.seen.previous_response_id or "", -1)
+        at = t.response_ids.get(response, -1) if response else t.states.get(state or "", -1)
         if at >= 0 and (not at or common_prefix(t.turns[:at], history) < at):
             return t, at, [*t.turns[:at], *history]
     return None

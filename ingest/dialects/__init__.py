@@ -131,9 +131,10 @@ def _read(span: Span, seen: Observed) -> None:
     """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
     told, known = "", list[Mapping]()
     candidates, kinds, places = _candidates(tuple(span.attributes), DIALECTS)
-    if any(isinstance(said := span.attributes[k], str) and is_silent(said) for k in kinds):
-        seen.dialect = next((d.name for d, looks in candidates if looks is None), "")
-        return
+    for key in kinds:
+        if isinstance(said := span.attributes[key], str) and is_silent(said):
+            seen.dialect = next((d.name for d, looks in candidates if looks is None), "")
+            return
     for dialect, looks in candidates:
         if looks is None or any(look(span) for look in looks):
             known.append(dialect)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ingest.dialects.mapping import called_with, completeness, is_redacted, unflatten, unquoted
+from ingest.messages.kinds import is_silent
 from ingest.messages.normal import Observed, Span
 from ingest.messages.parts import parse_any, text_part
 from ingest.messages.shapes import ROLES, NormalMessage, read_messages, role_of, system_parts
@@ -30,6 +31,7 @@ _SYSTEM = {"system", "instructions"}
 _TEXTS = {"text", "content", "message", "output", "completion", "response", "answer", "reply"}
 _SESSIONS = tuple((what, "id") for what in ("conversation", "session", "thread", "chat"))
 _NAMED = {*_TOOL, "entity"}
+_SAYS = (("kind",), ("type",), ("operation",), ("op",))  # where a span says what it is
 _FLAT = re.compile(r"^(.*?)\.\d{1,6}\.")
 _PARTS = {"tool_call", "tool_use", "tool_result", "tool-call", "tool-result", "function_call",
           "function_call_output", "tool_call_response"}  # fmt: skip
@@ -38,6 +40,8 @@ _PARTS = {"tool_call", "tool_use", "tool_result", "tool-call", "tool-result", "f
 def read(span: Span, seen: Observed) -> bool:
     """Reads what no dialect knows; says whether anything was found."""
     values = _values(span)
+    if any(isinstance(v, str) and words(k)[-1:] in _SAYS and is_silent(v) for k, v in values):
+        return False  # embeddings, reranking, ...
     if seen.kind in ("other", "execution") and _execution(span, values, seen):
         return True
     if seen.kind == "execution":

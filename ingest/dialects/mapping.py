@@ -27,6 +27,7 @@ from ingest.messages.parts import (
     text_part,
 )
 from ingest.messages.shapes import (
+    CHOICE,
     NormalMessage,
     by_choice,
     choices_of,
@@ -239,8 +240,10 @@ def _is_told(messages: list[NormalMessage]) -> bool:
     return any(p["type"] in READ or not is_unread(p) for m in messages for p in m["parts"])
 
 
-def _lone(values: dict[str, Any], keys: tuple[str, ...], role: str) -> list[NormalMessage]:
-    text = next((t for k in keys if (t := lone_text(values.get(k), role))), None)
+def _lone(
+    values: dict[str, Any], keys: tuple[str, ...], role: str, is_named: bool = False
+) -> list[NormalMessage]:
+    text = next((t for k in keys if (t := lone_text(values.get(k), role, is_named))), None)
     return [{"role": role, "parts": [text_part(text)]}] if text else []
 
 
@@ -274,11 +277,16 @@ def _read(shown: Any, role: str, values: dict[str, Any]) -> list[NormalMessage]:
     """Messages; several answers to one request are told apart where the span says how many there are."""
     if role == "assistant" and isinstance(shown, list) and len(shown) > 1 and len(shown) == _choice_count(values):
         return choices_of(shown, role) or []
-    return read_messages(shown, role)
+    found = read_messages(shown, role)
+    if role == "assistant" and isinstance(shown, list) and len(shown) > 1 and all(isinstance(x, str) for x in shown):
+        if [m["parts"] for m in found] == [[text_part(x)] for x in shown]:  # a list of words is one answer
+            return [{"role": role, "parts": [text_part(json_text(shown))]}]
+    return found
 
 
 _COUNTS = ("told.choices", "gen_ai.request.choice.count", "gen_ai.request.n", "llm.request.n")
 _REASONS = ("gen_ai.response.finish_reasons", "llm.response.finish_reasons")
+_CONFIGS = ("config", "generation_config", "generationConfig")
 _PARAMETERS = ("llm.invocation_parameters", "langfuse.observation.model.parameters",
                "langsmith.metadata.ls_invocation_params", "model_request_parameters")  # fmt: skip
 
@@ -290,6 +298,7 @@ def _choice_count(values: dict[str, Any]) -> int | None:
     if count is None and isinstance(reasons, list):
         return len(reasons)
     if count is None and isinstance(given := parse(first(values, *_PARAMETERS)), dict):
+        given = {**given, **{k: v for c in _CONFIGS if isinstance(given.get(c), dict) for k, v in given[c].items()}}
         count = first(given, "n", "candidate_count", "candidateCount", "num_generations")
     return int(count) if isinstance(count, int) or (isinstance(count, str) and count.isdigit()) else None
 
@@ -312,11 +321,11 @@ def _structured(values: dict[str, Any], keys: tuple[str, ...]) -> list[NormalMes
 def finish(mappings: list[Mapping], span: Span, seen: Observed) -> None:
     """What no dialect could read of a model call as messages is kept as text; where nothing can be read though the call
     ended, that is flagged."""
-    if seen.input and any(m["parts"] for m in seen.output):
+    if seen.input and seen.output and seen.output[0]["parts"]:  # as nearly always
         return
     values = span.attributes
     if not seen.input and "redacted" not in seen.flags:
-        seen.input = next((m for d in mappings if (m := _lone(values, d.input, "user"))), [])
+        seen.input = next((m for d in mappings if (m := _lone(values, d.input, "user", True))), [])
     if not any(m["parts"] for m in seen.output) and "redacted" not in seen.flags:
         seen.output = next((m for d in mappings if (m := _structured(values, d.output))), seen.output)
     if not seen.is_error and not any(m["parts"] for m in seen.output) and not _ENDED.isdisjoint(values):
@@ -333,8 +342,9 @@ _histories = Histories()
 
 def _tells_more(found: list[NormalMessage], best: list[NormalMessage]) -> bool:
     if not best:
-        return any(m["parts"] for m in found)
-    return completeness(found) > completeness(best)
+        return bool(found and found[0]["parts"]) or any(m["parts"] for m in found)
+    new, old = completeness(found), completeness(best)
+    return new > old or (new == old and CHOICE in found[-1] and CHOICE not in best[-1])
 
 
 def completeness(messages: list[NormalMessage]) -> int:

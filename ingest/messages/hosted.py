@@ -74,7 +74,8 @@ def interface_part(x: dict[str, Any]) -> dict[str, Any] | None:
     inner = x.get("toolInvocation")
     if isinstance(inner, dict):
         x = {**inner, "type": "tool-invocation"}
-    if x.get("state") not in _STATES or not isinstance(x.get("toolCallId"), str):
+    state = x.get("state")
+    if not isinstance(state, str) or state not in _STATES or not isinstance(x.get("toolCallId"), str):
         return None
     kind = str(x.get("type", ""))
     name = x.get("toolName") or (kind[5:] if kind.startswith("tool-") else kind)
@@ -83,7 +84,7 @@ def interface_part(x: dict[str, Any]) -> dict[str, Any] | None:
     answer = x.get("output", x.get("result"))
     if answer is not None:
         item["output"] = answer
-    if x["state"] == "output-error":
+    if state == "output-error":
         item |= {"error": x.get("errorText") or True, "status": "failed"}
     return item
 

@@ -15,7 +15,8 @@ _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _WRAPPERS = re.compile(r"(?:block|part|content|param|item|chunk)+$")
 _CLASSES = re.compile(r"^(?:chatcompletion(?:message)?|response|beta)(?=[a-z])")
 
-TEXT = {"text", "inputtext", "outputtext", "refusal", "outputrefusal", "summarytext", "textdelta", "plaintext"}
+TEXT = {"text", "inputtext", "outputtext", "refusal", "outputrefusal", "summarytext", "textdelta", "plaintext",
+        "generation", "generationchunk"}  # fmt: skip
 SPEECH = {"audio", "inputaudio", "outputaudio"}  # text where a transcript is told
 REASONING = {"reasoning", "thinking", "redactedthinking", "redactedreasoning", "reasoningtext", "thought"}
 # Known, and neither said nor a tool's: media, sources, and what the items of a response say about the exchange itself.

@@ -84,6 +84,7 @@ class Observed:
     model: str | None = None
     response_id: str | None = None
     previous_response_id: str | None = None
+    state_id: str | None = None  # the conversation that the API keeps: a call tells only what is new to it
     input: list[NormalMessage] = field(default_factory=list)
     output: list[NormalMessage] = field(default_factory=list)
     alternatives: list[list[NormalMessage]] = field(default_factory=list)  # other answers to the same input (n > 1)

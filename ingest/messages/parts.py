@@ -264,13 +264,19 @@ def _untyped_parts(x: dict[str, Any]) -> list[Part]:
         return parts_of(code)
     if "reasoningContent" in x:
         return [{"type": "reasoning", "content": x["reasoningContent"]}]
-    if isinstance(x.get("text"), str) and "type" not in x:
+    if isinstance(x.get("text"), str) and "type" not in x and set(x) <= _BESIDE_TEXT:
         return [text_part(x["text"])] if x["text"] else []
     if not x or (set(x) <= {"text", "type"} and not x.get("text")):
         return []
     if not isinstance(x.get("type", ""), str) or x.get("type") in READ:  # it says that it is one and is none
         return [{"type": "unknown", "content": x}]
     return [{"type": "unknown", **x}]
+
+
+# What stands beside the text of a block without a type (Gemini, Bedrock); a text beside anything else is no block.
+_BESIDE_TEXT = {"text", "thought", "thoughtSignature", "thought_signature", "signature", "cache_control", "cachePoint",
+                "annotations", "citations", "id", "index", "partMetadata", "part_metadata", "finish_reason", "logprobs",
+                "finishReason", "generation_info", "role", "mediaResolution", "videoMetadata"}  # fmt: skip
 
 
 def read_parts(content: Any) -> list[Part]:

@@ -285,7 +285,7 @@ def _read_item(item: Any, default_role: str) -> list[NormalMessage]:
         item = shown if _told_by(shown, default_role) else item
     if isinstance(item, list):
         return read_messages(item, default_role)
-    if isinstance(item, dict) and item.get("kind") in _DIRECTIONS and isinstance(item.get("parts"), list):
+    if isinstance(item, dict) and str(item.get("kind")) in _DIRECTIONS and isinstance(item.get("parts"), list):
         return [m for p in item["parts"] if (m := _pydantic_part(p, _DIRECTIONS[item["kind"]]))]
     message = read_message(item, default_role)
     return [message] if message else []
@@ -333,12 +333,25 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
         if value.get(key) not in (None, "", [], {}):
             found = choices_of(value[key], default_role) if key in _CHOICES else None
             found = read_messages(value[key], default_role) if found is None else found
+            if found and default_role == "assistant" and isinstance(value[key], str) and _is_answer(value, key):
+                return []
             if found:
                 return head + found
     message = read_message(value, default_role)
     return head + ([message] if message else [])
 
 
+def _is_answer(value: dict[str, Any], key: str) -> bool:
+    """Whether an object with a text under a usual name is the structured answer itself, not what wraps one."""
+    return len(value) > 1 and _ENVELOPE.isdisjoint(k for k in value if k != key)
+
+
+_ENVELOPE = {"id", "object", "model", "usage", "created", "created_at", "done", "finish_reason", "finishReason",
+             "stop_reason", "role", "type", "metadata", "usage_metadata", "usageMetadata", "response_metadata",
+             "additional_kwargs", "raw", "logprobs", "status", "index", "messages", "input", "inputs", "tools",
+             "tool_calls", "refusal", "reasoning", "reasoning_content", "trajectory", "rationale", "text",
+             "generation_id", "response_id", "conversation_id", "sources", "source_nodes", "system", "prompt",
+             "error", "kwargs"}  # fmt: skip
 CHOICE = "choice"  # which of several answers to one request a message belongs to
 _CHOICES = ("choices", "candidates", "generations")
 
@@ -374,17 +387,17 @@ _ANSWERS = ("answer", "final_answer", "final_output", "output", "response", "res
 _ASIDES = {"trajectory", "reasoning", "rationale", "thought", "model", "stream"}
 
 
-def lone_text(value: Any, role: str) -> str | None:
+def lone_text(value: Any, role: str, is_named: bool = False) -> str | None:
     """The text that an agent was given, or gave back, among other fields of an object: under a usual name, or
-    as the only text there is."""
+    as the only text there is, unless it must be ``is_named``."""
     value = parse_any(value)
     if isinstance(value, dict) and len(value) == 1 and isinstance(inner := parse(next(iter(value.values()))), dict):
-        return lone_text(inner, role)
+        return lone_text(inner, role, is_named)
     if not isinstance(value, dict):
         return value if isinstance(value, str) and value else None
     texts = {k: v for k, v in value.items() if isinstance(v, str) and v and k not in _ASIDES}
     named = first(texts, *(_TASKS if role == "user" else _ANSWERS))
-    return named or (next(iter(texts.values())) if len(texts) == 1 else None)
+    return named or (next(iter(texts.values())) if len(texts) == 1 and not is_named else None)
 
 
 def system_parts(value: Any) -> list[Part]:

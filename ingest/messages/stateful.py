@@ -18,6 +18,8 @@ _PREVIOUS_NAME = re.compile(r"(?:^|[._])previous_?(?:response|interaction)_?id$"
 _CONVERSATIONS = ("conversation", "conversation_id", "conversationId", "thread_id", "threadId", "session_id",
                   "sessionId")  # fmt: skip
 _QUOTED = tuple(f'"{name}"' for name in _CONVERSATIONS)
+_STATES = ("conversation", "conversation_id", "conversationId", "thread_id", "threadId")  # kept by the API
+_KEPT = re.compile(r'"(?:conversation(?:_?id)?|thread_?id)"\s*:\s*["{]', re.IGNORECASE)
 _WRAPPERS = ("metadata", "configurable", "config", "kwargs", "request", "body", "extra_body", "invocation_params",
              "run_config", "response")  # fmt: skip
 _ID = re.compile(r"[\w.:+/=-]{4,200}")
@@ -61,7 +63,11 @@ def _read(value: Any, seen: Observed, is_answer: bool) -> None:
     elif value[:1] == "{":
         if seen.previous_response_id is None and "revious" in value and (found := _PREVIOUS.search(value)):
             seen.previous_response_id = found.group(1)
-        asks = seen.conversation_id is None and any(name in value for name in _QUOTED)
+        if seen.conversation_id is None:
+            asks = any(name in value for name in _QUOTED)
+        else:
+            asks = seen.state_id is None and ('"conversation' in value or '"thread' in value)
+            asks = asks and _KEPT.search(value) is not None
         asks = asks or (is_answer and seen.response_id is None and '"id"' in value)
         if asks and isinstance(told := parse(value), dict):
             _note(told, seen, is_answer)
@@ -77,19 +83,27 @@ def _read_object(told: dict[str, Any], seen: Observed, is_answer: bool) -> None:
 def _note(told: dict[str, Any], seen: Observed, is_answer: bool) -> None:
     if seen.conversation_id is None:
         seen.conversation_id = _conversation_in(told)
+    if seen.state_id is None:
+        seen.state_id = _named(told, _STATES)
     if is_answer and seen.response_id is None:
         seen.response_id = _response_in(told)
 
 
 def _conversation_in(told: dict[str, Any], depth: int = 2) -> str | None:
     """The id under one of the usual names, at the top or in what wraps a request."""
-    for name in _CONVERSATIONS:
+    if named := _named(told, _CONVERSATIONS):
+        return named
+    inner = [told[k] for k in _WRAPPERS if isinstance(told.get(k), dict)] if depth else []
+    return next((found for x in inner if (found := _conversation_in(x, depth - 1))), None)
+
+
+def _named(told: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    for name in names:
         value = told.get(name)
         value = value.get("id") if isinstance(value, dict) else value
         if isinstance(value, str) and _ID.fullmatch(value):
             return value
-    inner = [told[k] for k in _WRAPPERS if isinstance(told.get(k), dict)] if depth else []
-    return next((found for x in inner if (found := _conversation_in(x, depth - 1))), None)
+    return None
 
 
 def _response_in(told: dict[str, Any]) -> str | None:

@@ -228,15 +228,42 @@ def test_content_that_was_a_list_of_blocks_is_read_and_text_that_looks_like_one_
         assert want in [m["content"] for c in found for m in c.messages]
 
 
-def test_an_answer_in_json_is_kept_whatever_the_dialect(recover: Recover) -> None:
-    answer = '{"verdict": "cancel", "confidence": 0.9}'
-    values = {
-        "langfuse.observation.type": "generation",
-        "langfuse.observation.input": json.dumps(ASKED),
-        "langfuse.observation.output": answer,
-    }
-    (c,) = recover(request(span(1, 1, "m", values, parent=1)))
-    assert [m["content"] for m in c.messages] == [ASK, answer]
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"verdict": "cancel", "confidence": 0.9}',
+        '{"message": "Hello", "intent": "greet"}',
+        '{"text": "Lamp is loud", "label": "bug"}',
+        '[{"text": "Lamp is loud", "label": "bug", "score": 0.9}]',
+        '[{"type": "bug", "title": "Lamp flickers"}]',
+        '["red", "blue"]',
+    ],
+)
+def test_an_answer_in_json_is_kept_whatever_the_dialect(answer: str, recover: Recover) -> None:
+    dialects: list[dict[str, Any]] = [
+        {
+            "langfuse.observation.type": "generation",
+            "langfuse.observation.input": json.dumps(ASKED),
+            "langfuse.observation.output": answer,
+        },
+        {"mlflow.spanType": "LLM", "mlflow.spanInputs": json.dumps(ASKED), "mlflow.spanOutputs": answer},
+        {OI: "LLM", "input.value": json.dumps({"messages": ASKED}), "output.value": answer},
+        {
+            "llm.request.type": "chat",
+            "gen_ai.prompt.0.role": "user",
+            "gen_ai.prompt.0.content": ASK,
+            "gen_ai.completion.0.role": "assistant",
+            "gen_ai.completion.0.content": answer,
+        },
+        {
+            "ai.operationId": "ai.generateObject.doGenerate",
+            "ai.prompt.messages": json.dumps(ASKED),
+            "ai.response.object": answer,
+        },
+    ]
+    found = recover(request(*(span(n, n, "m", values, at=n, parent=n) for n, values in enumerate(dialects, 1))))
+    told = [[m["content"] or "" for m in c.messages] for c in found]
+    assert [[asked, json.loads(said)] for asked, said in told] == [[ASK, json.loads(answer)]] * len(dialects)
 
 
 def test_items_that_logfire_does_not_know_are_read_from_their_data(recover: Recover) -> None:

@@ -53,6 +53,7 @@ OTEL = {
         {"mlflow.spanType": "RETRIEVER", "mlflow.spanInputs": JSON["input.value"]},
         {"langsmith.span.kind": "retriever", "gen_ai.prompt": JSON["input.value"]},
         {"ai.operationId": "ai.embed.doEmbed", "ai.prompt.messages": '[{"role": "user", "content": "x"}]'},
+        {"acme.operation": "embeddings", "acme.input": '[{"role": "user", "content": "x"}]'},
         {"ai.operationId": "ai.rerank", "ai.prompt": '{"prompt": "x"}'},
     ],
 )

@@ -146,15 +146,23 @@ def test_a_call_that_names_a_response_and_tells_the_history_is_not_doubled(recov
         {"conversation": {"id": "conv_17"}},
         {"conversation_id": "conv_17"},
         {"thread_id": "conv_17"},
-        {"metadata": {"session_id": "conv_17"}},
-        {"extra_body": {"conversation_id": "conv_17"}},
     ],
 )
-def test_a_conversation_that_the_request_names_is_one(state: dict[str, Any], recover: Recover) -> None:
-    made = [span(n + 1, n + 1, "call", openinference(n, None, **state), at=n, parent=n + 1) for n in range(3)]
-    found = recover(request(*made))
+@pytest.mark.parametrize("session", [{}, {"session.id": "s-1"}])
+def test_a_conversation_that_the_api_keeps_is_one(
+    state: dict[str, Any], session: dict[str, Any], recover: Recover
+) -> None:
+    """Conversations, threads: every call tells only what is new."""
+    calls = [openinference(n, None, **state) | session for n in range(3)]
+    (c,) = recover(request(*(span(n + 1, n + 1, "call", v, at=n, parent=n + 1) for n, v in enumerate(calls))))
+    assert said(c) == WHOLE and c.conversation_id == session.get("session.id", "conv_17")
+
+
+def test_a_session_that_the_request_names_groups_and_proves_no_order(recover: Recover) -> None:
+    calls = [openinference(n, None, metadata={"session_id": "conv_17"}) for n in range(3)]
+    found = recover(request(*(span(n + 1, n + 1, "call", v, at=n, parent=n + 1) for n, v in enumerate(calls))))
     assert {c.conversation_id.split("/")[0] for c in found} == {"conv_17"}
-    assert sorted(t for c in found for t in said(c)) == sorted(WHOLE)
+    assert sorted(map(said, found)) == sorted(WHOLE[n : n + 2] for n in (0, 2, 4))
 
 
 @pytest.mark.parametrize(
@@ -167,3 +175,37 @@ def test_a_conversation_that_the_request_names_is_one(state: dict[str, Any], rec
 def test_what_only_looks_like_a_conversations_id_is_none(state: dict[str, Any], recover: Recover) -> None:
     (c,) = recover(request(span(1, 1, "call", openinference(0, None, **state), parent=1)))
     assert c.conversation_id == f"{1:032x}"
+
+
+def test_a_call_that_only_approves_says_nothing_of_its_own(recover: Recover) -> None:
+    """MCP with approval: the first response asks, the second request approves, the second response ran the tool."""
+    approval = {"type": "mcp_approval_request", "id": "a1", "name": "cancel", "arguments": "{}"}
+    ran = {
+        "type": "mcp_call",
+        "id": "m1",
+        "approval_request_id": "a1",
+        "name": "cancel",
+        "arguments": "{}",
+        "output": "ok",
+    }
+    first = {
+        "openinference.span.kind": "LLM",
+        "input.value": raw_request(0, None),
+        "output.value": json.dumps({"id": "resp_0", "object": "response", "output": [approval]}),
+    }
+    asked = {
+        "input": [{"type": "mcp_approval_response", "approval_request_id": "a1", "approve": True}],
+        "previous_response_id": "resp_0",
+    }
+    second = {
+        "openinference.span.kind": "LLM",
+        "input.value": json.dumps(asked),
+        "output.value": json.dumps({"id": "resp_1", "object": "response", "output": [ran]}),
+    }
+    (c,) = recover(request(span(1, 1, "call", first, parent=1), span(2, 2, "call", second, at=1, parent=2)))
+    assert [(m["role"], m["content"]) for m in c.messages] == [
+        ("system", "Be kind."),
+        ("user", TURNS[0][0]),
+        ("assistant", None),
+        ("tool", "ok"),
+    ]
