@@ -18,12 +18,15 @@ KEYS = sorted({
     "response", "completion", "chosen", "rejected", "preferred_output", "non_preferred_output", "schema_version",
     "steps", "agent", "tools", "system", "choices", "candidates", "output", "role", "content", "from", "value", "parts",
     "type", "message", "tool_calls", "function", "name", "arguments", "toolCallId", "state", "mapping", "current_node",
-    "author", "resourceSpans", "resourceLogs", "scopeSpans", "spans", "batches", "observation", "results", "tool_call_id",
+    "author", "resourceSpans", "resourceLogs", "scopeSpans", "spans", "batches", "observation", "results",
+    "tool_call_id",
     *(key for mark in (*TRACES, *OTHERS) for key in mark.keys.replace("|", " ").split()),
 })  # fmt: skip
-WORDS = st.sampled_from(["user", "assistant", "human", "gpt", "function_call", "ATIF-v1.7", "tool", "[{'a': 1}]",
-                         "{", "[1", '[{"role": "user", "content": "x"}]', "<tool_call>\n{}\n</tool_call>",
-                         "Human: a\n\nAssistant: b", "tool-x", "output-available", "", "1.5", "nan", "\ud800"])  # fmt: skip
+WORDS = st.sampled_from([
+    "user", "assistant", "human", "gpt", "function_call", "ATIF-v1.7", "tool", "[{'a': 1}]", "{", "[1", "tool-x", "", "1.5",
+    '[{"role": "user", "content": "x"}]', "<tool_call>\n{}\n</tool_call>", "Human: a\n\nAssistant: b", "nan", "\ud800",
+    "output-available",
+])  # fmt: skip
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | WORDS
 VALUES = st.recursive(
     SCALARS,
