@@ -23,7 +23,8 @@ KEYS = sorted({
     *(key for mark in (*TRACES, *OTHERS) for key in mark.keys.replace("|", " ").split()),
 })  # fmt: skip
 WORDS = st.sampled_from([
-    "user", "assistant", "human", "gpt", "function_call", "ATIF-v1.7", "tool", "[{'a': 1}]", "{", "[1", "tool-x", "", "1.5",
+    "user", "assistant", "human", "gpt", "function_call", "ATIF-v1.7", "tool", "[{'a': 1}]", "{", "[1", "tool-x",
+    "1.5", "",
     '[{"role": "user", "content": "x"}]', "<tool_call>\n{}\n</tool_call>", "Human: a\n\nAssistant: b", "nan", "\ud800",
     "output-available",
 ])  # fmt: skip
