@@ -199,6 +199,26 @@ def test_a_directory_of_other_files_is_told(tmp_path: Path) -> None:
         Lake.create(tmp_path / "lake").ingest([data])
 
 
+def test_files_that_were_not_looked_into_are_told(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.jsonl").write_text(json.dumps(GOOD) + "\n")
+    for name in ("b.csv", "c.csv", "README", ".hidden"):
+        (data / name).write_text("x")
+    command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "not looked into: " in done.stdout
+    assert "2 .csv" in done.stdout and "1 without a suffix" in done.stdout and "give it by name" in done.stdout
+
+
+def test_a_bad_file_is_one_line_on_stderr_and_exit_status_2(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,prompt\n1,hi\n")
+    command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(tmp_path / "a.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("rehearsal: ") and done.stderr.count("\n") == 1
+    assert "CSV" in done.stderr and READABLE in done.stderr
+
+
 def test_an_unreadable_line_among_good_ones_is_told_with_its_number(tmp_path: Path) -> None:
     done = ingest(tmp_path, "\n".join([json.dumps(GOOD), json.dumps(CONSOLE), json.dumps(OTHER)]) + "\n")
     assert done.new == 2
