@@ -45,7 +45,7 @@ def read_sessions(records: Iterable[LogRecord], told: set[str]) -> tuple[list[Ob
         if event is None:
             unread[str(record.attributes.get("event.name") or record.event_name or "")] += 1
         elif record.trace_id not in told:
-            sessions[record.trace_id or TRACE + event.session, event.session, told_events.sub_agent(record)].append(event)
+            sessions[record.trace_id or TRACE + event.session, event.session, sub_agent(record)].append(event)
     found: list[Observed] = []
     for (trace_id, session, agent), events in sessions.items():
         for o in _session(trace_id, events):
