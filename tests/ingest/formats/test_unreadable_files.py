@@ -211,6 +211,18 @@ def test_files_that_were_not_looked_into_are_told(tmp_path: Path) -> None:
     assert "2 .csv" in done.stdout and "1 without a suffix" in done.stdout and "give it by name" in done.stdout
 
 
+def test_the_summary_says_why_things_were_left_out(tmp_path: Path) -> None:
+    nameless, odd = {**SPAN, "traceId": ""}, {**SPAN, "attributes": 5}
+    spans = {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN, nameless, odd]}]}], "resourceMetrics": [{}]}
+    (tmp_path / "a.json").write_text(json.dumps(spans))
+    command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(tmp_path / "a.json")]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert "left out: metrics 1, unreadable 1, without ids 1" in shown
+    assert "spans need a traceId and a spanId that are not zero" in shown
+    assert "fields have values of another type than OTLP's" in shown
+    assert "metrics tell no conversation: export traces or logs as well" in shown
+
+
 def test_a_bad_file_is_one_line_on_stderr_and_exit_status_2(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,prompt\n1,hi\n")
     command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(tmp_path / "a.csv")]
