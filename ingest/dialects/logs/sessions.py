@@ -144,6 +144,7 @@ def _told(trace_id: str, events: list[Event]) -> Iterator[Observed]:
     answered = told[-1]["role"] == "assistant"
     seen.input, seen.output = (told[:-1], told[-1:]) if answered else (told, [])
     seen.end_ns, seen.rebuilt = events[-1].time_ns, True
+    seen.also = [(*seen.key, seen.kind)]  # it stands for itself
     seen.model = next((o.model for o in (_observed("", trace_id, e, "") for e in events) if o.model), None)
     seen.flags += flags
     yield seen

@@ -42,6 +42,8 @@ def read(tmp_path: Path, *requests: dict[str, Any]) -> tuple[list[Conversation],
     done = lake.ingest([path])
     assert not done.problems
     lake.describe(done)
+    balance = lake.conservation()
+    assert balance.holds, balance.lines()
     return lake.conversations(), done
 
 
