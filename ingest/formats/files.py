@@ -293,7 +293,8 @@ class Adder:
         try:
             request = trajectories.as_request(value, self._batch_requests)
         except otlp.BAD_VALUE as error:
-            raise otlp.NotOtlp(f"a malformed conversation: {type(error).__name__}: {error}") from None
+            kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+            raise otlp.NotOtlp(f"a malformed conversation: {kind}{error}") from None
         if request is not None:
             otlp.add_json_request(request, found, self._arrived_at_ns, self._source)
         elif isinstance(value, list) and value and all(isinstance(item, dict | list) for item in value):
