@@ -115,6 +115,9 @@ def _told(s: IngestSummary) -> str:
     if any(refused.values()):
         lines.append(f"left out: {_counts({k: v for k, v in refused.items() if v})}")
     lines += [why for count, why in _LEFT_OUT.items() if getattr(s, count)]
+    if s.skipped:
+        names = ", ".join(f"{count} {suffix}" for suffix, count in s.skipped.items())
+        lines.append(f"not looked into: {names}; to have such a file read, give it by name (docs/files.md)")
     if s.unread_log_records:
         lines.append(_unread(s.unread_log_records))
     return "\n".join(lines)

@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +59,8 @@ Progress = Callable[[Path, int], None]
 class IngestSummary:
     """What one ingest did. ``read_before`` counts segments of the journal that had nothing new and were not
     read; ``unread_log_records`` are those of the lake that tell nothing of a conversation, by the events' names;
-    ``problems`` are one-line messages about input that could not be read."""
+    ``skipped`` are files in directories that were not looked into, by suffix; ``problems`` are one-line messages about
+    input that could not be read."""
 
     files: int = 0
     rows: int = 0
@@ -75,6 +77,7 @@ class IngestSummary:
     dialects: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
     unread_log_records: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
     conservation: dict[str, Any] = field(default_factory=dict)  # of the whole lake (``ingest.tables.conservation``)
     problems: list[str] = field(default_factory=list)
 
@@ -141,7 +144,8 @@ class Lake:
         """
         summary = IngestSummary()
         wanted = [files.as_path(p) for p in paths or ()]
-        found = files.find(wanted) if wanted else arrivals.segments(self.journal_path, *(arrived or ALWAYS))
+        skipped: Counter[str] = Counter()
+        found = files.find(wanted, skipped) if wanted else arrivals.segments(self.journal_path, *(arrived or ALWAYS))
         with self._lock(), not_collected():
             writer = landing.RawWriter(self.path, self._catalog(), self.rows_from_ns)
             if not wanted and arrived is None:
@@ -162,7 +166,7 @@ class Lake:
             writer.flush()
             if wanted and summary.metrics and not summary.rows and not summary.problems:
                 summary.problems.append(files.only_metrics(wanted, summary.metrics))
-            summary.expired = writer.expired
+            summary.skipped, summary.expired = dict(skipped), writer.expired
             summary.duplicates = summary.rows - summary.new - writer.expired
         return summary
 

@@ -45,6 +45,9 @@ _JAVASCRIPT = Guess(
 )
 _NO_CHAT = ("/v1/embeddings", "/v1/moderations", "/v1/images/generations", "/v1/images/edits")
 TRACES = (
+    Mark("input expectedOutput|input expected_output",
+         Guess("an item of a data set for evaluations (an input and what is expected)",
+               "give recorded conversations: what an agent did answer")),
     Mark("custom_id url", Guess("a request of a batch that is no chat", "give batches of chats or responses"),
          {"url": _NO_CHAT}),
     Mark("resource_spans|resource_logs|scope_spans",

@@ -44,12 +44,13 @@ def as_path(path: str | Path) -> Path:
         raise UserError(f"{path} cannot be opened: {error}") from None
 
 
-def find(paths: list[Path]) -> list[Path]:
-    """The files under these paths, directories searched for known suffixes, in name order."""
+def find(paths: list[Path], skipped: Counter[str] | None = None) -> list[Path]:
+    """The files under these paths, directories searched for known suffixes, in name order. Adds to ``skipped``, by
+    their suffixes, the others that are there."""
     out: list[Path] = []
     for path in paths:
         if path.is_dir():
-            out += _within(path)
+            out += _within(path, Counter() if skipped is None else skipped)
         elif path.exists():
             out.append(path)
         else:
@@ -57,13 +58,13 @@ def find(paths: list[Path]) -> list[Path]:
     return out
 
 
-def _within(directory: Path) -> list[Path]:
+def _within(directory: Path, skipped: Counter[str]) -> list[Path]:
     """The files of known suffixes in a directory. Raises UserError where there are only others."""
-    files = [p for p in directory.rglob("*") if p.is_file()]
+    files = [p for p in directory.rglob("*") if p.is_file() and not p.name.startswith(".")]
     found = sorted(p for p in files if _kind(p) in SUFFIXES)
+    skipped.update(p.suffix or "without a suffix" for p in files if _kind(p) not in SUFFIXES)
     if files and not found:
-        kinds = Counter(p.suffix or "(no suffix)" for p in files).most_common(5)
-        told = ", ".join(f"{n} {kind}" for kind, n in kinds)
+        told = ", ".join(f"{n} {kind}" for kind, n in skipped.most_common(5))
         raise UserError(
             f"{directory} has no file to read: it holds {told}; in a directory files named "
             f"{', '.join('*' + s for s in SUFFIXES[:5])} are read (also with .gz or .zst), others only when they are "
@@ -292,7 +293,8 @@ class Adder:
         try:
             request = trajectories.as_request(value, self._batch_requests)
         except otlp.BAD_VALUE as error:
-            raise otlp.NotOtlp(f"a malformed conversation: {type(error).__name__}: {error}") from None
+            kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+            raise otlp.NotOtlp(f"a malformed conversation: {kind}{error}") from None
         if request is not None:
             otlp.add_json_request(request, found, self._arrived_at_ns, self._source)
         elif isinstance(value, list) and value and all(isinstance(item, dict | list) for item in value):

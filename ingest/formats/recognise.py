@@ -6,10 +6,9 @@ knows JSON of other systems.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
-
-import orjson
 
 from ingest.formats import exports
 from ingest.formats.exports import Guess
@@ -118,7 +117,7 @@ def of_value(value: Any) -> Guess:
             return Guess("a list without objects" if value else "an empty list", exports.AS_MESSAGES)
         return _of_messages(value) or of_value(inner)
     if not isinstance(value, dict):
-        return Guess(f"a JSON value by itself ({orjson.dumps(value).decode()[:40]})", exports.AS_MESSAGES)
+        return Guess(f"a JSON value by itself ({json.dumps(value)[:40]})", exports.AS_MESSAGES)
     for key in (k for k in ("messages", "conversations", "conversation") if k in value):
         if (found := _of_messages(value[key], key)) is not None:
             return found

@@ -12,7 +12,8 @@ GENERIC = {"", "_other", "error", "tool_error", "toolerror", "exception", "toole
            "modelbehaviorerror", "runtimeerror", "true", "2", "500", "toolretryerror", "modelretry",
            "executionerror", "toolexecutionerror", "agenttoolexecutionerror", "toolinvocationerror"}  # fmt: skip
 _ERROR_TEXT = re.compile(
-    r"^\s*(?:errors?|exception|traceback|tool error|[A-Za-z]+(?:error|exception))\b\s*(?:[:\-(\[]|\w+ing\b)",
+    r"^\s*(?:errors?|exception|traceback|tool error|[A-Za-z]+(?:error|exception))\b\s*(?:[:\-(\[]"
+    r"|(?!(?:handl|logg|report|track|check|messag|monitor|correct|cod|bound|budget)ing\b)\w+ing\b)",
     re.IGNORECASE,
 )
 _ERROR_WORDS = re.compile(  # how agent frameworks word a tool's failure to the model

@@ -108,6 +108,11 @@ def session_of(record: LogRecord) -> str | None:
     return None if found is None else str(found)
 
 
+def sub_agent(record: LogRecord) -> str:
+    """The sub-agent of a session that an event is about; "" for the session's own agent."""
+    return str(first(record.attributes, "agent.id", "agent_id", "subagent.id", "agent.name", "agent_name") or "")
+
+
 def names(record: LogRecord) -> list[str]:
     """What an event may be called, without its vendor. Bridges from other loggers put a place in the source code into
     ``event_name``, and the name into an attribute or the body."""

@@ -13,7 +13,18 @@ from typing import Any
 
 import xxhash
 
-from ingest.dialects.logs.events import ANSWER, PROMPT, REQUEST, RESPONSE, TOOL, Call, Event, read_event, vendor
+from ingest.dialects.logs.events import (
+    ANSWER,
+    PROMPT,
+    REQUEST,
+    RESPONSE,
+    TOOL,
+    Call,
+    Event,
+    read_event,
+    sub_agent,
+    vendor,
+)
 from ingest.messages.normal import LogRecord, Observed
 from ingest.messages.parts import Part, call_part, first, parse, parse_any, result_part, text_part
 from ingest.messages.shapes import NormalMessage, read_messages
@@ -27,15 +38,20 @@ FLAG = "session_log"
 def read_sessions(records: Iterable[LogRecord], told: set[str]) -> tuple[list[Observed], Counter[str]]:
     """What log records say of sessions, but for traces whose spans have ``told`` it; and by name how many records were
     not understood."""
-    sessions: dict[tuple[str, str], list[Event]] = defaultdict(list)
+    sessions: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
     unread: Counter[str] = Counter()
     for record in records:
         event = read_event(record)
         if event is None:
             unread[str(record.attributes.get("event.name") or record.event_name or "")] += 1
         elif record.trace_id not in told:
-            sessions[record.trace_id or TRACE + event.session, event.session].append(event)
-    return [o for (trace_id, _), events in sessions.items() for o in _session(trace_id, events)], unread
+            sessions[record.trace_id or TRACE + event.session, event.session, sub_agent(record)].append(event)
+    found: list[Observed] = []
+    for (trace_id, session, agent), events in sessions.items():
+        for o in _session(trace_id, events):
+            o.conversation_id = f"{session}/{agent}" if agent else session
+            found.append(o)
+    return found, unread
 
 
 def _session(trace_id: str, events: list[Event]) -> Iterator[Observed]:
@@ -128,6 +144,7 @@ def _told(trace_id: str, events: list[Event]) -> Iterator[Observed]:
     answered = told[-1]["role"] == "assistant"
     seen.input, seen.output = (told[:-1], told[-1:]) if answered else (told, [])
     seen.end_ns, seen.rebuilt = events[-1].time_ns, True
+    seen.also = [(*seen.key, seen.kind)]  # it stands for itself
     seen.model = next((o.model for o in (_observed("", trace_id, e, "") for e in events) if o.model), None)
     seen.flags += flags
     yield seen

@@ -25,9 +25,19 @@ def trajectories_of(value: Any) -> list[Trajectory] | None:
     """A trajectory and those of its sub-agents, or None for another value."""
     if not is_trajectory(value):
         return None
+    _check(value)
     found: list[Trajectory] = []
     _read(value, None, frozenset(), found)
     return found
+
+
+def _check(value: dict[str, Any]) -> None:
+    """Raises ValueError with what is wrong with a trajectory."""
+    if not value["steps"]:
+        raise ValueError("the trajectory has no steps")
+    wrong = next((n for n, step in enumerate(value["steps"], 1) if not isinstance(step, dict)), None)
+    if wrong is not None:
+        raise ValueError(f"step {wrong} of the trajectory is no object")
 
 
 def _read(value: dict[str, Any], parent: int | None, named: frozenset[str], found: list[Trajectory]) -> None:

@@ -99,6 +99,8 @@ def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
     told = _prompt(record)
     if told is not None:
         answer = next((a for k in _ANSWERS if (a := _answer(record.get(k), is_text=not told.said)) is not None), None)
+        if answer is None and not told.said and not {"choices", "candidates"}.isdisjoint(record):
+            answer = _answer(record)
         return [_with_facts(answer, told, record)]
     if (answer := _answer(record)) is not None:
         return [_with_facts(answer, Trajectory([], []), record)]

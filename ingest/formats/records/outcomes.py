@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
+
 # Keys whose value is an outcome, whatever its form; those whose value is one only if it is true or false.
 KEYS = ("reward", "score", "rewards", "scores", "rating", "grade", "outcome", "outcomes", "evaluation", "evaluations",
         "reward_info", "feedback")  # fmt: skip
@@ -48,6 +50,11 @@ def outcomes_of(record: Mapping[str, Any]) -> list[Outcome]:
 
 
 def _read(name: str, value: Any) -> Iterator[Outcome]:
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            pass
     if isinstance(value, dict):
         yield from _named(name, value)
     elif isinstance(value, list):

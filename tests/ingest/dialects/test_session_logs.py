@@ -42,6 +42,8 @@ def read(tmp_path: Path, *requests: dict[str, Any]) -> tuple[list[Conversation],
     done = lake.ingest([path])
     assert not done.problems
     lake.describe(done)
+    balance = lake.conservation()
+    assert balance.holds, balance.lines()
     return lake.conversations(), done
 
 
@@ -160,6 +162,19 @@ def test_claude_code_with_bodies(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [t["name"] for t in c.tools] == ["Bash"] and not done.unread_log_records
     assert Lake.open(tmp_path / "lake").transitions()[0].latency_ms == 12.0
+
+
+def test_a_sub_agents_calls_are_not_its_callers(tmp_path: Path) -> None:
+    events = [
+        claude("user_prompt", 1, prompt="fix it"),
+        claude("tool_result", 2, tool_name="Grep", tool_use_id="t2", success="true", **{"agent.name": "explorer"}),
+        claude("tool_result", 3, tool_name="Task", tool_use_id="t1", success="true"),
+        claude("assistant_response", 4, response="Done."),
+    ]  # fmt: skip
+    found, _ = read(tmp_path, logs(*events, service="claude-code"))
+    assert {c.agent: [m[0] if m[0] != "tool" else m[2] for m in told(c)] for c in found} == {
+        "claude-code": ["user", "assistant", "Task", "assistant"], "explorer": ["assistant", "Grep"],
+    }  # fmt: skip
 
 
 def test_what_the_agent_was_told_to_leave_out_is_not_made_up(tmp_path: Path) -> None:

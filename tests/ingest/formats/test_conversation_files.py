@@ -146,6 +146,7 @@ FORMS: dict[str, Any] = {
             {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "find", "input": {"id": 7}}}]},
             {"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [{"text": "shelf 3"}]}}]}]}},
         "output": {"outputBodyJson": {"output": {"message": {"role": "assistant", "content": [{"text": "Here."}]}}}}},
+    "choices beside messages": {"messages": OPENAI[:-1], "choices": [{"message": DONE, "finish_reason": "stop"}]},
     "a text that answers messages": {"messages": OPENAI[:-1], "response": "Here."},
     "a line with a comma": json.dumps({"messages": OPENAI}) + ",",
     "a line of python": repr({"messages": OPENAI}),
@@ -164,6 +165,7 @@ def test_a_conversation_is_the_same_in_every_form(tmp_path: Path, form: str) -> 
     content = FORMS[form]
     (c,), problems = read(tmp_path, data=[content] if isinstance(content, list) else content)
     assert not problems and told(c) == WHOLE
+    assert Lake.open(tmp_path / "lake").conservation().holds
     assert [t["name"] for t in c.tools] == ["find"]
 
 
@@ -251,6 +253,7 @@ def test_what_stands_beside_the_messages_is_read_or_kept(tmp_path: Path) -> None
         ({"metadata": {"reward": "1"}}, {"reward": 1.0}),
         ({"outcomes": [{"name": "a", "score": None, "label": "pass", "explanation": "ok"}]}, {"a": "pass"}),
         ({"reward": None}, {}),
+        ({"reward": '{"score": "0.5"}'}, {"reward": 0.5}),
         ({"final_metrics": {"extra": {"reward": 1}}}, {"reward": 1.0}),
     ],
     ids=str,
@@ -376,3 +379,16 @@ def test_trajectories_of_one_run_keep_their_own_rewards(tmp_path: Path) -> None:
             atif("b", "y", trajectory_id="run-2", extra={"reward": 0.0})]  # fmt: skip
     found, _ = read(tmp_path, data=both)
     assert {c.conversation_id: outcomes(c) for c in found} == {"run-1": {"reward": 1.0}, "run-2": {"reward": 0.0}}
+
+
+def test_samples_of_one_task_keep_their_own_rewards(tmp_path: Path) -> None:
+    lines = [{"id": "task-1", "messages": [USER, {"role": "assistant", "content": c}], "reward": r}
+             for c, r in (("a", 1), ("b", "0"), ("c", 0.5))]  # fmt: skip
+    found, _ = read(tmp_path, data=lines)
+    assert {told(c)[-1][1]: outcomes(c)["reward"] for c in found} == {"a": 1.0, "b": 0.0, "c": 0.5}
+
+
+def test_a_preference_with_an_id_keeps_both_outcomes(tmp_path: Path) -> None:
+    chosen, rejected = [DONE], [{"role": "assistant", "content": "No."}]
+    found, _ = read(tmp_path, data={"id": "p", "prompt": [USER], "chosen": chosen, "rejected": rejected})
+    assert {told(c)[-1][1]: outcomes(c)["preferred"] for c in found} == {"Here.": 1.0, "No.": 0.0}

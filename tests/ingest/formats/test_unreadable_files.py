@@ -73,6 +73,11 @@ SEEN: dict[str, tuple[Any, str, str]] = {
     "no messages": ({"messages": []}, "without messages", "leave it out"),
     "messages elsewhere": ({"messages": "see attachment"}, 'whose "messages" is no list', "messages"),
     "other keys": ({"foo": 1, "bar": 2}, "other keys (foo, bar)", '{"messages": [...]}'),
+    "data set": ({"id": "i", "input": {"messages": [{"role": "user", "content": "x"}]}, "expectedOutput": "y"},
+                 "data set for evaluations", "did answer"),
+    "atif step": ({"schema_version": "ATIF-v1.7", "steps": [{"source": "user", "message": "hi"}, "oops"]},
+                  "step 2 of the trajectory is no object", READABLE),
+    "atif without steps": ({"schema_version": "ATIF-v1.7", "steps": []}, "the trajectory has no steps", READABLE),
     "a number": ("12\n", "JSON value by itself (12)", '{"messages": [...]}'),
     "numbers": ("[1, 2]\n", "list without objects", '{"messages": [...]}'),
     "a word": ("hello", "no JSON", READABLE),
@@ -197,6 +202,38 @@ def test_a_directory_of_other_files_is_told(tmp_path: Path) -> None:
     (data / "a.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"no file to read: it holds 1 \.csv; .*given by name"):
         Lake.create(tmp_path / "lake").ingest([data])
+
+
+def test_files_that_were_not_looked_into_are_told(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.jsonl").write_text(json.dumps(GOOD) + "\n")
+    for name in ("b.csv", "c.csv", "README", ".hidden"):
+        (data / name).write_text("x")
+    command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "not looked into: " in done.stdout
+    assert "2 .csv" in done.stdout and "1 without a suffix" in done.stdout and "give it by name" in done.stdout
+
+
+def test_the_summary_says_why_things_were_left_out(tmp_path: Path) -> None:
+    nameless, odd = {**SPAN, "traceId": ""}, {**SPAN, "attributes": 5}
+    spans = {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN, nameless, odd]}]}], "resourceMetrics": [{}]}
+    (tmp_path / "a.json").write_text(json.dumps(spans))
+    command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(tmp_path / "a.json")]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert "left out: metrics 1, unreadable 1, without ids 1" in shown
+    assert "spans need a traceId and a spanId that are not zero" in shown
+    assert "fields have values of another type than OTLP's" in shown
+    assert "metrics tell no conversation: export traces or logs as well" in shown
+
+
+def test_a_bad_file_is_one_line_on_stderr_and_exit_status_2(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,prompt\n1,hi\n")
+    command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(tmp_path / "a.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("rehearsal: ") and done.stderr.count("\n") == 1
+    assert "CSV" in done.stderr and READABLE in done.stderr
 
 
 def test_an_unreadable_line_among_good_ones_is_told_with_its_number(tmp_path: Path) -> None:

@@ -233,7 +233,8 @@ def test_an_error_has_one_class_however_a_framework_words_it(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Errors were fixed.", '{"error": null, "id": 1}', "No errors found", "failed: 0", "", "W1"]
+    "text", ["Errors were fixed.", "Error handling in Python: use try.", "Exception handling",
+             '{"error": null, "id": 1}', "No errors found", "failed: 0", "", "W1"]
 )
 def test_answers_that_speak_of_errors_are_none(text: str) -> None:
     assert not says_error(text)

@@ -64,6 +64,13 @@ def test_its_own_field_in_an_answer_is_replaced_and_the_next_is_not(tmp_path: Pa
     assert seen["password"] != "12345" and seen["order"]["id"] == "12345" and seen["n"] == 12345
 
 
+def test_other_passwords_and_codes_of_cards_are_secrets_in_their_fields(tmp_path: Path) -> None:
+    said = {"new_password": "sunshine", "currentPassword": "12345", "cvv": "737", "amount": "737"}
+    c = told(tmp_path, said, "Error: order 12345: 737 sunshine lamps are out of stock")
+    kept = {key for key, value in arguments_of(c).items() if value == said[key]}
+    assert kept == {"amount"} and "order 12345: 737 sunshine" in answers_of(c)[0]
+
+
 def test_a_password_that_nothing_else_is_equal_to_is_replaced_everywhere(tmp_path: Path) -> None:
     c = told(tmp_path, {"password": "hunter42x"}, "Error: hunter42x is wrong", {"echo": "hunter42x"})
     assert not any("hunter42x" in a for a in answers_of(c)) and arguments_of(c)["password"] in answers_of(c)[0]
