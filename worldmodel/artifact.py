@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ingest.atomic import write_json as write_json
 from ingest.errors import UserError
 from training.engines import Engine
 from training.models.base import Base, load_base
@@ -46,13 +47,6 @@ def save_tools(path: Path, resolver: Resolver) -> None:
     }
     write_json(path / "tools.json", tools)
     resolver.index.save(path / "index.parquet")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write through a temporary name, so that a reader sees the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

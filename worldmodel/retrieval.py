@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ingest.atomic import replacing
 from training.models.edits import canonical, dumps
 from worldmodel.steps import Step, is_identifier, leaves
 
@@ -169,7 +170,8 @@ def _write(path: Path, entries: Sequence[Entry]) -> None:
         "features": pa.array([list(e.features) for e in entries], pa.list_(pa.string())),
         "pristine": pa.array([e.pristine for e in entries], pa.bool_()),
     }
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    with replacing(path) as beside:
+        pq.write_table(pa.table(columns), beside, compression="zstd")
 
 
 def _read(path: Path) -> list[Entry]:

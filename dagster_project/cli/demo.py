@@ -21,6 +21,7 @@ from dagster_project.cli.graph import materialise, running, tell
 from dagster_project.loop.progress import track
 from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.loop.stages import read_json, write_json
+from ingest.atomic import write_text
 from ingest.errors import UserError
 from ingest.lake import Lake
 from ingest.privacy.settings import FILE as SETTINGS_FILE
@@ -105,7 +106,7 @@ def _without_privacy(lake: Lake) -> None:
     """The demo's customers are drawn, nobody's data is in its traces; the desk is learned as it is."""
     path = lake.path / SETTINGS_FILE
     if not path.exists():
-        path.write_text("# Simulated customers. For real ones leave this file out: docs/privacy.md\nenabled = false\n")
+        write_text(path, "# Simulated customers. For real ones leave this file out: docs/privacy.md\nenabled = false\n")
 
 
 @contextmanager

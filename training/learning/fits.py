@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from training.learning.batch import Row, epochs
 from training.learning.deadline import Stop, never
-from training.learning.learner import Learner, LearnerSettings, save_state
+from training.learning.learner import Learner, LearnerSettings, load_state, save_state
 from training.models.base import Base
 from training.models.lora import LoraSettings
 
@@ -63,7 +63,7 @@ def fit_sft(
     best: dict[str, Any] = {"loss": math.inf, "weights": None}
     running: list[float] = []
     if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=False)
+        state = load_state(checkpoint)
         learner.restore(state["learner"])
         clock, history, best, running = state["clock"], state["history"], state["best"], state["running"]
     budget = min(settings.max_tokens, settings.max_epochs * sum(len(r.ids) for r in rows))

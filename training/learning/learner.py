@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel
 
+from ingest.atomic import replacing
 from training.learning.batch import Batch, Row, by_length, collate
 from training.learning.losses import GrpoSettings, LossSum, grpo, logprobs_of_learned, sft
 from training.models.base import Base
@@ -203,8 +206,32 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a training state so that a kill leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.rename(path)
+    """Write a training state (tensors, and plain values as JSON has them) so that a kill leaves the old one.
+
+    Raises TypeError for other values: `load_state` would not read them.
+    """
+    with replacing(path) as beside:
+        torch.save(_plain(state), beside)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state. Nothing in the file is run: other objects than tensors and plain values are refused."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, since a file with others is only read by running what it says."""
+    if isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(v) for v in value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"a training state holds {type(value).__name__}; keep tensors, numbers, texts, lists, dicts")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from ingest.atomic import sync
 from ingest.errors import UserError
 from training.models.lora_layers import read_adapter
 
@@ -59,6 +60,8 @@ def save_weights(
     save_file({k: v.contiguous() for k, v in weights.items()}, partial / "adapter_model.safetensors")
     (partial / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
+    for written in partial.iterdir():
+        sync(written)
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from ingest.atomic import write_text
 from ingest.errors import UserError
 from ingest.records import Scenario
 from training.judging.ruler import Judgement, advantages
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
-from training.learning.learner import Learner, LearnerSettings, save_state
+from training.learning.learner import Learner, LearnerSettings, load_state, save_state
 from training.learning.losses import GrpoSettings
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
@@ -217,12 +217,11 @@ class Grpo:
     def _save(self) -> None:
         state = {"learner": self.learner.state(), "history": self.history, "best": self.best, "seconds": self.seconds}
         save_state(state, self._state_path)
-        lines = "".join(json.dumps(h) + "\n" for h in self.history)
-        self.out.with_name("history.jsonl").write_text(lines)
+        write_text(self.out.with_name("history.jsonl"), "".join(json.dumps(h) + "\n" for h in self.history))
 
     def _resume(self) -> None:
         if self._state_path.is_file():
-            state = torch.load(self._state_path, weights_only=False)
+            state = load_state(self._state_path)
             self.learner.restore(state["learner"])
             self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
 

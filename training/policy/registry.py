@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ingest.atomic import sync, write_json
 from ingest.errors import UserError
 from training.models.lora import manifest_of
 
@@ -58,8 +58,10 @@ class Registry:
             partial = home.with_name(f".{home.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(adapter, partial)
+            for copied in partial.iterdir():
+                sync(copied)
             partial.rename(home)
-        _replace(home / "note.json", dict(note))
+        write_json(home / "note.json", dict(note))
         return self.get(home.name)
 
     @staticmethod
@@ -129,7 +131,7 @@ class Registry:
 
     def _point(self, trail: list[str], why: str) -> None:
         entry = {"version": trail[-1], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "why": why}
-        _replace(self.path / POINTER, {**entry, "trail": trail, "history": [*self.history(), entry]})
+        write_json(self.path / POINTER, {**entry, "trail": trail, "history": [*self.history(), entry]})
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -137,13 +139,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text())
     except OSError:
         return None
-
-
-def _replace(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,7 @@ import pytest
 from dagster_project.defs.landing.hours import HOURS, hourly, land_hours
 from dagster_project.defs.resources import LoopResource
 from dagster_project.defs.runs import LAKE, MODELS, dead_runs, end_dead_runs
-from dagster_project.loop.passes import Loop
-from ingest.lake import IngestSummary, Lake
-from ingest.storage.arrivals import Arrived
+from ingest.lake import Lake
 
 ROOT = Path(__file__).parents[3]
 
@@ -76,65 +76,72 @@ def test_no_tag_claims_to_limit_what_it_does_not(definitions: dg.Definitions) ->
         assert "dagster/concurrency_key" not in {**job.tags, **job.run_tags}, job.name
 
 
-def test_runs_take_turns_in_a_pool(
-    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+RUN = """
+import os, signal, sys, time
+from pathlib import Path
+import dagster as dg
+from dagster_project.defs.landing.hours import land_hours
+from dagster_project.defs.resources import LoopResource
+from dagster_project.loop.passes import Loop
+from ingest.lake import IngestSummary
+from ingest.storage.arrivals import Arrived
+
+history, home, hour, what = sys.argv[1:]
+
+def note(line):
+    with (Path(history) / "notes").open("a") as file:
+        file.write(line + "\\n")
+
+def land_again(self, *hours):
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    note("in")
+    while not (Path(history) / "go").exists():
+        time.sleep(0.1)
+    note("out")
+    return IngestSummary()
+
+Loop.land_again, Loop.arrived = land_again, lambda self, *hours: Arrived(0, 0, 0)
+with dg.DagsterInstance.from_config(history) as instance:
+    resources = {"rehearsal": LoopResource(home=home)}
+    land_hours.execute_in_process(instance=instance, partition_key=hour, resources=resources)
+"""
+
+
+def start(tmp_path: Path, hour: str, what: str) -> subprocess.Popen[bytes]:
+    """A run in a process of its own, whose landing waits for the file `go` or kills the process."""
+    command = [sys.executable, "-c", RUN, str(tmp_path / "dagster"), str(tmp_path / "home"), hour, what]
+    null = subprocess.DEVNULL  # no pipe: what Dagster starts to capture output may outlive the run
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=null, stderr=null, stdin=null)
+
+
+def test_runs_take_turns_in_a_pool(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """Two runs of one job at once, whatever started them: their steps never overlap."""
     Lake.create(tmp_path / "home" / "lake")
-    inside, most, lock = 0, 0, threading.Lock()
-    both = threading.Event()
+    notes, until = tmp_path / "dagster" / "notes", time.monotonic() + 240
 
-    def land_again(self: Loop, from_ns: int, to_ns: int) -> IngestSummary:
-        nonlocal inside, most
-        with lock:
-            inside += 1
-            most = max(most, inside)
-        both.wait(3)  # long enough for the other to come in, if it may
-        with lock:
-            inside -= 1
-        return IngestSummary()
+    def wait_for(happened: Callable[[], bool]) -> None:
+        while not happened():
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
-    monkeypatch.setattr(Loop, "land_again", land_again)
-    monkeypatch.setattr(Loop, "arrived", lambda self, *_: Arrived(0, 0, 0))
-    results: list[bool] = []
-
-    def run(hour: str) -> None:
-        with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as own:
-            found = land_hours.execute_in_process(
-                instance=own, partition_key=hour, resources={"rehearsal": LoopResource(home=str(tmp_path / "home"))}
-            )
-        results.append(found.success)
-
-    threads = [threading.Thread(target=run, args=(f"2026-01-02-0{hour}:00",)) for hour in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert (results, most) == ([True, True], 1)
+    first = start(tmp_path, "2026-01-02-01:00", "land")
+    wait_for(notes.exists)
+    second = start(tmp_path, "2026-01-02-02:00", "land")
+    storage = instance.event_log_storage
+    wait_for(lambda: storage.get_concurrency_info(LAKE).pending_step_count > 0 or notes.read_text() == "in\nin\n")
+    (tmp_path / "dagster" / "go").touch()
+    assert [first.wait(240), second.wait(240)] == [0, 0]
+    assert notes.read_text().split() == ["in", "out", "in", "out"]
 
 
 # ----- runs whose process was killed
 
 
-KILLED = """
-import os, signal, sys
-import dagster as dg
-from dagster_project.defs.landing.hours import land_hours
-from dagster_project.defs.resources import LoopResource
-from dagster_project.loop.passes import Loop
-
-Loop.land_again = lambda self, *hours: os.kill(os.getpid(), signal.SIGKILL)
-with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
-    resources = {"rehearsal": LoopResource(home=sys.argv[2])}
-    land_hours.execute_in_process(instance=instance, partition_key="2026-01-02-01:00", resources=resources)
-"""
-
-
 def test_a_killed_run_gives_its_place_in_the_pool_back(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     home = tmp_path / "home"
     Lake.create(home / "lake")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "dagster"), str(home)]
-    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300, capture_output=True)
+    assert start(tmp_path, "2026-01-02-01:00", "kill").wait(240) == -signal.SIGKILL
     (run,) = instance.get_runs()
     assert run.status is dg.DagsterRunStatus.STARTED
     assert instance.event_log_storage.get_concurrency_info(LAKE).active_slot_count == 1

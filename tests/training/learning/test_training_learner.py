@@ -20,7 +20,7 @@ from training.engines import Sampling
 from training.engines.local import LocalEngine
 from training.learning.batch import Row, by_length, collate, epochs
 from training.learning.fits import FitSettings, fit_sft
-from training.learning.learner import Learner, LearnerSettings, save_state
+from training.learning.learner import Learner, LearnerSettings, load_state, save_state
 from training.learning.losses import GrpoSettings
 from training.models.base import Base
 from training.models.lora import (
@@ -112,7 +112,7 @@ def test_a_restored_learner_reaches_the_same_weights(base: Base, rows: list[Row]
             learner.sft_step(rows[8 * k : 8 * k + 8], k / 4)
     save_state(stopped.state(), tmp_path / "state.pt")
     resumed = Learner(base, shape, seed=99)
-    resumed.restore(torch.load(tmp_path / "state.pt", weights_only=False))
+    resumed.restore(load_state(tmp_path / "state.pt"))
     for learner in (whole, resumed):
         learner.sft_step(rows[16:], 0.5)
         learner.grpo_step(

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from training.learning.learner import load_state, save_state
 from training.learning.losses import HEAD_ROWS
 from training.models.base import base_path, load_base
 from training.models.chat import SPECIAL_TOKENS, ChatFormat, CompactFormat
@@ -158,7 +159,7 @@ class Run:
         self.step, self.hardness = 0, 0.0
         self.minutes = dict.fromkeys((p.name for p in PHASES), 0.0)
         if (out / "state.pt").exists():
-            state = torch.load(out / "state.pt", weights_only=True)
+            state = load_state(out / "state.pt")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.hardness, self.minutes = state["step"], state["hardness"], state["minutes"]
@@ -251,9 +252,7 @@ class Run:
 
     def save(self) -> None:
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-        partial = self.out / "state.partial"
-        torch.save({**state, "hardness": self.hardness, "minutes": self.minutes}, partial)
-        partial.rename(self.out / "state.pt")
+        save_state({**state, "hardness": self.hardness, "minutes": self.minutes}, self.out / "state.pt")
         self.model.save_pretrained(self.out)
 
 
