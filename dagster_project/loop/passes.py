@@ -36,7 +36,7 @@ from ingest.storage import arrivals
 from ingest.storage.arrivals import Arrived
 from training.learning.trajectory import Trajectory
 from training.models.base import Base, load_base
-from training.policy.evaluate import Run, summary
+from training.policy.evaluate import Run, environment_code, summary
 from training.policy.gate import as_dict, compare
 from training.policy.grpo import Grpo, lasting_alarms
 from training.policy.pool import PracticePool, play
@@ -339,6 +339,7 @@ class Loop:
             **{name: done.fingerprint for name, done in adapters.items()},
             "evaluation": how,
             "environment": settings.environment,
+            "environment_code": environment_code(settings.environment),
         }
 
         def work(directory: Path) -> dict[str, Any]:
