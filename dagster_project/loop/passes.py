@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from dagster_project.loop import fits
 from dagster_project.loop.pins import Pins, collect
-from dagster_project.loop.progress import Report, track
+from dagster_project.loop.progress import Report, announce, track
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import Done, fingerprint, read_json, read_version, run_stage, version_path, write_json
@@ -102,7 +102,7 @@ class Loop:
     def _do(self, stage: str, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
         inputs = plain(inputs)
         self._pins.choose(stage, fingerprint(inputs))
-        done = run_stage(self.settings.home / stage, inputs, work, self.log or (lambda line: None))
+        done = run_stage(self.settings.home / stage, inputs, work, partial(announce, log=self.log))
         collect(self.settings.home)
         return done
 
