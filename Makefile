@@ -84,7 +84,7 @@ dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME
 test: $(VENV)/.dev $(VLLM)  ## the default test suite
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-test-all: $(VENV)/.dev $(VLLM)  ## the default test suite and what is slow
+test-all: $(VENV)/.dev $(VLLM) $(VENV)/.smollm2  ## the default test suite and what is slow
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'slow or not slow' $(PYTEST_ARGS)
 
 wheel-demo: $(VENV)/.python  ## the wheel in an empty environment, and the small demo from there

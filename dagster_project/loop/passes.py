@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from dagster_project.loop import fits
 from dagster_project.loop.pins import Pins, collect, name_of
-from dagster_project.loop.progress import FitReport, fit_report, report_from, track
+from dagster_project.loop.progress import FitReport, announce, fit_report, report_from, track
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import (
@@ -45,11 +45,10 @@ from ingest.storage.arrivals import Arrived
 from training.judging.hosted import HostedSettings
 from training.judging.ruler import RulerSettings
 from training.learning.deadline import Stop, never
-from training.learning.trajectory import Trajectory
 from training.models.base import Base, load_base
 from training.models.lora import manifest_of
-from training.policy.evaluate import Run, summary
-from training.policy.gate import as_dict, compare
+from training.policy.evaluate import Run, environment_code, summary
+from training.policy.gate import as_dict, compare, example_of
 from training.policy.grpo import Grpo, lasting_alarms
 from training.policy.pool import PracticePool, play
 from training.policy.practice import Practising
@@ -128,7 +127,7 @@ class Loop:
     def _do(self, stage: str, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
         inputs = plain(inputs)
         self._pins.choose(stage, fingerprint(inputs))
-        done = run_stage(self.settings.home / stage, inputs, work, self.log or (lambda line: None))
+        done = run_stage(self.settings.home / stage, inputs, work, partial(announce, log=self.log))
         collect(self.settings.home)
         return done
 
@@ -382,6 +381,7 @@ class Loop:
             **{name: done.fingerprint for name, done in adapters.items()},
             "evaluation": how,
             "environment": settings.environment,
+            "environment_code": environment_code(settings.environment),
         }
 
         def work(directory: Path) -> dict[str, Any]:
@@ -495,11 +495,3 @@ def manifest_base(adapter: Path) -> str | None:
 def plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Settings among the inputs as JSON."""
     return {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in inputs.items()}
-
-
-def example_of(scenarios: Sequence[Scenario], pairs: Sequence[tuple[Trajectory, Trajectory]]) -> dict[str, Any]:
-    """One scenario as the candidate played it: of middling length, with calls."""
-    played = [(s.conversation_id, after) for s, (_, after) in zip(scenarios, pairs, strict=True)]
-    with_calls = [p for p in played if p[1].observations] or played
-    conversation, chosen = sorted(with_calls, key=lambda p: len(p[1].messages))[len(with_calls) // 2]
-    return {"conversation": conversation, "messages": chosen.messages}

@@ -24,6 +24,7 @@ Report = Callable[[int, int, str], None]
 PER_CENT = 10
 """A line for every so many per cent where there is no terminal."""
 
+_announcer: ContextVar[Callable[[str], None] | None] = ContextVar("announcer", default=None)
 _watcher: ContextVar[Callable[[str], Report] | None] = ContextVar("watcher", default=None)
 
 
@@ -55,11 +56,15 @@ def bars(console: Console) -> Iterator[Progress]:
 
         return report
 
-    token = _watcher.set(watch)
+    def announce_here(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    watcher, announcer = _watcher.set(watch), _announcer.set(announce_here)
     try:
         yield progress
     finally:
-        _watcher.reset(token)
+        _watcher.reset(watcher)
+        _announcer.reset(announcer)
         if progress.live.is_started:
             progress.stop()
 
@@ -80,6 +85,12 @@ def _lines(title: str, console: Console) -> Report:
 
     line("started")
     return report
+
+
+def announce(line: str, log: Callable[[str], None] | None = None) -> None:
+    """Say one thing at once: inside `bars` where these are shown, elsewhere to `log`."""
+    if (say := _announcer.get() or log) is not None:
+        say(line)
 
 
 def track(title: str, log: Callable[[str], None] | None = None, every_seconds: float = 10.0) -> Report:

@@ -38,8 +38,7 @@ def tell(loop: Loop) -> Story:
         _stage("Gate", gate, f"{gate.facts['n']:,} held-out scenarios played by both"),
     ]
     if evaluation is not None:
-        episodes = 2 * evaluation.facts["episodes"]
-        stages.append(_stage("Reality", evaluation, f"{episodes:,} episodes in the real environment"))
+        stages.append(_stage("Reality", evaluation, _measured(evaluation.facts)))
     example = json.loads((gate.directory / "example.json").read_text())
     recorded = next(c for c in tables.conversations() if c.conversation_id == example["conversation"])
     minutes = max(_clock(loop.settings.home), sum(stage["seconds"] for stage in stages)) / 60
@@ -121,6 +120,17 @@ def _rate(rate: float, interval: tuple[float, float] | list[float]) -> Rate:
 
 def _stage(name: str, done: Done, says: str) -> dict[str, Any]:
     return {"name": name, "seconds": done.seconds, "says": says}
+
+
+def _measured(facts: Mapping[str, Any]) -> str:
+    text = f"{2 * facts['episodes']:,} episodes in the real environment"
+    faults = facts.get("faults") or {"before": 0, "after": 0}
+    if faults["before"] or faults["after"]:
+        text += (
+            f"; its errors ended {faults['before']:,} of the clone's and {faults['after']:,} of the candidate's "
+            f"episodes, which are left out in pairs (the first: {faults['first']})"
+        )
+    return text
 
 
 def _practised(facts: Mapping[str, Any]) -> str:

@@ -165,9 +165,13 @@ def _note(t: Thread, call: _Call, said: list[Turn]) -> None:
     t.end_ns = max(t.end_ns, seen.end_ns)
     t.flags.update(seen.flags)
     t.told.append((seen, said))
-    if seen.response_id:
+    if seen.response_id or seen.state_id:
         at_end = said and t.turns[-1] is said[-1]
-        t.response_ids[seen.response_id] = len(t.turns) if at_end else _place_of(t, said)
+        place = len(t.turns) if at_end else _place_of(t, said)
+        if seen.response_id:
+            t.response_ids[seen.response_id] = place
+        if seen.state_id:
+            t.states[seen.state_id] = place
 
 
 def _place_of(t: Thread, said: list[Turn]) -> int:
@@ -208,7 +212,9 @@ def _retell(t: Thread, history: list[Turn]) -> bool:
     for turn in _kept(told):
         turn.start_ns, turn.span_id, turn.trace_id, turn.sent = last.start_ns, last.span_id, last.trace_id, last.sent
     t.turns[at:] = told
-    t.response_ids = {r: n if n <= at else n + len(told) - 1 for r, n in t.response_ids.items()}
+    longer = len(told) - 1
+    t.response_ids = {r: n + longer * (n > at) for r, n in t.response_ids.items()}
+    t.states = {s: n + longer * (n > at) for s, n in t.states.items()}
     t.told = [(o, [x for y in said for x in (told if y is last else [y])]) for o, said in t.told]
     t.read = ([], 0, None)
     return True
@@ -378,6 +384,7 @@ def _absorb(whole: Thread, part: Thread) -> None:
     whole.tools = whole.tools or part.tools
     whole.flags |= part.flags
     whole.response_ids = {**part.response_ids, **whole.response_ids}
+    whole.states = {**part.states, **whole.states}
 
 
 # --------------------------------------------------------------------------------- equal turns

@@ -6,6 +6,7 @@ An environment is somebody else's code: what it raises in one episode is counted
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import inspect
 import os
@@ -89,6 +90,16 @@ def load_environment(path: str) -> Environment:
             f"environment {path!r} cannot be made ({_told(error)}); expected 'package.module:Class', "
             "a class that is made without arguments"
         ) from error
+
+
+def environment_code(path: str) -> str:
+    """A digest of the source of an environment's module: a corrected environment is another one."""
+    load_environment(path)
+    module = sys.modules[path.partition(":")[0]]
+    try:
+        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
+    except (OSError, TypeError):
+        return ""  # not written in Python
 
 
 def _see_current_directory(top: str) -> None:

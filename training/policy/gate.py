@@ -124,3 +124,11 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
         "slices": {name: plain(found) for name, found in verdict.slices.items()},
         "alarms": list(verdict.alarms),
     }
+
+
+def example_of(scenarios: Sequence[Scenario], pairs: Sequence[tuple[Trajectory, Trajectory]]) -> dict[str, Any]:
+    """One scenario as the candidate played it: of middling length, with calls."""
+    played = [(s.conversation_id, after) for s, (_, after) in zip(scenarios, pairs, strict=True)]
+    with_calls = [p for p in played if p[1].observations] or played
+    conversation, chosen = sorted(with_calls, key=lambda p: len(p[1].messages))[len(with_calls) // 2]
+    return {"conversation": conversation, "messages": chosen.messages}

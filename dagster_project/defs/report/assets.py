@@ -35,6 +35,7 @@ def evaluation(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg
             "success_after": facts["after"],
             "difference": f"{facts['gain']:+.3f} ({facts['low']:+.3f} to {facts['high']:+.3f})",
             "episodes": facts["episodes"],
+            "faults": dg.MetadataValue.json(facts.get("faults", {})),
             "by_kind": dg.MetadataValue.md(pictures.markdown(picture, "success before and after")),
             "seconds": done.seconds,
         }

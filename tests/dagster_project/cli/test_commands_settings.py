@@ -231,3 +231,15 @@ def test_a_file_gets_a_line_at_once_and_one_for_every_ten_per_cent(tmp_path: Pat
                 assert "learning the world: 50/100, loss 0.050" in log.read_text()
     lines = log.read_text().splitlines()
     assert len(lines) == 12 and "100/100" in lines[-1]
+
+
+def test_what_a_stage_waits_for_is_said_where_progress_is_shown(tmp_path: Path) -> None:
+    from dagster_project.loop.progress import announce, bars
+
+    log, logged = tmp_path / "log", list[str]()
+    with log.open("w") as file, bars(Console(file=file, width=20)):
+        announce("process 7 works on the stage world in [home]: waiting for it", log=logged.append)
+        assert log.read_text() == "process 7 works on the stage world in [home]: waiting for it\n"
+    announce("process 8 works", log=logged.append)
+    announce("process 9 works")
+    assert logged == ["process 8 works"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from training.policy.evaluate import (
     Run,
     check_environment,
     difference,
+    environment_code,
     load_environment,
     summary,
 )
@@ -172,6 +174,15 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_module_in_the_current_directory_is_found(shop: str) -> None:
     check_environment(f"{shop}:Good")
     assert type(load_environment(f"{shop}:Good")).__name__ == "Good"
+
+
+def test_a_corrected_environment_is_measured_again(shop: str, tmp_path: Path) -> None:
+    before = environment_code(f"{shop}:Good")
+    assert before == environment_code(f"{shop}:Waits") and len(before) == 16
+    (tmp_path / f"{shop}.py").write_text(MODULE + "# corrected")
+    linecache.checkcache()
+    del sys.modules[shop]
+    assert environment_code(f"{shop}:Good") != before
 
 
 @pytest.mark.parametrize(
