@@ -65,7 +65,9 @@ def train(
     console = Console()
     loop = Loop(settings, stop=never if max_minutes is None else Deadline.after(max_minutes))
     with bars(console):
-        verdict, parts = loop.gate().facts, [loop.judge(), loop.clone(), loop.candidate()]
+        verdict, parts = loop.gate().facts, [loop.clone(), loop.candidate()]
+        if settings.ruler.base_url is None:
+            parts.append(loop.judge())
     for part in parts:
         if part.facts.get("partial"):
             what = f"{part.directory.name} {part.facts['partial']}"
