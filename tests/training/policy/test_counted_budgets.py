@@ -68,12 +68,14 @@ def digests(out: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.timeout(1800)
 def test_equal_seeds_give_equal_adapters_beside_competing_processes(undisturbed: Path, tmp_path: Path) -> None:
     with competition(2):
         assert run(tmp_path) == 0
     assert digests(tmp_path) == digests(undisturbed)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_reaches_the_same_weights(
     undisturbed: Path, tmp_path: Path, kills: int
