@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ from ingest.records import Conversation, Scenario
 from ingest.storage import arrivals
 from ingest.storage.arrivals import Arrived
 from training.learning.trajectory import Trajectory
-from training.models.base import Base, load_base
+from training.models.base import Base, load_base, load_context, load_format
 from training.policy.evaluate import Run, summary
 from training.policy.gate import as_dict, compare
 from training.policy.grpo import Grpo, lasting_alarms
+from training.policy.lengths import fitted_limits, fitting_scenarios
 from training.policy.pool import PracticePool, play
 from training.policy.practice import Practising
 from training.policy.registry import Registry
+from training.policy.rollout import Limits
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card import make_card
@@ -234,7 +236,7 @@ class Loop:
             recipe = EvaluationRecipe(
                 settings.base, settings.engine, settings.compact, settings.environment,
                 {name: done.directory / "adapter" for name, done in adapters.items()},
-                how.episodes, settings.seed, how.temperature, how.min_p, settings.train.limits,
+                how.episodes, settings.seed, how.temperature, how.min_p, self.limits,
             )  # fmt: skip
             return summary(*asyncio.run(self._play(recipe, partial(report_from, report))))
 
@@ -265,7 +267,19 @@ class Loop:
     def scenarios(self) -> list[Scenario]:
         """Where practice may start, oldest first."""
         known = {c.conversation_id for c in self._conversations()}
-        return [s for s in self.lake.scenarios() if s.conversation_id in known and s.first_user_message]
+        found = [s for s in self.lake.scenarios() if s.conversation_id in known and s.first_user_message]
+        shown = not self.settings.compact
+        kept, refused = fitting_scenarios(found, load_format(self.settings.base, shown), self.limits, shown)
+        for why, count in refused.items():
+            (self.log or print)(f"{count} of {len(found)} scenarios are not practised: {why}")
+        return kept
+
+    @cached_property
+    def limits(self) -> Limits:
+        """Where episodes are cut off: the settings', raised to what the recorded conversations need."""
+        base, shown = self.settings.base, not self.settings.compact
+        context, chat = load_context(base), load_format(base, shown)
+        return fitted_limits(self.settings.train.limits, self._conversations(), chat, context, shown)
 
     @contextmanager
     def practice(self) -> Iterator[Practising]:
@@ -275,7 +289,7 @@ class Loop:
         recipe = PracticeRecipe(
             settings.base, settings.engine, settings.compact, self.world().directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
-            settings.ruler, settings.train.limits, settings.train.temperature, settings.train.min_p,
+            settings.ruler, self.limits, settings.train.temperature, settings.train.min_p,
         )  # fmt: skip
         count = self._processes()
         if count > 1:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from ingest.errors import UserError
@@ -66,6 +73,18 @@ def load_base(name: str = "rehearsal-tiny", show_tools: bool = True, dtype: torc
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return Base(model, load_format(name, show_tools), base_path(name), name)
+
+
+def context_length(config: PreTrainedConfig) -> int:
+    """Tokens that a model attends to at most; without a word of its configuration, no bound is known (2 ** 30)."""
+    text = config.get_text_config()
+    known = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    return next((n for n in known if isinstance(n, int) and n > 0), 1 << 30)
+
+
+def load_context(name: str) -> int:
+    """The context length of a base, without its weights. Raises UserError where there is no such base."""
+    return context_length(_load(AutoConfig, name))
 
 
 @contextmanager
