@@ -30,9 +30,9 @@ def _bars() -> Progress:
 def fit(
     lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
     out: Annotated[Path, typer.Option(help="Where the world goes.")],
-    base: Annotated[str, typer.Option(help="Base model: shipped name, directory or Hugging Face id.")] = (
-        "rehearsal-tiny"
-    ),
+    base: Annotated[
+        str, typer.Option(help="Base model: shipped name, directory or Hugging Face id.", envvar="REHEARSAL_BASE")
+    ] = "rehearsal-tiny",
     minutes: Annotated[float, typer.Option(help="Training budget of both adapters, in minutes.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Seed of the split's rows, the adapters and the dropout.")] = 0,
 ) -> None:

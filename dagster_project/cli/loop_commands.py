@@ -44,7 +44,9 @@ def train(
     lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
     world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
     out: Annotated[Path, typer.Option(help="Where clone, judge, candidate and verdict go.")],
-    base: Annotated[str, typer.Option(help="Base model; the one that the world stands on.")] = "rehearsal-tiny",
+    base: Annotated[
+        str, typer.Option(help="Base model; the one that the world stands on.", envvar="REHEARSAL_BASE")
+    ] = "rehearsal-tiny",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:

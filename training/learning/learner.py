@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel
 
 from training.learning.batch import Batch, Row, by_length, collate
-from training.learning.losses import GrpoSettings, LossSum, grpo, logprobs_of_learned, sft
+from training.learning.head import logprobs_of_learned
+from training.learning.losses import GrpoSettings, LossSum, grpo, sft
 from training.models.base import Base
+from training.models.devices import recomputes, sharing_weights
 from training.models.lora import LoraSettings, adapter_weights, load_weights, new_adapter
 from training.tiny.passes.learning import SmallBody
 
@@ -37,17 +39,22 @@ class LearnerSettings(BaseModel):
     micro_tokens: int = Field(4096, ge=64, description="Padded tokens in one forward pass.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
     bf16: bool = Field(True, description="Autocast to bfloat16; the factors stay in float32.")
+    gradient_checkpointing: bool | None = Field(
+        None, description="Recompute activations in the backward pass; null: for bases of a billion parameters."
+    )
 
 
 class Learner:
-    """An adapter in training, on its own copy of the base. `progress` runs from 0 to 1, for the schedule."""
+    """An adapter in training, beside the base's own frozen weights. `progress` runs from 0 to 1, for the schedule."""
 
     def __init__(self, base: Base, settings: LearnerSettings, seed: int = 0, start: Path | None = None) -> None:
         self.settings, self.pad_id, self.step = settings, base.format.pad_id, 0
-        self.model: PeftModel = new_adapter(copy.deepcopy(base.model), settings.lora, seed)
+        self.model: PeftModel = new_adapter(sharing_weights(base.model), settings.lora, seed)
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
+        if recomputes(settings.gradient_checkpointing, base.model):
+            self._adapted.gradient_checkpointing_enable({"use_reentrant": False})
         small = SmallBody.fits(base.model)
         self._body = SmallBody(self.model, torch.bfloat16 if settings.bf16 else torch.float32) if small else None
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -135,13 +142,13 @@ class Learner:
         return gradients, {**found.metrics, "entropy": entropy_N.sum().item()}
 
     def _collated(self, rows: Sequence[Row]) -> Batch:
-        return collate(rows, self.pad_id, LENGTHS if self._body is not None else 1)
+        batch = collate(rows, self.pad_id, LENGTHS if self._body is not None else 1)
+        return batch.to(self.parameters[0].device)
 
     def _logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         device, head = self.parameters[0].device, self._adapted.get_output_embeddings()
-        ids_BT, trained_BT = ids_BT.to(device), trained_BT.to(device)
         hidden_BTD = self._body(ids_BT[:, :-1]) if self._body is not None else None
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
+        with torch.autocast(device.type, dtype=torch.bfloat16) if self.settings.bf16 else nullcontext():
             if hidden_BTD is None:
                 body = self._adapted.get_decoder()
                 hidden_BTD = body(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state

@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
 
 class GrpoSettings(BaseModel):
@@ -33,29 +32,6 @@ class LossSum:
 
     total: torch.Tensor
     metrics: dict[str, float]
-
-
-HEAD_ROWS = 64
-"""The head is given a multiple of so many positions: on CPUs each new number costs it tens of milliseconds."""
-
-
-def logprobs_of_learned(
-    hidden_BTD: torch.Tensor, head: nn.Module, ids_BT: torch.Tensor, trained_BT: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [N] of the learned tokens, and the distributions' entropies [N] (without gradient).
-
-    `hidden_BTD` are the hidden states of all positions but the last. Positions are chosen before the output head: with
-    a large vocabulary the head is most of the memory.
-    """
-    chosen_BT = trained_BT[:, 1:]
-    hidden_ND = hidden_BTD[chosen_BT]
-    count = len(hidden_ND)
-    padded_ND = nn.functional.pad(hidden_ND, (0, 0, 0, -count % HEAD_ROWS))
-    logprobs_NV = head(padded_ND)[:count].float().log_softmax(-1)
-    logprobs_N = logprobs_NV.gather(-1, ids_BT[:, 1:][chosen_BT][:, None])[:, 0]
-    with torch.no_grad():
-        entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
-    return logprobs_N, entropy_N
 
 
 def sft(logprobs_N: torch.Tensor, weights_N: torch.Tensor | None = None) -> LossSum:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ingest.errors import UserError
 from training.models.chat import ChatFormat, CompactFormat
+from training.models.devices import DeviceSettings, placement
 from training.models.template import ChatSettings
 from training.models.template_checks import checked_format
 
@@ -66,9 +67,21 @@ def _generation_config(name: str) -> GenerationConfig | None:
         return None
 
 
-def load_base(name: str = "rehearsal-tiny", show_tools: bool = True, dtype: torch.dtype | None = None) -> Base:
-    """Load a base model by shipped name, directory or Hugging Face id. Raises UserError where it is missing."""
-    model = _load(AutoModelForCausalLM, name, dtype=dtype or torch.float32)
+def load_base(
+    name: str = "rehearsal-tiny",
+    show_tools: bool = True,
+    dtype: torch.dtype | None = None,
+    devices: DeviceSettings | None = None,
+) -> Base:
+    """Load a base model by shipped name, directory or Hugging Face id, where `placement` says.
+
+    A shipped base is small: it stays on the CPU in float32 unless a device is named. Raises UserError where the base is
+    missing or cannot be placed.
+    """
+    if name in SHIPPED and devices is None and not DeviceSettings().device:
+        devices = DeviceSettings(device="cpu", dtype="float32", quantize="none")
+    place = placement(devices)
+    model = _load(AutoModelForCausalLM, name, **{**place.load_options(), **({"dtype": dtype} if dtype else {})})
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
