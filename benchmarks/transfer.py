@@ -64,7 +64,7 @@ class RealWorlds:
 class TrueReward:
     """The environment's verdict where training expects RULER's scores."""
 
-    async def judge(self, group: Sequence[Trajectory], seed: int = 0) -> Judgement:
+    async def judge(self, group: Sequence[Trajectory], seed: int = 0, planted: bool = False) -> Judgement:
         return Judgement([float(t.extra["success"]) for t in group])
 
 
@@ -77,6 +77,7 @@ class RealPractice(Practice):
             trajectory = await rollout(
                 self.engine, self.chat, episode, start, adapter=adapter, seed=seed,
                 temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
+                learned=True,
             )  # fmt: skip
             trajectory.extra["success"] = episode.success()
             return trajectory
@@ -106,7 +107,7 @@ def train_in_reality(settings: Settings, clone: Path, out: Path, count: int, ste
         settings.train.limits, settings.train.temperature, show_system=not settings.compact,
         min_p=settings.train.min_p,
     )  # fmt: skip
-    how = settings.train.model_copy(update={"seed": settings.seed, "steps": steps, "seconds": None})
+    how = settings.train.model_copy(update={"seed": settings.seed, "steps": steps})
     report = track("practising in reality")
     loop = Grpo(base, practice, scenarios_of(starts), clone, out, how)
     return asyncio.run(loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}")))

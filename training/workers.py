@@ -35,6 +35,8 @@ SAMPLERS = 64
 """Compiled products that a worker keeps (see training/__init__.py): sampling has ever new shapes."""
 COPIES = 3
 """Of the model's weights, in a worker, while it opens."""
+SHARE = 0.5
+"""Of the machine's memory, what the workers may want together."""
 Tell = Callable[[Any], None]
 """Told how far a job is: for `map`, how many of its parts are done."""
 Job = Callable[[Any, Any, Tell], Any]
@@ -230,7 +232,8 @@ def choose_count(asked: int, engine: str, load: Callable[[], torch.nn.Module]) -
     """How many processes sample: `asked`, or if that is 0, one a core as far as memory goes; 1 is this process alone.
 
     An engine that batches for itself (vLLM), or that has a GPU to itself, is best left in one. `load` gives the model,
-    if its size matters.
+    if its size matters. The memory that counts is what the machine has and not what is free at the moment: how work is
+    dealt decides the last digits, and they must not depend on who else is at work.
     """
     if engine != "transformers":
         return 1
@@ -240,7 +243,7 @@ def choose_count(asked: int, engine: str, load: Callable[[], torch.nn.Module]) -
     if any(p.device.type != "cpu" for p in parameters):
         return 1
     need = OWN_BYTES + COPIES * sum(p.numel() * p.element_size() for p in parameters)
-    return max(1, min(cores(), MOST, int(0.7 * psutil.virtual_memory().available / need)))
+    return max(1, min(cores(), MOST, int(SHARE * psutil.virtual_memory().total / need)))
 
 
 # ----- in the worker

@@ -33,7 +33,7 @@ def fit(
     base: Annotated[
         str, typer.Option(help="Base model: shipped name, directory or Hugging Face id.", envvar="REHEARSAL_BASE")
     ] = "rehearsal-tiny",
-    minutes: Annotated[float, typer.Option(help="Training budget of both adapters, in minutes.")] = 10.0,
+    tokens: Annotated[int, typer.Option(help="Training budget of both adapters, in tokens.")] = 6_000_000,
     seed: Annotated[int, typer.Option(help="Seed of the split's rows, the adapters and the dropout.")] = 0,
 ) -> None:
     """Train the world (and its users) on a lake's conversations."""
@@ -41,7 +41,7 @@ def fit(
     from worldmodel.fit import FitSettings, fit_world
 
     opened = Lake.open(lake)
-    settings = FitSettings(base=base, minutes=minutes, seed=seed)
+    settings = FitSettings(base=base, max_tokens=tokens, seed=seed)
     with _bars() as bars:
         tasks: dict[str, TaskID] = {}
 

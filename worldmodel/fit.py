@@ -21,8 +21,9 @@ from typing import Any
 from ingest.errors import UserError
 from ingest.records import Conversation, Transition
 from training.learning.batch import Row
+from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings as SftSettings
-from training.learning.fits import fit_sft
+from training.learning.fits import fit_sft, unfinished, warm_start
 from training.learning.learner import LearnerSettings
 from training.models.base import Base, load_base
 from training.models.lora import LoraSettings, manifest_of, save_weights
@@ -46,13 +47,13 @@ Progress = Callable[[str, float, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a world is trained. `minutes` is the budget of both adapters together; a quarter goes to the
+    """How a world is trained. `max_tokens` is the budget of both adapters together; a quarter goes to the
     user's. `outcome_weight` is how much more than another token the outcome's digit counts: it is one of about
     sixty, and all else hangs on it.
     """
 
     base: str = "rehearsal-tiny"
-    minutes: float = 5.0
+    max_tokens: int = 3_000_000
     epochs: float = 5.0
     rank: int = 64
     learning_rate: float = 2e-3
@@ -97,11 +98,15 @@ def fit_world(
     out: Path,
     settings: FitSettings,
     on_progress: Progress = lambda adapter, done, metrics: None,
+    stop: Stop = never,
+    last: Path | None = None,
 ) -> dict[str, Any]:
     """Fit a world and write it to `out`; returns its manifest.
 
-    A finished fit of the same data is not done again, and a killed one goes on. `on_progress` is told an
-    adapter's name, how much of it is done (0 to 1), and the latest metrics.
+    A finished fit of the same data is not done again, and a killed one goes on; so does one that `stop` ended between
+    two steps, whose manifest says so in `partial`. `last` is the world before this one: its adapters are gone on from
+    where the base is the same. `on_progress` is told an adapter's name, how much of it is done (0 to 1), and the latest
+    metrics.
     """
     learned = learn(transitions)
     identity = _identity(transitions, settings)
@@ -117,22 +122,25 @@ def fit_world(
     share = 0.75 if settings.user else 1.0
     weigh = partial(_weights, outcome=settings.outcome_weight)
     marked = [Row(tuple(ids), tuple(trained), weights=weigh(trained)) for ids, trained in usable]
-    history = {"world": _train(base, marked, out / "adapter", settings, share, identity, on_progress)}
+    train = partial(_train, base, settings=settings, identity=identity, on_progress=on_progress, stop=stop, last=last)
+    history = {"world": train(marked, out / "adapter", share=share)}
     adapters = {"world": "adapter", "user": None}
     kept = set(learned.split.train)
     spoken = [c for c in conversations if c.conversation_id not in set(learned.split.test)]
     rows = user_rows([c for c in spoken if c.conversation_id in kept], base.format, rng, settings.longest)
     if settings.user and rows:
         said = [Row(tuple(ids), tuple(trained)) for ids, trained in rows]
-        history["user"] = _train(base, said, out / "user", settings, 0.25, identity, on_progress)
+        history["user"] = train(said, out / "user", share=0.25)
         adapters["user"] = "user"
     resolver = _calibrated(learned, base, out, settings)
     save_tools(out, resolver)
     write_split(out, learned.split)
     write_conversations(out / "held_out.parquet", learned.part(learned.split.test))
+    stopped = next((found for found in map(unfinished, history.values()) if found), None)
     manifest = {
         "version": VERSION,
-        "id": identity,
+        "id": identity if stopped is None else f"{identity}-partial",
+        "partial": stopped,
         "base": settings.base,
         "adapters": adapters,
         "max_turns": patience(spoken),
@@ -175,6 +183,8 @@ def _train(
     share: float,
     identity: str,
     on_progress: Progress,
+    stop: Stop,
+    last: Path | None,
 ) -> list[dict[str, float]]:
     """Train one adapter on `share` of the budget, unless a killed fit of the same data got that far."""
     done = manifest_of(out)
@@ -187,8 +197,12 @@ def _train(
         schedule="cosine",
         max_grad_norm=1.0,
     )
-    budget = {"seconds": 60 * settings.minutes * share, "max_epochs": settings.epochs}
-    how = SftSettings(learner=learner, step_tokens=settings.step_tokens, **budget)
+    how = SftSettings(
+        learner=learner,
+        step_tokens=settings.step_tokens,
+        max_tokens=max(1, int(settings.max_tokens * share)),
+        max_epochs=settings.epochs,
+    )
     weights, config, history = fit_sft(
         base,
         rows[few:],
@@ -196,9 +210,12 @@ def _train(
         how,
         out.with_name(f"{out.name}.{identity}.state.pt"),
         settings.seed,
+        warm_start(last / out.name if last else None, base, learner.lora),
         on_progress=lambda done, metrics: on_progress(out.name, done, metrics),
+        stop=stop,
     )
-    save_weights(weights, config, out, {"fit": identity, "base": base.name, "history": history})
+    whole = unfinished(history) is None  # a fit that was stopped goes on when it is asked for again
+    save_weights(weights, config, out, {"fit": identity if whole else "", "base": base.name, "history": history})
     return history
 
 

@@ -40,10 +40,10 @@ MADE = "demo.json"
 """In the home directory: which demo made it."""
 
 SMALL: dict[str, Any] = {
-    "world": {"minutes": 0.3},
+    "world": {"max_tokens": 200_000},
     "card_calls": 60,
-    "clone": {"seconds": 15.0, "evaluations": 2},
-    "judge": {"fit": {"seconds": 6.0, "evaluations": 2}},
+    "clone": {"max_tokens": 150_000, "evaluations": 2},
+    "judge": {"fit": {"max_tokens": 70_000, "evaluations": 2}},
     "train": {"steps": 2, "groups": 3, "group_size": 3, "held_out": 4, "evaluate_every": 1},
     "gate": {"scenarios": 8, "min_slice": 3},
     "evaluation": {"episodes": 12},

@@ -15,8 +15,10 @@ from ingest.lake import Lake
 from ingest.records import Conversation
 from training import COMPILED
 from training.judging.judge import fit_judge
+from training.learning.deadline import Stop
 from training.models.base import load_base
 from training.policy.clone import fit_clone
+from training.policy.offline import fit_offline
 from training.workers import Tell, Workers
 from worldmodel.fit import FitSettings, fit_world
 
@@ -38,28 +40,42 @@ def conversations(settings: Settings) -> list[Conversation]:
     return [c for c in Lake.open(settings.lake).conversations() if not settings.agent or c.agent == settings.agent]
 
 
-def world(_: None, needs: tuple[Path, Path, FitSettings], tell: Tell) -> dict[str, Any]:
-    """Fit the world of a lake into a directory. Tells the adapter, how much is done, and the latest metrics."""
-    lake, directory, how = Lake.open(needs[0]), *needs[1:]
-    return fit_world(lake.conversations(), lake.transitions(), directory, how, lambda *told: tell(told))
+def world(_: None, needs: tuple[Path, Path, FitSettings, Path | None, Stop], tell: Tell) -> dict[str, Any]:
+    """Fit the world of a lake into a directory, from the last version if there is one. Tells the adapter, how much is
+    done, and the latest metrics.
+    """
+    lake, directory, how, last, stop = Lake.open(needs[0]), *needs[1:]
+    return fit_world(lake.conversations(), lake.transitions(), directory, how, lambda *told: tell(told), stop, last)
 
 
-def judge(_: None, needs: tuple[Settings, Path], tell: Tell) -> dict[str, Any]:
-    """Fit the judge into a directory. Tells how much is done, and the latest metrics."""
-    settings, directory = needs
+def judge(_: None, needs: tuple[Settings, Path, Path | None, Stop], tell: Tell) -> dict[str, Any]:
+    """Fit the judge into a directory, from the last version if there is one. Tells how much is done, and the latest
+    metrics.
+    """
+    settings, directory, last, stop = needs
     return fit_judge(
         load_base(settings.base, show_tools=False), conversations(settings), directory / "adapter", settings.judge,
-        settings.seed, directory / "state.pt", _teller(tell),
+        settings.seed, directory / "state.pt", _teller(tell), stop, last / "adapter" if last else None,
     )  # fmt: skip
 
 
-def clone(_: None, needs: tuple[Settings, Path], tell: Tell) -> dict[str, Any]:
+def clone(_: None, needs: tuple[Settings, Path, Stop], tell: Tell) -> dict[str, Any]:
     """Clone the agent into a directory. Tells how much is done, and the latest metrics."""
-    settings, directory = needs
+    settings, directory, stop = needs
     return fit_clone(
         load_base(settings.base, show_tools=not settings.compact), conversations(settings), directory / "adapter",
         settings.clone, show_system=not settings.compact, seed=settings.seed, checkpoint=directory / "state.pt",
-        on_progress=_teller(tell),
+        on_progress=_teller(tell), stop=stop,
+    )  # fmt: skip
+
+
+def offline(_: None, needs: tuple[Settings, Path, Path, Stop], tell: Tell) -> dict[str, Any]:
+    """Retrain an adapter on recorded conversations, without a world. Tells how much is done, and the latest metrics."""
+    settings, start, directory, stop = needs
+    return fit_offline(
+        load_base(settings.base, show_tools=not settings.compact), conversations(settings), start,
+        directory / "adapter", settings.offline, show_system=not settings.compact, seed=settings.seed,
+        checkpoint=directory / "state.pt", on_progress=_teller(tell), stop=stop,
     )  # fmt: skip
 
 

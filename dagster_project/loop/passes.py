@@ -22,15 +22,19 @@ from dagster_project.loop import fits
 from dagster_project.loop.progress import Report, track
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.loop.settings import Settings
-from dagster_project.loop.stages import Done, fingerprint, run_stage, write_json
+from dagster_project.loop.stages import Done, fingerprint, last_version, read_json, run_stage, write_json
 from ingest.errors import UserError
 from ingest.journal import segments as journal
 from ingest.lake import IngestSummary, Lake
 from ingest.records import Conversation, Scenario
 from ingest.storage import arrivals
 from ingest.storage.arrivals import Arrived
+from training.judging.hosted import HostedSettings
+from training.judging.ruler import RulerSettings
+from training.learning.deadline import Stop, never
 from training.learning.trajectory import Trajectory
 from training.models.base import Base, load_base, load_context, load_format
+from training.models.lora import manifest_of
 from training.policy.evaluate import Run, summary
 from training.policy.gate import as_dict, compare
 from training.policy.grpo import Grpo, lasting_alarms
@@ -43,12 +47,18 @@ from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card import make_card
 
+START = "start.json"
+"""In a retraining's directory: the adapter that it started from."""
+
 
 class Loop:
-    """The loop in one home directory. `log` is told, line by line, how far long work is."""
+    """The loop in one home directory. `log` is told, line by line, how far long work is.
 
-    def __init__(self, settings: Settings, log: Callable[[str], None] | None = None) -> None:
-        self.settings, self.log = settings, log
+    `stop` is asked between two steps of training (training/learning/deadline.py): what it ends is partial.
+    """
+
+    def __init__(self, settings: Settings, log: Callable[[str], None] | None = None, stop: Stop = never) -> None:
+        self.settings, self.log, self.stop = settings, log, stop
 
     @property
     def lake_path(self) -> Path:
@@ -117,9 +127,10 @@ class Loop:
                     reports[adapter] = fit_report(title, self.log)
                 reports[adapter](done, metrics)
 
-            return fits.run_in_subprocess(fits.world, (self.lake_path, directory, how), progress)
+            needs = (self.lake_path, directory, how, last_version(directory), self.stop)
+            return fits.run_in_subprocess(fits.world, needs, progress)
 
-        return run_stage(self.settings.home / "world", inputs, work)
+        return run_stage(self.settings.home / "world", inputs, work, keep_last=True)
 
     def card(self) -> Done:
         """How true the world is; a tool that fails may from then on only be replayed."""
@@ -143,9 +154,10 @@ class Loop:
         inputs = {"data": self.data(), "base": settings.base, "judge": settings.judge, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            return fits.run_in_subprocess(fits.judge, (settings, directory), fit_report("learning to judge", self.log))
+            needs = (settings, directory, last_version(directory), self.stop)
+            return fits.run_in_subprocess(fits.judge, needs, fit_report("learning to judge", self.log))
 
-        return run_stage(settings.home / "judge", plain(inputs), work)
+        return run_stage(settings.home / "judge", plain(inputs), work, keep_last=True)
 
     def clone(self) -> Done:
         """The production agent as an adapter."""
@@ -153,12 +165,24 @@ class Loop:
         inputs = {"data": self.data(), "base": settings.base, "clone": settings.clone, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
-            return fits.run_in_subprocess(fits.clone, (settings, directory), fit_report("cloning the agent", self.log))
+            needs = (settings, directory, self.stop)
+            return fits.run_in_subprocess(fits.clone, needs, fit_report("cloning the agent", self.log))
 
         return run_stage(settings.home / "clone", plain(inputs), work)
 
+    def offline(self) -> Done:
+        """The adapter that serves (the clone before any does), retrained on recorded conversations without a world."""
+        settings, clone = self.settings, self.clone()
+        inputs = {"data": self.data(), "clone": clone.fingerprint, "offline": settings.offline, "seed": settings.seed}
+
+        def work(directory: Path) -> dict[str, Any]:
+            needs = (settings, self._start(directory, clone), directory, self.stop)
+            return fits.run_in_subprocess(fits.offline, needs, fit_report("learning from the records", self.log))
+
+        return run_stage(settings.home / "offline", plain(inputs), work)
+
     def candidate(self) -> Done:
-        """The clone after practice in the world: GRPO with RULER."""
+        """The adapter that serves (the clone before any does) after practice in the world: GRPO with RULER."""
         settings = self.settings
         clone, scenarios = self.clone(), self.scenarios()
         how = settings.train.model_copy(update={"seed": settings.seed})
@@ -167,7 +191,7 @@ class Loop:
             "card": self.card().fingerprint,  # which tools may be generated
             "clone": clone.fingerprint,
             "judge": self.judge().fingerprint,
-            "ruler": settings.ruler,
+            "ruler": self._ruler().model_copy(update={"hosted": HostedSettings()}),  # how it is asked changes nothing
             "train": how,
             "gate": settings.gate.scenarios,
         }
@@ -176,11 +200,11 @@ class Loop:
             report = track("practising in the world", self.log)
             with self.practice() as practice:
                 loop = Grpo(
-                    self._base(), practice, scenarios[: -settings.gate.scenarios], clone.directory / "adapter",
-                    directory / "adapter", how,
+                    self._base(), practice, scenarios[: -settings.gate.scenarios],
+                    self._start(directory, clone), directory / "adapter", how,
                 )  # fmt: skip
                 facts = asyncio.run(
-                    loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}"))
+                    loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}"), self.stop)
                 )
                 report(facts["steps"], facts["steps"], f"the adapter of step {facts['best_step']} is the best")
                 return facts
@@ -289,7 +313,7 @@ class Loop:
         recipe = PracticeRecipe(
             settings.base, settings.engine, settings.compact, self.world().directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
-            settings.ruler, self.limits, settings.train.temperature, settings.train.min_p,
+            self._ruler(), self.limits, settings.train.temperature, settings.train.min_p,
         )  # fmt: skip
         count = self._processes()
         if count > 1:
@@ -297,6 +321,26 @@ class Loop:
                 yield pool
         else:
             yield recipe.open()
+
+    def _ruler(self) -> RulerSettings:
+        """The ruler's settings with this agent's rubric, and a cache for a hosted judge's answers."""
+        ruler = self.settings.ruler.of_agent(self.settings.agent)
+        if ruler.base_url is None or ruler.hosted.cache_dir is not None:
+            return ruler
+        hosted = ruler.hosted.model_copy(update={"cache_dir": self.settings.home / "judge-cache"})
+        return ruler.model_copy(update={"hosted": hosted})
+
+    def _start(self, directory: Path, clone: Done) -> Path:
+        """The adapter that a retraining starts from. It is written down at the first try: who serves may have changed
+        when a killed run goes on, or when the finished one is asked for again."""
+        noted = read_json(directory / START)
+        if noted is None:
+            champion = self.registry.champion()
+            same = champion is not None and champion.manifest.get("base") == manifest_base(clone.directory / "adapter")
+            chosen = champion.path if champion is not None and same else clone.directory / "adapter"
+            noted = {"start": str(chosen.absolute())}
+            write_json(directory / START, noted)
+        return Path(noted["start"])
 
     def _base(self) -> Base:
         return load_base(self.settings.base, show_tools=not self.settings.compact)
@@ -324,6 +368,12 @@ def fit_report(title: str, log: Callable[[str], None] | None) -> FitReport:
 def report_from(report: Report, place: int, each: int, done: int) -> None:
     """Tell how far a run is that is one of two, each of `each` episodes."""
     report(place * each + done, 2 * each, "")
+
+
+def manifest_base(adapter: Path) -> str | None:
+    """The base that a finished adapter was trained on."""
+    manifest = manifest_of(adapter)
+    return manifest.get("base") if manifest else None
 
 
 def plain(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ late.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import httpx
 from training.engines import Engine
 from training.engines.choose import open_engine
 from training.judging.grounding import Evidence
+from training.judging.hosted import open_client
 from training.judging.judge import LocalJudge, in_process_client
 from training.judging.ruler import Ruler, RulerSettings
 from training.models.base import load_base, load_format
@@ -45,18 +46,21 @@ class PracticeRecipe:
     def open(self) -> Practice:
         base = load_base(self.base, show_tools=not self.compact)
         engine = open_engine(self.engine, base)
+        client, forget = self._client(engine)
         return Practice(
-            engine, base.format, WorldModel.load(self.world, engine), Ruler(self.ruler, self._client(engine)),
-            self.limits, self.temperature, show_system=not self.compact, min_p=self.min_p,
+            engine, base.format, WorldModel.load(self.world, engine), Ruler(self.ruler, client),
+            self.limits, self.temperature, show_system=not self.compact, min_p=self.min_p, forget=forget,
         )  # fmt: skip
 
-    def _client(self, engine: Engine) -> httpx.AsyncClient:
+    def _client(self, engine: Engine) -> tuple[httpx.AsyncClient, Callable[[], None]]:
+        """What asks the judge, and what makes it forget its verdicts."""
         if self.judge is None:
-            return httpx.AsyncClient(base_url=(self.ruler.base_url or "").rstrip("/") + "/")
+            return open_client(self.ruler.base_url or "", self.ruler.hosted), lambda: None
         engine.load_adapter("judge", self.judge)
         chat, facts = load_format(self.base, show_tools=False), self.judge_facts
         evidence = Evidence.read(facts["evidence"])
-        return in_process_client(LocalJudge(engine, chat, "judge", facts["form"], facts["max_tokens"], evidence))
+        judge = LocalJudge(engine, chat, "judge", facts["form"], facts["max_tokens"], evidence)
+        return in_process_client(judge), judge.forget
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from training.judging.ruler import RulerSettings
 from training.learning.fits import FitSettings
 from training.policy.gate import GateSettings
 from training.policy.grpo import TrainSettings
+from training.policy.offline import OfflineSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
 HOME = Path("artifacts/demo")
@@ -67,10 +68,11 @@ class Settings(BaseSettings):
     # The parts' defaults are values and not factories: only a value is completed where no more than a part is given.
     world: WorldSettings = Field(WorldSettings(), description="How the world is learned.")
     card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")
-    clone: FitSettings = Field(FitSettings(seconds=400), description="How the production agent is cloned.")
+    clone: FitSettings = Field(FitSettings(max_tokens=3_600_000), description="How the production agent is cloned.")
     judge: JudgeSettings = Field(JudgeSettings(), description="How the offline judge is trained.")
     ruler: RulerSettings = Field(RulerSettings(), description="Who judges, and how they are asked.")
     train: TrainSettings = Field(TrainSettings(), description="How the policy practises.")
+    offline: OfflineSettings = Field(OfflineSettings(), description="How recorded conversations teach without a world.")
     gate: GateSettings = Field(GateSettings(), description="What a candidate must show.")
     evaluation: EvaluationSettings = Field(
         EvaluationSettings(), description="The measurement in the real environment."

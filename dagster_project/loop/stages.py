@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+LAST = ".last"
 MANIFEST = "stage.json"
 BEGUN = "stage.begun.json"
 
@@ -48,11 +49,24 @@ def finished(directory: Path) -> Done | None:
     return Done(directory, manifest["fingerprint"], manifest["facts"], manifest["seconds"], reused=True)
 
 
-def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
+def last_version(directory: Path) -> Path | None:
+    """Where `run_stage(..., keep_last=True)` put the version that was finished before this one."""
+    last = directory.with_name(directory.name + LAST)
+    return last if finished(last) else None
+
+
+def run_stage(
+    directory: Path,
+    inputs: Mapping[str, Any],
+    work: Callable[[Path], Mapping[str, Any]],
+    keep_last: bool = False,
+) -> Done:
     """Have `work` fill `directory`, unless it was filled from the same `inputs` before.
 
     `work` is given the directory, which holds what a killed run with the same inputs left there and is
-    otherwise empty, and returns facts (JSON) for the manifest.
+    otherwise empty, and returns facts (JSON) for the manifest. Facts with a `partial` say that the work was stopped
+    before its end: the stage counts as another one than the whole, and is gone on with when it is asked for again.
+    With `keep_last` the version that was finished for other inputs is put aside, for the work to go on from.
     """
     key = fingerprint(inputs)
     before = finished(directory)
@@ -62,6 +76,9 @@ def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path],
     if begun is not None and begun["fingerprint"] == key:
         earlier = begun["seconds"] + _unrecorded(directory)
     else:
+        if keep_last and before is not None:
+            _sweep(directory.with_name(directory.name + LAST))
+            directory.rename(directory.with_name(directory.name + LAST))
         _sweep(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MANIFEST).unlink(missing_ok=True)
@@ -74,9 +91,13 @@ def run_stage(directory: Path, inputs: Mapping[str, Any], work: Callable[[Path],
         write_json(directory / BEGUN, {"fingerprint": key, "seconds": spent, "inputs": dict(inputs)})
         raise
     seconds = round(earlier + time.monotonic() - started, 1)
+    if facts.get("partial"):
+        key = f"{key}-partial-{fingerprint(facts)}"
+        write_json(directory / BEGUN, {"fingerprint": fingerprint(inputs), "seconds": seconds, "inputs": dict(inputs)})
     manifest = {"fingerprint": key, "seconds": seconds, "facts": facts, "inputs": dict(inputs)}
     write_json(directory / MANIFEST, manifest)
-    (directory / BEGUN).unlink()
+    if not facts.get("partial"):
+        (directory / BEGUN).unlink()
     give_back_memory()
     return Done(directory, key, json.loads(json.dumps(facts, default=str)), seconds, reused=False)
 

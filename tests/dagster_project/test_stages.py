@@ -199,13 +199,13 @@ def test_a_part_of_a_part_is_taken_from_wherever_it_is_said(
     saved: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Settings(home=Path("nowhere"))
-    home = saved({"train": {"steps": 7, "groups": 5}, "world": {"minutes": 0.5}, "clone": {"evaluations": 2}})
+    home = saved({"train": {"steps": 7, "groups": 5}, "world": {"max_tokens": 500}, "clone": {"evaluations": 2}})
     monkeypatch.setenv("REHEARSAL_TRAIN__GROUPS", "4")
     monkeypatch.setenv("REHEARSAL_WORLD__SEED", "8")
     found = Settings(home=home, train={"group_size": 3})  # type: ignore[arg-type]
     assert (found.train.steps, found.train.groups, found.train.group_size) == (7, 4, 3)
     assert found.train.held_out == plain.train.held_out
-    assert found.world == replace(plain.world, minutes=0.5, seed=8)
+    assert found.world == replace(plain.world, max_tokens=500, seed=8)
     assert (found.clone.evaluations, found.clone.seconds) == (2, plain.clone.seconds)
     deep = Settings(home=home, train={"learner": {"max_grad_norm": 0.9}})  # type: ignore[arg-type]
     assert deep.train.learner == plain.train.learner.model_copy(update={"max_grad_norm": 0.9})
@@ -245,7 +245,7 @@ def test_what_is_no_json_is_told_in_one_line(tmp_path: Path) -> None:
 def test_saved_settings_are_read_back(tmp_path: Path) -> None:
     chosen: dict[str, Any] = {
         "seed": 9, "lake_dir": tmp_path / "lake", "environment": "a.b:C", "card_calls": 12,
-        "world": {"minutes": 0.25, "rank": 4}, "train": {"steps": 2, "limits": {"turns": 5}},
+        "world": {"max_tokens": 250, "rank": 4}, "train": {"steps": 2, "limits": {"turns": 5}},
         "ruler": {"base_url": "http://judge"}, "evaluation": {"episodes": 10},
     }  # fmt: skip
     before = Settings(home=tmp_path / "home", **chosen)

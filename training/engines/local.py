@@ -151,6 +151,9 @@ class LocalEngine:
         self._forget(name)
         self._adapters.drop(name)
 
+    def clear_cache(self) -> None:
+        self._prefixes = PrefixStore(self._prefixes.max_tokens)
+
     async def close(self) -> None:
         if self._loop_task is not None:
             self._loop_task.cancel()
@@ -216,7 +219,7 @@ class LocalEngine:
         kind = min(r.kind for r in self._waiting)
         chosen: list[_Request] = []
         longest = 0
-        for request in self._waiting:
+        for request in sorted(self._waiting, key=_content):  # who asked first must not decide a last digit
             if request.kind == kind and len(chosen) < self.max_rows:
                 longest = max(longest, request.columns)
                 if chosen and longest * (len(chosen) + 1) > ROUND_TOKENS:
@@ -249,7 +252,8 @@ class LocalEngine:
         """Run what is new of each distinct text. Returns the cache, each text's row, and its last logits."""
         room = min(LENGTH_STEP, max((r.sampling.max_tokens - len(r.ids) if r.sampling else 0) for r in batch))
         found = [(text, self._prefixes.longest(*text)) for text in dict.fromkeys(r.text for r in batch)]
-        found.sort(key=lambda f: (id(f[0][0]), len(f[0][1]) - (len(f[1].ids) if f[1] else 0)))
+        place = _places([text[0] for text, _ in found])
+        found.sort(key=lambda f: (place[f[0][0]], len(f[0][1]) - (len(f[1].ids) if f[1] else 0)))
         texts = [text for text, _ in found]
         new = [len(ids) - (len(stored.ids) if stored else 0) for (_, ids), stored in found]
         capacity = -(-(max(len(ids) for _, ids in texts) + room) // LENGTH_STEP) * LENGTH_STEP
@@ -383,6 +387,10 @@ class LocalEngine:
             least_B = torch.tensor(least, device=self.device)
             floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf where everything may be drawn
             scaled_BV = scaled_BV.masked_fill(scaled_BV < floor_B1, -torch.inf)
+        learned_B1 = torch.tensor([bool(r.sampling and r.sampling.learned) for r in rows], device=self.device)[:, None]
+        if learned_B1.any():  # at temperature 0 nothing is drawn, and the model's own are given
+            drawn_from_B1 = learned_B1 & (temperature_B > 0)[:, None]
+            logprobs_BV = torch.where(drawn_from_B1, scaled_BV.log_softmax(-1), logprobs_BV)
         cumulative_BV = scaled_BV.softmax(-1).double().cumsum(-1)
         drawn_B = torch.searchsorted(cumulative_BV, (uniform_B * cumulative_BV[:, -1])[:, None])[:, 0]
         ids_B = torch.where(temperature_B > 0, drawn_B.clamp(max=logits_BV.shape[-1] - 1), greedy_B)
@@ -398,11 +406,22 @@ class LocalEngine:
         self._prefixes.put(request.factors, known, cache.read(row, len(known)))
 
 
+def _content(request: _Request) -> tuple[Any, ...]:
+    """What a request asks for; requests are run in this order."""
+    seed = request.sampling.seed if request.sampling else None
+    return request.adapter or "", request.prompt, request.ids, -1 if seed is None else seed, request.completion
+
+
+def _places(owners: Sequence[Factors | None]) -> dict[Factors | None, int]:
+    """Owners by their first appearance (not by address, which is another in every process)."""
+    return {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
+
+
 def _chunks(owners: Sequence[Factors | None], lengths: Sequence[int]) -> list[list[int]]:
     """Rows that are run together: of one owner, and of so like a length that padding stays small."""
     chunks: list[list[int]] = []
-    tokens = 0
-    for row in sorted(range(len(lengths)), key=lambda k: (id(owners[k]), lengths[k])):
+    tokens, place = 0, _places(owners)
+    for row in sorted(range(len(lengths)), key=lambda k: (place[owners[k]], lengths[k])):
         tokens += lengths[row]
         padded = lengths[row] * (len(chunks[-1]) + 1) if chunks else 0
         fits = padded <= min(PREFILL_TOKENS, MAX_PADDING * tokens + PREFILL_SLACK)

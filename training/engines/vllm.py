@@ -104,6 +104,7 @@ class VllmEngine:
     # ----- the protocol
 
     async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
+        sampling.check_whole("vllm")
         output = (await self._ask(prompt_ids, adapter, sampling_request(sampling))).outputs[0]
         ids = tuple(output.token_ids)
         logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
@@ -134,6 +135,9 @@ class VllmEngine:
 
     def unload_adapter(self, name: str) -> None:
         self._background.wait(self._unload(name))
+
+    def clear_cache(self) -> None:
+        """Nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
 
     async def close(self) -> None:
         await asyncio.to_thread(self._stop)

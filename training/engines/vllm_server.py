@@ -51,6 +51,7 @@ class VllmServer:
     # ----- the protocol
 
     async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
+        sampling.check_whole("the vLLM server")
         choice = await self._ask(prompt_ids, adapter, sampling_request(sampling))
         ids = tuple(choice["token_ids"])
         return Sample(ids, tuple(choice["logprobs"]["token_logprobs"]), ids[-1] in sampling.stop_ids, adapter)
@@ -80,6 +81,9 @@ class VllmServer:
 
     def unload_adapter(self, name: str) -> None:
         self._background.wait(self._unload(name))
+
+    def clear_cache(self) -> None:
+        """Nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
 
     async def close(self) -> None:
         """Unload what was loaded here; the server goes on."""

@@ -32,7 +32,8 @@ from training.judging.counterfactual import Counterfactuals
 from training.judging.grounding import Evidence, Grounding
 from training.judging.ruler import unescape
 from training.learning.batch import Row
-from training.learning.fits import FitSettings, fit_sft, split_latest
+from training.learning.deadline import Stop, never
+from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished, warm_start
 from training.learning.learner import LearnerSettings
 from training.models.base import Base
 from training.models.chat import ChatFormat
@@ -52,8 +53,8 @@ class JudgeSettings(BaseModel):
 
     fit: FitSettings = Field(
         default_factory=lambda: FitSettings(
-            learner=LearnerSettings(learning_rate=3e-3, schedule="cosine", max_grad_norm=1.0),
-            seconds=100,
+            learner=LearnerSettings(schedule="cosine", max_grad_norm=1.0),
+            max_tokens=1_000_000,
             step_tokens=8192,
         ),
         description="The supervised fit. A row has one learned token, so steps are large: small ones learn nothing.",
@@ -77,6 +78,10 @@ class LocalJudge:
     max_tokens: int = 1024
     evidence: Evidence = Evidence()
     _known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+    def forget(self) -> None:
+        """Forget the verdicts: the next ones then follow from what is asked next alone, to the last digit."""
+        self._known.clear()
 
     async def success(self, text: str) -> float:
         """Probability that this transcript's goal was reached."""
@@ -225,12 +230,14 @@ def fit_judge(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+    stop: Stop = never,
+    last: Path | None = None,
 ) -> dict[str, Any]:
     """Train the judge on conversations with outcomes (oldest first) and measure its agreement on the latest.
 
     Writes a peft directory and returns its manifest: `agreement` is the share of (success, failure) pairs that the
     chosen form orders rightly (the area under the ROC curve), with a 95 % bootstrap interval. Raises UserError where
-    outcomes are missing or all alike.
+    outcomes are missing or all alike. `last` is the judge before this one, to go on from.
     """
     examples = labelled(conversations)
     earlier, latest = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
@@ -243,7 +250,7 @@ def fit_judge(
     rows = judge_rows(train, base.format, settings, seed)
     weights, config, history = fit_sft(
         base, rows, judge_rows(held_out, base.format, settings, seed)[:300], settings.fit, checkpoint, seed,
-        on_progress=on_progress,
+        warm_start(last, base, settings.fit.learner.lora), on_progress, stop,
     )  # fmt: skip
     engine = LocalEngine(base.model, base.format.pad_id)
     engine.publish_adapter("judge", weights, config)
@@ -266,6 +273,7 @@ def fit_judge(
         "pairs": good * (len(held_out) - good),
         "max_tokens": settings.max_tokens,
         "history": history,
+        "partial": unfinished(history),
     }
     save_weights(weights, config, out, manifest)
     return manifest

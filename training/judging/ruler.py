@@ -16,11 +16,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.judging.hosted import HostedSettings, read_rubric
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.edits import dumps
 
@@ -49,23 +51,35 @@ class RulerSettings(BaseModel):
     model: str = Field("judge", description="The model name that the endpoint knows.")
     api_key: str | None = Field(None, description="Bearer token, if the endpoint wants one.")
     rubric: str = Field(RUBRIC, description="What the judge looks for.")
+    rubrics: Path | None = Field(None, description="YAML file with a rubric per agent; goes before `rubric`.")
+    hosted: HostedSettings = Field(HostedSettings(), description="How an endpoint is asked: limits, patience, cache.")
     orders: int = Field(2, ge=1, le=4, description="In how many orders a group is judged; a third if two disagree.")
     retries: int = Field(2, ge=0, description="Further tries after an answer that cannot be used.")
     max_characters: int = Field(12_000, ge=200, description="Of one trajectory; the middle is cut, errors are kept.")
     timeout_seconds: float = Field(120.0, gt=0, description="Of one judge call.")
 
+    def of_agent(self, agent: str) -> RulerSettings:
+        """With the rubric that `rubrics` has for an agent. Raises UserError where the file is none."""
+        found = read_rubric(self.rubrics, agent) if self.rubrics else None
+        return self.model_copy(update={"rubric": found or self.rubric, "rubrics": None})
+
 
 @dataclass
 class Judgement:
-    """A group's scores (None: unscored), the judge's own noise on it, and what judging cost."""
+    """A group's scores (None: unscored), why, and what judging cost.
+
+    `disagreement` is the mean difference of a score between the orders. `positions`: for every usable answer and
+    member, its place in the prompt (0 first, 1 last) and its score less the answer's mean.
+    """
 
     scores: list[float | None]
-    noise: float = 0.0
+    disagreement: float = 0.0
     calls: int = 0
     failed_calls: int = 0
     tokens: int = 0
     seconds: float = 0.0
     explanations: list[str] = field(default_factory=list)
+    positions: list[tuple[float, float]] = field(default_factory=list)
 
 
 class Ruler:
@@ -74,45 +88,64 @@ class Ruler:
     def __init__(self, settings: RulerSettings, client: httpx.AsyncClient) -> None:
         self.settings, self.client = settings, client
 
-    async def judge(self, group: Sequence[Trajectory], seed: int = 0) -> Judgement:
-        """Scores in the order of `group`. Verbatim duplicates are shown once and share their score."""
+    async def judge(self, group: Sequence[Trajectory], seed: int = 0, planted: bool = False) -> Judgement:
+        """Scores in the order of `group`. Verbatim duplicates are shown once and share their score, except where they
+        are `planted` to see how differently the judge scores what is equal.
+        """
         began = time.monotonic()
         texts = [dumps(_shown(t.messages, self.settings.max_characters)) for t in group]
-        distinct = list(dict.fromkeys(texts))
+        distinct = texts if planted else list(dict.fromkeys(texts))
+        which = range(len(texts)) if planted else [distinct.index(text) for text in texts]
         found = Judgement([])
         order = list(range(len(distinct)))
         random.Random(seed).shuffle(order)
         rounds: list[list[float | None]] = []
+        reasons = [""] * len(distinct)
         for number in range(self.settings.orders):
             shown = order if number % 2 == 0 else order[::-1]
-            rounds.append(await self._round(group, distinct, shown, seed + number, found))
+            rounds.append(await self._round(group, distinct, shown, seed + number, found, reasons))
         if self.settings.orders == 2 and _disagree(*rounds):
             random.Random(seed + 99).shuffle(order)
-            rounds.append(await self._round(group, distinct, order, seed + 2, found))
-        merged = dict(zip(distinct, map(_mean, zip(*rounds, strict=True)), strict=True))
-        found.scores = [merged[text] for text in texts]
+            rounds.append(await self._round(group, distinct, order, seed + 2, found, reasons))
+        merged = [_mean(given) for given in zip(*rounds, strict=True)]
+        found.scores = [merged[k] for k in which]
+        found.explanations = [reasons[k] for k in which]
         spreads = [max(s) - min(s) for s in (_known(r) for r in zip(*rounds, strict=True)) if len(s) > 1]
-        found.noise = statistics.fmean(spreads) if spreads else 0.0
+        found.disagreement = statistics.fmean(spreads) if spreads else 0.0
         found.seconds = time.monotonic() - began
         return found
 
     async def _round(
-        self, group: Sequence[Trajectory], distinct: list[str], order: list[int], seed: int, found: Judgement
+        self,
+        group: Sequence[Trajectory],
+        distinct: list[str],
+        order: list[int],
+        seed: int,
+        found: Judgement,
+        reasons: list[str],
     ) -> list[float | None]:
-        """One order's scores, by index into `distinct`; all None after `retries` unusable answers."""
+        """One order's scores, by index into `distinct`; all None after `retries` unusable answers. `reasons` is filled
+        with what the judge explained.
+        """
         for attempt in range(self.settings.retries + 1):
             rng = random.Random(seed_of(seed, attempt))
             labels = [f"{rng.randrange(16**6):06x}" for _ in distinct]
             found.calls += 1
             try:
                 answer = await self._ask(group[0], [(labels[k], distinct[k]) for k in order], found)
-                by_label = read_scores(answer, labels)
+                by_label = read_answer(answer, labels)
             except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):
                 # one judge call is a boundary: whatever shape the answer has, it is counted and asked for again
                 found.failed_calls += 1
                 await asyncio.sleep(0)
                 continue
-            return [by_label[label] for label in labels]
+            for k, label in enumerate(labels):
+                reasons[k] = by_label[label][1] or reasons[k]
+            mean = statistics.fmean(score for score, _ in by_label.values())
+            found.positions += [
+                (place / max(1, len(order) - 1), by_label[labels[k]][0] - mean) for place, k in enumerate(order)
+            ]
+            return [by_label[label][0] for label in labels]
         return [None] * len(distinct)
 
     async def _ask(self, first: Trajectory, labelled: list[tuple[str, str]], found: Judgement) -> str:
@@ -139,18 +172,22 @@ class Ruler:
         return content
 
 
-def read_scores(answer: str, labels: Sequence[str]) -> dict[str, float]:
-    """A judge's JSON as scores by label. Raises ValueError unless every label is there once and in [0, 1]."""
+def read_answer(answer: str, labels: Sequence[str]) -> dict[str, tuple[float, str]]:
+    """A judge's JSON as (score, explanation) by label.
+
+    Raises ValueError unless every label is there once and its score in [0, 1].
+    """
     start, end = answer.find("{"), answer.rfind("}")
     value = json.loads(answer[start : end + 1])
-    scores: dict[str, float] = {}
+    scores: dict[str, tuple[float, str]] = {}
     for entry in value["scores"]:
         label, score = str(entry["trajectory_id"]), entry["score"]
         if label in scores or label not in labels:
             raise ValueError(f"the judge named {label!r}, which is unknown or doubled")
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
             raise ValueError(f"a score is a number from 0 to 1, got {score!r}")
-        scores[label] = float(score)
+        reason = entry.get("explanation")
+        scores[label] = (float(score), reason if isinstance(reason, str) else "")
     if len(scores) != len(labels):
         raise ValueError(f"the judge scored {len(scores)} of {len(labels)} trajectories")
     return scores
@@ -206,30 +243,3 @@ def _disagree(first: Sequence[float | None], second: Sequence[float | None]) -> 
         return False
     best = [{k for k, pair in enumerate(pairs) if pair[side] == max(p[side] for p in pairs)} for side in (0, 1)]
     return agree / compared < 0.6 or best[0].isdisjoint(best[1])
-
-
-# ----- advantages
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A group's advantages, or why it teaches nothing."""
-
-    advantages: list[float]
-    dropped: str = ""
-
-
-def advantages(scores: Sequence[float | None], min_score_spread: float) -> Scored:
-    """Centred on the group's mean, not divided by its deviation: that would blow up a judge's noise.
-
-    Unscored members are left out of the mean and get 0; a group with less than three quarters scored, or whose
-    scores spread less than the judge's own noise, is dropped whole.
-    """
-    known = _known(scores)
-    nothing = [0.0] * len(scores)
-    if len(known) < -(-3 * len(scores) // 4):
-        return Scored(nothing, "unscored")
-    if max(known) - min(known) <= min_score_spread:
-        return Scored(nothing, "no spread")
-    mean = statistics.fmean(known)
-    return Scored([0.0 if s is None else s - mean for s in scores])

@@ -16,7 +16,8 @@ import torch
 @dataclass(frozen=True)
 class Row:
     """One sequence. `advantage` weighs its learned tokens in a policy loss, `weights` each of them in a supervised one;
-    `logprobs` are the sampler's. Both have one entry a learned token, or none.
+    `logprobs` are the sampler's. Both have one entry a learned token, or none. Rows that name the same `rollout` are
+    parts of one trajectory; a row without a name is a whole one.
     """
 
     ids: tuple[int, ...]
@@ -24,6 +25,7 @@ class Row:
     advantage: float = 1.0
     logprobs: tuple[float, ...] = field(default=())
     weights: tuple[float, ...] = field(default=())
+    rollout: str = ""
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.trained):

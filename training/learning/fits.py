@@ -1,4 +1,4 @@
-"""A supervised fit: an adapter trained on rows for a given time, the best of it kept."""
+"""A supervised fit: an adapter trained on rows for a given number of tokens, the best of it kept."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.learning.batch import Row, epochs
+from training.learning.deadline import Stop, never
 from training.learning.learner import Learner, LearnerSettings, save_state
+from training.learning.losses import Loss, Sft
 from training.models.base import Base
-from training.models.lora import LoraSettings
+from training.models.lora import LoraSettings, manifest_of, settings_of
 
 T = TypeVar("T")
 
@@ -26,12 +28,12 @@ class FitSettings(BaseModel):
 
     learner: LearnerSettings = Field(
         default_factory=lambda: LearnerSettings(
-            lora=LoraSettings(rank=64, alpha=128), learning_rate=3e-3, schedule="cosine", max_grad_norm=1.0
+            lora=LoraSettings(rank=64, alpha=128), schedule="cosine", max_grad_norm=1.0
         ),
         description="How the adapter is optimised.",
     )
-    seconds: float = Field(240.0, gt=0, description="Time for training (evaluation not counted).")
-    max_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if time is left.")
+    max_tokens: int = Field(3_000_000, gt=0, description="Tokens to train on, prompts included, padding not.")
+    max_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if tokens are left.")
     step_tokens: int = Field(2048, ge=64, description="Padded tokens a step; many small steps beat few large ones.")
     evaluations: int = Field(6, ge=1, description="How many times the held-out loss is measured; the best is kept.")
 
@@ -45,40 +47,63 @@ def fit_sft(
     seed: int = 0,
     start: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+    stop: Stop = never,
+    loss: Loss | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float]]]:
-    """Train an adapter on `rows`; the weights with the lowest held-out loss win.
+    """Train an adapter on `rows`; the weights with the lowest held-out cross-entropy win.
 
-    Returns (weights, peft configuration, history). With `checkpoint` a killed fit goes on where its last evaluation
-    was. Raises ValueError without rows.
+    `start` is a peft directory to go on from; `loss` is cross-entropy unless another is given, and its reference, if it
+    has one, is `start`.
+
+    Returns (weights, peft configuration, history). The budget is counted in tokens: `seconds` in the history only
+    reports. With `checkpoint` a killed fit goes on where its last evaluation was. Where `stop` says so between two
+    steps, the fit ends with what it has: `unfinished(history)` then says how far it came, and `checkpoint` stays, so
+    that a later call goes on from that step. Raises ValueError without rows.
     """
     if not rows:
         raise ValueError("nothing to fit: no training rows")
     learner = Learner(base, settings.learner, seed, start)
+    loss = loss or Sft()
+    if loss.needs_reference:
+        learner.keep_reference()
     clock = {"seconds": 0.0, "tokens": 0.0, "evaluated": 0.0}
     history: list[dict[str, float]] = []
     best: dict[str, Any] = {"loss": math.inf, "weights": None}
+    running: list[float] = []
     if checkpoint is not None and checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=False)
         learner.restore(state["learner"])
-        clock, history, best = state["clock"], state["history"], state["best"]
-    budget = settings.max_epochs * sum(len(r.ids) for r in rows)
-    running: list[float] = []
+        clock, history, best, running = state["clock"], state["history"], state["best"], state["running"]
+    budget = min(settings.max_tokens, settings.max_epochs * sum(len(r.ids) for r in rows))
+
+    def save() -> None:
+        if checkpoint is not None:
+            found = {"clock": clock, "history": history, "best": best, "running": running}
+            save_state({"learner": learner.state(), **found}, checkpoint)
+
+    def evaluate(done: float) -> None:
+        nonlocal best
+        mean = sum(running) / max(1, len(running))
+        found = learner.evaluate(held_out) if held_out else mean
+        history.append({"step": learner.step, "held_out": found, "loss": mean, "done": min(1.0, done), **clock})
+        running.clear()
+        if found < best["loss"]:
+            best = {"loss": found, "weights": learner.weights()[0]}
+
     for group in epochs(rows, settings.step_tokens, seed, start=learner.step):
-        done = max(clock["seconds"] / settings.seconds, clock["tokens"] / budget)
+        done = clock["tokens"] / budget
         if done >= (clock["evaluated"] + 1) / settings.evaluations or (done >= 1 and not history):
             clock["evaluated"] = math.floor(min(done, 1.0) * settings.evaluations + 1e-9)
-            loss = learner.evaluate(held_out) if held_out else sum(running) / max(1, len(running))
-            mean = sum(running) / max(1, len(running))
-            history.append({"step": learner.step, "held_out": loss, "loss": mean, **clock})
-            running.clear()
-            if loss < best["loss"]:
-                best = {"loss": loss, "weights": learner.weights()[0]}
-            if checkpoint is not None:
-                save_state({"learner": learner.state(), "clock": clock, "history": history, "best": best}, checkpoint)
+            evaluate(done)
+            save()
         if done >= 1:
             break
+        if stop():
+            save()  # before the look below, which an uninterrupted run would not take
+            evaluate(done)
+            return best["weights"], learner.weights()[1], history
         began = time.monotonic()
-        metrics = learner.sft_step(group, done)
+        metrics = learner.policy_step(group, loss, done)
         clock["seconds"] += time.monotonic() - began
         clock["tokens"] += sum(len(r.ids) for r in group)
         running.append(metrics["loss"])
@@ -87,6 +112,20 @@ def fit_sft(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return best["weights"], learner.weights()[1], history
+
+
+def unfinished(history: Sequence[dict[str, float]]) -> str | None:
+    """What a manifest says of a fit that was stopped before its budget was spent; None of a whole one."""
+    done = history[-1]["done"]
+    return None if done >= 1 else f"stopped after {int(history[-1]['step'])} steps, {done:.0%} of the budget"
+
+
+def warm_start(last: Path | None, base: Base, lora: LoraSettings) -> Path | None:
+    """`last`, if it is an adapter of the same base and shape to go on from; else None, and the fit starts anew."""
+    manifest = manifest_of(last) if last is not None else None
+    if last is None or manifest is None or manifest.get("base") != base.name or settings_of(last) != lora:
+        return None
+    return last
 
 
 def split_latest(items: Sequence[T], share: float) -> tuple[list[T], list[T]]:

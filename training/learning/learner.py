@@ -1,11 +1,12 @@
-"""The LoRA learner: rows in, better adapter out. It knows losses, not algorithms."""
+"""The LoRA learner: rows in, better adapter out. It runs the model; what is minimised is a `Loss`'s business."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel
 
 from training.learning.batch import Batch, Row, by_length, collate
 from training.learning.head import logprobs_of_learned
-from training.learning.losses import GrpoSettings, LossSum, grpo, sft
+from training.learning.losses import WHOLE, Drawing, Loss, Sft, Tokens
+from training.learning.presets import Kind, learning_rate
 from training.models.base import Base
 from training.models.devices import recomputes, sharing_weights
 from training.models.lora import LoraSettings, adapter_weights, load_weights, new_adapter
@@ -32,7 +34,8 @@ class LearnerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lora: LoraSettings = Field(default_factory=LoraSettings, description="The adapter's shape.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak rate; LoRA takes about ten times full training's.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak rate; null: the preset for the base's size.")
+    preset: Kind = Field("supervised", description="Which preset: rates for policy gradients are lower.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the rate rises linearly.")
     schedule: Literal["constant", "cosine"] = Field("constant", description="What the rate does afterwards.")
     max_grad_norm: float = Field(0.5, gt=0, description="Gradient norm above which gradients are scaled down.")
@@ -45,10 +48,15 @@ class LearnerSettings(BaseModel):
 
 
 class Learner:
-    """An adapter in training, beside the base's own frozen weights. `progress` runs from 0 to 1, for the schedule."""
+    """An adapter in training, beside the base's own frozen weights. `progress` runs from 0 to 1, for the schedule.
 
-    def __init__(self, base: Base, settings: LearnerSettings, seed: int = 0, start: Path | None = None) -> None:
-        self.settings, self.pad_id, self.step = settings, base.format.pad_id, 0
+    `drawing` is the distribution that the log-probabilities are of: the one that the learned tokens were drawn from.
+    """
+
+    def __init__(
+        self, base: Base, settings: LearnerSettings, seed: int = 0, start: Path | None = None, drawing: Drawing = WHOLE
+    ) -> None:
+        self.settings, self.pad_id, self.step, self.drawing = settings, base.format.pad_id, 0, drawing
         self.model: PeftModel = new_adapter(sharing_weights(base.model), settings.lora, seed)
         if start is not None:
             load_weights(self.model, start)
@@ -58,25 +66,43 @@ class Learner:
         small = SmallBody.fits(base.model)
         self._body = SmallBody(self.model, torch.bfloat16 if settings.bf16 else torch.float32) if small else None
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.peak_rate = settings.learning_rate or learning_rate(base.model, settings.preset)
         self.optimizer = torch.optim.AdamW(
-            self.parameters, settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
+            self.parameters, self.peak_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
         )
         self._reference: dict[str, torch.Tensor] | None = None
 
     # ----- steps
 
     def sft_step(self, rows: Sequence[Row], progress: float = 0.0) -> dict[str, float]:
-        return self._step(rows, progress, lambda logprobs_N, batch, _: sft(logprobs_N, batch.weights_N))
+        return self.policy_step(rows, Sft(), progress)
 
-    def grpo_step(self, rows: Sequence[Row], settings: GrpoSettings, progress: float = 0.0) -> dict[str, float]:
-        """One step on sampled rows; each needs the sampler's log-probabilities."""
-        if any(not row.logprobs for row in rows):
+    def policy_step(self, rows: Sequence[Row], loss: Loss, progress: float = 0.0) -> dict[str, float]:
+        """One optimizer step on `rows`; returns the loss's metrics, each a mean over the learned tokens.
+
+        Raises ValueError where no token is learned, or where the loss needs the sampler's log-probabilities and a row
+        has none: a ratio without a recorded log-probability would be made up.
+        """
+        if loss.needs_sampler and any(not row.logprobs for row in rows):
             raise ValueError("a policy step needs the sampler's log-probabilities for every row")
-
-        def loss(logprobs_N: torch.Tensor, batch: Any, reference_N: torch.Tensor | None) -> LossSum:
-            return grpo(logprobs_N, batch.sampler_N, batch.advantages_N, reference_N, settings)
-
-        return self._step(rows, progress, loss, with_reference=settings.kl_penalty > 0)
+        tokens = sum(row.learned for row in rows)
+        if not tokens:
+            raise ValueError(f"nothing to learn: none of {len(rows)} rows has a learned token")
+        rate = self._rate(progress)
+        for options in self.optimizer.param_groups:
+            options["lr"] = rate
+        if loss.sequence_level:
+            rows = [row if row.rollout else replace(row, rollout=f"row {k}") for k, row in enumerate(rows)]
+        work = _Work(loss, loss.count(rows), self._rollouts(rows, loss) if loss.sequence_level else {})
+        sums: dict[str, float] = defaultdict(float)
+        self.optimizer.zero_grad(set_to_none=True)
+        for group in by_length(rows, self.settings.micro_tokens):
+            for name, value in self._accumulate(group, work).items():
+                sums[name] += value
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
+        self.optimizer.step()
+        self.step += 1
+        return {**{k: v / tokens for k, v in sums.items()}, "grad_norm": norm, "tokens": tokens, "lr": rate}
 
     def keep_reference(self) -> None:
         """Remember the adapter as it is now: the one that the divergence is measured from."""
@@ -93,31 +119,30 @@ class Learner:
         self.model.train()
         return total / max(1, sum(r.learned for r in rows))
 
-    def _step(
-        self, rows: Sequence[Row], progress: float, loss: Callable[..., LossSum], with_reference: bool = False
-    ) -> dict[str, float]:
-        rate = self._rate(progress)
-        for options in self.optimizer.param_groups:
-            options["lr"] = rate
-        tokens = sum(row.learned for row in rows)
-        if not tokens:
-            raise ValueError(f"nothing to learn: none of {len(rows)} rows has a learned token")
-        sums: dict[str, float] = defaultdict(float)
-        self.optimizer.zero_grad(set_to_none=True)
+    @torch.no_grad()
+    def _rollouts(self, rows: Sequence[Row], loss: Loss) -> dict[str, _Rollout]:
+        """The sums over whole rollouts, by name."""
+        found: dict[str, _Rollout] = {}
         for group in by_length(rows, self.settings.micro_tokens):
-            for name, value in self._accumulate(group, tokens, loss, with_reference).items():
-                sums[name] += value
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
-        self.optimizer.step()
-        self.step += 1
-        return {**{k: v / tokens for k, v in sums.items()}, "grad_norm": norm, "tokens": tokens, "lr": rate}
+            batch = self._collated(group)
+            logprobs_N, _ = self._logprobs(batch.ids_BT, batch.trained_BT)
+            reference_N = self._reference_logprobs(batch.ids_BT, batch.trained_BT) if loss.needs_reference else None
+            gaps = [other_N.to(logprobs_N.device) if other_N is not None else logprobs_N
+                    for other_N in (batch.sampler_N, reference_N)]  # fmt: skip
+            at = 0
+            for row in group:
+                own = slice(at, at + row.learned)
+                ratio, distance = ((logprobs_N[own] - other_N[own]).double().sum().item() for other_N in gaps)
+                before = found.get(row.rollout, _Rollout(0.0, 0.0, 0))
+                sums = (before.ratio + ratio, before.distance + distance, before.tokens + row.learned)
+                found[row.rollout] = _Rollout(*sums)
+                at += row.learned
+        return found
 
-    def _accumulate(
-        self, rows: Sequence[Row], tokens: int, loss: Callable[..., LossSum], with_reference: bool
-    ) -> dict[str, float]:
+    def _accumulate(self, rows: Sequence[Row], work: _Work) -> dict[str, float]:
         """Add one micro-batch's gradient; on running out of memory, its two halves'."""
         try:
-            gradients, metrics = self._gradients(rows, tokens, loss, with_reference)
+            gradients, metrics = self._gradients(rows, work)
         except RuntimeError as error:
             if len(rows) == 1 or not is_out_of_memory(error):
                 raise
@@ -126,19 +151,18 @@ class Learner:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
             return metrics
         half = len(rows) // 2
-        first = self._accumulate(rows[:half], tokens, loss, with_reference)
-        second = self._accumulate(rows[half:], tokens, loss, with_reference)
+        first = self._accumulate(rows[:half], work)
+        second = self._accumulate(rows[half:], work)
         return {name: value + second[name] for name, value in first.items()}
 
-    def _gradients(
-        self, rows: Sequence[Row], tokens: int, loss: Callable[..., LossSum], with_reference: bool
-    ) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
+    def _gradients(self, rows: Sequence[Row], work: _Work) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
         """Gradients of one micro-batch, all or none: a backward pass that broke off leaves nothing half added."""
         batch = self._collated(rows)
-        reference_N = self._reference_logprobs(batch.ids_BT, batch.trained_BT) if with_reference else None
+        needed = work.loss.needs_reference
+        reference_N = self._reference_logprobs(batch.ids_BT, batch.trained_BT) if needed else None
         logprobs_N, entropy_N = self._logprobs(batch.ids_BT, batch.trained_BT)
-        found = loss(logprobs_N, batch, reference_N)
-        gradients = torch.autograd.grad(found.total / tokens, self.parameters)
+        found = work.loss(_tokens(rows, batch, logprobs_N, reference_N, work.rollouts))
+        gradients = torch.autograd.grad(found.total / work.count, self.parameters)
         return gradients, {**found.metrics, "entropy": entropy_N.sum().item()}
 
     def _collated(self, rows: Sequence[Row]) -> Batch:
@@ -152,7 +176,7 @@ class Learner:
             if hidden_BTD is None:
                 body = self._adapted.get_decoder()
                 hidden_BTD = body(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
-            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT)
+            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT, self.drawing.logprobs)
 
     @torch.no_grad()
     def _reference_logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> torch.Tensor:
@@ -177,7 +201,7 @@ class Learner:
         return {k: p for k, p in self.model.named_parameters() if p.requires_grad}
 
     def _rate(self, progress: float) -> float:
-        rate = self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
+        rate = self.peak_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
         if self.settings.schedule == "cosine":
             rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return rate
@@ -202,6 +226,48 @@ class Learner:
         for name, parameter in self._factors().items():
             parameter.data.copy_(state["factors"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+@dataclass(frozen=True)
+class _Rollout:
+    """Sums over a rollout's learned tokens: log p - log sampler, log p - log reference, 1."""
+
+    ratio: float
+    distance: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One optimizer step's loss, what its sum is divided by, and the sums over rollouts if it needs them."""
+
+    loss: Loss
+    count: float
+    rollouts: Mapping[str, _Rollout]
+
+
+def _tokens(
+    rows: Sequence[Row],
+    batch: Batch,
+    logprobs_N: torch.Tensor,
+    reference_N: torch.Tensor | None,
+    sums: Mapping[str, _Rollout],
+) -> Tokens:
+    """What a loss reads, on the log-probabilities' device."""
+    device = logprobs_N.device
+
+    def there(value: torch.Tensor | None) -> torch.Tensor | None:
+        return None if value is None else value.to(device)
+
+    own = [sums[row.rollout] for row in rows for _ in range(row.learned)] if sums else []
+    ratio, distance, length = (
+        torch.tensor([value(r) for r in own], device=device) if own else None
+        for value in (lambda r: r.ratio, lambda r: r.distance, lambda r: float(r.tokens))
+    )
+    return Tokens(
+        logprobs_N, batch.advantages_N.to(device), there(batch.sampler_N), reference_N, there(batch.weights_N),
+        ratio, distance, length, sum(r.distance for r in sums.values()) / max(1, len(sums)),
+    )  # fmt: skip
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

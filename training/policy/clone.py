@@ -14,7 +14,8 @@ import numpy as np
 from ingest.errors import UserError
 from ingest.records import Conversation
 from training.learning.batch import Row
-from training.learning.fits import FitSettings, fit_sft, split_latest
+from training.learning.deadline import Stop, never
+from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
 from training.models.base import Base, context_length
 from training.models.chat import ChatFormat
 from training.models.lora import save_weights
@@ -38,6 +39,7 @@ def fit_clone(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+    stop: Stop = never,
 ) -> dict[str, Any]:
     """Clone the agent of `conversations` (oldest first) into the peft directory `out`; returns its manifest."""
     train, held_out = split_latest(conversations, 0.05)
@@ -53,6 +55,7 @@ def fit_clone(
         checkpoint,
         seed,
         on_progress=on_progress,
+        stop=stop,
     )
     manifest = {
         "role": "policy",
@@ -61,6 +64,7 @@ def fit_clone(
         "row_counts": counts.as_dict(),
         "mean_tokens": float(np.mean([len(r.ids) for r in rows])),
         "history": history,
+        "partial": unfinished(history),
         "show_system": show_system,
     }
     save_weights(weights, config, out, manifest)

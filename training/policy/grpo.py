@@ -1,8 +1,8 @@
 """GRPO with RULER in a learned world: scenarios, groups in one world each, relative scores, a better adapter.
 
 The loop is plain on purpose: sample on policy, judge, centre, one optimizer step, publish the new adapter under a new
-name, again. Every few steps the candidate meets the clone on held-out scenarios, in the same worlds, before the same
-judge; the best one is kept, since the last one is often not it.
+name, again. Every few steps the candidate meets the adapter that the run started from, on held-out scenarios, in the
+same worlds, before the same judge; the best one is kept, since the last one is often not it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ingest.errors import UserError
 from ingest.records import Scenario
-from training.judging.ruler import Judgement, advantages
+from training.judging.advantages import JudgeNoise, advantages
+from training.judging.ruler import Judgement
 from training.learning.batch import Row
+from training.learning.deadline import Stop, never
 from training.learning.learner import Learner, LearnerSettings, save_state
-from training.learning.losses import GrpoSettings
+from training.learning.losses import Drawing
+from training.learning.policy_losses import Cispo, PolicyLoss
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
 from training.models.lora import save_weights, settings_of
+from training.policy.episodes import write_episodes
 from training.policy.evaluate import Difference, paired
 from training.policy.practice import Practising
 from training.policy.rollout import Limits
+
+EPISODES = "episodes"
+"""Beside the adapter: every practised episode (episodes.py)."""
 
 
 class TrainSettings(BaseModel):
@@ -38,23 +45,26 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(40, ge=1, description="Optimizer steps at most.")
-    seconds: float | None = Field(450, description="Stop after this wall-clock time even if steps are left.")
+    steps: int = Field(16, ge=1, description="Optimizer steps.")
     groups: int = Field(16, ge=1, description="Scenarios a step.")
     group_size: int = Field(8, ge=2, description="Episodes a scenario.")
     temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
     min_p: float = Field(0.05, ge=0, lt=1, description="Tokens less likely than this times the likeliest: not drawn.")
     learner: LearnerSettings = Field(
         default_factory=lambda: LearnerSettings(
-            learning_rate=8e-4, warmup_steps=3, schedule="cosine", micro_tokens=2048
+            preset="policy", warmup_steps=3, schedule="cosine", micro_tokens=2048
         ),
         description="The optimiser.",
     )
-    loss: GrpoSettings = Field(default_factory=GrpoSettings, description="The policy loss.")
+    loss: PolicyLoss = Field(default_factory=Cispo, description="The policy loss.")
     limits: Limits = Field(default_factory=Limits, description="Where episodes are cut off.")
     min_score_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less teach nothing.")
+    planted_groups: int = Field(
+        4, ge=0, description="Groups of copies, judged every `evaluate_every` steps: the judge's noise."
+    )
     held_out: int = Field(64, ge=0, description="Scenarios kept for choosing the best adapter.")
     evaluate_every: int = Field(8, ge=1, description="Steps between evaluations on them.")
+    keep_episodes: bool = Field(True, description="Store every practised episode beside the adapter.")
     seed: int = Field(0, description="Names the run: equal seeds give equal runs.")
 
 
@@ -74,45 +84,57 @@ class Grpo:
         base: Base,
         practice: Practising,
         scenarios: Sequence[Scenario],
-        clone: Path,
+        start: Path,
         out: Path,
         settings: TrainSettings,
     ) -> None:
+        """`start` is the adapter that practice starts from, that the divergence is measured from, and that a candidate
+        must beat on the held-out scenarios: the champion, or the clone before there is one.
+        """
         if len(scenarios) < settings.held_out + settings.groups:
             raise UserError(
                 f"{len(scenarios)} scenarios are too few: {settings.held_out} are held out and a step needs "
                 f"{settings.groups}; ingest more conversations or lower `groups` and `held_out`"
             )
         self.base, self.practice = base, practice
-        self.settings, self.out, self.clone = settings, out, clone
+        self.settings, self.out, self.start = settings, out, start
         cut = len(scenarios) - settings.held_out
         self.scenarios, self.held_out = list(scenarios[:cut]), list(scenarios[cut:])
-        shape = settings.learner.model_copy(update={"lora": settings_of(clone)})
-        self.learner = Learner(base, shape, settings.seed, start=clone)
+        shape = settings.learner.model_copy(update={"lora": settings_of(start)})
+        drawing = Drawing(settings.temperature, settings.min_p)
+        self.learner = Learner(base, shape, settings.seed, start=start, drawing=drawing)
         self.learner.keep_reference()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"step": 0, "gain": 0.0, "weights": self.learner.weights()[0], "difference": None}
         self.seconds = 0.0
+        self.noise = JudgeNoise()
         self._baseline: list[Trajectory] | None = None
 
-    async def train(self, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None) -> dict[str, Any]:
-        """Train, write the best adapter to `out`, and return its manifest."""
+    async def train(
+        self, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None, stop: Stop = never
+    ) -> dict[str, Any]:
+        """Train, write the best adapter to `out`, and return its manifest.
+
+        Where `stop` says so between two steps, the best adapter so far is written and the manifest's `partial` says
+        after how many steps; the state stays on disk, so that a later call goes on to the result of a whole run.
+        """
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
-        self.practice.load_adapter("clone", self.clone)
+        self.practice.load_adapter("start", self.start)
         self._publish()
-        while self.learner.step < self.settings.steps and not self._out_of_time():
+        while self.learner.step < self.settings.steps:
+            if self.learner.step and stop():
+                return await self._finish_early()
             began = time.monotonic()
             step = await self._practise(self.learner.step)
             if step.rows:
-                learned = self.learner.grpo_step(step.rows, self.settings.loss, self._done())
+                learned = self.learner.policy_step(step.rows, self.settings.loss, self._done())
             else:
                 learned = {"loss": 0.0}
                 self.learner.step += 1
             self._publish()
             metrics = {"step": self.learner.step, **step.metrics, **learned}
-            last = self.learner.step == self.settings.steps or self._out_of_time(time.monotonic() - began)
-            if self.held_out and (last or self.learner.step % self.settings.evaluate_every == 0):
+            if self.held_out and self._due():
                 metrics["held_out_gain"] = await self._look_at_candidate()
             self.seconds += time.monotonic() - began
             self.history.append({**metrics, "alarms": alarms(metrics), "seconds": round(self.seconds, 2)})
@@ -132,10 +154,15 @@ class Grpo:
         kept = [[t for t in group if isinstance(t, Trajectory)] for group in groups]
         lived = [(group, seed) for group, seed in zip(kept, seeds, strict=True) if group]
         judged = await self.practice.judge([group for group, _ in lived], [seed for _, seed in lived])
+        if number % self.settings.evaluate_every == 0:
+            await self._measure_noise([(group[0], seed) for group, seed in lived[: self.settings.planted_groups]])
         rows, dropped = self._rows([group for group, _ in lived], judged)
+        if self.settings.keep_episodes:
+            write_episodes(self.out.with_name(EPISODES), number + 1, [group for group, _ in lived])
         flat = [t for group in kept for t in group]
         metrics = _describe(flat, judged, sum(map(len, groups)) - len(flat))
         metrics.update(dropped_groups=dropped, rows=len(rows), sample_seconds=sampled - began)
+        metrics.update(judge_noise=self.noise.deviation, position_bias=self.noise.position_bias)
         metrics["judge_seconds"] = time.monotonic() - sampled
         return _Step(rows, metrics)
 
@@ -149,28 +176,38 @@ class Grpo:
         return picked
 
     def _rows(self, groups: list[list[Trajectory]], judged: Sequence[Judgement]) -> tuple[list[Row], int]:
-        """Rows with an advantage. An answer that production does not support discounts its episode."""
-        noise = float(np.mean([j.noise for j in judged])) if judged else 0.0
+        """Rows with an advantage. Answers that production does not support discount their episode, within the mean:
+        what is left of a group's advantages sums to zero.
+        """
         rows, dropped = [], 0
         for group, judgement in zip(groups, judged, strict=True):
-            scored = advantages(judgement.scores, max(self.settings.min_score_spread, noise))
+            weights = [t.supported() if t.sampled_tokens() else 0.0 for t in group]
+            scored = advantages(judgement.scores, self.settings.min_score_spread, weights, self.noise.spread)
             dropped += bool(scored.dropped)
-            for trajectory, score, advantage in zip(group, judgement.scores, scored.advantages, strict=True):
+            reasons = judgement.explanations or [""] * len(group)
+            for trajectory, score, advantage, reason in zip(
+                group, judgement.scores, scored.advantages, reasons, strict=True
+            ):
                 trajectory.reward = score
-                trajectory.extra["advantage"] = advantage
-                share = trajectory.provenance().get("abstained", 0) / max(1, len(trajectory.observations))
-                weight = advantage * (1 - share)
-                if weight:
-                    rows += trajectory.rows(weight)
+                trajectory.extra.update(advantage=advantage, reason=reason)
+                if advantage:
+                    rows += trajectory.rows(advantage)
         return rows, dropped
+
+    async def _measure_noise(self, chosen: Sequence[tuple[Trajectory, int]]) -> None:
+        """Plant groups of verbatim copies and see how differently the judge scores them."""
+        if chosen:
+            trajectories, seeds = [t for t, _ in chosen], [s for _, s in chosen]
+            for judgement in await self.practice.plant(trajectories, seeds, self.settings.group_size):
+                self.noise.add(judgement.scores, judgement.positions)
 
     # ----- choosing
 
     async def _look_at_candidate(self) -> float:
-        """Candidate against clone on held-out scenarios, judged two by two; keeps the candidate if it is the best."""
+        """Candidate against start on held-out scenarios, judged two by two; keeps the candidate if it is the best."""
         seeds = [seed_of(self.settings.seed, "held out", s.scenario_id) for s in self.held_out]
         if self._baseline is None:
-            self._baseline = await self.practice.singles(self.held_out, seeds, "clone")
+            self._baseline = await self.practice.singles(self.held_out, seeds, "start")
         candidates = await self.practice.singles(self.held_out, seeds, self._name())
         pairs = list(zip(self._baseline, candidates, strict=True))
         judged = await self.practice.judge(pairs, seeds)
@@ -196,12 +233,12 @@ class Grpo:
         self.practice.unload_adapter(f"policy@{self.learner.step - 1}")
 
     def _done(self) -> float:
-        """How much of the run is over (0 to 1), by steps or by time, whichever is further: what the rate falls with."""
-        by_time = self.seconds / self.settings.seconds if self.settings.seconds else 0.0
-        return min(1.0, max(self.learner.step / self.settings.steps, by_time))
+        """How much of the run is over (0 to 1): what the rate falls with."""
+        return self.learner.step / self.settings.steps
 
-    def _out_of_time(self, more: float = 0.0) -> bool:
-        return self.settings.seconds is not None and self.seconds + more >= self.settings.seconds
+    def _due(self) -> bool:
+        """Whether the adapter of this step meets the held-out scenarios."""
+        return self.learner.step == self.settings.steps or self.learner.step % self.settings.evaluate_every == 0
 
     @property
     def _state_path(self) -> Path:
@@ -209,6 +246,7 @@ class Grpo:
 
     def _save(self) -> None:
         state = {"learner": self.learner.state(), "history": self.history, "best": self.best, "seconds": self.seconds}
+        state["noise"] = self.noise
         save_state(state, self._state_path)
         lines = "".join(json.dumps(h) + "\n" for h in self.history)
         self.out.with_name("history.jsonl").write_text(lines)
@@ -218,24 +256,41 @@ class Grpo:
             state = torch.load(self._state_path, weights_only=False)
             self.learner.restore(state["learner"])
             self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
+            self.noise = state["noise"]
 
-    def _finish(self) -> dict[str, Any]:
+    async def _finish_early(self) -> dict[str, Any]:
+        """A run that was told to stop. It looks at its last adapter once more, which a whole run would not do: the
+        state on disk does not know of that look.
+        """
+        if self.held_out and not self._due():
+            await self._look_at_candidate()
+        return self._finish(f"stopped after {self.learner.step} of {self.settings.steps} steps")
+
+    def _finish(self, partial: str | None = None) -> dict[str, Any]:
         if not self.held_out:
             self.best = {**self.best, "step": self.learner.step, "weights": self.learner.weights()[0]}
         manifest = {
             "role": "policy",
             "base": self.base.name,
-            "clone": str(self.clone.name),
+            "start": str(self.start.name),
+            "kl_reference": "start",
+            "judge_noise": {
+                "deviation": self.noise.deviation,
+                "position_bias": self.noise.position_bias,
+                "planted_groups": self.noise.groups,
+            },
             "best_step": self.best["step"],
             "held_out_gain": self.best["gain"],
             "held_out_difference": self.best["difference"],
             "steps": self.learner.step,
+            "partial": partial,
             "seconds": round(self.seconds, 1),
             "history": self.history,
             "settings": self.settings.model_dump(),
         }
         save_weights(self.best["weights"], self.learner.weights()[1], self.out, manifest)
-        self._state_path.unlink(missing_ok=True)
+        if partial is None:
+            self._state_path.unlink(missing_ok=True)
         return manifest
 
 
@@ -261,7 +316,7 @@ def _describe(trajectories: Sequence[Trajectory], judged: Sequence[Judgement], f
         "calls": seen / max(1, len(trajectories)),
         "turns": float(np.mean([sum(m["role"] == "assistant" for m in t.messages) for t in trajectories])),
         "left": float(np.mean([t.ended == "left" for t in trajectories])),
-        "judge_noise": float(np.mean([j.noise for j in judged])) if judged else 0.0,
+        "order_disagreement": float(np.mean([j.disagreement for j in judged])) if judged else 0.0,
         "judge_tokens": sum(j.tokens for j in judged),
         "judge_failures": sum(j.failed_calls for j in judged),
         "invention_correlation": _correlation(moved),

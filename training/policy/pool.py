@@ -60,6 +60,11 @@ class PracticePool(Practising):
         count = len(self.workers)
         return dealt_back(await self.workers.map(_judge, [(groups[k::count], seeds[k::count]) for k in range(count)]))
 
+    async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
+        count = len(self.workers)
+        shares = [(trajectories[k::count], seeds[k::count], size) for k in range(count)]
+        return dealt_back(await self.workers.map(_plant, shares))
+
 
 async def play(workers: Workers, name: str, episodes: int, on_done: Tell = lambda count: None) -> Run:
     """What Player.play gives, of workers that each have a Player."""
@@ -95,6 +100,12 @@ async def _judge(
     practice: Practice, share: tuple[Sequence[Sequence[Trajectory]], Sequence[int]], _: Tell
 ) -> list[Judgement]:
     return await practice.judge(*share)
+
+
+async def _plant(
+    practice: Practice, share: tuple[Sequence[Trajectory], Sequence[int], int], _: Tell
+) -> list[Judgement]:
+    return await practice.plant(*share)
 
 
 async def _play(player: Player, share: tuple[str, Sequence[int]], tell: Tell) -> Run:

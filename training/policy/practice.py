@@ -59,6 +59,10 @@ class Practising(Protocol):
         """RULER's judgement of each group, none of them empty."""
         ...
 
+    async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
+        """RULER's judgement of groups of `size` verbatim copies each: how differently it scores what is equal."""
+        ...
+
     async def singles(
         self,
         scenarios: Sequence[Scenario],
@@ -78,7 +82,11 @@ class Practising(Protocol):
 
 @dataclass
 class Practice(Practising):
-    """`chat` is how the policy reads and writes; `show_system` whether it is shown the system prompt."""
+    """`chat` is how the policy reads and writes; `show_system` whether it is shown the system prompt.
+
+    Each call starts from an empty cache (the engine's, and whatever `forget` forgets), so that what it gives follows
+    from its arguments alone: a resumed run reaches the digits of a whole one.
+    """
 
     engine: Engine
     chat: ChatFormat
@@ -88,6 +96,7 @@ class Practice(Practising):
     temperature: float = 1.0
     show_system: bool = False
     min_p: float = 0.0
+    forget: Callable[[], None] = lambda: None
 
     def load_adapter(self, name: str, path: Path) -> None:
         self.engine.load_adapter(name, path)
@@ -103,6 +112,7 @@ class Practice(Practising):
         adapter: str,
         on_done: Callable[[int], None] = lambda count: None,
     ) -> list[list[Trajectory | Exception]]:
+        self._start_afresh()
         runs = []
         for scenario, seed in zip(scenarios, seeds, strict=True):
             world = self.worlds.world(scenario, seed=seed)
@@ -113,10 +123,21 @@ class Practice(Practising):
         return [done[k : k + size] for k in range(0, len(done), size)]
 
     async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
+        self._start_afresh()
         return await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
+
+    async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
+        self._start_afresh()
+        planted = zip(trajectories, seeds, strict=True)
+        return await asyncio.gather(*(self.ruler.judge([t] * size, seed, planted=True) for t, seed in planted))
+
+    def _start_afresh(self) -> None:
+        self.engine.clear_cache()
+        self.forget()
 
     def _run(self, world: World, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
         return lambda: rollout(
             self.engine, self.chat, world.episode(), start, adapter=adapter, seed=seed,
             temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
+            learned=True,
         )  # fmt: skip

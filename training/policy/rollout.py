@@ -46,8 +46,11 @@ async def rollout(
     seed: int = 0,
     limits: Limits | None = None,
     show_system: bool = True,
+    learned: bool = False,
 ) -> Trajectory:
     """Let the policy act until the user leaves or a limit is met.
+
+    `learned`: the trajectory's log-probabilities are of the distribution that its tokens were drawn from.
 
     A tool call that cannot be read is answered with an error and stays in the trajectory: dropping it would teach
     that malformed calls cost nothing.
@@ -68,7 +71,7 @@ async def rollout(
         if room <= 1:
             trajectory.ended = "tokens"
             return trajectory
-        sampling = Sampling(room, temperature, chat.stop_ids, seed_of(seed, turn), min_p)
+        sampling = Sampling(room, temperature, chat.stop_ids, seed_of(seed, turn), min_p, learned)
         sample = await engine.sample(trajectory.ids, adapter=adapter, sampling=sampling)
         _append(trajectory, sample.ids, sample.logprobs)
         said = chat.parse(sample.ids, start.tools)

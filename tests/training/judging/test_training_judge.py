@@ -44,7 +44,7 @@ from training.policy.clone import fit_clone, policy_rows, split_latest
 
 FIT = FitSettings(
     learner=LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warmup_steps=5, bf16=False),
-    seconds=1e6,
+    max_tokens=10**9,
     max_epochs=10,
     step_tokens=600,
     evaluations=3,

@@ -18,7 +18,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from training_samples import start
 
-from training.judging.ruler import Judgement, Ruler, RulerSettings, advantages, escape, read_scores, unescape
+from training.judging.advantages import advantages
+from training.judging.ruler import Judgement, Ruler, RulerSettings, escape, read_answer, unescape
 from training.learning.trajectory import Trajectory
 
 SHOWN = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
@@ -90,7 +91,7 @@ def test_scores_belong_to_their_labels_whatever_the_order_of_the_answer(judge: A
     for seed in range(5):
         found = Judge(judge).score("3", "9", "1", "7", seed=seed)
         assert found.scores == pytest.approx([0.3, 0.9, 0.1, 0.7])
-        assert (found.calls, found.failed_calls, found.noise, found.tokens) == (2, 0, 0.0, 200)
+        assert (found.calls, found.failed_calls, found.disagreement, found.tokens) == (2, 0, 0.0, 200)
 
 
 def test_labels_tell_nothing_and_the_second_order_is_the_first_reversed() -> None:
@@ -112,9 +113,9 @@ def test_two_orders_that_disagree_call_a_third_and_the_spread_is_noise() -> None
     judge = Judge(taken_by_position)
     found = judge.score("3", "9", "1", "7")
     assert found.calls == 3 and len({tuple(t for _, t in shown) for shown in judge.asked}) == 3
-    assert found.noise >= 0.2 - 1e-9  # the mean of 0.3, 0.1, 0.1, 0.3 between the first two orders alone
-    assert max(found.scores) - min(found.scores) <= found.noise  # type: ignore[operator, type-var]
-    assert advantages(found.scores, found.noise).dropped == "no spread"
+    assert found.disagreement >= 0.2 - 1e-9  # the mean of 0.3, 0.1, 0.1, 0.3 between the first two orders alone
+    assert max(found.scores) - min(found.scores) <= found.disagreement  # type: ignore[operator, type-var]
+    assert advantages(found.scores, found.disagreement).dropped == "no spread"
 
 
 def test_a_position_bias_smaller_than_the_differences_cancels_out() -> None:
@@ -122,7 +123,8 @@ def test_a_position_bias_smaller_than_the_differences_cancels_out() -> None:
         return {"scores": marks(shown, lambda text, k: int(text) / 10 + (0.05 if k == 0 else 0.0))}
 
     found = Judge(leaning).score("2", "8")
-    assert found.calls == 2 and found.scores == pytest.approx([0.225, 0.825]) and found.noise == pytest.approx(0.05)
+    assert found.calls == 2 and found.scores == pytest.approx([0.225, 0.825])
+    assert found.disagreement == pytest.approx(0.05)
 
 
 def test_ties_are_no_disagreement() -> None:
@@ -205,7 +207,7 @@ def test_a_judge_that_never_answers_well_leaves_the_group_unscored_not_zero(wron
 
 def test_one_good_order_of_two_is_enough() -> None:
     found = Judge(honest, UNUSABLE["prose"]).score("3", "9", retries=0)
-    assert found.scores == pytest.approx([0.3, 0.9]) and found.noise == 0.0 and found.failed_calls == 1
+    assert found.scores == pytest.approx([0.3, 0.9]) and found.disagreement == 0.0 and found.failed_calls == 1
 
 
 def test_an_unreachable_judge_leaves_the_group_unscored() -> None:
@@ -225,7 +227,7 @@ def test_json_inside_prose_is_read() -> None:
 def test_every_permutation_of_an_answer_reads_the_same(scores: dict[str, float], random: Any) -> None:
     entries = [{"trajectory_id": k, "score": v} for k, v in scores.items()]
     random.shuffle(entries)
-    assert read_scores(json.dumps({"scores": entries}), list(scores)) == scores
+    assert read_answer(json.dumps({"scores": entries}), list(scores)) == {k: (v, "") for k, v in scores.items()}
 
 
 # ----- the request

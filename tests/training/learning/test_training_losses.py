@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from training_samples import random_rows, stir, tiny_base
 from training.learning.batch import Row, collate
 from training.learning.head import logprobs_of_learned
 from training.learning.learner import Learner, LearnerSettings
-from training.learning.losses import GrpoSettings, grpo, sft
+from training.learning.losses import Sft, Tokens
+from training.learning.policy_losses import Cispo, PpoClip
 from training.models.base import Base
 from training.models.lora import LoraSettings
 
-CISPO, PPO = GrpoSettings(kl_penalty=0.0), GrpoSettings(form="ppo", kl_penalty=0.0)
+CISPO, PPO = Cispo(kl_penalty=0.0), PpoClip(kl_penalty=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +56,13 @@ def learner_of(base: Base, micro_tokens: int = 8192) -> Learner:
     return learner
 
 
-def gradient(learner: Learner, rows: list[Row], loss: GrpoSettings = CISPO) -> torch.Tensor:
-    learner.grpo_step(rows, loss)
+def gradient(learner: Learner, rows: list[Row], loss: Any = CISPO) -> torch.Tensor:
+    learner.policy_step(rows, loss)
     assert all(p.grad is not None for p in learner.parameters)
     return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
 
 
-def plain_gradient(learner: Learner, rows: list[Row], loss: GrpoSettings) -> torch.Tensor:
+def plain_gradient(learner: Learner, rows: list[Row], loss: Any) -> torch.Tensor:
     """Row by row, unpadded, over all positions, through peft's own forward pass, token by token in scalars."""
     learner.optimizer.zero_grad()
     total = torch.zeros(())
@@ -80,7 +82,7 @@ def plain_gradient(learner: Learner, rows: list[Row], loss: GrpoSettings) -> tor
     return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
 
 
-def plain_loss(logprob: torch.Tensor, sampler: float, advantage: float, loss: GrpoSettings) -> torch.Tensor:
+def plain_loss(logprob: torch.Tensor, sampler: float, advantage: float, loss: Any) -> torch.Tensor:
     """One token, as the papers write it (MiniMax-M1 eq. 4-5; PPO, DAPO clip-higher, dual-clip PPO eq. 4)."""
     ratio = torch.exp(logprob - sampler)
     if loss.form == "cispo":
@@ -102,10 +104,10 @@ numbers = st.floats(-3.0, 3.0)
 @settings(max_examples=200, deadline=None)
 @given(numbers, numbers, st.floats(-2.0, 2.0), st.sampled_from(["cispo", "ppo"]))
 def test_value_and_gradient_of_a_token_are_the_papers(logprob: float, gap: float, advantage: float, form: str) -> None:
-    loss = GrpoSettings(form=form, kl_penalty=0.0)  # type: ignore[arg-type]
+    loss = CISPO if form == "cispo" else PPO
     ours, plain = (torch.tensor([logprob], dtype=torch.float64, requires_grad=True) for _ in range(2))
     sampler, weight = torch.tensor([logprob - gap]).double(), torch.tensor([advantage]).double()
-    found = grpo(ours, sampler, weight, None, loss).total
+    found = loss(Tokens(ours, weight, sampler)).total
     expected = plain_loss(plain[0], sampler.item(), weight.item(), loss)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-9)
     found.backward()
@@ -128,13 +130,13 @@ def test_value_and_gradient_of_a_token_are_the_papers(logprob: float, gap: float
 )
 def test_where_ppo_stops(ratio: float, advantage: float, moves: bool) -> None:
     logprobs = torch.tensor([math.log(ratio)], requires_grad=True)
-    grpo(logprobs, torch.zeros(1), torch.tensor([advantage]), None, PPO).total.backward()
+    PPO(Tokens(logprobs, torch.tensor([advantage]), torch.zeros(1))).total.backward()
     assert logprobs.grad is not None and bool(logprobs.grad.abs() > 0) == moves
 
 
 def test_cispo_caps_the_weight_and_keeps_the_gradient() -> None:
     logprobs = torch.tensor([math.log(2.0), math.log(50.0)], requires_grad=True)
-    found = grpo(logprobs, torch.zeros(2), torch.ones(2), None, CISPO)
+    found = CISPO(Tokens(logprobs, torch.ones(2), torch.zeros(2)))
     found.total.backward()
     assert logprobs.grad is not None and logprobs.grad.tolist() == pytest.approx([-2.0, -5.0])
     assert found.metrics["clipped"] == 1
@@ -145,7 +147,7 @@ def test_k3_is_the_divergence_in_expectation() -> None:
     policy, reference = torch.randn(2, 30, dtype=torch.float64).log_softmax(-1)
     exact = (policy.exp() * (policy - reference)).sum().item()
     weighted = sum(
-        p.exp().item() * grpo(p[None], p[None], torch.zeros(1), r[None], GrpoSettings(kl_penalty=1.0)).metrics["kl"]
+        p.exp().item() * Cispo(kl_penalty=1.0)(Tokens(p[None], torch.zeros(1), p[None], r[None])).metrics["kl"]
         for p, r in zip(policy, reference, strict=True)
     )
     assert weighted == pytest.approx(exact, rel=1e-9)
@@ -153,24 +155,24 @@ def test_k3_is_the_divergence_in_expectation() -> None:
 
 def test_k3_and_its_gradient_vanish_at_the_reference() -> None:
     logprobs = torch.tensor([-0.5, -3.0], requires_grad=True)
-    found = grpo(logprobs, logprobs.detach(), torch.zeros(2), logprobs.detach(), GrpoSettings(kl_penalty=1.0))
+    found = Cispo(kl_penalty=1.0)(Tokens(logprobs, torch.zeros(2), logprobs.detach(), logprobs.detach()))
     found.total.backward()
     assert found.total.item() == 0 and logprobs.grad is not None and not logprobs.grad.any()
 
 
 @pytest.mark.parametrize("loss", [CISPO, PPO])
-def test_on_policy_the_gradient_is_reinforce(loss: GrpoSettings) -> None:
+def test_on_policy_the_gradient_is_reinforce(loss: Any) -> None:
     torch.manual_seed(0)
     logprobs = (-4 * torch.rand(20)).requires_grad_()
     advantages = torch.randn(20)
-    grpo(logprobs, logprobs.detach(), advantages, None, loss).total.backward()
+    loss(Tokens(logprobs, advantages, logprobs.detach())).total.backward()
     assert logprobs.grad is not None and torch.allclose(logprobs.grad, -advantages)
 
 
 def test_sft_is_cross_entropy() -> None:
     logits = torch.randn(7, 11, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(7)
-    ours = sft(logits.log_softmax(-1)[range(7), targets]).total
+    ours = Sft()(Tokens(logits.log_softmax(-1)[range(7), targets], torch.ones(7))).total
     assert ours.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item())
 
 
@@ -195,11 +197,11 @@ def test_learned_positions_alone_give_the_full_forward_s_logprobs(base: Base, ro
 
 @pytest.mark.parametrize(
     "loss",
-    [CISPO, PPO, GrpoSettings(kl_penalty=0.7), GrpoSettings(form="ppo", kl_penalty=0.7)],
+    [CISPO, PPO, Cispo(kl_penalty=0.7), PpoClip(kl_penalty=0.7)],
     ids=["cispo", "ppo", "+kl", "ppo+kl"],
 )
 @pytest.mark.parametrize("count", [1, 5])
-def test_the_learner_s_gradient_is_the_plain_one(base: Base, rows: list[Row], loss: GrpoSettings, count: int) -> None:
+def test_the_learner_s_gradient_is_the_plain_one(base: Base, rows: list[Row], loss: Any, count: int) -> None:
     learner = learner_of(base)
     expected = plain_gradient(learner, rows[:count], loss)
     assert expected.norm() > 1e-3
@@ -252,12 +254,12 @@ def test_rows_that_make_no_sense_are_refused(base: Base) -> None:
     with pytest.raises(ValueError, match="2 learned tokens but 1"):
         Row((1, 2, 3), (False, True, True), 1.0, (-0.5,))
     with pytest.raises(ValueError, match="every row"):
-        learner_of(base).grpo_step([Row((9, 10), (False, True))], CISPO)
+        learner_of(base).policy_step([Row((9, 10), (False, True))], CISPO)
 
 
 def test_a_weighted_token_counts_that_much_more_and_the_metric_stays_plain() -> None:
     logprobs_N = torch.tensor([-1.0, -2.0, -4.0], requires_grad=True)
-    found = sft(logprobs_N, torch.tensor([8.0, 1.0, 1.0]))
+    found = Sft()(Tokens(logprobs_N, torch.ones(3), weights_N=torch.tensor([8.0, 1.0, 1.0])))
     (gradient,) = torch.autograd.grad(found.total, logprobs_N)
     assert found.total.item() == 14 and found.metrics["loss"] == 7 and gradient.tolist() == [-8, -1, -1]
     rows = [Row((1, 2, 3), (False, True, True), weights=(8.0, 1.0)), Row((1, 2), (False, True))]

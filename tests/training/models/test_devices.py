@@ -20,7 +20,6 @@ from ingest.errors import UserError
 from training.engines.local import LocalEngine
 from training.learning import batch as batches
 from training.learning.learner import Learner, LearnerSettings
-from training.learning.losses import GrpoSettings
 from training.models.base import SHIPPED, Base, load_base
 from training.models.devices import DeviceSettings, placement, plain_weights, recomputes, sharing_weights
 from training.models.lora import LoraSettings
@@ -154,11 +153,10 @@ def test_a_policy_step_stays_on_the_bases_device(learner: Learner) -> None:
 
 
 def _policy_gradients(learner: Learner, rows: Any) -> Any:
-    from training.learning.losses import grpo
+    from training.learning.learner import _Work
+    from training.learning.policy_losses import Cispo
 
-    settings = GrpoSettings(kl_penalty=0.1)
-    loss: Any = lambda p, b, r: grpo(p, b.sampler_N, b.advantages_N, r, settings)  # noqa: E731
-    return learner._gradients(rows, 10, loss, True)
+    return learner._gradients(rows, _Work(Cispo(kl_penalty=0.1), 10.0, {}))
 
 
 def test_a_tensor_that_was_left_on_the_cpu_is_noticed(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from training.engines.local import LocalEngine
 from training.learning.batch import Row
 from training.learning.fits import FitSettings
 from training.learning.learner import Learner, LearnerSettings
-from training.learning.losses import GrpoSettings
+from training.learning.policy_losses import Cispo
 from training.models import smollm2 as conversion
 from training.models.lora import LoraSettings, manifest_of, save_weights, settings_of
 from training.models.template import TemplateFormat
@@ -86,7 +86,7 @@ def test_clone_practice_and_a_grpo_step(tmp_path: Path) -> None:
     assert lived.sampled_tokens() and lived.adapter == "policy@0"
     before = learner.weights()[0]
     learner.keep_reference()
-    found = learner.grpo_step(lived.rows(1.0), GrpoSettings(kl_penalty=0.05))
+    found = learner.policy_step(lived.rows(1.0), Cispo(kl_penalty=0.05))
     assert found["engine_kl"] < 0.02 and found["kl"] < 0.02 and found["tokens"] == lived.sampled_tokens()
     after = learner.weights()[0]
     assert any(not torch.equal(before[k], after[k]) for k in before)
@@ -149,7 +149,7 @@ def test_vllm_samples_what_the_learner_scores(tmp_path: Path) -> None:
         sampling = Sampling(12, 1.0, base.format.stop_ids, seed=3)
         sample = asyncio.run(engine.sample(prompt, adapter="policy@0", sampling=sampling))
         row = Row((*prompt, *sample.ids), (*[False] * len(prompt), *[True] * len(sample.ids)), 1.0, sample.logprobs)
-        found = learner.grpo_step([row], GrpoSettings(kl_penalty=0.0))
+        found = learner.policy_step([row], Cispo(kl_penalty=0.0))
     finally:
         asyncio.run(engine.close())
     assert found["engine_kl"] < 0.02 and len(sample.ids) > 1

@@ -27,7 +27,7 @@ from training.environment import Observation, ToolCall
 from training.judging.ruler import Ruler, RulerSettings
 from training.learning.fits import FitSettings
 from training.learning.learner import LearnerSettings
-from training.learning.losses import GrpoSettings
+from training.learning.policy_losses import Cispo
 from training.models.base import Base
 from training.models.lora import LoraSettings, manifest_of
 from training.models.lora_layers import read_adapter
@@ -38,7 +38,7 @@ from training.policy.rollout import Limits
 
 LEARNER = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=5e-4, warmup_steps=0, bf16=False)
 SETTINGS = TrainSettings(
-    steps=6, groups=4, group_size=6, held_out=6, evaluate_every=2, learner=LEARNER, loss=GrpoSettings(kl_penalty=0.05)
+    steps=6, groups=4, group_size=6, held_out=6, evaluate_every=2, learner=LEARNER, loss=Cispo(kl_penalty=0.05)
 )
 ENOUGH: dict[str, Any] = {"steps": 8, "groups": 6, "group_size": 8}
 """What it takes to learn the task surely."""
@@ -58,7 +58,7 @@ def clone(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An agent that paints red about as often as blue."""
     out = tmp_path_factory.mktemp("clone") / "clone"
     fit = FitSettings(
-        learner=LEARNER.model_copy(update={"learning_rate": 3e-3}), seconds=1e6, max_epochs=14, step_tokens=400
+        learner=LEARNER.model_copy(update={"learning_rate": 3e-3}), max_tokens=10**9, max_epochs=14, step_tokens=400
     )
     fit_clone(base, conversations(24), out, fit, show_system=False)
     return out
@@ -154,7 +154,7 @@ def test_what_is_written_is_the_step_that_did_best_on_held_out_scenarios(trained
 def test_every_episode_is_sampled_with_the_adapter_just_published(trained: dict[str, Any]) -> None:
     run = trained["run"]
     order = list(dict.fromkeys(run.practice.engine.adapters))
-    assert order == ["policy@0", "policy@1", "clone", *(f"policy@{step}" for step in range(2, 9))]
+    assert order == ["policy@0", "policy@1", "start", *(f"policy@{step}" for step in range(2, 9))]
     learned = [step for step in run.history if step["rows"]]
     assert learned and all(step["engine_kl"] < 1e-6 for step in learned)  # and with the weights that the name promises
     with pytest.raises(UserError, match="policy@3"):
@@ -209,11 +209,9 @@ def test_a_killed_run_goes_on_to_the_same_history(
     resumed = grpo(base, clone, out, score=trained["score"], **ENOUGH)
     again = asyncio.run(resumed.train(lambda metrics: steps.append(metrics["step"])))
     assert 1 < steps[0] <= 5 and steps[-1] == 8
-    for first, second in zip(untimed(trained["manifest"]["history"]), untimed(again["history"]), strict=True):
-        assert first.keys() == second.keys()
-        assert all(second[k] == (pytest.approx(v, abs=1e-4) if isinstance(v, float) else v) for k, v in first.items())
+    assert untimed(trained["manifest"]["history"]) == untimed(again["history"])
     one, other = read_adapter(trained["out"])[0], read_adapter(out)[0]
-    assert all(torch.allclose(one[k], other[k], atol=1e-5) for k in one)
+    assert all(torch.equal(one[k], other[k]) for k in one)
 
 
 # ----- what breaks, and what teaches nothing
@@ -280,10 +278,17 @@ def test_answers_that_production_does_not_support_teach_nothing(base: Base, clon
     assert metrics["rows"] < other["rows"] and moved
 
 
-def test_time_that_is_up_ends_the_run_with_a_last_look(base: Base, clone: Path, tmp_path: Path) -> None:
-    run = grpo(base, clone, tmp_path / "p", seconds=1e-3, held_out=2)
-    manifest = asyncio.run(run.train())
-    assert manifest["steps"] == 1 and "held_out_gain" in manifest["history"][-1]
+def test_a_run_that_is_stopped_is_partial_and_goes_on_to_the_whole_run_s_end(
+    base: Base, clone: Path, tmp_path: Path
+) -> None:
+    changed = {"held_out": 2, "steps": 3, "evaluate_every": 3}
+    whole = asyncio.run(grpo(base, clone, tmp_path / "whole", **changed).train())
+    stopped = asyncio.run(grpo(base, clone, tmp_path / "p", **changed).train(stop=lambda: True))
+    assert (stopped["steps"], stopped["partial"], whole["partial"]) == (1, "stopped after 1 of 3 steps", None)
+    again = asyncio.run(grpo(base, clone, tmp_path / "p", **changed).train())
+    assert again["partial"] is None and untimed(again["history"]) == untimed(whole["history"])
+    one, other = read_adapter(tmp_path / "whole")[0], read_adapter(tmp_path / "p")[0]
+    assert all(torch.equal(one[k], other[k]) for k in one)
 
 
 def test_too_few_scenarios_are_told_at_once(base: Base, clone: Path, tmp_path: Path) -> None:

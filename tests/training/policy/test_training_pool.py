@@ -283,13 +283,13 @@ def lives(number: int) -> bool:
 
 def test_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.workers.cores", lambda: 16)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 64 * 2**30}))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 64 * 2**30, "available": 2**20}))
     small, large = torch.nn.Linear(8, 8), torch.nn.Linear(2**15, 2**15, device="meta")
     assert choose_count(0, "transformers", lambda: small) == 4
     assert choose_count(6, "transformers", lambda: small) == 6
     assert choose_count(0, "transformers", lambda: large) == 1  # not on a CPU
     assert choose_count(0, "vllm", lambda: small) == choose_count(6, "vllm", lambda: small) == 1
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2 * 2**30}))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 3 * 2**30}))
     assert choose_count(0, "transformers", lambda: small) == 2
     monkeypatch.setattr("training.workers.cores", lambda: 1)
     assert choose_count(0, "transformers", lambda: small) == 1

@@ -15,7 +15,7 @@ from training.engines import Sample, Sampling
 from training.engines.local import LocalEngine
 from training.environment import Observation, Start, ToolCall
 from training.learning.learner import Learner, LearnerSettings
-from training.learning.losses import GrpoSettings
+from training.learning.policy_losses import Cispo
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
 from training.models.chat import CompactFormat
@@ -131,12 +131,12 @@ def test_the_learner_finds_the_log_probabilities_that_the_sampler_drew_with(
 ) -> None:
     frozen = Learner(base, SHAPE.model_copy(update={"learning_rate": 1e-30}))
     frozen.restore(painter.state())
-    found = frozen.grpo_step([t.row(1.0) for t in lived], GrpoSettings(kl_penalty=0.0))
+    found = frozen.policy_step([t.row(1.0) for t in lived], Cispo(kl_penalty=0.0))
     assert found["engine_kl"] < 1e-8 and found["clipped"] == 0
     assert found["tokens"] == sum(sum(t.trained) for t in lived)
     wrong = [t.row(1.0) for t in lived[1:]]
     stale = Learner(base, SHAPE.model_copy(update={"learning_rate": 1e-30}))  # not the policy that sampled
-    assert stale.grpo_step(wrong, GrpoSettings(kl_penalty=0.0))["engine_kl"] > 0.01
+    assert stale.policy_step(wrong, Cispo(kl_penalty=0.0))["engine_kl"] > 0.01
 
 
 def test_equal_seeds_live_equal_episodes_whoever_runs_beside_them(

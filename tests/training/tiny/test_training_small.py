@@ -8,8 +8,8 @@ from training_samples import random_rows, stir, tiny_base
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from training.learning.batch import Row, collate
-from training.learning.learner import Learner, LearnerSettings
-from training.learning.losses import sft
+from training.learning.learner import Learner, LearnerSettings, _Work
+from training.learning.losses import Sft
 from training.models.base import Base
 from training.models.lora import LoraSettings
 from training.tiny.passes import learning as small
@@ -18,7 +18,7 @@ EXACT = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), bf16=False)
 
 
 def gradients(learner: Learner, rows: list[Row]) -> tuple[list[torch.Tensor], dict[str, float]]:
-    return learner._gradients(rows, 100, lambda logprobs, batch, _: sft(logprobs, batch.weights_N), False)
+    return learner._gradients(rows, _Work(Sft(), 100, {}))
 
 
 def both(base: Base, settings: LearnerSettings) -> tuple[Learner, Learner]:

@@ -1,0 +1,104 @@
+"""From a group's scores to its advantages, and the judge's noise that decides which groups teach nothing."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+SURELY = 0.95
+"""Share of the groups of pure noise that are dropped."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A group's advantages, or why it teaches nothing."""
+
+    advantages: list[float]
+    dropped: str = ""
+
+
+def no_noise(members: int) -> float:
+    """The spread that a judge without noise gives to equal members."""
+    return 0.0
+
+
+def advantages(
+    scores: Sequence[float | None],
+    min_score_spread: float,
+    weights: Sequence[float] | None = None,
+    noise_spread: Callable[[int], float] = no_noise,
+) -> Scored:
+    """Centred on the mean of the members that teach, not divided by the deviation: that would blow up a judge's noise.
+
+    A member's weight (1, unless `weights` says otherwise) scales its advantage; 0 excludes it. The mean is the weighted
+    one over the members that are scored and not excluded, so the advantages sum to zero after every exclusion. A group
+    with less than three quarters scored, or whose scores spread no more than `min_score_spread` or than noise does
+    (`noise_spread` of the number of members), is dropped whole.
+    """
+    nothing = [0.0] * len(scores)
+    shares = [1.0] * len(scores) if weights is None else list(weights)
+    if sum(s is not None for s in scores) < -(-3 * len(scores) // 4):
+        return Scored(nothing, "unscored")
+    known = [(s, w) for s, w in zip(scores, shares, strict=True) if s is not None and w > 0]
+    if len(known) < 2:
+        return Scored(nothing, "too few members" if len(scores) > len(known) else "no spread")
+    spread = max(s for s, _ in known) - min(s for s, _ in known)
+    if spread <= max(min_score_spread, noise_spread(len(known))):
+        return Scored(nothing, "no spread")
+    mean = sum(s * w for s, w in known) / sum(w for _, w in known)
+    return Scored([0.0 if s is None else w * (s - mean) for s, w in zip(scores, shares, strict=True)])
+
+
+@dataclass
+class JudgeNoise:
+    """How differently the judge scores equal members, from planted groups of verbatim copies.
+
+    The scores are those that a group gets in the end (averaged over the orders), so the deviation is at the scale at
+    which groups are compared. `positions` are (place in the prompt from 0 to 1, score less the round's mean).
+    """
+
+    squares: float = 0.0
+    freedom: int = 0
+    groups: int = 0
+    positions: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, scores: Sequence[float | None], positions: Sequence[tuple[float, float]] = ()) -> None:
+        """One planted group's scores; unscored members say nothing."""
+        known = [s for s in scores if s is not None]
+        self.positions += positions
+        if len(known) > 1:
+            mean = statistics.fmean(known)
+            self.squares += sum((s - mean) ** 2 for s in known)
+            self.freedom += len(known) - 1
+            self.groups += 1
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of a score among equal members; 0 before anything was planted."""
+        return math.sqrt(self.squares / self.freedom) if self.freedom else 0.0
+
+    def spread(self, members: int) -> float:
+        """The spread (largest less smallest score) that SURELY of all groups of so many equal members stay below."""
+        return self.deviation * _range_quantile(members) if members > 1 else 0.0
+
+    @property
+    def position_bias(self) -> float:
+        """What being shown last instead of first adds to a score (least squares over the planted groups)."""
+        if len(self.positions) < 2:
+            return 0.0
+        place, score = np.array(self.positions).T
+        spread = float(((place - place.mean()) ** 2).sum())
+        return float(((place - place.mean()) * score).sum() / spread) if spread else 0.0
+
+
+@lru_cache(maxsize=64)
+def _range_quantile(members: int) -> float:
+    """The SURELY quantile of the range of so many standard normal numbers (Tukey's studentised range with infinite
+    degrees of freedom), simulated from a fixed seed."""
+    drawn = np.random.default_rng(0).standard_normal((40_000, members))
+    return float(np.quantile(np.ptp(drawn, axis=1), SURELY))

@@ -1,0 +1,28 @@
+"""Learning rates by the size of the base, for adapters. A setting always goes before a preset.
+
+LoRA takes about ten times the rate of full fine-tuning, whatever its rank (Thinking Machines, LoRA Without Regret; TRL,
+lora_without_regret.md: 1e-5 for GRPO on 7B). Smaller models take more. The first row was measured on the shipped base
+(docs/training.md); the others are the published figures, not measured here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+Kind = Literal["supervised", "policy"]
+
+RATES: tuple[tuple[float, dict[Kind, float]], ...] = (
+    (20e6, {"supervised": 3e-3, "policy": 8e-4}),
+    (500e6, {"supervised": 1e-3, "policy": 1e-4}),
+    (3e9, {"supervised": 3e-4, "policy": 3e-5}),
+    (float("inf"), {"supervised": 1e-4, "policy": 1e-5}),
+)
+"""(Parameters below which a row counts, peak rate by kind of learning.)"""
+
+
+def learning_rate(model: nn.Module, kind: Kind) -> float:
+    """The preset for adapters of this model."""
+    size = sum(p.numel() for p in model.parameters())
+    return next(rates[kind] for below, rates in RATES if size < below)

@@ -1,0 +1,116 @@
+"""Learning without a world: from recorded conversations and how they ended.
+
+Nobody samples here, so nothing new is tried: what the agent never did, it does not learn. It is the method for agents
+whose tools no world can stand for, and what practice in the world is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ingest.errors import UserError
+from ingest.records import Conversation
+from training.learning.batch import Row
+from training.learning.deadline import Stop, never
+from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
+from training.learning.learner import LearnerSettings
+from training.learning.offline_losses import AsymRe, OfflineLoss
+from training.models.base import Base
+from training.models.lora import save_weights, settings_of
+from training.policy.clone import policy_rows
+
+
+class OfflineSettings(BaseModel):
+    """One offline retraining."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss: OfflineLoss = Field(default_factory=AsymRe, description="The method: what outcomes weigh and how.")
+    fit: FitSettings = Field(
+        default_factory=lambda: FitSettings(
+            learner=LearnerSettings(preset="policy", schedule="cosine", max_grad_norm=1.0), max_tokens=1_500_000
+        ),
+        description="The fit. Its adapter has the shape of the one that it starts from.",
+    )
+    held_out_share: float = Field(0.1, gt=0, lt=1, description="Latest conversations, of which the successes choose.")
+
+
+def fit_offline(
+    base: Base,
+    conversations: Sequence[Conversation],
+    start: Path,
+    out: Path,
+    settings: OfflineSettings,
+    *,
+    show_system: bool,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
+    stop: Stop = never,
+) -> dict[str, Any]:
+    """Retrain the adapter `start` on conversations with outcomes (oldest first); writes `out`, returns its manifest.
+
+    The weights under which the held-out successes are likeliest win. Raises UserError where outcomes are missing or all
+    alike, and for a method whose ratio needs log-probabilities, which recorded conversations do not carry.
+    """
+    if settings.loss.needs_sampler:
+        raise UserError(
+            f"{settings.loss.method} weighs by the ratio of the policy to what wrote the conversations, and traces "
+            "carry no log-probabilities: a ratio without them would be made up. Use asymre, kto or reward_weighted_sft"
+        )
+    scored = rewarded(conversations)
+    if len({reward for _, reward in scored}) < 2:
+        raise UserError(
+            f"offline learning needs outcomes that differ, got {len(scored)} conversations with outcomes; record "
+            "gen_ai.evaluation.result for some, good and bad"
+        )
+    train, held_out = split_latest(scored, settings.held_out_share)
+    rows = offline_rows(train, base, settings, show_system)
+    best = max(reward for _, reward in held_out)
+    successes = policy_rows([c for c, reward in held_out if reward == best], base.format, show_system)[:200]
+    learner = settings.fit.learner.model_copy(update={"lora": settings_of(start)})
+    weights, config, history = fit_sft(
+        base, rows, successes, settings.fit.model_copy(update={"learner": learner}), checkpoint, seed, start,
+        on_progress, stop, settings.loss,
+    )  # fmt: skip
+    manifest = {
+        "role": "policy",
+        "base": base.name,
+        "method": settings.loss.method,
+        "start": start.name,
+        "conversations": len(scored),
+        "rows": len(rows),
+        "mean_reward": sum(reward for _, reward in scored) / len(scored),
+        "history": history,
+        "partial": unfinished(history),
+        "settings": settings.model_dump(mode="json"),
+    }
+    save_weights(weights, config, out, manifest)
+    return manifest
+
+
+def rewarded(conversations: Sequence[Conversation]) -> list[tuple[Conversation, float]]:
+    """The conversations whose outcome production knows, with the last score, brought into [0, 1]."""
+    found = []
+    for conversation in conversations:
+        scores = [score for o in conversation.outcomes if (score := o.get("score")) is not None]
+        if scores:
+            found.append((conversation, min(1.0, max(0.0, scores[-1]))))
+    return found
+
+
+def offline_rows(
+    scored: Sequence[tuple[Conversation, float]], base: Base, settings: OfflineSettings, show_system: bool
+) -> list[Row]:
+    """Rows of the conversations, each with the advantage that the method gives its reward."""
+    weights = settings.loss.advantages([reward for _, reward in scored])
+    rows = []
+    for (conversation, _), weight in zip(scored, weights, strict=True):
+        for row in policy_rows([conversation], base.format, show_system):
+            if weight:
+                rows.append(Row(row.ids, row.trained, weight))
+    return rows

@@ -1,0 +1,140 @@
+"""GRPO with RULER from top to bottom, in one function: sample, judge, advantage, step.
+
+It is here to be read, and to hold the trainer to: a test has both take the same step (grpo.py, learner.py). What it
+leaves out: choosing the best adapter on held-out scenarios, resuming, processes, alarms, micro-batches, the tiny base's
+fused passes, planted groups, stored episodes. The loss is CISPO with the k3 divergence; nothing is clipped but the
+importance weight and the gradient's norm.
+
+Axes: G members of a group, T tokens of a row, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ingest.records import Scenario
+from training.environment import Start
+from training.learning.policy_losses import Cispo
+from training.learning.trajectory import Trajectory, seed_of
+from training.models.base import Base
+from training.models.lora import load_weights, new_adapter, save_adapter, settings_of
+from training.policy.grpo import TrainSettings
+from training.policy.practice import Practice
+from training.policy.rollout import rollout
+
+
+async def train(
+    base: Base, practice: Practice, scenarios: Sequence[Scenario], start: Path, out: Path, settings: TrainSettings
+) -> list[dict[str, float]]:
+    """Take `settings.steps` steps from the adapter `start`; the last one lies in `out`. Returns each step's figures.
+
+    `practice` gives the engine, the worlds and the judge. `settings.loss` must be CISPO.
+    """
+    loss, optimiser = settings.loss, settings.learner
+    assert isinstance(loss, Cispo) and optimiser.learning_rate is not None
+
+    # The policy is the base with the adapter `start`; the reference, from which the divergence is measured, is the same
+    # adapter and stays as it is.
+    policy = new_adapter(copy.deepcopy(base.model), settings_of(start), settings.seed)
+    load_weights(policy, start)
+    reference = copy.deepcopy(policy)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    adam = torch.optim.AdamW(
+        parameters, optimiser.learning_rate, betas=(0.9, 0.98), weight_decay=optimiser.weight_decay
+    )
+    history = []
+
+    for step in range(settings.steps):
+        # ----- sample: every member of a group meets the same world, under the adapter as it is now
+
+        name = f"reference@{step}"
+        save_adapter(policy, out, {"role": "policy", "step": step})
+        practice.load_adapter(name, out)
+        practice.engine.clear_cache()
+        chosen = [scenarios[k] for k in order(len(scenarios), settings.seed, step, settings.groups)]
+        seeds = [seed_of(settings.seed, step, scenario.scenario_id) for scenario in chosen]
+        runs = []
+        for scenario, seed in zip(chosen, seeds, strict=True):
+            world = practice.worlds.world(scenario, seed=seed)
+            first = Start(scenario.scenario_id, scenario.system, tuple(scenario.tools), scenario.first_user_message)
+            for member in range(settings.group_size):
+                runs.append(
+                    rollout(
+                        practice.engine, practice.chat, world.episode(), first, adapter=name,
+                        temperature=settings.temperature, min_p=settings.min_p, seed=seed_of(seed, "member", member),
+                        limits=settings.limits, show_system=practice.show_system, learned=True,
+                    )
+                )  # fmt: skip
+        lived = await asyncio.gather(*runs)
+        groups = [lived[k : k + settings.group_size] for k in range(0, len(lived), settings.group_size)]
+
+        # ----- judge: RULER scores the members of a group against each other; None is "could not be scored"
+
+        judged = [await practice.ruler.judge(group, seed) for group, seed in zip(groups, seeds, strict=True)]
+
+        # ----- advantage: a score less the mean of the group; what the world abstained from counts less
+
+        learned: list[tuple[Trajectory, float]] = []
+        for group, judgement in zip(groups, judged, strict=True):
+            weights_G = np.array([t.supported() if any(t.trained) else 0.0 for t in group])
+            scored_G = np.array([score is not None for score in judgement.scores])
+            scores_G = np.array([score if score is not None else 0.0 for score in judgement.scores])
+            counted_G = weights_G * scored_G
+            taught = counted_G > 0
+            if scored_G.mean() < 0.75 or taught.sum() < 2 or np.ptp(scores_G[taught]) <= settings.min_score_spread:
+                continue  # most were not scored, or the judge saw no difference: the group teaches nothing
+            mean = (counted_G * scores_G).sum() / counted_G.sum()
+            advantages_G = counted_G * (scores_G - mean)
+            learned += [(t, float(a)) for t, a in zip(group, advantages_G, strict=True) if a]
+
+        # ----- step: the mean over all learned tokens of the step, so that no token's weight depends on its company
+
+        count = sum(sum(t.trained) for t, _ in learned)
+        adam.zero_grad()
+        for trajectory, advantage in learned:
+            logprobs_N = drawn_logprobs(policy, trajectory, settings)
+            with torch.no_grad():
+                reference_N = drawn_logprobs(reference, trajectory, settings)
+            ratio_N = (logprobs_N.detach() - torch.tensor(trajectory.logprobs)).exp()
+            policy_N = -ratio_N.clamp(max=loss.max_importance_weight) * advantage * logprobs_N
+            distance_N = reference_N - logprobs_N
+            divergence_N = distance_N.exp() - distance_N - 1
+            ((policy_N + loss.kl_penalty * divergence_N).sum() / count).backward()
+        rate = optimiser.learning_rate * min(1.0, (step + 1) / max(1, optimiser.warmup_steps))
+        if optimiser.schedule == "cosine":
+            rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        for options in adam.param_groups:
+            options["lr"] = rate
+        norm = torch.nn.utils.clip_grad_norm_(parameters, optimiser.max_grad_norm).item() if learned else 0.0
+        if learned:
+            adam.step()
+        history.append({"rows": float(len(learned)), "tokens": float(count), "grad_norm": norm, "lr": rate})
+
+    save_adapter(policy, out, {"role": "policy", "base": base.name, "step": settings.steps})
+    return history
+
+
+def order(count: int, seed: int, step: int, groups: int) -> list[int]:
+    """This step's scenarios: every one once before any comes again."""
+    places = range(step * groups, (step + 1) * groups)
+    return [int(np.random.default_rng([seed, k // count]).permutation(count)[k % count]) for k in places]
+
+
+def drawn_logprobs(model: torch.nn.Module, trajectory: Trajectory, settings: TrainSettings) -> torch.Tensor:
+    """Log-probabilities [N] of the ids that the agent wrote, under the distribution that they were drawn from."""
+    ids_T = torch.tensor(trajectory.ids)
+    logits_TV = model(ids_T[None, :-1]).logits[0].float() / settings.temperature
+    wrote_T = torch.tensor(trajectory.trained)[1:]
+    logits_NV, drawn_N = logits_TV[wrote_T], ids_T[1:][wrote_T]
+    if settings.min_p:
+        floor_N1 = logits_NV.detach().max(-1, keepdim=True).values + math.log(settings.min_p)
+        cut_NV = (logits_NV < floor_N1).scatter(-1, drawn_N[:, None], False)
+        logits_NV = logits_NV.masked_fill(cut_NV, -torch.inf)
+    return logits_NV.log_softmax(-1).gather(-1, drawn_N[:, None])[:, 0]
