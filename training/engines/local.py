@@ -387,8 +387,9 @@ class LocalEngine:
             least_B = torch.tensor(least, device=self.device)
             floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf where everything may be drawn
             scaled_BV = scaled_BV.masked_fill(scaled_BV < floor_B1, -torch.inf)
-        learned_B1 = torch.tensor([bool(r.sampling and r.sampling.learned) for r in rows], device=self.device)[:, None]
-        if learned_B1.any():  # at temperature 0 nothing is drawn, and the model's own are given
+        learned = [bool(r.sampling and r.sampling.learned) for r in rows]
+        if any(learned):  # at temperature 0 nothing is drawn, and the model's own are given
+            learned_B1 = torch.tensor(learned, device=self.device)[:, None]
             drawn_from_B1 = learned_B1 & (temperature_B > 0)[:, None]
             logprobs_BV = torch.where(drawn_from_B1, scaled_BV.log_softmax(-1), logprobs_BV)
         cumulative_BV = scaled_BV.softmax(-1).double().cumsum(-1)

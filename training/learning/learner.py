@@ -22,6 +22,7 @@ from training.learning.presets import Kind, learning_rate
 from training.models.base import Base
 from training.models.devices import recomputes, sharing_weights
 from training.models.lora import LoraSettings, adapter_weights, load_weights, new_adapter
+from training.models.parallel import add_up, add_up_gradients, from_first, is_first, own_share, wait_for_all
 from training.tiny.passes.learning import SmallBody
 
 LENGTHS = 32
@@ -83,6 +84,7 @@ class Learner:
         Raises ValueError where no token is learned, or where the loss needs the sampler's log-probabilities and a row
         has none: a ratio without a recorded log-probability would be made up.
         """
+        rows = from_first(rows)
         if loss.needs_sampler and any(not row.logprobs for row in rows):
             raise ValueError("a policy step needs the sampler's log-probabilities for every row")
         tokens = sum(row.learned for row in rows)
@@ -96,9 +98,11 @@ class Learner:
         work = _Work(loss, loss.count(rows), self._rollouts(rows, loss) if loss.sequence_level else {})
         sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
-        for group in by_length(rows, self.settings.micro_tokens):
+        for group in own_share(by_length(rows, self.settings.micro_tokens)):
             for name, value in self._accumulate(group, work).items():
                 sums[name] += value
+        sums = add_up(sums)
+        add_up_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
         self.optimizer.step()
         self.step += 1
@@ -113,9 +117,10 @@ class Learner:
         """Mean cross-entropy over the learned tokens of `rows`, in nats."""
         self.model.eval()
         total = 0.0
-        for group in by_length(rows, self.settings.micro_tokens):
+        for group in own_share(by_length(rows, self.settings.micro_tokens)):
             batch = self._collated(group)
             total -= self._logprobs(batch.ids_BT, batch.trained_BT)[0].sum().item()
+        total = add_up({"total": total})["total"]
         self.model.train()
         return total / max(1, sum(r.learned for r in rows))
 
@@ -276,8 +281,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a training state so that a kill leaves the old one."""
+    """Write a training state so that a kill leaves the old one. Of several processes, the first one writes."""
+    if not is_first():
+        return wait_for_all()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.rename(path)
+    wait_for_all()

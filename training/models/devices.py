@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import multiprocessing
+import os
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -65,7 +67,7 @@ def placement(settings: DeviceSettings | None = None) -> Placement:
     """Decide. Raises UserError for a device that is not here, or a setting that this machine cannot fulfil."""
     try:
         settings = settings or DeviceSettings()
-        device = torch.device(settings.device) if settings.device else PartialState().device
+        device = _own_device(settings)
     except (ValidationError, RuntimeError) as error:
         raise UserError(f"REHEARSAL_DEVICE, _DTYPE, _QUANTIZE or _ATTENTION: {_first_line(error)}") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
@@ -75,6 +77,20 @@ def placement(settings: DeviceSettings | None = None) -> Placement:
     if settings.attention == "flash_attention_2" and device.type != "cuda":
         raise UserError(f"flash_attention_2 needs a CUDA device, not {device}; use sdpa")
     return Placement(device, _dtype(settings.dtype, device), settings.quantize, settings.attention)
+
+
+def _own_device(settings: DeviceSettings) -> torch.device:
+    """The setting's device, or the one that is this process's own among those that were launched together.
+
+    Workers that a launched process starts are none of them: they use its device and join no group.
+    """
+    if multiprocessing.parent_process() is not None:
+        place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        return torch.device(settings.device or place)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or not settings.device:
+        state = PartialState(cpu=settings.device == "cpu")
+        return state.device if not settings.device else torch.device(settings.device)
+    return torch.device(settings.device)
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:

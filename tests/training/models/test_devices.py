@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, masking_utils
 
 from ingest.errors import UserError
 from training.engines.local import LocalEngine
-from training.learning import batch as batches
+from training.learning import learner as learners
 from training.learning.learner import Learner, LearnerSettings
 from training.models.base import SHIPPED, Base, load_base
 from training.models.devices import DeviceSettings, placement, plain_weights, recomputes, sharing_weights
@@ -161,7 +161,12 @@ def _policy_gradients(learner: Learner, rows: Any) -> Any:
 
 def test_a_tensor_that_was_left_on_the_cpu_is_noticed(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the check can fail."""
-    monkeypatch.setattr(batches.Batch, "to", lambda self, device: self)
+    given = learners._tokens
+
+    def stray(rows: Any, batch: Any, *rest: Any) -> Any:
+        return replace(given(rows, batch, *rest), sampler_N=torch.zeros(len(batch.advantages_N)))
+
+    monkeypatch.setattr(learners, "_tokens", stray)
     with pytest.raises(RuntimeError, match="device"):
         _policy_gradients(learner, random_rows(2, 340))
 
