@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,16 @@ from ingest.storage.arrivals import Arrived
 from training.judging.hosted import HostedSettings
 from training.judging.ruler import RulerSettings
 from training.learning.deadline import Stop, never
-from training.models.base import Base, load_base
+from training.models.base import Base, load_base, load_context, load_format
 from training.models.lora import manifest_of
 from training.policy.evaluate import Run, environment_code, summary
 from training.policy.gate import as_dict, compare, example_of
 from training.policy.grpo import Grpo, lasting_alarms
+from training.policy.lengths import fitted_limits, fitting_scenarios
 from training.policy.pool import PracticePool, play
 from training.policy.practice import Practising
 from training.policy.registry import Registry, Version
+from training.policy.rollout import Limits
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card import make_card
@@ -389,7 +391,7 @@ class Loop:
             recipe = EvaluationRecipe(
                 settings.base, settings.engine, settings.compact, settings.environment,
                 {name: done.directory / "adapter" for name, done in adapters.items()},
-                how.episodes, settings.seed, how.temperature, how.min_p, settings.train.limits,
+                how.episodes, settings.seed, how.temperature, how.min_p, self.limits,
             )  # fmt: skip
             return summary(*asyncio.run(self._play(recipe, partial(report_from, report))))
 
@@ -416,9 +418,21 @@ class Loop:
 
     def scenarios(self, tables: FrozenTables | None = None) -> list[Scenario]:
         """Where practice may start, oldest first; of the tables that this run reads, unless others are given."""
-        tables = tables or self.tables
+        tables, shown = tables or self.tables, not self.settings.compact
         known = {c.conversation_id for c in fits.conversations(tables.path, self.settings.agent)}
-        return [s for s in tables.scenarios() if s.conversation_id in known and s.first_user_message]
+        found = [s for s in tables.scenarios() if s.conversation_id in known and s.first_user_message]
+        kept, refused = fitting_scenarios(found, load_format(self.settings.base, shown), self.limits, shown)
+        for why, count in refused.items():
+            (self.log or print)(f"{count} of {len(found)} scenarios are not practised: {why}")
+        return kept
+
+    @cached_property
+    def limits(self) -> Limits:
+        """Where episodes are cut off: the settings', raised to what the recorded conversations need."""
+        base, shown = self.settings.base, not self.settings.compact
+        context, chat = load_context(base), load_format(base, shown)
+        conversations = fits.conversations(self.tables.path, self.settings.agent)
+        return fitted_limits(self.settings.train.limits, conversations, chat, context, shown)
 
     @contextmanager
     def practice(self) -> Iterator[Practising]:
@@ -428,7 +442,7 @@ class Loop:
         recipe = PracticeRecipe(
             settings.base, settings.engine, settings.compact, self.read("world").directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
-            self._ruler(), settings.train.limits, settings.train.temperature, settings.train.min_p,
+            self._ruler(), self.limits, settings.train.temperature, settings.train.min_p,
         )  # fmt: skip
         count = self._processes()
         if count > 1:

@@ -10,7 +10,6 @@ to a caller that waits for it anyway.
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -22,6 +21,7 @@ import torch
 from transformers import PreTrainedModel
 
 from training.engines import Sample, Sampling
+from training.models.devices import sharing_weights
 from training.models.kv_cache import BatchCache, CacheMemory, PrefixStore
 from training.models.lora_layers import AdapterSlots, Factors, Span, read_adapter, spans_of
 from training.tiny.passes.decoding import SmallDecoder, quick_dtype
@@ -89,7 +89,7 @@ class _Request:
 class LocalEngine:
     """An Engine over any Hugging Face causal LM with full attention.
 
-    It works on a copy of the model unless `own` hands the model over, which saves the memory of a large one.
+    It works on modules of its own around the same frozen weights, unless `own` hands the model over.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class LocalEngine:
         own: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.model = (model if own else copy.deepcopy(model)).eval()
+        self.model = (model if own else sharing_weights(model)).eval()
         self.pad_id, self.max_rows = pad_id, max_rows
-        own_dtype = next(model.parameters()).dtype
-        self.device = next(model.parameters()).device
+        embedding = model.get_input_embeddings().weight
+        own_dtype, self.device = embedding.dtype, embedding.device
         self.model.set_attn_implementation("sdpa")
         self._small = SmallDecoder(self.model, dtype or quick_dtype()) if SmallDecoder.fits(self.model) else None
         self.dtype = self._small.dtype if self._small else own_dtype
@@ -371,6 +371,10 @@ class LocalEngine:
             self._store(request, cache, k)
 
     def _draw(self, rows: list[_Request], logits_BV: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        ids_B, logprobs_B = self._drawn(rows, logits_BV)
+        return ids_B.cpu().numpy(), logprobs_B.cpu().numpy()
+
+    def _drawn(self, rows: list[_Request], logits_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One token a row by inverse transform: one uniform number from (seed, step), so neighbours do not matter."""
         logprobs_BV = logits_BV.log_softmax(-1)
         temperature_B = torch.tensor([r.sampling.temperature if r.sampling else 1.0 for r in rows], device=self.device)
@@ -378,8 +382,9 @@ class LocalEngine:
         uniform_B = torch.from_numpy(_uniform(seeds, [len(r.ids) for r in rows])).to(self.device)
         greedy_B = logits_BV.argmax(-1)
         scaled_BV = logits_BV / temperature_B.clamp(min=1e-6)[:, None]
-        least_B = torch.tensor([r.sampling.min_p if r.sampling else 0.0 for r in rows], device=self.device)
-        if least_B.any():
+        least = [r.sampling.min_p if r.sampling else 0.0 for r in rows]
+        if any(least):
+            least_B = torch.tensor(least, device=self.device)
             floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf where everything may be drawn
             scaled_BV = scaled_BV.masked_fill(scaled_BV < floor_B1, -torch.inf)
         probabilities_BV = scaled_BV.softmax(-1)
@@ -387,11 +392,12 @@ class LocalEngine:
         drawn_B = torch.searchsorted(cumulative_BV, (uniform_B * cumulative_BV[:, -1])[:, None])[:, 0]
         ids_B = torch.where(temperature_B > 0, drawn_B.clamp(max=logits_BV.shape[-1] - 1), greedy_B)
         told_B = logprobs_BV.gather(-1, ids_B[:, None])[:, 0]
-        learned_B = torch.tensor([bool(r.sampling and r.sampling.learned) for r in rows], device=self.device)
-        if learned_B.any():  # at temperature 0 nothing is drawn, and the model's own are given
+        learned = [bool(r.sampling and r.sampling.learned) for r in rows]
+        if any(learned):  # at temperature 0 nothing is drawn, and the model's own are given
+            learned_B = torch.tensor(learned, device=self.device)
             drawn_from_B = probabilities_BV.gather(-1, ids_B[:, None])[:, 0].log()
             told_B = torch.where(learned_B & (temperature_B > 0), drawn_from_B, told_B)
-        return ids_B.cpu().numpy(), told_B.cpu().numpy()
+        return ids_B, told_B
 
     def _remember(self, cache: BatchCache, row_of: dict[_Text, int]) -> None:
         for (factors, ids), row in row_of.items():

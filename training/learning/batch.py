@@ -61,6 +61,15 @@ class Batch:
     weights_N: torch.Tensor | None = None
     layout: Layout | None = None
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device. `trained_BT` stays on the CPU, where positions are chosen from it."""
+
+        def there(value: torch.Tensor | None) -> torch.Tensor | None:
+            return None if value is None else value.to(device, non_blocking=True)
+
+        ids_BT, advantages_N = self.ids_BT.to(device, non_blocking=True), self.advantages_N.to(device)
+        return Batch(ids_BT, self.trained_BT, advantages_N, there(self.sampler_N), there(self.weights_N), self.layout)
+
 
 def collate(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Batch:
     """Rows as one batch; what a model reads of it, all but the last column, is a multiple of `multiple` long."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import numbers
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,11 +19,14 @@ from transformers import PreTrainedModel
 
 from ingest.atomic import replacing
 from training.learning.batch import Batch, Layout, Row, by_length, collate
-from training.learning.losses import WHOLE, Drawing, Loss, Sft, Tokens, logprobs_of_learned
+from training.learning.head import logprobs_of_learned
+from training.learning.losses import WHOLE, Drawing, Loss, Sft, Tokens
 from training.learning.prefixes import micro_batches, pack
 from training.learning.presets import Kind, learning_rate
 from training.models.base import Base
+from training.models.devices import recomputes, sharing_weights
 from training.models.lora import LoraSettings, adapter_weights, load_weights, new_adapter
+from training.models.parallel import add_up, add_up_gradients, from_first, is_first, own_share, wait_for_all
 from training.tiny.passes.learning import SmallBody
 
 LENGTHS = 32
@@ -45,10 +48,13 @@ class LearnerSettings(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
     share_prompts: bool = Field(True, description="Run a prompt that rows share once (transformers' pass only).")
     bf16: bool = Field(True, description="Autocast to bfloat16; the factors stay in float32.")
+    gradient_checkpointing: bool | None = Field(
+        None, description="Recompute activations in the backward pass; null: for bases of a billion parameters."
+    )
 
 
 class Learner:
-    """An adapter in training, on its own copy of the base. `progress` runs from 0 to 1, for the schedule.
+    """An adapter in training, beside the base's own frozen weights. `progress` runs from 0 to 1, for the schedule.
 
     `drawing` is the distribution that the log-probabilities are of: the one that the learned tokens were drawn from.
     """
@@ -57,10 +63,12 @@ class Learner:
         self, base: Base, settings: LearnerSettings, seed: int = 0, start: Path | None = None, drawing: Drawing = WHOLE
     ) -> None:
         self.settings, self.pad_id, self.step, self.drawing = settings, base.format.pad_id, 0, drawing
-        self.model: PeftModel = new_adapter(copy.deepcopy(base.model), settings.lora, seed)
+        self.model: PeftModel = new_adapter(sharing_weights(base.model), settings.lora, seed)
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
+        if recomputes(settings.gradient_checkpointing, base.model):
+            self._adapted.gradient_checkpointing_enable({"use_reentrant": False})
         small = SmallBody.fits(base.model)
         self._body = SmallBody(self.model, torch.bfloat16 if settings.bf16 else torch.float32) if small else None
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -81,6 +89,7 @@ class Learner:
         Raises ValueError where no token is learned, or where the loss needs the sampler's log-probabilities and a row
         has none: a ratio without a recorded log-probability would be made up.
         """
+        rows = from_first(rows)
         if loss.needs_sampler and any(not row.logprobs for row in rows):
             raise ValueError("a policy step needs the sampler's log-probabilities for every row")
         tokens = sum(row.learned for row in rows)
@@ -94,9 +103,11 @@ class Learner:
         work = _Work(loss, loss.count(rows), self._rollouts(rows, loss) if loss.sequence_level else {})
         sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
-        for group in self._micro_batches(rows):
+        for group in own_share(self._micro_batches(rows)):
             for name, value in self._accumulate(group, work).items():
                 sums[name] += value
+        sums = add_up(sums)
+        add_up_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm).item()
         self.optimizer.step()
         self.step += 1
@@ -111,9 +122,10 @@ class Learner:
         """Mean cross-entropy over the learned tokens of `rows`, in nats."""
         self.model.eval()
         total = 0.0
-        for group in by_length(rows, self.settings.micro_tokens):
+        for group in own_share(by_length(rows, self.settings.micro_tokens)):
             batch = self._collated(group)
             total -= self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)[0].sum().item()
+        total = add_up({"total": total})["total"]
         self.model.train()
         return total / max(1, sum(r.learned for r in rows))
 
@@ -168,22 +180,20 @@ class Learner:
 
     def _collated(self, rows: Sequence[Row]) -> Batch:
         packed = pack(rows) if self._shares else None
-        if packed is not None:
-            return packed
-        return collate(rows, self.pad_id, LENGTHS if self._body is not None else 1)
+        batch = packed or collate(rows, self.pad_id, LENGTHS if self._body is not None else 1)
+        return batch.to(self.parameters[0].device)
 
     def _logprobs(
         self, ids_BT: torch.Tensor, trained_BT: torch.Tensor, layout: Layout | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device, head = self.parameters[0].device, self._adapted.get_output_embeddings()
-        ids_BT, trained_BT = ids_BT.to(device), trained_BT.to(device)
         hidden_BTD = self._body(ids_BT[:, :-1]) if self._body is not None else None
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
+        with torch.autocast(device.type, dtype=torch.bfloat16) if self.settings.bf16 else nullcontext():
             if hidden_BTD is None:
                 body = self._adapted.get_decoder()
                 where = _placed(layout, device) if layout is not None else {}
                 hidden_BTD = body(input_ids=ids_BT[:, :-1], use_cache=False, **where).last_hidden_state
-            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT, self.drawing)
+            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT, self.drawing.logprobs)
 
     @torch.no_grad()
     def _reference_logprobs(
@@ -305,12 +315,15 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a training state (tensors, and plain values as JSON has them) so that a kill leaves the old one.
+    """Write a training state (tensors, and plain values as JSON has them) so that a kill leaves the old one. Of several
+    processes, the first one writes.
 
     Raises TypeError for other values: `load_state` would not read them.
     """
-    with replacing(path) as beside:
-        torch.save(_plain(state), beside)
+    if is_first():
+        with replacing(path) as beside:
+            torch.save(_plain(state), beside)
+    wait_for_all()
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-from torch import nn
 
 from training.learning.batch import Row
 
@@ -69,10 +68,6 @@ class Loss(Protocol):
         ...
 
 
-HEAD_ROWS = 64
-"""The head is given a multiple of so many positions: on CPUs each new number costs it tens of milliseconds."""
-
-
 @dataclass(frozen=True)
 class Drawing:
     """The distribution that tokens are drawn from: softmax(logits / temperature), without the tokens that are less
@@ -99,30 +94,6 @@ class Drawing:
 
 
 WHOLE = Drawing()
-
-
-def logprobs_of_learned(
-    hidden_BTD: torch.Tensor,
-    head: nn.Module,
-    ids_BT: torch.Tensor,
-    trained_BT: torch.Tensor,
-    drawing: Drawing = WHOLE,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [N] of the learned tokens, and the distributions' entropies [N] (without gradient).
-
-    `hidden_BTD` are the hidden states of all positions but the last. Positions are chosen before the output head: with
-    a large vocabulary the head is most of the memory.
-    """
-    chosen_BT = trained_BT[:, 1:]
-    hidden_ND = hidden_BTD[chosen_BT]
-    count = len(hidden_ND)
-    padded_ND = nn.functional.pad(hidden_ND, (0, 0, 0, -count % HEAD_ROWS))
-    targets_N = ids_BT[:, 1:][chosen_BT]
-    logprobs_NV = drawing.logprobs(head(padded_ND)[:count].float(), targets_N)
-    logprobs_N = logprobs_NV.gather(-1, targets_N[:, None])[:, 0]
-    with torch.no_grad():
-        entropy_N = torch.special.entr(logprobs_NV.exp()).sum(-1)
-    return logprobs_N, entropy_N
 
 
 @dataclass(frozen=True)

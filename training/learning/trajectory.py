@@ -51,8 +51,10 @@ class Trajectory:
 
     def rows(self, advantage: float) -> list[Row]:
         """All rows that hold a sampled token, in order. Each token of the episode carries the same advantage."""
-        closed = [replace(row, advantage=advantage) for row in self.closed]
-        return [*closed, *([self._open(advantage)] if any(self.trained) else [])]
+        rows = [replace(row, advantage=advantage) for row in self.closed]
+        rows += [self._open(advantage)] if any(self.trained) else []
+        name = f"{self.start.episode_id} {self.seed}" if len(rows) > 1 else ""
+        return [replace(row, rollout=name) for row in rows]
 
     def supported(self) -> float:
         """Share of the observations that production supports: 1 less the share that the world abstained from."""

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from ingest.errors import UserError
 from training.models.chat import ChatFormat, CompactFormat
+from training.models.devices import DeviceSettings, placement
 from training.models.template import ChatSettings
 from training.models.template_checks import checked_format
 
@@ -59,13 +67,37 @@ def _generation_config(name: str) -> GenerationConfig | None:
         return None
 
 
-def load_base(name: str = "rehearsal-tiny", show_tools: bool = True, dtype: torch.dtype | None = None) -> Base:
-    """Load a base model by shipped name, directory or Hugging Face id. Raises UserError where it is missing."""
-    model = _load(AutoModelForCausalLM, name, dtype=dtype or torch.float32)
+def load_base(
+    name: str = "rehearsal-tiny",
+    show_tools: bool = True,
+    dtype: torch.dtype | None = None,
+    devices: DeviceSettings | None = None,
+) -> Base:
+    """Load a base model by shipped name, directory or Hugging Face id, where `placement` says.
+
+    A shipped base is small: it stays on the CPU in float32 unless a device is named. Raises UserError where the base is
+    missing or cannot be placed.
+    """
+    if name in SHIPPED and devices is None and not DeviceSettings().device:
+        devices = DeviceSettings(device="cpu", dtype="float32", quantize="none")
+    place = placement(devices)
+    model = _load(AutoModelForCausalLM, name, **{**place.load_options(), **({"dtype": dtype} if dtype else {})})
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return Base(model, load_format(name, show_tools), base_path(name), name)
+
+
+def context_length(config: PreTrainedConfig) -> int:
+    """Tokens that a model attends to at most; without a word of its configuration, no bound is known (2 ** 30)."""
+    text = config.get_text_config()
+    known = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    return next((n for n in known if isinstance(n, int) and n > 0), 1 << 30)
+
+
+def load_context(name: str) -> int:
+    """The context length of a base, without its weights. Raises UserError where there is no such base."""
+    return context_length(_load(AutoConfig, name))
 
 
 @contextmanager

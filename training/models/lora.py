@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from ingest.atomic import sync
 from ingest.errors import UserError
 from training.models.lora_layers import read_adapter
+from training.models.parallel import is_first, wait_for_all
 
 MANIFEST = "rehearsal.json"
 
@@ -53,7 +54,12 @@ def adapter_weights(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict[str
 def save_weights(
     weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], path: Path, manifest: Mapping[str, Any]
 ) -> None:
-    """Write a peft directory with our manifest, all at once: a killed write leaves the old one, or none."""
+    """Write a peft directory with our manifest, all at once: a killed write leaves the old one, or none.
+
+    Of several processes that learn together, the first one writes and the others wait.
+    """
+    if not is_first():
+        return wait_for_all()
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -64,6 +70,7 @@ def save_weights(
         sync(written)
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
+    wait_for_all()
 
 
 def save_adapter(model: PeftModel, path: Path, manifest: Mapping[str, Any]) -> None:

@@ -100,7 +100,8 @@ class AdapterLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.linear = linear
-        self.small = linear.weight.device.type == "cpu" and max(linear.weight.shape) <= FOLDED_UP_TO
+        self.small = type(linear) is nn.Linear and linear.weight.device.type == "cpu"  # a quantised layer is a subclass
+        self.small = self.small and max(linear.weight.shape) <= FOLDED_UP_TO
         self.parts: list[_Part] = []
 
     def fold(self, factors: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor | None:

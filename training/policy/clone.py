@@ -16,24 +16,17 @@ from ingest.records import Conversation
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
-from training.models.base import Base
+from training.models.base import Base, context_length
 from training.models.chat import ChatFormat
 from training.models.lora import save_weights
+from training.policy.lengths import conversation_rows
 
 
 def policy_rows(
-    conversations: Sequence[Conversation], chat: ChatFormat, show_system: bool, longest: int = 2048
+    conversations: Sequence[Conversation], chat: ChatFormat, show_system: bool, max_tokens: int = 1 << 40
 ) -> list[Row]:
-    """One row a conversation, what the agent wrote being learned; conversations longer than `longest` are left out."""
-    rows = []
-    for conversation in conversations:
-        messages = [m for m in conversation.messages if show_system or m["role"] != "system"]
-        if not any(m["role"] == "assistant" for m in messages) or messages[0]["role"] == "assistant":
-            continue
-        ids, trained = chat.example(messages, conversation.tools)
-        if len(ids) <= longest:
-            rows.append(Row(tuple(ids), tuple(trained)))
-    return rows
+    """Rows in which what the agent wrote is learned; longer ones than `max_tokens` are cut (see lengths.py)."""
+    return conversation_rows(conversations, chat, show_system, max_tokens)[0]
 
 
 def fit_clone(
@@ -50,13 +43,14 @@ def fit_clone(
 ) -> dict[str, Any]:
     """Clone the agent of `conversations` (oldest first) into the peft directory `out`; returns its manifest."""
     train, held_out = split_latest(conversations, 0.05)
-    rows = policy_rows(train, base.format, show_system)
+    context = context_length(base.model.config)
+    rows, counts = conversation_rows(train, base.format, show_system, context)
     if not rows:
-        raise UserError("no conversation has an assistant's turn to learn from; ingest traces with message content")
+        raise UserError(f"there is nothing to clone: {counts.text()}")
     weights, config, history = fit_sft(
         base,
         rows,
-        policy_rows(held_out, base.format, show_system)[:200],
+        policy_rows(held_out, base.format, show_system, context)[:200],
         settings,
         checkpoint,
         seed,
@@ -67,6 +61,7 @@ def fit_clone(
         "role": "policy",
         "base": base.name,
         "rows": len(rows),
+        "row_counts": counts.as_dict(),
         "mean_tokens": float(np.mean([len(r.ids) for r in rows])),
         "history": history,
         "partial": unfinished(history),

@@ -37,7 +37,8 @@ def write_episodes(directory: Path, step: int, groups: Sequence[Sequence[Traject
 
 
 def as_record(trajectory: Trajectory, step: int, group: int, member: int) -> dict[str, Any]:
-    """An episode as JSON. `ids`, `trained` (as 0 and 1) and `logprobs` (one a learned id) are those of the update."""
+    """An episode as JSON. `ids`, `trained` (as 0 and 1) and `logprobs` (one a learned id) are those of the update;
+    `closed_rows` are the rows before, where the chat template rewrote earlier turns."""
     return {
         "step": step,
         "group": group,
@@ -56,6 +57,10 @@ def as_record(trajectory: Trajectory, step: int, group: int, member: int) -> dic
         "ids": trajectory.ids,
         "trained": [int(t) for t in trajectory.trained],
         "logprobs": trajectory.logprobs,
+        "closed_rows": [
+            {"ids": row.ids, "trained": [int(t) for t in row.trained], "logprobs": row.logprobs}
+            for row in trajectory.closed
+        ],
     }
 
 

@@ -182,7 +182,7 @@ class Grpo:
         self._check_drawing(groups)
         rows, dropped = [], 0
         for group, judgement in zip(groups, judged, strict=True):
-            weights = [t.supported() if any(t.trained) and t.ended != "abstained" else 0.0 for t in group]
+            weights = [t.supported() if t.sampled_tokens() and t.ended != "abstained" else 0.0 for t in group]
             scored = advantages(judgement.scores, self.settings.min_score_spread, weights, self.noise.spread)
             dropped += bool(scored.dropped)
             reasons = judgement.explanations or [""] * len(group)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ingest.errors import UserError
 from training.engines import Engine, Sampling
 from training.environment import Episode, Observation, Start, ToolCall
 from training.learning.trajectory import Trajectory, seed_of
@@ -28,6 +29,9 @@ class Limits(BaseModel):
     turns: int = Field(16, ge=1, description="Agent turns (calls and replies) in an episode.")
     turn_tokens: int = Field(64, ge=1, description="Tokens in one turn.")
     total_tokens: int = Field(1400, ge=16, description="Tokens of the whole episode, prompt included.")
+    from_data: bool = Field(
+        True, description="Raise these to what the recorded conversations need, within the base's context."
+    )
 
 
 async def rollout(
@@ -59,6 +63,11 @@ async def rollout(
     _append(trajectory, chat.prompt(opening, start.tools))
     for turn in range(limits.turns):
         room = min(limits.turn_tokens, limits.total_tokens - len(trajectory.ids))
+        if room <= 1 and turn == 0:
+            raise UserError(
+                f"scenario {start.episode_id!r} cannot be practised: its prompt has {len(trajectory.ids)} tokens, "
+                f"which leaves no room for a turn in {limits.total_tokens} (limits.total_tokens)"
+            )
         if room <= 1:
             trajectory.ended = "tokens"
             return trajectory

@@ -234,7 +234,7 @@ def test_the_clone_is_fitted_to_conversations_and_says_so(base: Base, tmp_path: 
     manifest = fit_clone(base, conversations(24), tmp_path / "clone", FIT, show_system=False)
     assert manifest["rows"] == 23 and manifest == manifest_of(tmp_path / "clone")
     assert manifest["history"][-1]["held_out"] < 1.0 < manifest["history"][0]["loss"]
-    with pytest.raises(UserError, match="no conversation"):
+    with pytest.raises(UserError, match="nothing to clone"):
         fit_clone(base, [replace(conversation(0, "red"), messages=[])] * 3, tmp_path / "none", FIT, show_system=False)
 
 
@@ -248,8 +248,9 @@ def test_rows_are_conversations_that_a_user_begins_and_that_fit(base: Base) -> N
         replace(good, messages=good.messages[:1]),
         replace(good, messages=[*good.messages] * 30),
     ]
-    rows = policy_rows(given, base.format, show_system=False, longest=200)
-    assert len(rows) == 2 and rows[0] == rows[1]
+    rows = policy_rows(given, base.format, show_system=False, max_tokens=200)
+    assert len(rows) == 3 and rows[0] == rows[1]
+    assert len(rows[2].ids) <= 200 and rows[2].trained[-1]  # cut where one of the agent's turns ends
     shown = policy_rows(given[:2], base.format, show_system=True)
     assert len(shown[1].ids) > len(shown[0].ids) and shown[0].learned == shown[1].learned
     learned = [i for i, t in zip(rows[0].ids, rows[0].trained, strict=True) if t]

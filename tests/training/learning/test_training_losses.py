@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from training_samples import random_rows, stir, tiny_base
 
 from training.learning.batch import Row, collate
+from training.learning.head import logprobs_of_learned
 from training.learning.learner import Learner, LearnerSettings
-from training.learning.losses import Sft, Tokens, logprobs_of_learned
+from training.learning.losses import Sft, Tokens
 from training.learning.policy_losses import Cispo, PpoClip
 from training.models.base import Base
 from training.models.lora import LoraSettings

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from training.models.devices import plain_weights
 from training.models.kv_cache import BatchCache
 from training.models.lora_layers import FOLDED_UP_TO, Factors, Span
 
@@ -64,6 +65,7 @@ class SmallDecoder:
         biased = getattr(c, "mlp_bias", False) or (c.model_type == "llama" and getattr(c, "attention_bias", False))
         weight = model.get_input_embeddings().weight
         here = weight.device.type == "cpu" and weight.dtype == torch.float32
+        here = here and plain_weights(model)
         return plain and rope and here and not windows and not biased and _widest(c) <= FOLDED_UP_TO
 
     def __call__(

@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from training.learning.head import HEAD_ROWS
 from training.learning.learner import load_state, save_state
-from training.learning.losses import HEAD_ROWS
 from training.models.base import base_path, load_base
 from training.models.chat import SPECIAL_TOKENS, ChatFormat, CompactFormat
 from training.models.roles import transcript

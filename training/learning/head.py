@@ -1,0 +1,69 @@
+"""The output head over the learned positions alone, in chunks: with a large vocabulary it is most of the memory.
+
+Positions are chosen before the head. Chunks of them go through head and log-softmax one after another, and are
+computed again in the backward pass, so that no more than one chunk's logits ever exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+HEAD_ROWS = 64
+"""The head is given a multiple of so many positions: on CPUs each new number costs it tens of milliseconds."""
+
+CHUNK_NUMBERS = 64 * 1024 * 1024
+"""Logits that one chunk may hold (256 MiB in float32); fewer are not worth a second computation."""
+
+Normalize = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits [N, V] and drawn ids [N] to log-probabilities [N, V]."""
+
+
+def plain_log_softmax(logits_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+    return logits_NV.log_softmax(-1)
+
+
+def logprobs_of_learned(
+    hidden_BTD: torch.Tensor,
+    head: nn.Module,
+    ids_BT: torch.Tensor,
+    trained_BT: torch.Tensor,
+    normalize: Normalize = plain_log_softmax,
+    chunk_numbers: int = CHUNK_NUMBERS,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [N] of the learned tokens, and the distributions' entropies [N] (without gradient).
+
+    `hidden_BTD` are the hidden states of all positions but the last; `trained_BT` may lie on the CPU, where choosing
+    positions waits for nobody.
+    """
+    chosen_N = trained_BT[:, 1:].flatten().nonzero()[:, 0].to(hidden_BTD.device)
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, chosen_N)
+    targets_N = ids_BT[:, 1:].flatten().index_select(0, chosen_N)
+    size = max(HEAD_ROWS, chunk_numbers // vocabulary(head) // HEAD_ROWS * HEAD_ROWS)
+    if len(hidden_ND) <= size:
+        return _chunk(hidden_ND, head, targets_N, normalize)
+    found = [
+        checkpoint(_chunk, hidden_ND[at : at + size], head, targets_N[at : at + size], normalize, use_reentrant=False)
+        for at in range(0, len(hidden_ND), size)
+    ]
+    return torch.cat([logprobs for logprobs, _ in found]), torch.cat([entropy for _, entropy in found])
+
+
+def vocabulary(head: nn.Module) -> int:
+    """How many logits a position has."""
+    return getattr(head, "out_features", None) or head.weight.shape[0]  # type: ignore[union-attr,return-value]
+
+
+def _chunk(
+    hidden_ND: torch.Tensor, head: nn.Module, targets_N: torch.Tensor, normalize: Normalize
+) -> tuple[torch.Tensor, torch.Tensor]:
+    count = len(hidden_ND)
+    padded_ND = nn.functional.pad(hidden_ND, (0, 0, 0, -count % HEAD_ROWS))
+    logprobs_NV = normalize(head(padded_ND)[:count].float(), targets_N)
+    logprobs_N = logprobs_NV.gather(-1, targets_N[:, None])[:, 0]
+    with torch.no_grad():
+        entropy_N = torch.special.entr(logprobs_NV.exp()).sum(-1)
+    return logprobs_N, entropy_N

@@ -1,0 +1,125 @@
+"""The one place that decides where a base lives and in which precision: device, type, quantisation, attention.
+
+`accelerate` says which device is this process's own (under `accelerate launch`, each process has another). Learner and
+engines follow the base that they are given.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import multiprocessing
+import os
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from accelerate import PartialState
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from torch import nn
+
+from ingest.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
+
+LARGE = 1_000_000_000
+"""From so many parameters on, activations are recomputed in the backward pass unless a setting says otherwise."""
+
+
+class DeviceSettings(BaseSettings):
+    """Where and how a base is held. Each field is REHEARSAL_<NAME> in the environment, so that workers follow."""
+
+    model_config = SettingsConfigDict(env_prefix="REHEARSAL_", extra="ignore", frozen=True)
+
+    device: str = Field("", description="cpu, cuda, cuda:1, mps, ...; empty: what accelerate finds.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the frozen weights; auto: bfloat16 on accelerators, float32 on CPUs."
+    )
+    quantize: Literal["none", "4bit"] = Field("none", description="4bit: NF4 weights by bitsandbytes (QLoRA).")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="The learner's attention.")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A decision: this device, this type, this quantisation, this attention."""
+
+    device: torch.device
+    dtype: torch.dtype
+    quantize: str = "none"
+    attention: str = "sdpa"
+
+    def load_options(self) -> dict[str, Any]:
+        """What `from_pretrained` is told."""
+        options: dict[str, Any] = {"dtype": self.dtype, "attn_implementation": self.attention}
+        if self.quantize == "4bit":
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype
+            )
+        if self.device.type != "cpu" or self.quantize != "none":
+            options["device_map"] = {"": str(self.device)}
+        return options
+
+
+def placement(settings: DeviceSettings | None = None) -> Placement:
+    """Decide. Raises UserError for a device that is not here, or a setting that this machine cannot fulfil."""
+    try:
+        settings = settings or DeviceSettings()
+        device = _own_device(settings)
+    except (ValidationError, RuntimeError) as error:
+        raise UserError(f"REHEARSAL_DEVICE, _DTYPE, _QUANTIZE or _ATTENTION: {_first_line(error)}") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device {str(device)!r} is not here: {torch.cuda.device_count()} CUDA devices were found")
+    if settings.quantize == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("4-bit bases need bitsandbytes; pip install 'rehearsal[quantized]'")
+    if settings.attention == "flash_attention_2" and device.type != "cuda":
+        raise UserError(f"flash_attention_2 needs a CUDA device, not {device}; use sdpa")
+    return Placement(device, _dtype(settings.dtype, device), settings.quantize, settings.attention)
+
+
+def _own_device(settings: DeviceSettings) -> torch.device:
+    """The setting's device, or the one that is this process's own among those that were launched together.
+
+    Workers that a launched process starts are none of them: they use its device and join no group.
+    """
+    if multiprocessing.parent_process() is not None:
+        place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        return torch.device(settings.device or place)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or not settings.device:
+        state = PartialState(cpu=settings.device == "cpu")
+        return state.device if not settings.device else torch.device(settings.device)
+    return torch.device(settings.device)
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def sharing_weights(model: M) -> M:
+    """A copy of a frozen model's modules that holds the same weights: learner and engine wrap layers of their own
+    around one set of tensors. Nobody may write to them.
+    """
+    held = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+
+
+def plain_weights(model: nn.Module) -> bool:
+    """Whether the linear layers hold numbers that may be multiplied as they are; quantised ones do not."""
+    return getattr(getattr(model, "config", None), "quantization_config", None) is None
+
+
+def recomputes(wanted: bool | None, model: nn.Module) -> bool:
+    """Whether activations are recomputed: as wanted, else for large models."""
+    return wanted if wanted is not None else sum(p.numel() for p in model.parameters()) >= LARGE
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,175 @@
+"""How long rows, turns and episodes are: from the recorded conversations, within the base's context.
+
+Nothing is left out in silence. Every conversation that gives no row, and every row that is cut, is counted with its
+reason; a scenario whose prompt leaves no room for an answer is refused before practice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ingest.errors import UserError
+from ingest.records import Conversation, Scenario
+from training.learning.batch import Row
+from training.models.chat import ChatFormat, Message
+from training.policy.rollout import Limits
+
+MEASURED = 400
+"""Conversations, evenly spread, whose lengths are measured for limits."""
+HEADROOM = 1.25
+"""Limits leave a policy that explores this times the tokens that the recorded agent needed (99th percentile)."""
+
+
+@dataclass
+class RowCounts:
+    """What became of conversations. `left_out` and `cut` say why a conversation gave no row, or a shorter one."""
+
+    conversations: int = 0
+    rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    cut: Counter[str] = field(default_factory=Counter)
+    longest: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For manifests."""
+        return {**vars(self), "left_out": dict(self.left_out), "cut": dict(self.cut)}
+
+    def text(self) -> str:
+        """One line for a person."""
+        parts = [f"{self.conversations} conversations gave {self.rows} rows (longest: {self.longest} tokens)"]
+        parts += [f"{count} left out: {why}" for why, count in sorted(self.left_out.items())]
+        parts += [f"{count} cut: {why}" for why, count in sorted(self.cut.items())]
+        return "; ".join(parts)
+
+
+def shown_messages(conversation: Conversation, show_system: bool) -> list[Message]:
+    return [m for m in conversation.messages if show_system or m["role"] != "system"]
+
+
+def conversation_rows(
+    conversations: Iterable[Conversation], chat: ChatFormat, show_system: bool, max_tokens: int
+) -> tuple[list[Row], RowCounts]:
+    """Rows in which what the agent wrote is learned, and what became of each conversation.
+
+    A row longer than `max_tokens` is cut after the last of the agent's turns that fits.
+    """
+    rows: list[Row] = []
+    counts = RowCounts()
+    for conversation in conversations:
+        counts.conversations += 1
+        messages = shown_messages(conversation, show_system)
+        if not any(m["role"] == "assistant" for m in messages):
+            counts.left_out["no turn of the agent"] += 1
+            continue
+        if messages[0]["role"] == "assistant":
+            counts.left_out["the agent speaks first"] += 1
+            continue
+        try:
+            written = chat.examples(messages, conversation.tools)
+        except UserError as error:
+            counts.left_out[str(error)[:200]] += 1
+            continue
+        kept = [cut_row(ids, trained, max_tokens) for ids, trained in written]
+        whole = [row for row in kept if row is not None]
+        if not whole:
+            counts.left_out[f"the agent's first turn ends after {max_tokens} tokens"] += 1
+        elif len(whole) < len(kept) or any(len(r.ids) < len(w[0]) for r, w in zip(whole, written, strict=False)):
+            counts.cut[f"longer than {max_tokens} tokens"] += 1
+        rows += whole
+    counts.rows, counts.longest = len(rows), max((len(r.ids) for r in rows), default=0)
+    return rows, counts
+
+
+def cut_row(ids: Sequence[int], trained: Sequence[bool], max_tokens: int) -> Row | None:
+    """A row of at most `max_tokens`, cut where one of the agent's turns ends; None where none of them fits."""
+    if len(ids) <= max_tokens:
+        return Row(tuple(ids), tuple(trained)) if any(trained) else None
+    ends = [k + 1 for k in range(max_tokens) if trained[k] and not (k + 1 < len(trained) and trained[k + 1])]
+    return Row(tuple(ids[: ends[-1]]), tuple(trained[: ends[-1]])) if ends else None
+
+
+def fitted_limits(
+    given: Limits, conversations: Sequence[Conversation], chat: ChatFormat, context: int, show_system: bool
+) -> Limits:
+    """`given`, raised to what the recorded conversations need (where `from_data` is set) and within the context."""
+    turns, turn_tokens, total = given.turns, given.turn_tokens, given.total_tokens
+    if given.from_data and conversations:
+        measured = _measured(conversations, chat, context, show_system)
+        if measured is not None:
+            turns = max(turns, measured[0])
+            turn_tokens = max(turn_tokens, measured[1])
+            total = max(total, measured[2])
+    update = {"turns": turns, "turn_tokens": turn_tokens, "total_tokens": min(total, context)}
+    return given.model_copy(update=update)
+
+
+def _measured(
+    conversations: Sequence[Conversation], chat: ChatFormat, context: int, show_system: bool
+) -> tuple[int, int, int] | None:
+    """(turns, tokens of a turn, tokens of an episode) that a policy needs; None where nothing can be measured."""
+    step = max(1, len(conversations) // MEASURED)
+    turns: list[int] = []
+    lengths: list[int] = []
+    totals: list[int] = []
+    for conversation in conversations[::step]:
+        messages = shown_messages(conversation, show_system)
+        rows, _ = conversation_rows([conversation], chat, show_system, max_tokens=1 << 40)
+        if not rows:
+            continue
+        turns.append(sum(m["role"] == "assistant" for m in messages))
+        lengths += [n for row in rows for n in _turn_lengths(row)]
+        totals.append(max(len(row.ids) for row in rows))
+    if not totals:
+        return None
+    tokens = [math.ceil(HEADROOM * float(np.percentile(values, 99))) for values in (lengths, totals)]
+    return math.ceil(float(np.percentile(turns, 99))), tokens[0], min(context, tokens[1])
+
+
+def _turn_lengths(row: Row) -> list[int]:
+    lengths: list[int] = []
+    for k, mark in enumerate(row.trained):
+        if mark and not row.trained[k - 1]:
+            lengths.append(0)
+        if mark:
+            lengths[-1] += 1
+    return lengths
+
+
+def fitting_scenarios(
+    scenarios: Sequence[Scenario], chat: ChatFormat, limits: Limits, show_system: bool
+) -> tuple[list[Scenario], dict[str, int]]:
+    """The scenarios whose first prompt leaves room for a turn, and how many do not, by reason.
+
+    Raises UserError where none fits.
+    """
+    kept: list[Scenario] = []
+    refused: Counter[str] = Counter()
+    longest = 0
+    for scenario in scenarios:
+        opening: list[Message] = [{"role": "user", "content": scenario.first_user_message}]
+        if show_system and scenario.system:
+            opening.insert(0, {"role": "system", "content": scenario.system})
+        try:
+            tokens = len(chat.prompt(opening, scenario.tools))
+        except UserError as error:
+            refused[str(error)[:200]] += 1
+            continue
+        longest = max(longest, tokens)
+        if tokens + min(limits.turn_tokens, 16) > limits.total_tokens:
+            refused[f"its prompt leaves no room for a turn in {limits.total_tokens} tokens"] += 1
+        else:
+            kept.append(scenario)
+    if scenarios and not kept:
+        raise UserError(
+            f"none of {len(scenarios)} scenarios can be practised: "
+            + "; ".join(f"{count}: {why}" for why, count in refused.items())
+            + f" (the longest prompt has {longest} tokens); raise limits.total_tokens, or choose a base with a longer "
+            "context"
+        )
+    return kept, dict(refused)
