@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dagster_project.loop import fits
+from dagster_project.loop.landing import Landing
 from dagster_project.loop.pins import Pins, collect, name_of
 from dagster_project.loop.progress import FitReport, announce, fit_report, report_from, track
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
@@ -37,11 +38,8 @@ from dagster_project.loop.stages import (
 )
 from ingest.errors import UserError
 from ingest.frozen import FrozenTables
-from ingest.journal import segments as journal
-from ingest.lake import IngestSummary, Lake
+from ingest.lake import Lake
 from ingest.records import Scenario
-from ingest.storage import arrivals
-from ingest.storage.arrivals import Arrived
 from training.judging.hosted import HostedSettings
 from training.judging.ruler import RulerSettings
 from training.learning.deadline import Stop, never
@@ -76,7 +74,7 @@ START = "start.json"
 """In a retraining's directory: the adapter that it started from."""
 
 
-class Loop:
+class Loop(Landing):
     """The loop in one home directory.
 
     `log` receives progress, line by line. `run` names the run that this is part of: all of a run's loops read the
@@ -91,7 +89,8 @@ class Loop:
         run: str | None = None,
         stop: Stop = never,
     ) -> None:
-        self.settings, self.log, self.stop = settings, log, stop
+        super().__init__(settings, log)
+        self.stop = stop
         self._pins = Pins(settings.home, run or f"process-{uuid.uuid4().hex[:12]}")
 
     # ----- finished work
@@ -133,46 +132,11 @@ class Loop:
         collect(self.settings.home)
         return done
 
-    @property
-    def lake_path(self) -> Path:
-        return self.settings.lake
-
-    @property
-    def lake(self) -> Lake:
-        """The lake. Raises UserError where there is none."""
-        return Lake.open(self.lake_path)
-
     # ----- telemetry
-
-    def ingest(self) -> IngestSummary:
-        """What is new in the journal, into raw tables."""
-        lake = Lake.create(self.lake_path)
-        report = track("reading the journal", self.log)
-        total = len(journal.segments(lake.journal_path))
-        seen: list[Path] = []
-
-        def progress(path: Path, rows: int) -> None:
-            seen.append(path)
-            report(len(seen), total, f"{rows} rows")
-
-        return lake.ingest(progress=progress)
 
     def share(self, sql: str) -> float:
         """The answer to a query for one number about the tables that this run reads; no rows count as 0."""
         return float(self.tables.query(sql).column(0)[0].as_py() or 0.0)
-
-    def raw_share(self, sql: str) -> float:
-        """The answer to a query for one number about the raw rows; no rows count as 0. No table is rebuilt for it."""
-        return float(self.lake.query(sql, build=False).column(0)[0].as_py() or 0.0)
-
-    def land_again(self, from_ns: int, to_ns: int) -> IngestSummary:
-        """What arrived in a stretch of time, into the raw tables, whether it was read before or not."""
-        return Lake.create(self.lake_path).ingest(again=True, arrived=(from_ns, to_ns))
-
-    def arrived(self, from_ns: int = 0, to_ns: int = 2**63 - 1) -> Arrived:
-        """What the receiver said yes to in a stretch of time, and how much of it the lake has. Rows that have expired
-        do not count."""
-        return arrivals.count(self.lake.path, max(from_ns, self.lake.rows_from_ns), to_ns)
 
     def data(self) -> Done:
         """The tables of sql/, rebuilt where they are out of date, and set aside for the other stages."""

@@ -20,7 +20,8 @@ from ingest.conversations.executions import (
     merge_tellings,
 )
 from ingest.conversations.grouping import Group
-from ingest.conversations.linking import Link, link
+from ingest.conversations.linking import link
+from ingest.conversations.links import Link
 from ingest.conversations.runs import rebuild
 from ingest.conversations.threads import Thread, absorb, path_digests, thread
 from ingest.messages.chatform import Turn

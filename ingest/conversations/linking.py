@@ -4,10 +4,9 @@ position, and every repair is recorded."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from ingest.conversations.executions import Scopes
+from ingest.conversations.links import Link
 from ingest.conversations.matching import match
 from ingest.conversations.threads import Thread
 from ingest.messages.chatform import Turn, as_text, key_of
@@ -15,30 +14,7 @@ from ingest.messages.error_class import classify_error, says_error
 from ingest.messages.normal import Observed
 from ingest.records import Message
 
-Ran = tuple[int, str, str]  # when a call ran (ns), and its trace and span
 Left = list[Observed]  # executions of no call
-
-
-@dataclass(slots=True)
-class Link:
-    """One call: the turn that made it, the turn that answers it, the span that ran it (once that is read, ``ran``)."""
-
-    call: dict[str, Any]
-    call_turn: Turn
-    answer: Turn | None = None
-    execution: Observed | None = None
-    repairs: list[str] = field(default_factory=list)
-    ran: Ran | None = None
-    attempts: list[Observed] = field(default_factory=list)  # all of its executions; ``execution`` counts
-
-    def forget_span(self) -> None:
-        """Keeps of the span that ran it when and where: what it told is in the turns."""
-        if e := self.execution:
-            self.ran, self.execution, self.attempts = (e.start_ns, e.trace_id, e.span_id), None, []
-
-    @property
-    def is_error(self) -> bool:
-        return bool(self.answer and self.answer.message.get("is_error"))
 
 
 def link(threads: Sequence[Thread], executions: Sequence[Observed], scopes: Scopes) -> tuple[list[list[Link]], Left]:

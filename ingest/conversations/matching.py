@@ -12,21 +12,19 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ingest.conversations.evidence import is_random
 from ingest.conversations.executions import Scopes
+from ingest.conversations.links import Link
 from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed
-
-if TYPE_CHECKING:
-    from ingest.conversations.linking import Link
 
 SLACK_NS = 1_000_000_000  # clocks of two hosts
 # Exceptions by which a framework stops a tool until somebody answers; no errors of the tool.
 _PAUSED = re.compile(r"interrupt|suspend|approval_?required|calldeferred|deferred_?(?:tool|call)|human_?input", re.I)
 Key = Hashable | None
-Attempts = list[tuple["Link", list[Observed]]]
+Attempts = list[tuple[Link, list[Observed]]]
 
 
 def match(links: Sequence[Link], executions: Sequence[Observed], scopes: Scopes, is_shared: bool) -> list[Observed]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import orjson
 
 from ingest.conversations.assembly import Assembled
-from ingest.conversations.linking import Link
+from ingest.conversations.links import Link
 from ingest.messages.chatform import Turn, as_text
 from ingest.messages.normal import Evaluation
 from ingest.privacy.fields import Known

@@ -17,7 +17,7 @@ from ingest import dialects
 from ingest.conversations.assembly import KINDS, Assembled, Left, assemble
 from ingest.conversations.executions import DEMOTED
 from ingest.conversations.judgements import Index, Named, identity
-from ingest.conversations.linking import Link
+from ingest.conversations.links import Link
 from ingest.dialects.logs import model_events, sessions
 from ingest.messages.chatform import Turn
 from ingest.messages.normal import MAPPING_VERSION, Evaluation, LogRecord, Observed, Span

@@ -12,7 +12,7 @@ from itertools import starmap
 from operator import attrgetter
 
 from ingest.conversations.assembly import Assembled
-from ingest.conversations.linking import Link
+from ingest.conversations.links import Link
 from ingest.conversations.threads import Thread
 from ingest.messages.chatform import Turn
 from ingest.messages.normal import Observed

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.conversations.assembly import Assembled
-from ingest.conversations.linking import Link
+from ingest.conversations.links import Link
 from ingest.conversations.threads import Thread
 from ingest.messages.chatform import to_turns
 from ingest.privacy.conversations import Privacy
