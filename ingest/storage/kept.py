@@ -91,6 +91,8 @@ def expire(root: Path, conversations: Sequence[str], before_ns: int, digest: Map
                 old = pc.less(table["time_ns"], before_ns)
                 stays = pc.and_not(stays, pc.and_(pc.is_null(table["conversation_id"]), old))
             tables[name] = table.filter(stays)
+    if "read_counts.parquet" in tables:
+        tables["read_counts.parquet"] = _read_counts(tables["placements.parquet"], tables["evaluations.parquet"])
     said = tables["conversation_messages.parquet"]["message_hash"]
     bodies = tables["message_bodies.parquet"]
     tables["message_bodies.parquet"] = bodies.filter(pc.is_in(bodies["message_hash"], said.combine_chunks()))
@@ -99,6 +101,13 @@ def expire(root: Path, conversations: Sequence[str], before_ns: int, digest: Map
     _copy(now / REPORT, aside / REPORT)
     _commit(root, aside, _dropped(root)["parts"], digest)
     return int(found)
+
+
+def _read_counts(placements: pa.Table, evaluations: pa.Table) -> pa.Table:
+    """What was read of each kind, of what is still there."""
+    kinds = placements.group_by(["kind", "trace_id", "span_id"]).aggregate([])["kind"].value_counts().to_pylist()
+    told = {row["values"]: row["counts"] for row in kinds} | {"judgement": evaluations.num_rows}
+    return pa.table({"kind": pa.array(list(told), pa.string()), "told": pa.array(list(told.values()), pa.int64())})
 
 
 def _aside(root: Path) -> Path:
@@ -172,7 +181,7 @@ def with_kept(root: Path, made: Rows) -> Rows:
         kept = [row for row in old[name] if row[0] not in gone]
         if name == "placements":  # of what says nothing new, in the conversation that said it before
             of = {key: value for key, value in renamed.items() if value} | repeated
-            out[name] = kept + [(of.get(row[0], row[0]), *row[1:]) for row in rows]
+            out[name] = old[name] + [(of.get(row[0], row[0]), *row[1:]) for row in rows]
             continue
         out[name] = kept + [(renamed.get(row[0], row[0]), *row[1:]) for row in rows if renamed.get(row[0], row[0])]
     return out
@@ -204,6 +213,10 @@ def _sum(a: Any, b: Any) -> Any:
 
 
 def add_counts(root: Path, name: str, counts: dict[str, int]) -> None:
-    """Add the kept counts: spans by dialect, or items read by kind."""
-    for what, count in read(root, name):
+    """Adds the counts of what was kept: spans by dialect, or what was read of each kind (an older version, which kept
+    no such counts, kept no placements either, but judgements)."""
+    kept = read(root, name)
+    if name == "read_counts" and not kept:
+        kept = [("judgement", len(read(root, "evaluations")))]
+    for what, count in kept:
         counts[what] = counts.get(what, 0) + count

@@ -87,7 +87,9 @@ def _normalise_whole(root: Path, into: Path) -> tuple[Counts, Counts, Counts, To
     kept.add_counts(root, "dialects", made.dialect_counts)
     kept.add_counts(root, "read_counts", made.read_counts)
     for name, schema in NORMALISED.items():
-        _write(to_table(rows[name], schema), into / f"{name}.parquet")
+        width = len(schema)  # an older version kept rows without the last columns
+        whole = [row if len(row) == width else (*row, *[None] * (width - len(row))) for row in rows[name]]
+        _write(to_table(whole, schema), into / f"{name}.parquet")
     return made.dialect_counts, made.read_counts, made.unread_records, privacy.totals() if privacy else None
 
 
