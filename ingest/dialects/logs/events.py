@@ -63,7 +63,7 @@ class Call:
     result: Any
     error_type: str | None
     is_error: bool | None
-    duration_ns: int
+    duration_ns: int | None
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ def _call(a: dict[str, Any]) -> Call | None:
     if result is None and is_error and error is not None:
         result = error
     call_id = first(a, *_CALL_IDS)
-    kind = first(a, "error_type", "error.type") if is_error else None
+    kind, took = first(a, "error_type", "error.type") if is_error else None, first(a, "duration_ms")
     return Call(
         name, call_id if isinstance(call_id, str) else None, parse(first(a, *_ARGUMENTS)), result,
-        None if kind is None else str(kind), is_error, _int(first(a, "duration_ms")) * 1_000_000,
+        None if kind is None else str(kind), is_error, None if took is None else _int(took) * 1_000_000,
     )  # fmt: skip
 
 

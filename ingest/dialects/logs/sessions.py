@@ -80,9 +80,9 @@ def _observed(kind: str, trace_id: str, e: Event, mark: str) -> Observed:
 # ------------------------------------------------------------------------------- whole requests and responses
 
 
-def _exchanges(events: list[Event]) -> Iterator[tuple[Event, Event]]:
-    """Requests with their responses, as far as both were logged with content: each response answers the oldest open
-    request of its model and purpose."""
+def _exchanges(events: list[Event]) -> Iterator[tuple[Event, Event | None]]:
+    """Requests that were logged with content, and their responses: each of these answers the oldest open request of
+    its purpose."""
     waiting: dict[tuple[Any, ...], list[Event]] = defaultdict(list)
     for e in events:
         key = tuple(first(e.record.attributes, name) for name in ("query_source", "prompt_id"))
@@ -90,6 +90,7 @@ def _exchanges(events: list[Event]) -> Iterator[tuple[Event, Event]]:
             waiting[key].append(e)
         elif e.kind == RESPONSE and waiting[key] and _messages(e, "assistant"):
             yield waiting[key].pop(0), e
+    yield from ((e, None) for left in waiting.values() for e in left)
 
 
 def _messages(e: Event, role: str) -> list[NormalMessage]:
@@ -110,16 +111,23 @@ def _messages(e: Event, role: str) -> list[NormalMessage]:
     return [{"role": "assistant", "parts": parts}]
 
 
-def _inference(trace_id: str, asked: Event, answered: Event) -> Observed:
+def _inference(trace_id: str, asked: Event, answered: Event | None) -> Observed:
     seen = _observed("inference", trace_id, asked, "call")
-    seen.input, seen.output = _messages(asked, "user"), _messages(answered, "assistant")
-    seen.end_ns = max(seen.start_ns, answered.time_ns)
+    seen.input = _messages(asked, "user")
     seen.tools = read_tools(listed_tools(parse_any(asked.content)))
-    response = parse_any(answered.content)
-    seen.response_id = response["id"] if isinstance(response, dict) and isinstance(response.get("id"), str) else None
-    if any(str(e.record.attributes.get("body_truncated")).lower() == "true" for e in (asked, answered)):
+    seen.is_cut = _is_cut(asked)
+    if answered is not None:
+        seen.output, seen.end_ns = _messages(answered, "assistant"), max(seen.start_ns, answered.time_ns)
+        response = parse_any(answered.content)
+        told = response.get("id") if isinstance(response, dict) else None
+        seen.response_id = told if isinstance(told, str) else None
+    if seen.is_cut or (answered is not None and _is_cut(answered)):
         seen.flags.append("truncated:body")
     return seen
+
+
+def _is_cut(e: Event) -> bool:
+    return str(e.record.attributes.get("body_truncated")).lower() == "true"
 
 
 # ------------------------------------------------------------------------------------- what there is
@@ -135,6 +143,9 @@ def _told(trace_id: str, events: list[Event]) -> Iterator[Observed]:
             flags.append("redacted")
         elif e.kind in (PROMPT, ANSWER) and isinstance(e.content, str) and e.content:
             told.append({"role": "user" if e.kind == PROMPT else "assistant", "parts": [text_part(e.content)]})
+        elif e.kind == RESPONSE:  # of a request that was not logged; the tools tell its calls
+            texts = [p for m in _messages(e, "assistant") for p in m["parts"] if p["type"] == "text"]
+            told += [{"role": "assistant", "parts": texts}] if texts else []
         elif e.kind == TOOL and isinstance(e.content, Call):
             told += _exchange(e, number, trace_id)
             number += 1
@@ -166,7 +177,10 @@ def _execution(trace_id: str, e: Event, number: int) -> Observed:
     seen.arguments, seen.result = call.arguments, call.result
     seen.is_error, seen.error_type = bool(call.is_error), call.error_type
     seen.error_message = str(call.result) if call.is_error and call.result is not None else None
-    seen.start_ns, seen.end_ns = max(0, e.time_ns - call.duration_ns), e.time_ns
+    if call.duration_ns is None:
+        seen.end_ns = seen.start_ns - 1  # how long it took is not known
+    else:
+        seen.start_ns = max(0, e.time_ns - call.duration_ns)
     return seen
 
 

@@ -213,6 +213,27 @@ def test_gemini_with_requests_and_streamed_responses(tmp_path: Path) -> None:
     assert not done.unread_log_records
 
 
+def test_gemini_with_responses_alone(tmp_path: Path) -> None:
+    called = {"role": "model", "parts": [{"text": "I look."}, {"functionCall": {"name": "ls", "args": {}}}]}
+    events = [
+        gemini("user_prompt", 1, prompt="list files"), gemini("api_request", 2),
+        gemini("api_response", 3, response_text=json.dumps({"candidates": [{"content": called}]})),
+        gemini("tool_call", 4, function_name="ls", function_args="{}", success=True),
+        gemini("api_response", 5, response_text="There is a.py."),
+    ]  # fmt: skip
+    (c,), _ = read(tmp_path, logs(*events))
+    assert told(c) == [("user", "list files"), ("assistant", "I look."), ("assistant", None, ("ls", {})),
+                       ("tool", None, "ls", False), ("assistant", "There is a.py.")]  # fmt: skip
+    assert [t.latency_ms for t in Lake.open(tmp_path / "lake").transitions()] in ([None], [])
+
+
+def test_requests_alone_tell_the_history(tmp_path: Path) -> None:
+    asked = [{"role": "user", "parts": [{"text": "hi"}]}, {"role": "model", "parts": [{"text": "yo"}]},
+             {"role": "user", "parts": [{"text": "more"}]}]  # fmt: skip
+    (c,), _ = read(tmp_path, logs(*(gemini("api_request", n, request_text=json.dumps(asked[:n])) for n in (1, 3))))
+    assert told(c) == [("user", "hi"), ("assistant", "yo"), ("user", "more")]
+
+
 def test_gemini_without_texts(tmp_path: Path) -> None:
     events = [
         gemini("user_prompt", 1, prompt_length=10), gemini("api_request", 2), gemini("api_response", 3),
