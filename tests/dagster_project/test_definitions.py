@@ -168,13 +168,17 @@ def test_traces_become_tables_through_dagster(definitions: dg.Definitions, trace
     }  # fmt: skip
 
 
-def test_an_hour_is_landed_again_and_counted(definitions: dg.Definitions, tmp_path: Path) -> None:
+def test_an_hour_is_landed_again_and_counted(
+    definitions: dg.Definitions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A partition of the job `land_hours`, as a backfill runs it: nothing is doubled, what is missing is told."""
     lake = Lake.create(tmp_path / "lake")
     now = time.time_ns() - 3_600_000_000_000  # an hour that is over
     writer = journal.JournalWriter(lake.journal_path)
-    for n, at in enumerate((now, now - 2 * 3_600_000_000_000), 1):
-        writer.append([journal.record("traces_json", at, json.dumps(conversation(n)).encode())])
+    with monkeypatch.context() as then:
+        then.setattr(time, "time_ns", lambda: now)  # a segment is named after its beginning
+        for n, at in enumerate((now, now - 2 * 3_600_000_000_000), 1):
+            writer.append([journal.record("traces_json", at, json.dumps(conversation(n)).encode())])
     writer.close()
     job = definitions.resolve_job_def("land_hours")
     hour = time.strftime("%Y-%m-%d-%H:00", time.gmtime(now // 10**9))
