@@ -152,6 +152,16 @@ def test_run_refuses_before_it_writes(app: typer.Typer, traced_home: Path, wrong
     assert sorted(path.name for path in traced_home.iterdir()) == ["lake"]
 
 
+def test_run_refuses_a_home_in_which_something_else_lies(
+    app: typer.Typer, traced_home: Path, world: Path, tmp_path: Path
+) -> None:
+    """A world of `rehearsal world fit` where the run would put its own: told at once and not after the tables."""
+    world.rename(traced_home / "world")
+    found = CliRunner().invoke(app, ["run", "--home", str(traced_home)])
+    assert "world is where the stage world goes, and it holds something else" in str(found.exception)
+    assert (traced_home / "world" / "manifest.json").exists() and not (traced_home / SAVED).exists()
+
+
 def test_a_run_without_a_home_has_one_that_is_not_the_demo_s() -> None:
     assert Settings().home == loop_commands.HOME != loop_commands.DEMO
 
