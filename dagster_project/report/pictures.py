@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-BEFORE, AFTER, INK, FAINT = "#8a93a3", "#0f8a6d", "#6b7280", "#d5d9e0"
+BEFORE, AFTER, INK, FAINT = "#8a93a3", "#0f8a6d", "#7b8494", "#8a93a359"
 # Grey ink and no background: the same picture reads on a light page and on a dark one.
 
 
@@ -26,7 +26,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(colors=INK, length=0, labelsize=9)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.6)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     return figure, axes
 
@@ -60,7 +60,7 @@ def before_and_after(slices: Sequence[Mapping[str, Any]]) -> Figure:
     """Success per slice, before (grey) and after (green) on one line each; 95 % intervals as bars."""
     figure, axes = _axes(6.4, 0.55 * len(slices) + 0.7)
     axes.grid(False)
-    axes.grid(axis="x", color=FAINT, linewidth=0.6, alpha=0.6)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
     for row, part in enumerate(reversed(slices)):
         before, after = part["before"], part["after"]
         axes.plot([before["rate"], after["rate"]], [row, row], color=FAINT, linewidth=2, zorder=1)

@@ -23,7 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions as appears
 from selenium.webdriver.support.ui import WebDriverWait
 
-from dagster_project.cli.demo import SMALL, _traffic
+from dagster_project.cli.demo import _traffic
 from dagster_project.defs.resources import LoopResource
 from dagster_project.loop.passes import STAGES, Loop
 from dagster_project.loop.settings import Settings
@@ -36,6 +36,15 @@ QUIET = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"),
     *("--no-default-browser-check", "--window-size=1500,1000"),
 )
+SMALLEST: dict[str, Any] = {
+    "world": {"max_tokens": 12_000},
+    "card_calls": 8,
+    "clone": {"max_tokens": 8_000, "evaluations": 1},
+    "judge": {"fit": {"max_tokens": 8_000, "evaluations": 1}},
+    "train": {"steps": 1, "groups": 2, "group_size": 2, "held_out": 2, "evaluate_every": 1, "limits": {"turns": 3}},
+    "gate": {"scenarios": 8, "min_slice": 3},
+    "practice_workers": 1,
+}
 
 pytestmark = [
     pytest.mark.browser,
@@ -47,12 +56,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the desk's traces in its journal, small budgets, and no real environment."""
+    """A home with the desk's traces in its journal, the smallest budgets, and no real environment."""
     home = tmp_path_factory.mktemp("loop") / "home"
-    budgets = {name: value for name, value in SMALL.items() if name != "evaluation"}
-    settings = Settings(home=home, **budgets)
+    settings = Settings(home=home, **SMALLEST)
     settings.save()
-    _traffic(settings, 120)
+    _traffic(settings, 60)
     return home
 
 
