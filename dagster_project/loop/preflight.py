@@ -15,9 +15,9 @@ from worldmodel.artifact import read_manifest
 
 
 def check(settings: Settings, environment: bool = True, journal: bool = True) -> None:
-    """Raises UserError for a home that holds something else, for a lake without data, a world that stands on another base, a base or an engine that is not
-    there, and (if `environment`) a real environment that does not open an episode. With `journal`, a lake whose journal
-    was not read yet has data.
+    """Raises UserError for a home that holds something else, a lake without data, a world that stands on another base,
+    a base or an engine that is not there, and (if `environment`) a real environment that does not open an episode. With
+    `journal`, a lake whose journal was not read yet has data.
     """
     _places(settings)
     _lake(settings, journal)
@@ -37,7 +37,8 @@ def _places(settings: Settings) -> None:
             continue
         if any(path.iterdir()) and not any((path / name).exists() for name in (MANIFEST, BEGUN)):
             raise UserError(
-                f"{path} is where the stage {stage} goes, and it holds something else; move it away or give another home"
+                f"{path} is where the stage {stage} goes, and it holds something else; "
+                "move it away or give another home"
             )
 
 
