@@ -63,6 +63,7 @@ def materialise(settings: Settings, until: str = "report") -> None:
     if not (history / "dagster.yaml").exists():
         shutil.copy(PROJECT / "dagster.yaml", history)
     os.environ["REHEARSAL_HOME"] = str(settings.home.absolute())
+    _override_environment(settings)
     from dagster_project.definitions import defs
     from dagster_project.defs.runs import end_dead_runs
 
@@ -76,6 +77,19 @@ def materialise(settings: Settings, until: str = "report") -> None:
         )  # fmt: skip
     if not result.success:
         _explain(result)
+
+
+def _override_environment(settings: Settings) -> None:
+    """Let the graph's resource, which reads settings.json and REHEARSAL_*, find `settings`, which are saved.
+
+    What an option of the command said goes before REHEARSAL_*: such variables are removed from this process.
+    """
+    found = Settings(home=settings.home)
+    for field in type(settings).model_fields:
+        if getattr(found, field) != getattr(settings, field):
+            name = f"REHEARSAL_{field}".upper()
+            for variable in [v for v in os.environ if v.upper() == name or v.upper().startswith(f"{name}__")]:
+                del os.environ[variable]
 
 
 def assets(definitions: dg.Definitions, until: str) -> set[dg.AssetKey]:

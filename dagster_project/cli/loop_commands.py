@@ -137,6 +137,11 @@ def train(
             console.print(f"[bold]partial[/]: {what}; run the command again to go on")
     mark = "[bold green]promoted[/]" if verdict["promoted"] else "[bold]not promoted[/]"
     console.print(f"{verdict['version']}: {mark}; {verdict['why']}")
+    if world.absolute() == (out / "world").absolute():
+        console.print(
+            f"Note: {world} is where `rehearsal run` and the nightly job put the world that they fit. Move yours to "
+            "another directory before you start them in this home.", soft_wrap=True,
+        )  # fmt: skip
 
 
 def offline(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dagster_project.loop.passes import STAGES
 from dagster_project.loop.settings import Settings
+from dagster_project.loop.stages import BEGUN, MANIFEST
 from ingest.errors import UserError
 from ingest.journal import segments
 from ingest.lake import Lake
@@ -13,10 +15,11 @@ from worldmodel.artifact import read_manifest
 
 
 def check(settings: Settings, environment: bool = True, journal: bool = True) -> None:
-    """Raises UserError for a lake without data, a world that stands on another base, a base or an engine that is not
-    there, and (if `environment`) a real environment that does not open an episode. With `journal`, a lake whose journal
-    was not read yet has data.
+    """Raises UserError for a home that holds something else, a lake without data, a world that stands on another base,
+    a base or an engine that is not there, and (if `environment`) a real environment that does not open an episode. With
+    `journal`, a lake whose journal was not read yet has data.
     """
+    _places(settings)
     _lake(settings, journal)
     if settings.world_dir is not None:
         _world(settings)
@@ -24,6 +27,19 @@ def check(settings: Settings, environment: bool = True, journal: bool = True) ->
     check_engine(settings.engine)
     if environment and settings.environment:
         check_environment(settings.environment, settings.seed)
+
+
+def _places(settings: Settings) -> None:
+    """A stage's place may hold what somebody else put there, such as a world of `rehearsal world fit`."""
+    for stage in STAGES:
+        path = settings.home / stage
+        if stage == "world" and settings.world_dir is not None or path.is_symlink() or not path.is_dir():
+            continue
+        if any(path.iterdir()) and not any((path / name).exists() for name in (MANIFEST, BEGUN)):
+            raise UserError(
+                f"{path} is where the stage {stage} goes, and it holds something else; "
+                "move it away or give another home"
+            )
 
 
 def _lake(settings: Settings, journal: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dagster_project.cli import demo, loop_commands
+from dagster_project.cli import demo, graph, loop_commands
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.report.terminal import print_report
@@ -151,8 +152,36 @@ def test_run_refuses_before_it_writes(app: typer.Typer, traced_home: Path, wrong
     assert sorted(path.name for path in traced_home.iterdir()) == ["lake"]
 
 
+def test_run_refuses_a_home_in_which_something_else_lies(
+    app: typer.Typer, traced_home: Path, world: Path, tmp_path: Path
+) -> None:
+    """A world of `rehearsal world fit` where the run would put its own: told at once and not after the tables."""
+    world.rename(traced_home / "world")
+    found = CliRunner().invoke(app, ["run", "--home", str(traced_home)])
+    assert "world is where the stage world goes, and it holds something else" in str(found.exception)
+    assert (traced_home / "world" / "manifest.json").exists() and not (traced_home / SAVED).exists()
+
+
 def test_a_run_without_a_home_has_one_that_is_not_the_demo_s() -> None:
     assert Settings().home == loop_commands.HOME != loop_commands.DEMO
+
+
+def test_the_graph_finds_what_an_option_said_and_not_what_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    os.environ |= {
+        "REHEARSAL_SEED": "7", "REHEARSAL_LAKE_DIR": "/nowhere", "REHEARSAL_TRAIN__STEPS": "9",
+        "REHEARSAL_AGENT": "desk", "REHEARSAL_CARD_CALLS": "11",
+    }  # fmt: skip
+    said: dict[str, Any] = {"seed": 0, "lake_dir": None, "card_calls": 12}
+    settings = Settings(home=tmp_path, **said)
+    settings.save()
+    assert Settings(home=tmp_path).seed == 7
+    graph._override_environment(settings)
+    assert Settings(home=tmp_path) == settings
+    assert (settings.seed, settings.lake_dir, settings.card_calls) == (0, None, 12)
+    assert (settings.train.steps, settings.agent) == (9, "desk")
 
 
 # ----- the demo
