@@ -355,7 +355,7 @@ class Loop(Landing):
             recipe = EvaluationRecipe(
                 settings.base, settings.engine, settings.compact, settings.environment,
                 {name: done.directory / "adapter" for name, done in adapters.items()},
-                how.episodes, settings.seed, how.temperature, how.min_p, self.limits,
+                how.episodes, settings.seed, how.temperature, how.min_p, self.limits, settings.vllm,
             )  # fmt: skip
             return summary(*asyncio.run(self._play(recipe, partial(report_from, report))))
 
@@ -406,7 +406,7 @@ class Loop(Landing):
         recipe = PracticeRecipe(
             settings.base, settings.engine, settings.compact, self.read("world").directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
-            self._ruler(), self.limits, settings.train.temperature, settings.train.min_p,
+            self._ruler(), self.limits, settings.train.temperature, settings.train.min_p, settings.vllm,
         )  # fmt: skip
         count = self._processes()
         if count > 1:

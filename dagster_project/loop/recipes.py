@@ -13,6 +13,7 @@ import httpx
 
 from training.engines import Engine
 from training.engines.choose import open_engine
+from training.engines.vllm import VllmSettings
 from training.judging.grounding import Evidence
 from training.judging.hosted import open_client
 from training.judging.judge import LocalJudge, in_process_client
@@ -42,10 +43,11 @@ class PracticeRecipe:
     limits: Limits
     temperature: float
     min_p: float
+    vllm: VllmSettings = VllmSettings()
 
     def open(self) -> Practice:
         base = load_base(self.base, show_tools=not self.compact)
-        engine = open_engine(self.engine, base)
+        engine = open_engine(self.engine, base, self.vllm)
         client, forget = self._client(engine)
         return Practice(
             engine, base.format, WorldModel.load(self.world, engine), Ruler(self.ruler, client),
@@ -77,10 +79,11 @@ class EvaluationRecipe:
     temperature: float
     min_p: float
     limits: Limits
+    vllm: VllmSettings = VllmSettings()
 
     def open(self) -> Player:
         base = load_base(self.base, show_tools=not self.compact)
-        engine = open_engine(self.engine, base)
+        engine = open_engine(self.engine, base, self.vllm)
         for name, path in self.adapters.items():
             engine.load_adapter(name, path)
         return Player(

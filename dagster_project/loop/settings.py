@@ -17,6 +17,7 @@ from pydantic_settings import (
 
 from dagster_project.loop.stages import write_json
 from ingest.errors import UserError
+from training.engines.vllm import VllmSettings
 from training.judging.judge import JudgeSettings
 from training.judging.ruler import RulerSettings
 from training.learning.fits import FitSettings
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     home: Path = Field(HOME, description="Where everything is kept: lake, adapters, reports.")
     base: str = Field("rehearsal-tiny", description="Base model: shipped name, directory, Hugging Face id.")
     engine: str = Field("transformers", description="What samples: transformers (in process) or vllm.")
+    vllm: VllmSettings = Field(VllmSettings(), description="How vLLM is run, where it samples.")
     lake_dir: Path | None = Field(None, description="The lake, if it is not `lake` in the home directory.")
     world_dir: Path | None = Field(None, description="A world that `rehearsal world fit` made, instead of fitting one.")
     environment: str = Field("", description="The real environment, 'package.module:Class'; only evaluation uses it.")

@@ -130,6 +130,19 @@ class Learner:
         return total / max(1, sum(r.learned for r in rows))
 
     @torch.no_grad()
+    def logprobs_at(self, ids: Sequence[int], positions: Sequence[int]) -> list[float]:
+        """The adapted model's own log-probabilities of some of the ids; positions ascend and are no first ones."""
+        marks = [k in set(positions) for k in range(len(ids))]
+        batch = self._collated([Row(tuple(ids), tuple(marks))])
+        drawing, self.drawing = self.drawing, WHOLE
+        self.model.eval()
+        try:
+            return self._logprobs(batch.ids_BT, batch.trained_BT)[0].tolist()
+        finally:
+            self.drawing = drawing
+            self.model.train()
+
+    @torch.no_grad()
     def _rollouts(self, rows: Sequence[Row], loss: Loss) -> dict[str, _Rollout]:
         """The sums over whole rollouts, by name."""
         found: dict[str, _Rollout] = {}

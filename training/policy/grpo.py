@@ -35,6 +35,7 @@ from training.policy.episodes import write_episodes
 from training.policy.evaluate import Difference, paired
 from training.policy.practice import Practising
 from training.policy.rollout import Limits
+from training.policy.served import Probe, check_served
 
 EPISODES = "episodes"
 """Beside the adapter: every practised episode (episodes.py)."""
@@ -127,12 +128,16 @@ class Grpo:
                 return await self._finish_early()
             began = time.monotonic()
             step = await self._practise(self.learner.step)
+            probe = Probe.of(step.rows)
+            before = self.learner.logprobs_at(probe.ids, probe.positions) if probe else None
             if step.rows:
                 learned = self.learner.policy_step(step.rows, self.settings.loss, self._done())
             else:
                 learned = {"loss": 0.0}
                 self.learner.step += 1
             self._publish()
+            if probe:
+                learned["served_gap"] = await self._check_served(probe, before)
             metrics = {"step": self.learner.step, **step.metrics, **learned}
             if self.held_out and self._due():
                 metrics["held_out_gain"] = await self._look_at_candidate()
@@ -240,6 +245,12 @@ class Grpo:
         save_weights(*self.learner.weights(), served, {"role": "policy", "step": self.learner.step})
         self.practice.load_adapter(self._name(), served)
         self.practice.unload_adapter(f"policy@{self.learner.step - 1}")
+
+    async def _check_served(self, probe: Probe, before: Sequence[float] | None) -> float:
+        """How far the engines are from the learner under the newest name, in nats. Raises StaleAdapter."""
+        now = self.learner.logprobs_at(probe.ids, probe.positions)
+        found = await self.practice.probe(self._name(), probe)
+        return max(check_served(self._name(), served, now, before) for served in found)
 
     def _done(self) -> float:
         """How much of the run is over (0 to 1): what the rate falls with."""

@@ -15,6 +15,7 @@ from training.judging.ruler import Judgement
 from training.learning.trajectory import Trajectory
 from training.policy.evaluate import Player, Run
 from training.policy.practice import Practice, Practising
+from training.policy.served import Probe
 from training.workers import Tell, Workers, dealt_back, portable
 
 
@@ -60,6 +61,10 @@ class PracticePool(Practising):
         count = len(self.workers)
         return dealt_back(await self.workers.map(_judge, [(groups[k::count], seeds[k::count]) for k in range(count)]))
 
+    async def probe(self, adapter: str, probe: Probe) -> list[list[float]]:
+        found = await self.workers.map(_probe, [(adapter, probe)] * len(self.workers))
+        return [logprobs for part in found for logprobs in part]
+
     async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
         count = len(self.workers)
         shares = [(trajectories[k::count], seeds[k::count], size) for k in range(count)]
@@ -101,6 +106,10 @@ async def _judge(
     practice: Practice, share: tuple[Sequence[Sequence[Trajectory]], Sequence[int]], _: Tell
 ) -> list[Judgement]:
     return await practice.judge(*share)
+
+
+async def _probe(practice: Practice, share: tuple[str, Probe], _: Tell) -> list[list[float]]:
+    return await practice.probe(*share)
 
 
 async def _plant(

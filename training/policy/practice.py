@@ -15,6 +15,7 @@ from training.judging.ruler import Judgement, Ruler
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.chat import ChatFormat
 from training.policy.rollout import Limits, gather, rollout
+from training.policy.served import Probe
 
 
 class World(Protocol):
@@ -61,6 +62,10 @@ class Practising(Protocol):
 
     async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
         """RULER's judgement of groups of `size` verbatim copies each: how differently it scores what is equal."""
+        ...
+
+    async def probe(self, adapter: str, probe: Probe) -> list[list[float]]:
+        """Every engine's log-probabilities of a probe's tokens under an adapter."""
         ...
 
     async def singles(
@@ -125,6 +130,12 @@ class Practice(Practising):
     async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
         self._start_afresh()
         return await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
+
+    async def probe(self, adapter: str, probe: Probe) -> list[list[float]]:
+        asked = [
+            self.engine.next_token_logprobs(probe.ids[:k], [probe.ids[k]], adapter=adapter) for k in probe.positions
+        ]
+        return [[found[0] for found in await asyncio.gather(*asked)]]
 
     async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
         self._start_afresh()

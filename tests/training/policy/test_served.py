@@ -1,0 +1,85 @@
+"""A planted stale adapter is noticed before a rollout; a right one passes, whatever the rounding."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_samples import Walls, random_rows, stir, tiny_base
+
+from training.engines.local import LocalEngine
+from training.learning.learner import Learner, LearnerSettings
+from training.learning.policy_losses import Cispo
+from training.models.base import Base
+from training.models.lora import LoraSettings, save_weights
+from training.policy.practice import Practice
+from training.policy.served import POSITIONS, Probe, StaleAdapter, check_served
+
+SHAPE = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-3, warmup_steps=0)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return tiny_base()
+
+
+def test_a_probe_is_of_learned_tokens(base: Base) -> None:
+    rows = random_rows(6, 300)
+    probe = Probe.of(rows)
+    assert probe is not None and 0 < len(probe.positions) <= POSITIONS and 0 not in probe.positions
+    row = next(r for r in rows if r.ids[: len(probe.ids)] == probe.ids)
+    assert all(row.trained[k] for k in probe.positions) and len(probe.ids) == probe.positions[-1] + 1
+    assert Probe.of([]) is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_rounding_is_no_alarm_and_another_policy_is(noise: float) -> None:
+    now, before = [-1.0, -2.0, -0.5, -3.0], [-1.2, -1.7, -0.9, -3.3]
+    near = [p + noise * (-1) ** k for k, p in enumerate(now)]
+    assert check_served("policy@2", near, now, before) == pytest.approx(noise)
+    assert check_served("policy@1", near, now) == pytest.approx(noise)
+    with pytest.raises(StaleAdapter, match="the adapter before 'policy@2'"):
+        check_served("policy@2", [p + noise for p in before], now, before)
+    with pytest.raises(StaleAdapter, match="something else"):
+        check_served("policy@2", [p - 1 for p in now], now, before)
+    assert check_served("policy@2", near, now, now) == pytest.approx(noise)  # a step that moved nothing
+
+
+class Stale(LocalEngine):
+    """An engine that keeps what it loaded first."""
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        if not getattr(self, "first", None):
+            self.first = name
+            super().load_adapter(name, path)
+        self._adapters._held[name] = self._adapters._held[self.first]
+
+
+@pytest.mark.parametrize("kind", [LocalEngine, Stale])
+def test_an_engine_that_serves_an_old_adapter_is_noticed(base: Base, tmp_path: Path, kind: Any) -> None:
+    learner = Learner(base, SHAPE)
+    stir(learner)
+    learner.keep_reference()
+    practice = Practice(kind(base.model, base.format.pad_id), base.format, Walls(), None)  # type: ignore[arg-type]
+    rows = random_rows(5, base.model.config.vocab_size)
+    probe = Probe.of(rows)
+    assert probe is not None
+
+    async def publish(name: str) -> list[float]:
+        save_weights(*learner.weights(), tmp_path / name, {})
+        practice.load_adapter(name, tmp_path / name)
+        (served,) = await practice.probe(name, probe)
+        return served
+
+    first, before = asyncio.run(publish("policy@0")), learner.logprobs_at(probe.ids, probe.positions)
+    assert check_served("policy@0", first, before) < 0.05
+    for _ in range(3):
+        learner.policy_step(rows, Cispo(kl_penalty=0.0))
+    served, now = asyncio.run(publish("policy@1")), learner.logprobs_at(probe.ids, probe.positions)
+    if kind is LocalEngine:
+        assert check_served("policy@1", served, now, before) < 0.05
+    else:
+        with pytest.raises(StaleAdapter):
+            check_served("policy@1", served, now, before)
