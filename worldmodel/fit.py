@@ -1,7 +1,8 @@
 """`rehearsal world fit`: from a lake to a world on disk.
 
 1. Learn what needs no model (rules, effects, classes, shapes, the index) from the training conversations. 2. Train
-the world LoRA on the transitions that the rules leave open, and the user LoRA on what customers wrote. 3. On conversations held out from
+the world LoRA on the transitions that the rules leave open, and the user LoRA on what customers wrote.
+3. On conversations held out from
 both, fit one bias per tool and outcome class, so that errors come at their rate.
 """
 
@@ -149,7 +150,12 @@ def fit_world(
         "adapters": adapters,
         "most_turns": patience(spoken),
         "settings": asdict(settings),
-        "counts": {**_counts(learned), "derived": len(settled), "rows": len(usable), "too_long": len(framed) - len(usable)},
+        "counts": {
+            **_counts(learned),
+            "derived": len(settled),
+            "rows": len(usable),
+            "too_long": len(framed) - len(usable),
+        },
         "history": history,
     }
     write_json(out / "manifest.json", manifest)
