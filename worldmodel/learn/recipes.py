@@ -135,7 +135,13 @@ def _best(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> 
 
 
 def _size(expression: Expression) -> int:
-    return len(repr(expression))
+    """How much an expression says: of two that are right alike, the plainer one is taken."""
+    if isinstance(expression, Const | Absent):
+        return 0
+    if isinstance(expression, Source):
+        kind, steps, length = rank(expression.name)
+        return 10 + 200 * kind + 100 * steps + length
+    return 4000 + len(repr(expression))
 
 
 def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> list[Found]:
