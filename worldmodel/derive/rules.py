@@ -145,7 +145,7 @@ class Text(msgspec.Struct, frozen=True, tag="text"):
 
 
 class Linear(msgspec.Struct, frozen=True, tag="linear"):
-    """`constant + sum(factor * source)`, rounded to six digits; a whole number where all sources are."""
+    """`constant + sum(factor * source)`, without the noise of floats; a whole number where all sources are."""
 
     terms: tuple[tuple[float, str], ...]
     constant: float = 0.0
@@ -243,10 +243,11 @@ def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
             a, b = value_of(row, left), value_of(row, right)
             if not (is_number(a) and is_number(b)):
                 return UNKNOWN
-            return tidy(a * b * factor + constant, is_whole(a, b, factor, constant))
+            whole = is_whole(a, b, factor, constant)
+            return tidy(a * b * factor + constant, whole) if whole or constant else a * b * factor
         case Quotient(left, right, factor):
             a, b = value_of(row, left), value_of(row, right)
-            return tidy(a / b * factor, False) if is_number(a) and is_number(b) and b else UNKNOWN
+            return a / b * factor if is_number(a) and is_number(b) and b else UNKNOWN
         case Text(parts):
             texts = [as_text(evaluate(part, row)) for part in parts]
             return UNKNOWN if None in texts else "".join(t for t in texts if t is not None)
@@ -312,6 +313,8 @@ def item_row(item: Any) -> Row:
 
 
 def _linear(terms: Sequence[tuple[float, str]], constant: float, row: Mapping[str, Any]) -> Any:
+    if len(terms) == 1 and not constant and is_number(value_of(row, terms[0][1])):
+        return tidy(terms[0][0] * value_of(row, terms[0][1]), True, exact=True)
     total, whole = constant, float(constant).is_integer()
     for factor, name in terms:
         value = value_of(row, name)
@@ -328,13 +331,18 @@ def is_whole(*values: float) -> bool:
     return all(float(v).is_integer() and not (isinstance(v, float) and v != int(v)) for v in values)
 
 
-def tidy(value: float, whole: bool) -> Any:
+def tidy(value: float, whole: bool, exact: bool = False) -> Any:
     if not math.isfinite(value):
         return UNKNOWN
+    if exact:
+        return int(value) if float(value).is_integer() else value
     if whole and float(value).is_integer():
         return int(value)
-    rounded = round(value, 6)
-    return int(rounded) if float(rounded).is_integer() else rounded
+    for digits in (0, 2, 4):
+        rounded = round(value, digits)
+        if abs(rounded - value) < 1e-9 * max(1.0, abs(value)):  # what is left is the noise of the sum
+            return int(rounded) if digits == 0 else rounded
+    return value
 
 
 # ----- what is known of a tool

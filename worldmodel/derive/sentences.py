@@ -150,6 +150,9 @@ def source(name: str) -> str:
     if kind == "told":
         tool, _, argument = rest.partition("/")
         return f"{argument} of the last {tool}"
+    if kind == "last":
+        tool, _, field = rest.partition("/")
+        return f"{field} in the last answer of {tool}"
     if kind == "since":
         return f"calls since the last {rest}"
     words = {"n/same": "times this call was made", "n/tool": "calls of this tool", "n/written": "writes so far",

@@ -15,12 +15,14 @@ from worldmodel.derive.store import Key, Store
 from worldmodel.derive.values import (
     ABSENT,
     UNKNOWN,
+    flatten,
     freeze,
     is_date,
     is_number,
     is_scalar,
     key_of,
     loose_shape,
+    parse,
     prefix,
     shape,
     text_of,
@@ -45,6 +47,7 @@ class History:
         self.since: dict[tuple[str, str], int] = {}
         self.last: dict[str, str] = {}
         self.told: dict[str, Mapping[str, Any]] = {}
+        self.answers: dict[str, Mapping[str, Any]] = {}
         self.words: set[str] = set()
         self.previous = ""
         self.written = 0
@@ -67,6 +70,9 @@ class History:
         if outcome == OK:
             self.done[tool] += 1
             self.told[tool] = {k: v for k, v in arguments.items() if is_scalar(v)}
+            body = parse(content) if len(content) < LONG_TEXT else None
+            flat = dict(flatten(body)) if isinstance(body, dict) else {}
+            self.answers[tool] = {k: v for k, v in list(flat.items())[:12] if is_scalar(v)}
             for text in _named(arguments):
                 self.done_on[(tool, text)] += 1
             for other in self.tools:
@@ -130,7 +136,7 @@ class Situation:
         if len(value) < 2:
             return
         for field in value[0] if isinstance(value[0], dict) else ():
-            column = [v.get(field) for v in value if isinstance(v, dict)]
+            column: list[Any] = [v.get(field) for v in value if isinstance(v, dict)]
             if len(column) == len(value) and (all(map(is_number, column)) or all(map(is_date, column))):
                 row[f"min({name}.{field})"], row[f"max({name}.{field})"] = min(column), max(column)
 
@@ -237,6 +243,8 @@ class Situation:
                 row[f"did_on/{other}"] = on
             for name, value in history.told[other].items():
                 row[f"told/{other}/{name}"] = value
+            for name, value in history.answers[other].items():
+                row[f"last/{other}/{name}"] = value
 
 
 def flat_arguments(arguments: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,20 @@ MOST_TESTS = 2500
 MOST_PAIRS = 900
 COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
-INDIRECT = ("prev/any", "shape(", "form(", "len(", "since/", "n/", "type(", "prefix(", "told/", "sum(", "did_on/")
+INDIRECT = (
+    "last/",
+    "told/",
+    "prev/any",
+    "shape(",
+    "form(",
+    "len(",
+    "type(",
+    "prefix(",
+    "sum(",
+    "since/",
+    "n/",
+    "did_on/",
+)
 
 
 class Table:
@@ -87,7 +101,7 @@ class Table:
 
     def _unary(self, name: str, column: list[Any]) -> Iterable[tuple[Test, np.ndarray]]:
         known = np.array([v is not UNKNOWN for v in column])
-        if name.startswith(("arg/", "rec/", "missing/", "told/", "pick/", "prev/")):
+        if name.startswith(("arg/", "rec/", "missing/", "told/", "last/", "pick/", "prev/")):
             yield Test(name, "known"), known
             absent = np.array([v is ABSENT for v in column])
             if absent.any():
@@ -127,7 +141,7 @@ class Table:
             for n in numbers
             if n.startswith(("arg/", "len(arg", "sum(arg", "item/", "sum(items")) and not n.startswith("len(arg/x")
         ]
-        right = [n for n in numbers if n.startswith(("rec/", "pick/", "told/", "len(rec", "sum(rec", "law/"))]
+        right = [n for n in numbers if n.startswith(("rec/", "pick/", "told/", "last/", "len(rec", "sum(rec", "law/"))]
         pairs = [(a, b) for a in left for b in right] + [(a, b) for a in left for b in left if a < b]
         pairs += [(a, b) for a in right for b in right if a < b and a.startswith(("rec/", "law/"))]
         with np.errstate(invalid="ignore"):
@@ -139,7 +153,7 @@ class Table:
                 yield Test(a, "=", b, True), numbers[a] == numbers[b]
         dated = {n for n, column in texts.items() if sum(map(is_date, column[:200])) > 2}
         left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
-        right = [n for n in texts if n.startswith(("rec/", "told/", "pick/", "arg/"))]
+        right = [n for n in texts if n.startswith(("rec/", "told/", "last/", "pick/", "arg/"))]
         pairs = [(a, b) for a in left for b in right if a != b and not (a.startswith("rec/") and b.startswith("arg/"))]
         for a, b in pairs[:MOST_PAIRS]:
             one, other = texts[a], texts[b]
@@ -224,8 +238,6 @@ def _bits(counts: np.ndarray) -> np.ndarray:
 
 def held_out(conversations: Sequence[str]) -> np.ndarray:
     """Which rows are kept back to score a tree: those of every fourth conversation, by its name."""
-    import hashlib
-
     marks: dict[str, bool] = defaultdict(bool)
     for cid in set(conversations):
         marks[cid] = hashlib.blake2b(cid.encode(), digest_size=2).digest()[0] % 4 == 0

@@ -1,9 +1,17 @@
 """From recorded conversations to rules. Read this file first.
 
+<<<<<<< HEAD
 1. Record types, keys and links (`records`, `links`). 2. The conversations are replayed through an empty store;
 fields that change between two sightings give the effects of writes (`effects`), and a second replay applies them. 3.
 Per tool: its forms (`forms`), a tree that decides among them (`guards`), and an expression for each slot
 (`recipes`). 4. Every rule is scored on conversations that it was not learned from.
+=======
+1. Record types, keys and links (`records`, `links`).
+2. The conversations are replayed through an empty store; fields that change between two sightings give the effects of
+   writes (`effects`), and a second replay applies them.
+3. Per tool: its forms (`forms`), a tree that decides among them (`guards`), an expression for each slot (`recipes`).
+4. Every rule is scored on conversations that it was not learned from.
+>>>>>>> world
 """
 
 from __future__ import annotations
@@ -197,11 +205,13 @@ def learn_tool(
         accidents = grow(table, kinds, conversations=cids)
     lasting = [i for i, passes in enumerate(passing) if not passes]
     guard = grow(table, labels, lasting or range(len(labels)), cids)
-    unknown = Counter(
-        labels[i]
-        for i in lasting
+    fine = {(n, v) for i in well for n, v in rows[i].items() if n.startswith("form(arg/")}
+    refused = [
+        i for i in lasting
         if steps[i].outcome != OK and any(n.startswith("known/") and v is False for n, v in rows[i].items())
-    )
+    ]  # fmt: skip
+    formed = [i for i in refused if all((n, v) in fine for n, v in rows[i].items() if n.startswith("form(arg/"))]
+    unknown = Counter(labels[i] for i in formed or refused)
     score = _score(table, labels, lasting, cids)
     return ToolRules(tool, len(recorded), forms, guard, accidents, effects, items, dict(unknown), score)
 

@@ -36,7 +36,7 @@ FEWEST = 3
 PRECISION = 0.9
 GOOD = 0.985
 NO_VALUES = ("shape(", "form(", "prefix(", "type(", "said(", "known/", "has(", "prev/", "missing/")
-KINDS = ("arg/", "item/", "ans/", "each(", "pick/", "rec/", "told/", "sum(", "len(", "did", "n/", "since/")
+KINDS = ("arg/", "item/", "ans/", "each(", "pick/", "rec/", "told/", "last/", "sum(", "len(", "did", "n/", "since/")
 
 
 class Found(NamedTuple):
@@ -135,7 +135,13 @@ def _best(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> 
 
 
 def _size(expression: Expression) -> int:
-    return len(repr(expression))
+    """How much an expression says: of two that are right alike, the plainer one is taken."""
+    if isinstance(expression, Const | Absent):
+        return 0
+    if isinstance(expression, Source):
+        kind, steps, length = rank(expression.name)
+        return 10 + 200 * kind + 100 * steps + length
+    return 4000 + len(repr(expression))
 
 
 def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> list[Found]:
@@ -232,7 +238,9 @@ def _numeric(rows: Rows, at: Sequence[int], most: int) -> tuple[list[str], list[
     for i in at[:60]:
         counts.update(n for n, v in rows.rows[i].items() if is_number(v) and not n.startswith(("since/", *NO_VALUES)))
     names = sorted((n for n, c in counts.items() if c >= 0.25 * min(60, len(at))), key=lambda n: (rank(n), -counts[n]))
-    columns, kept, seen = [], [], set()
+    columns: list[np.ndarray] = []
+    kept: list[str] = []
+    seen: set[bytes] = set()
     for name in names:
         column = np.array([_as_number(rows.rows[i].get(name)) for i in at], dtype=float)
         mark = column.tobytes()
@@ -281,7 +289,7 @@ def exact_pair(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndar
                 continue
             matrix = np.stack([columns[a][known], columns[b][known], np.ones(n)], axis=1)
             factors, *_ = np.linalg.lstsq(matrix, goal[known], rcond=None)
-            tidy = np.round(factors, 3)
+            tidy: np.ndarray = np.round(factors, 3)
             exact = int((np.abs(matrix @ tidy - goal[known]) < 5e-3).sum())
             if exact >= 0.95 * n and tidy[0] and tidy[1] and (best is None or exact > best[0]):
                 terms = ((float(tidy[0]), names[a]), (float(tidy[1]), names[b]))

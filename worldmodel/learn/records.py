@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, key_at, objects
+from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
 from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
 from worldmodel.steps import OK, Step
 
@@ -31,6 +31,10 @@ class Instance(msgspec.Struct):
     recurring: frozenset[str]
     frozen: dict[str, Any]
     echoed: frozenset[str]
+    bare: bool
+    """Whether the call had no arguments at all."""
+    asked: frozenset[str]
+    """The values in the arguments of all calls of the conversation."""
 
 
 def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +125,7 @@ def gather(conversations: Conversations, places: Places) -> dict[tuple[str, str]
     found: dict[tuple[str, str], list[Instance]] = defaultdict(list)
     for cid, steps in conversations.items():
         shown: Counter[str] = Counter()
+        asked = frozenset(text for s in steps for v in scalars(s.arguments).values() if (text := key_of(v)))
         per_step = []
         for step in steps:
             mine = {text for v in scalars(step.arguments).values() if (text := key_of(v))}
@@ -134,15 +139,18 @@ def gather(conversations: Conversations, places: Places) -> dict[tuple[str, str]
             for one in placed:
                 into = found[(step.tool, one.path)]
                 if len(into) < MOST_INSTANCES:
-                    into.append(_instance(cid, at, scalars(step.arguments), one, recurring))
+                    into.append(_instance(cid, at, step.arguments, one, recurring, asked))
     return found
 
 
-def _instance(cid: str, at: int, arguments: dict[str, Any], placed: Placed, recurring: frozenset[str]) -> Instance:
-    told = {key_of(v) for v in arguments.values()}
-    echoed = {text for v in placed.fields.values() if is_scalar(v) and (text := key_of(v)) and text in told}
+def _instance(
+    cid: str, at: int, told: Mapping[str, Any], placed: Placed, recurring: frozenset[str], asked: frozenset[str]
+) -> Instance:
+    arguments = scalars(told)
+    named = {key_of(v) for v in arguments.values()}
+    echoed = {text for v in placed.fields.values() if is_scalar(v) and (text := key_of(v)) and text in named}
     frozen = {name: freeze(v) for name, v in placed.fields.items()}
-    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed))
+    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked)
 
 
 # ----- keys
@@ -152,6 +160,8 @@ def choose_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str
     """The sources of the key of a site; () for what a session has one of, None where nothing is a key."""
     nested = "[]" in path or "{}" in path
     names = _candidates(instances, nested)
+    if not nested:
+        names = [name for name in names if not name.startswith("field/") or _is_asked_for(name, instances)]
     if not nested and all(i.frozen.keys() == {""} for i in instances):  # an answer that is no object: one a query
         return tuple(sorted(name for name in names if name.startswith("arg/")))
     options: list[tuple[str, ...]] = [] if nested else [()]
@@ -251,6 +261,12 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
     return score + 0.1 * sum(s == "@" for s in option)
 
 
+def _is_asked_for(source: str, instances: Sequence[Instance]) -> bool:
+    """Whether calls of the conversation name the values of a field often: only then can it be an id."""
+    some = instances[:200]
+    return sum(_value(i, source) in i.asked for i in some) >= 0.15 * len(some)
+
+
 def _is_count(source: str, instances: Sequence[Instance]) -> bool:
     """Whether a source is a number beside a text that the call names as well: the text is the likelier id."""
     kind, _, name = source.partition("/")
@@ -287,9 +303,12 @@ def learn_schema(conversations: Conversations) -> Schema:
     """Sites, keys and types. Links of calls are added by `worldmodel.learn.links`."""
     places = Places(conversations)
     found = gather(conversations, places)
-    found = {site: instances for site, instances in found.items() if _says_something(instances)}
+    state = _session_fields(found)
+    session = {site for site, instances in found.items() if _is_session(site, instances, state)}
+    found = {s: instances for s, instances in found.items() if s in session or _says_something(instances)}
     keys = {site: choose_key(*site, instances) for site, instances in found.items()}
     keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
+    keys.update(dict.fromkeys(session, ()))
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     sites = []
     for (tool, path), key in keys.items():
@@ -300,6 +319,25 @@ def learn_schema(conversations: Conversations) -> Schema:
         sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields)))
     maps = {tool: tuple(sorted(paths)) for tool, paths in places.maps.items() if paths}
     return Schema(sites=tuple(sites), maps=maps)
+
+
+def _session_fields(found: Mapping[tuple[str, str], list[Instance]]) -> set[str]:
+    """The fields that tools without arguments show of the session."""
+    names: set[str] = set()
+    for (_, path), instances in found.items():
+        if "[]" not in path and "{}" not in path and all(i.bare for i in instances):
+            names.update(n for i in instances for n in i.frozen if n)
+    return names
+
+
+def _is_session(site: tuple[str, str], instances: Sequence[Instance], state: set[str]) -> bool:
+    """Whether an answer shows fields of the session and repeats nothing that its call names as an id."""
+    names = {n for i in instances for n in i.frozen}
+    if "[]" in site[1] or "{}" in site[1] or len(names & state) < max(1, 0.5 * len(names)):
+        return False
+    texts = sum(any(isinstance(i.placed.fields.get(n), str) and v in i.echoed for n, v in
+                    ((n, key_of(i.placed.fields.get(n))) for n in i.frozen)) for i in instances)  # fmt: skip
+    return texts < 0.5 * len(instances) or names <= state
 
 
 def _says_something(instances: Sequence[Instance]) -> bool:
@@ -420,21 +458,3 @@ def _alike(
         return True
     names = {s.rpartition("/")[2] for s in left_key} == {s.rpartition("/")[2] for s in right_key}
     return names and overlap >= 0.6 and len(common) >= 2
-
-
-def instances_by_type(conversations: Conversations, schema: Schema, places: Places) -> Any:
-    """For each conversation and step: the (type, key, fields) that its answer shows."""
-    sites = schema.by_tool()
-    for cid, steps in conversations.items():
-        shown = []
-        for step in steps:
-            of_tool = sites.get(step.tool, {})
-            found = []
-            if step.outcome == OK and of_tool:
-                for placed in places.objects(step.tool, parse(step.content)):
-                    site = of_tool.get(placed.path)
-                    key = key_at(site, placed, step.arguments) if site else None
-                    if site is not None and key is not None:
-                        found.append((site.type, key, placed.fields))
-            shown.append(found)
-        yield cid, steps, shown
