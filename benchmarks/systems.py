@@ -1,15 +1,9 @@
 """Small random systems with known rules, for measuring how much of a system the world's rules recover.
 
 A system is drawn from a seed: record types with keys of different styles, fields, links between records, reads (one,
-<<<<<<< HEAD
-list, count), writes (set, move, add, append, transfer, create), guards with error texts, answers with or without an
-envelope, terse or whole, a verification that writes need, session state, and transient faults. Every answer knows
-whether what the conversation showed before determines it.
-=======
 list, count), writes (set, add, append, transfer, create), guards with error texts, answers with or without an envelope,
 terse or whole, a verification that writes need, session state, and transient faults. Every answer knows whether what
 the conversation showed before determines it.
->>>>>>> world
 """
 
 from __future__ import annotations
@@ -23,14 +17,7 @@ from typing import Any
 
 from worldmodel.steps import OK, Step
 
-<<<<<<< HEAD
-WORDS = (
-    "amber basil cedar delta ember fjord grove haven inlet jetty knoll larch maple north ocean"
-    " pearl quartz ridge"
-).split()
-=======
 WORDS = "amber basil cedar delta ember fjord grove haven inlet jetty knoll larch maple north ocean pearl quartz".split()
->>>>>>> world
 NOUNS = "ticket account parcel booking device invoice claim course permit vehicle project sample".split()
 
 

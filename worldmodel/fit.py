@@ -1,14 +1,8 @@
 """`rehearsal world fit`: from a lake to a world on disk.
 
 1. Learn what needs no model (rules, effects, classes, shapes, the index) from the training conversations. 2. Train
-<<<<<<< HEAD
 the world LoRA on the transitions that the rules leave open, and the user LoRA on what customers wrote. 3. On
 conversations held out from both, fit one bias per tool and outcome class, so that errors come at their rate.
-=======
-the world LoRA on the transitions that the rules leave open, and the user LoRA on what customers wrote.
-3. On conversations held out from
-both, fit one bias per tool and outcome class, so that errors come at their rate.
->>>>>>> world
 """
 
 from __future__ import annotations

@@ -1,17 +1,10 @@
 """From recorded conversations to rules. Read this file first.
 
-<<<<<<< HEAD
-1. Record types, keys and links (`records`, `links`). 2. The conversations are replayed through an empty store;
-fields that change between two sightings give the effects of writes (`effects`), and a second replay applies them. 3.
-Per tool: its forms (`forms`), a tree that decides among them (`guards`), and an expression for each slot
-(`recipes`). 4. Every rule is scored on conversations that it was not learned from.
-=======
 1. Record types, keys and links (`records`, `links`).
 2. The conversations are replayed through an empty store; fields that change between two sightings give the effects of
    writes (`effects`), and a second replay applies them.
 3. Per tool: its forms (`forms`), a tree that decides among them (`guards`), an expression for each slot (`recipes`).
 4. Every rule is scored on conversations that it was not learned from.
->>>>>>> world
 """
 
 from __future__ import annotations

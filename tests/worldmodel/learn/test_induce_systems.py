@@ -137,15 +137,8 @@ def test_a_guard_asks_what_this_episode_did() -> None:
         refused = Step("change", {"name": name}, "Error: verify first", "verify_first")
         steps = [Step("show", {"name": name}, answer(name=name, tier=k % 4)), *([refused] * (k % 3))]
         if k % 2:
-<<<<<<< HEAD
-            steps += [
-                Step("verify", {"name": name}, answer(ok=True)),
-                Step("change", {"name": name}, answer(done=name)),
-            ]
-=======
             steps.append(Step("verify", {"name": name}, answer(ok=True)))
             steps.append(Step("change", {"name": name}, answer(done=name)))
->>>>>>> world
         return steps
 
     rules, facts = induce(conversations(make))
@@ -214,21 +207,9 @@ def test_mixed_outcomes_are_drawn_from_the_seed_at_their_rate() -> None:
 def test_the_product_names_no_tool_or_field_of_an_example() -> None:
     """Rules are learned: nothing of the airline or the support desk is written into the code."""
     desk = (ROOT / "examples/support_desk/tools.py").read_text()
-<<<<<<< HEAD
-    names = set(re.findall(r'_tool\(\s*"(\w+)"', desk)) | {
-        "order_id",
-        "return_code",
-        "cents",
-        "sku",
-        "refund",
-        "parcel",
-    }
-    names |= {"reservation_id", "user_id", "payment_id", "flight_number", "cabin", "baggages", "passengers", "airline"}
-=======
     names = set(re.findall(r'_tool\(\s*"(\w+)"', desk))
     names |= {"order_id", "return_code", "cents", "sku", "refund", "parcel", "airline", "passengers", "baggages"}
     names |= {"reservation_id", "user_id", "payment_id", "flight_number", "cabin"}
->>>>>>> world
     names |= {"get_reservation_details", "book_reservation", "cancel_reservation", "update_reservation", "tau_bench"}
     names -= {"wait"}
     found = []
