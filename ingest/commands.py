@@ -18,6 +18,7 @@ from ingest.errors import UserError
 from ingest.formats import files
 from ingest.journal import segments as journal
 from ingest.lake import IngestSummary, Lake
+from ingest.tables.conservation import KINDS
 
 LakeOption = Annotated[Path, typer.Option("--lake", help="Directory of the lake.")]
 
@@ -108,6 +109,7 @@ def _told(s: IngestSummary) -> str:
         *([f"{s.read_before} segments of the journal had nothing new"] if s.read_before else []),
         f"{s.conversations} conversations; flagged: {_counts(s.flags)}",
         f"spans by dialect: {_counts(s.dialects)}",
+        *_balance(s.conservation),
     ]
     refused = {"without ids": s.rejected, "unreadable": s.unreadable, "metrics": s.metrics, "expired": s.expired}
     if any(refused.values()):
@@ -139,6 +141,20 @@ def _unread(records: dict[str, int]) -> str:
 
 
 _SHOW_THEM = 'to see them: rehearsal sql --lake LAKE "SELECT event_name, body, attributes FROM log_records"'
+
+
+def _balance(told: dict[str, Any]) -> list[str]:
+    """What of the raw rows is in conversations, and what is not."""
+    lines = []
+    for kind, what in KINDS.items():
+        count = told.get(kind)
+        if count and count["raw"]:
+            left = {**count["left"], **{k: count[k] for k in ("missing", "twice") if count[k]}}
+            rest = f"; not: {_counts(left)}" if left else ""
+            lines.append(f"{what}: {count['placed']} of {count['raw']} are in one conversation{rest}")
+    if told and not told["holds"]:
+        lines.append("something is lost: see rehearsal conservation")
+    return lines
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -38,6 +38,8 @@ from ingest.storage.catalog import write_json
 from ingest.storage.compaction import Compacted
 from ingest.storage.reading import read_conversations, read_scenarios, read_tool_profiles, read_transitions
 from ingest.tables import build as tables
+from ingest.tables import conservation
+from ingest.tables.conservation import Balance
 from ingest.tables.runners import Runner
 from ingest.upkeep import renormalising, retention
 from ingest.upkeep.renormalising import Changes
@@ -73,6 +75,7 @@ class IngestSummary:
     dialects: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
     unread_log_records: dict[str, int] = field(default_factory=dict)
+    conservation: dict[str, Any] = field(default_factory=dict)  # of the whole lake (``ingest.tables.conservation``)
     problems: list[str] = field(default_factory=list)
 
 
@@ -94,9 +97,7 @@ class Lake:
             root.mkdir(parents=True, exist_ok=True)
             write_json(root / MANIFEST, {"format": FORMAT, "version": VERSION, "id": uuid.uuid4().hex})
         except OSError as error:
-            raise UserError(
-                f"cannot make a lake at {root}: {error.strerror}; choose another directory"
-            ) from None
+            raise UserError(f"cannot make a lake at {root}: {error.strerror}; choose another directory") from None
         return cls(root)
 
     @classmethod
@@ -280,10 +281,15 @@ class Lake:
             summary.dialects = dict(db.execute("SELECT dialect, spans FROM dialects ORDER BY 1").fetchall())
             unread = "SELECT event_name, records FROM unread_log_records ORDER BY records DESC, event_name"
             summary.unread_log_records = dict(db.execute(unread).fetchall())
-            flags = (
-                "SELECT f, count(*) FROM (SELECT unnest(flags) f FROM conversations) GROUP BY f ORDER BY f"
-            )
+            flags = "SELECT f, count(*) FROM (SELECT unnest(flags) f FROM conversations) GROUP BY f ORDER BY f"
             summary.flags = dict(db.execute(flags).fetchall())
+            summary.conservation = conservation.summed(db).as_dict()
+
+    def conservation(self) -> Balance:
+        """Whether every model output, tool execution and judgement of the raw rows, which are read again for it, is in
+        exactly one conversation or counted as not read."""
+        with self._ready() as db:
+            return conservation.audit(self.path, db)
 
     def _state(self) -> dict[str, Any]:
         """What the tables are made of. Compacting, encrypting and dropping raw parts does not change it."""

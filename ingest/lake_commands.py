@@ -1,4 +1,4 @@
-"""`rehearsal renormalise`, `compact` and `retain`: what keeps a lake in order."""
+"""`rehearsal conservation`, `renormalise`, `compact` and `retain`: what keeps a lake in order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print all of it as JSO
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to the application."""
+    app.command("conservation")(conservation)
     app.command("renormalise")(renormalise)
     app.command("compact")(compact)
     app.command("retain")(retain)
+
+
+def conservation(lake: LakeOption, as_json: JsonOption = False) -> None:
+    """Read the raw rows again and look for each model output, tool execution and judgement in the tables; exit 1 if
+    one is lost, told twice, or not as the raw rows tell it."""
+    balance = Lake.open(lake).conservation()
+    if as_json:
+        print(json.dumps(balance.as_dict()))
+    else:
+        print("\n".join([*balance.lines(), "nothing is lost" if balance.holds else "the balance does not hold"]))
+    if not balance.holds:
+        raise typer.Exit(1)
 
 
 def renormalise(

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
-import xxhash
-
-from ingest.conversations import grouping, hidden_history
-from ingest.conversations.executions import BySpan, ancestors, by_span, demote_inferred, merge_nested
+from ingest.conversations import grouping, hidden_history, judgements
+from ingest.conversations.evidence import model_spoke, say_something
+from ingest.conversations.executions import (
+    DEMOTED,
+    BySpan,
+    Scopes,
+    ancestors,
+    by_span,
+    demote_inferred,
+    merge_nested,
+    merge_tellings,
+)
 from ingest.conversations.grouping import Group
 from ingest.conversations.linking import Link, link
 from ingest.conversations.runs import rebuild
-from ingest.conversations.threads import Thread, thread
-from ingest.messages.normal import Evaluation, Observed
+from ingest.conversations.threads import Thread, absorb, path_digests, thread
+from ingest.messages.chatform import Turn
+from ingest.messages.normal import Evaluation, Observed, SpanKey
 from ingest.messages.parts import is_unread
+
+KINDS = ("inference", "execution")
+Placement = tuple[str, str, str, Turn | None]  # trace, span, kind, and the turn that it told
 
 
 @dataclass(slots=True)
@@ -32,109 +46,217 @@ class Assembled:
     dialects: set[str]
     flags: set[str] = field(default_factory=set)
     explicit: bool = False  # an id says that these spans are one conversation
+    names: set[str] = field(default_factory=set)  # the conversation ids that its spans give
+    placed: list[Placement] = field(default_factory=list)
+    judged: list[Evaluation] = field(default_factory=list)
 
 
-def assemble(observed: Iterable[Observed]) -> list[Assembled]:
-    """The conversations in these spans, oldest first."""
-    found, ties = groups_of(list(observed)), grouping.Ties()
+@dataclass
+class Left:
+    """What is in no conversation: spans with the reason (trace, span, kind, reason), and judgements that stand on no
+    span of one."""
+
+    spans: list[tuple[str, str, str, str]] = field(default_factory=list)
+    judgements: list[Evaluation] = field(default_factory=list)
+
+
+def assemble(
+    observed: Iterable[Observed], judged: Sequence[Evaluation] = (), left: Left | None = None
+) -> list[Assembled]:
+    """The conversations in these spans, oldest first. ``judged`` are judgements besides those that spans tell."""
+    left = left if left is not None else Left()
+    found, ties = groups_of(list(observed), judged, left), grouping.Ties()
     evidence = hidden_history.Evidence()
     for g in found:
         ties.add(g)
         evidence.add(g.members)
-    return join_by_history(conversations_of(found, grouping.origins(ties), evidence))
+    return join_by_history(conversations_of(found, grouping.origins(ties), evidence, left))
 
 
-def groups_of(observed: list[Observed]) -> list[Group]:
-    """The groups in these spans, which are all those of their traces."""
+def groups_of(observed: list[Observed], judged: Sequence[Evaluation] = (), left: Left | None = None) -> list[Group]:
+    """The groups in these spans, which are all those of their traces, in an order that does not depend on that of
+    their arrival."""
+    observed = merge_tellings(observed)
+    observed.sort(key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns, len(o.input), o.trace_id, o.span_id))
     demote_inferred(observed)
-    return grouping.split(merge_nested(observed))
+    observed = merge_nested(observed)
+    told = judgements.take_off(observed)
+    groups = grouping.split(observed)
+    loose = judgements.place([*told, *judged], observed, groups)
+    if left is not None:
+        left.judgements += loose
+    return groups
 
 
 def conversations_of(
-    groups: Iterable[Group], origins: Mapping[int, set[int]], evidence: hidden_history.Evidence
+    groups: Iterable[Group],
+    origins: Mapping[int, set[int]],
+    evidence: hidden_history.Evidence,
+    left: Left | None = None,
 ) -> list[Assembled]:
     """The conversations of groups, among them all those that ``origins`` ties to one another."""
+    left = left if left is not None else Left()
     joined = grouping.joined(groups, origins)
     for g in joined:
         evidence.mark(g.members)
-    return [a for g in joined for a in _conversations(g)]
+    return [a for g in joined for a in _conversations(g, left)]
 
 
-def _conversations(g: Group) -> list[Assembled]:
+def _conversations(g: Group, left: Left) -> list[Assembled]:
     calls, executions = rebuild(g.members)
-    threads = thread(calls or [o for o in g.members if o.kind == "agent"])
     spans = by_span(g.members)
-    out = []
-    for number, t in enumerate(_kept(threads), 1):
-        links = link(t, executions)
-        used = {id(x.execution) for x in links}
-        executions = [e for e in executions if id(e) not in used]
-        out.append(_assembled(g, t, links, spans, number))
+    scopes = Scopes(spans)
+    threads = absorb(thread(calls or [o for o in g.members if o.kind == "agent"], scopes))
+    links, free = link(threads, executions, scopes)
+    placed = [_placed(t, of_thread) for t, of_thread in zip(threads, links, strict=True)]
+    place_of = {key: n for n, found in enumerate(placed) for key in _keys(found)}
+    _leave(g, place_of, left)
+    judged = _judged(g, place_of, threads, spans, left)
+    traces = _traces(g, place_of, len(threads))
+    agents = {o.agent for o in g.members if o.agent}
+    lone = agents.pop() if len(agents) == 1 else ""
+    return [_assembled(g, t, links[n], spans, n, placed[n], judged[n], traces[n], lone) for n, t in enumerate(threads)]
+
+
+def _keys(placed: Iterable[Placement]) -> Iterable[SpanKey]:
+    return ((trace_id, span_id) for trace_id, span_id, *_ in placed)
+
+
+def _placed(t: Thread, links: list[Link]) -> list[Placement]:
+    """The spans of a thread, each with what it told: a model call's messages, a tool's answer."""
+    out: dict[SpanKey, list[Placement]] = {}
+    for x in links:
+        for e in x.attempts:
+            for trace_id, span_id, kind in ((*e.key, e.kind), *e.also):
+                out[trace_id, span_id] = [(trace_id, span_id, kind, x.answer or x.call_turn)]
+    for o, said in t.told:
+        if not o.rebuilt:
+            kind = "inference" if any(k == DEMOTED for *_, k in o.also) else o.kind
+            out[o.key] = [(*o.key, kind, turn) for turn in said or (None,)]
+        for trace_id, span_id, kind in o.also:
+            out.setdefault((trace_id, span_id), [(trace_id, span_id, kind, said[-1] if said else None)])
+    return [placement for found in out.values() for placement in found]
+
+
+def _leave(g: Group, place_of: Mapping[SpanKey, int], left: Left) -> None:
+    """Counts what is in none of a group's threads, with the reason."""
+    for o in g.members:
+        if o.kind in KINDS and o.key not in place_of:
+            left.spans += [(*key, _reason(o)) for key in ((*o.key, o.kind), *o.also)]
+        elif o.also and o.key not in place_of:
+            left.spans += [(*key, "around_model_calls") for key in o.also if key[2] == DEMOTED]
+
+
+def _reason(o: Observed) -> str:
+    if o.kind == "execution":
+        return "no_call"  # no message tells of it
+    return "redacted" if "redacted" in o.flags else "no_content"
+
+
+def _judged(
+    g: Group, place_of: Mapping[SpanKey, int], threads: list[Thread], spans: BySpan, left: Left
+) -> dict[int, list[Evaluation]]:
+    out: dict[int, list[Evaluation]] = defaultdict(list)
+    for o in g.members:
+        for e in o.evaluations:
+            number = judgements.thread_of(e, place_of, threads, spans)
+            if number is None:
+                left.judgements.append(e)
+            else:
+                out[number].append(e)
     return out
 
 
-def _kept(threads: list[Thread]) -> list[Thread]:
-    """Every thread but those that are a beginning of another."""
-    paths = [tuple(turn.key for turn in t.turns) for t in threads]
-    return [
-        t
-        for t, path in zip(threads, paths, strict=True)
-        if not any(len(p) > len(path) and p[: len(path)] == path for p in paths)
-    ]
+def _traces(g: Group, place_of: Mapping[SpanKey, int], count: int) -> list[set[str]]:
+    """The traces of each thread's spans; those of none are the first one's."""
+    out: list[set[str]] = [set() for _ in range(count)]
+    if count == 1:
+        out[0] = {o.trace_id for o in g.members}
+    elif count:
+        for (trace_id, _), number in place_of.items():
+            out[number].add(trace_id)
+        out[0] |= {o.trace_id for o in g.members} - set().union(*out)
+    return out
 
 
-def _assembled(g: Group, t: Thread, links: list[Link], spans: BySpan, number: int) -> Assembled:
-    starts_late = hidden_history.FLAG in t.spans[0].flags
+def _assembled(
+    g: Group, t: Thread, links: list[Link], spans: BySpan, number: int, placed: list[Placement],
+    judged: list[Evaluation], trace_ids: set[str], lone_agent: str,
+) -> Assembled:  # fmt: skip
+    starts_late = hidden_history.FLAG in t.told[0][0].flags
     if t.system is not None and not starts_late:
         t.turns.insert(0, t.system)
     flags = set(t.flags) | {"call_without_result" for x in links if x.answer is None}
     flags |= {f for x in links if x.execution for f in x.execution.flags}
     if any(is_unread(part) for turn in t.turns for part in turn.parts):
         flags.add("unread_part")
-    if number > 1:
+    if t.is_branch:
         flags.add("branch")
     if t.system is None or starts_late:
         flags.add("missing_system")
-    around = [a.agent for o in t.spans[:1] for a in ancestors(o, spans) if a.agent]
-    agent = t.agent or next(iter(around), None) or next((o.agent for o in g.members if o.agent), None) or ""
-    told_by = {o.dialect for o in t.spans}
-    t.spans, t.system, t.read = [], None, ([], 0)  # what they told is in the turns
+    around = [a.agent for o, _ in t.told[:1] for a in ancestors(o, spans) if a.agent]
+    agent = t.agent or next(iter(around), None) or lone_agent
+    told_by = {o.dialect for o, _ in t.told}
+    t.told, t.system, t.read, t.scope = [], None, ([], 0, None), None  # what they told is in the turns
     for x in links:
         x.forget_span()
     return Assembled(
-        g.key if number == 1 else f"{g.key}/{number}", t, links, agent, t.start_ns, t.end_ns,
-        {o.trace_id for o in g.members}, told_by, flags, g.explicit and number == 1,
+        f"{g.key}/{number + 1}" if number else g.key, t, links, agent, t.start_ns, t.end_ns, trace_ids, told_by,
+        flags, g.explicit and not number, {g.key} if g.explicit else set(), placed, judged,
     )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------- across groups
 
 
 def join_by_history(conversations: list[Assembled]) -> list[Assembled]:
     """Turns in traces of their own: a later one repeats the earlier as history and goes on. Where both have a
-    conversation id (some libraries give every turn a new one), the ids of the calls must be the same too.
-    Oldest first."""
-    by_path: dict[bytes, Assembled] = {}
+    conversation id (some libraries give every turn a new one), the ids of the calls must be the same too. What says
+    nothing, or is the beginning that several have told, proves nothing. Oldest first."""
+    by_path: dict[bytes, list[Assembled]] = defaultdict(list)
     out: dict[int, Assembled] = {}
     for c in sorted(conversations, key=_age):
         hashes = path_hashes(c)
-        earlier = next((by_path[h] for h in reversed(hashes[:-1]) if h in by_path), None)
-        if earlier is not None and id(earlier) in out and _may_join(earlier, c):
+        known = next((found for at in reversed(hashes[:-1]) if (found := by_path.get(at)) and _any_tie(found, c)), [])
+        earlier = _only((e for e in known if id(e) in out), c)
+        if earlier is not None:
             del out[id(earlier)]
             c = _joined(earlier, c)
         if hashes:
-            by_path[hashes[-1]] = c
+            by_path[hashes[-1]].append(c)
         out[id(c)] = c
     return sorted(out.values(), key=_age)
+
+
+def _only(found: Iterable[Assembled], later: Assembled) -> Assembled | None:
+    """The one of some conversations that a later one may go on from; of several that which made the same calls."""
+    ids = given_ids(later)
+    may = list(islice((e for e in found if _may_join(e, later)), None if ids else 2))
+    if len(may) > 1:
+        may = [e for e in may if given_ids(e) & ids]
+    return may[0] if len(may) == 1 else None
 
 
 def _age(c: Assembled) -> tuple[int, str]:
     return c.started_at_ns, c.conversation_id
 
 
+def _any_tie(found: Iterable[Assembled], later: Assembled) -> bool:
+    return any(_are_tied(e, later) for e in found)
+
+
+def _are_tied(earlier: Assembled, later: Assembled) -> bool:
+    """Whether ids allow that one goes on from the other."""
+    return not (earlier.explicit or later.explicit) or bool(given_ids(earlier) & given_ids(later))
+
+
 def _may_join(earlier: Assembled, later: Assembled) -> bool:
-    if not earlier.explicit and not later.explicit:
-        return True
-    if earlier.ended_at_ns > later.ended_at_ns:
+    turns = earlier.thread.turns
+    if not say_something(turns) or not _are_tied(earlier, later):
         return False
-    return bool(given_ids(earlier) & given_ids(later))
+    if earlier.explicit or later.explicit:
+        return earlier.ended_at_ns <= later.ended_at_ns
+    return model_spoke(turns) or not (earlier.agent and later.agent and earlier.agent != later.agent)
 
 
 def given_ids(c: Assembled) -> set[str]:
@@ -145,18 +267,16 @@ def given_ids(c: Assembled) -> set[str]:
 def path_hashes(c: Assembled) -> list[bytes]:
     """A hash after each message but the system's. One conversation goes on where another ended if the last hash of
     that one is a hash of this one."""
-    state, out = xxhash.xxh3_128(), []
-    for turn in c.thread.turns:
-        if turn.message["role"] == "system":
-            continue
-        state.update(turn.key)
-        out.append(state.digest())
-    return out
+    return path_digests(_spoken(c))
+
+
+def _spoken(c: Assembled) -> list[Turn]:
+    return [turn for turn in c.thread.turns if turn.message["role"] != "system"]
 
 
 def _joined(earlier: Assembled, later: Assembled) -> Assembled:
     _take_own(later)
-    later.conversation_id, later.explicit = earlier.conversation_id, earlier.explicit
+    later.conversation_id, later.explicit = earlier.conversation_id, earlier.explicit or later.explicit
     known = {id_of(x): x for x in earlier.links}
     for x in later.links:
         before = known.get(id_of(x))
@@ -166,6 +286,10 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
                 for key in ("is_error", "error_class", "latency_ms"):
                     if key in before.answer.message:
                         x.answer.message[key] = before.answer.message[key]  # type: ignore[literal-required]
+    now = dict(zip(map(id, _spoken(earlier)), _spoken(later), strict=False))
+    later.placed = [*((t, s, kind, now.get(id(turn))) for t, s, kind, turn in earlier.placed), *later.placed]
+    later.judged = earlier.judged + later.judged
+    later.names |= earlier.names
     later.thread.start_ns = later.started_at_ns = earlier.started_at_ns
     later.agent = earlier.agent or later.agent
     later.trace_ids |= earlier.trace_ids
@@ -185,15 +309,9 @@ def _take_own(c: Assembled) -> None:
     for x in c.links:
         x.call_turn = own[id(x.call_turn)]
         x.answer = own[id(x.answer)] if x.answer else None
+    c.placed = [(t, s, kind, own.get(id(turn))) for t, s, kind, turn in c.placed]
 
 
 def id_of(x: Link) -> tuple[Any, ...]:
     """What tells a call of one telling of a conversation in another."""
     return (x.call.get("id"), x.call["name"])
-
-
-def conversation_of(e: Evaluation, conversations: dict[str, str], responses: dict[str, str]) -> str | None:
-    """The conversation that an evaluation judges: by id, by the response it names, or by its trace."""
-    if e.response_id and e.response_id in responses:
-        return responses[e.response_id]
-    return e.conversation_id or conversations.get(e.trace_id)

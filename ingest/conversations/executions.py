@@ -1,17 +1,26 @@
-"""One run of a tool is often told by several spans, one within the other: a framework's, an MCP client's, an
-MCP server's, a second instrumentation's. They become one."""
+"""One span told twice, and one run of a tool told by several spans: each becomes one.
+
+A span is exported when it begins and when it ends, or by two collectors; the fuller telling counts. One run of a tool
+is often told by spans within each other: a framework's, an MCP client's, an MCP server's, a second instrumentation's.
+"""
 
 from __future__ import annotations
 
-from ingest.messages.chatform import key_of
-from ingest.messages.normal import Observed
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
 
-BySpan = dict[tuple[str, str], Observed]
+from ingest.messages.chatform import key_of
+from ingest.messages.normal import Observed, SpanKey
+
+BySpan = dict[SpanKey, Observed]
 MAX_DEPTH = 64  # a cycle of parents must not hang us
 _FIELDS = ("tool_name", "call_id", "arguments", "result", "error_message", "agent", "conversation_id")
+_TOLD = (*_FIELDS, "parent_span_id", "dialect", "model", "response_id", "previous_response_id", "input", "output",
+         "tools", "input_tokens", "emitter")  # fmt: skip
 
 
-def by_span(observed: list[Observed]) -> BySpan:
+def by_span(observed: Sequence[Observed]) -> BySpan:
     """The spans by trace and span id."""
     return {(o.trace_id, o.span_id): o for o in observed}
 
@@ -26,9 +35,88 @@ def ancestors(o: Observed, spans: BySpan) -> list[Observed]:
     return out
 
 
+class Scope(NamedTuple):
+    """Where a span stands: the name of the nearest agent, the span of the nearest agent or tool, and that of the
+    nearest model call around it."""
+
+    agent: str | None
+    run: SpanKey
+    within: SpanKey | None
+
+
+class Scopes:
+    """The scopes of spans; spans with one parent share theirs."""
+
+    def __init__(self, spans: BySpan) -> None:
+        self._spans = spans
+        self._known: dict[SpanKey, Scope] = {}
+
+    def of(self, o: Observed) -> Scope:
+        """The scope of a span."""
+        at = o.trace_id, o.parent_span_id
+        known = self._known.get(at)
+        if known is None:
+            known = self._known[at] = self._read(o)
+        return known
+
+    def agent_of(self, o: Observed) -> str | None:
+        """The agent that a span names, or else the nearest around it."""
+        return o.agent or self.of(o).agent
+
+    def at(self, key: SpanKey) -> Scope | None:
+        """The scope of the span with a key; None if it is not there."""
+        o = self._spans.get(key)
+        return self.of(o) if o else None
+
+    def _read(self, o: Observed) -> Scope:
+        around = ancestors(o, self._spans)
+        agent = next((a.agent for a in around if a.kind == "agent" and a.agent), None)
+        run = next((a.key for a in around if a.kind in ("agent", "execution")), (o.trace_id, ""))
+        return Scope(agent, run, next((a.key for a in around if a.kind == "inference"), None))
+
+
+# ------------------------------------------------------------------------------- one span told twice
+
+
+def merge_tellings(observed: list[Observed]) -> list[Observed]:
+    """Each span once, whatever the order in which its tellings came: the fullest, with what only others told."""
+    if len(by_span(observed)) == len(observed):
+        return observed
+    tellings: dict[SpanKey, list[Observed]] = defaultdict(list)
+    for o in observed:
+        tellings[o.key].append(o)
+    return [_merged(found) if len(found) > 1 else found[0] for found in tellings.values()]
+
+
+def _merged(tellings: list[Observed]) -> Observed:
+    whole, *others = sorted(tellings, key=lambda o: (_fullness(o), o.end_ns, repr(o)), reverse=True)
+    last = max(tellings, key=lambda o: (o.end_ns, o.is_error, repr(o)))
+    for o in others:
+        if whole.kind == "other":
+            whole.kind = o.kind
+        for name in _TOLD:
+            if not getattr(whole, name) and getattr(whole, name) is not False and getattr(o, name):
+                setattr(whole, name, getattr(o, name))
+        whole.evaluations += [e for e in o.evaluations if e not in whole.evaluations]
+    whole.is_error, whole.error_type, whole.error_message = last.is_error, last.error_type, last.error_message
+    whole.start_ns = min((o.start_ns for o in tellings if o.start_ns), default=0)
+    whole.end_ns = last.end_ns
+    return whole
+
+
+def _fullness(o: Observed) -> int:
+    parts = sum(len(m["parts"]) for m in (*o.input, *o.output))
+    told = (o.result is not None, o.arguments is not None, bool(o.call_id), bool(o.tool_name), bool(o.response_id))
+    return 2 * (parts + sum(told)) + (o.kind != "other") - o.is_cut
+
+
+# ------------------------------------------------------------------- one run told by several spans
+
+
 def merge_nested(observed: list[Observed]) -> list[Observed]:
     """The same spans without those executions that only repeat the one around them, which now has what they
-    knew. An error inside counts: a client that hands an error answer on has itself not failed."""
+    knew. An error inside counts: a client that hands an error answer on has itself not failed. Of several attempts
+    within one execution the last one's outcome counts."""
     spans = by_span(observed)
     outer_of: dict[int, Observed] = {}
     for o in observed:
@@ -36,8 +124,11 @@ def merge_nested(observed: list[Observed]) -> list[Observed]:
             around = next((a for a in ancestors(o, spans) if a.kind == "execution"), None)
             if around is not None and _same_run(o, around):
                 outer_of[id(o)] = around
+    decided: set[int] = set()
     for o in sorted((o for o in observed if id(o) in outer_of), key=lambda o: -o.start_ns):
-        _take(outer_of[id(o)], o)
+        outer = outer_of[id(o)]
+        _take(outer, o, is_last=id(outer) not in decided)
+        decided.add(id(outer))
     return [o for o in observed if id(o) not in outer_of]
 
 
@@ -57,15 +148,18 @@ def _is_shown(inner: Observed, outer: Observed) -> bool:
     return told_twice and inner.is_display_name != outer.is_display_name
 
 
-def _take(outer: Observed, inner: Observed) -> None:
+def _take(outer: Observed, inner: Observed, is_last: bool) -> None:
     if outer.is_display_name and inner.tool_name and not inner.is_display_name:
         outer.tool_name, outer.is_display_name = inner.tool_name, False
     for name in _FIELDS:
-        if getattr(outer, name) in (None, ""):
+        if getattr(outer, name) in (None, "") and (is_last or name != "error_message"):
             setattr(outer, name, getattr(inner, name))
-    outer.is_error = outer.is_error or inner.is_error
-    outer.error_type = outer.error_type or inner.error_type
+    if is_last:
+        outer.is_error = outer.is_error or inner.is_error
+        outer.error_type = outer.error_type or inner.error_type
     outer.flags += inner.flags
+    outer.evaluations += inner.evaluations
+    outer.also += [(*inner.key, inner.kind), *inner.also]
 
 
 def name_by_calls(executions: list[Observed], calls: list[Observed]) -> None:
@@ -99,6 +193,14 @@ def demote_inferred(observed: list[Observed]) -> None:
     for o in calls:
         for around in ancestors(o, spans):
             if around.kind == "inference" and around.dialect == "inferred":
-                around.kind = "agent"
-        if o.dialect == "inferred" and not o.model and o.trace_id in modelled:
-            o.kind = "agent"
+                _demote(around)
+        if o.kind == "inference" and o.dialect == "inferred" and not o.model and o.trace_id in modelled:
+            _demote(o)
+
+
+DEMOTED = "demoted"
+
+
+def _demote(o: Observed) -> None:
+    o.kind = "agent"
+    o.also.append((*o.key, DEMOTED))

@@ -11,11 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import xxhash
 
 from ingest.conversations.executions import ancestors, by_span
+from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed
+from ingest.messages.parts import Part
 from ingest.messages.shapes import NormalMessage
 
 _QUOTED_ID = re.compile(r"""['"](?:tool_call_)?id['"]:\s*['"]([\w.:-]{6,})['"]""")  # calls told as text
@@ -64,47 +67,72 @@ def _keys(observed: list[Observed]) -> list[tuple[str, bool]]:
     return out
 
 
+Tie = tuple[int, int, int, int]
+
+
 @dataclass
 class Ties:
-    """Who made ids (of calls, of responses) and who names them: rows of (group, emitter, id), a digest each."""
+    """Who made ids (of calls, of responses) and who names them: rows of (group, emitter, id, content), a digest each.
+    The content is the call's name and arguments, 0 where it is not told: an id that is counted, or named after the
+    tool, is the same in many conversations."""
 
-    made: list[tuple[int, int, int]] = field(default_factory=list)
-    named: list[tuple[int, int, int]] = field(default_factory=list)
+    made: list[Tie] = field(default_factory=list)
+    named: list[Tie] = field(default_factory=list)
 
     def add(self, g: Group) -> None:
         """Adds a group's rows. What it names and made itself, in the same process, ties it to nobody."""
-        made = {(o.emitter, name) for o in g.members for name in _made_ids(o)}
-        named: set[tuple[str, str]] = set()
+        made = {(o.emitter, *tie) for o in g.members if o.kind == "inference" for tie in _made_ids(o)}
+        own = {(emitter, name) for emitter, name, _ in made}
+        named: set[tuple[str, str, int]] = set()
         read: dict[str, set[int]] = defaultdict(set)  # messages that several spans tell are looked at once
         for o in g.members:
             if o.kind == "inference":
                 known = read[o.emitter]
                 news = [m for m in o.input if id(m) not in known]
                 known.update(map(id, news))
-                named.update((o.emitter, name) for name in told_ids(news))
-                if o.previous_response_id:
-                    named.add((o.emitter, o.previous_response_id))
-        named -= made
+                for name, call in _told_calls(news):
+                    if (o.emitter, name) not in own:
+                        named.add((o.emitter, name, _content(call)))
+                if o.previous_response_id and (o.emitter, o.previous_response_id) not in own:
+                    named.add((o.emitter, o.previous_response_id, 0))
+        told = {(emitter, name) for emitter, name, content in named if content}
         key = g.digest
-        emitters = {emitter: digest(emitter) for emitter in {*(e for e, _ in made), *(e for e, _ in named)}}
-        self.made += [(key, emitters[emitter], digest(name)) for emitter, name in made]
-        self.named += [(key, emitters[emitter], digest(name)) for emitter, name in named]
+        emitters = {emitter: digest(emitter) for emitter in {e for e, *_ in (*made, *named)}}
+        self.made += [(key, emitters[emitter], digest(name), content) for emitter, name, content in made]
+        self.named += [
+            (key, emitters[emitter], digest(name), content)
+            for emitter, name, content in named
+            if content or (emitter, name) not in told  # an answer beside its call
+        ]
 
 
 def origins(ties: Ties) -> dict[int, set[int]]:
     """For each group that names others' ids, who made them: in the same process, else anywhere. An id that two
-    groups made proves nothing."""
-    here: dict[tuple[int, int], set[int]] = defaultdict(set)
-    anywhere: dict[int, set[int]] = defaultdict(set)
-    for group, emitter, name in ties.made:
-        here[emitter, name].add(group)
-        anywhere[name].add(group)
+    groups made, of calls that agree with what is named, proves nothing; nor does one of another call."""
+    here: dict[tuple[int, int, int], _Makers] = {}
+    anywhere: dict[tuple[int, int], _Makers] = {}
+    for group, emitter, name, content in ties.made:
+        for kind in (content, _ANY):
+            _add(here, (emitter, name, kind), group)
+            _add(anywhere, (name, kind), group)
     found: dict[int, set[int]] = defaultdict(set)
-    for group, emitter, name in ties.named:
-        makers = here.get((emitter, name)) or anywhere.get(name, set())
-        if len(makers) == 1 and group not in makers:
-            found[group] |= makers
+    for group, emitter, name, content in ties.named:
+        kinds = (content, 0) if content else (_ANY,)
+        makers = [m for k in kinds if (m := here.get((emitter, name, k)))]
+        makers = makers or [m for k in kinds if (m := anywhere.get((name, k)))]
+        one = {owner for m in makers for owner in m}
+        if len(one) == 1 and group not in one:
+            found[group] |= one
     return dict(found)
+
+
+_ANY = -1  # the content of any call
+_Makers = tuple[int, int]  # the least and the greatest group: one, if they are the same
+
+
+def _add(makers: dict[Any, _Makers], key: Any, group: int) -> None:
+    least, greatest = makers.get(key, (group, group))
+    makers[key] = min(least, group), max(greatest, group)
 
 
 def joined(found: Iterable[Group], made_by: Mapping[int, set[int]]) -> list[Group]:
@@ -140,20 +168,30 @@ def _by_trace(g: Group) -> None:
         g.members.sort(key=lambda o: (first[o.trace_id], o.trace_id))
 
 
-def _made_ids(o: Observed) -> set[str]:
+def _made_ids(o: Observed) -> list[tuple[str, int]]:
+    """The ids of the calls that a model call made, with their content, and its response's."""
     if o.kind != "inference":
-        return set()
+        return []
     said = chain(o.output, *o.alternatives)
-    calls = {str(p["id"]) for m in said for p in m["parts"] if p["type"] == "tool_call" and p.get("id")}
-    return calls | ({o.response_id} if o.response_id else set())
+    calls = [p for m in said for p in m["parts"] if p["type"] == "tool_call" and p.get("id")]
+    made = [(str(p["id"]), _content(p)) for p in calls]
+    return [*made, (o.response_id, 0)] if o.response_id else made
 
 
-def told_ids(messages: list[NormalMessage]) -> set[str]:
-    """Ids of the calls that messages tell, also where a framework tells them as text."""
-    out: set[str] = set()
+def _content(call: Part | None) -> int:
+    """A digest of a call's name and arguments; 0 if it does not tell them."""
+    if call is None or call.get("arguments") is None:
+        return 0
+    return int.from_bytes(key_of([call["name"], call["arguments"]])[:8]) >> 1 or 1
+
+
+def _told_calls(messages: list[NormalMessage]) -> list[tuple[str, Part | None]]:
+    """Ids of the calls that messages tell, also where a framework tells them as text, each with the call if it is
+    told, not only answered."""
+    out: list[tuple[str, Part | None]] = []
     for part in (p for m in messages for p in m["parts"]):
         if part.get("id"):
-            out.add(str(part["id"]))
+            out.append((str(part["id"]), part if part["type"] == "tool_call" else None))
         elif isinstance(part.get("content"), str) and "id" in part["content"]:
-            out.update(_QUOTED_ID.findall(part["content"]))
+            out += [(name, None) for name in _QUOTED_ID.findall(part["content"])]
     return out

@@ -3,9 +3,12 @@ position, and every repair is recorded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ingest.conversations.executions import Scopes
+from ingest.conversations.matching import match
 from ingest.conversations.threads import Thread
 from ingest.messages.chatform import Turn, as_text, key_of
 from ingest.messages.error_class import classify_error, says_error
@@ -13,6 +16,7 @@ from ingest.messages.normal import Observed
 from ingest.records import Message
 
 Ran = tuple[int, str, str]  # when a call ran (ns), and its trace and span
+Left = list[Observed]  # executions of no call
 
 
 @dataclass(slots=True)
@@ -25,34 +29,47 @@ class Link:
     execution: Observed | None = None
     repairs: list[str] = field(default_factory=list)
     ran: Ran | None = None
+    attempts: list[Observed] = field(default_factory=list)  # all of its executions; ``execution`` counts
 
     def forget_span(self) -> None:
         """Keeps of the span that ran it when and where: what it told is in the turns."""
         if e := self.execution:
-            self.ran, self.execution = (e.start_ns, e.trace_id, e.span_id), None
+            self.ran, self.execution, self.attempts = (e.start_ns, e.trace_id, e.span_id), None, []
 
     @property
     def is_error(self) -> bool:
         return bool(self.answer and self.answer.message.get("is_error"))
 
 
-def link(t: Thread, executions: list[Observed]) -> list[Link]:
-    """Links the thread's calls, adds results that only execution spans tell, and sets ``is_error``,
-    ``error_class``, ``name`` and ``latency_ms`` on the answers."""
-    links = _answers(t)
-    _executions(links, executions)
-    _insert_missing(t, links)
-    for number, x in enumerate(links):
-        if not x.call.get("id"):
-            x.call["id"] = x.answer.message.get("tool_call_id", "") if x.answer else ""
-        if not x.call["id"]:
-            x.call["id"] = f"call_{number}"
-            x.repairs.append("id_made")
-        _finish(x)
-    for turn in t.turns:
-        if turn.message["role"] == "tool" and "is_error" not in turn.message:
-            _finish_orphan(turn.message)
-    return links
+def link(threads: Sequence[Thread], executions: Sequence[Observed], scopes: Scopes) -> tuple[list[list[Link]], Left]:
+    """Links the calls of one conversation's threads, adds results that only execution spans tell, and sets
+    ``is_error``, ``error_class``, ``name`` and ``latency_ms`` on the answers. A call that several threads begin with
+    was executed once: in the first. Returns the links of each thread, and the executions of no call."""
+    linked = [_answers(t) for t in threads]
+    first: dict[int, Link] = {}
+    for x in (x for links in linked for x in links):
+        first.setdefault(id(x.call), x)
+    left = match(list(first.values()), executions, scopes, is_shared=len(threads) > 1)
+    done: set[int] = set()
+    for t, links in zip(threads, linked, strict=True):
+        _insert_missing(t, links, first)
+        for number, x in enumerate(links):
+            _name(x, number)
+            if x.answer is not None and id(x.answer) not in done:
+                done.add(id(x.answer))
+                _finish(x)
+        for turn in t.turns:
+            if turn.message["role"] == "tool" and "is_error" not in turn.message:
+                _finish_orphan(turn.message)
+    return linked, left
+
+
+def _name(x: Link, number: int) -> None:
+    if not x.call.get("id"):
+        x.call["id"] = x.answer.message.get("tool_call_id", "") if x.answer else ""
+    if not x.call["id"]:
+        x.call["id"] = f"call_{number}"
+        x.repairs.append("id_made")
 
 
 def _finish_orphan(message: Message) -> None:
@@ -97,46 +114,15 @@ def _owner(turn: Turn, open_links: list[Link]) -> Link | None:
     return None
 
 
-def _executions(links: list[Link], executions: list[Observed]) -> None:
-    free = sorted(executions, key=lambda e: e.start_ns)
-    for match in (_by_id, _by_content, _by_name):
-        for x in links:
-            if x.execution is None:
-                found = next((e for e in free if match(x, e)), None)
-                if found is not None:
-                    x.execution = found
-                    free.remove(found)
-                    if match is not _by_id:
-                        x.repairs.append("execution" + match.__name__)
-
-
-def _by_id(x: Link, e: Observed) -> bool:
-    return bool(e.call_id) and e.call_id == x.call.get("id") and e.tool_name in (None, x.call["name"])
-
-
-def _by_content(x: Link, e: Observed) -> bool:
-    return (
-        e.tool_name == x.call["name"]
-        and e.arguments is not None
-        and key_of(e.arguments) == key_of(x.call.get("arguments"))
-        and _agrees(x, e)
-    )
-
-
-def _agrees(x: Link, e: Observed) -> bool:
-    if x.answer is None or e.result is None:
-        return True
-    return key_of(e.result) == key_of(x.answer.message.get("content"))
-
-
-def _by_name(x: Link, e: Observed) -> bool:
-    return e.tool_name == x.call["name"] and e.start_ns >= x.call_turn.start_ns - 1_000_000_000
-
-
-def _insert_missing(t: Thread, links: list[Link]) -> None:
+def _insert_missing(t: Thread, links: list[Link], first: dict[int, Link]) -> None:
     """Answers that no history repeats (the last ones, or a library that drops them) come from the span."""
     for x in links:
         e = x.execution
+        known = first[id(x.call)]
+        if x.answer is None and known is not x and known.answer is not None:  # another thread has it
+            x.answer = known.answer
+            x.repairs.append("result_from_span")
+            t.turns.insert(_place_after(t, x), x.answer)
         if x.answer is None and e is not None and (e.result is not None or e.is_error or e.call_id):
             content = as_text(e.result) if e.result is not None else e.error_message
             message: Message = {"role": "tool", "content": content, "tool_call_id": x.call.get("id", "")}

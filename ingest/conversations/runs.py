@@ -106,8 +106,11 @@ def _told(run: Run) -> Observed:
     like = run.root or (run.inferences or run.executions)[0]
     flags = [f for o in (like, *run.inferences) for f in o.flags]
     ends = [o.end_ns for o in (*run.executions, *run.inferences)]
+    unsaid = [e for e in run.executions if e.arguments is None and e.result is None]
+    told_by = [o for o in (run.root, *run.inferences, *_answering(run), *unsaid) if o]
     return replace(
-        like, kind="inference", is_error=False, error_type=None, flags=[*flags, FLAG], rebuilt=True,
+        like, kind="inference", also=[other for o in told_by for other in ((*o.key, o.kind), *o.also)],
+        is_error=False, error_type=None, flags=[*flags, FLAG], rebuilt=True,
         dialect=like.dialect or run.executions[0].dialect, evaluations=[],
         input=_asked(run), output=[*_called(run), *_answered(run)], end_ns=max(like.end_ns, *ends),
         tools=next((c.tools for c in run.inferences if c.tools), like.tools),

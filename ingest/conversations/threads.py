@@ -2,60 +2,85 @@
 
 A thread is a path in the prefix tree of messages. A call that repeats a thread and goes on extends it; one
 that was already told by another span (double instrumentation, a parent span) adds nothing; one that departs
-from it makes a branch.
+from it makes a branch. Turns that say nothing prove nothing (``evidence``), and another agent that was asked the
+same is no branch. An agent that goes on where another ended (a handoff) repeats all that the other said: ``absorb``
+makes one thread of both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import is_
 
-from ingest.messages.chatform import Turn, to_turns
-from ingest.messages.normal import Observed
+import xxhash
+
+from ingest.conversations.evidence import is_random, model_spoke, say_something, share_evidence
+from ingest.conversations.executions import Scope, Scopes
+from ingest.messages.chatform import Turn, key_of, to_turns
+from ingest.messages.normal import Observed, SpanKey
 from ingest.messages.shapes import NormalMessage
+from ingest.records import MessageToolCall
 
 
 @dataclass(slots=True)
 class Thread:
-    """One path: the system prompt apart, because agents rewrite it from call to call."""
+    """One path: the system prompt apart, because agents rewrite it from call to call. ``told`` holds the spans that it
+    was made of, each with the turns that it added or repeated as its output."""
 
     turns: list[Turn]
     system: Turn | None = None
     agent: str | None = None
-    response_ids: set[str] = field(default_factory=set)
+    response_ids: dict[str, int] = field(default_factory=dict)  # and how many turns there are with that response
     tools: list[dict[str, object]] = field(default_factory=list)
     start_ns: int = 0
     end_ns: int = 0
-    spans: list[Observed] = field(default_factory=list)
+    told: list[tuple[Observed, list[Turn]]] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
-    read: tuple[list[NormalMessage], int] = ([], 0)  # the last history, which became the first so many turns
-    ends: dict[str, int] = field(default_factory=dict)  # how many turns there were when a response ended
+    scope: Scope | None = None  # of the span that it began with
+    is_branch: bool = False
+    read: tuple[list[NormalMessage], int, Turn | None] = ([], 0, None)  # last history: first so many turns, system
 
 
-def thread(observed: list[Observed]) -> list[Thread]:
+def thread(observed: list[Observed], scopes: Scopes) -> list[Thread]:
     """The threads of one conversation's model calls, oldest first."""
     threads: list[Thread] = []
     for seen in sorted(observed, key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns)):
         system, history, said = _turns(seen, *_known(threads, seen))
         if history or said:
-            _place(threads, seen, system, history, said)
-        for other in seen.alternatives:
-            _place(threads, seen, system, [*history], _said(seen, other))
+            scope, agent = scopes.of(seen), scopes.agent_of(seen)
+            alternatives = [([*history], _said(seen, other)) for other in seen.alternatives]
+            for told, answer in ((history, said), *alternatives):
+                _place(threads, _Call(seen, system, told, answer, agent, scope))
     return threads
 
 
-def _known(threads: list[Thread], seen: Observed) -> tuple[int, list[Turn]]:
+@dataclass(slots=True)
+class _Call:
+    """One model call on its way into a thread."""
+
+    seen: Observed
+    system: Turn | None
+    history: list[Turn]
+    said: list[Turn]
+    agent: str | None
+    scope: Scope
+
+
+def _known(threads: list[Thread], seen: Observed) -> tuple[int, list[Turn], Turn | None]:
     """How many messages of a call's history are those of the call before, and the turns that they became: with most
     calls all of these, which then need not be made and compared again."""
     if len(threads) != 1 or seen.is_cut:
-        return 0, []
-    messages, turns = threads[0].read
+        return 0, [], None
+    messages, turns, system = threads[0].read
     goes_on = turns > 0 and len(seen.input) >= len(messages) and all(map(is_, messages, seen.input))
-    return (len(messages), threads[0].turns[:turns]) if goes_on else (0, [])
+    return (len(messages), threads[0].turns[:turns], system) if goes_on else (0, [], None)
 
 
-def _turns(seen: Observed, read: int, known: list[Turn]) -> tuple[Turn | None, list[Turn], list[Turn]]:
-    system: Turn | None = None
+def _turns(
+    seen: Observed, read: int, known: list[Turn], system: Turn | None
+) -> tuple[Turn | None, list[Turn], list[Turn]]:
+    system = system.seen(seen.start_ns, seen.span_id, seen.trace_id, False) if system else None
     history = known
     for message in seen.input[read:]:
         for turn in to_turns(message):
@@ -70,57 +95,94 @@ def _said(seen: Observed, output: list[NormalMessage]) -> list[Turn]:
     return [t.seen(seen.end_ns, seen.span_id, seen.trace_id, True) for m in output for t in to_turns(m)]
 
 
-def _place(
-    threads: list[Thread], seen: Observed, system: Turn | None, history: list[Turn], said: list[Turn]
-) -> None:
+def _place(threads: list[Thread], call: _Call) -> None:
     """Extends the thread that the call continues, or starts one."""
-    told = history
-    history = _completed(threads, history) if seen.is_cut else history
+    seen, told = call.seen, call.history
+    mine = [t for t in threads if not _is_anothers(t, call)]
+    history = _completed(mine, told) if seen.is_cut else told
     best, shared = None, -1
-    for candidate in reversed(threads):
+    for candidate in reversed(mine):
         n = common_prefix(candidate.turns, history)
-        if n > shared and (n or not history):
+        if n > shared and (n or not history) and _may_share(candidate, call, history, n):
             best, shared = candidate, n
     if best is not None and best.turns and shared >= len(best.turns) - 1 and _retell(best, history):
         shared = common_prefix(best.turns, history)
-    abridged = _abridged(threads, history) if best is None or shared < len(best.turns) else None
-    named = _named(threads, seen, history) if seen.previous_response_id else None
+    abridged = _abridged(mine, history) if best is None or shared < len(best.turns) else None
+    named = _named(mine, call, history) if seen.previous_response_id else None
     if named is not None:
         best, shared, history = named
     elif abridged is not None:
         best, shared, history = abridged
     elif best is None or shared == 0:
-        best, shared, history = _continued(threads, seen, history)
-    if best is None:
-        best = Thread(_kept([*history, *said]), start_ns=seen.start_ns)
-        threads.append(best)
-    else:
-        best = _extend(threads, best, shared, history, said)
-    if seen.response_id:
-        best.ends.setdefault(seen.response_id, len(history) + len(said))
+        best, shared, history = _continued(mine, call, history)
+    path = [*history, *call.said]
+    best = _extend(threads, best, shared, path, call) if best else _begun(threads, path, call)
     if history is told and len(threads) == 1:
-        best.read = seen.input, len(history)
-    _note(best, seen, system)
+        best.read = seen.input, len(history), call.system
+    _note(best, call, best.turns[len(history) : len(path)])
 
 
-def _note(t: Thread, seen: Observed, system: Turn | None) -> None:
-    if t.system is None and system is not None:
-        system.keep()
-        t.system = system
-    t.agent = t.agent or seen.agent
+def _is_anothers(t: Thread, call: _Call) -> bool:
+    """Whether a thread is known to be another agent's."""
+    return bool(t.agent and call.agent and t.agent != call.agent)
+
+
+def _may_share(t: Thread, call: _Call, history: list[Turn], n: int) -> bool:
+    """Whether ``n`` equal turns at their beginnings prove that a call belongs to a thread."""
+    if n == 0 or _tells_again(t, call):
+        return True
+    goes_on = n == len(t.turns)
+    if _is_told_otherwise(t, call) and not model_spoke(t.turns[:n]):
+        return goes_on and t.agent is not None and t.agent == call.agent
+    in_run = t.scope is not None and t.scope.run == call.scope.run
+    if share_evidence(t.turns, history, n, any_id=in_run):
+        return True
+    return in_run and goes_on and call.seen.start_ns >= t.end_ns
+
+
+def _is_told_otherwise(t: Thread, call: _Call) -> bool:
+    """Whether both have a system prompt, and not the same."""
+    return t.system is not None and call.system is not None and t.system.key != call.system.key
+
+
+def _tells_again(t: Thread, call: _Call) -> bool:
+    """Whether a span is one model call with a span of the thread: within it or around it, or of one response."""
+    seen = call.seen
+    if seen.response_id and seen.response_id in t.response_ids:
+        return True
+    if call.scope.within is None and not any(o.parent_span_id == seen.span_id for o, _ in t.told[-2:]):
+        return False
+    return any(o.key == call.scope.within or _is_within(o, seen) for o, _ in t.told)
+
+
+def _is_within(o: Observed, outer: Observed) -> bool:
+    return o.parent_span_id == outer.span_id and o.trace_id == outer.trace_id
+
+
+def _note(t: Thread, call: _Call, said: list[Turn]) -> None:
+    seen = call.seen
+    if t.system is None and call.system is not None:
+        call.system.keep()
+        t.system = call.system
+    t.agent = t.agent or call.agent
     t.tools = seen.tools or t.tools
     t.end_ns = max(t.end_ns, seen.end_ns)
     t.flags.update(seen.flags)
-    t.spans.append(seen)
+    t.told.append((seen, said))
     if seen.response_id:
-        t.response_ids.add(seen.response_id)
+        t.response_ids[seen.response_id] = _place_of(t, said)
+
+
+def _place_of(t: Thread, said: list[Turn]) -> int:
+    """How many turns there are up to the last of these."""
+    return next((n for n in range(len(t.turns), 0, -1) if said and t.turns[n - 1] is said[-1]), len(t.turns))
 
 
 def _completed(threads: list[Thread], history: list[Turn]) -> list[Turn]:
     """A cut history that is the beginning of a thread, but for its last message, stood for the whole thread."""
     for t in reversed(threads):
         n = common_prefix(t.turns, history)
-        if n and n >= len(history) - 1:
+        if n and n >= len(history) - 1 and say_something(t.turns[:n]):
             return list(t.turns)
     return history
 
@@ -130,7 +192,8 @@ def _abridged(threads: list[Thread], history: list[Turn]) -> tuple[Thread, int, 
     for t in reversed(threads):
         said = [x for x in t.turns if x.message["role"] != "tool" and not x.message.get("tool_calls")]
         if 1 < len(said) < len(t.turns) and said[-1] is t.turns[-1] and same_turns(said, history[: len(said)]):
-            return t, len(t.turns), [*t.turns, *history[len(said) :]]
+            if model_spoke(said):
+                return t, len(t.turns), [*t.turns, *history[len(said) :]]
     return None
 
 
@@ -148,8 +211,9 @@ def _retell(t: Thread, history: list[Turn]) -> bool:
     for turn in _kept(told):
         turn.start_ns, turn.span_id, turn.trace_id, turn.sent = last.start_ns, last.span_id, last.trace_id, last.sent
     t.turns[at:] = told
-    t.ends = {response: n if n <= at else n + len(told) - 1 for response, n in t.ends.items()}
-    t.read = ([], 0)
+    t.response_ids = {r: n if n <= at else n + len(told) - 1 for r, n in t.response_ids.items()}
+    t.told = [(o, [x for y in said for x in (told if y is last else [y])]) for o, said in t.told]
+    t.read = ([], 0, None)
     return True
 
 
@@ -165,27 +229,32 @@ def _calls(turns: list[Turn]) -> set[str]:
     return {c["name"] for x in turns for c in x.message.get("tool_calls") or ()}
 
 
-def _named(
-    threads: list[Thread], seen: Observed, history: list[Turn]
-) -> tuple[Thread, int, list[Turn]] | None:
-    """A stateful call sends only what is new and names the response that it goes on from: what it sends stands behind
-    that one, unless it tells the whole history all the same."""
-    for t in reversed(threads):
-        at = t.ends.get(seen.previous_response_id or "", -1)
+def _named(threads: list[Thread], call: _Call, history: list[Turn]) -> tuple[Thread, int, list[Turn]] | None:
+    """A stateful call sends only what is new and names the response that it continues. Its messages come after that
+    response, unless it tells the whole history as well."""
+    for t in _nearest(threads, call):
+        at = t.response_ids.get(call.seen.previous_response_id or "", -1)
         if at >= 0 and (not at or common_prefix(t.turns[:at], history) < at):
             return t, at, [*t.turns[:at], *history]
     return None
 
 
-def _continued(
-    threads: list[Thread], seen: Observed, history: list[Turn]
-) -> tuple[Thread | None, int, list[Turn]]:
+def _nearest(threads: list[Thread], call: _Call) -> list[Thread]:
+    """The latest threads first, those of the same run before others."""
+    return sorted(reversed(threads), key=lambda t: t.scope is None or t.scope.run != call.scope.run)
+
+
+def _continued(threads: list[Thread], call: _Call, history: list[Turn]) -> tuple[Thread | None, int, list[Turn]]:
     """A call that sends only what is new and names nothing: find its thread by overlap."""
+    seen = call.seen
+    nearest = _nearest(threads, call)
     if seen.rebuilt and threads:
         return threads[-1], len(threads[-1].turns), [*threads[-1].turns, *history]
+    if not history:
+        return _told_again(threads, call)
     evicted = {"sparse_index", "dropped_attributes"} & set(seen.flags)  # the oldest go first, the next in part
     for rest in (history, history[1:]) if evicted else (history,):
-        for t in reversed(threads):
+        for t in nearest:
             answered = rest[0].message.get("tool_call_id") if rest else None
             k = overlap(t.turns, rest)
             if k or (answered and answered in open_ids(t)):
@@ -193,9 +262,19 @@ def _continued(
     return None, 0, history
 
 
+def _told_again(threads: list[Thread], call: _Call) -> tuple[Thread | None, int, list[Turn]]:
+    """A second telling of a model call that tells the answer alone."""
+    k = len(call.said)
+    for t in threads:
+        if k and same_turns(t.turns[-k:], call.said) and _tells_again(t, call):
+            return t, len(t.turns) - k, t.turns[:-k]
+    return None, 0, []
+
+
 def overlap(a: list[Turn], b: list[Turn]) -> int:
-    """How many turns at the end of one are the first of the other."""
-    return next((k for k in range(min(len(a), len(b)), 0, -1) if same_turns(a[-k:], b[:k])), 0)
+    """How many turns at the end of one are the first of the other, and say something."""
+    found = next((k for k in range(min(len(a), len(b)), 0, -1) if same_turns(a[-k:], b[:k])), 0)
+    return found if share_evidence(a[-found:], b, found) else 0
 
 
 def open_ids(t: Thread) -> set[str]:
@@ -203,9 +282,15 @@ def open_ids(t: Thread) -> set[str]:
     return {c["id"] for c in t.turns[-1].message.get("tool_calls") or () if c["id"]} if t.turns else set()
 
 
-def _extend(threads: list[Thread], t: Thread, shared: int, history: list[Turn], said: list[Turn]) -> Thread:
-    path = [*history, *said]
+def _begun(threads: list[Thread], path: list[Turn], call: _Call) -> Thread:
+    threads.append(Thread(_kept(path), start_ns=call.seen.start_ns, scope=call.scope))
+    return threads[-1]
+
+
+def _extend(threads: list[Thread], t: Thread, shared: int, path: list[Turn], call: _Call) -> Thread:
     known = shared + common_prefix(t.turns[shared:], path[shared:])
+    if known == 0:
+        return _begun(threads, path, call)
     for old, new in zip(t.turns[:known], path, strict=False):
         _enrich(old, new)
     if known == len(path):
@@ -213,12 +298,10 @@ def _extend(threads: list[Thread], t: Thread, shared: int, history: list[Turn], 
     if known == len(t.turns):
         t.turns.extend(_kept(path[known:]))
         return t
-    branch = Thread(
-        [*t.turns[:known], *_kept(path[known:])], t.system, t.agent, start_ns=t.start_ns, end_ns=t.end_ns
-    )
-    branch.tools, branch.flags = t.tools, {*t.flags}
-    branch.response_ids, branch.spans = {*t.response_ids}, [*t.spans]
-    branch.ends = {response: end for response, end in t.ends.items() if end <= known}
+    turns = [*t.turns[:known], *_kept(path[known:])]
+    branch = Thread(turns, start_ns=t.start_ns, scope=call.scope, is_branch=True)
+    branch.system = t.system if call.system is None else None  # else ``_note`` takes the call's own
+    branch.tools, branch.flags, branch.agent = t.tools, {*t.flags}, t.agent
     threads.append(branch)
     return branch
 
@@ -227,6 +310,79 @@ def _kept(turns: list[Turn]) -> list[Turn]:
     for turn in turns:
         turn.keep()
     return turns
+
+
+# ---------------------------------------------------------------------------- threads that are one
+
+
+def absorb(threads: list[Thread]) -> list[Thread]:
+    """The threads without those that are a beginning of another, which takes over what they knew: an agent that goes
+    on where another ended, or a call that was told less fully."""
+    if len(threads) < 2:
+        return threads
+    paths = [path_digests(t.turns) for t in threads]
+    begun: dict[bytes, Thread] = {}
+    for t, path in zip(threads, paths, strict=True):
+        for digest in path[:-1]:
+            begun.setdefault(digest, t)
+    whole: dict[bytes, Thread] = {}
+    gone: dict[int, Thread] = {}
+    for t, path in sorted(zip(threads, paths, strict=True), key=lambda found: len(found[1])):
+        target = begun.get(path[-1]) if path else None
+        if target is None and path:
+            other = whole.setdefault(path[-1], t)
+            target = other if other is not t and _are_one(other, t) else None
+        if target is not None and _may_absorb(target, t):
+            _absorb(target, t)
+            gone[id(t)] = target
+    return [t for t in threads if id(t) not in gone]
+
+
+def path_digests(turns: Sequence[Turn]) -> list[bytes]:
+    """A digest after each turn."""
+    state, out = xxhash.xxh3_128(), []
+    for turn in turns:
+        state.update(turn.key)
+        out.append(state.digest())
+    return out
+
+
+def _are_one(a: Thread, b: Thread) -> bool:
+    """Whether spans of two threads tell one model call."""
+    if a.response_ids.keys() & b.response_ids.keys():
+        return True
+    spans: set[SpanKey] = {o.key for o, _ in a.told}
+    parents: set[SpanKey] = {(o.trace_id, o.parent_span_id) for o, _ in a.told}
+    return any((o.trace_id, o.parent_span_id) in spans or o.key in parents for o, _ in b.told)
+
+
+def _may_absorb(whole: Thread, part: Thread) -> bool:
+    if whole.agent and part.agent and whole.agent != part.agent and not any(t.sent for t in part.turns):
+        return False  # both were only asked the same
+    return say_something(part.turns)
+
+
+def _absorb(whole: Thread, part: Thread) -> None:
+    at = {id(turn): place for place, turn in enumerate(part.turns)}
+    is_older = part.start_ns < whole.start_ns
+    for mine, theirs in zip(whole.turns, part.turns, strict=False):
+        mine.keep()
+        _enrich(mine, theirs)
+        if theirs.start_ns < mine.start_ns:
+            mine.start_ns, mine.span_id, mine.trace_id = theirs.start_ns, theirs.span_id, theirs.trace_id
+    told = [(o, [whole.turns[at[id(turn)]] for turn in said]) for o, said in part.told]
+    whole.told = [*told, *whole.told] if is_older else [*whole.told, *told]
+    if is_older:
+        whole.start_ns, whole.scope = part.start_ns, part.scope
+        whole.agent, whole.system = part.agent or whole.agent, part.system or whole.system
+    whole.end_ns = max(whole.end_ns, part.end_ns)
+    whole.is_branch = whole.is_branch and part.is_branch
+    whole.tools = whole.tools or part.tools
+    whole.flags |= part.flags
+    whole.response_ids = {**part.response_ids, **whole.response_ids}
+
+
+# --------------------------------------------------------------------------------- equal turns
 
 
 def common_prefix(a: list[Turn], b: list[Turn]) -> int:
@@ -256,11 +412,17 @@ def _alike(x: Turn, y: Turn) -> bool:
     if bool(calls_a) != bool(calls_b) or [c["name"] for c in calls_a] != [c["name"] for c in calls_b]:
         return False
     if calls_a:
-        pairs = zip(calls_a, calls_b, strict=True)
-        return all(
-            (c["id"] and c["id"] == d["id"]) or "arguments" not in c or "arguments" not in d for c, d in pairs
-        )
+        return all(_is_one_call(c, d) for c, d in zip(calls_a, calls_b, strict=True))
     return (a.get("content") or "").strip() == (b.get("content") or "").strip()
+
+
+def _is_one_call(a: MessageToolCall, b: MessageToolCall) -> bool:
+    """Whether two calls of one tool may be one. Ids that are counted prove nothing against the arguments."""
+    if "arguments" not in a or "arguments" not in b:
+        return True
+    if not a["id"] or a["id"] != b["id"]:
+        return False
+    return is_random(a["id"]) or key_of(a["arguments"]) == key_of(b["arguments"])
 
 
 def _enrich(old: Turn, new: Turn) -> None:

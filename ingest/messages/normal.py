@@ -9,6 +9,7 @@ from ingest.messages.shapes import NormalMessage
 
 # Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
 MAPPING_VERSION = 4
+SpanKey = tuple[str, str]  # trace id, span id
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class Evaluation:
     trace_id: str = ""
     span_id: str = ""
     conversation_id: str | None = None
+    anchors: tuple[tuple[SpanKey, ...], ...] = ()  # spans whose thread is judged, the nearest first (``judgements``)
 
 
 @dataclass(slots=True)
@@ -100,3 +102,9 @@ class Observed:
     input_tokens: int | None = None
     emitter: str = ""  # the process and the instrumentation in it
     rebuilt: bool = False  # not one span's words, but a whole run's (ingest.conversations.runs)
+    also: list[tuple[str, str, str]] = field(default_factory=list)  # other spans it stands for: trace, span, kind
+
+    @property
+    def key(self) -> SpanKey:
+        """What identifies the span."""
+        return self.trace_id, self.span_id

@@ -145,29 +145,41 @@ def with_kept(root: Path, made: Rows) -> Rows:
     if not old["conversation_facts"]:
         return made
     before, after = _messages(old), _messages(made)
-    gone, renamed = set(), {}
+    gone, renamed, repeated = set(), {}, {}
     for conversation_id, said in after.items():
         name = conversation_id
         while name in before and not said[: len(before[name])] == before[name]:
             if set(said) <= set(before[name]):
+                repeated[conversation_id] = name
                 name = ""  # a repetition
                 break
             name += "/later"
         renamed[conversation_id] = name
         gone.add(name)
-    told_by = {trace: row[0] for row in old["conversation_facts"] for trace in row[8]}
+    told_by: dict[str, set[str]] = defaultdict(set)
+    for row in old["conversation_facts"]:
+        for trace in row[8]:
+            told_by[trace].add(row[0])
     out: Rows = {}
     for name, rows in made.items():
         if name == "message_bodies":
             out[name] = list({row[0]: row for row in (*old[name], *rows)}.values())
             continue
         if name == "evaluations":  # judgements stay even if their conversation goes
-            new = [(row[0] or told_by.get(row[6]), *row[1:]) for row in rows]
+            new = [(row[0] or _lone(told_by.get(row[6])), *row[1:]) for row in rows]
             out[name] = list(dict.fromkeys([*old[name], *((renamed.get(r[0]) or r[0], *r[1:]) for r in new)]))
             continue
         kept = [row for row in old[name] if row[0] not in gone]
+        if name == "placements":  # of what says nothing new, in the conversation that said it before
+            of = {key: value for key, value in renamed.items() if value} | repeated
+            out[name] = kept + [(of.get(row[0], row[0]), *row[1:]) for row in rows]
+            continue
         out[name] = kept + [(renamed.get(row[0], row[0]), *row[1:]) for row in rows if renamed.get(row[0], row[0])]
     return out
+
+
+def _lone(found: set[str] | None) -> str | None:
+    return next(iter(found)) if found and len(found) == 1 else None
 
 
 def _messages(rows: Rows) -> dict[str, list[str]]:
@@ -191,7 +203,7 @@ def _sum(a: Any, b: Any) -> Any:
     return a + b
 
 
-def add_counts(root: Path, counts: dict[str, int]) -> None:
-    """Add the kept spans to the counts by dialect."""
-    for dialect, spans in read(root, "dialects"):
-        counts[dialect] = counts.get(dialect, 0) + spans
+def add_counts(root: Path, name: str, counts: dict[str, int]) -> None:
+    """Add the kept counts: spans by dialect, or items read by kind."""
+    for what, count in read(root, name):
+        counts[what] = counts.get(what, 0) + count

@@ -54,13 +54,14 @@ def build(
     if shards > 1:
         with nullcontext(runner) if runner else LocalRunner(min(shards, os.cpu_count() or 1)).running() as each:
             made = normalise_in_parts(root, raw, into / "normalised", shards, each)
-        counts, unread, totals = made.dialect_counts, made.unread_records, made.totals
+        counts, kinds, unread, totals = made.dialect_counts, made.read_counts, made.unread_records, made.totals
     else:
-        counts, unread, totals = _normalise_whole(root, into / "normalised")
+        counts, kinds, unread, totals = _normalise_whole(root, into / "normalised")
     _report(totals, root, into)
     with compaction.sorter(root) as db:
-        _write_counts(db, counts, "dialect", "spans", into / "normalised" / "dialects.parquet")
-        _write_counts(db, unread, "event_name", "records", into / "normalised" / "unread_log_records.parquet")
+        _write_counts(db, "dialect, spans", counts, into / "normalised" / "dialects.parquet")
+        _write_counts(db, "kind, told", kinds, into / "normalised" / "read_counts.parquet")
+        _write_counts(db, "event_name, records", unread, into / "normalised" / "unread_log_records.parquet")
         _views(db, into / "normalised")
         return {name: _make(db, runner or LocalRunner(0), into, name) for name in ORDER}
 
@@ -74,22 +75,30 @@ def _shards(root: Path, raw: dict[str, list[Path]], at_least: int) -> int:
     return max(at_least, shards_for(*extent(files)))
 
 
-def _normalise_whole(root: Path, into: Path) -> tuple[dict[str, int], dict[str, int], Totals | None]:
-    """Writes the normalised tables in one piece; returns spans by dialect, log records that were not understood, and
-    what privacy replaced."""
+Counts = dict[str, int]
+
+
+def _normalise_whole(root: Path, into: Path) -> tuple[Counts, Counts, Counts, Totals | None]:
+    """Write the normalised tables in one piece. Return spans by dialect, items read by kind, log records that were not
+    understood, and what privacy replaced."""
     privacy = open_privacy(root)
     made = normalise(_raw_rows(root, "spans"), _raw_rows(root, "log_records"), privacy)
     rows = kept.with_kept(root, made.rows)
-    kept.add_counts(root, made.dialect_counts)
+    kept.add_counts(root, "dialects", made.dialect_counts)
+    kept.add_counts(root, "read_counts", made.read_counts)
     for name, schema in NORMALISED.items():
         _write(to_table(rows[name], schema), into / f"{name}.parquet")
-    return made.dialect_counts, made.unread_records, privacy.totals() if privacy else None
+    return made.dialect_counts, made.read_counts, made.unread_records, privacy.totals() if privacy else None
 
 
-def _write_counts(db: duckdb.DuckDBPyConnection, counts: dict[str, int], what: str, of: str, target: Path) -> None:
-    """Writes a table of names and numbers."""
+def _write_counts(db: duckdb.DuckDBPyConnection, columns: str, counts: dict[str, int], target: Path) -> None:
+    """Write a table of names and numbers."""
     counted = [list(counts), list(counts.values())]
-    db.execute(f"CREATE TABLE counted AS SELECT unnest(?::VARCHAR[]) AS {what}, unnest(?::BIGINT[]) AS {of}", counted)
+    db.execute(
+        f"CREATE TABLE counted ({columns.replace(',', ' VARCHAR,')} BIGINT);"
+        " INSERT INTO counted SELECT unnest(?::VARCHAR[]), unnest(?::BIGINT[])",
+        counted,
+    )
     aside = target.with_suffix(".tmp")
     db.execute(f"COPY counted TO {quoted(aside)} (FORMAT parquet, COMPRESSION zstd); DROP TABLE counted")
     os.replace(aside, target)

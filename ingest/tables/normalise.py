@@ -14,7 +14,9 @@ import pyarrow as pa
 import xxhash
 
 from ingest import dialects
-from ingest.conversations.assembly import Assembled, assemble, conversation_of
+from ingest.conversations.assembly import KINDS, Assembled, Left, assemble
+from ingest.conversations.executions import DEMOTED
+from ingest.conversations.judgements import Index, Named, identity
 from ingest.conversations.linking import Link
 from ingest.dialects.logs import model_events, sessions
 from ingest.messages.chatform import Turn
@@ -64,18 +66,24 @@ NORMALISED = {
     "evaluations": pa.schema(
         [("conversation_id", pa.string()), ("name", pa.string()), ("score", pa.float64()),
          ("label", pa.string()), ("explanation", pa.string()), ("time_ns", pa.int64()),
-         ("trace_id", pa.string()), ("span_id", pa.string())]
+         ("trace_id", pa.string()), ("span_id", pa.string()), ("attributed_by", pa.string())]
+    ),
+    # Where each model output and tool execution is: the message's position, or the reason why it is nowhere.
+    "placements": pa.schema(
+        [("conversation_id", pa.string()), ("trace_id", pa.string()), ("span_id", pa.string()),
+         ("kind", pa.string()), ("position", pa.int64()), ("reason", pa.string())]
     ),
 }  # fmt: skip
 
 
 @dataclass
 class Normalised:
-    """Rows of each normalised table, how many spans each dialect read, and how many log records were not understood, by
-    name."""
+    """Rows of each normalised table, how many spans each dialect read, the items read by kind, and how many log records
+    were not understood, by name."""
 
     rows: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {k: [] for k in NORMALISED})
     dialect_counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    read_counts: dict[str, int] = field(default_factory=dict)
     unread_records: dict[str, int] = field(default_factory=dict)
 
 
@@ -96,41 +104,76 @@ def normalise(spans: Rows, records: Rows, privacy: Privacy | None = None) -> Nor
     """The normalised tables of raw ``spans`` and ``log_records``, with surrogates for what is personal or secret if
     ``privacy`` is given."""
     out = Normalised()
-    observed, evaluations = read(spans, records, out.dialect_counts, out.unread_records)
-    conversations = assemble(observed)
+    observed, judged = read(spans, records, out.dialect_counts, out.read_counts, out.unread_records)
+    left, index = Left(), Index()
+    conversations = assemble(observed, judged, left)
     add_conversations(out.rows, conversations, privacy)
-    by_trace = {t: c.conversation_id for c in conversations for t in c.trace_ids}
-    by_response = {r: c.conversation_id for c in conversations for r in c.thread.response_ids}
-    for e in evaluations:
-        out.rows["evaluations"].append(evaluation_row(e, conversation_of(e, by_trace, by_response), privacy))
+    for c in conversations:
+        index.add(named(c))
+    for e in left.judgements:
+        out.rows["evaluations"].append(evaluation_row(e, *index.find(e), privacy))
+    out.rows["placements"] += left_rows(left)
     return out
 
 
+def named(c: Assembled) -> Named:
+    """What names a conversation."""
+    return Named(c.conversation_id, frozenset(c.names), frozenset(c.trace_ids), frozenset(c.thread.response_ids))
+
+
+def left_rows(left: Left) -> list[tuple[Any, ...]]:
+    """The rows of ``placements`` of what is in no conversation."""
+    told = dict.fromkeys(left.spans)
+    return [(None, trace_id, span_id, _KINDS.get(kind, kind), None, reason) for trace_id, span_id, kind, reason in told]
+
+
+_KINDS = {DEMOTED: "inference"}
+_PLACED = {*KINDS, DEMOTED}
+
+
 def read(
-    spans: Rows, records: Rows, dialect_counts: dict[str, int], unread_records: dict[str, int] | None = None
+    spans: Rows,
+    records: Rows,
+    dialect_counts: dict[str, int],
+    read_counts: dict[str, int] | None = None,
+    unread_records: dict[str, int] | None = None,
 ) -> tuple[list[Observed], list[Evaluation]]:
-    """What raw rows mean, span by span; adds to the number of spans that each dialect read, and to that of the log
-    records that were not understood, by their names. The log records must be all those of the spans."""
-    by_span, evaluations = _records(records)
+    """What raw rows mean, span by span, and the judgements of log records.
+
+    Adds to the counts: spans by dialect; model calls, executions and judgements; log records that were not
+    understood, by name. The log records must be all those of the spans.
+    """
+    by_span, judged = _records(records)
     observed: list[Observed] = []
     met: set[tuple[str, str]] = set()
+    kinds: dict[str, set[Any]] = {kind: set() for kind in KINDS}
+    judgements = set(map(identity, judged))
     loose = [r for (trace_id, _), told in by_span.items() if not trace_id for r in told]
     for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met), model_events.spans_of(loose)):
         seen = _observed(span)
         dialect_counts[seen.dialect or "none"] = dialect_counts.get(seen.dialect or "none", 0) + 1
-        evaluations += seen.evaluations
+        if seen.kind in kinds:
+            kinds[seen.kind].add((span.trace_id, span.span_id))
+        if seen.evaluations:
+            judgements.update(map(identity, seen.evaluations))
         observed.append(seen)
         if seen.kind != "other" and span.records:
             for record in span.records:
                 record.is_read = True
     rest = [r for told in by_span.values() for r in told if not r.is_read and r.event_name != dialects.EVALUATION]
-    if not rest:
-        return observed, evaluations
-    told_traces = {o.trace_id for o in observed if o.input or o.output or o.arguments is not None}
-    found, unread = sessions.read_sessions(rest, told_traces)
-    if unread_records is not None:
-        unread_records.update(unread)
-    return observed + found, evaluations
+    if rest:
+        told_traces = {o.trace_id for o in observed if o.input or o.output or o.arguments is not None}
+        found, unread = sessions.read_sessions(rest, told_traces)
+        observed += found
+        for seen in found:
+            if seen.kind in kinds:
+                kinds[seen.kind].add(seen.key)
+        if unread_records is not None:
+            unread_records.update(unread)
+    if read_counts is not None:
+        for kind, told in {**kinds, "judgement": judgements}.items():
+            read_counts[kind] = read_counts.get(kind, 0) + len(told)
+    return observed, judged
 
 
 def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privacy: Privacy | None) -> None:
@@ -144,14 +187,23 @@ def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privac
             turns = [written if new is old else _written(new) for new, old, written in both]
             tools = tools if told.thread.tools is c.thread.tools else _json(told.thread.tools)
         _add_conversation(rows, told, turns, tools)
+        places = {id(turn): position for position, turn in enumerate(c.thread.turns)}
+        rows["placements"] += [
+            (told.conversation_id, trace_id, span_id, _KINDS.get(kind, kind), places.get(id(turn)), None)
+            for trace_id, span_id, kind, turn in c.placed
+            if kind in _PLACED
+        ]
+        rows["evaluations"] += [evaluation_row(e, c.conversation_id, "span", privacy) for e in c.judged]
     rows["message_bodies"] = list({row[0]: row for row in rows["message_bodies"]}.values())
 
 
-def evaluation_row(e: Evaluation, conversation_id: str | None, privacy: Privacy | None) -> tuple[Any, ...]:
-    """The row of a judgement of a conversation."""
+def evaluation_row(
+    e: Evaluation, conversation_id: str | None, by: str | None, privacy: Privacy | None
+) -> tuple[Any, ...]:
+    """The row of a judgement of a conversation, and by what it was found."""
     if privacy:
         conversation_id, e = privacy.evaluation(e, conversation_id)
-    return conversation_id, e.name, e.score, e.label, e.explanation, e.time_ns, e.trace_id, e.span_id
+    return conversation_id, e.name, e.score, e.label, e.explanation, e.time_ns, e.trace_id, e.span_id, by
 
 
 Records = dict[tuple[str, str], list[LogRecord]]
@@ -211,9 +263,7 @@ def _records(rows: Rows) -> tuple[Records, list[Evaluation]]:
         if record.event_name == dialects.EVALUATION:
             body = record.body if isinstance(record.body, dict) else {}
             evaluations.append(
-                dialects.evaluation(
-                    {**body, **attributes}, record.time_ns, record.trace_id, record.span_id, None
-                )
+                dialects.evaluation({**body, **attributes}, record.time_ns, record.trace_id, record.span_id, None)
             )
     return by_span, evaluations
 

@@ -39,21 +39,26 @@ def pack_conversation(c: Assembled) -> bytes:
         (x.call, places[id(x.call_turn)], None if x.answer is None else places[id(x.answer)], x.repairs, x.ran)
         for x in c.links
     ]
-    head = (c.conversation_id, c.agent, c.started_at_ns, c.ended_at_ns, c.trace_ids, c.dialects, c.flags, c.explicit)
-    thread = (t.agent, t.response_ids, t.tools, t.start_ns, t.end_ns, t.flags)
-    return pickle.dumps((head, thread, list(map(_TURN, t.turns)), links), 5)
+    head = (c.conversation_id, c.agent, c.started_at_ns, c.ended_at_ns, c.trace_ids, c.dialects, c.flags, c.explicit,
+            c.names)  # fmt: skip
+    placed = [(trace_id, span_id, kind, places.get(id(turn))) for trace_id, span_id, kind, turn in c.placed]
+    thread = (t.agent, t.response_ids, t.tools, t.start_ns, t.end_ns, t.flags, t.is_branch)
+    return pickle.dumps((head, thread, list(map(_TURN, t.turns)), links, placed, c.judged), 5)
 
 
 def unpack_conversation(packed: bytes) -> Assembled:
     """The same again."""
-    head, thread, told, linked = pickle.loads(packed)
+    head, thread, told, linked, found, judged = pickle.loads(packed)
     turns = list(starmap(Turn, told))
     links = [
         Link(call, turns[at], None if answer is None else turns[answer], None, repairs, ran)
         for call, at, answer, repairs, ran in linked
     ]
-    agent, response_ids, tools, start_ns, end_ns, flags = thread
-    conversation_id, *rest = head
+    placed = [(*span, None if at is None else turns[at]) for *span, at in found]
+    agent, response_ids, tools, start_ns, end_ns, flags, is_branch = thread
+    whole = Thread(turns, None, agent, response_ids, tools, start_ns, end_ns, [], flags, None, is_branch)
+    conversation_id, agent_name, started, ended, traces, dialects, all_flags, explicit, names = head
     return Assembled(
-        conversation_id, Thread(turns, None, agent, response_ids, tools, start_ns, end_ns, [], flags), links, *rest
-    )
+        conversation_id, whole, links, agent_name, started, ended, traces, dialects, all_flags, explicit, names,
+        placed, judged,
+    )  # fmt: skip

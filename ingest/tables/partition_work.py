@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ingest.conversations.assembly import (
     Assembled,
+    Left,
     conversations_of,
     given_ids,
     groups_of,
@@ -26,17 +27,17 @@ from ingest.conversations.hidden_history import Evidence
 from ingest.formats.otlp import to_table
 from ingest.messages.normal import Evaluation
 from ingest.privacy.conversations import Privacy
-from ingest.tables.normalise import NORMALISED, Normalised, add_conversations, read, rows_of
+from ingest.tables.normalise import NORMALISED, Normalised, add_conversations, named, read, rows_of
 from ingest.tables.packing import pack_conversation, pack_spans, unpack_spans
 
 GROUPS = pa.schema([("digest", pa.int64()), ("key", pa.string()), ("explicit", pa.bool_()), ("members", pa.binary())])
-TIES = pa.schema([("owner", pa.int64()), ("emitter", pa.int64()), ("name", pa.int64())])
+TIES = pa.schema([("owner", pa.int64()), ("emitter", pa.int64()), ("name", pa.int64()), ("content", pa.int64())])
 ASSEMBLED = pa.schema(
     [("number", pa.int64()), ("ends", pa.binary()), ("beginnings", pa.list_(pa.binary())), ("explicit", pa.bool_()),
      ("given", pa.list_(pa.int64())), ("conversation", pa.binary())]
 )  # fmt: skip
 TOLD = pa.schema(
-    [("conversation_id", pa.string()), ("started_at_ns", pa.int64()), ("trace_ids", pa.list_(pa.string())),
+    [("conversation_id", pa.string()), ("names", pa.list_(pa.string())), ("trace_ids", pa.list_(pa.string())),
      ("response_ids", pa.list_(pa.string())), ("known", pa.binary())]
 )  # fmt: skip
 Rows = list[tuple[Any, ...]]
@@ -46,7 +47,8 @@ MAX_GOING_ON = 0.05  # of a bucket's conversations, if their rows are to be writ
 @dataclass
 class Shard:
     """What the spans of a shard say: rows of ``GROUPS`` and of ``TIES`` (who made ids, who names them), what proves
-    hidden histories, judgements, how many spans each dialect read, and how many log records were not understood."""
+    hidden histories, judgements that stand on no span of one group, how many spans each dialect read, the items read by
+    kind, and how many log records were not understood."""
 
     groups: Rows
     made: Rows
@@ -54,34 +56,36 @@ class Shard:
     evidence: Evidence
     evaluations: list[Evaluation]
     dialect_counts: dict[str, int] = field(default_factory=dict)
+    read_counts: dict[str, int] = field(default_factory=dict)
     unread_records: dict[str, int] = field(default_factory=dict)
 
 
 def read_shard(spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]) -> Shard:
     """Reads the spans of some traces, all of each, in the order of their arrival."""
     counts: dict[str, int] = {}
+    found: dict[str, int] = {}
     unread: dict[str, int] = {}
-    observed, evaluations = read(rows_of(spans, "spans"), rows_of(records, "log_records"), counts, unread)
-    ties, evidence = Ties(), Evidence()
+    observed, judged = read(rows_of(spans, "spans"), rows_of(records, "log_records"), counts, found, unread)
+    ties, evidence, left = Ties(), Evidence(), Left()
     rows: Rows = []
-    for g in groups_of(observed):
+    for g in groups_of(observed, judged, left):
         ties.add(g)
         evidence.add(g.members)
         rows.append((g.digest, g.key, g.explicit, pack_spans(g.members)))
-    return Shard(rows, ties.made, ties.named, evidence, evaluations, counts, unread)
+    return Shard(rows, ties.made, ties.named, evidence, left.judgements, counts, found, unread)
 
 
 def assemble_bucket(
-    tables: Iterable[pa.Table], origins: dict[int, set[int]], evidence: Evidence
+    tables: Iterable[pa.Table], origins: dict[int, set[int]], evidence: Evidence, left: Left
 ) -> list[Assembled]:
-    """The conversations of a bucket's groups. ``tables`` are of ``GROUPS``; the spans of one group can be in several
-    rows."""
+    """The conversations of a bucket's groups, and what is in none of them. ``tables`` are of ``GROUPS``; the spans of
+    one group can be in several rows."""
     found: dict[str, Group] = {}
     for table in tables:
         for row in table.to_pylist():
             g = found.setdefault(row["key"], Group(row["key"], row["explicit"]))
             g.members += unpack_spans(row["members"])
-    return conversations_of(found.values(), origins, evidence)
+    return conversations_of(found.values(), origins, evidence, left)
 
 
 def stand_alone(conversations: Sequence[Assembled]) -> bool:
@@ -105,14 +109,14 @@ def index_of(conversations: Iterable[Assembled], packed: bool) -> pa.Table:
 
 
 def write_bucket(conversations: list[Assembled], privacy: Privacy | None) -> dict[str, pa.Table]:
-    """The rows of a bucket's conversations by table: the normalised ones but the judgements, and ``told``, by which
-    judgements find their conversations and the personal values in them."""
+    """The rows of a bucket's conversations by table: the normalised ones, and ``told``, by which judgements that stand
+    on no span find their conversations and the personal values in them."""
     joined = join_by_history(conversations)
     made = Normalised()
     add_conversations(made.rows, joined, privacy)
     told: Rows = []
     for c in joined:
         known = pickle.dumps(privacy.known_of(c.conversation_id), 5) if privacy else None
-        told.append((c.conversation_id, c.started_at_ns, sorted(c.trace_ids), sorted(c.thread.response_ids), known))
-    tables = {n: to_table(made.rows[n], schema) for n, schema in NORMALISED.items() if n != "evaluations"}
-    return {**tables, "told": to_table(told, TOLD)}
+        n = named(c)
+        told.append((n.conversation_id, sorted(n.names), sorted(n.trace_ids), sorted(n.response_ids), known))
+    return {**{n: to_table(made.rows[n], schema) for n, schema in NORMALISED.items()}, "told": to_table(told, TOLD)}

@@ -27,14 +27,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ingest.conversations.assembly import Assembled
+from ingest.conversations.assembly import Assembled, Left
 from ingest.conversations.hidden_history import Evidence
 from ingest.formats.otlp import to_table
 from ingest.messages.normal import Evaluation
 from ingest.privacy.conversations import Totals
 from ingest.privacy.lakes import open_privacy
 from ingest.tables import partition_work as work
-from ingest.tables.normalise import COLUMNS, NORMALISED, evaluation_row
+from ingest.tables.normalise import COLUMNS, NORMALISED, evaluation_row, left_rows
 from ingest.tables.packing import unpack_conversation
 from ingest.tables.runners import Runner, listed, out_of_core, quoted
 from ingest.tables.shards import Stretch, extent, stretches
@@ -48,9 +48,11 @@ Edges = Iterable[tuple[int, int]]
 
 @dataclass
 class Made:
-    """What was made besides the files: spans by dialect, log records not understood, and what privacy replaced."""
+    """What was made besides the files: spans by dialect, items read by kind, log records not understood, and what
+    privacy replaced."""
 
     dialect_counts: dict[str, int]
+    read_counts: dict[str, int]
     unread_records: dict[str, int]
     totals: Totals | None
 
@@ -81,15 +83,16 @@ def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shard
             written[b] = now
         totals = [w.totals for w in written if w and w.totals]
         into.mkdir(parents=True, exist_ok=True)
-        each(_join_files, [(aside, name, into) for name in NORMALISED if name != "evaluations"])
-        judged = [number for number, shard in enumerate(read) if shard.has_evaluations]
-        (found,) = each(_write_evaluations, [(aside, into, judged, totals, root)])
+        (found,) = each(_write_loose, [(aside, totals, root)])
+        each(_join_files, [(aside, name, into) for name in NORMALISED])
         counts: Counter[str] = Counter()
+        kinds: Counter[str] = Counter()
         unread: Counter[str] = Counter()
         for shard in read:
             counts.update(shard.dialect_counts)
+            kinds.update(shard.read_counts)
             unread.update(shard.unread_records)
-        return Made(dict(counts), dict(unread), found)
+        return Made(dict(counts), dict(kinds), dict(unread), found)
 
 
 def _read(
@@ -118,8 +121,8 @@ class _ReadShard:
 
     buckets: list[int]
     evidence: Evidence
-    has_evaluations: bool
     dialect_counts: dict[str, int]
+    read_counts: dict[str, int]
     unread_records: dict[str, int]
 
 
@@ -170,10 +173,14 @@ def _leave(
             writer.write_table(to_table(rows, work.GROUPS), row_group_size=len(rows))
     for name, tied in (("made", shard.made), ("named", shard.named)):
         pq.write_table(to_table(tied, work.TIES), aside / f"{name}-{number}.parquet", **ASIDE_AS)
-    if shard.evaluations:
-        (aside / f"evaluations-{number}.pickle").write_bytes(pickle.dumps(shard.evaluations, 5))
-    has_evaluations = bool(shard.evaluations)
-    return _ReadShard(sorted(of_bucket), shard.evidence, has_evaluations, shard.dialect_counts, shard.unread_records)
+    _leave_loose(aside / f"loose-shard-{number}.pickle", shard.evaluations)
+    counts = shard.dialect_counts, shard.read_counts, shard.unread_records
+    return _ReadShard(sorted(of_bucket), shard.evidence, *counts)
+
+
+def _leave_loose(path: Path, judgements: list[Evaluation]) -> None:
+    if judgements:
+        path.write_bytes(pickle.dumps(judgements, 5))
 
 
 @dataclass
@@ -190,7 +197,11 @@ def _assemble_bucket(
     """Leaves the conversations of a bucket: ``where`` are the shards and row groups it is in, ``gone`` the groups
     that went elsewhere; those that came are in a file of their own. Leaves their rows instead, if there is a ``lake``
     and hardly any of them seems to go on elsewhere: then they need not be packed and read again."""
-    conversations = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence)
+    left = Left()
+    conversations = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence, left)
+    _leave_loose(aside / f"loose-bucket-{bucket}.pickle", left.judgements)
+    nowhere = to_table(left_rows(left), NORMALISED["placements"])
+    pq.write_table(nowhere, aside / f"placements-left-{bucket}.parquet", **ASIDE_AS)
     at_once = lake is not None and work.stand_alone(conversations)
     index = work.index_of(conversations, packed=not at_once)
     pq.write_table(index, aside / f"assembled-{bucket}.parquet", **ASIDE_AS, row_group_size=BATCH)
@@ -267,17 +278,32 @@ def meet(edges: Edges, place: Callable[[int], int]) -> dict[int, int]:
 def _origins(db: duckdb.DuckDBPyConnection, aside: Path) -> dict[int, set[int]]:
     """``grouping.origins``, of all shards."""
     found = db.execute(f"""
-        WITH made AS (SELECT * FROM read_parquet({listed(sorted(aside.glob("made-*.parquet")))})),
+        WITH told AS (SELECT * FROM read_parquet({listed(sorted(aside.glob("made-*.parquet")))})),
+        made AS (SELECT * FROM told UNION ALL SELECT * REPLACE (-1 AS content) FROM told),
         named AS (SELECT DISTINCT * FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))})),
         here AS (
-            SELECT emitter, name, min(owner) AS maker, count(DISTINCT owner) AS makers FROM made GROUP BY emitter, name
+            SELECT emitter, name, content, min(owner) AS least, max(owner) AS greatest FROM made
+            GROUP BY emitter, name, content
         ),
-        anywhere AS (SELECT name, min(owner) AS maker, count(DISTINCT owner) AS makers FROM made GROUP BY name)
-        SELECT DISTINCT named.owner, coalesce(here.maker, anywhere.maker)
-        FROM named
-        LEFT JOIN here ON named.emitter = here.emitter AND named.name = here.name
-        LEFT JOIN anywhere ON named.name = anywhere.name
-        WHERE coalesce(here.makers, anywhere.makers) = 1 AND coalesce(here.maker, anywhere.maker) <> named.owner
+        anywhere AS (
+            SELECT name, content, min(owner) AS least, max(owner) AS greatest FROM made GROUP BY name, content
+        ),
+        wanted AS (  -- calls that agree: of the same content, or of none that is told
+            SELECT owner, emitter, name, content, unnest(CASE WHEN content = 0 THEN [-1] ELSE [content, 0] END) AS kind
+            FROM named
+        ),
+        makers AS (
+            SELECT
+                wanted.owner, wanted.emitter, wanted.name, wanted.content,
+                coalesce(min(here.least), min(anywhere.least)) AS least,
+                CASE WHEN min(here.least) IS NULL THEN max(anywhere.greatest) ELSE max(here.greatest) END AS greatest
+            FROM wanted
+            LEFT JOIN here
+                ON wanted.emitter = here.emitter AND wanted.name = here.name AND wanted.kind = here.content
+            LEFT JOIN anywhere ON wanted.name = anywhere.name AND wanted.kind = anywhere.content
+            GROUP BY ALL
+        )
+        SELECT DISTINCT owner, least FROM makers WHERE least = greatest AND least <> owner
     """).fetchall()
     out: dict[int, set[int]] = defaultdict(set)
     for group, origin in found:
@@ -381,24 +407,22 @@ def _join_files(aside: Path, name: str, into: Path) -> None:
     os.replace(partial, into / f"{name}.parquet")
 
 
-def _write_evaluations(
-    aside: Path, into: Path, numbers: list[int], totals: list[Totals], lake: Path
-) -> Totals | None:
-    """Writes the judgements that shards left, each with its conversation's id; returns all that privacy replaced."""
+def _write_loose(aside: Path, totals: list[Totals], lake: Path) -> Totals | None:
+    """Leaves the rows of judgements that stand on no span, each with the conversation that it names; returns all that
+    privacy replaced."""
     privacy = open_privacy(lake)
     rows: list[tuple[Any, ...]] = []
-    with out_of_core(aside / "evaluations.spilled") as db:
-        if numbers:
+    left = sorted(aside.glob("loose-*.pickle"))
+    with out_of_core(aside / "loose.spilled") as db:
+        if left:
             _told_conversations(db, aside)
-        for number in numbers:
-            evaluations: list[Evaluation] = pickle.loads((aside / f"evaluations-{number}.pickle").read_bytes())
-            for e, (conversation_id, known) in zip(evaluations, _judged(db, evaluations), strict=True):
+        for path in left:
+            judgements: list[Evaluation] = pickle.loads(path.read_bytes())
+            for e, (conversation_id, by, known) in zip(judgements, _judged(db, judgements), strict=True):
                 if privacy and conversation_id:
                     privacy.remember(conversation_id, pickle.loads(known) if known else {})
-                rows.append(evaluation_row(e, conversation_id, privacy))
-    partial = into / "evaluations.tmp"
-    pq.write_table(to_table(rows, NORMALISED["evaluations"]), partial, compression="zstd")
-    os.replace(partial, into / "evaluations.parquet")
+                rows.append(evaluation_row(e, conversation_id, by, privacy))
+    pq.write_table(to_table(rows, NORMALISED["evaluations"]), aside / "evaluations-loose.parquet", **ASIDE_AS)
     if privacy is None:
         return None
     whole = privacy.totals()
@@ -411,40 +435,46 @@ def _told_conversations(db: duckdb.DuckDBPyConnection, aside: Path) -> None:
     """Makes the tables by which judgements find their conversations."""
     db.execute(f"""
         CREATE VIEW told AS SELECT * FROM read_parquet({listed(sorted(aside.glob("told-*.parquet")))});
-        CREATE TABLE by_trace AS
-            SELECT trace_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
-            FROM (SELECT unnest(trace_ids) AS trace_id, conversation_id, started_at_ns FROM told) GROUP BY trace_id;
-        CREATE TABLE by_response AS
-            SELECT response_id, arg_max(conversation_id, (started_at_ns, conversation_id)) AS conversation_id
-            FROM (SELECT unnest(response_ids) AS response_id, conversation_id, started_at_ns FROM told)
-            GROUP BY response_id
+        CREATE TABLE names AS
+            SELECT 'response' AS kind, unnest(response_ids) AS name, conversation_id FROM told
+            UNION ALL SELECT 'conversation', unnest(names), conversation_id FROM told
+            UNION ALL SELECT 'trace', unnest(trace_ids), conversation_id FROM told
     """)
 
 
-def _judged(db: duckdb.DuckDBPyConnection, evaluations: list[Evaluation]) -> list[tuple[str | None, bytes | None]]:
-    """Each judgement's conversation (``assembly.conversation_of``) and the personal values known of it."""
-    asked = pa.table(
-        {
-            "number": pa.array(range(len(evaluations)), pa.int64()),
-            "said": pa.array([e.conversation_id for e in evaluations], pa.string()),
-            "trace_id": pa.array([e.trace_id for e in evaluations], pa.string()),
-            "response_id": pa.array([e.response_id for e in evaluations], pa.string()),
-        }
-    )
-    db.register("asked", asked)
+def _judged(
+    db: duckdb.DuckDBPyConnection, judgements: list[Evaluation]
+) -> list[tuple[str | None, str | None, bytes | None]]:
+    """Each judgement's conversation and by what it was found (``judgements.Index.find``), and the personal values
+    known of it."""
+    asked = [
+        (number, kind, name)
+        for number, e in enumerate(judgements)
+        for kind, name in (("response", e.response_id), ("conversation", e.conversation_id), ("trace", e.trace_id))
+        if name
+    ]
+    schema = pa.schema([("number", pa.int64()), ("kind", pa.string()), ("name", pa.string())])
+    db.register("asked", to_table(asked, schema))
     found = db.execute("""
-        SELECT judged.conversation_id, told.known
-        FROM (
-            SELECT
-                asked.number,
-                coalesce(by_response.conversation_id, nullif(asked.said, ''), by_trace.conversation_id)
-                    AS conversation_id
-            FROM asked
-            LEFT JOIN by_response ON asked.response_id = by_response.response_id
-            LEFT JOIN by_trace ON asked.trace_id = by_trace.trace_id
-        ) AS judged
-        LEFT JOIN told ON judged.conversation_id = told.conversation_id
-        ORDER BY judged.number
+        WITH hits AS (SELECT number, kind, conversation_id FROM asked INNER JOIN names USING (kind, name)),
+        ranked AS (
+            SELECT number, CASE kind WHEN 'response' THEN 1 WHEN 'conversation' THEN 3 ELSE 4 END AS place, kind,
+                conversation_id
+            FROM hits
+            UNION ALL
+            SELECT made.number, 2, 'response', made.conversation_id
+            FROM hits AS made INNER JOIN hits AS told
+                ON made.number = told.number AND made.conversation_id = told.conversation_id
+            WHERE made.kind = 'response' AND told.kind = 'trace'
+        ),
+        ones AS (
+            SELECT number, place, kind, min(conversation_id) AS conversation_id FROM ranked
+            GROUP BY number, place, kind HAVING count(DISTINCT conversation_id) = 1
+        ),
+        best AS (SELECT * FROM ones QUALIFY row_number() OVER (PARTITION BY number ORDER BY place) = 1)
+        SELECT best.number, best.conversation_id, best.kind, told.known
+        FROM best INNER JOIN told ON best.conversation_id = told.conversation_id
     """).fetchall()
     db.unregister("asked")
-    return found
+    of = {number: (conversation_id, by, known) for number, conversation_id, by, known in found}
+    return [of.get(number, (None, None, None)) for number in range(len(judgements))]

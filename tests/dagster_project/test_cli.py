@@ -20,7 +20,8 @@ from training.policy.registry import Registry
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     *("demo", "run", "train", "evaluate", "promote", "rollback", "report", "doctor"),
-    *("receive", "ingest", "sql", "conversations", "world", "renormalise", "compact", "retain", "privacy"),
+    *("receive", "ingest", "sql", "conversations", "conservation", "world", "renormalise", "compact", "retain"),
+    "privacy",
 )
 
 

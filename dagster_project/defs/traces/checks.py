@@ -90,6 +90,17 @@ def parts_are_understood(context: dg.AssetCheckExecutionContext, rehearsal: Loop
 
 
 @dg.asset_check(
+    asset=dg.AssetKey(["traces", "conversations"]),
+    blocking=True,
+    description="Every model output, tool execution and judgement of the raw rows is in exactly one conversation, or "
+    "counted as not read with a reason.",
+)
+def nothing_is_lost(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
+    balance = rehearsal.open(context).lake.conservation()
+    return dg.AssetCheckResult(passed=balance.holds, metadata={**balance.as_dict(), "told": "\n".join(balance.lines())})
+
+
+@dg.asset_check(
     asset=dg.AssetKey(["traces", "tool_calls"]),
     description=f"At least {FEWEST_LINKED:.0%} of tool calls have their result.",
 )

@@ -110,7 +110,7 @@ def test_conversations_are_those_of_comparing_every_turn(calls: list[tuple[list[
     otlp.read_json(json.dumps(request(*spans)), rows, 1, "test")
     made = made_of(rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "_known", lambda *_: (0, []))
+        patch.setattr(threads, "_known", lambda *_: (0, [], None))
         assert made_of(rows).rows == made.rows
 
 

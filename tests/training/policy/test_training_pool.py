@@ -289,7 +289,8 @@ def test_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyP
     assert choose_count(6, "transformers", lambda: small) == 6
     assert choose_count(0, "transformers", lambda: large) == 1  # not on a CPU
     assert choose_count(0, "vllm", lambda: small) == choose_count(6, "vllm", lambda: small) == 1
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 3 * 2**30, "available": 3 * 2**30}))
+    memory = type("Memory", (), {"total": 3 * 2**30, "available": 3 * 2**30})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     assert choose_count(0, "transformers", lambda: small) == 2
     monkeypatch.setattr("training.workers.cores", lambda: 1)
     assert choose_count(0, "transformers", lambda: small) == 1

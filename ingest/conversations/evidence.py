@@ -1,0 +1,54 @@
+"""What proves that two tellings are of one thing. A turn without content says nothing, and equals any other such."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from ingest.messages.chatform import Turn
+
+_RANDOM = re.compile(r"(?=[A-Za-z0-9]*\d)[A-Za-z0-9]{8,}")
+
+
+def is_random(call_id: str | None) -> bool:
+    """Whether an id looks drawn at random. ``call_0``, ``get_order`` and ``functions.get_order:0`` are counted or named
+    after the tool, and are the same in many conversations."""
+    return bool(call_id) and _RANDOM.search(str(call_id)) is not None
+
+
+def says(turn: Turn) -> bool:
+    """Whether a turn says something: a text, a tool's answer, or the arguments of a call."""
+    m = turn.message
+    content = m.get("content")
+    if content and not content.isspace():
+        return True
+    return any(call.get("arguments") for call in m.get("tool_calls") or ())
+
+
+def ids_of(turn: Turn) -> set[str]:
+    """The ids of the calls that a turn makes or answers."""
+    m = turn.message
+    ids = {call["id"] for call in m.get("tool_calls") or () if call.get("id")}
+    return ids | ({m["tool_call_id"]} if m.get("tool_call_id") else set())
+
+
+def share_evidence(a: Sequence[Turn], b: Iterable[Turn], count: int, any_id: bool = False) -> bool:
+    """Whether the first ``count`` turns of both, which are equal, prove anything: a turn says something, or both name
+    the same call by a random id (by any id, if ``any_id``)."""
+    for x, y in zip(islice(a, count), b, strict=False):
+        if says(x):
+            return True
+        if any(any_id or is_random(call_id) for call_id in ids_of(x) & ids_of(y)):
+            return True
+    return False
+
+
+def say_something(turns: Iterable[Turn]) -> bool:
+    """Whether turns prove anything by themselves."""
+    return any(says(t) or any(map(is_random, ids_of(t))) for t in turns)
+
+
+def model_spoke(turns: Iterable[Turn]) -> bool:
+    """Whether an assistant or a tool says something in these turns: a user may say the same to anybody."""
+    return any(t.message["role"] in ("assistant", "tool") and says(t) for t in turns)
