@@ -60,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("loop") / "home"
     settings = Settings(home=home, **SMALLEST)
     settings.save()
-    _traffic(settings, 60)
+    _traffic(settings, 200)
     return home
 
 
