@@ -63,6 +63,7 @@ DISTRIBUTION = {
     "grpc": "grpcio",
     "upath": "universal-pathlib",
     "stdnum": "python-stdnum",
+    "yaml": "pyyaml",
 }
 
 

@@ -34,10 +34,12 @@ def fit(
         str, typer.Option(help="Base model: shipped name, directory or Hugging Face id.", envvar="REHEARSAL_BASE")
     ] = "rehearsal-tiny",
     tokens: Annotated[int, typer.Option(help="Training budget of both adapters, in tokens.")] = 6_000_000,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop between two steps after so long; partial.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split's rows, the adapters and the dropout.")] = 0,
 ) -> None:
     """Train the world (and its users) on a lake's conversations."""
     from ingest.lake import Lake
+    from training.learning.deadline import Deadline, never
     from worldmodel.fit import FitSettings, fit_world
 
     opened = Lake.open(lake)
@@ -51,7 +53,10 @@ def fit(
             note = f"loss {metrics['loss']:.3f}" if "loss" in metrics else ""
             bars.update(tasks[adapter], completed=done, note=note)
 
-        manifest = fit_world(opened.conversations(), opened.transitions(), out, settings, progress)
+        stop = never if max_minutes is None else Deadline.after(max_minutes)
+        manifest = fit_world(opened.conversations(), opened.transitions(), out, settings, progress, stop)
+    if manifest["partial"]:
+        Console(stderr=True).print(f"[bold]partial[/]: {manifest['partial']}; run the command again to go on")
     counts = manifest["counts"]
     Console(stderr=True).print(
         f"world {manifest['id']} in {out}: {counts['tools']} tools, from {counts['train_conversations']} "

@@ -18,6 +18,10 @@ HomeOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
+    rollouts = typer.Typer(help="Practised episodes, as they were stored.", no_args_is_help=True)
+    rollouts.command("show")(show_rollouts)
+    app.add_typer(rollouts, name="rollouts")
+    app.command("offline")(offline)
     app.command("demo")(demo)
     app.command("train")(train)
     app.command("evaluate")(evaluate)
@@ -48,21 +52,68 @@ def train(
         str, typer.Option(help="Base model; the one that the world stands on.", envvar="REHEARSAL_BASE")
     ] = "rehearsal-tiny",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop between two steps after so long; partial.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Scenarios, rollouts in the world, RULER, GRPO: a candidate, and whether it passes the gate."""
     from dagster_project.loop.passes import Loop
     from dagster_project.loop.progress import bars
     from dagster_project.loop.settings import Settings
+    from training.learning.deadline import Deadline, never
 
     chosen: dict[str, Any] = {"train": {"steps": steps}} if steps else {}
     settings = Settings(home=out, lake_dir=lake.absolute(), world_dir=world.absolute(), base=base, seed=seed, **chosen)
     settings.save()
     console = Console()
+    loop = Loop(settings, stop=never if max_minutes is None else Deadline.after(max_minutes))
     with bars(console):
-        verdict = Loop(settings).gate().facts
+        verdict, parts = loop.gate().facts, [loop.clone(), loop.candidate()]
+        if settings.ruler.base_url is None:
+            parts.append(loop.judge())
+    for part in parts:
+        if part.facts.get("partial"):
+            what = f"{part.directory.name} {part.facts['partial']}"
+            console.print(f"[bold]partial[/]: {what}; run the command again to go on")
     mark = "[bold green]promoted[/]" if verdict["promoted"] else "[bold]not promoted[/]"
     console.print(f"{verdict['version']}: {mark}; {verdict['why']}")
+
+
+def offline(
+    lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
+    out: Annotated[Path, typer.Option(help="Where clone and retrained adapter go.")],
+    method: Annotated[str, typer.Option(help="asymre, kto or reward_weighted_sft.")] = "asymre",
+    base: Annotated[str, typer.Option(help="Base model.")] = "rehearsal-tiny",
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Retrain on recorded conversations and how they ended, without a world."""
+    from dagster_project.loop.passes import Loop
+    from dagster_project.loop.progress import bars
+    from dagster_project.loop.settings import Settings
+
+    chosen: dict[str, Any] = {"offline": {"loss": {"method": method}}}
+    settings = Settings(home=out, lake_dir=lake.absolute(), base=base, seed=seed, **chosen)
+    settings.save()
+    console = Console()
+    with bars(console):
+        done = Loop(settings).offline()
+    facts = done.facts
+    console.print(f"{facts['method']} on {facts['conversations']} conversations: {done.directory / 'adapter'}")
+
+
+def show_rollouts(
+    home: HomeOption = HOME,
+    step: Annotated[int | None, typer.Option(help="Only this step's.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Only this scenario's.")] = None,
+    most: Annotated[int, typer.Option(help="At most so many.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="All that is stored, one episode a line.")] = False,
+) -> None:
+    """What the policy did in practice: messages, score, the judge's reason, where answers came from."""
+    from itertools import islice
+
+    from training.policy.episodes import as_text, read_episodes
+
+    for record in islice(read_episodes(home / "candidate" / "episodes", step, scenario), most):
+        typer.echo(json.dumps(record) if as_json else as_text(record) + "\n")
 
 
 def evaluate(

@@ -59,6 +59,7 @@ class Loop:
 
     def __init__(self, settings: Settings, log: Callable[[str], None] | None = None, stop: Stop = never) -> None:
         self.settings, self.log, self.stop = settings, log, stop
+        self._partial: dict[str, Done] = {}
 
     @property
     def lake_path(self) -> Path:
@@ -130,7 +131,7 @@ class Loop:
             needs = (self.lake_path, directory, how, last_version(directory), self.stop)
             return fits.run_in_subprocess(fits.world, needs, progress)
 
-        return run_stage(self.settings.home / "world", inputs, work, keep_last=True)
+        return self._train("world", inputs, work, keep_last=True)
 
     def card(self) -> Done:
         """How true the world is; a tool that fails may from then on only be replayed."""
@@ -157,7 +158,7 @@ class Loop:
             needs = (settings, directory, last_version(directory), self.stop)
             return fits.run_in_subprocess(fits.judge, needs, fit_report("learning to judge", self.log))
 
-        return run_stage(settings.home / "judge", plain(inputs), work, keep_last=True)
+        return self._train("judge", plain(inputs), work, keep_last=True)
 
     def clone(self) -> Done:
         """The production agent as an adapter."""
@@ -168,7 +169,7 @@ class Loop:
             needs = (settings, directory, self.stop)
             return fits.run_in_subprocess(fits.clone, needs, fit_report("cloning the agent", self.log))
 
-        return run_stage(settings.home / "clone", plain(inputs), work)
+        return self._train("clone", plain(inputs), work)
 
     def offline(self) -> Done:
         """The adapter that serves (the clone before any does), retrained on recorded conversations without a world."""
@@ -179,7 +180,7 @@ class Loop:
             needs = (settings, self._start(directory, clone), directory, self.stop)
             return fits.run_in_subprocess(fits.offline, needs, fit_report("learning from the records", self.log))
 
-        return run_stage(settings.home / "offline", plain(inputs), work)
+        return self._train("offline", plain(inputs), work)
 
     def candidate(self) -> Done:
         """The adapter that serves (the clone before any does) after practice in the world: GRPO with RULER."""
@@ -209,7 +210,7 @@ class Loop:
                 report(facts["steps"], facts["steps"], f"the adapter of step {facts['best_step']} is the best")
                 return facts
 
-        return run_stage(settings.home / "candidate", plain(inputs), work)
+        return self._train("candidate", plain(inputs), work)
 
     def gate(self) -> Done:
         """Champion against candidate on scenarios that nothing else has used; promotes the better one."""
@@ -329,6 +330,21 @@ class Loop:
             return ruler
         hosted = ruler.hosted.model_copy(update={"cache_dir": self.settings.home / "judge-cache"})
         return ruler.model_copy(update={"hosted": hosted})
+
+    def _train(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[Path], Mapping[str, Any]],
+        keep_last: bool = False,
+    ) -> Done:
+        """A stage that `stop` may end. What was partial stays so for this pass: going on is for the next one."""
+        if name not in self._partial:
+            done = run_stage(self.settings.home / name, inputs, work, keep_last)
+            if not done.facts.get("partial"):
+                return done
+            self._partial[name] = done
+        return self._partial[name]
 
     def _start(self, directory: Path, clone: Done) -> Path:
         """The adapter that a retraining starts from. It is written down at the first try: who serves may have changed

@@ -206,7 +206,7 @@ def test_a_part_of_a_part_is_taken_from_wherever_it_is_said(
     assert (found.train.steps, found.train.groups, found.train.group_size) == (7, 4, 3)
     assert found.train.held_out == plain.train.held_out
     assert found.world == replace(plain.world, max_tokens=500, seed=8)
-    assert (found.clone.evaluations, found.clone.seconds) == (2, plain.clone.seconds)
+    assert (found.clone.evaluations, found.clone.max_tokens) == (2, plain.clone.max_tokens)
     deep = Settings(home=home, train={"learner": {"max_grad_norm": 0.9}})  # type: ignore[arg-type]
     assert deep.train.learner == plain.train.learner.model_copy(update={"max_grad_norm": 0.9})
 

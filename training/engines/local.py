@@ -387,15 +387,17 @@ class LocalEngine:
             least_B = torch.tensor(least, device=self.device)
             floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf where everything may be drawn
             scaled_BV = scaled_BV.masked_fill(scaled_BV < floor_B1, -torch.inf)
-        learned = [bool(r.sampling and r.sampling.learned) for r in rows]
-        if any(learned):  # at temperature 0 nothing is drawn, and the model's own are given
-            learned_B1 = torch.tensor(learned, device=self.device)[:, None]
-            drawn_from_B1 = learned_B1 & (temperature_B > 0)[:, None]
-            logprobs_BV = torch.where(drawn_from_B1, scaled_BV.log_softmax(-1), logprobs_BV)
-        cumulative_BV = scaled_BV.softmax(-1).double().cumsum(-1)
+        probabilities_BV = scaled_BV.softmax(-1)
+        cumulative_BV = probabilities_BV.double().cumsum(-1)
         drawn_B = torch.searchsorted(cumulative_BV, (uniform_B * cumulative_BV[:, -1])[:, None])[:, 0]
         ids_B = torch.where(temperature_B > 0, drawn_B.clamp(max=logits_BV.shape[-1] - 1), greedy_B)
-        return ids_B, logprobs_BV.gather(-1, ids_B[:, None])[:, 0]
+        told_B = logprobs_BV.gather(-1, ids_B[:, None])[:, 0]
+        learned = [bool(r.sampling and r.sampling.learned) for r in rows]
+        if any(learned):  # at temperature 0 nothing is drawn, and the model's own are given
+            learned_B = torch.tensor(learned, device=self.device)
+            drawn_from_B = probabilities_BV.gather(-1, ids_B[:, None])[:, 0].log()
+            told_B = torch.where(learned_B & (temperature_B > 0), drawn_from_B, told_B)
+        return ids_B, told_B
 
     def _remember(self, cache: BatchCache, row_of: dict[_Text, int]) -> None:
         for (factors, ids), row in row_of.items():

@@ -43,6 +43,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where tokens stand that are not simply one after the other, and which others [B, 1, T, T] each may see."""
+
+    positions_BT: torch.Tensor
+    seen_B1TT: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows padded on the right. Padding is never attended to by anything that counts, since attention is causal."""
 
@@ -51,6 +59,7 @@ class Batch:
     advantages_N: torch.Tensor
     sampler_N: torch.Tensor | None
     weights_N: torch.Tensor | None = None
+    layout: Layout | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device. `trained_BT` stays on the CPU, where positions are chosen from it."""
@@ -59,7 +68,8 @@ class Batch:
             return None if value is None else value.to(device, non_blocking=True)
 
         ids_BT, advantages_N = self.ids_BT.to(device, non_blocking=True), self.advantages_N.to(device)
-        return Batch(ids_BT, self.trained_BT, advantages_N, there(self.sampler_N), there(self.weights_N))
+        sampler_N, weights_N = there(self.sampler_N), there(self.weights_N)
+        return Batch(ids_BT, self.trained_BT, advantages_N, sampler_N, weights_N, self.layout)
 
 
 def collate(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Batch:

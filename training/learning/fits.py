@@ -123,9 +123,11 @@ def unfinished(history: Sequence[dict[str, float]]) -> str | None:
 def warm_start(last: Path | None, base: Base, lora: LoraSettings) -> Path | None:
     """`last`, if it is an adapter of the same base and shape to go on from; else None, and the fit starts anew."""
     manifest = manifest_of(last) if last is not None else None
-    if last is None or manifest is None or manifest.get("base") != base.name or settings_of(last) != lora:
+    if last is None or manifest is None or manifest.get("base") != base.name:
         return None
-    return last
+    shape = settings_of(last)  # which says every layer's name where "all-linear" was asked for
+    modules = lora.target_modules in ("all-linear", shape.target_modules)
+    return last if modules and (shape.rank, shape.alpha) == (lora.rank, lora.alpha) else None
 
 
 def split_latest(items: Sequence[T], share: float) -> tuple[list[T], list[T]]:

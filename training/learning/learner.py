@@ -15,9 +15,10 @@ from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel
 
-from training.learning.batch import Batch, Row, by_length, collate
+from training.learning.batch import Batch, Layout, Row, by_length, collate
 from training.learning.head import logprobs_of_learned
 from training.learning.losses import WHOLE, Drawing, Loss, Sft, Tokens
+from training.learning.prefixes import micro_batches, pack
 from training.learning.presets import Kind, learning_rate
 from training.models.base import Base
 from training.models.devices import recomputes, sharing_weights
@@ -42,6 +43,7 @@ class LearnerSettings(BaseModel):
     max_grad_norm: float = Field(0.5, gt=0, description="Gradient norm above which gradients are scaled down.")
     micro_tokens: int = Field(4096, ge=64, description="Padded tokens in one forward pass.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
+    share_prompts: bool = Field(True, description="Run a prompt that rows share once (transformers' pass only).")
     bf16: bool = Field(True, description="Autocast to bfloat16; the factors stay in float32.")
     gradient_checkpointing: bool | None = Field(
         None, description="Recompute activations in the backward pass; null: for bases of a billion parameters."
@@ -98,7 +100,7 @@ class Learner:
         work = _Work(loss, loss.count(rows), self._rollouts(rows, loss) if loss.sequence_level else {})
         sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
-        for group in own_share(by_length(rows, self.settings.micro_tokens)):
+        for group in own_share(self._micro_batches(rows)):
             for name, value in self._accumulate(group, work).items():
                 sums[name] += value
         sums = add_up(sums)
@@ -119,7 +121,7 @@ class Learner:
         total = 0.0
         for group in own_share(by_length(rows, self.settings.micro_tokens)):
             batch = self._collated(group)
-            total -= self._logprobs(batch.ids_BT, batch.trained_BT)[0].sum().item()
+            total -= self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)[0].sum().item()
         total = add_up({"total": total})["total"]
         self.model.train()
         return total / max(1, sum(r.learned for r in rows))
@@ -132,7 +134,7 @@ class Learner:
         drawing, self.drawing = self.drawing, WHOLE
         self.model.eval()
         try:
-            return self._logprobs(batch.ids_BT, batch.trained_BT)[0].tolist()
+            return self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)[0].tolist()
         finally:
             self.drawing = drawing
             self.model.train()
@@ -141,10 +143,10 @@ class Learner:
     def _rollouts(self, rows: Sequence[Row], loss: Loss) -> dict[str, _Rollout]:
         """The sums over whole rollouts, by name."""
         found: dict[str, _Rollout] = {}
-        for group in by_length(rows, self.settings.micro_tokens):
+        for group in self._micro_batches(rows):
             batch = self._collated(group)
-            logprobs_N, _ = self._logprobs(batch.ids_BT, batch.trained_BT)
-            reference_N = self._reference_logprobs(batch.ids_BT, batch.trained_BT) if loss.needs_reference else None
+            logprobs_N, _ = self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)
+            reference_N = self._reference_of(batch) if loss.needs_reference else None
             gaps = [other_N.to(logprobs_N.device) if other_N is not None else logprobs_N
                     for other_N in (batch.sampler_N, reference_N)]  # fmt: skip
             at = 0
@@ -176,28 +178,39 @@ class Learner:
     def _gradients(self, rows: Sequence[Row], work: _Work) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
         """Gradients of one micro-batch, all or none: a backward pass that broke off leaves nothing half added."""
         batch = self._collated(rows)
-        needed = work.loss.needs_reference
-        reference_N = self._reference_logprobs(batch.ids_BT, batch.trained_BT) if needed else None
-        logprobs_N, entropy_N = self._logprobs(batch.ids_BT, batch.trained_BT)
+        reference_N = self._reference_of(batch) if work.loss.needs_reference else None
+        logprobs_N, entropy_N = self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)
         found = work.loss(_tokens(rows, batch, logprobs_N, reference_N, work.rollouts))
         gradients = torch.autograd.grad(found.total / work.count, self.parameters)
         return gradients, {**found.metrics, "entropy": entropy_N.sum().item()}
 
-    def _collated(self, rows: Sequence[Row]) -> Batch:
-        batch = collate(rows, self.pad_id, LENGTHS if self._body is not None else 1)
-        return batch.to(self.parameters[0].device)
+    def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        split = micro_batches if self._shares else by_length
+        return split(rows, self.settings.micro_tokens)
 
-    def _logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _collated(self, rows: Sequence[Row]) -> Batch:
+        device = self.parameters[0].device
+        packed = pack(rows) if self._shares else None
+        if packed is not None:
+            return packed.to(device)
+        return collate(rows, self.pad_id, LENGTHS if self._body is not None else 1).to(device)
+
+    def _logprobs(
+        self, ids_BT: torch.Tensor, trained_BT: torch.Tensor, layout: Layout | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         device, head = self.parameters[0].device, self._adapted.get_output_embeddings()
         hidden_BTD = self._body(ids_BT[:, :-1]) if self._body is not None else None
         with torch.autocast(device.type, dtype=torch.bfloat16) if self.settings.bf16 else nullcontext():
             if hidden_BTD is None:
                 body = self._adapted.get_decoder()
-                hidden_BTD = body(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
+                where = _placed(layout, device) if layout is not None else {}
+                hidden_BTD = body(input_ids=ids_BT[:, :-1], use_cache=False, **where).last_hidden_state
             return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT, self.drawing.logprobs)
 
     @torch.no_grad()
-    def _reference_logprobs(self, ids_BT: torch.Tensor, trained_BT: torch.Tensor) -> torch.Tensor:
+    def _reference_logprobs(
+        self, ids_BT: torch.Tensor, trained_BT: torch.Tensor, layout: Layout | None = None
+    ) -> torch.Tensor:
         if self._reference is None:
             raise ValueError("no reference adapter was kept; call keep_reference() first")
         factors = self._factors()
@@ -205,10 +218,22 @@ class Learner:
         try:
             for k, v in factors.items():
                 v.data = self._reference[k]
-            return self._logprobs(ids_BT, trained_BT)[0]
+            return self._logprobs(ids_BT, trained_BT, layout)[0]
         finally:
             for k, v in factors.items():
                 v.data = held[k]
+
+    def _reference_of(self, batch: Batch) -> torch.Tensor:
+        return self._reference_logprobs(batch.ids_BT, batch.trained_BT, batch.layout)
+
+    @property
+    def _shares(self) -> bool:
+        """Whether prompts are shared: masks of our own need transformers' pass, with plain attention over all."""
+        config = self._adapted.config
+        windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+        plain = not windows and layers == {"full_attention"} and config._attn_implementation == "sdpa"
+        return self.settings.share_prompts and self._body is None and bool(plain)
 
     @property
     def _adapted(self) -> PreTrainedModel:
@@ -262,6 +287,14 @@ class _Work:
     loss: Loss
     count: float
     rollouts: Mapping[str, _Rollout]
+
+
+def _placed(layout: Layout, device: torch.device) -> dict[str, torch.Tensor]:
+    """A layout as transformers takes it, of all tokens but the last."""
+    return {
+        "position_ids": layout.positions_BT[:, :-1].to(device),
+        "attention_mask": layout.seen_B1TT[..., :-1, :-1].to(device),
+    }
 
 
 def _tokens(

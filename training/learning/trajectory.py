@@ -18,7 +18,7 @@ class Trajectory:
     `ids`, `trained` and `logprobs` are the row that grows now. Where a chat template rewrites earlier turns, a new row
     begins and the old one goes to `closed`; each sampled token is learned in the row in which it was sampled.
     `ended` is left (the user had no more to say), turns, tokens, or error. `reward` is None until somebody scores it;
-    a trajectory that could not be scored stays None, never zero.
+    a trajectory that could not be scored stays None, never zero. Its tokens were drawn at `temperature` with `min_p`.
     """
 
     start: Start
@@ -30,6 +30,8 @@ class Trajectory:
     closed: list[Row] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     adapter: str | None = None
+    temperature: float = 1.0
+    min_p: float = 0.0
     ended: str = ""
     malformed: int = 0
     reward: float | None = None

@@ -184,6 +184,7 @@ class Grpo:
         """Rows with an advantage. Answers that production does not support discount their episode, within the mean:
         what is left of a group's advantages sums to zero.
         """
+        self._check_drawing(groups)
         rows, dropped = [], 0
         for group, judgement in zip(groups, judged, strict=True):
             weights = [t.supported() if t.sampled_tokens() else 0.0 for t in group]
@@ -198,6 +199,14 @@ class Grpo:
                 if advantage:
                     rows += trajectory.rows(advantage)
         return rows, dropped
+
+    def _check_drawing(self, groups: Sequence[Sequence[Trajectory]]) -> None:
+        """Raises UserError where practice draws from another distribution than the one that is learned."""
+        wanted = self.learner.drawing
+        for trajectory in (t for group in groups for t in group):
+            drawn = Drawing(trajectory.temperature, trajectory.min_p)
+            if drawn != wanted:
+                raise UserError(f"practice draws with {drawn}, but the learner expects {wanted}: give both the same")
 
     async def _measure_noise(self, chosen: Sequence[tuple[Trajectory, int]]) -> None:
         """Plant groups of verbatim copies and see how differently the judge scores them."""

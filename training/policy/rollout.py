@@ -59,7 +59,7 @@ async def rollout(
     opening: list[dict[str, Any]] = [{"role": "user", "content": start.first_user_message}]
     if show_system and start.system:
         opening.insert(0, {"role": "system", "content": start.system})
-    trajectory = Trajectory(start, seed, opening, adapter=adapter)
+    trajectory = Trajectory(start, seed, opening, adapter=adapter, temperature=temperature, min_p=min_p)
     _append(trajectory, chat.prompt(opening, start.tools))
     for turn in range(limits.turns):
         room = min(limits.turn_tokens, limits.total_tokens - len(trajectory.ids))

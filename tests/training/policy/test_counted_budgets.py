@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,40 +26,27 @@ from training.learning.learner import Learner, LearnerSettings
 from training.models.lora import LoraSettings
 from training.models.lora_layers import read_adapter
 from training.policy.clone import policy_rows
+from training.policy.episodes import read_episodes
 from training.policy.grpo import TrainSettings
 
 LEARNER = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warmup_steps=0)
 FIT = FitSettings(learner=LEARNER, max_tokens=6000, max_epochs=100, step_tokens=400, evaluations=3)
-RUN = """
-import asyncio, sys
-from pathlib import Path
-from training_samples import Walls, conversations, scenario, tiny_base
-from training.engines.local import LocalEngine
-from training.judging.judge import LocalJudge, in_process_client
-from training.judging.ruler import Ruler, RulerSettings
-from training.learning.fits import FitSettings
-from training.learning.learner import LearnerSettings
-from training.models.lora import LoraSettings
-from training.policy.clone import fit_clone
-from training.policy.grpo import Grpo, TrainSettings
-from training.policy.practice import Practice
-from training.policy.rollout import Limits
 
-out = Path(sys.argv[1])
-base = tiny_base()
-learner = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=3e-3, warmup_steps=0)
-fit = FitSettings(learner=learner, max_tokens=5000, step_tokens=400, evaluations=1)
-fit_clone(base, conversations(12), out / "clone", fit, show_system=False)
-engine = LocalEngine(base.model, base.format.pad_id)
-judge = LocalJudge(engine, base.format, None)
-practice = Practice(
-    engine, base.format, Walls(), Ruler(RulerSettings(), in_process_client(judge)), Limits(turns=3), forget=judge.forget
-)
-settings = TrainSettings(
-    steps=2, groups=2, group_size=3, held_out=2, evaluate_every=1, planted_groups=1, learner=learner, min_score_spread=0.0
-)
-asyncio.run(Grpo(base, practice, [scenario(k) for k in range(12)], out / "clone", out / "policy", settings).train())
-"""
+
+def run(out: Path, kill_at: int = -1) -> int:
+    """tests/counted_run.py in a process of its own; returns how it ended."""
+    tests = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
+    command = [sys.executable, str(tests / "counted_run.py"), str(out), str(kill_at)]
+    return subprocess.run(command, env=environment).returncode
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert run(out) == 0
+    return out
 
 
 @contextmanager
@@ -79,17 +68,28 @@ def digests(out: Path) -> dict[str, str]:
     }
 
 
-def test_equal_seeds_give_equal_adapters_beside_competing_processes(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[3])]
-    found = []
-    for name, others in (("alone", 0), ("beside", 2)):
-        with competition(others):
-            command = [sys.executable, str(script), str(tmp_path / name)]
-            subprocess.run(command, check=True, env={"PYTHONPATH": ":".join(paths), "PATH": "/usr/bin:/bin"})
-        found.append(digests(tmp_path / name))
-    assert found[0] == found[1]
+@pytest.mark.timeout(1800)
+def test_equal_seeds_give_equal_adapters_beside_competing_processes(undisturbed: Path, tmp_path: Path) -> None:
+    with competition(2):
+        assert run(tmp_path) == 0
+    assert digests(tmp_path) == digests(undisturbed)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_again_and_again_reaches_the_same_weights(
+    undisturbed: Path, tmp_path: Path, kills: int
+) -> None:
+    """SIGKILL at random events, each try as far as it gets; what is resumed is not told from what was not."""
+    shutil.copytree(undisturbed / "clone", tmp_path / "clone")
+    events, draw = int((undisturbed / "events").read_text()), random.Random(kills)
+    for _ in range(kills):
+        if run(tmp_path, draw.randrange(2, events // 2)) == 0:
+            break
+    assert run(tmp_path) == 0
+    assert digests(tmp_path) == digests(undisturbed)
+    stored = [list(read_episodes(out / "episodes")) for out in (tmp_path, undisturbed)]
+    assert stored[0] == stored[1] and len(stored[0]) == 18
 
 
 def test_a_clock_that_jumps_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:

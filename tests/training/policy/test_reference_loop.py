@@ -8,19 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from training_samples import Walls, conversations, scenario, tiny_base
+from training_samples import Walls, scenario, stir, tiny_base
 
 from training.engines.local import LocalEngine
 from training.judging.ruler import Judgement
-from training.learning.fits import FitSettings
-from training.learning.learner import LearnerSettings
+from training.learning.learner import Learner, LearnerSettings
 from training.learning.policy_losses import Cispo
 from training.learning.trajectory import Trajectory
 from training.models.base import Base
-from training.models.lora import LoraSettings
+from training.models.lora import LoraSettings, save_weights
 from training.models.lora_layers import read_adapter
 from training.policy import reference_loop
-from training.policy.clone import fit_clone
 from training.policy.grpo import Grpo, TrainSettings
 from training.policy.practice import Practice
 from training.policy.rollout import Limits
@@ -57,8 +55,9 @@ def practice(base: Base, provenance: str) -> Practice:
 
 def test_the_reference_loop_and_the_trainer_give_the_same_update(base: Base, tmp_path: Path) -> None:
     start, scenarios = tmp_path / "start", [scenario(k) for k in range(8)]
-    fit = FitSettings(learner=LEARNER, max_tokens=4000, step_tokens=400, evaluations=1)
-    fit_clone(base, conversations(12), start, fit, show_system=False)
+    learner = Learner(base, LEARNER, seed=3)
+    stir(learner)
+    save_weights(*learner.weights(), start, {"role": "policy"})
     manifest = asyncio.run(
         Grpo(base, practice(base, "real"), scenarios, start, tmp_path / "policy", SETTINGS).train()
     )

@@ -100,8 +100,9 @@ def grpo(
     base: Base, clone: Path, out: Path, worlds: Any = None, score: Callable[..., Any] = blue_pleases, **changed: Any
 ) -> Grpo:
     practice = Practice(
-        Asked(base), base.format, worlds or Walls(), Ruler(RulerSettings(retries=0), judge(score)), Limits(turns=3)
-    )
+        Asked(base), base.format, worlds or Walls(), Ruler(RulerSettings(retries=0), judge(score)), Limits(turns=3),
+        min_p=SETTINGS.min_p,
+    )  # fmt: skip
     return Grpo(base, practice, SCENARIOS, clone, out, SETTINGS.model_copy(update=changed))
 
 
@@ -289,6 +290,14 @@ def test_a_run_that_is_stopped_is_partial_and_goes_on_to_the_whole_run_s_end(
     assert again["partial"] is None and untimed(again["history"]) == untimed(whole["history"])
     one, other = read_adapter(tmp_path / "whole")[0], read_adapter(tmp_path / "p")[0]
     assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_practice_that_draws_otherwise_than_the_learner_expects_is_refused(
+    base: Base, clone: Path, tmp_path: Path
+) -> None:
+    run = grpo(base, clone, tmp_path / "p", steps=1, held_out=0, temperature=0.7)
+    with pytest.raises(UserError, match=r"temperature=1.0, min_p=0.05\), but the learner expects .*temperature=0.7"):
+        asyncio.run(run.train())
 
 
 def test_too_few_scenarios_are_told_at_once(base: Base, clone: Path, tmp_path: Path) -> None:

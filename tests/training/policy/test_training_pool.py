@@ -124,6 +124,16 @@ def test_groups_are_judged_alike_and_in_order(pool: PracticePool, alone: Practic
         assert (other.calls, other.tokens) == (one.calls, one.tokens)
 
 
+def test_planted_copies_are_judged_alike_and_in_order(pool: PracticePool, alone: Practice) -> None:
+    groups: Any = asyncio.run(alone.groups(SCENARIOS[:3], SEEDS[:3], 1, "policy"))
+    chosen = [group[0] for group in groups]
+    whole, spread = (asyncio.run(p.plant(chosen, SEEDS[:3], 4)) for p in (alone, pool))
+    for one, other in zip(whole, spread, strict=True):
+        assert len(one.scores) == 4 and other.scores == pytest.approx(one.scores, abs=1e-4)
+        assert len(set(one.scores)) == 1  # a judge that reads each by itself has no noise
+        assert len(one.positions) == len(other.positions) == 8
+
+
 def test_fewer_scenarios_than_workers_are_no_trouble(pool: PracticePool, alone: Practice) -> None:
     (spread,) = asyncio.run(pool.singles(SCENARIOS[:1], SEEDS[:1], "policy"))
     (whole,) = asyncio.run(alone.singles(SCENARIOS[:1], SEEDS[:1], "policy"))

@@ -1,0 +1,132 @@
+"""What a later pass goes on from: the last version of a fit, the adapter that serves, and what was stopped half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_samples import conversations, tiny_base
+
+from dagster_project.loop.passes import Loop
+from dagster_project.loop.settings import Settings
+from dagster_project.loop.stages import Done, finished, last_version, run_stage
+from training.learning.fits import FitSettings, fit_sft, warm_start
+from training.learning.learner import Learner, LearnerSettings
+from training.models.base import Base
+from training.models.lora import LoraSettings, save_weights
+from training.policy.clone import policy_rows
+
+SHAPE = LoraSettings(rank=4, alpha=8)
+LEARNER = LearnerSettings(lora=SHAPE, learning_rate=2e-3, warmup_steps=0, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return tiny_base()
+
+
+def adapter(base: Base, path: Path, seed: int = 0, name: str | None = None) -> Path:
+    learner = Learner(base, LEARNER, seed)
+    save_weights(*learner.weights(), path, {"role": "policy", "base": name or base.name})
+    return path
+
+
+def writes(text: str) -> Callable[[Path], dict[str, Any]]:
+    def work(directory: Path) -> dict[str, Any]:
+        (directory / "what").write_text(text)
+        return {}
+
+    return work
+
+
+# ----- versions of a stage
+
+
+def test_the_version_before_is_put_aside_and_a_killed_run_s_leavings_are_not(tmp_path: Path) -> None:
+    stage, seen = tmp_path / "world", []
+
+    def work(directory: Path) -> dict[str, Any]:
+        last = last_version(directory)
+        seen.append((last / "what").read_text() if last else None)
+        return writes(str(len(seen)))(directory)
+
+    def killed(directory: Path) -> dict[str, Any]:
+        work(directory)
+        raise KeyboardInterrupt
+
+    run_stage(stage, {"data": 1}, work, keep_last=True)
+    run_stage(stage, {"data": 1}, work, keep_last=True)
+    run_stage(stage, {"data": 2}, work, keep_last=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage, {"data": 3}, killed, keep_last=True)
+    run_stage(stage, {"data": 3}, work, keep_last=True)
+    run_stage(stage, {"data": 4}, work, keep_last=True)
+    assert seen == [None, "1", "2", "2", "4"]
+    run_stage(tmp_path / "card", {"data": 1}, writes("a"))
+    run_stage(tmp_path / "card", {"data": 2}, writes("b"))
+    assert last_version(tmp_path / "card") is None
+
+
+def test_what_was_stopped_is_gone_on_with_and_never_taken_for_the_whole(tmp_path: Path) -> None:
+    stage, found = tmp_path / "clone", []
+
+    def work(stopped: bool) -> Callable[[Path], dict[str, Any]]:
+        def step(directory: Path) -> dict[str, Any]:
+            found.append(sorted(p.name for p in directory.glob("step*")))
+            (directory / f"step{len(found)}").write_text("")
+            return {"partial": "stopped after 1 step" if stopped else None}
+
+        return step
+
+    first = run_stage(stage, {"a": 1}, work(True))
+    second = run_stage(stage, {"a": 1}, work(False))
+    third = run_stage(stage, {"a": 1}, work(False))
+    assert found == [[], ["step1"]] and third.reused and not second.reused
+    assert first.fingerprint != second.fingerprint == third.fingerprint
+    assert finished(stage) is not None and not list(stage.glob("*begun*"))
+
+
+# ----- where a retraining starts
+
+
+def test_a_retraining_starts_from_the_champion_of_its_first_try(base: Base, tmp_path: Path) -> None:
+    loop = Loop(Settings(home=tmp_path))
+    clone = Done(tmp_path / "clone", "f", {}, 0.0, False)
+    adapter(base, clone.directory / "adapter", 1)
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    assert loop._start(tmp_path / "one", clone) == (tmp_path / "clone" / "adapter").absolute()
+    champion = loop.registry.add(adapter(base, tmp_path / "a", 2), {})
+    loop.registry.promote(champion.name, "better")
+    assert loop._start(tmp_path / "two", clone) == champion.path.absolute()
+    assert loop._start(tmp_path / "one", clone) == (tmp_path / "clone" / "adapter").absolute()  # as written down
+    other = loop.registry.add(adapter(base, tmp_path / "b", 3, name="another base"), {})
+    loop.registry.promote(other.name, "by hand")
+    assert loop._start(tmp_path / "three", clone) == (tmp_path / "clone" / "adapter").absolute()
+    assert loop._start(tmp_path / "two", clone) == champion.path.absolute()
+
+
+# ----- fits that go on from their last version
+
+
+def test_only_an_adapter_of_the_same_base_and_shape_is_gone_on_from(base: Base, tmp_path: Path) -> None:
+    last = adapter(base, tmp_path / "last")
+    assert warm_start(last, base, SHAPE) == last
+    assert warm_start(last, base, LoraSettings(rank=8, alpha=16)) is None
+    assert warm_start(adapter(base, tmp_path / "other", name="other"), base, SHAPE) is None
+    assert warm_start(tmp_path / "absent", base, SHAPE) is None and warm_start(None, base, SHAPE) is None
+
+
+def test_a_warm_fit_begins_where_the_last_one_ended(base: Base, tmp_path: Path) -> None:
+    rows = policy_rows(conversations(12), base.format, False)
+    fit = FitSettings(learner=LEARNER, max_tokens=3500, max_epochs=100, step_tokens=600, evaluations=1)
+    weights, config, first = fit_sft(base, rows, rows[:3], fit)
+    save_weights(weights, config, tmp_path / "last", {"base": base.name})
+    short = fit.model_copy(update={"max_tokens": 500})
+    _, _, cold = fit_sft(base, rows, rows[:3], short)
+    warm_weights, _, warm = fit_sft(base, rows, rows[:3], short, start=warm_start(tmp_path / "last", base, SHAPE))
+    assert warm[-1]["held_out"] < cold[-1]["held_out"] - 0.1
+    assert any(not torch.equal(weights[k], warm_weights[k]) for k in weights)
