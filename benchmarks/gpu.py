@@ -21,6 +21,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from training.models.base import Base
 from training.models.devices import DeviceSettings, placement
 from training.models.lora import LoraSettings
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "qwen2.5-7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064,
                    "num_attention_heads": 28, "num_key_value_heads": 4},
     "qwen2.5-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "vocab_size": 151936,
@@ -246,8 +247,8 @@ def main() -> None:
     bench.part("engine and learner agree", bench.agree)
     for recompute in (True, False):
         how = "recomputed" if recompute else "kept"
-        bench.part(f"sft, activations {how}", lambda r=recompute: bench.learn(a.length, a.length - 1, False, r))
-        bench.part(f"grpo, activations {how}", lambda r=recompute: bench.learn(a.length, a.length // 8, True, r))
+        bench.part(f"sft, activations {how}", partial(bench.learn, a.length, a.length - 1, False, recompute))
+        bench.part(f"grpo, activations {how}", partial(bench.learn, a.length, a.length // 8, True, recompute))
     bench.part("sft, TRL", lambda: bench.trl(a.length))
     bench.part("sampling in process", lambda: bench.sample(a.together, 256, a.answer))
     if a.out:

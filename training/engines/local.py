@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class LocalEngine:
     ) -> None:
         self.model = (model if own else sharing_weights(model)).eval()
         self.pad_id, self.max_rows = pad_id, max_rows
-        embedding = model.get_input_embeddings().weight
+        embedding = cast(torch.Tensor, model.get_input_embeddings().weight)  # a quantised layer's dtype would be bytes
         own_dtype, self.device = embedding.dtype, embedding.device
         self.model.set_attn_implementation("sdpa")
         self._small = SmallDecoder(self.model, dtype or quick_dtype()) if SmallDecoder.fits(self.model) else None

@@ -68,7 +68,8 @@ class Batch:
             return None if value is None else value.to(device, non_blocking=True)
 
         ids_BT, advantages_N = self.ids_BT.to(device, non_blocking=True), self.advantages_N.to(device)
-        return Batch(ids_BT, self.trained_BT, advantages_N, there(self.sampler_N), there(self.weights_N), self.layout)
+        sampler_N, weights_N = there(self.sampler_N), there(self.weights_N)
+        return Batch(ids_BT, self.trained_BT, advantages_N, sampler_N, weights_N, self.layout)
 
 
 def collate(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Batch:

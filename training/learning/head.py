@@ -54,7 +54,9 @@ def logprobs_of_learned(
 
 def vocabulary(head: nn.Module) -> int:
     """How many logits a position has."""
-    return getattr(head, "out_features", None) or head.weight.shape[0]  # type: ignore[union-attr,return-value]
+    weight = head.weight
+    assert isinstance(weight, torch.Tensor)
+    return getattr(head, "out_features", None) or weight.shape[0]
 
 
 def _chunk(

@@ -137,7 +137,7 @@ class Learner:
         drawing, self.drawing = self.drawing, WHOLE
         self.model.eval()
         try:
-            return self._logprobs(batch.ids_BT, batch.trained_BT)[0].tolist()
+            return self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)[0].tolist()
         finally:
             self.drawing = drawing
             self.model.train()
@@ -192,9 +192,11 @@ class Learner:
         return split(rows, self.settings.micro_tokens)
 
     def _collated(self, rows: Sequence[Row]) -> Batch:
+        device = self.parameters[0].device
         packed = pack(rows) if self._shares else None
-        batch = packed or collate(rows, self.pad_id, LENGTHS if self._body is not None else 1)
-        return batch.to(self.parameters[0].device)
+        if packed is not None:
+            return packed.to(device)
+        return collate(rows, self.pad_id, LENGTHS if self._body is not None else 1).to(device)
 
     def _logprobs(
         self, ids_BT: torch.Tensor, trained_BT: torch.Tensor, layout: Layout | None = None

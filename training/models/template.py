@@ -353,7 +353,8 @@ def _system_folded(messages: Sequence[Message]) -> Sequence[Message]:
 
 def _answers(result: Message, turn: Message) -> bool:
     calls = turn.get("tool_calls") or ()
-    return len(calls) == 1 and calls[0].get("id") is not None and calls[0].get("id") == result.get("tool_call_id")
+    ids = [call.get("id") for call in calls]
+    return len(ids) == 1 and ids[0] is not None and ids[0] == result.get("tool_call_id")
 
 
 def _before(new_messages: Sequence[Message]) -> Sequence[Message]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ingest.errors import UserError
 from ingest.records import Scenario
 from training.engines import Engine
 from training.environment import Episode, Start
@@ -117,6 +118,8 @@ class Practice(Practising):
         adapter: str,
         on_done: Callable[[int], None] = lambda count: None,
     ) -> list[list[Trajectory | Exception]]:
+        if not adapter:  # the base would answer, and nothing would say so
+            raise UserError("practice without an adapter's name would sample from the bare base; name an adapter")
         self._start_afresh()
         runs = []
         for scenario, seed in zip(scenarios, seeds, strict=True):

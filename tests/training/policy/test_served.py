@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_samples import Walls, random_rows, stir, tiny_base
+from training_samples import Walls, random_rows, scenario, stir, tiny_base
 
+from ingest.errors import UserError
 from training.engines.local import LocalEngine
 from training.learning.learner import Learner, LearnerSettings
 from training.learning.policy_losses import Cispo
@@ -45,6 +46,12 @@ def test_rounding_is_no_alarm_and_another_policy_is(noise: float) -> None:
     with pytest.raises(StaleAdapter, match="something else"):
         check_served("policy@2", [p - 1 for p in now], now, before)
     assert check_served("policy@2", near, now, now) == pytest.approx(noise)  # a step that moved nothing
+
+
+def test_practice_without_an_adapter_is_refused(base: Base) -> None:
+    practice = Practice(LocalEngine(base.model, 0), base.format, Walls(), None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="name an adapter"):
+        asyncio.run(practice.groups([scenario(0)], [0], 2, ""))
 
 
 class Stale(LocalEngine):

@@ -270,7 +270,7 @@ def test_a_judge_that_sees_no_difference_teaches_nothing(base: Base, clone: Path
 
 
 def test_answers_that_production_does_not_support_teach_nothing(base: Base, clone: Path, tmp_path: Path) -> None:
-    said = {"painted": lambda messages: float(len(messages) % 2 == 0) if len(messages) > 2 else 0.0}
+    said = {"painted": lambda messages: float("blue" in json.dumps(messages))}  # differs between members
     run = grpo(base, clone, tmp_path / "p", Walls("abstained"), score=said["painted"], steps=1, held_out=0)
     metrics, _ = one_step(run)
     assert metrics["from_abstained"] == 1.0
