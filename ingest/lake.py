@@ -41,7 +41,6 @@ from ingest.storage.reading import read_conversations, read_scenarios, read_tool
 from ingest.tables import build as tables
 from ingest.tables import conservation
 from ingest.tables.conservation import Balance
-from ingest.tables.normalise import UNREAD
 from ingest.tables.runners import Runner
 from ingest.upkeep import renormalising, retention
 from ingest.upkeep.renormalising import Changes
@@ -284,10 +283,7 @@ class Lake:
         with self._ready() as db:
             summary.conversations = db.execute("SELECT count(*) FROM conversations").fetchall()[0][0]
             summary.dialects = dict(db.execute("SELECT dialect, spans FROM dialects ORDER BY 1").fetchall())
-            unread = f"""
-                SELECT substr(kind, {len(UNREAD) + 1}), told FROM read_counts WHERE starts_with(kind, '{UNREAD}')
-                ORDER BY told DESC, kind
-            """
+            unread = "SELECT event_name, records FROM unread_log_records ORDER BY records DESC, event_name"
             summary.unread_log_records = dict(db.execute(unread).fetchall())
             flags = "SELECT f, count(*) FROM (SELECT unnest(flags) f FROM conversations) GROUP BY f ORDER BY f"
             summary.flags = dict(db.execute(flags).fetchall())
