@@ -130,7 +130,8 @@ def read_result(x: dict[str, Any]) -> Part:
     return result_part(plain_content(response), call_id, first(x, "name", "tool_name", "toolName"), is_error)
 
 
-_RESPONSES = ("response", "result", "output", "content", "return_value", "error", "server_tool_call_response", "tools")
+_RESPONSES = ("response", "result", "output", "content", "return_value", "error", "server_tool_call_response", "tools",
+              "outputs")  # fmt: skip
 
 
 def _says_failed(x: dict[str, Any]) -> Any:
@@ -264,7 +265,7 @@ def _untyped_parts(x: dict[str, Any]) -> list[Part]:
         return parts_of(code)
     if "reasoningContent" in x:
         return [{"type": "reasoning", "content": x["reasoningContent"]}]
-    if isinstance(x.get("text"), str) and "type" not in x and set(x) <= _BESIDE_TEXT:
+    if isinstance(x.get("text"), str) and "type" not in x and (set(x) <= _BESIDE_TEXT or _OF_ANSWERS & set(x)):
         return [text_part(x["text"])] if x["text"] else []
     if not x or (set(x) <= {"text", "type"} and not x.get("text")):
         return []
@@ -277,6 +278,7 @@ def _untyped_parts(x: dict[str, Any]) -> list[Part]:
 _BESIDE_TEXT = {"text", "thought", "thoughtSignature", "thought_signature", "signature", "cache_control", "cachePoint",
                 "annotations", "citations", "id", "index", "partMetadata", "part_metadata", "finish_reason", "logprobs",
                 "finishReason", "generation_info", "role", "mediaResolution", "videoMetadata"}  # fmt: skip
+_OF_ANSWERS = {"generation_id", "response_id", "finish_reason", "finishReason", "stop_reason", "usage"}  # Cohere 1
 
 
 def read_parts(content: Any) -> list[Part]:

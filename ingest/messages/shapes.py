@@ -105,7 +105,7 @@ _CALL_IDS = ("tool_call_id", "toolCallId", "tool_use_id", "call_id", "id")
 
 
 def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
-    bodies = (x.get(k) for k in ("parts", "content", "contents", "text", "blocks"))
+    bodies = (x.get(k) for k in ("parts", "content", "contents", "text", "blocks", "message"))
     body = next((b for b in bodies if b not in (None, "", [])), None)
     if role == "tool":
         if results := _listed_results(x):
@@ -223,7 +223,7 @@ def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
     if "tool_call_response" in kinds:
         return {"role": "tool", "parts": parts}
     if "text" in kinds:
-        return {"role": default_role, "parts": parts}
+        return {"role": default_role, "parts": _message_parts(x, default_role) if x.get("tool_calls") else parts}
     if "content" in x or "tool_calls" in x:
         role = "assistant" if x.get("tool_calls") else default_role
         return {"role": role, "parts": _message_parts(x, role)}
@@ -325,10 +325,14 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
     if role_of(value) or (isinstance(value.get("parts"), list)):
         message = read_message(value, default_role)
         return [message] if message else []
-    system = first(value, "system", "system_prompt", "instructions", "system_instruction", "systemInstruction")
+    system = first(
+        value, "system", "system_prompt", "instructions", "system_instruction", "systemInstruction", "preamble"
+    )
     if system is None and isinstance(value.get("config"), dict):
         system = first(value["config"], "system_instruction", "systemInstruction")
     head = [{"role": "system", "parts": parts}] if (parts := system_parts(system)) else []
+    if isinstance(told := value.get("chat_history"), list) and told and all(map(_is_cohere, told)):
+        return head + read_messages(told, default_role) + read_messages(value.get("message") or "", default_role)
     for key in _CONTAINERS:
         if value.get(key) not in (None, "", [], {}):
             found = choices_of(value[key], default_role) if key in _CHOICES else None
@@ -339,6 +343,11 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
                 return head + found
     message = read_message(value, default_role)
     return head + ([message] if message else [])
+
+
+def _is_cohere(x: Any) -> bool:
+    """A message of Cohere's first API, whose new message stands beside its history."""
+    return isinstance(x, dict) and isinstance(x.get("role"), str) and ("message" in x or "tool_results" in x)
 
 
 def _is_answer(value: dict[str, Any], key: str) -> bool:

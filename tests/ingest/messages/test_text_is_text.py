@@ -104,3 +104,27 @@ def test_a_text_is_not_told_twice() -> None:
     message = {"role": "assistant", "content": "Hi.", "refusal": None, "audio": {"transcript": "Hi."}}
     (got,) = read_messages([message])
     assert to_turns(got)[0].message["content"] == "Hi."
+
+
+def test_the_first_api_of_cohere_keeps_the_new_message_beside_the_history() -> None:
+    called = {"name": "get", "parameters": {"id": 1}}
+    asked = {
+        "preamble": "Be kind.",
+        "message": "And now?",
+        "chat_history": [
+            {"role": "USER", "message": "Hi."},
+            {"role": "CHATBOT", "message": "", "tool_calls": [called]},
+            {"role": "TOOL", "tool_results": [{"call": called, "outputs": [{"status": "open"}]}]},
+        ],
+    }
+    turns = [t.message for m in read_messages(asked) for t in to_turns(m)]
+    assert [(m["role"], m.get("content")) for m in turns] == [
+        ("system", "Be kind."),
+        ("user", "Hi."),
+        ("assistant", None),
+        ("tool", '[{"status":"open"}]'),
+        ("user", "And now?"),
+    ]
+    answer = {"text": "I look.", "generation_id": "g1", "finish_reason": "COMPLETE", "tool_calls": [called]}
+    (said,) = read_messages(answer, "assistant")
+    assert [p["type"] for p in said["parts"]] == ["text", "tool_call"]
