@@ -265,7 +265,21 @@ def _records(rows: Rows) -> tuple[Records, list[Evaluation]]:
             evaluations.append(
                 dialects.evaluation({**body, **attributes}, record.time_ns, record.trace_id, record.span_id, None)
             )
+    for key, told in by_span.items():
+        if len(told) > 1:
+            by_span[key] = [r for r in told if r.body or not any(_is_fuller(other, r) for other in told)]
     return by_span, evaluations
+
+
+def _is_fuller(other: LogRecord, record: LogRecord) -> bool:
+    """Whether another telling of the same record says all that it says, and more."""
+    if other is record or (other.time_ns, other.event_name) != (record.time_ns, record.event_name):
+        return False
+    return bool(other.body or len(other.attributes) > len(record.attributes)) and (
+        record.attributes.items() <= other.attributes.items()
+        if all(isinstance(v, str | int | float | bool) for v in record.attributes.values())
+        else False
+    )
 
 
 def _json(value: Any) -> str:

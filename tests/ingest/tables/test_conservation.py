@@ -260,3 +260,13 @@ def test_the_summary_tells_the_balance(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["conservation", "--lake", str(tmp_path / "lake"), "--json"])
     told = {"raw": 4, "placed": 3, "left": {"no_content": 1}, "missing": 0, "twice": 0, "wrong": 0, "examples": []}
     assert json.loads(done.output)["inference"] == told
+
+
+def test_a_log_record_that_comes_again_without_its_body_adds_no_message(tmp_path: Path) -> None:
+    whole = pieces([SAMPLES["otel-genai log events"]()], 1)
+    emptied = [stripped(piece) for piece in whole]
+    found = []
+    for name, rows in (("whole", whole), ("twice", emptied + whole)):
+        (tmp_path / name).mkdir()
+        found.append(lake_of(tmp_path / name, rows).conversations())
+    assert found[0] == found[1] and found[0]
