@@ -98,7 +98,7 @@ class World:
         self.model, self.seed = model, seed
         self.goal, self.said, self.prior = tuple(goal), tuple(said), tuple(prior)
         self.by_model = ByModel(model.resolver, seed, facts, prior)
-        self.start = Session(model.rules) if model.rules else None
+        self.start: Session | None = None
         if model.rules is not None:
             self.start = continued(model.rules, prior) if prior else opened(model.rules, facts)
 

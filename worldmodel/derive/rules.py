@@ -24,6 +24,11 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
     value = row.get(name, UNKNOWN)
     if value is UNKNOWN and name.startswith(ZERO_WHERE_MISSING):
         return 0
+    if value is UNKNOWN and name.startswith(("plus(", "minus(")):
+        left, _, right = name[name.index("(") + 1 : -1].partition("|")
+        a, b = value_of(row, left), value_of(row, right)
+        if is_number(a) and is_number(b):
+            return a + b if name.startswith("plus") else a - b
     return value
 
 

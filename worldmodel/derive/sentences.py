@@ -133,6 +133,9 @@ def source(name: str) -> str:
         words = {"len": "the length of", "said": "the conversation said", "has": "there is", "each": "each",
                  "all": "all are known:", "items": "the items of"}  # fmt: skip
         return f"{words.get(inner[1], 'the ' + inner[1] + ' of')} {source(inner[2])}"
+    if name.startswith(("plus(", "minus(")):
+        left, _, right = name[name.index("(") + 1 : -1].partition("|")
+        return f"{source(left)} {'plus' if name.startswith('plus') else 'minus'} {source(right)}"
     kind, _, rest = name.partition("/")
     if kind == "any":
         return f"some item is one that {rest} is about"

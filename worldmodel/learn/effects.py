@@ -12,7 +12,8 @@ from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Key
 from worldmodel.derive.values import UNKNOWN, freeze
-from worldmodel.learn.recipes import PRECISION, Rows, find
+from worldmodel.learn.recipes import find
+from worldmodel.learn.rows import PRECISION, Rows
 from worldmodel.steps import OK, Step
 
 Mark = tuple[str, Key]

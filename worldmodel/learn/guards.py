@@ -8,9 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from worldmodel.derive.rules import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, compare, contains
+from worldmodel.derive.rules import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, compare, contains, value_of
 from worldmodel.derive.situation import Row
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number, is_scalar
 from worldmodel.steps import is_identifier
@@ -20,7 +21,11 @@ MOST_TESTS = 2500
 MOST_PAIRS = 900
 COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
+BALANCES = ("rec/", "pick/", "last/")
+"""What an argument may be added to or taken from before it is compared with a limit."""
 INDIRECT = (
+    "plus(",
+    "minus(",
     "last/",
     "told/",
     "prev/any",
@@ -151,6 +156,12 @@ class Table:
                 yield Test(a, "<", b, True), numbers[a] < numbers[b]
                 yield Test(a, "<=", b, True), numbers[a] <= numbers[b]
                 yield Test(a, "=", b, True), numbers[a] == numbers[b]
+            for a, b in [(a, b) for a in left if a.startswith("arg/") for b in right if b.startswith(BALANCES)][:40]:
+                for sign, column in (("minus", numbers[a] - numbers[b]), ("plus", numbers[a] + numbers[b])):
+                    values = sorted(set(column[np.isfinite(column)].tolist()))
+                    if len(values) >= 4:
+                        for cut in _cuts(values, 8):
+                            yield Test(f"{sign}({a}|{b})", "<=", cut), column <= cut
         dated = {n for n, column in texts.items() if sum(map(is_date, column[:200])) > 2}
         left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
         right = [n for n in texts if n.startswith(("rec/", "told/", "last/", "pick/", "arg/"))]
@@ -221,10 +232,27 @@ def grow(
         price = penalty * (math.log2(int(useful.sum()) + 1) + 1.0)
         if gain[best] <= price:
             return leaf(rows)
-        holds = matrix[rows, best]
-        return Split(tests[best], build(rows[holds], depth + 1), build(rows[~holds], depth + 1))
+        chosen, holds = tests[best], matrix[rows, best]
+        if chosen.op == "<=" and not chosen.against_source and is_number(chosen.right):
+            chosen, holds = _sharpened(chosen, table, onehot, rows)
+        return Split(chosen, build(rows[holds], depth + 1), build(rows[~holds], depth + 1))
 
     return build(index, 0)
+
+
+def _sharpened(test: Test, table: Table, onehot: np.ndarray, rows: np.ndarray) -> tuple[Test, np.ndarray]:
+    """A threshold moved to where it separates the labels of these rows best."""
+    values = np.array([v if is_number(v := value_of(table.rows[i], test.left)) else np.inf for i in rows], dtype=float)
+    order = np.argsort(values, kind="stable")
+    counts = onehot[rows][order].cumsum(axis=0)
+    ends = np.array([k for k in range(len(rows) - 1) if values[order[k]] < values[order[k + 1]]], dtype=int)
+    if not len(ends):
+        return test, values <= test.right
+    low = counts[ends].T
+    cost_ = _bits(low) + _bits(counts[-1][:, None] - low)
+    cut = float(values[order[ends[int(np.argmin(cost_))]]])
+    tidy = int(cut) if cut.is_integer() else cut
+    return msgspec.structs.replace(test, right=tidy), values <= tidy
 
 
 def _bits(counts: np.ndarray) -> np.ndarray:

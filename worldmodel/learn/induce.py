@@ -30,8 +30,9 @@ from worldmodel.learn.effects import Recorded, learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.links import learn_links
-from worldmodel.learn.recipes import Rows, find
+from worldmodel.learn.recipes import find
 from worldmodel.learn.records import learn_schema
+from worldmodel.learn.rows import Rows
 from worldmodel.steps import OK, Step
 
 MOST_ROWS = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.derive import measure_system
 from benchmarks.systems import System
+from training.edits import canonical
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.rules import Append, Const, Linear, Source, decode, encode
 from worldmodel.derive.sentences import describe_rules
@@ -147,6 +149,26 @@ def test_a_guard_asks_what_this_episode_did() -> None:
     session.told("verify", {"name": "user900"}, answer(ok=True), OK)
     after = session.derive("change", {"name": "user900"})
     assert after is not None and (after.outcome, after.content) == (OK, '{"done":"user900"}')
+
+
+def test_a_guard_compares_a_sum_with_a_limit() -> None:
+    def make(k: int) -> list[Step]:
+        rng = random.Random(k)
+        name, level, add = f"tank{k:03d}", rng.randrange(5, 45), rng.randrange(1, 30)
+        steps = [Step("gauge", {"name": name}, answer(name=name, level=level))]
+        if level + add > 50:
+            return [*steps, Step("fill", {"name": name, "add": add}, "Error: above capacity", "above_capacity")]
+        return [*steps, Step("fill", {"name": name, "add": add}, answer(level=level + add))]
+
+    rules, facts = induce({f"c{k}": make(k) for k in range(200)})
+    engine, right = Engine(rules, facts), 0
+    for k in range(300, 400):
+        gauge, fill = make(k)
+        session = engine.session()
+        session.told(gauge.tool, gauge.arguments, gauge.content, OK)
+        said = session.derive(fill.tool, fill.arguments)
+        right += said is not None and said.content is not None and canonical(said.content) == canonical(fill.content)
+    assert right >= 97
 
 
 def test_an_error_names_the_item_that_it_is_about() -> None:
