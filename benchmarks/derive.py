@@ -24,13 +24,13 @@ from examples.support_desk.environment import SupportDesk
 from examples.support_desk.production import play
 from ingest.records import Transition
 from training.models.edits import canonical
-from worldmodel.card import ask_rules, questions
+from worldmodel.card.make import ask_rules, questions
+from worldmodel.card.measures import summary
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.fit import learn
+from worldmodel.generate.resolver import Resolver
 from worldmodel.learn.induce import induce
-from worldmodel.measures import summary
 from worldmodel.profiles import learn_profiles
-from worldmodel.resolver import Resolver
 from worldmodel.steps import OK, steps_of_messages
 
 

@@ -47,6 +47,13 @@ SUBROOMS: dict[str, dict[str, set[str]]] = {
         "policy": {"engines", "judging", "learning", "models"},
         "tiny.pretraining": {"learning", "models", "tiny.passes"},
     },
+    "worldmodel": {
+        "derive": set(),
+        "learn": {"derive"},
+        "generate": {"derive"},
+        "users": set(),
+        "card": {"derive", "generate"},
+    },
     "dagster_project": {
         "loop": set(),
         "report": {"loop"},

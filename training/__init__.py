@@ -1,5 +1,6 @@
 """Everything that learns: base model, sampling, the LoRA learner, rollouts, RULER, GRPO, evaluation, adapters."""
 
+import logging
 import os
 
 # oneDNN keeps a compiled primitive, up to a MiB, for every shape it has met: without a bound, and with batches of any
@@ -9,3 +10,6 @@ import os
 COMPILED = 256
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED))
 os.environ.setdefault("LRU_CACHE_CAPACITY", str(COMPILED))
+
+# peft imports bitsandbytes where it is installed, which then warns about an optional kernel for CPUs on every start.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -25,17 +25,16 @@ from ingest.atomic import write_text
 from ingest.errors import UserError
 from training.engines import Engine as Sampler
 from training.models.base import Base, load_base
-from worldmodel.context import Frame
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.rules import Rules, decode, encode
 from worldmodel.derive.store import Facts
 from worldmodel.effects import Effects
+from worldmodel.generate.context import Frame
+from worldmodel.generate.resolver import Resolver
+from worldmodel.generate.retrieval import TransitionIndex
 from worldmodel.profiles import Profile
-from worldmodel.resolver import Resolver
-from worldmodel.retrieval import TransitionIndex
 from worldmodel.split import Split
-from worldmodel.user import UserSide
-from worldmodel.world import WorldModel
+from worldmodel.users.user import UserSide
 
 VERSION = 2
 
@@ -98,8 +97,12 @@ def write_split(path: Path, split: Split) -> None:
     write_json(path / "split.json", asdict(split))
 
 
-def load_model(path: Path, engine: Sampler | None = None, base: Base | None = None) -> WorldModel:
-    """See WorldModel.load. An engine that is given must serve the base that the manifest names."""
+Parts = tuple[Resolver, UserSide | None, Engine]
+"""What answers for the model, what answers for the user (None where no user was fitted), and the rules."""
+
+
+def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = None) -> Parts:
+    """The parts of a WorldModel. An engine that is given must serve the base that the manifest names."""
     manifest = read_manifest(path)
     base = base or load_base(manifest["base"])
     engine = engine or _local_engine(base)
@@ -112,7 +115,7 @@ def load_model(path: Path, engine: Sampler | None = None, base: Base | None = No
     user = None
     if "user" in names:
         user = UserSide(engine, base.format, names["user"], manifest["max_turns"])
-    return WorldModel(resolver, user, read_rules(path))
+    return resolver, user, read_rules(path)
 
 
 def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) -> Resolver:

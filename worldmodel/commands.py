@@ -100,7 +100,7 @@ def card(
     base: Annotated[bool, typer.Option(help="Also ask the base model without its adapter.")] = True,
 ) -> None:
     """Measure a world on conversations that it never saw, tool by tool, beside three baselines."""
-    from worldmodel.card import make_card, table
+    from worldmodel.card.make import make_card, table
 
     with _bars() as bars:
         task = bars.add_task("asking held-out calls", total=None, note="")

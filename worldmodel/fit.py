@@ -28,17 +28,17 @@ from training.learning.learner import LearnerSettings
 from training.models.base import Base, load_base
 from training.models.lora import LoraSettings, manifest_of, save_weights
 from worldmodel.artifact import VERSION, read_manifest, save_rules, save_tools, write_json, write_split
-from worldmodel.context import Frame, learn_patched
 from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
-from worldmodel.examples import Example, build_index, frame_step, world_examples, world_row
+from worldmodel.generate.context import Frame, learn_patched
+from worldmodel.generate.examples import Example, build_index, frame_step, world_examples, world_row
+from worldmodel.generate.resolver import Resolver, fit_bias
+from worldmodel.generate.retrieval import TransitionIndex, write_conversations
 from worldmodel.learn.induce import derived_calls, induce
 from worldmodel.profiles import learn_profiles
-from worldmodel.resolver import Resolver, fit_bias
-from worldmodel.retrieval import TransitionIndex, write_conversations
 from worldmodel.split import Split, split_conversations
 from worldmodel.steps import Step, group_steps, outcome_classes
-from worldmodel.user import patience, user_rows
+from worldmodel.users.user import patience, user_rows
 
 FEWEST_FOR_BIAS = 20
 KEEP_DERIVED = 0.15

@@ -18,15 +18,17 @@ from typing import Any
 from ingest.records import Scenario
 from training.engines import Engine
 from training.environment import Observation, ToolCall
+from training.models.base import Base
 from training.models.edits import minify
-from worldmodel.by_model import Asked, ByModel
+from worldmodel.artifact import load_parts
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.engine import Engine as Rules
 from worldmodel.derive.grounding import continued, opened
 from worldmodel.effects import Effects
-from worldmodel.resolver import Answer, Resolver, uniform
+from worldmodel.generate.by_model import Asked, ByModel
+from worldmodel.generate.resolver import Answer, Resolver, uniform
 from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages
-from worldmodel.user import UserSide, utterances
+from worldmodel.users.user import UserSide, utterances
 
 
 @dataclass
@@ -39,14 +41,12 @@ class WorldModel:
     _loop: _Loop = field(default_factory=lambda: _Loop(), repr=False)
 
     @classmethod
-    def load(cls, path: str | Path, engine: Engine | None = None) -> WorldModel:
+    def load(cls, path: str | Path, engine: Engine | None = None, base: Base | None = None) -> WorldModel:
         """Load what `rehearsal world fit` wrote. Without an engine, one is made in this process.
 
         Raises ingest.errors.UserError where `path` holds no finished world.
         """
-        from worldmodel.artifact import load_model
-
-        return load_model(Path(path), engine)
+        return cls(*load_parts(Path(path), engine, base))
 
     def world(
         self,

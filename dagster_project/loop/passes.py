@@ -55,7 +55,7 @@ from training.policy.registry import Registry, Version
 from training.policy.rollout import Limits
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
-from worldmodel.card import make_card
+from worldmodel.card.make import make_card
 
 STAGES = {
     "data": "traces/conversations",

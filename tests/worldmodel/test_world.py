@@ -18,14 +18,14 @@ from training.tiny.pretraining.run import new_model
 from training.tiny.pretraining.talk import Talk
 from training.tiny.pretraining.tokenizer import train_tokenizer
 from worldmodel import Episode, World, WorldModel
-from worldmodel.card import ask_cache, ask_nearest, ask_world, measure, questions
-from worldmodel.context import Frame, learn_patched
+from worldmodel.card.make import ask_cache, ask_nearest, ask_world, measure, questions
 from worldmodel.effects import learn_effects
-from worldmodel.examples import build_index
+from worldmodel.generate.context import Frame, learn_patched
+from worldmodel.generate.examples import build_index
+from worldmodel.generate.resolver import Resolver
 from worldmodel.profiles import learn_profiles
-from worldmodel.resolver import Resolver
 from worldmodel.steps import OK, Step, outcome_classes
-from worldmodel.user import UserSide, dialogue, patience
+from worldmodel.users.user import UserSide, dialogue, patience
 
 TIMEOUT = json.dumps({"error": "timeout", "message": "no answer in 5 s"})
 

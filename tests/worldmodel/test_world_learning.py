@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from worldmodel.context import Frame, abbreviate, canonical_history, learn_patched, select, trail_of
 from worldmodel.effects import Effects, is_read_verb, learn_effects
-from worldmodel.examples import build_index, derivable, frame_step, is_repeat, learn_vocabulary
+from worldmodel.generate.context import Frame, abbreviate, canonical_history, learn_patched, select, trail_of
+from worldmodel.generate.examples import build_index, derivable, frame_step, is_repeat, learn_vocabulary
+from worldmodel.generate.resolver import Odds, corrected, fit_bias, uniform
+from worldmodel.generate.retrieval import TransitionIndex, features_of
 from worldmodel.profiles import Profile, learn_profiles
-from worldmodel.resolver import Odds, corrected, fit_bias, uniform
-from worldmodel.retrieval import TransitionIndex, features_of
 from worldmodel.split import split_conversations
 from worldmodel.steps import OK, OTHER, Step, call_key, core, outcome_classes, outcome_of, steps_of_messages
 

@@ -18,14 +18,14 @@ from training.models.chat import CompactFormat
 from training.models.roles import transcript
 from worldmodel import WorldModel
 from worldmodel.artifact import read_rules, save_rules
-from worldmodel.card import ask_rules, measure, questions
-from worldmodel.context import Frame, learn_patched
+from worldmodel.card.make import ask_rules, measure, questions
 from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
-from worldmodel.examples import build_index
+from worldmodel.generate.context import Frame, learn_patched
+from worldmodel.generate.examples import build_index
+from worldmodel.generate.resolver import Resolver
 from worldmodel.learn.induce import induce
 from worldmodel.profiles import learn_profiles
-from worldmodel.resolver import Resolver
 from worldmodel.steps import OK, Step, outcome_classes
 
 

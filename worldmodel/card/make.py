@@ -20,12 +20,12 @@ from rich.table import Table
 from ingest.errors import UserError
 from training.workers import Tell, Workers, dealt_back
 from worldmodel.artifact import read_split, save_tools, write_json
-from worldmodel.context import canonical_history
+from worldmodel.card.measures import Judged, summary
 from worldmodel.derive.engine import Engine, store_determines
-from worldmodel.examples import derivable, learn_constants, learn_vocabulary
-from worldmodel.measures import Judged, summary
-from worldmodel.resolver import Resolver, uniform
-from worldmodel.retrieval import read_conversations
+from worldmodel.generate.context import canonical_history
+from worldmodel.generate.examples import derivable, learn_constants, learn_vocabulary
+from worldmodel.generate.resolver import Resolver, uniform
+from worldmodel.generate.retrieval import read_conversations
 from worldmodel.steps import OK, Step, group_steps
 from worldmodel.world import World, WorldModel
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from training.models.chat import ChatFormat
 from training.models.edits import encode
 from training.models.roles import world_answer
-from worldmodel.context import Frame, Framed, canonical_history, select, trail_of
 from worldmodel.effects import successful_writes
-from worldmodel.retrieval import Entry, TransitionIndex, features_of
+from worldmodel.generate.context import Frame, Framed, canonical_history, select, trail_of
+from worldmodel.generate.retrieval import Entry, TransitionIndex, features_of
 from worldmodel.steps import OK, OTHER, Step, content_leaves, leaves
 
 Conversations = Mapping[str, Sequence[Step]]

@@ -16,9 +16,9 @@ from typing import Any
 from training.engines import Engine, Sampling
 from training.models.chat import ChatFormat
 from training.models.edits import REFERENCE, EditError, decode, minify
-from worldmodel.context import Frame, Framed
+from worldmodel.generate.context import Frame, Framed
+from worldmodel.generate.retrieval import TransitionIndex
 from worldmodel.profiles import Profile
-from worldmodel.retrieval import TransitionIndex
 from worldmodel.steps import OK, Step
 
 MAX_BODY_TOKENS = 640

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.models.edits import dumps
-from worldmodel.context import Framed, canonical_history, trail_of
 from worldmodel.derive.engine import Derivation
 from worldmodel.derive.values import flatten, unflatten
 from worldmodel.effects import Effects
-from worldmodel.resolver import Answer, Odds, Resolver, uniform
+from worldmodel.generate.context import Framed, canonical_history, trail_of
+from worldmodel.generate.resolver import Answer, Odds, Resolver, uniform
 from worldmodel.steps import OK, Step, call_key
 
 
