@@ -117,7 +117,7 @@ def exact_pair(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndar
                 continue
             matrix = np.stack([columns[a][known], columns[b][known], np.ones(n)], axis=1)
             factors, *_ = np.linalg.lstsq(matrix, goal[known], rcond=None)
-            tidy: np.ndarray = np.round(factors, 3)
+            tidy = np.asarray(np.round(factors, 3))
             exact = int((np.abs(matrix @ tidy - goal[known]) < 5e-3).sum())
             if exact >= 0.95 * n and tidy[0] and tidy[1] and (best is None or exact > best[0]):
                 terms = ((float(tidy[0]), names[a]), (float(tidy[1]), names[b]))
