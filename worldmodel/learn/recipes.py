@@ -17,9 +17,12 @@ from worldmodel.derive.rules import (
     Expression,
     First,
     FirstItem,
+    Leaf,
     Remove,
     Source,
+    Split,
     Text,
+    Tree,
     evaluate,
     item_row,
 )
@@ -329,4 +332,18 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
         goal = freeze(targets[i])
         labels.append(next((str(k) for k in order if values[k][i] == goal), "?"))
     tree = grow(rows.table, labels, conversations=rows.conversations)
+    right = {str(k): [value == freeze(targets[i]) for i, value in enumerate(values[k])] for k in range(len(options))}
+    tree = _settled(tree, list(some), rows.rows, right)
     return rows.judge(Choice(tree, tuple(options), sure), targets, some)
+
+
+def _settled(tree: Tree, at: list[int], rows: Sequence[Row], right: dict[str, list[bool]]) -> Tree:
+    """The tree with each leaf saying for which option most of its rows speak: several may give the same value."""
+    if isinstance(tree, Split):
+        yes = [i for i in at if tree.test.holds(rows[i])]
+        no = [i for i in at if not tree.test.holds(rows[i])]
+        return Split(tree.test, _settled(tree.yes, yes, rows, right), _settled(tree.no, no, rows, right))
+    counts = {label: sum(holds[i] for i in at) for label, holds in right.items()}
+    best = max(counts, key=lambda label: (counts[label], -int(label)))
+    left = len(at) - counts[best]
+    return Leaf({**({best: counts[best]} if counts[best] else {}), **({"?": left} if left else {})}, tree.seen_in)
