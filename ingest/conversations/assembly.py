@@ -107,7 +107,8 @@ def _conversations(g: Group, left: Left) -> list[Assembled]:
     calls, executions = rebuild(g.members, scopes)
     threads = absorb(thread(calls or [o for o in g.members if o.kind == "agent"], scopes))
     links, free = link(threads, executions, scopes)
-    placed = [_placed(t, of_thread) for t, of_thread in zip(threads, links, strict=True)]
+    told: dict[int, int] = defaultdict(int)
+    placed = [_placed(t, of_thread, told) for t, of_thread in zip(threads, links, strict=True)]
     place_of = {key: n for n, found in enumerate(placed) for key in _keys(found)}
     _leave(g, place_of, left)
     judged = _judged(g, place_of, threads, scopes.spans, left)
@@ -121,8 +122,9 @@ def _keys(placed: Iterable[Placement]) -> Iterable[SpanKey]:
     return ((trace_id, span_id) for trace_id, span_id, *_ in placed)
 
 
-def _placed(t: Thread, links: list[Link]) -> list[Placement]:
-    """The spans of a thread, each with what it told: a model call's messages, a tool's answer."""
+def _placed(t: Thread, links: list[Link], told: dict[int, int]) -> list[Placement]:
+    """The spans of a thread, each with what it told: a model call's messages, a tool's answer. ``told`` counts the
+    answers of each model call that have a place already: the first is the call's own, the others are alternatives."""
     out: list[Placement] = []
     also: list[Placement] = []  # told elsewhere, perhaps, by an execution that a call has
     for x in links:
@@ -134,7 +136,9 @@ def _placed(t: Thread, links: list[Link]) -> list[Placement]:
     for o, said in t.told:
         if not o.rebuilt:
             kind = "inference" if any(k == DEMOTED for *_, k in o.also) else o.kind
-            out += [(o.trace_id, o.span_id, kind, turn) for turn in said or (None,)]
+            key = o.output_key(told[id(o)])
+            told[id(o)] += bool(o.alternatives)
+            out += [(*key, kind, turn) for turn in said or (None,)]
         if o.also:
             also += [(*other, said[-1] if said else None) for other in o.also]
     if also:
@@ -147,7 +151,8 @@ def _leave(g: Group, place_of: Mapping[SpanKey, int], left: Left) -> None:
     """Counts what is in none of a group's threads, with the reason."""
     for o in g.members:
         if o.kind in KINDS and o.key not in place_of:
-            left.spans += [(*key, _reason(o)) for key in ((*o.key, o.kind), *o.also)]
+            own = [(*key, o.kind) for key in o.output_keys]
+            left.spans += [(*key, _reason(o)) for key in (*own, *o.also)]
         elif o.also and o.key not in place_of:
             left.spans += [(*key, "around_model_calls") for key in o.also if key[2] == DEMOTED]
 

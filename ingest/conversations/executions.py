@@ -17,7 +17,7 @@ BySpan = dict[SpanKey, Observed]
 MAX_DEPTH = 64  # a cycle of parents must not hang us
 _FIELDS = ("tool_name", "call_id", "arguments", "result", "error_message", "agent", "conversation_id")
 _TOLD = (*_FIELDS, "parent_span_id", "dialect", "model", "response_id", "previous_response_id", "input", "output",
-         "tools", "input_tokens", "emitter")  # fmt: skip
+         "alternatives", "tools", "input_tokens", "emitter")  # fmt: skip
 
 
 def by_span(observed: Sequence[Observed]) -> BySpan:
@@ -208,4 +208,4 @@ DEMOTED = "demoted"
 
 def _demote(o: Observed) -> None:
     o.kind = "agent"
-    o.also.append((*o.key, DEMOTED))
+    o.also += [(*key, DEMOTED) for key in o.output_keys]

@@ -109,3 +109,12 @@ class Observed:
     def key(self) -> SpanKey:
         """What identifies the span."""
         return self.trace_id, self.span_id
+
+    def output_key(self, number: int) -> tuple[str, str]:
+        """What identifies one of a model call's answers: the span, and for an alternative (n > 1) its number."""
+        return self.trace_id, f"{self.span_id}#{number}" if number else self.span_id
+
+    @property
+    def output_keys(self) -> list[tuple[str, str]]:
+        """The keys of all answers of a model call; of any other span its own."""
+        return [self.output_key(number) for number in range(1 + len(self.alternatives))]

@@ -199,12 +199,13 @@ def _facts(observed: list[Observed]) -> Iterable[tuple[Any, ...]]:
     and for a model call without output one that has no role."""
     for o in merge_tellings(observed):
         if o.kind == "inference":
-            turns = [turn.message for m in o.output for turn in to_turns(m)]
-            for m in turns:
-                calls = [call["name"] for call in m.get("tool_calls") or ()]
-                yield "inference", *o.key, m["role"], calls, m.get("content") is not None
-            if not turns:
-                yield "inference", *o.key, None, [], False
+            for key, output in zip(o.output_keys, (o.output, *o.alternatives), strict=True):
+                turns = [turn.message for m in output for turn in to_turns(m)]
+                for m in turns:
+                    calls = [call["name"] for call in m.get("tool_calls") or ()]
+                    yield "inference", *key, m["role"], calls, m.get("content") is not None
+                if not turns:
+                    yield "inference", *key, None, [], False
         elif o.kind == "execution":
             yield "execution", *o.key, "tool", [o.tool_name] if o.tool_name else [], o.result is not None
 

@@ -153,7 +153,7 @@ def read(
         seen = _observed(span)
         dialect_counts[seen.dialect or "none"] = dialect_counts.get(seen.dialect or "none", 0) + 1
         if seen.kind in kinds:
-            kinds[seen.kind].add((span.trace_id, span.span_id))
+            kinds[seen.kind].update(seen.output_keys)
         if seen.evaluations:
             judgements.update(map(identity, seen.evaluations))
         observed.append(seen)
@@ -167,7 +167,7 @@ def read(
         observed += found
         for seen in found:
             if seen.kind in kinds:
-                kinds[seen.kind].add(seen.key)
+                kinds[seen.kind].update(seen.output_keys)
         if unread_records is not None:
             unread_records.update(unread)
     if read_counts is not None:
