@@ -106,7 +106,8 @@ def _insert_missing(t: Thread, links: list[Link], first: dict[int, Link]) -> Non
         if x.answer is not None and x.answer.message.get("content") is None and content is not None:
             x.answer.message["content"] = content
             x.repairs.append("result_from_span")
-        if x.answer is None and (e.result is not None or e.is_error or e.call_id):
+        has_ended = bool(e.end_ns)  # a tool that still waits for somebody has not
+        if x.answer is None and (e.result is not None or e.is_error or (e.call_id and has_ended)):
             message: Message = {"role": "tool", "content": content, "tool_call_id": x.call.get("id", "")}
             x.answer = Turn(message, key_of(["tool", content]), [], e.end_ns, e.span_id, e.trace_id)
             x.repairs.append("result_from_span")

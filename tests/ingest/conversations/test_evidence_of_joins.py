@@ -50,7 +50,7 @@ def test_runs_of_different_agents_without_contents_stay_apart(
     balance = lake.conservation()
     assert balance.holds and balance.execution.placed == 3
     if parts:
-        assert [[m["role"] for m in c.messages] for c in found] == [["assistant", "tool"]] * 3
+        assert [[m["role"] for m in c.messages] for c in found] == [["assistant", "tool", "assistant"]] * 3
         assert lake.query("SELECT count(*) AS n FROM tool_calls")["n"][0].as_py() == 3
 
 
@@ -59,7 +59,7 @@ def test_runs_without_contents_in_one_trace_stay_apart(recover: Recover, lake: L
     for s in made:
         s["traceId"] = f"{1:032x}"
     found = recover(request(*made))
-    assert [(c.agent, len(c.messages)) for c in found] == [("a", 2), ("b", 2), ("c", 2)]
+    assert [(c.agent, len(c.messages)) for c in found] == [("a", 3), ("b", 3), ("c", 3)]
     assert lake.conservation().holds
 
 

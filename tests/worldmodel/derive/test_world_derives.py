@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from training.pretrain.run import new_model
-from training.pretrain.talk import Talk
-from training.pretrain.tokenizer import train_tokenizer
 
 from ingest.records import Scenario, Transition
 from training.engines.local import LocalEngine
 from training.models.chat import CompactFormat
 from training.models.roles import transcript
+from training.tiny.pretraining.run import new_model
+from training.tiny.pretraining.talk import Talk
+from training.tiny.pretraining.tokenizer import train_tokenizer
 from worldmodel import WorldModel
 from worldmodel.artifact import read_rules, save_rules
 from worldmodel.card.make import ask_rules, measure, questions

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-from training.edits import canonical
 
 from benchmarks.derive import measure_system
 from benchmarks.systems import System
+from training.models.edits import canonical
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.rules import Append, Const, Linear, Source, decode, encode
 from worldmodel.derive.sentences import describe_rules
