@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +266,7 @@ class Grpo:
 
     def _save(self) -> None:
         state = {"learner": self.learner.state(), "history": self.history, "best": self.best, "seconds": self.seconds}
-        state["noise"] = self.noise
+        state["noise"] = asdict(self.noise)
         save_state(state, self._state_path)
         write_text(self.out.with_name("history.jsonl"), "".join(json.dumps(h) + "\n" for h in self.history))
 
@@ -275,7 +275,7 @@ class Grpo:
             state = load_state(self._state_path)
             self.learner.restore(state["learner"])
             self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
-            self.noise = state["noise"]
+            self.noise = JudgeNoise(**state["noise"])
 
     async def _finish_early(self) -> dict[str, Any]:
         """A run that was told to stop. It looks at its last adapter once more, which a whole run would not do: the
