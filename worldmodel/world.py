@@ -13,14 +13,12 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingest.records import Scenario
 from training.engines import Engine
 from training.environment import Observation, ToolCall
-from training.models.base import Base
 from training.models.edits import minify
-from worldmodel.artifact import load_parts
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.engine import Engine as Rules
 from worldmodel.derive.grounding import continued, opened
@@ -29,6 +27,9 @@ from worldmodel.generate.by_model import Asked, ByModel
 from worldmodel.generate.resolver import Answer, Resolver, uniform
 from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages
 from worldmodel.users.user import UserSide, utterances
+
+if TYPE_CHECKING:
+    from training.models.base import Base
 
 
 @dataclass
@@ -46,6 +47,8 @@ class WorldModel:
 
         Raises ingest.errors.UserError where `path` holds no finished world.
         """
+        from worldmodel.artifact import load_parts  # loads torch
+
         return cls(*load_parts(Path(path), engine, base))
 
     def world(
