@@ -116,7 +116,7 @@ def receive(line: str, place: Path) -> None:
 
 
 def test_the_page_is_read_as_a_reader_reads_it() -> None:
-    page = "text\n\n    make demo   # all\n    rehearsal sql \\\n      'SELECT 1'\n\n```python\nno()\n```\n```"
+    page = "text\n\n    make demo   # all\n    rehearsal sql \\\n      'SELECT 1'\n\n```python\nno()\n```"
     page += "\n```sh\n$ yes\n```\n"
     assert list(shell_lines(page)) == ["make demo   # all", "rehearsal sql 'SELECT 1'", "yes"]
     assert words("A=b rehearsal run --home 'c d'  # e") == ["rehearsal", "run", "--home", "c d"]
