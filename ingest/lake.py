@@ -212,18 +212,21 @@ class Lake:
             return self._build_tables(force, runner)
 
     def _build_tables(self, force: bool = False, runner: Runner | None = None) -> dict[str, int]:
-        state = self._state()
         path = self.path / "tables" / "state.json"
-        if not force and path.exists():
-            old = json.loads(path.read_text())
-            if old["of"] == state:
-                self._put_away()
-                return dict(old["rows"])
+        if not force and self._is_current():
+            self._put_away()
+            return dict(json.loads(path.read_text())["rows"])
+        state = self._state()
         with not_collected():
             rows = tables.build(self.path, runner=runner)
         write_json(path, {"of": state, "rows": rows})
         self._put_away()
         return rows
+
+    def _is_current(self) -> bool:
+        """Whether the tables are made of what the lake holds now."""
+        path = self.path / "tables" / "state.json"
+        return path.exists() and bool(json.loads(path.read_text())["of"] == self._state())
 
     def freeze(self, into: Path) -> dict[str, Any]:
         """Puts the tables as they are now into a directory (``ingest.frozen`` reads it); returns what they are made of.
@@ -289,11 +292,12 @@ class Lake:
             summary.flags = dict(db.execute(flags).fetchall())
             summary.conservation = conservation.summed(db).as_dict()
 
-    def conservation(self) -> Balance:
+    def conservation(self, build: bool = True) -> Balance:
         """Whether every model output, tool execution and judgement of the raw rows, which are read again for it, is in
-        exactly one conversation or counted as not read."""
-        with self._ready() as db:
-            return conservation.audit(self.path, db)
+        exactly one conversation or counted as not read. Without ``build``, tables that are out of date stay, and only
+        the counts that were made with them are compared."""
+        with self._ready(build=build) as db:
+            return conservation.audit(self.path, db) if build or self._is_current() else conservation.summed(db)
 
     def _state(self) -> dict[str, Any]:
         """What the tables are made of. Compacting, encrypting and dropping raw parts does not change it."""

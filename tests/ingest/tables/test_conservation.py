@@ -18,7 +18,7 @@ from dialect_samples import SAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ingest_samples import conversation
-from lake_samples import assert_same_in_parts, contents
+from lake_samples import assert_same_in_parts, contents, send
 from typer.testing import CliRunner
 
 from ingest.commands import register
@@ -270,3 +270,17 @@ def test_a_log_record_that_comes_again_without_its_body_adds_no_message(tmp_path
         (tmp_path / name).mkdir()
         found.append(lake_of(tmp_path / name, rows).conversations())
     assert found[0] == found[1] and found[0]
+
+
+def test_without_a_build_the_tables_stay_as_they_are(lake: Lake) -> None:
+    """A check looks at what there is; new raw rows wait for the next build."""
+    send(lake, conversation(1, "c-1"))
+    lake.ingest()
+    lake.build_tables()
+    state = (lake.path / "tables" / "state.json").read_bytes()
+    send(lake, conversation(2, "c-2"))
+    lake.ingest()
+    assert lake.conservation(build=False).holds
+    assert (lake.path / "tables" / "state.json").read_bytes() == state
+    assert lake.conservation().holds
+    assert (lake.path / "tables" / "state.json").read_bytes() != state
