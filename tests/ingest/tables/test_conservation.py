@@ -180,7 +180,7 @@ def test_nothing_is_lost_and_order_changes_nothing(mixture: tuple[list[Values], 
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=300, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=120, suppress_health_check=QUIET)
 @given(mixtures())
 def test_nothing_is_lost_of_many_mixtures(mixture: tuple[list[Values], list[Values]]) -> None:
     check(mixture)
