@@ -296,6 +296,10 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
                 for key in ("is_error", "error_class", "latency_ms"):
                     if key in before.answer.message:
                         x.answer.message[key] = before.answer.message[key]  # type: ignore[literal-required]
+    for theirs, mine in zip(_spoken(earlier), _spoken(later), strict=False):
+        content = theirs.message.get("content")
+        if content is not None and mine.message.get("content") is None and mine.message["role"] == "tool":
+            mine.message["content"] = content  # the history of the later one leaves it out
     now = dict(zip(map(id, _spoken(earlier)), _spoken(later), strict=False))
     later.placed = [*((t, s, kind, now.get(id(turn))) for t, s, kind, turn in earlier.placed), *later.placed]
     later.judged = earlier.judged + later.judged
