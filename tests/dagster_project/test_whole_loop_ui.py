@@ -140,9 +140,7 @@ def state(home: Path) -> dict[str, Any]:
             "serving": (home / "registry" / "serving.json").read_text()}  # fmt: skip
 
 
-def test_everything_is_materialised_from_the_ui_and_the_report_opens_from_its_link(
-    ui: str, home: Path, browser: webdriver.Chrome
-) -> None:
+def everything_is_materialised_and_the_report_opens(ui: str, home: Path, browser: webdriver.Chrome) -> None:
     log = home.parent / "ui.log"
     wait = WebDriverWait(browser, 120)
     browser.get(f"{ui}/asset-groups")
@@ -168,7 +166,7 @@ def test_everything_is_materialised_from_the_ui_and_the_report_opens_from_its_li
     assert refused.status_code == 404
 
 
-def test_checks_on_changed_data_fit_nothing_and_promote_nobody(ui: str, home: Path) -> None:
+def checks_on_changed_data_fit_nothing_and_promote_nobody(ui: str, home: Path) -> None:
     """After the test before: every check of the graph, when more traces have come and settings have changed."""
     writer = journal.JournalWriter(home / "lake" / "journal")
     bodies = [json.dumps(conversation_request(k)).encode() for k in range(12)]
@@ -195,3 +193,11 @@ def test_checks_on_changed_data_fit_nothing_and_promote_nobody(ui: str, home: Pa
     }
     assert not done.get_asset_materialization_events()
     assert state(home) == before
+
+
+def test_everything_from_the_ui_and_then_all_checks_on_changed_data(
+    ui: str, home: Path, browser: webdriver.Chrome
+) -> None:
+    """One test, because the checks look at what was materialised."""
+    everything_is_materialised_and_the_report_opens(ui, home, browser)
+    checks_on_changed_data_fit_nothing_and_promote_nobody(ui, home)
