@@ -12,7 +12,7 @@ _RANDOM = re.compile(r"(?=[A-Za-z0-9]*\d)[A-Za-z0-9]{8,}")
 
 
 def is_random(call_id: str | None) -> bool:
-    """Whether an id looks drawn at random. ``call_0``, ``get_order`` and ``functions.get_order:0`` are counted or named
+    """Whether an id looks drawn at random. ``call_0``, ``look_up`` and ``functions.look_up:0`` are counted or named
     after the tool, and are the same in many conversations."""
     return bool(call_id) and _RANDOM.search(str(call_id)) is not None
 
