@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lake_samples
 import pytest
 import torch
 
@@ -58,6 +59,30 @@ def test_help_imports_nothing_heavy() -> None:
     command = [sys.executable, "-c", program]
     found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert found.stdout.strip() == "[]"
+
+
+# ----- output that nobody reads
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])
+def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, rows: int) -> None:
+    """`rehearsal sql ... | head`, whether the output fits into the buffer of standard output or not."""
+    lake = Lake.create(tmp_path / "lake")
+    lake_samples.send(lake, *lake_samples.talks(1))
+    lake.ingest()
+    lake.build_tables()
+    command = ["rehearsal", "sql", "--lake", str(lake.path), f"SELECT * FROM range({rows})", "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        program = f"import sys; from dagster_project.cli.main import main; sys.argv = {command}; main()"
+        surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
+        found = subprocess.run(
+            [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True, env=surroundings
+        )
+    finally:
+        os.close(writer)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 # ----- errors that a user can put right
