@@ -20,7 +20,7 @@ from worldmodel import commands as worldmodel_commands
 class _Commands(TyperGroup):
     """Ends quietly, with status 0, when the reader of standard output has gone (`rehearsal conversations | head`)."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # typer has a context class of its own
         try:
             found = super().invoke(ctx)
             sys.stdout.flush()

@@ -16,7 +16,7 @@ from ingest.records import Conversation
 from training import COMPILED
 from training.judging.judge import fit_judge
 from training.learning.deadline import Stop
-from training.models.base import load_base
+from training.models.base import Base, load_base
 from training.policy.clone import fit_clone
 from training.policy.offline import fit_offline
 from training.workers import Tell, Workers
@@ -33,6 +33,11 @@ def run_in_subprocess(fit: Fit, needs: Any, on_told: Callable[..., None]) -> dic
     """
     with Workers(_nothing, 1, compiled=COMPILED) as workers:
         return workers.do(fit, needs, lambda told: on_told(*told))
+
+
+def policy_base(settings: Settings) -> Base:
+    """The base as the policy uses it: tools in the prompt unless it is the tiny one, and the chat settings."""
+    return load_base(settings.base, show_tools=not settings.compact, chat=settings.chat)
 
 
 def conversations(tables: Path, agent: str) -> list[Conversation]:
@@ -63,7 +68,7 @@ def clone(_: None, needs: tuple[Settings, Path, Path, Stop], tell: Tell) -> dict
     """Clone the agent of frozen tables into a directory. Tells how much is done, and the latest metrics."""
     settings, tables, directory, stop = needs
     return fit_clone(
-        load_base(settings.base, show_tools=not settings.compact), conversations(tables, settings.agent),
+        policy_base(settings), conversations(tables, settings.agent),
         directory / "adapter", settings.clone, show_system=not settings.compact, seed=settings.seed,
         checkpoint=directory / "state.pt", on_progress=_teller(tell), stop=stop,
     )  # fmt: skip
@@ -73,7 +78,7 @@ def offline(_: None, needs: tuple[Settings, Path, Path, Path, Stop], tell: Tell)
     """Retrain an adapter on recorded conversations, without a world. Tells how much is done, and the latest metrics."""
     settings, tables, start, directory, stop = needs
     return fit_offline(
-        load_base(settings.base, show_tools=not settings.compact), conversations(tables, settings.agent), start,
+        policy_base(settings), conversations(tables, settings.agent), start,
         directory / "adapter", settings.offline, show_system=not settings.compact, seed=settings.seed,
         checkpoint=directory / "state.pt", on_progress=_teller(tell), stop=stop,
     )  # fmt: skip

@@ -43,8 +43,9 @@ from ingest.records import Scenario
 from training.judging.hosted import HostedSettings
 from training.judging.ruler import RulerSettings
 from training.learning.deadline import Stop, never
-from training.models.base import Base, load_base, load_context, load_format
+from training.models.base import Base, load_context, load_format
 from training.models.lora import manifest_of
+from training.models.template import ChatSettings
 from training.policy.evaluate import Run, environment_code, summary
 from training.policy.gate import as_dict, compare, example_of
 from training.policy.grpo import Grpo, lasting_alarms
@@ -212,6 +213,8 @@ class Loop(Landing):
         """The production agent as an adapter."""
         settings, data = self.settings, self.read("data")
         inputs = {"data": data.fingerprint, "base": settings.base, "clone": settings.clone, "seed": settings.seed}
+        if settings.chat != ChatSettings():
+            inputs["chat"] = settings.chat
 
         def work(directory: Path) -> dict[str, Any]:
             needs = settings, data.directory, directory, self.stop
@@ -356,6 +359,7 @@ class Loop(Landing):
                 settings.base, settings.engine, settings.compact, settings.environment,
                 {name: done.directory / "adapter" for name, done in adapters.items()},
                 how.episodes, settings.seed, how.temperature, how.min_p, self.limits, settings.vllm,
+                settings.chat,
             )  # fmt: skip
             return summary(*asyncio.run(self._play(recipe, partial(report_from, report))))
 
@@ -385,7 +389,8 @@ class Loop(Landing):
         tables, shown = tables or self.tables, not self.settings.compact
         known = {c.conversation_id for c in fits.conversations(tables.path, self.settings.agent)}
         found = [s for s in tables.scenarios() if s.conversation_id in known and s.first_user_message]
-        kept, refused = fitting_scenarios(found, load_format(self.settings.base, shown), self.limits, shown)
+        chat = load_format(self.settings.base, shown, self.settings.chat)
+        kept, refused = fitting_scenarios(found, chat, self.limits, shown)
         for why, count in refused.items():
             (self.log or print)(f"{count} of {len(found)} scenarios are not practised: {why}")
         return kept
@@ -394,7 +399,7 @@ class Loop(Landing):
     def limits(self) -> Limits:
         """Where episodes are cut off: the settings', raised to what the recorded conversations need."""
         base, shown = self.settings.base, not self.settings.compact
-        context, chat = load_context(base), load_format(base, shown)
+        context, chat = load_context(base), load_format(base, shown, self.settings.chat)
         conversations = fits.conversations(self.tables.path, self.settings.agent)
         return fitted_limits(self.settings.train.limits, conversations, chat, context, shown)
 
@@ -407,6 +412,7 @@ class Loop(Landing):
             settings.base, settings.engine, settings.compact, self.read("world").directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
             self._ruler(), self.limits, settings.train.temperature, settings.train.min_p, settings.vllm,
+            settings.chat,
         )  # fmt: skip
         count = self._processes()
         if count > 1:
@@ -441,7 +447,7 @@ class Loop(Landing):
         return Path(noted["start"])
 
     def _base(self) -> Base:
-        return load_base(self.settings.base, show_tools=not self.settings.compact)
+        return fits.policy_base(self.settings)
 
     def _processes(self) -> int:
         """How many processes sample."""

@@ -23,7 +23,7 @@ def check(settings: Settings, environment: bool = True, journal: bool = True) ->
     _lake(settings, journal)
     if settings.world_dir is not None:
         _world(settings)
-    load_format(settings.base)
+    load_format(settings.base, settings=settings.chat)
     check_engine(settings.engine)
     if environment and settings.environment:
         check_environment(settings.environment, settings.seed)

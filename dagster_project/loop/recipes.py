@@ -19,6 +19,7 @@ from training.judging.hosted import open_client
 from training.judging.judge import LocalJudge, in_process_client
 from training.judging.ruler import Ruler, RulerSettings
 from training.models.base import load_base, load_format
+from training.models.template import ChatSettings
 from training.policy.evaluate import Player, load_environment
 from training.policy.practice import Practice
 from training.policy.rollout import Limits
@@ -44,9 +45,10 @@ class PracticeRecipe:
     temperature: float
     min_p: float
     vllm: VllmSettings = VllmSettings()
+    chat: ChatSettings = ChatSettings()
 
     def open(self) -> Practice:
-        base = load_base(self.base, show_tools=not self.compact)
+        base = load_base(self.base, show_tools=not self.compact, chat=self.chat)
         engine = open_engine(self.engine, base, self.vllm)
         client, forget = self._client(engine)
         return Practice(
@@ -80,9 +82,10 @@ class EvaluationRecipe:
     min_p: float
     limits: Limits
     vllm: VllmSettings = VllmSettings()
+    chat: ChatSettings = ChatSettings()
 
     def open(self) -> Player:
-        base = load_base(self.base, show_tools=not self.compact)
+        base = load_base(self.base, show_tools=not self.compact, chat=self.chat)
         engine = open_engine(self.engine, base, self.vllm)
         for name, path in self.adapters.items():
             engine.load_adapter(name, path)

@@ -21,6 +21,7 @@ from training.engines.vllm import VllmSettings
 from training.judging.judge import JudgeSettings
 from training.judging.ruler import RulerSettings
 from training.learning.fits import FitSettings
+from training.models.template import ChatSettings
 from training.policy.gate import GateSettings
 from training.policy.grpo import TrainSettings
 from training.policy.offline import OfflineSettings
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(HOME, description="Where everything is kept: lake, adapters, reports.")
     base: str = Field("rehearsal-tiny", description="Base model: shipped name, directory, Hugging Face id.")
+    chat: ChatSettings = Field(ChatSettings(), description="How the base's chat template writes the policy's turns.")
     engine: str = Field("transformers", description="What samples: transformers (in process) or vllm.")
     vllm: VllmSettings = Field(VllmSettings(), description="How vLLM is run, where it samples.")
     lake_dir: Path | None = Field(None, description="The lake, if it is not `lake` in the home directory.")

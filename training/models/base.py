@@ -72,8 +72,11 @@ def load_base(
     show_tools: bool = True,
     dtype: torch.dtype | None = None,
     devices: DeviceSettings | None = None,
+    chat: ChatSettings | None = None,
 ) -> Base:
     """Load a base model by shipped name, directory or Hugging Face id, where `placement` says.
+
+    `chat` says how its template writes conversations; the shipped base has a format of its own and ignores it.
 
     A shipped base is small: it stays on the CPU in float32 unless a device is named. Raises UserError where the base is
     missing or cannot be placed.
@@ -85,7 +88,7 @@ def load_base(
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return Base(model, load_format(name, show_tools), base_path(name), name)
+    return Base(model, load_format(name, show_tools, chat), base_path(name), name)
 
 
 def context_length(config: PreTrainedConfig) -> int:
