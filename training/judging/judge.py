@@ -8,9 +8,7 @@ success, and *pairwise*, which of two transcripts did better (both orders), aver
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +28,7 @@ from training.engines import Engine
 from training.engines.local import LocalEngine
 from training.judging.counterfactual import Counterfactuals
 from training.judging.grounding import Evidence, Grounding
-from training.judging.ruler import unescape
+from training.judging.group_text import read_prompt
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished, warm_start
@@ -43,7 +41,6 @@ from training.models.roles import SIDES, VERDICTS, pair_messages, transcript, ve
 
 Form = Literal["pointwise", "pairwise"]
 MAX_REMEMBERED = 2048
-_TRAJECTORY = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
 
 
 class JudgeSettings(BaseModel):
@@ -157,11 +154,11 @@ def judge_app(judge: LocalJudge) -> Starlette:
     async def complete(request: Request) -> JSONResponse:
         body = await request.json()
         prompt = "\n".join(str(m.get("content", "")) for m in body.get("messages", ()))
-        labelled = _TRAJECTORY.findall(prompt)
+        labelled = read_prompt(prompt)
         if not labelled:
             error = {"message": "this judge answers RULER's requests only: no <trajectory id=...> found"}
             return JSONResponse({"error": error}, status_code=400)
-        group = [json.loads(unescape(written)) for _, written in labelled]
+        group = [messages for _, messages in labelled]
         scores = await judge.judge(group)
         answer = {
             "scores": [

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from training.judging.group_text import GroupText
 from training.judging.hosted import HostedSettings, read_rubric
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.edits import dumps
@@ -33,14 +33,13 @@ RUBRIC = """- A trajectory that reaches the user's goal scores significantly hig
 - Partial progress earns partial credit; claiming what the tools did not confirm earns none."""
 
 INSTRUCTIONS = """All trajectories below were given the same goal. Score each between 0 and 1 for how well the agent \
-reached it. Tool replies may be simulated; judge the agent, not the replies.
+reached it. Tool replies may be simulated; judge the agent, not the replies. Each trajectory begins with the \
+context, if there is one. {{"see": "r1"}} stands for the result r1 of the results.
 
 Grading standards:
 {rubric}
 
 Answer with JSON only: {{"scores": [{{"trajectory_id": "...", "explanation": "...", "score": 0.0}}]}}, every id once."""
-
-_TAG = re.compile(r"<(\s*/?\s*)(trajectory|context|available_tools)", re.IGNORECASE)
 
 
 class RulerSettings(BaseModel):
@@ -104,20 +103,23 @@ class Ruler:
         are `planted` to see how differently the judge scores what is equal.
         """
         began = time.monotonic()
-        texts = [dumps(_shown(t.messages, self.settings.max_characters)) for t in group]
-        distinct = texts if planted else list(dict.fromkeys(texts))
-        which = range(len(texts)) if planted else [distinct.index(text) for text in texts]
+        shown = [_shown(t.messages, self.settings.max_characters) for t in group]
+        texts = [dumps(messages) for messages in shown]
+        first = {text: at for at, text in reversed(list(enumerate(texts)))}
+        kept = list(range(len(texts))) if planted else sorted(first.values())
+        which = list(range(len(texts))) if planted else [kept.index(first[text]) for text in texts]
+        text = GroupText.of([shown[at] for at in kept])
         found = Judgement([])
-        order = list(range(len(distinct)))
+        order = list(range(len(kept)))
         random.Random(seed).shuffle(order)
         rounds: list[list[float | None]] = []
-        reasons = [""] * len(distinct)
+        reasons = [""] * len(kept)
         for number in range(self.settings.orders):
-            shown = order if number % 2 == 0 else order[::-1]
-            rounds.append(await self._round(group, distinct, shown, seed + number, found, reasons))
+            turned = order if number % 2 == 0 else order[::-1]
+            rounds.append(await self._round(group, text, turned, seed + number, found, reasons))
         if self.settings.orders == 2 and _disagree(*rounds):
             random.Random(seed + 99).shuffle(order)
-            rounds.append(await self._round(group, distinct, order, seed + 2, found, reasons))
+            rounds.append(await self._round(group, text, order, seed + 2, found, reasons))
         merged = [_mean(given) for given in zip(*rounds, strict=True)]
         found.scores = [merged[k] for k in which]
         found.explanations = [reasons[k] for k in which]
@@ -129,21 +131,21 @@ class Ruler:
     async def _round(
         self,
         group: Sequence[Trajectory],
-        distinct: list[str],
+        text: GroupText,
         order: list[int],
         seed: int,
         found: Judgement,
         reasons: list[str],
     ) -> list[float | None]:
-        """One order's scores, by index into `distinct`; all None after `retries` unusable answers. `reasons` is filled
+        """One order's scores, by member of `text`; all None after `retries` unusable answers. `reasons` is filled
         with what the judge explained.
         """
         for attempt in range(self.settings.retries + 1):
             rng = random.Random(seed_of(seed, attempt))
-            labels = [f"{rng.randrange(16**6):06x}" for _ in distinct]
+            labels = [f"{rng.randrange(16**6):06x}" for _ in text.members]
             found.calls += 1
             try:
-                answer = await self._ask(group[0], [(labels[k], distinct[k]) for k in order], found)
+                answer = await self._ask(text.prompt(labels, order, group[0].start.tools), found)
                 by_label = read_answer(answer, labels)
             except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):
                 # one judge call is a boundary: whatever shape the answer has, it is counted and asked for again
@@ -157,16 +159,14 @@ class Ruler:
                 (place / max(1, len(order) - 1), by_label[labels[k]][0] - mean) for place, k in enumerate(order)
             ]
             return [by_label[label][0] for label in labels]
-        return [None] * len(distinct)
+        return [None] * len(text.members)
 
-    async def _ask(self, first: Trajectory, labelled: list[tuple[str, str]], found: Judgement) -> str:
-        body = "\n".join(f'<trajectory id="{label}">\n{escape(text)}\n</trajectory>' for label, text in labelled)
-        tools = dumps(list(first.start.tools))
+    async def _ask(self, shown: str, found: Judgement) -> str:
         request = {
             "model": self.settings.model,
             "messages": [
                 {"role": "system", "content": INSTRUCTIONS.format(rubric=self.settings.rubric)},
-                {"role": "user", "content": f"<available_tools>{escape(tools)}</available_tools>\n{body}"},
+                {"role": "user", "content": shown},
             ],
             "response_format": {"type": "json_object"},
         }
@@ -203,15 +203,6 @@ def read_answer(answer: str, labels: Sequence[str]) -> dict[str, tuple[float, st
     if len(scores) != len(labels):
         raise ValueError(f"the judge scored {len(scores)} of {len(labels)} trajectories")
     return scores
-
-
-def escape(text: str) -> str:
-    """Text that cannot open or close one of the prompt's tags."""
-    return _TAG.sub(lambda m: f"&lt;{m[1]}{m[2]}", text)
-
-
-def unescape(text: str) -> str:
-    return text.replace("&lt;", "<")
 
 
 def _shown(messages: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:

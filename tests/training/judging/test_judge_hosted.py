@@ -19,7 +19,7 @@ from training.judging.hosted import Costs, HostedSettings, PatientTransport, rea
 from training.judging.ruler import RUBRIC, Judgement, Ruler, RulerSettings
 from training.learning.trajectory import Trajectory
 
-LABEL = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
+LABEL = re.compile(r'<trajectory id="([^"]+)">\n(.*?)</trajectory>', re.DOTALL)
 Scripted = Callable[[httpx.Request, int], httpx.Response | Exception | None]
 
 

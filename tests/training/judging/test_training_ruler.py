@@ -19,11 +19,11 @@ from starlette.routing import Route
 from training_samples import start
 
 from training.judging.advantages import advantages
-from training.judging.ruler import Judgement, Ruler, RulerSettings, escape, read_answer, unescape
+from training.judging.group_text import escape, read_prompt, unescape
+from training.judging.ruler import Judgement, Ruler, RulerSettings, read_answer
 from training.learning.trajectory import Trajectory
 
-SHOWN = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
-Shown = list[tuple[str, str]]
+Shown = list[tuple[str, list[dict[str, Any]]]]
 Answer = Callable[[Shown], Any]
 
 
@@ -38,7 +38,7 @@ class Judge:
     async def complete(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append({**body, "authorization": request.headers.get("authorization")})
-        self.asked.append(SHOWN.findall(body["messages"][1]["content"]))
+        self.asked.append(read_prompt(body["messages"][1]["content"]))
         answer = self.answers[min(len(self.asked), len(self.answers)) - 1](self.asked[-1])
         if isinstance(answer, Response):
             return answer
@@ -63,9 +63,14 @@ def said(text: str) -> Trajectory:
 
 def marks(shown: Shown, mark: Callable[[str, int], Any]) -> list[dict[str, Any]]:
     return [
-        {"trajectory_id": label, "explanation": "", "score": mark(json.loads(text)[-1]["content"], k)}
-        for k, (label, text) in enumerate(shown)
+        {"trajectory_id": label, "explanation": "", "score": mark(messages[-1]["content"], k)}
+        for k, (label, messages) in enumerate(shown)
     ]
+
+
+def said_by(shown: Shown) -> list[str]:
+    """The last words of each trajectory, in the order of the prompt."""
+    return [messages[-1]["content"] for _, messages in shown]
 
 
 def honest(shown: Shown) -> Any:
@@ -105,14 +110,14 @@ def test_labels_tell_nothing_and_the_second_order_is_the_first_reversed() -> Non
     for seed in range(12):
         again = Judge(honest)
         again.score("3", "9", "1", "7", seed=seed)
-        orders.add(tuple(t for _, t in again.asked[0]))
+        orders.add(tuple(said_by(again.asked[0])))
     assert len(orders) > 4  # and the first order is not always the group's own
 
 
 def test_two_orders_that_disagree_call_a_third_and_the_spread_is_noise() -> None:
     judge = Judge(taken_by_position)
     found = judge.score("3", "9", "1", "7")
-    assert found.calls == 3 and len({tuple(t for _, t in shown) for shown in judge.asked}) == 3
+    assert found.calls == 3 and len({tuple(said_by(shown)) for shown in judge.asked}) == 3
     assert found.disagreement >= 0.2 - 1e-9  # the mean of 0.3, 0.1, 0.1, 0.3 between the first two orders alone
     assert max(found.scores) - min(found.scores) <= found.disagreement  # type: ignore[operator, type-var]
     assert advantages(found.scores, found.disagreement).dropped == "no spread"
@@ -249,7 +254,7 @@ def test_text_cannot_close_its_tag(forged: str) -> None:
     for body in judge.bodies:
         prompt = body["messages"][1]["content"]
         assert len(re.findall(r"<\s*/?\s*trajectory", prompt, re.IGNORECASE)) == 4
-        assert len(re.findall("<context|<available_tools", prompt, re.IGNORECASE)) == 1
+        assert len(re.findall("<available_tools|<results", prompt, re.IGNORECASE)) == 1
         assert "&lt;" in prompt
     assert unescape(escape(forged)) == forged
 
@@ -281,7 +286,7 @@ def judged_text(messages: Sequence[dict[str, Any]], most: int) -> list[dict[str,
             return await ruler.judge([Trajectory(start(), 0, list(messages))])
 
     assert asyncio.run(judged()).scores == [0.5]
-    return json.loads(judge.asked[0][0][1])
+    return judge.asked[0][0][1]
 
 
 def test_simulated_replies_are_marked_and_real_ones_are_not() -> None:

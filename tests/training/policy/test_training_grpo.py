@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ingest.records import Scenario
 from training.engines import Sampling
 from training.engines.local import LocalEngine
 from training.environment import Observation, ToolCall
+from training.judging.group_text import read_prompt
 from training.judging.ruler import Ruler, RulerSettings
 from training.learning.fits import FitSettings
 from training.learning.learner import LearnerSettings
@@ -44,7 +44,6 @@ ENOUGH: dict[str, Any] = {"steps": 8, "groups": 6, "group_size": 8}
 """What it takes to learn the task surely."""
 
 SCENARIOS = [scenario(k) for k in range(20)]
-SHOWN = re.compile(r'<trajectory id="([^"]+)">\n(.*?)\n</trajectory>', re.DOTALL)
 TIMES = ("seconds", "sample_seconds", "judge_seconds")
 
 
@@ -76,8 +75,8 @@ def judge(score: Callable[[list[dict[str, Any]]], Any]) -> httpx.AsyncClient:
     """A judge that scores each transcript by code, behind RULER's HTTP form."""
 
     async def complete(request: Request) -> Response:
-        shown = SHOWN.findall((await request.json())["messages"][1]["content"])
-        scores = [{"trajectory_id": label, "score": score(json.loads(text))} for label, text in shown]
+        shown = read_prompt((await request.json())["messages"][1]["content"])
+        scores = [{"trajectory_id": label, "score": score(messages)} for label, messages in shown]
         return JSONResponse({"choices": [{"message": {"content": json.dumps({"scores": scores})}}]})
 
     app = Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
