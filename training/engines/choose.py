@@ -25,7 +25,9 @@ def open_engine(name: str, base: Base, vllm: VllmSettings | None = None) -> Engi
     if name == "transformers":
         return LocalEngine(base.model, base.format.pad_id)
     if name == "vllm":
-        return VllmServer(base.path, vllm.server) if vllm and vllm.server else VllmEngine(base.path, vllm)
+        if vllm and vllm.server:
+            return VllmServer(base.path, vllm.server, vllm.restart_seconds)
+        return VllmEngine(base.path, vllm)
     raise _unknown(name)
 
 

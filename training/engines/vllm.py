@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ class VllmSettings(BaseModel):
     max_rank: int = Field(64, ge=1, description="Highest rank of an adapter: 8, 16, 32, 64, 128, 256, 320 or 512.")
     max_adapters: int = Field(8, ge=1, description="Adapters that may sample in one batch; more of them take turns.")
     kv_cache_gib: float | None = Field(None, gt=0, description="Memory for keys and values; on a CPU 1, else the rest.")
+    max_restarts: int = Field(2, ge=0, description="How often a vLLM of this process that died is started again.")
+    restart_seconds: float = Field(
+        300.0, ge=0, description="How long a server that answered before is waited for when it is gone."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Any other argument of vLLM's AsyncEngineArgs.")
 
 
@@ -72,6 +76,9 @@ class _Adapter:
 class VllmEngine:
     """An Engine over vLLM's AsyncLLM, whose model runs in processes of its own.
 
+    If these processes die (out of memory, a killed worker), they are started again and unanswered requests are asked
+    again. Adapters are read again from their copies.
+
     The adapters' state is only touched on the background loop, which starts coroutines in the order in which they
     were handed over; so a request that was made before an adapter was unloaded or replaced still finds the old one.
     """
@@ -82,9 +89,10 @@ class VllmEngine:
             raise UserError("vLLM is not installed; run `make vllm` (CPU) or pip install 'rehearsal[vllm]' (GPU)")
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        self._settings = settings
+        self._base, self._settings, self._restarts = base, settings, 0
         self._adapters: dict[str, _Adapter] = {}
         self._numbers = itertools.count(1)
+        self._restarting = asyncio.Lock()
         self._background = BackgroundLoop("vllm")
         try:
             started = self._background.wait(_start(base, settings))
@@ -152,6 +160,30 @@ class VllmEngine:
         check_length(ids, self.max_model_len)
         return await self._background.ask(self._generate(list(ids), adapter, wanted))
 
+    async def _with_engine(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Do `work` with the engine, again if it dies meanwhile. Raises UserError when it died too often."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        while True:
+            llm = self._llm
+            try:
+                return await work(llm)
+            except EngineDeadError as error:
+                await self._restart(llm, error)
+
+    async def _restart(self, dead: Any, error: BaseException) -> None:
+        async with self._restarting:
+            if self._llm is not dead:
+                return  # another request did it
+            if self._restarts >= self._settings.max_restarts:
+                raise UserError(
+                    f"vLLM died {self._restarts + 1} times; VLLM_LOGGING_LEVEL=INFO shows why. If memory is too small, "
+                    "lower vllm.kv_cache_gib or vllm.max_model_len"
+                ) from error
+            self._restarts += 1
+            dead.shutdown()
+            self._llms[0] = await _start(self._base, self._settings)
+
     async def _generate(self, ids: list[int], name: str | None, wanted: dict[str, Any]) -> Any:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
@@ -164,11 +196,15 @@ class VllmEngine:
         lora = None if held is None else held.request
         if held is not None:
             held.running += 1
-        try:
+
+        async def generate(llm: Any) -> Any:
             last = None
-            async for output in self._llm.generate(tokens_input(ids), params, uuid.uuid4().hex, lora_request=lora):
+            async for output in llm.generate(tokens_input(ids), params, uuid.uuid4().hex, lora_request=lora):
                 last = output
             return last
+
+        try:
+            return await self._with_engine(generate)
         finally:
             if held is not None:
                 held.running -= 1
@@ -189,7 +225,9 @@ class VllmEngine:
         shutil.copytree(path, directory)
         adapter = _Adapter(LoRARequest(f"{name}#{number}", number, str(directory)), directory)
         try:
-            await self._llm.add_lora(adapter.request)
+            await self._with_engine(lambda llm: llm.add_lora(adapter.request))
+        except UserError:
+            raise
         except Exception as error:
             shutil.rmtree(directory, ignore_errors=True)
             raise UserError(f"adapter {name!r} does not fit the base model: {_first_line(error)}") from error
@@ -203,7 +241,7 @@ class VllmEngine:
                 await self._remove(adapter)
 
     async def _remove(self, adapter: _Adapter) -> None:
-        await self._llm.remove_lora(adapter.request.lora_int_id)
+        await self._with_engine(lambda llm: llm.remove_lora(adapter.request.lora_int_id))
         shutil.rmtree(adapter.directory, ignore_errors=True)
 
 

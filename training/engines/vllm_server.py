@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 import uuid
 import weakref
 from collections.abc import Sequence
@@ -22,20 +24,26 @@ TOKEN_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 ANSWER_SECONDS = 600.0  # a full server's longest queue; more is a server that has stopped
 
 
+class _Gone(UserError):
+    """The server does not answer."""
+
+
 class VllmServer:
-    """An Engine over HTTP.
+    """An Engine over HTTP. A server that answered once is waited for when it is gone (`restart_seconds`); adapters are
+    then loaded into it again.
 
     The server reads adapters from their paths, now and whenever it has pushed one out, so both machines need the
     same file system. Its sampler must report raw log-probabilities, as it does by default. VLLM_API_KEY, if set, is
     sent along.
     """
 
-    def __init__(self, base: str, url: str) -> None:
+    def __init__(self, base: str, url: str, restart_seconds: float = 300.0) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._command = (
             f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {base} --enable-lora --max-loras 8 --max-lora-rank 64"
         )
-        self._names: dict[str, str] = {}
+        self._names: dict[str, tuple[str, Path]] = {}  # what the server calls an adapter, and its directory
+        self._base, self._restart_seconds, self._returning = base, restart_seconds, asyncio.Lock()
         key = os.environ.get("VLLM_API_KEY")
         self._http = httpx.AsyncClient(
             base_url=self._url,
@@ -101,19 +109,45 @@ class VllmServer:
     async def _complete(self, ids: list[int], adapter: str | None, wanted: dict[str, Any]) -> dict[str, Any]:
         if adapter is not None and adapter not in self._names:
             raise UserError(f"no adapter {adapter!r}; loaded are {sorted(self._names) or 'none'}")
-        model = self._model if adapter is None else self._names[adapter]
-        answer = await self._send("POST", "/v1/completions", {"model": model, "prompt": ids, **TOKEN_IDS, **wanted})
-        return answer.json()["choices"][0]
+        while True:
+            known = dict(self._names)
+            model = self._model if adapter is None else known[adapter][0]
+            asked = {"model": model, "prompt": ids, **TOKEN_IDS, **wanted}
+            try:
+                return (await self._send("POST", "/v1/completions", asked)).json()["choices"][0]
+            except _Gone:
+                await self._return_of(known)
+
+    async def _return_of(self, known: dict[str, tuple[str, Path]]) -> None:
+        """Wait until the server answers again, and load the adapters that it knew."""
+        async with self._returning:
+            if known != self._names:
+                return  # another request waited
+            until = time.monotonic() + self._restart_seconds
+            while True:
+                try:
+                    self._model, self.max_model_len = await self._served(self._base)
+                    break
+                except _Gone:
+                    if time.monotonic() > until:
+                        raise
+                    await asyncio.sleep(1.0)
+            for name, (_, path) in known.items():
+                self._names[name] = (await self._loaded(name, path), path)
 
     async def _load(self, name: str, path: Path) -> None:
         read_adapter(path)
+        served = await self._loaded(name, path)
+        await self._unload(name)
+        self._names[name] = (served, path)
+
+    async def _loaded(self, name: str, path: Path) -> str:
         served = f"{name}-{uuid.uuid4().hex[:8]}"  # never used before: the server's prefix cache goes by name and path
         await self._send("POST", "/v1/load_lora_adapter", {"lora_name": served, "lora_path": str(path)})
-        await self._unload(name)
-        self._names[name] = served
+        return served
 
     async def _unload(self, name: str) -> None:
-        served = self._names.pop(name, None)
+        served, _ = self._names.pop(name, (None, None))
         if served is not None:
             await self._send("POST", "/v1/unload_lora_adapter", {"lora_name": served})
 
@@ -133,7 +167,7 @@ class VllmServer:
                 f"the vLLM server at {self._url} was silent for {ANSWER_SECONDS:.0f} s; see its log"
             ) from error
         except httpx.TransportError as error:
-            raise UserError(f"no vLLM server answers at {self._url}; start one: {self._command}") from error
+            raise _Gone(f"no vLLM server answers at {self._url}; start one: {self._command}") from error
         if answer.status_code == 404 and path.endswith("_lora_adapter") and "cannot be found" not in answer.text:
             raise UserError(f"the vLLM server at {self._url} loads no adapters; start it so: {self._command}")
         if answer.is_error:
