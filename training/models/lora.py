@@ -1,4 +1,4 @@
-"""Adapters on a frozen base, in peft's format, never merged; written whole or not at all."""
+"""Adapters on a frozen base, in peft's format, never merged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LoraSettings(BaseModel):
 
 
 def new_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> PeftModel:
-    """A trainable adapter beside the frozen weights of `model` (which is wrapped in place)."""
+    """A trainable adapter beside the frozen weights of `model`, which is wrapped in place."""
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.rank,
@@ -78,10 +78,10 @@ def save_adapter(model: PeftModel, path: Path, manifest: Mapping[str, Any]) -> N
 
 
 def load_weights(model: PeftModel, path: Path) -> None:
-    """Put a saved adapter's weights into a model made with equal settings.
+    """Load a saved adapter's weights into a model that was created with the same settings.
 
-    Raises UserError for a missing adapter, and for one of another shape: peft would quietly leave out what it does
-    not find, and training would start from half an adapter.
+    Raises UserError if there is no adapter, or if its shape differs: peft would silently skip missing factors, and
+    training would start from a part of the adapter.
     """
     weights, _ = read_adapter(path)
     shapes = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
@@ -102,7 +102,7 @@ def settings_of(path: Path) -> LoraSettings:
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
-    """What an adapter's maker wrote beside it; None where no finished adapter is."""
+    """The manifest of a saved adapter; None if there is no complete adapter."""
     try:
         return json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError):
