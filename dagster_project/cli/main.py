@@ -7,7 +7,6 @@ import select
 import sys
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -20,7 +19,7 @@ from worldmodel import commands as worldmodel_commands
 class _Commands(TyperGroup):
     """Exits with status 0 when the reader of standard output has closed it (`rehearsal conversations | head`)."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # typer has its own copy of click.Context
         try:
             found = super().invoke(ctx)
             sys.stdout.flush()
@@ -59,6 +58,6 @@ def main() -> None:
     except UserError as error:
         print(f"rehearsal: {error}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("rehearsal: stopped", file=sys.stderr)
         sys.exit(130)

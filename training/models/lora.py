@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from ingest.atomic import sync
 from ingest.errors import UserError
+from training.directories import replace_directory, restore_directory
 from training.models.lora_layers import read_adapter
 from training.models.parallel import is_first, wait_for_all
 
@@ -54,22 +54,20 @@ def adapter_weights(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict[str
 def save_weights(
     weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], path: Path, manifest: Mapping[str, Any]
 ) -> None:
-    """Write a peft directory with our manifest, all at once: a killed write leaves the old one, or none.
+    """Write a peft directory with our manifest. A kill leaves the old adapter or the new one.
 
-    Of several processes that learn together, the first one writes and the others wait.
+    Of several processes that train together, the first one writes and the others wait.
     """
     if not is_first():
         return wait_for_all()
+    restore_directory(path)
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in weights.items()}, partial / "adapter_model.safetensors")
     (partial / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
-    for written in partial.iterdir():
-        sync(written)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    replace_directory(partial, path)
     wait_for_all()
 
 

