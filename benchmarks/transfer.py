@@ -19,7 +19,6 @@ from typing import Any, cast
 from rich.console import Console
 
 from dagster_project.loop.passes import Loop
-from dagster_project.loop.progress import bars, track
 from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from ingest.records import Scenario
@@ -32,6 +31,7 @@ from training.policy.evaluate import Run, difference, load_environment, run_poli
 from training.policy.grpo import Grpo
 from training.policy.practice import Practice
 from training.policy.rollout import rollout
+from training.progress import bars, track
 
 PRACTICE_STREAM = 7_000
 """Seed of the environment's stream of training starts; evaluation uses the demo's own seed."""

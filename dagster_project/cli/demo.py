@@ -18,13 +18,13 @@ import httpx
 from rich.console import Console
 
 from dagster_project.cli.graph import materialise, running, tell
-from dagster_project.loop.progress import track
 from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.loop.stages import read_json, write_json
 from ingest.atomic import write_text
 from ingest.errors import UserError
 from ingest.lake import Lake
 from ingest.privacy.settings import FILE as SETTINGS_FILE
+from training.progress import track
 
 CONVERSATIONS = 6000
 CARD_CALLS = 1200

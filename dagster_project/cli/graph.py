@@ -19,12 +19,12 @@ from rich.console import Console
 
 from dagster_project.loop import passes
 from dagster_project.loop.memory import watched
-from dagster_project.loop.progress import bars
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import write_json
 from dagster_project.report.story import CLOCK
 from dagster_project.report.terminal import print_report
 from ingest.errors import UserError
+from training.progress import bars
 
 PROJECT = Path(__file__).parents[1]
 STAGES = {**passes.STAGES, "report": "report/page"}

@@ -116,8 +116,8 @@ def train(
     """Train a candidate in a given world (rollouts, RULER, GRPO) and compare it with the champion at the gate."""
     from dagster_project.loop import preflight
     from dagster_project.loop.passes import Loop
-    from dagster_project.loop.progress import bars
     from training.learning.deadline import Deadline, never
+    from training.progress import bars
     from worldmodel.artifact import read_manifest
 
     settings = _settings(
@@ -155,8 +155,8 @@ def offline(
 ) -> None:
     """Retrain on recorded conversations and their outcomes, without a world."""
     from dagster_project.loop.passes import Loop
-    from dagster_project.loop.progress import bars
     from dagster_project.loop.settings import Settings
+    from training.progress import bars
 
     chosen: dict[str, Any] = {"offline": {"loss": {"method": method}}}
     settings = Settings(home=out, lake_dir=lake.absolute(), base=base, seed=seed, **chosen)
@@ -191,9 +191,9 @@ def evaluate(
 ) -> None:
     """Measure clone and candidate in the real environment, with the same start states and seeds."""
     from dagster_project.loop.passes import Loop
-    from dagster_project.loop.progress import bars
     from dagster_project.report.terminal import print_success
     from training.policy.evaluate import check_environment
+    from training.progress import bars
 
     settings = _settings(home, environment=environment)
     if settings.environment:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dagster_project.loop.progress import track
 from dagster_project.loop.settings import Settings
 from ingest.journal import segments as journal
 from ingest.lake import IngestSummary, Lake
 from ingest.storage import arrivals
 from ingest.storage.arrivals import Arrived
+from training.progress import track
 
 
 class Landing:

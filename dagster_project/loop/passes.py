@@ -22,7 +22,6 @@ from pydantic import BaseModel
 from dagster_project.loop import fits
 from dagster_project.loop.landing import Landing
 from dagster_project.loop.pins import Pins, collect, name_of
-from dagster_project.loop.progress import FitReport, announce, fit_report, report_from, track
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import (
@@ -52,6 +51,7 @@ from training.policy.pool import PracticePool, play
 from training.policy.practice import Practising
 from training.policy.registry import Registry, Version
 from training.policy.rollout import Limits
+from training.progress import FitReport, announce, fit_report, report_from, track
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card.make import make_card

@@ -113,10 +113,10 @@ def track(title: str, log: Callable[[str], None] | None = None, every_seconds: f
 FitReport = Callable[[float, Mapping[str, float]], None]
 
 
-def fit_report(title: str, log: Callable[[str], None] | None) -> FitReport:
+def fit_report(title: str, log: Callable[[str], None] | None = None) -> FitReport:
     """A progress bar for a fit. The fit reports the share done (0 to 1) and its latest metrics."""
     report = track(title, log)
-    return lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}")
+    return lambda done, m: report(round(100 * done), 100, f"loss {m['loss']:.3f}" if "loss" in m else "")
 
 
 def report_from(report: Report, place: int, each: int, done: int) -> None:
