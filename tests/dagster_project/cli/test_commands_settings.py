@@ -248,7 +248,7 @@ def test_the_asset_that_a_missing_report_names_exists(tmp_path: Path) -> None:
 
 def test_a_file_gets_a_line_at_once_and_one_for_every_ten_per_cent(tmp_path: Path) -> None:
     """`make demo > log`: what is on disk while the work goes on."""
-    from dagster_project.loop.progress import bars, track
+    from training.progress import bars, track
 
     log = tmp_path / "log"
     with log.open("w") as file, bars(Console(file=file, width=80)):
@@ -263,7 +263,7 @@ def test_a_file_gets_a_line_at_once_and_one_for_every_ten_per_cent(tmp_path: Pat
 
 
 def test_what_a_stage_waits_for_is_said_where_progress_is_shown(tmp_path: Path) -> None:
-    from dagster_project.loop.progress import announce, bars
+    from training.progress import announce, bars
 
     log, logged = tmp_path / "log", list[str]()
     with log.open("w") as file, bars(Console(file=file, width=20)):
@@ -272,3 +272,26 @@ def test_what_a_stage_waits_for_is_said_where_progress_is_shown(tmp_path: Path) 
     announce("process 8 works", log=logged.append)
     announce("process 9 works")
     assert logged == ["process 8 works"]
+
+
+def test_world_fit_and_card_print_progress_lines(
+    app: typer.Typer, ingested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(conversations: object, transitions: object, out: Path, how: object, progress: Any, stop: object) -> Any:
+        for done in (0.0, 0.5, 1.0):
+            progress("world", done, {"loss": 1.0 - done})
+        progress("user", 1.0, {})
+        counts = {"tools": 1, "train_conversations": 2, "test_conversations": 1}
+        return {"id": "w-1", "partial": None, "counts": counts}
+
+    def card(world: Path, lake: Path | None, on_progress: Any, **how: object) -> dict[str, Any]:
+        on_progress(10, 10)
+        return {}
+
+    monkeypatch.setattr("worldmodel.fit.fit_world", fit)
+    monkeypatch.setattr("worldmodel.card.make.make_card", card)
+    found = CliRunner().invoke(app, ["world", "fit", "--lake", str(ingested / "lake"), "--out", "w"])
+    assert "fitting the world: started\n" in found.stderr, found.output
+    assert "fitting the world: 50/100, loss 0.500" in found.stderr and "user adapter: 100/100" in found.stderr
+    found = CliRunner().invoke(app, ["world", "card", "--world", "w", "--json"])
+    assert found.stdout == "{}\n" and "measuring the fidelity card: 10/10" in found.stderr
