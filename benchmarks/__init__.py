@@ -1,1 +1,1 @@
-"""What is measured rather than tested. Each file says what it compares with; `docs/benchmarks.md` has the figures."""
+"""Benchmarks: measurements, not tests. Each file names its baseline; `docs/benchmarks.md` has the figures."""

@@ -1,9 +1,9 @@
-"""A gRPC client that does as little as it can: one call after the other over HTTP/2 on a bare socket.
+"""A minimal gRPC client: one call after the other over HTTP/2 on a plain socket.
 
-``benchmarks.bench_receiver`` measures a receiver that shares the machine with its senders, and Python's own gRPC client
-takes a good part of it, which would be measured as well (it is, in two rows of its own). What is here is what
-RFC 9113 and gRPC's PROTOCOL-HTTP2 ask of a client that sends known requests: headers without compression, frames as
-large as the server takes, its windows kept to, its pings answered.
+``benchmarks.bench_receiver`` runs receiver and senders on one machine, and Python's own gRPC client would use a large
+part of its CPU (two rows of the benchmark measure that). This client implements only what RFC 9113 and gRPC's
+PROTOCOL-HTTP2 require of a client that sends prepared requests: uncompressed headers, frames of the largest size that
+the server accepts, flow-control windows, and answers to pings.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 4, 5
-EMPTY_MESSAGE = bytes(5)  # not compressed, of no bytes
+EMPTY_MESSAGE = bytes(5)  # uncompressed, length 0
 
 
 class BareGrpc:
-    """One connection to a method, without TLS."""
+    """One connection for one method, without TLS."""
 
     def __init__(self, port: int, method: str) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port))
@@ -41,7 +41,7 @@ class BareGrpc:
             pass
 
     def __call__(self, body: bytes) -> None:
-        """Sends one message; returns when the server's, an empty one, is there."""
+        """Sends one message and waits for the server's empty answer."""
         self.stream += 2
         self.stream_window, self.answered, self.ended = self.first_window, False, False
         prefix = b"\0" + struct.pack(">I", len(body))
@@ -67,7 +67,7 @@ class BareGrpc:
         return [_head(len(part), DATA, flags, self.stream), part]
 
     def _handle(self) -> int:
-        """Takes one frame from the server; returns its type."""
+        """Handles one frame from the server; returns its type."""
         kind, flags, stream, payload = next(self._frames)
         if kind == SETTINGS and not flags & ACK:
             for name, value in struct.iter_unpack(">HI", payload):
@@ -89,13 +89,13 @@ class BareGrpc:
             self.answered = payload == EMPTY_MESSAGE
             self.sock.sendall(_frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", len(payload))))
         elif kind in (RST_STREAM, GOAWAY):
-            raise ConnectionError(f"the server ended it: frame {kind}, {payload!r}")
+            raise ConnectionError(f"the server closed the stream: frame {kind}, {payload!r}")
         if stream == self.stream and kind in (DATA, HEADERS) and flags & END_STREAM:
             self.ended = True
         return kind
 
     def _read(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Type, flags, stream and payload of each frame that comes."""
+        """Yields type, flags, stream and payload of each received frame."""
         data = b""
         while True:
             while len(data) < 9 or len(data) < 9 + (size := int.from_bytes(data[:3], "big")):
@@ -124,10 +124,10 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _literal(index: bytes, value: str) -> bytes:
-    """A header field that is not to be remembered, its name from HPACK's static table."""
+    """A header field without indexing; its name comes from HPACK's static table."""
     return index + _string(value)
 
 
 def _string(text: str) -> bytes:
-    assert len(text) < 127, "longer strings have longer lengths"
+    assert len(text) < 127, "a longer string needs a multi-byte length"
     return bytes([len(text)]) + text.encode()

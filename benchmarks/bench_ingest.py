@@ -1,16 +1,16 @@
-"""From the journal to `transitions`: spans a second and peak memory, for conversations written through the real
-journal and read by the real `rehearsal ingest`, in a process of its own.
+"""Spans per second and peak memory from the journal to `transitions`. Conversations are written through the real
+journal and read by `rehearsal ingest` in a subprocess.
 
     python -m benchmarks.bench_ingest                  # 5 KB spans
-    python -m benchmarks.bench_ingest --million 1 3 10 # 1 KB spans, so many millions: time and memory should be linear
-    python -m benchmarks.bench_ingest --storage        # conversations of 20 turns as they come: bytes on the disk
+    python -m benchmarks.bench_ingest --million 1 3 10 # so many million 1 KB spans: time and memory should be linear
+    python -m benchmarks.bench_ingest --storage        # bytes on disk of conversations of 20 turns, without padding
 
-A conversation is one trace: an agent span, and for each of its turns a chat span, which repeats the history, and a
-tool span, and a last chat span. Texts are words, drawn anew for every conversation. Spans are padded with an
-attribute to their size; the journal is written before the clock starts and removed afterwards.
+A conversation is one trace: an agent span; for each turn a chat span, which repeats the history, and a tool span; and a
+last chat span. Texts are random words, different in every conversation. An attribute pads each span to its size. The
+journal is written before the measurement starts and removed afterwards.
 
-Machines are quicker in one hour than in the next, so each rate comes with that of the libraries alone, measured a
-moment before (``libraries``).
+The speed of a shared machine varies, so each rate is given with the rate of the libraries alone, measured immediately
+before (``libraries``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ingest.journal import segments as journal
 from ingest.lake import Lake
 from training.tiny.pretraining.lexicon import COMMON as WORDS
 
-TURNS = 5  # a conversation: an agent span, a chat span and a tool span a turn, and a last chat span
+TURNS = 5  # per conversation: an agent span, a chat span and a tool span per turn, and a last chat span
 SPANS = 2 * TURNS + 2
 REQUEST = 64  # spans
 SAMPLE = 20_000  # spans
@@ -48,7 +48,7 @@ SECOND = 1_000_000_000
 
 
 def conversation(rng: random.Random, number: int, span_bytes: int, turns: int = TURNS) -> Iterator[Span]:
-    """The spans of one conversation, each about so large, or as they come if 0."""
+    """The spans of one conversation, each of about `span_bytes` bytes; 0: not padded."""
     trace, start = rng.randbytes(16), BASE_NS + number * SECOND
     text = prose()
 
@@ -56,7 +56,7 @@ def conversation(rng: random.Random, number: int, span_bytes: int, turns: int = 
         at = rng.randrange(len(text) - size)
         return text[at : at + size]
 
-    said = max(16, span_bytes // 40) if span_bytes else 150  # so that the history of the last turn fits
+    said = max(16, span_bytes // 40) if span_bytes else 150  # words; the history of the last turn must fit
     root = rng.randbytes(8)
     history: list[dict[str, object]] = [_text("user", f"please look at {words(said)}")]
 
@@ -95,7 +95,7 @@ def conversation(rng: random.Random, number: int, span_bytes: int, turns: int = 
 
 @cache
 def prose() -> str:
-    """Words, of which conversations are cut: many more than one reads at a time."""
+    """The text that conversations are cut from, much longer than one conversation."""
     return " ".join(random.Random(0).choices(WORDS, k=6_000_000))
 
 
@@ -108,7 +108,7 @@ def _part(kind: str, **more: object) -> dict[str, object]:
 
 
 def requests(spans: int, span_bytes: int, turns: int = TURNS) -> Iterator[tuple[bytes, int]]:
-    """Requests of whole conversations with at least so many spans in all, each with its number of spans."""
+    """Requests of whole conversations with at least `spans` spans in all, each with its number of spans."""
     rng, made = random.Random(0), 0
     found: list[Span] = []
     for number in count():
@@ -125,7 +125,7 @@ def requests(spans: int, span_bytes: int, turns: int = TURNS) -> Iterator[tuple[
 
 
 def fill(directory: Path, spans: int, span_bytes: int, turns: int = TURNS) -> tuple[int, int]:
-    """Writes that many spans (whole conversations) into a journal; returns spans and bytes."""
+    """Writes at least `spans` spans (whole conversations) into a journal; returns spans and bytes."""
     writer, made, size = journal.JournalWriter(directory), 0, 0
     source = requests(spans, span_bytes, turns)
     while group := list(islice(source, 16)):
@@ -146,12 +146,12 @@ def _request(spans: list[Span]) -> bytes:
     return request.SerializeToString()
 
 
-# ------------------------------------------------------------------------------------------ measuring
+# ------------------------------------------------------------------------------------------ measurement
 
 
 def ingest(lake: Path) -> None:
-    """The measured process: ingests, builds the tables, prints the seconds of both, the counts, and peak memory and
-    CPU time of it and of those it started."""
+    """The measured process: ingests and builds the tables. Prints the seconds of both, the counts, and peak memory and
+    CPU time including subprocesses."""
     started = time.perf_counter()
     home = Lake.open(lake)
     with memory.watched(lake.parent), processes.kept():
@@ -167,7 +167,7 @@ def ingest(lake: Path) -> None:
 
 
 def measure(directory: Path, spans: int, span_bytes: int) -> dict[str, float]:
-    """One lake from nothing to `transitions`. Raises ``AssertionError`` if a span or a transition is missing."""
+    """Measures one new lake up to `transitions`. Raises ``AssertionError`` if a span or a transition is missing."""
     lake = Lake.create(directory / "lake")
     try:
         made, size = fill(lake.journal_path, spans, span_bytes)
@@ -188,7 +188,7 @@ KINDS = ("raw", "normalised", "tables")
 
 
 def storage(directory: Path, conversations: int = 400, turns: int = 20) -> dict[str, float]:
-    """Bytes of conversations of words: as OTLP, and on the disk once compacted."""
+    """Bytes of conversations of random words: as OTLP, and on disk after compaction."""
     lake = Lake.create(directory / "lake")
     spans, size = fill(lake.journal_path, conversations * (2 * turns + 2), 0, turns)
     lake.ingest()
@@ -210,12 +210,12 @@ def told(m: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Prints a line a size."""
+    """Prints one line per size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--dir", type=Path, help="where to write")
-    parser.add_argument("--spans", type=int, default=50_000, help="how many spans of 5 KB")
-    parser.add_argument("--million", type=float, nargs="+", help="how many millions of spans of 1 KB instead")
-    parser.add_argument("--storage", action="store_true", help="bytes on the disk of conversations of 20 turns")
+    parser.add_argument("--spans", type=int, default=50_000, help="number of 5 KB spans")
+    parser.add_argument("--million", type=float, nargs="+", help="millions of 1 KB spans, instead of 5 KB spans")
+    parser.add_argument("--storage", action="store_true", help="measure bytes on disk of conversations of 20 turns")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--ingest", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

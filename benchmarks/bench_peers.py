@@ -1,13 +1,13 @@
-"""Spans a second that are acknowledged and that are stored, beside Phoenix and MLflow, on one machine in one run.
+"""Acknowledged and stored spans per second, compared with Phoenix and MLflow on one machine in one run.
 
     python -m benchmarks.bench_peers [--peers phoenix mlflow] [--seconds 15]
-    python -m benchmarks.bench_peers --storage    # bytes that Phoenix's database takes of conversations of 20 turns
+    python -m benchmarks.bench_peers --storage    # bytes of conversations of 20 turns in Phoenix's database
 
-Each peer is installed from the package registry into a virtual environment of its own under artifacts/peers, at the
-version given here, and runs as its documentation says, over SQLite, its default. The same requests (64 spans of 5 KB)
-go to each over OTLP/HTTP, protobuf, from one connection and from four. A span is stored when the peer's own database
-has it, counted until its number stands still; ours is stored when it is acknowledged, on disk, and counted in the
-journal afterwards.
+Each peer is installed from the package registry into its own virtual environment under artifacts/peers, at the version
+given below, and runs as its documentation says, on SQLite, its default. The same requests (64 spans of 5 KB) go to each
+over OTLP/HTTP with protobuf, from one connection and from four. A peer's span is stored when its database has it; the
+database is polled until the count is constant. Ours is stored when it is acknowledged (after fsync); it is counted in
+the journal afterwards.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Peer:
-    """How a product is installed, started and asked what it has. Names in braces are filled in."""
+    """How to install and start a product and how to count its spans. Names in braces are placeholders."""
 
     packages: tuple[str, ...]
     command: tuple[str, ...]
@@ -76,7 +76,7 @@ PEERS = {
 
 
 def installed(name: str) -> Path:
-    """The directory of a peer's programs; installs it if it is not there."""
+    """The directory of a peer's executables; installs the peer if it is missing."""
     home = (VENVS / name).absolute()
     done = home / ".installed"
     wanted = " ".join(PEERS[name].packages)
@@ -95,7 +95,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(name: str, directory: Path) -> Iterator[str]:
-    """A started product's URL."""
+    """Starts a product and yields its URL."""
     peer, bin_path = PEERS[name], installed(name)
     filled = {"bin": str(bin_path), "dir": str(directory), "port": str(free_port()), "port2": str(free_port())}
     command = [part.format(**filled) for part in peer.command]
@@ -126,7 +126,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 class Request:
-    """A request whose spans get ids of their own each time it is sent: a product may leave out what it has."""
+    """A request with new span ids each time it is sent, because a product can drop duplicates."""
 
     def __init__(self, body: bytes) -> None:
         self.body = bytearray(body)
@@ -140,7 +140,7 @@ class Request:
 
 
 def send(url: str, headers: dict[str, str], seconds: float, connections: int) -> tuple[int, float]:
-    """Spans that were acknowledged with 200, and in how many seconds."""
+    """Sends for `seconds`; returns the number of spans acknowledged with 200, and the elapsed seconds."""
     counts = [0] * connections
     started = time.perf_counter()
 
@@ -165,7 +165,7 @@ def send(url: str, headers: dict[str, str], seconds: float, connections: int) ->
 
 
 def stored(name: str, directory: Path) -> int:
-    """How many spans a product has in its database, or in its journal, now."""
+    """The number of spans in a product's database, or in our journal."""
     if name == "rehearsal":
         segments = journal.segments(directory / "lake" / "journal")
         return SPANS * sum(1 for path in segments for _ in journal.read_entries(path))
@@ -178,7 +178,7 @@ def stored(name: str, directory: Path) -> int:
 
 
 def measure(name: str, seconds: float, connections: int) -> dict[str, object]:
-    """A product from its start until nothing more is being stored."""
+    """Measures one product, from its start until its number of stored spans is constant."""
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
         with running(name, directory) as url:
@@ -199,7 +199,7 @@ def measure(name: str, seconds: float, connections: int) -> dict[str, object]:
 
 
 def storage(conversations: int = 100, turns: int = 20) -> dict[str, float]:
-    """What the conversations that ``bench_ingest --storage`` makes take in Phoenix's database."""
+    """Bytes in Phoenix's database of the conversations of ``bench_ingest --storage``."""
     sent = list(bench_ingest.requests(conversations * (2 * turns + 2), 0, turns))
     spans = sum(n for _, n in sent)
     with tempfile.TemporaryDirectory() as made:
@@ -221,11 +221,11 @@ def storage(conversations: int = 100, turns: int = 20) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints a line a product and number of connections."""
+    """Prints one line per product and number of connections."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--peers", nargs="*", default=["phoenix", "mlflow"], choices=["phoenix", "mlflow"])
     parser.add_argument("--seconds", type=float, default=15)
-    parser.add_argument("--storage", action="store_true", help="Phoenix's bytes a span, instead")
+    parser.add_argument("--storage", action="store_true", help="measure Phoenix's bytes per span instead")
     options = parser.parse_args()
     if options.storage:
         print(json.dumps(storage(), indent=1))

@@ -1,10 +1,10 @@
-"""How many spans a second the receiver makes durable, against what the disk can do in the same minutes.
+"""Spans per second that the receiver makes durable, relative to the disk's limit in the same minutes.
 
-The limit is the same request bytes appended and fsynced one request at a time, by a loop that does nothing
-else. Spans have 5 KB, requests 64 of them; every request is answered before its connection sends the next.
-All phases take turns, round after round, because a shared machine's disk changes from minute to minute; a
-round's ratios are against that round's limit, and the medians over the rounds are printed. After each
-phase the journal is read back and must hold every request that was acknowledged.
+The limit is a loop that only appends and fsyncs the same request bytes, one request at a time. Spans have 5 KB and
+requests 64 spans; a connection waits for each answer before it sends the next request. The phases alternate over
+several rounds, because the speed of a shared disk varies from minute to minute. The ratios of a round are relative to
+the limit of that round; medians over the rounds are printed. After each phase the journal is read back and must hold
+every acknowledged request.
 
     python -m benchmarks.bench_receiver [--dir DIR] [--seconds 3] [--rounds 3] [--json]
 """
@@ -44,7 +44,7 @@ Send = Callable[[bytes], None]
 
 
 def payloads(seed: int = 0) -> list[bytes]:
-    """Requests that look like agents': a few short attributes and one long text a span."""
+    """Requests similar to those of agents: a few short attributes and one long text per span."""
     rng = random.Random(seed)
     return [_payload(rng) for _ in range(PAYLOADS)]
 
@@ -69,8 +69,8 @@ def _payload(rng: random.Random) -> bytes:
 
 
 def limit(directory: Path, bodies: list[bytes], seconds: float, as_journal: bool = False) -> float:
-    """Requests a second that one thread can append and fsync, one at a time; past the page cache if ``as_journal``,
-    where the file system lets us, as the journal does it."""
+    """Requests per second that one thread can append and fsync, one at a time. With ``as_journal`` it bypasses the page
+    cache where the file system allows it, as the journal does."""
     path = directory / "limit"
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     if as_journal:
@@ -96,7 +96,7 @@ def limit(directory: Path, bodies: list[bytes], seconds: float, as_journal: bool
 
 
 def http_sender(port: int) -> Send:
-    """A bare socket: the client shares the machine, so it does as little as it can."""
+    """A minimal HTTP client on a plain socket, because it shares the machine with the receiver."""
     sock = socket.create_connection(("127.0.0.1", port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -110,12 +110,12 @@ def http_sender(port: int) -> Send:
 
 
 def grpc_sender(port: int) -> Send:
-    """The same over gRPC."""
+    """A minimal gRPC client."""
     return BareGrpc(port, METHOD)
 
 
 def python_grpc_sender(port: int) -> Send:
-    """Python's own client, a channel for itself; it takes as much of the machine as the receiver."""
+    """Python's own gRPC client with its own channel. It uses as much CPU as the receiver."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
     return grpc.insecure_channel(f"127.0.0.1:{port}", options=options).unary_unary(METHOD)  # type: ignore[no-any-return]
 
@@ -124,7 +124,7 @@ SENDERS = {"HTTP": http_sender, "gRPC": grpc_sender, "gRPC, Python's client": py
 
 
 def received(directory: Path, bodies: list[bytes], seconds: float, connections: int, by: str) -> float:
-    """Requests a second that were acknowledged; checks that every one of them is in the journal."""
+    """Requests per second that were acknowledged. Checks that the journal holds every one of them."""
     lake = directory / "lake"
     command = [sys.executable, "-m", "ingest", "receive", "--lake", str(lake), "--http", "0", "--grpc", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -145,7 +145,7 @@ def received(directory: Path, bodies: list[bytes], seconds: float, connections: 
 
 
 def _send(senders: list[Send], bodies: list[bytes], seconds: float) -> tuple[float, int]:
-    for send in senders:  # connections are made and caches warm before the clock starts
+    for send in senders:  # opens connections and warms caches before the measurement
         send(bodies[0])
     counts = [0] * len(senders)
     started = time.perf_counter()
@@ -170,7 +170,7 @@ PHASES = {f"{by}, {n} connection{'s' * (n > 1)}": (n, by) for by in SENDERS for 
 
 
 def measure(directory: Path, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Spans a second of every phase and round; the limit is measured before and after each round."""
+    """Spans per second of every phase and round. The limit is measured before and after each round."""
     bodies = payloads()
     out: dict[str, list[float]] = {"limit": [], AS_JOURNAL: [], **{name: [] for name in PHASES}}
     for _ in range(rounds):
@@ -183,7 +183,7 @@ def measure(directory: Path, seconds: float, rounds: int) -> dict[str, list[floa
 
 
 def report(rates: dict[str, list[float]]) -> list[dict[str, object]]:
-    """Medians over the rounds: spans a second, and the ratio to the limit with its range."""
+    """Medians over the rounds: spans per second, and the ratio to the limit with its range."""
     rows = []
     for name, values in rates.items():
         ratios = [v / of for v, of in zip(values, rates["limit"], strict=True)]
@@ -199,7 +199,7 @@ def report(rates: dict[str, list[float]]) -> list[dict[str, object]]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--dir", type=Path, help="where to write (the disk to measure)")
+    parser.add_argument("--dir", type=Path, help="directory to write to (selects the disk)")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")

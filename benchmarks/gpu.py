@@ -1,15 +1,15 @@
-"""A GPU in one short run: learning and sampling on a randomly initialised Qwen2.5-7B shape, TRL beside the learner.
+"""One short GPU run: training and sampling on a randomly initialised Qwen2.5-7B shape, and TRL for comparison.
 
     python -m benchmarks.gpu --out gpu.json                     on a GPU, about five minutes
-    python -m benchmarks.gpu --shape tiny --device cpu          the same program on a machine without one
+    python -m benchmarks.gpu --shape tiny --device cpu          the same program on a CPU
 
-Says, for each way: tokens a second, model FLOPs utilisation (MFU) and the peak of allocated memory; whether engine and
-learner agree on log-probabilities in this precision; and what the device and the versions were. Speed does not depend
-on what the weights are, so nothing is downloaded. Each part is caught by itself: one that fails leaves its error in the
-result, and the others go on.
+Reports for each part: tokens per second, model FLOPs utilisation (MFU) and the peak of allocated memory. It also
+reports whether engine and learner agree on log-probabilities in this precision, the device, and the versions. The
+values of the weights do not influence the speed, so nothing is downloaded. An error in one part is stored in the
+result, and the other parts still run.
 
-FLOPs are counted as 2 for each weight of a linear layer and token forward, 2 more backward for activations (frozen
-weights get no gradient), 2 more where activations are recomputed, and 2 T D a layer for causal attention's products.
+FLOPs are counted as 2 per weight of a linear layer and token forward, 2 more backward for activations (frozen weights
+get no gradient), 2 more where activations are recomputed, and 2 T D per layer for causal attention's products.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ SHAPES: dict[str, dict[str, Any]] = {
              "num_attention_heads": 4, "num_key_value_heads": 2},
 }  # fmt: skip
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165, "L4": 121}
-"""Dense bfloat16 products as the makers state them; a device that is not listed gets no MFU."""
+"""Dense bfloat16 TFLOPS from the manufacturers' data sheets; a device that is not listed gets no MFU."""
 
 
 def build(shape: str, settings: DeviceSettings) -> PreTrainedModel:
-    """A model of random weights, made where it will lie."""
+    """A model with random weights, created on its device."""
     place = placement(settings)
     config = Qwen2Config(**SHAPES[shape], tie_word_embeddings=False, dtype=place.dtype)
     config._attn_implementation = place.attention
@@ -68,14 +68,14 @@ def build(shape: str, settings: DeviceSettings) -> PreTrainedModel:
 
 
 def base_of(model: PreTrainedModel) -> Base:
-    """The model with the shipped base's chat format, of which only the padding id is used here."""
+    """The model with the shipped base's chat format, of which only the padding id is used."""
     from training.models.base import load_format
 
     return Base(model, load_format(), "random", "random")
 
 
 def flops(model: PreTrainedModel, tokens: int, length: int, passes: int) -> float:
-    """Of `tokens` in rows of `length`; `passes` is 1 for a forward pass, 2 with backward, 3 with recomputation."""
+    """FLOPs of `tokens` in rows of `length`; `passes` is 1 for forward, 2 with backward, 3 with recomputation."""
     config = model.config
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
     attention = 2 * length * config.hidden_size * config.num_hidden_layers
@@ -83,7 +83,7 @@ def flops(model: PreTrainedModel, tokens: int, length: int, passes: int) -> floa
 
 
 def timed(device: torch.device, work: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Median seconds of a repetition after one that is not counted, and the peak of allocated memory."""
+    """Median seconds of a repetition (after one warm-up), and the peak of allocated memory in bytes."""
     work()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -111,7 +111,7 @@ def rows_of(count: int, length: int, learned: int, vocabulary: int, seed: int = 
 
 
 class Bench:
-    """One device, one shape; each `part` adds an entry to `found`."""
+    """The benchmark on one device and one shape; each `part` adds an entry to `found`."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -128,7 +128,7 @@ class Bench:
     def part(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
         try:
             self.found[name] = work()
-        except Exception as error:  # noqa: BLE001 - one part that fails must not cost the others on a lent machine
+        except Exception as error:  # noqa: BLE001 - an error in one part must not end the others
             self.found[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -141,7 +141,7 @@ class Bench:
         return {**found, "tokens_per_second": round(rate), "mfu": round(used / peak, 3) if peak else None}
 
     def learn(self, length: int, learned: int, policy: bool, recompute: bool) -> dict[str, Any]:
-        """One optimizer step: supervised, or GRPO with a reference pass."""
+        """One optimizer step: SFT, or GRPO with a reference pass."""
         a = self.arguments
         how = LearnerSettings(
             lora=LoraSettings(rank=16, alpha=32), learning_rate=1e-5, micro_tokens=a.micro_tokens,
@@ -192,7 +192,7 @@ class Bench:
         return base_of(self.model).format.tokenizer  # type: ignore[attr-defined]
 
     def sample(self, together: int, prompt: int, answer: int) -> dict[str, Any]:
-        """The in-process engine, all requests at once."""
+        """Sampling with the in-process engine, all requests in one batch."""
         engine = LocalEngine(self.model, 0, max_rows=together)
         prompts = [row.ids for row in rows_of(together, prompt, 1, self.vocabulary, seed=5)]
         run = 0
@@ -209,7 +209,7 @@ class Bench:
         return {**found, "tokens_per_second": round(together * answer / found["seconds"])}
 
     def agree(self) -> dict[str, Any]:
-        """How far the learner's log-probabilities are from the engine's, for tokens that the engine drew."""
+        """Differences between the learner's and the engine's log-probabilities, for sampled tokens."""
         how = LearnerSettings(lora=LoraSettings(rank=16, alpha=32), learning_rate=1e-9)
         learner = Learner(base_of(self.model), how)
         engine = LocalEngine(self.model, 0)
@@ -234,14 +234,14 @@ def _versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-7b")
-    parser.add_argument("--device", default="", help="empty: what accelerate finds")
-    parser.add_argument("--rows", type=int, default=8, help="rows an optimizer step")
+    parser.add_argument("--device", default="", help="empty: the device that accelerate selects")
+    parser.add_argument("--rows", type=int, default=8, help="rows per optimizer step")
     parser.add_argument("--micro-tokens", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--together", type=int, default=32)
     parser.add_argument("--answer", type=int, default=64)
-    parser.add_argument("--out", type=Path, help="also write the result as JSON here")
+    parser.add_argument("--out", type=Path, help="file for the result as JSON")
     a = parser.parse_args()
     bench = Bench(a)
     bench.part("engine and learner agree", bench.agree)

@@ -1,9 +1,9 @@
-"""How fast an adapter learns from conversations: the learner's own pass against transformers and peft.
+"""Training speed of an adapter on conversations: the learner's fused pass against transformers and peft.
 
     python -m benchmarks.learning --home artifacts/demo
 
-Takes a lake's conversations as the clone reads them and trains on them a stretch of steps each way, by turns (so that a
-busy moment of the machine hits both), after a stretch each that is not counted.
+Reads a lake's conversations as the clone does. The two ways alternate every STRETCH steps, so that other load on the
+machine affects both. The first stretch of each is a warm-up and not counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from training.models.base import load_base
 from training.policy.clone import policy_rows
 
 STRETCH = 10
-"""Steps before it is the other's turn."""
+"""Steps before the other way continues."""
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     rows = policy_rows(Loop(settings).lake.conversations(), base.format, show_system=not settings.compact)
     learners = {name: Learner(base, settings.clone.learner) for name in ("own pass", "transformers and peft")}
     if learners["own pass"]._body is None:
-        raise UserError(f"{settings.base} is not a model that the learner's own pass fits")
+        raise UserError(f"the fused pass does not support the base {settings.base}")
     learners["transformers and peft"]._body = None
     spent = dict.fromkeys(learners, 0.0)
     groups = epochs(rows, settings.clone.step_tokens, seed=0)
@@ -52,7 +52,7 @@ def main() -> None:
         tokens += sum(len(row.ids) for group in stretch for row in group) * (number > 0)
     slowest = max(spent.values())
     print(f"{torch.get_num_threads()} threads, {tokens} tokens each\n")
-    print("| way | tokens/s | against the slower |\n| --- | --- | --- |")
+    print("| way | tokens/s | relative to the slower |\n| --- | --- | --- |")
     for name, seconds in spent.items():
         print(f"| {name} | {tokens / seconds:.0f} | {slowest / seconds:.2f} |")
 

@@ -1,7 +1,7 @@
-"""What the libraries alone take for the bytes that an ingest reads: a limit that is measured in the same run.
+"""The speed of the libraries alone on the bytes that an ingest reads: an upper limit, measured in the same run.
 
-They parse the requests, write every span's attributes as JSON to Parquet, as the raw tables are written, read them back
-and parse them: protobuf, orjson and Arrow, and between them as little Python as will do.
+The loop parses the requests, writes every span's attributes as JSON to Parquet as the raw tables are written, reads
+them back and parses them. It uses protobuf, orjson and Arrow, with as little Python as possible.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ingest.storage.catalog import COMPRESSION
 
 
 def libraries(sample: list[bytes]) -> float:
-    """Spans a second in as many processes as there are processors, each with all of some protobuf requests."""
+    """Spans per second with one process per core, each processing protobuf requests."""
     count = os.cpu_count() or 1
     with Processes(count) as processes:
-        for _ in range(2):  # the first time they load what they work with
+        for _ in range(2):  # the first round is a warm-up
             started = time.perf_counter()
             asked = [processes.submit(read_and_back, sample) for _ in range(count)]
             spans = sum(done.result() for done in asked)
@@ -32,7 +32,7 @@ def libraries(sample: list[bytes]) -> float:
 
 
 def read_and_back(sample: list[bytes]) -> int:
-    """Takes requests all the way; returns the number of spans."""
+    """Parses, writes and reads back requests; returns the number of spans."""
     texts = []
     for payload in sample:
         for resource_part in ExportTraceServiceRequest.FromString(payload).resource_spans:

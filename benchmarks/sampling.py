@@ -1,9 +1,9 @@
-"""How fast episodes are lived and judged, in one process and in several.
+"""Speed of rollouts and judging, in one process and in several.
 
     python -m benchmarks.sampling --home artifacts/demo
 
-Takes a finished demo's clone, world and judge, lives as many groups as a step of practice has, from the same seeds,
-with each number of processes by turns (so that a busy moment of the machine hits all), and prints the medians.
+Uses the clone, world and judge of a finished demo. It runs the groups of one practice step, with equal seeds, for each
+number of processes in turn, so that other load on the machine affects all. Prints medians.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.workers import cores
 
 
 def live(practice: Practising, loop: Loop, number: int) -> tuple[float, float, int]:
-    """Seconds to sample and to judge one step's groups, and the tokens that the policy wrote."""
+    """Seconds to sample and seconds to judge one step's groups, and the number of policy tokens."""
     how = loop.settings.train
     chosen = loop.scenarios()[number * how.groups : (number + 1) * how.groups]
     seeds = [seed_of(loop.settings.seed, "benchmark", s.scenario_id) for s in chosen]
@@ -45,7 +45,7 @@ def live(practice: Practising, loop: Loop, number: int) -> tuple[float, float, i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path("artifacts/demo"), help="a finished demo's home")
-    parser.add_argument("--steps", type=int, default=4, help="steps a number of processes")
+    parser.add_argument("--steps", type=int, default=4, help="steps per number of processes")
     arguments = parser.parse_args()
     if not (arguments.home / "report.json").exists():
         raise UserError(f"{arguments.home} holds no finished demo; run `rehearsal demo --home {arguments.home}` first")
@@ -59,7 +59,7 @@ def main() -> None:
         for number in range(arguments.steps):
             for count, (practice, loop) in opened.items():
                 took[count].append(live(practice, loop, number))
-    print("| processes | sampling, s | judging, s | policy tokens/s | a step against one process |")
+    print("| processes | sampling, s | judging, s | policy tokens/s | speed-up of a step over one process |")
     print("| --- | --- | --- | --- | --- |")
     alone = statistics.median(sampled + judged for sampled, judged, _ in took[1])
     for count, steps in sorted(took.items()):

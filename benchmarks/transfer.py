@@ -1,10 +1,9 @@
-"""What practice in the learned world gains in reality, as a share of what practice in reality itself gains.
+"""The gain from practice in the learned world, as a share of the gain from practice in the real environment.
 
     python -m benchmarks.transfer --home artifacts/demo
 
-Starts from the clone of a finished demo and trains it with as many steps, the same groups, losses and choice of the
-best step, but in the real environment and with its true verdict as the reward. Then both policies play the same real
-episodes. Prints JSON.
+Trains the clone of a finished demo in the real environment with its true success as the reward; steps, groups, losses
+and selection of the best step are the demo's. Then both policies play the same real episodes. Prints JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from typing import Any, cast
 from rich.console import Console
 
 from dagster_project.loop.passes import Loop
-from dagster_project.loop.progress import bars, track
 from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from ingest.records import Scenario
@@ -33,14 +31,15 @@ from training.policy.evaluate import Run, difference, load_environment, run_poli
 from training.policy.grpo import Grpo
 from training.policy.practice import Practice
 from training.policy.rollout import rollout
+from training.progress import bars, track
 
 PRACTICE_STREAM = 7_000
-"""Starts of this stream of the environment are practised on; evaluation plays those of the demo's own seed."""
+"""Seed of the environment's stream of training starts; evaluation uses the demo's own seed."""
 
 
 @dataclass(frozen=True)
 class RealWorld:
-    """One start of the real environment; equal seeds give equal environments, as the members of a group need."""
+    """One start of the real environment. Equal seeds give equal environments, as members of a group need."""
 
     environment: Environment
     start: Start
@@ -52,7 +51,7 @@ class RealWorld:
 
 @dataclass(frozen=True)
 class RealWorlds:
-    """The real environment where training expects learned worlds."""
+    """The real environment behind the interface of learned worlds."""
 
     environment: Environment
     starts: dict[str, Start]
@@ -62,14 +61,14 @@ class RealWorlds:
 
 
 class TrueReward:
-    """The environment's verdict where training expects RULER's scores."""
+    """The environment's success behind the interface of RULER's scores."""
 
     async def judge(self, group: Sequence[Trajectory], seed: int = 0, planted: bool = False) -> Judgement:
         return Judgement([float(t.extra["success"]) for t in group])
 
 
 class RealPractice(Practice):
-    """Practice whose trajectories carry the environment's verdict."""
+    """Practice whose trajectories carry the environment's success."""
 
     def _run(self, world: Any, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
         async def run() -> Trajectory:
@@ -86,7 +85,7 @@ class RealPractice(Practice):
 
 
 def scenarios_of(starts: Sequence[Start]) -> list[Scenario]:
-    """Starts in the form in which production's scenarios come."""
+    """Starts in the form of production's scenarios."""
     return [
         Scenario(
             scenario_id=s.episode_id, conversation_id=s.episode_id, system=s.system, tools=list(s.tools),
@@ -108,17 +107,17 @@ def train_in_reality(settings: Settings, clone: Path, out: Path, count: int, ste
         min_p=settings.train.min_p,
     )  # fmt: skip
     how = settings.train.model_copy(update={"seed": settings.seed, "steps": steps})
-    report = track("practising in reality")
+    report = track("practice in the real environment")
     loop = Grpo(base, practice, scenarios_of(starts), clone, out, how)
     return asyncio.run(loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}")))
 
 
 def play(settings: Settings, name: str, adapter: Path) -> Run:
-    """One policy on the demo's evaluation episodes."""
+    """Plays one policy on the demo's evaluation episodes."""
     base = load_base(settings.base, show_tools=not settings.compact)
     engine = open_engine(settings.engine, base)
     engine.load_adapter(name, adapter)
-    how, report = settings.evaluation, track(f"{name} in reality")
+    how, report = settings.evaluation, track(f"evaluation of the {name}")
     return asyncio.run(
         run_policy(
             engine, base.format, load_environment(settings.environment), name, name=name, episodes=how.episodes,
@@ -139,7 +138,7 @@ def main() -> None:
         loop = Loop(settings)
         clone, practised = loop.read("clone").directory / "adapter", loop.read("candidate")
         candidate, out = practised.directory / "adapter", arguments.home / "transfer" / "adapter"
-        steps = practised.facts["steps"]  # as many episodes as the world gave, however long reality takes for them
+        steps = practised.facts["steps"]  # as many steps as practice in the world took
         trained = train_in_reality(settings, clone, out, len(loop.scenarios()) - settings.gate.scenarios, steps)
         before, world, real = (play(settings, *p) for p in (("clone", clone), ("world", candidate), ("real", out)))
     from_world, from_reality = difference(before, world), difference(before, real)

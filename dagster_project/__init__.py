@@ -1,1 +1,1 @@
-"""The loop: assets, checks, schedules, sensors and the command line over the other rooms' functions."""
+"""Orchestration: assets, checks, schedules, sensors and the command line. They call the other rooms' functions."""

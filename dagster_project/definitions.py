@@ -1,4 +1,4 @@
-"""The Dagster code location `rehearsal`: everything under `defs/`, found by itself."""
+"""The Dagster code location `rehearsal`. It loads every module under `defs/`."""
 
 import warnings
 from pathlib import Path
@@ -12,8 +12,8 @@ from dagster_project import defs as folder
 def defs() -> Definitions:
     """Assets, checks, jobs, schedules, sensors and resources of the loop.
 
-    Not load_from_defs_folder: it wants a pyproject.toml above the package, and an installed wheel has none.
+    load_from_defs_folder is not used: it requires a pyproject.toml above the package, which an installed wheel lacks.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PreviewWarning)  # of what Dagster itself calls, as load_from_defs_folder does
+        warnings.simplefilter("ignore", PreviewWarning)  # from Dagster's own calls
         return ComponentTree.from_module(defs_module=folder, project_root=Path(__file__).parents[1]).build_defs()

@@ -1,1 +1,1 @@
-"""Real agents in real environments: what the demo runs and what the proof is measured on."""
+"""Example agents and environments, for the demo and the evaluation."""

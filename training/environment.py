@@ -1,7 +1,7 @@
-"""What training knows of an environment: a protocol that a learned world and a real system both fulfil.
+"""The environment protocol. A learned world and a real system both implement it.
 
-Everything is asynchronous so that one sampling engine can batch many episodes; an environment that answers at
-once simply never awaits.
+Methods are asynchronous so that one sampling engine can batch many episodes. An environment that answers immediately
+does not need to await anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call as the agent wrote it; `call_id` is unique in its episode."""
+    """One call, as the agent wrote it. `call_id` is unique in its episode."""
 
     name: str
     arguments: dict[str, Any]
@@ -21,10 +21,10 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Observation:
-    """What came back. `content` is what the agent reads: minified JSON where it is JSON, else plain text.
+    """The result of a call. `content` is the text that the agent reads: minified JSON, or plain text.
 
-    `provenance` is one of real, derived, replayed, generated, abstained (DESIGN.md, The world); `support` in [0, 1]
-    says how much production data stands behind the answer.
+    `provenance` is one of real, derived, replayed, generated, abstained (DESIGN.md, The world). `support` in [0, 1] is
+    the degree to which production data supports the answer.
     """
 
     content: str
@@ -37,7 +37,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Start:
-    """Where an episode starts: what the agent is given before its first turn."""
+    """The start of an episode: what the agent is given before its first turn."""
 
     episode_id: str
     system: str
@@ -54,20 +54,20 @@ class Episode(Protocol):
         ...
 
     async def respond(self, text: str) -> str | None:
-        """The user's next message after the agent said `text`; None when the user has left."""
+        """The user's next message after the agent's `text`; None if the user has left."""
         ...
 
 
 @runtime_checkable
 class ScoredEpisode(Episode, Protocol):
-    """An episode whose environment can say what really happened."""
+    """An episode whose environment can decide whether it succeeded."""
 
     def success(self) -> bool:
-        """Whether the task was done, decided by code that looks at the environment's state."""
+        """Whether the task was done, decided by code that inspects the environment's state."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What the verdict rests on; `kind` names the sort of task, for slices."""
+        """The facts that `success` is based on; `kind` is the kind of task, used for slices."""
         ...
 
 
@@ -75,9 +75,9 @@ class Environment(Protocol):
     """A source of episodes with reproducible starts."""
 
     def starts(self, n: int, seed: int) -> list[Start]:
-        """The first `n` starts of the stream that `seed` names."""
+        """The first `n` starts of the stream with this seed."""
         ...
 
     def episode(self, start: Start, seed: int) -> Episode:
-        """A fresh episode; equal arguments give episodes that behave alike."""
+        """A new episode; equal arguments give episodes that behave alike."""
         ...

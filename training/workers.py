@@ -1,8 +1,8 @@
-"""Work in several processes: each opens its own tools once, then runs the jobs that it is handed.
+"""Worker processes: each opens its objects once, then runs the jobs that it is given.
 
-A tiny model hardly profits from a second thread, so that two processes with one thread each do more than one with
-two. Processes are spawned (torch and its threads do not survive a fork), hold nothing that has to be put away, and
-end with their parent, however it ends. A script that makes them needs the usual `if __name__ == "__main__":`.
+A tiny model gains little from a second thread, so two processes with one thread each do more work than one with two.
+Processes are spawned (torch and its threads do not survive a fork), hold nothing that must be saved, and end with their
+parent, even after SIGKILL. A script that starts them needs `if __name__ == "__main__":`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ import torch
 T = TypeVar("T")
 
 MOST = 4
-"""Processes at most, unless more are asked for."""
+"""Maximum number of processes by default."""
 OWN_BYTES = 600 * 2**20
-"""What a worker needs beside the model: Python, torch, stored prefixes."""
+"""Memory of a worker without the model: Python, torch, stored prefixes."""
 SAMPLERS = 64
-"""Compiled products that a worker keeps (see training/__init__.py): sampling has ever new shapes."""
+"""Compiled primitives that a sampling worker caches (see training/__init__.py); sampling uses many shapes."""
 COPIES = 3
-"""Of the model's weights, in a worker, while it opens."""
+"""Copies of the model's weights in a worker while it opens."""
 SHARE = 0.5
-"""Of the machine's memory, what the workers may want together."""
+"""Maximum share of the machine's memory for all workers."""
 Tell = Callable[[Any], None]
-"""Told how far a job is: for `map`, how many of its parts are done."""
+"""Progress callback of a job: for `map`, the number of finished parts."""
 Job = Callable[[Any, Any, Tell], Any]
-"""What a worker runs on its tools and its share of the work; a module's function, asynchronous or not."""
+"""A module-level function of (the worker's objects, its share of the work, a progress callback), async or not."""
 
 
 class WorkerDied(RuntimeError):
-    """A worker process ended although nobody told it to."""
+    """A worker process ended unexpectedly."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class _Worker:
 
 
 class Workers:
-    """`count` processes, each with what `opener` (picklable) made in it. Closed on leaving a `with`.
+    """`count` processes, each with the objects that `opener` (picklable) created in it. Use it in a `with` statement.
 
-    `compiled` is how many products oneDNN keeps compiled in each. Raises what `opener` raised, or WorkerDied.
+    `compiled` is the number of oneDNN primitives that each caches. Raises what `opener` raised, or WorkerDied.
     """
 
     def __init__(self, opener: Callable[[], Any], count: int, compiled: int = SAMPLERS) -> None:
@@ -72,7 +72,7 @@ class Workers:
                         target=_serve, args=(theirs, opener, threads), name=f"rehearsal worker {number}", daemon=True
                     )
                     process.start()
-                    theirs.close()  # so that the pipe ends when the worker does
+                    theirs.close()  # so that the pipe is closed when the worker ends
                     self._workers.append(_Worker(process, ours))
             _all([self._last(worker) for worker in self._workers])
         except BaseException:
@@ -89,13 +89,13 @@ class Workers:
         return len(self._workers)
 
     def each(self, job: Job, share: Any) -> list[Any]:
-        """Have every worker do the same, and wait."""
+        """Run the same job in every worker, and wait."""
         for worker in self._workers:
             self._send(worker, job, share)
         return _all([self._last(worker) for worker in self._workers])
 
     def do(self, job: Job, share: Any, on_told: Tell) -> Any:
-        """Have the first worker do `job` on `share`, and wait; `on_told` hears whatever the job tells on its way."""
+        """Run `job` on `share` in the first worker, and wait. `on_told` is called with the job's progress reports."""
         worker = self._workers[0]
         self._send(worker, job, share)
         while (message := self._receive(worker))[0] == "done":
@@ -103,9 +103,9 @@ class Workers:
         return _all([message[1]])[0]
 
     async def map(self, job: Job, shares: Sequence[Any], on_done: Tell = lambda count: None) -> list[Any]:
-        """Worker k does `job` on `shares[k]`; returns what came of them, in order. `on_done` is told the total.
+        """Worker k runs `job` on `shares[k]`; returns the results in order. `on_done` is called with the total.
 
-        Raises what a job raised, with the worker's traceback as a note, once all workers are done.
+        Raises what a job raised, with the worker's traceback as a note, after all workers are done.
         """
         counts = [0] * len(self._workers)
 
@@ -123,7 +123,7 @@ class Workers:
         return _all(await asyncio.gather(*(one(number, share) for number, share in enumerate(shares))))
 
     def close(self) -> None:
-        """End the processes, whatever they are doing."""
+        """Terminate the processes."""
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
@@ -134,7 +134,7 @@ class Workers:
             worker.pipe.close()
         self._workers = []
 
-    # ----- messages: ("done", count), and last ("answer", value) or ("failed", _Failed)
+    # ----- messages: ("done", count), and finally ("answer", value) or ("failed", _Failed)
 
     def _send(self, worker: _Worker, job: Job, share: Any) -> None:
         try:
@@ -149,13 +149,13 @@ class Workers:
             raise self._died(worker) from None
 
     def _last(self, worker: _Worker) -> Any:
-        """What is answered in the end: to a job, or, before the first, that the tools are open."""
+        """The final message: the result of a job, or that the worker is open."""
         while (message := self._receive(worker))[0] == "done":
             pass
         return message[1]
 
     def _died(self, worker: _Worker) -> WorkerDied:
-        """The first worker that died takes the others with it, since their shares are of no use alone."""
+        """The error for a dead worker. The other workers are terminated, since their shares are useless alone."""
         if self._broken is None:
             worker.process.join(5)
             code = worker.process.exitcode
@@ -190,8 +190,8 @@ async def _readable(pipe: Connection) -> None:
 
 @contextmanager
 def _beginning(threads: int, compiled: int) -> Iterator[None]:
-    """What is started inside inherits the number of threads (read when torch is imported, which may be before any of
-    our code runs) and of compiled products, and does not hear Ctrl-C, which is for the parent to answer.
+    """Processes started in the body inherit the number of threads (read when torch is imported, possibly before our
+    code) and of compiled primitives. They ignore Ctrl-C, which the parent handles.
     """
     theirs = {
         "OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(compiled),
@@ -199,7 +199,7 @@ def _beginning(threads: int, compiled: int) -> Iterator[None]:
     }  # fmt: skip
     before = {name: os.environ.get(name) for name in theirs}
     os.environ.update(theirs)
-    resource_tracker.ensure_running()  # its start would unblock the signal
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -213,7 +213,7 @@ def _beginning(threads: int, compiled: int) -> Iterator[None]:
 
 
 def dealt_back(hands: Sequence[Sequence[T]]) -> list[T]:
-    """Items in the order in which they were dealt round to the hands."""
+    """Items in their original order, from shares that were dealt in turn."""
     found: list[Any] = [None] * sum(map(len, hands))
     for k, hand in enumerate(hands):
         found[k :: len(hands)] = hand
@@ -224,16 +224,17 @@ def dealt_back(hands: Sequence[Sequence[T]]) -> list[T]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process can use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_count(asked: int, engine: str, load: Callable[[], torch.nn.Module]) -> int:
-    """How many processes sample: `asked`, or if that is 0, one a core as far as memory goes; 1 is this process alone.
+    """The number of processes that sample: `asked`, or with 0 one per core within the memory limit; 1: this process
+    only.
 
-    An engine that batches for itself (vLLM), or that has a GPU to itself, is best left in one. `load` gives the model,
-    if its size matters. The memory that counts is what the machine has and not what is free at the moment: how work is
-    dealt decides the last digits, and they must not depend on who else is at work.
+    An engine that batches itself (vLLM), or that has its own GPU, stays in one process. `load` returns the model, if
+    its size is needed. The limit uses the machine's total memory and not the free memory, because the distribution of
+    work changes the last digits, which must not depend on other programs.
     """
     if engine != "transformers":
         return 1
@@ -251,12 +252,12 @@ def choose_count(asked: int, engine: str, load: Callable[[], torch.nn.Module]) -
 
 def _serve(pipe: Connection, opener: Callable[[], Any], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ignored by a parent under Dagster, itself started with a shell's &
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # under Dagster the parent can ignore it, and children inherit that
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         tools = opener()
-    except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+    except Exception as error:  # noqa: BLE001 - sent to the parent, which raises it
         pipe.send(("failed", _Failed(portable(error))))
         return
     pipe.send(("answer", None))
@@ -270,24 +271,24 @@ def _serve(pipe: Connection, opener: Callable[[], Any], threads: int) -> None:
                 pipe.send(("answer", answer))
             except EOFError:
                 return
-            except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+            except Exception as error:  # noqa: BLE001 - sent to the parent, which raises it
                 pipe.send(("failed", _Failed(portable(error))))
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()  # a pipe that the parent holds: it ends with it, by SIGKILL too
+    parent.join()  # the parent holds a pipe, which is closed when it ends, even by SIGKILL
     os._exit(1)
 
 
 def portable(error: Exception) -> Exception:
-    """An exception that survives pickle, as itself if it does, with its traceback as a note."""
+    """A picklable exception: the same one if possible, with its traceback as a note."""
     note = f"in worker process {os.getpid()}:\n{''.join(traceback.format_exception(error)).rstrip()}"
     try:
         error.add_note(note)
         return pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - whatever its constructor or its parts object to
+    except Exception:  # noqa: BLE001 - its constructor or its attributes can refuse
         plain = RuntimeError(f"{type(error).__name__}: {error}")
         plain.add_note(note)
         return plain

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 world = typer.Typer(help="The world: learn it from a lake, measure it.", no_args_is_help=True)
 
@@ -17,13 +16,6 @@ world = typer.Typer(help="The world: learn it from a lake, measure it.", no_args
 def register(app: typer.Typer) -> None:
     """Add the `world` commands to the command line."""
     app.add_typer(world, name="world")
-
-
-def _bars() -> Progress:
-    """Bars on stderr, so that what is printed can be piped; on a terminal only, so that a log has an error alone."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=console, disable=not console.is_terminal)
 
 
 @world.command()
@@ -44,19 +36,19 @@ def fit(
     """Train the world (and its users) on a lake's conversations."""
     from ingest.lake import Lake
     from training.learning.deadline import Deadline, never
+    from training.progress import FitReport, bars, fit_report
     from worldmodel.fit import FitSettings, fit_world
 
     opened = Lake.open(lake)
     settings = FitSettings(base=base, max_tokens=tokens, seed=seed)
-    with _bars() as bars:
-        tasks: dict[str, TaskID] = {}
+    reports: dict[str, FitReport] = {}
 
-        def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
-            if adapter not in tasks:
-                tasks[adapter] = bars.add_task("the users" if adapter == "user" else "the world", total=1.0, note="")
-            note = f"loss {metrics['loss']:.3f}" if "loss" in metrics else ""
-            bars.update(tasks[adapter], completed=done, note=note)
+    def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
+        if adapter not in reports:
+            reports[adapter] = fit_report("fitting the user adapter" if adapter == "user" else "fitting the world")
+        reports[adapter](done, metrics)
 
+    with bars(Console(stderr=True)):
         stop = never if max_minutes is None else Deadline.after(max_minutes)
         manifest = fit_world(opened.conversations(), opened.transitions(), out, settings, progress, stop)
     if manifest["partial"]:
@@ -100,14 +92,14 @@ def card(
     base: Annotated[bool, typer.Option(help="Also ask the base model without its adapter.")] = True,
 ) -> None:
     """Measure a world on conversations that it never saw, tool by tool, beside three baselines."""
+    from training.progress import bars, track
     from worldmodel.card.make import make_card, table
 
-    with _bars() as bars:
-        task = bars.add_task("asking held-out calls", total=None, note="")
+    with bars(Console(stderr=True)):
+        report = track("measuring the fidelity card")
         made = make_card(
-            world, lake, most=most, with_base=base,
-            on_progress=lambda done, total: bars.update(task, completed=done, total=total),
-        )  # fmt: skip
+            world, lake, most=most, with_base=base, on_progress=lambda done, total: report(done, total, "")
+        )
     if as_json:
         typer.echo(json.dumps(made, indent=1))
     else:

@@ -1,4 +1,4 @@
-"""`rehearsal demo`: the receiver and the agent at work, then what `rehearsal run` does for anybody's traces."""
+"""`rehearsal demo`: starts the receiver, runs the example agent, then runs the same stages as `rehearsal run`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ import httpx
 from rich.console import Console
 
 from dagster_project.cli.graph import materialise, running, tell
-from dagster_project.loop.progress import track
 from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.loop.stages import read_json, write_json
 from ingest.atomic import write_text
 from ingest.errors import UserError
 from ingest.lake import Lake
 from ingest.privacy.settings import FILE as SETTINGS_FILE
+from training.progress import track
 
 CONVERSATIONS = 6000
 CARD_CALLS = 1200
 DESK = f"{'rehearsal_examples' if find_spec('rehearsal_examples') else 'examples'}.support_desk"
-"""The example agent's package: `examples` of the checkout, which is installed under a name that nobody else uses."""
+"""The example agent's package. The wheel installs `examples` as `rehearsal_examples`, to avoid a name clash."""
 ENVIRONMENT = f"{DESK}.environment:SupportDesk"
 MADE = "demo.json"
-"""In the home directory: which demo made it."""
+"""File in the home directory that records which demo (seed, size) created it."""
 
 SMALL: dict[str, Any] = {
     "world": {"max_tokens": 200_000},
@@ -43,11 +43,11 @@ SMALL: dict[str, Any] = {
     "gate": {"scenarios": 8, "min_slice": 3},
     "evaluation": {"episodes": 12},
 }
-"""The same path in about a minute."""
+"""Settings of `--small`: the same stages in about a minute."""
 
 
 def run_demo(home: Path, seed: int | None, small: bool, console: Console) -> None:
-    """All of it. Raises UserError where something is in the way."""
+    """Run the whole demo. Raises UserError if the home holds other work or a stage cannot run."""
     settings = _settings(home, seed, small)
     with running(home, console):
         _traffic(settings, 240 if small else CONVERSATIONS)
@@ -56,54 +56,54 @@ def run_demo(home: Path, seed: int | None, small: bool, console: Console) -> Non
 
 
 def _settings(home: Path, seed: int | None, small: bool) -> Settings:
-    """This demo's settings; the demo's own choices give way to settings.json and to REHEARSAL_*.
+    """The demo's settings. settings.json and REHEARSAL_* override the demo's presets.
 
-    A home that holds other work is not mixed with it.
+    Raises UserError if the home directory holds other work.
     """
     before = read_json(home / MADE)
     if before is None:
         if (home / "lake").exists() or any(home.rglob("stage.json")):
-            raise UserError(f"{home} holds the work of something else than a demo; give another --home, or remove it")
+            raise UserError(f"{home} was not created by a demo; give another --home, or remove it")
         presets = {"environment": ENVIRONMENT, "card_calls": CARD_CALLS, **(SMALL if small else {})}
-        Settings(home=home)  # what settings.json says is checked before anything is written
+        Settings(home=home)  # validates settings.json before anything is written
         home.mkdir(parents=True, exist_ok=True)
         write_json(home / SAVED, _merged(presets, read_json(home / SAVED) or {}))
     settings = Settings(home=home, **({} if seed is None else {"seed": seed}))
     made = {"seed": settings.seed, "small": small}
     if before is not None and before != made:
-        raise UserError(f"{home} holds the work of another demo ({before}); give another --home, or remove it")
+        raise UserError(f"{home} was created by another demo ({before}); give another --home, or remove it")
     settings.save()
     write_json(home / MADE, made)
     return settings
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested JSON objects in one; where both have a value, that of `above`."""
+    """Merge nested JSON objects. Where both have a value, the value in `above` is used."""
     both = {k: _merged(below[k], v) if isinstance(v, dict) and k in below else v for k, v in above.items()}
     return {**below, **both}
 
 
-# ----- the agent at work
+# ----- traffic of the example agent
 
 
 def _traffic(settings: Settings, conversations: int) -> None:
-    """Start the receiver and let the agent work; every span is confirmed by the receiver before this returns."""
+    """Start the receiver and run the agent. Returns after the receiver has acknowledged every span."""
     done = settings.home / "production.json"
     if done.exists() and json.loads(done.read_text())["conversations"] >= conversations:
         return
-    report = track("the agent at work")
+    report = track("running the example agent")
     with _receiver(settings.lake) as endpoint:
         import_module(f"{DESK}.production").run_production(
             endpoint,
             conversations,
             settings.seed + 1,
-            lambda finished, total: report(finished, total, "spans over OTLP, on disk before the answer"),
+            lambda finished, total: report(finished, total, "conversations sent over OTLP"),
             done,
         )
 
 
 def _without_privacy(lake: Lake) -> None:
-    """The demo's customers are drawn, nobody's data is in its traces; the desk is learned as it is."""
+    """Switch surrogates off. The demo's customers are simulated, so its traces hold no personal data."""
     path = lake.path / SETTINGS_FILE
     if not path.exists():
         write_text(path, "# Simulated customers. For real ones leave this file out: docs/privacy.md\nenabled = false\n")
@@ -111,7 +111,7 @@ def _without_privacy(lake: Lake) -> None:
 
 @contextmanager
 def _receiver(lake: Path) -> Iterator[str]:
-    """`rehearsal receive` as a process of its own, on a free port."""
+    """Run `rehearsal receive` in a subprocess on a free port. Yields the endpoint's URL."""
     _without_privacy(Lake.create(lake))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

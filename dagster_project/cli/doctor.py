@@ -1,4 +1,4 @@
-"""`rehearsal doctor`: whether this machine has what the loop needs, and what to do where it does not."""
+"""`rehearsal doctor`: checks whether this machine meets the requirements, and says how to correct what does not."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ENOUGH_DISK_GIB = 5.0
 OLDEST_JAVA = 17
 
 State = Literal["ok", "note", "wrong"]
-"""`note` is something that only some users miss; `wrong` is something that nobody can do without."""
+"""`note`: only some users need it. `wrong`: Rehearsal does not run without it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     state: State
@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine(base: str = "rehearsal-tiny", home: Path = Path(".")) -> list[Finding]:
-    """Look at everything. Never raises: a check that breaks is a finding too."""
+    """Run all checks. Never raises: a check that raises becomes a finding."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
@@ -64,7 +64,7 @@ def _packages() -> Iterator[Finding]:
     missing, old = [], []
     for requirement in importlib.metadata.requires("rehearsal") or []:
         match = re.match(r"([\w.-]+)>=([\d.]+)$", requirement.strip())
-        if match is None:  # extras carry a marker and are optional
+        if match is None:  # extras have a marker and are optional
             continue
         name, lowest = match.groups()
         try:
@@ -78,7 +78,7 @@ def _packages() -> Iterator[Finding]:
         text = "; ".join(filter(None, ["missing: " + ", ".join(missing) if missing else "", ", ".join(old)]))
         yield Finding("Packages", "wrong", f"{text}; run make install")
     else:
-        yield Finding("Packages", "ok", "all there, none too old")
+        yield Finding("Packages", "ok", "all installed, none too old")
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ def _release(version: str) -> tuple[int, ...]:
 def _memory() -> Iterator[Finding]:
     free = psutil.virtual_memory().available / 2**30
     good = free >= ENOUGH_MEMORY_GIB
-    advice = "" if good else f"; the demo may need {ENOUGH_MEMORY_GIB:.0f} GiB, so close something"
+    advice = "" if good else f"; the demo can need {ENOUGH_MEMORY_GIB:.0f} GiB, so close other programs"
     text = f"{free:.1f} GiB free, {psutil.cpu_count()} cores{advice}"
     yield Finding("Memory", "ok" if good else "note", text)
 
@@ -120,7 +120,7 @@ def _ports() -> Iterator[Finding]:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                text = f"in use; {use} needs another (or stop what listens there)"
+                text = f"in use; {use} needs another port (or stop the process that listens there)"
                 yield Finding(f"Port {port}", "note", text)
             else:
                 yield Finding(f"Port {port}", "ok", f"free for {use}")
@@ -137,17 +137,17 @@ def _optional() -> Iterator[Finding]:
             text = "not installed; for real base models: make vllm, or rehearsal[vllm]"
             yield Finding("vLLM", "note", text)
     browser = shutil.which("chromium")
-    text = browser or "not installed; only the browser tests want it"
+    text = browser or "not installed; only the browser tests need it"
     yield Finding("Chromium", "ok" if browser else "note", text)
 
 
 def _java() -> Finding:
     java = shutil.which("java")
     if java is None:
-        return Finding("Java", "note", f"not installed; Spark wants Java {OLDEST_JAVA}, nothing else does")
+        return Finding("Java", "note", f"not installed; only Spark needs it (Java {OLDEST_JAVA} or newer)")
     answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20)
     found = re.search(r'version "(\d+)', answer.stderr)
     version = int(found.group(1)) if found else 0
     if version < OLDEST_JAVA:
-        return Finding("Java", "note", f"{version or 'unknown'}; Spark wants {OLDEST_JAVA} or newer")
+        return Finding("Java", "note", f"{version or 'unknown'}; Spark needs {OLDEST_JAVA} or newer")
     return Finding("Java", "ok", str(version))

@@ -1,6 +1,6 @@
-"""The graph of assets, run in this process up to a stage: what `rehearsal run` and `rehearsal demo` share.
+"""Runs the asset graph in this process, up to a given stage. `rehearsal run` and `rehearsal demo` use it.
 
-Every stage remembers that it is finished, so a run that was killed goes on where it stopped.
+A finished stage is recorded on disk, so a run after a kill continues with the first unfinished stage.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from rich.console import Console
 
 from dagster_project.loop import passes
 from dagster_project.loop.memory import watched
-from dagster_project.loop.progress import bars
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import write_json
 from dagster_project.report.story import CLOCK
 from dagster_project.report.terminal import print_report
 from ingest.errors import UserError
+from training.progress import bars
 
 PROJECT = Path(__file__).parents[1]
 STAGES = {**passes.STAGES, "report": "report/page"}
-"""The stages in their order, each with the asset that does it."""
+"""The stages in their order, each with its Dagster asset."""
 
 
 @contextmanager
 def running(home: Path, console: Console) -> Iterator[None]:
-    """Around all that a run does: its progress is shown, its time and its memory are measured."""
+    """Show progress and measure time and memory while the body runs."""
     home.mkdir(parents=True, exist_ok=True)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background job: Dagster would ignore SIGTERM too
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,7 +43,7 @@ def running(home: Path, console: Console) -> Iterator[None]:
 
 @contextmanager
 def clocked(home: Path) -> Iterator[None]:
-    """Adds up how long a home's runs took; `make demo` passes on how long it installed."""
+    """Add the duration of the body to the home's total. The first run adds the installation time from `make demo`."""
     path, began = home / CLOCK, time.time()
     try:
         before = float(json.loads(path.read_text())["seconds"])
@@ -57,7 +57,7 @@ def clocked(home: Path) -> Iterator[None]:
 
 
 def materialise(settings: Settings, until: str = "report") -> None:
-    """Every stage up to `until`, with a run in the history that Dagster's UI shows. Raises UserError."""
+    """Materialise every stage up to `until`, as a run in Dagster's history. Raises the UserError of a failed stage."""
     history = _dagster_home(settings)
     history.mkdir(parents=True, exist_ok=True)
     if not (history / "dagster.yaml").exists():
@@ -71,7 +71,7 @@ def materialise(settings: Settings, until: str = "report") -> None:
     with dg.DagsterInstance.get() as instance:
         end_dead_runs(instance, settings.home)
         result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # progress tells it better
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},  # bars() prints the progress
             instance=instance, raise_on_error=False, tags={"rehearsal/until": until},
             asset_selection=sorted(assets(definitions, until)),
         )  # fmt: skip
@@ -80,9 +80,10 @@ def materialise(settings: Settings, until: str = "report") -> None:
 
 
 def _override_environment(settings: Settings) -> None:
-    """Let the graph's resource, which reads settings.json and REHEARSAL_*, find `settings`, which are saved.
+    """Make the graph's resource use `settings`. It reads settings.json, where `settings` are saved, and REHEARSAL_*.
 
-    What an option of the command said goes before REHEARSAL_*: such variables are removed from this process.
+    REHEARSAL_* has priority over the file, so variables that a command-line option overrides are removed from this
+    process.
     """
     found = Settings(home=settings.home)
     for field in type(settings).model_fields:
@@ -93,7 +94,7 @@ def _override_environment(settings: Settings) -> None:
 
 
 def assets(definitions: dg.Definitions, until: str) -> set[dg.AssetKey]:
-    """What has to be made for the stages up to `until`."""
+    """The keys of the assets of all stages up to `until`."""
     names = list(STAGES)
     ends = [dg.AssetKey(STAGES[name].split("/")) for name in names[: names.index(until) + 1]]
     graph = definitions.resolve_asset_graph()
@@ -102,14 +103,14 @@ def assets(definitions: dg.Definitions, until: str) -> set[dg.AssetKey]:
 
 
 def _dagster_home(settings: Settings) -> Path:
-    """Where Dagster keeps its history: DAGSTER_HOME if it says anything, else in the home directory."""
+    """Dagster's home: DAGSTER_HOME if it is set, else `dagster` in the home directory."""
     home = Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
 
 def _explain(result: dg.ExecuteInProcessResult) -> None:
-    """Say in one line why the run failed: a user's error as it is, anything else with where to read more."""
+    """Raise the run's error: a UserError with its own message, anything else as RuntimeError with its traceback."""
     for event in result.filter_events(lambda e: e.is_failure and e.is_step_event):
         error = event.event_specific_data.error  # type: ignore[union-attr]
         cause = error
@@ -120,11 +121,11 @@ def _explain(result: dg.ExecuteInProcessResult) -> None:
         if cause is not None:
             raise UserError(cause.message.split(": ", 1)[-1].strip())
         raise RuntimeError(f"{event.step_key} failed: {error.to_string() if error else 'unknown'}")
-    raise RuntimeError("the run failed; see Dagster's history")
+    raise RuntimeError("the run failed; see Dagster's run history")
 
 
 def tell(settings: Settings, until: str, console: Console) -> None:
-    """What came of it, and where to look."""
+    """Print the result and how to open the graph."""
     home = settings.home
     if until == "report":
         print_report(home)
@@ -135,4 +136,4 @@ def tell(settings: Settings, until: str, console: Console) -> None:
     else:
         history = os.environ["DAGSTER_HOME"]
         how = f"REHEARSAL_HOME={home} DAGSTER_HOME={history} dagster dev -m dagster_project.definitions"
-    console.print(f"the graph and all its metadata: [bold]{how}[/], then http://127.0.0.1:3000", soft_wrap=True)
+    console.print(f"to see the graph and its metadata: [bold]{how}[/], then http://127.0.0.1:3000", soft_wrap=True)

@@ -1,6 +1,6 @@
-"""The commands about the whole loop: demo, run, train, evaluate, promote, rollback, report, doctor.
+"""The commands for the whole loop: demo, run, train, evaluate, promote, rollback, report, doctor.
 
-No option has a default that settings.json or REHEARSAL_* would have to beat: what is not given stays None.
+An option that is not given is None. A default here would override settings.json and REHEARSAL_*.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from rich.table import Table
 if TYPE_CHECKING:
     from dagster_project.loop.settings import Settings
 
-HOME = Path("artifacts/home")  # as in settings.py, which would import pydantic here
+HOME = Path("artifacts/home")  # equal to settings.HOME; importing settings.py would import pydantic
 DEMO = Path("artifacts/demo")
 HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="REHEARSAL_HOME", help="Where everything is kept.")
+    Path, typer.Option("--home", envvar="REHEARSAL_HOME", help="Home directory: lake, stages, adapters, reports.")
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    rollouts = typer.Typer(help="Practised episodes, as they were stored.", no_args_is_help=True)
+    rollouts = typer.Typer(help="Stored practice episodes.", no_args_is_help=True)
     rollouts.command("show")(show_rollouts)
     app.add_typer(rollouts, name="rollouts")
     app.command("offline")(offline)
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 class Stage(StrEnum):
-    """Where a run may end."""
+    """The stages, as values of `--until`."""
 
     data = "data"
     world = "world"
@@ -56,13 +56,13 @@ class Stage(StrEnum):
 
 BaseOption = Annotated[
     str | None,
-    typer.Option(help="Base model: shipped name, directory or Hugging Face id. Not given: REHEARSAL_BASE, settings."),
+    typer.Option(help="Base model: shipped name, directory or Hugging Face id. Default: REHEARSAL_BASE, settings."),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option(help="Seed of everything that is drawn. Not given: REHEARSAL_SEED, settings, 0.")
+    int | None, typer.Option(help="Random seed. Default: REHEARSAL_SEED, settings.json, 0.")
 ]
 EnvironmentOption = Annotated[
-    str | None, typer.Option(help="A real environment to measure in, 'package.module:Class' (docs/environment.md).")
+    str | None, typer.Option(help="Real environment for evaluation, 'package.module:Class' (docs/environment.md).")
 ]
 
 
@@ -70,10 +70,10 @@ def demo(
     home: HomeOption = DEMO,
     seed: SeedOption = None,
     small: Annotated[
-        bool, typer.Option("--small", help="The same path in about a minute; proves nothing.")
+        bool, typer.Option("--small", help="A quick check in about a minute; its figures mean nothing.")
     ] = False,
 ) -> None:
-    """The whole loop on the example agent, with a report: traces, world, practice, proof."""
+    """Run the whole loop on the example agent, and write a report."""
     from dagster_project.cli.demo import run_demo
 
     run_demo(home, seed, small, Console())
@@ -82,14 +82,14 @@ def demo(
 def run(
     home: HomeOption = HOME,
     lake: Annotated[
-        Path | None, typer.Option(help="Lake of your traces. Not given: the one of before, or `lake` in the home.")
+        Path | None, typer.Option(help="Lake of your traces. Default: the last one used, or `lake` in the home.")
     ] = None,
-    until: Annotated[Stage, typer.Option(help="The last stage to do.")] = Stage.report,
+    until: Annotated[Stage, typer.Option(help="The last stage to run.")] = Stage.report,
     base: BaseOption = None,
     environment: EnvironmentOption = None,
     seed: SeedOption = None,
 ) -> None:
-    """The whole loop on your own traces, with a report. A run that was stopped goes on where it was."""
+    """Run the whole loop on your own traces, and write a report. A stopped run continues where it stopped."""
     from dagster_project.cli.graph import materialise, running, tell
     from dagster_project.loop import preflight
 
@@ -103,19 +103,21 @@ def run(
 
 
 def train(
-    lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
-    world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
-    out: Annotated[Path, typer.Option(help="Home directory: where clone, judge, candidate and verdict go.")],
-    base: Annotated[str | None, typer.Option(help="Base model. Not given: the one that the world stands on.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop between two steps after so long; partial.")] = None,
+    lake: Annotated[Path, typer.Option(help="Lake directory, from `rehearsal ingest`.")],
+    world: Annotated[Path, typer.Option(help="World directory, from `rehearsal world fit`.")],
+    out: Annotated[Path, typer.Option(help="Home directory for clone, judge, candidate and gate verdict.")],
+    base: Annotated[str | None, typer.Option(help="Base model. Default: the world's base.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Maximum number of optimizer steps.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop training after this time, between two steps. The result is partial.")
+    ] = None,
     seed: SeedOption = None,
 ) -> None:
-    """Scenarios, rollouts in a given world, RULER, GRPO: a candidate, and whether it passes the gate."""
+    """Train a candidate in a given world (rollouts, RULER, GRPO) and compare it with the champion at the gate."""
     from dagster_project.loop import preflight
     from dagster_project.loop.passes import Loop
-    from dagster_project.loop.progress import bars
     from training.learning.deadline import Deadline, never
+    from training.progress import bars
     from worldmodel.artifact import read_manifest
 
     settings = _settings(
@@ -125,7 +127,7 @@ def train(
     if "base" not in settings.model_fields_set:
         settings = settings.model_copy(update={"base": read_manifest(world)["base"]})
     preflight.check(settings, environment=False, journal=False)
-    # The world is this command's alone: the nightly job in the same home fits one from the newest data.
+    # Only this command uses this world. The nightly job in the same home fits a world from the newest data.
     settings.save(leave_out=["world_dir"])
     console = Console()
     loop = Loop(settings, stop=never if max_minutes is None else Deadline.after(max_minutes))
@@ -134,27 +136,27 @@ def train(
     for part in (loop.read(stage) for stage in ("judge", "clone", "candidate")):
         if part.facts.get("partial"):
             what = f"{part.directory.parent.name} {part.facts['partial']}"
-            console.print(f"[bold]partial[/]: {what}; run the command again to go on")
+            console.print(f"[bold]partial[/]: {what}; run the command again to continue")
     mark = "[bold green]promoted[/]" if verdict["promoted"] else "[bold]not promoted[/]"
     console.print(f"{verdict['version']}: {mark}; {verdict['why']}")
     if world.absolute() == (out / "world").absolute():
         console.print(
-            f"Note: {world} is where `rehearsal run` and the nightly job put the world that they fit. Move yours to "
+            f"Note: `rehearsal run` and the nightly job write their own world to {world}. Move your world to "
             "another directory before you start them in this home.", soft_wrap=True,
         )  # fmt: skip
 
 
 def offline(
-    lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
-    out: Annotated[Path, typer.Option(help="Where clone and retrained adapter go.")],
+    lake: Annotated[Path, typer.Option(help="Lake directory, from `rehearsal ingest`.")],
+    out: Annotated[Path, typer.Option(help="Home directory for the clone and the retrained adapter.")],
     method: Annotated[str, typer.Option(help="asymre, kto or reward_weighted_sft.")] = "asymre",
     base: Annotated[str, typer.Option(help="Base model.")] = "rehearsal-tiny",
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Retrain on recorded conversations and how they ended, without a world."""
+    """Retrain on recorded conversations and their outcomes, without a world."""
     from dagster_project.loop.passes import Loop
-    from dagster_project.loop.progress import bars
     from dagster_project.loop.settings import Settings
+    from training.progress import bars
 
     chosen: dict[str, Any] = {"offline": {"loss": {"method": method}}}
     settings = Settings(home=out, lake_dir=lake.absolute(), base=base, seed=seed, **chosen)
@@ -168,12 +170,12 @@ def offline(
 
 def show_rollouts(
     home: HomeOption = HOME,
-    step: Annotated[int | None, typer.Option(help="Only this step's.")] = None,
-    scenario: Annotated[str | None, typer.Option(help="Only this scenario's.")] = None,
-    most: Annotated[int, typer.Option(help="At most so many.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="All that is stored, one episode a line.")] = False,
+    step: Annotated[int | None, typer.Option(help="Only episodes of this step.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Only episodes of this scenario.")] = None,
+    most: Annotated[int, typer.Option(help="Maximum number of episodes to print.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the stored records, one JSON per line.")] = False,
 ) -> None:
-    """What the policy did in practice: messages, score, the judge's reason, where answers came from."""
+    """Print practice episodes: messages, score, the judge's reason, the provenance of each answer."""
     from itertools import islice
 
     from training.policy.episodes import as_text, read_episodes
@@ -187,11 +189,11 @@ def evaluate(
     environment: EnvironmentOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures.")] = False,
 ) -> None:
-    """Clone and candidate in the real environment, the same starts and seeds for both."""
+    """Measure clone and candidate in the real environment, with the same start states and seeds."""
     from dagster_project.loop.passes import Loop
-    from dagster_project.loop.progress import bars
     from dagster_project.report.terminal import print_success
     from training.policy.evaluate import check_environment
+    from training.progress import bars
 
     settings = _settings(home, environment=environment)
     if settings.environment:
@@ -204,17 +206,17 @@ def evaluate(
         print_success(found["before"], found["after"], (found["low"], found["high"]), found["episodes"])
         if broken := max(found["faults"]["before"], found["faults"]["after"]):
             Console(soft_wrap=True).print(
-                f"the environment raised an error in {broken} or more other starts; the first: "
+                f"the environment raised an error in {broken} or more other episodes; the first: "
                 f"{found['faults']['first']}", markup=False,
             )  # fmt: skip
 
 
 def _settings(home: Path, lake: Path | None = None, **given: Any) -> Settings:
-    """The settings of a home with what was said on the command line; None was not said."""
+    """A home's settings with the given command-line options; an option that is None was not given."""
     from dagster_project.loop.settings import Settings
 
     said = {name: value for name, value in given.items() if value is not None}
-    if lake is not None:  # the home's own lake goes without a path, so that the home can be moved
+    if lake is not None:  # the home's own lake is stored without a path, so that the home can be moved
         said["lake_dir"] = None if lake.absolute() == (home / "lake").absolute() else lake.absolute()
     return Settings(home=home, **said)
 
@@ -222,9 +224,9 @@ def _settings(home: Path, lake: Path | None = None, **given: Any) -> Settings:
 def promote(
     version: Annotated[str, typer.Argument(help="A stored version, such as policy-1a2b3c4d5e6f.")],
     home: HomeOption = HOME,
-    why: Annotated[str, typer.Option(help="Kept in the history.")] = "promoted by hand",
+    why: Annotated[str, typer.Option(help="Reason, stored in the history.")] = "promoted by hand",
 ) -> None:
-    """Let a stored adapter serve from now on, whatever the gate said of it."""
+    """Make a stored adapter the champion, whatever the gate decided."""
     from training.policy.registry import Registry
 
     serving = Registry(home / "registry").promote(version, why)
@@ -232,9 +234,10 @@ def promote(
 
 
 def rollback(
-    home: HomeOption = HOME, why: Annotated[str, typer.Option(help="Kept in the history.")] = "rolled back by hand"
+    home: HomeOption = HOME,
+    why: Annotated[str, typer.Option(help="Reason, stored in the history.")] = "rolled back by hand",
 ) -> None:
-    """Let the adapter before the champion serve again."""
+    """Make the previous champion the champion again."""
     from training.policy.registry import Registry
 
     serving = Registry(home / "registry").rollback(why)
@@ -245,7 +248,7 @@ def report(
     home: HomeOption = HOME,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
-    """What the last pass through the loop achieved."""
+    """Print the result of the last run."""
     from dagster_project.report.terminal import print_report
 
     print_report(home, as_json)
@@ -255,7 +258,7 @@ def doctor(
     home: HomeOption = HOME,
     base: BaseOption = None,
 ) -> None:
-    """Whether this machine has what the loop needs."""
+    """Check whether this machine meets the requirements."""
     from dagster_project.cli.doctor import examine
 
     marks = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}

@@ -1,4 +1,4 @@
-"""The command `rehearsal`: the rooms' own commands, put together."""
+"""The command `rehearsal`: collects the commands of all rooms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import select
 import sys
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -18,17 +17,17 @@ from worldmodel import commands as worldmodel_commands
 
 
 class _Commands(TyperGroup):
-    """Ends quietly, with status 0, when the reader of standard output has gone (`rehearsal conversations | head`)."""
+    """Exits with status 0 when the reader of standard output has closed it (`rehearsal conversations | head`)."""
 
-    def invoke(self, ctx: Any) -> Any:  # typer has a context class of its own
+    def invoke(self, ctx: Any) -> Any:  # typer has its own copy of click.Context
         try:
             found = super().invoke(ctx)
             sys.stdout.flush()
             return found
         except BrokenPipeError:
             if not _reader_has_gone():
-                raise  # a socket of the command's own, which is an error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+                raise  # the command's own socket: a real error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again at exit
             raise typer.Exit(0) from None
 
 
@@ -41,24 +40,24 @@ def _reader_has_gone() -> bool:
 app = typer.Typer(
     name="rehearsal",
     cls=_Commands,
-    help="Turn an agent's OpenTelemetry traces into a world it can practise in, and retrain it there.",
+    help="Turn an agent's OpenTelemetry traces into a world to practise in, and retrain the agent there.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# The rooms' command files import nothing heavy at their top, so that `rehearsal --help` answers at once.
+# The command modules import heavy packages inside the commands, so that `rehearsal --help` starts quickly.
 for room in (loop_commands, ingest_commands, worldmodel_commands):
     room.register(app)
 
 
 def main() -> None:
-    """Run one command. What the user can put right is one line on stderr and exit status 2."""
+    """Run one command. A UserError is printed as one line on stderr, with exit status 2."""
     try:
         app()
     except UserError as error:
         print(f"rehearsal: {error}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("rehearsal: stopped", file=sys.stderr)
         sys.exit(130)

@@ -1,1 +1,1 @@
-"""One folder a stage. Dagster's UI groups the assets the same way."""
+"""Dagster definitions, one folder per asset group."""

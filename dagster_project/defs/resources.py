@@ -1,4 +1,4 @@
-"""The one resource: where the loop lives. And how runs are executed: one stage after the other, each on all cores."""
+"""The resource `rehearsal`, and the executor: one stage after the other in one process, each on all cores."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from dagster_project.loop.settings import Settings
 
 
 class LoopResource(dg.ConfigurableResource):
-    """The loop in one home directory. What else can be chosen stands in `settings.json` there."""
+    """The loop in one home directory. All other settings come from `settings.json` there and from REHEARSAL_*."""
 
     home: str
 
     def open(
         self, context: dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExecutionContext | None = None
     ) -> Loop:
-        """The loop, telling how far it is to Dagster's log. All steps of a run read the same versions of stages."""
+        """The loop, with progress in Dagster's log. All steps of a run read the same stage versions."""
         if context is None:
             return Loop(Settings(home=self.home))
         if Path(self.home).is_dir():
@@ -27,7 +27,7 @@ class LoopResource(dg.ConfigurableResource):
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """The home comes from REHEARSAL_HOME, else it is the demo's."""
+    """The home is REHEARSAL_HOME, or `artifacts/home`."""
     return dg.Definitions(
         resources={"rehearsal": LoopResource(home=str(Settings().home))}, executor=dg.in_process_executor
     )

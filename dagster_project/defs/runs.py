@@ -1,4 +1,4 @@
-"""Runs whose process was killed: Dagster would count them as running, and their places in pools as taken, for ever."""
+"""Ends runs whose process was killed. Dagster would keep them as running, and keep their pool slots occupied."""
 
 from pathlib import Path
 
@@ -8,18 +8,20 @@ from dagster_project.defs.resources import LoopResource
 from dagster_project.loop.pins import is_alive
 
 LAKE = "lake"
-"""The pool of whatever writes to the lake: one at a time (dagster.yaml)."""
+"""The pool of ops that write to the lake: one at a time (dagster.yaml)."""
 MODELS = "models"
-"""The pool of whatever trains or plays: each takes the whole machine."""
+"""The pool of ops that train or sample: one at a time, because each uses the whole machine."""
 RUNNING = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def end_dead_runs(instance: dg.DagsterInstance, home: Path) -> list[str]:
-    """Mark runs of this home as failed whose process is gone, and free the places in pools of all runs that are over;
-    returns the names of the runs that were marked."""
+    """Mark runs of this home as failed if their process is gone, and free the pool slots of all finished runs.
+
+    Returns the ids of the runs that were marked.
+    """
     dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=RUNNING)) if is_alive(home, run.run_id) is False]
     for run in dead:
-        instance.report_run_failed(run, "the process of this run ended without a word; run it again")
+        instance.report_run_failed(run, "the process of this run was killed; run it again")
     storage = instance.event_log_storage
     holding = storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else set()
     if holding:
@@ -32,8 +34,8 @@ def end_dead_runs(instance: dg.DagsterInstance, home: Path) -> list[str]:
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Marks runs as failed whose process was killed, so that what waits for them goes on.",
+    description="Marks runs as failed whose process was killed, so that queued runs can start.",
 )
 def dead_runs(context: dg.SensorEvaluationContext, rehearsal: LoopResource) -> dg.SkipReason:
     dead = end_dead_runs(context.instance, Path(rehearsal.home))
-    return dg.SkipReason(f"ended: {', '.join(dead)}" if dead else "every run that is said to run has a process")
+    return dg.SkipReason(f"marked as failed: {', '.join(dead)}" if dead else "every running run has a live process")

@@ -1,1 +1,1 @@
-"""One pass through the loop, a stage at a time. Start with `passes.py`."""
+"""The stages of the loop and their storage. Start with `passes.py`."""

@@ -1,7 +1,6 @@
-"""The fits of world, judge and clone, each in a process of its own: what training held goes when the process ends.
+"""The fits of world, judge, clone and offline policy, each in a subprocess, so that its memory is released at the end.
 
-In the loop's own process, what one stage leaves behind (compiled products, fragments of the heap) would lie beside all
-that the later ones need.
+In the loop's own process, compiled products and heap fragments of one stage would stay resident during all later ones.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from training.workers import Tell, Workers
 from worldmodel.fit import FitSettings, fit_world
 
 Fit = Callable[[None, Any, Tell], dict[str, Any]]
-"""A module's function: nothing, what it needs (picklable), and whom it tells how far it is."""
+"""A module-level function of (None, its picklable arguments, a progress callback)."""
 
 
 def run_in_subprocess(fit: Fit, needs: Any, on_told: Callable[..., None]) -> dict[str, Any]:
-    """Run a fit in a new process, with all threads. `on_told` is called with whatever the fit tells on its way.
+    """Run a fit in a new process, on all threads. `on_told` is called with each of the fit's progress reports.
 
     Raises what the fit raises, or WorkerDied.
     """
@@ -41,22 +40,24 @@ def policy_base(settings: Settings) -> Base:
 
 
 def conversations(tables: Path, agent: str) -> list[Conversation]:
-    """Those of the agent that is retrained, in frozen tables; of all agents if none is named."""
+    """The conversations of `agent` in frozen tables; of all agents if `agent` is empty."""
     return [c for c in FrozenTables(tables).conversations() if not agent or c.agent == agent]
 
 
 def world(_: None, needs: tuple[Path, Path, FitSettings, Path | None, Stop], tell: Tell) -> dict[str, Any]:
-    """Fit the world of frozen tables into a directory, from the last version if there is one.
+    """Fit the world of frozen tables into a directory, starting from the last version if there is one.
 
-    Tells the adapter, how much is done, and the latest metrics.
+    Reports the adapter, the share done (0 to 1) and the latest metrics.
     """
     tables, (directory, how, last, stop) = FrozenTables(needs[0]), needs[1:]
     return fit_world(tables.conversations(), tables.transitions(), directory, how, lambda *told: tell(told), stop, last)
 
 
 def judge(_: None, needs: tuple[Settings, Path, Path, Path | None, Stop], tell: Tell) -> dict[str, Any]:
-    """Fit the judge of frozen tables into a directory, from the last version if there is one. Tells how much is done,
-    and the latest metrics."""
+    """Fit the judge of frozen tables into a directory, starting from the last version if there is one.
+
+    Reports the share done (0 to 1) and the latest metrics.
+    """
     settings, tables, directory, last, stop = needs
     return fit_judge(
         load_base(settings.base, show_tools=False), conversations(tables, settings.agent), directory / "adapter",
@@ -65,7 +66,7 @@ def judge(_: None, needs: tuple[Settings, Path, Path, Path | None, Stop], tell: 
 
 
 def clone(_: None, needs: tuple[Settings, Path, Path, Stop], tell: Tell) -> dict[str, Any]:
-    """Clone the agent of frozen tables into a directory. Tells how much is done, and the latest metrics."""
+    """Fit the clone of frozen tables into a directory. Reports the share done (0 to 1) and the latest metrics."""
     settings, tables, directory, stop = needs
     return fit_clone(
         policy_base(settings), conversations(tables, settings.agent),
@@ -75,7 +76,7 @@ def clone(_: None, needs: tuple[Settings, Path, Path, Stop], tell: Tell) -> dict
 
 
 def offline(_: None, needs: tuple[Settings, Path, Path, Path, Stop], tell: Tell) -> dict[str, Any]:
-    """Retrain an adapter on recorded conversations, without a world. Tells how much is done, and the latest metrics."""
+    """Retrain an adapter on recorded conversations, without a world. Reports the share done and the latest metrics."""
     settings, tables, start, directory, stop = needs
     return fit_offline(
         policy_base(settings), conversations(tables, settings.agent), start,
@@ -89,4 +90,4 @@ def _teller(tell: Tell) -> Callable[[float, Mapping[str, float]], None]:
 
 
 def _nothing() -> None:
-    """A worker that needs no tools."""
+    """Set-up of a worker that needs none."""

@@ -1,4 +1,4 @@
-"""How much memory a process and those it started held at most."""
+"""Measures the peak memory of a process and its descendants."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import psutil
 from dagster_project.loop.stages import read_json, write_json
 
 MEMORY = "memory.json"
-"""In the home directory: the most bytes that the demo was seen to hold, over all its runs."""
+"""File in the home directory with the peak memory in bytes, over all runs of the home."""
 EVERY_SECONDS = 2.0
 
 
 @contextmanager
 def watched(home: Path) -> Iterator[None]:
-    """Writes the peak of this process and its descendants into `home`, looked at every EVERY_SECONDS."""
+    """Record the peak memory of this process and its descendants in `home`, sampled every EVERY_SECONDS."""
     over = threading.Event()
 
     def watch() -> None:
@@ -38,18 +38,18 @@ def watched(home: Path) -> Iterator[None]:
 
 
 def peak_bytes(home: Path) -> int:
-    """What `watched` wrote; 0 where nothing was."""
+    """The recorded peak in bytes; 0 if none is recorded."""
     return int((read_json(home / MEMORY) or {}).get("peak_bytes", 0))
 
 
 def resident() -> int:
-    """Bytes resident now in this process and its descendants, shared pages counted once where the system tells."""
+    """Resident bytes of this process and its descendants. Shared pages count once where the system reports PSS."""
     this = psutil.Process()
     total = 0
     for process in (this, *this.children(recursive=True)):
         try:
             memory = process.memory_full_info()
         except psutil.Error:
-            continue  # it ended meanwhile, or is none of ours
+            continue  # the process has ended, or belongs to another user
         total += getattr(memory, "pss", None) or memory.rss
     return total

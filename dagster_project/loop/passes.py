@@ -1,9 +1,8 @@
-"""One pass through the loop, a method a stage. Dagster's assets and the commands call these and nothing else.
+"""The stages of the loop, one method per stage. Dagster's assets and the commands call only these.
 
-A stage's inputs are the fingerprints of the stages before it and the settings that it uses, so a stage is done again
-exactly when something that it depends on has changed. A method does its own stage and no other: what comes before is
-read, in the version that this run reads from its first look on (pins.py). `read` does nothing at all, `run_until` does
-every stage in order.
+The inputs of a stage are the fingerprints of the stages before it and the settings that it uses, so a stage runs again
+exactly when one of these has changed. A method runs its own stage only. It reads the earlier stages in the versions
+that are pinned for this run (pins.py). `read` runs nothing; `run_until` runs every stage in order.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from pydantic import BaseModel
 from dagster_project.loop import fits
 from dagster_project.loop.landing import Landing
 from dagster_project.loop.pins import Pins, collect, name_of
-from dagster_project.loop.progress import FitReport, announce, fit_report, report_from, track
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import (
@@ -54,6 +52,7 @@ from training.policy.pool import PracticePool, play
 from training.policy.practice import Practising
 from training.policy.registry import Registry, Version
 from training.policy.rollout import Limits
+from training.progress import FitReport, announce, fit_report, report_from, track
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card.make import make_card
@@ -68,19 +67,18 @@ STAGES = {
     "gate": "policy/champion",
     "evaluation": "report/evaluation",
 }
-"""The stages in the order in which they are done, each with the Dagster asset that does it."""
+"""The stages in their order, each with its Dagster asset."""
 
 
 START = "start.json"
-"""In a retraining's directory: the adapter that it started from."""
+"""File in the directory of a retraining: the adapter that it started from."""
 
 
 class Loop(Landing):
     """The loop in one home directory.
 
-    `log` receives progress, line by line. `run` names the run that this is part of: all of a run's loops read the
-    same versions. `stop` is asked between two steps of training (`training/learning/deadline.py`); the work that it
-    ends is partial.
+    `log` receives progress lines. `run` is the run's id: all loops with the same id read the same stage versions.
+    `stop` is called between two training steps (`training/learning/deadline.py`); work that it ends is partial.
     """
 
     def __init__(
@@ -94,10 +92,10 @@ class Loop(Landing):
         self.stop = stop
         self._pins = Pins(settings.home, run or f"process-{uuid.uuid4().hex[:12]}")
 
-    # ----- finished work
+    # ----- finished stages
 
     def read(self, stage: str) -> Done:
-        """What a stage left, in the version that this run reads. Raises UserError where the stage is not finished."""
+        """A finished stage, in the version pinned for this run. Raises UserError if the stage is not finished."""
         if stage == "world" and self.settings.world_dir is not None:
             manifest = read_manifest(self.settings.world_dir)
             return Done(self.settings.world_dir, manifest["id"], manifest, 0.0, reused=True)
@@ -109,7 +107,7 @@ class Loop(Landing):
         return done
 
     def read_input(self, done: Done, stage: str) -> Done:
-        """The version of `stage` that went into a finished stage. Raises UserError where it is gone."""
+        """The version of `stage` that was an input of a finished stage. Raises UserError if it was removed."""
         key = name_of(done.inputs[stage])
         if stage == "world" and self.settings.world_dir is not None:
             return self.read(stage)
@@ -119,7 +117,7 @@ class Loop(Landing):
         return found
 
     def run_until(self, last: str) -> Done:
-        """Every stage up to `last`, in order; those that are finished for the same inputs are not done again."""
+        """Run every stage up to `last`, in order. Stages that are finished for the same inputs are reused."""
         for stage in STAGES:
             done: Done = getattr(self, stage)()
             if stage == last:
@@ -136,11 +134,11 @@ class Loop(Landing):
     # ----- telemetry
 
     def share(self, sql: str) -> float:
-        """The answer to a query for one number about the tables that this run reads; no rows count as 0."""
+        """The result of a one-number query on the tables that this run reads; 0 for no rows."""
         return float(self.tables.query(sql).column(0)[0].as_py() or 0.0)
 
     def data(self) -> Done:
-        """The tables of sql/, rebuilt where they are out of date, and set aside for the other stages."""
+        """Build the tables of sql/ if they are out of date, and freeze a copy for the other stages."""
         lake = self.lake
         if lake.is_empty():
             raise UserError(f"the lake {lake.path} is empty; fill it with: rehearsal ingest --lake {lake.path}")
@@ -150,17 +148,17 @@ class Loop(Landing):
             try:
                 return self._do("data", {"made_of": made_of}, partial(_freeze, lake, made_of, rows))
             except _TablesChanged:
-                continue  # somebody landed more in between
+                continue  # another process ingested rows in between
 
     @property
     def tables(self) -> FrozenTables:
-        """The tables that this run reads."""
+        """The frozen tables that this run reads."""
         return FrozenTables(self.read("data").directory)
 
     # ----- world
 
     def world(self) -> Done:
-        """The world and user adapters, and all that the world knows without a model."""
+        """Fit the world: induced rules, and the world and user adapters."""
         settings = self.settings
         if settings.world_dir is not None:
             return self.read("world")
@@ -173,7 +171,7 @@ class Loop(Landing):
 
             def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
                 if adapter not in reports:
-                    title = "learning the users" if adapter == "user" else "learning the world"
+                    title = "fitting the user adapter" if adapter == "user" else "fitting the world"
                     reports[adapter] = fit_report(title, self.log)
                 reports[adapter](done, metrics)
 
@@ -183,12 +181,12 @@ class Loop(Landing):
         return self._do("world", inputs, work)
 
     def card(self) -> Done:
-        """How true the world is; a tool that fails may from then on only be replayed."""
+        """Measure the fidelity card. A tool that fails its thresholds is only replayed from then on."""
         world = self.read("world")
         asked = {"world": world.fingerprint, "most": self.settings.card_calls}
 
         def work(_: Path) -> dict[str, Any]:
-            report = track("asking the world held-out calls", self.log)
+            report = track("measuring the fidelity card", self.log)
             return make_card(
                 world.directory, most=self.settings.card_calls,
                 on_progress=lambda done, total: report(done, total, ""), processes=self._processes(),
@@ -199,18 +197,18 @@ class Loop(Landing):
     # ----- judge and policy
 
     def judge(self) -> Done:
-        """The judge adapter, trained on production's outcomes."""
+        """Fit the judge adapter on production outcomes."""
         settings, data = self.settings, self.read("data")
         inputs = {"data": data.fingerprint, "base": settings.base, "judge": settings.judge, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:
             needs = settings, data.directory, directory, self._last("judge"), self.stop
-            return fits.run_in_subprocess(fits.judge, needs, fit_report("learning to judge", self.log))
+            return fits.run_in_subprocess(fits.judge, needs, fit_report("fitting the judge", self.log))
 
         return self._do("judge", inputs, work)
 
     def clone(self) -> Done:
-        """The production agent as an adapter."""
+        """Fit the clone of the production agent."""
         settings, data = self.settings, self.read("data")
         inputs = {"data": data.fingerprint, "base": settings.base, "clone": settings.clone, "seed": settings.seed}
         if settings.chat != ChatSettings():
@@ -223,7 +221,7 @@ class Loop(Landing):
         return self._do("clone", inputs, work)
 
     def offline(self) -> Done:
-        """The adapter that serves (the clone before any does), retrained on recorded conversations without a world."""
+        """Retrain the champion (the clone if there is none) on recorded conversations, without a world."""
         settings, data, clone = self.settings, self.read("data"), self.read("clone")
         inputs = {
             "data": data.fingerprint,
@@ -234,29 +232,29 @@ class Loop(Landing):
 
         def work(directory: Path) -> dict[str, Any]:
             needs = settings, data.directory, self._start(directory, clone), directory, self.stop
-            return fits.run_in_subprocess(fits.offline, needs, fit_report("learning from the records", self.log))
+            return fits.run_in_subprocess(fits.offline, needs, fit_report("offline training", self.log))
 
         return self._do("offline", inputs, work)
 
     def candidate(self) -> Done:
-        """The adapter that serves (the clone before any does) after practice in the world: GRPO with RULER."""
+        """Train the champion (the clone if there is none) in the world: GRPO with RULER."""
         settings = self.settings
         data, clone = self.read("data"), self.read("clone")
         scenarios = self.scenarios()
         how = settings.train.model_copy(update={"seed": settings.seed})
         inputs = {
-            "data": data.fingerprint,  # where practice starts
+            "data": data.fingerprint,  # the scenarios
             "world": self.read("world").fingerprint,
-            "card": self.read("card").fingerprint,  # which tools may be generated
+            "card": self.read("card").fingerprint,  # the tools that may be generated
             "clone": clone.fingerprint,
             "judge": self.read("judge").fingerprint,
-            "ruler": self._ruler().model_copy(update={"hosted": HostedSettings()}),  # how it is asked changes nothing
+            "ruler": self._ruler().model_copy(update={"hosted": HostedSettings()}),  # changes no score
             "train": how,
             "gate": settings.gate.scenarios,
         }
 
         def work(directory: Path) -> dict[str, Any]:
-            report = track("practising in the world", self.log)
+            report = track("practice in the world", self.log)
             with self.practice() as practice:
                 loop = Grpo(
                     self._base(), practice, scenarios[: -settings.gate.scenarios],
@@ -265,17 +263,17 @@ class Loop(Landing):
                 facts = asyncio.run(
                     loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}"), self.stop)
                 )
-                report(facts["steps"], facts["steps"], f"the adapter of step {facts['best_step']} is the best")
+                report(facts["steps"], facts["steps"], f"best adapter: step {facts['best_step']}")
                 return facts
 
         return self._do("candidate", inputs, work)
 
     def gate(self) -> Done:
-        """Champion against candidate on scenarios that nothing else has used; promotes the better one.
+        """Compare champion and candidate on held-out scenarios; promote the candidate if it is better.
 
-        The champion is one of the inputs: the version that serves or, once the candidate itself serves, the one before
-        it. So a gate that is finished, or was killed after it promoted, never compares a candidate with itself, and a
-        candidate that was rolled back is not promoted again without a new comparison.
+        The champion is an input of the stage. If the candidate already serves, the champion is the version before it,
+        so a finished or killed gate never compares a candidate with itself. A candidate that was rolled back is
+        compared again before it can be promoted.
         """
         settings, candidate = self.settings, self.read("candidate")
         incumbent = self._incumbent(candidate)
@@ -290,21 +288,21 @@ class Loop(Landing):
 
         def work(directory: Path) -> dict[str, Any]:
             registry, kept = self.registry, directory / "verdict.json"
-            found = read_json(kept)  # of a run that was killed after it
+            found = read_json(kept)  # of a run that was killed after the comparison
             if found is None:
                 changes = len(registry.history())
                 found = {**self._compare(candidate, incumbent, directory), "changes": changes}
                 write_json(kept, found)
             version = registry.add(candidate.directory / "adapter", found)
-            if found["promoted"] and len(registry.history()) == found["changes"]:  # the champion is still the same
+            if found["promoted"] and len(registry.history()) == found["changes"]:  # the champion has not changed
                 registry.promote(version.name, found["why"])
             return {**found, "version": version.name, "champion": incumbent.name}
 
         return self._do("gate", inputs, work)
 
     def _incumbent(self, candidate: Done) -> Version:
-        """Whom the candidate has to beat: the champion, the clone if there is none yet, and where the candidate serves
-        already the champion before it."""
+        """The version that the candidate is compared with: the champion; the clone if there is none; the champion
+        before the candidate if the candidate already serves."""
         registry = self.registry
         serving = registry.champion()
         if serving is None:
@@ -316,11 +314,11 @@ class Loop(Landing):
         return serving
 
     def _compare(self, candidate: Done, champion: Version, directory: Path) -> dict[str, Any]:
-        """The verdict on the scenarios that the candidate's practice left out."""
+        """The verdict on the scenarios that are held out from practice."""
         settings, left_out = self.settings, int(candidate.inputs["gate"])
         if settings.gate.scenarios > left_out:
             raise UserError(
-                f"the gate wants {settings.gate.scenarios} scenarios and the candidate's practice left out {left_out}; "
+                f"the gate needs {settings.gate.scenarios} scenarios and practice held out {left_out}; "
                 f"materialise {STAGES['candidate']} again"
             )
         tables = FrozenTables(self.read_input(candidate, "data").directory)
@@ -340,7 +338,7 @@ class Loop(Landing):
         return as_dict(verdict)
 
     def evaluation(self) -> Done:
-        """The clone and the candidate in the real environment, the same starts and seeds for both."""
+        """Measure clone and candidate in the real environment, with the same start states and seeds."""
         settings = self.settings
         if not settings.environment:
             raise UserError("no real environment is configured; set `environment` to 'package.module:Class'")
@@ -354,7 +352,7 @@ class Loop(Landing):
         }
 
         def work(directory: Path) -> dict[str, Any]:
-            report = track("in the real environment", self.log)
+            report = track("evaluation in the real environment", self.log)
             recipe = EvaluationRecipe(
                 settings.base, settings.engine, settings.compact, settings.environment,
                 {name: done.directory / "adapter" for name, done in adapters.items()},
@@ -366,7 +364,7 @@ class Loop(Landing):
         return self._do("evaluation", inputs, work)
 
     async def _play(self, recipe: EvaluationRecipe, on_done: Callable[[int, int, int], None]) -> list[Run]:
-        """Each of the policies in the real environment."""
+        """Play each policy in the real environment. Returns one run per policy."""
         places, each = list(enumerate(recipe.adapters)), recipe.episodes
         count = self._processes()
         if count > 1:
@@ -382,22 +380,22 @@ class Loop(Landing):
     def registry(self) -> Registry:
         return Registry(self.settings.home / "registry")
 
-    # ----- what stages share
+    # ----- shared by several stages
 
     def scenarios(self, tables: FrozenTables | None = None) -> list[Scenario]:
-        """Where practice may start, oldest first; of the tables that this run reads, unless others are given."""
+        """The scenarios for practice, oldest first, of `tables` (default: the tables that this run reads)."""
         tables, shown = tables or self.tables, not self.settings.compact
         known = {c.conversation_id for c in fits.conversations(tables.path, self.settings.agent)}
         found = [s for s in tables.scenarios() if s.conversation_id in known and s.first_user_message]
         chat = load_format(self.settings.base, shown, self.settings.chat)
         kept, refused = fitting_scenarios(found, chat, self.limits, shown)
         for why, count in refused.items():
-            (self.log or print)(f"{count} of {len(found)} scenarios are not practised: {why}")
+            (self.log or print)(f"{count} of {len(found)} scenarios are not used: {why}")
         return kept
 
     @cached_property
     def limits(self) -> Limits:
-        """Where episodes are cut off: the settings', raised to what the recorded conversations need."""
+        """The limits of an episode: those of the settings, raised to the lengths of the recorded conversations."""
         base, shown = self.settings.base, not self.settings.compact
         context, chat = load_context(base), load_format(base, shown, self.settings.chat)
         conversations = fits.conversations(self.tables.path, self.settings.agent)
@@ -405,7 +403,7 @@ class Loop(Landing):
 
     @contextmanager
     def practice(self) -> Iterator[Practising]:
-        """The engine with world, user and judge behind it, in as many processes as do it soonest."""
+        """Engine, world, user and judge for practice, in one process or in a pool, whichever is faster."""
         settings = self.settings
         judge = None if settings.ruler.base_url else self.read("judge")
         recipe = PracticeRecipe(
@@ -422,7 +420,7 @@ class Loop(Landing):
             yield recipe.open()
 
     def _ruler(self) -> RulerSettings:
-        """The ruler's settings with this agent's rubric, and a cache for a hosted judge's answers."""
+        """The ruler's settings with this agent's rubric and, for a hosted judge, a cache of its answers."""
         ruler = self.settings.ruler.of_agent(self.settings.agent)
         if ruler.base_url is None or ruler.hosted.cache_dir is not None:
             return ruler
@@ -430,13 +428,13 @@ class Loop(Landing):
         return ruler.model_copy(update={"hosted": hosted})
 
     def _last(self, stage: str) -> Path | None:
-        """The current version of a stage, from which its next version starts."""
+        """The directory of the current version of a stage, from which its next fit starts; None if there is none."""
         done = finished(self.settings.home / stage)
         return done.directory if done else None
 
     def _start(self, directory: Path, clone: Done) -> Path:
-        """The adapter that a retraining starts from. It is written down at the first try: who serves may have changed
-        when a killed run goes on, or when the finished one is asked for again."""
+        """The adapter that a retraining starts from. It is recorded at the first attempt, because the champion can
+        change before a killed run is continued."""
         noted = read_json(directory / START)
         if noted is None:
             champion = self.registry.champion()
@@ -450,18 +448,18 @@ class Loop(Landing):
         return fits.policy_base(self.settings)
 
     def _processes(self) -> int:
-        """How many processes sample."""
+        """The number of processes that sample."""
         return choose_count(self.settings.practice_workers, self.settings.engine, lambda: self._base().model)
 
     def _judge_alarms(self) -> list[str]:
-        """What is wrong with the offline judge: one that orders pairs like a coin rewards nothing."""
+        """An alarm if the judge's agreement interval includes 0.5: its rewards would be random."""
         if self.settings.ruler.base_url or self.read("judge").facts["interval"][0] > 0.5:
             return []
-        return ["the judge does not surely agree with production's outcomes"]
+        return ["the interval of the judge's agreement with production outcomes includes 0.5"]
 
 
 class _TablesChanged(Exception):
-    """The lake's tables are not those any more that were to be set aside."""
+    """The lake's tables changed while they were being frozen."""
 
 
 def _freeze(lake: Lake, made_of: Mapping[str, Any], rows: Mapping[str, int], directory: Path) -> dict[str, Any]:

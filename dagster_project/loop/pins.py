@@ -1,11 +1,11 @@
-"""What a run reads: the same version of every stage from its first look to its end, whatever other runs finish.
+"""Pins stage versions for a run: it reads the same version of every stage, even if another run finishes a new one.
 
 ```
 home/runs/<run>.json    stage -> fingerprint of the version that this run reads
 home/runs/<run>.lock    held by the process of the run while it lives
 ```
 
-A version that is current, that a live run reads, or that one of these was made of, is kept; `collect` removes the rest.
+The current version, versions that a live run reads, and the inputs of these are kept. `collect` removes the rest.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from ingest.atomic import write_json
 
 RUNS = "runs"
 KEPT_SECONDS = 30 * 86_400
-"""How long the lock of a run that is over stays: until it is known to Dagster that the run is over (defs/runs.py)."""
+"""How long the lock file of a finished run is kept, so that defs/runs.py can still report it to Dagster."""
 
 _held: dict[Path, IO[str]] = {}
 
 
 class Pins:
-    """The versions that one run reads. Nothing is written before the first of them is known."""
+    """The pinned versions of one run. The file is written when the first version is known."""
 
     def __init__(self, home: Path, run: str) -> None:
         self.home, self.path = home, home / RUNS / f"{run}.json"
 
     def hold(self) -> None:
-        """Say that the run is alive, until this process ends."""
+        """Mark the run as alive until this process ends."""
         with _locked(self.home):
             self._hold()
 
     def choose(self, stage: str, key: str) -> None:
-        """Read this version of a stage from now on."""
+        """Pin a version of a stage."""
         with _locked(self.home):
             self._put(stage, key)
 
     def read(self, stage: str) -> Done | None:
-        """The version that this run reads: at the first look the current one. None where none is finished."""
+        """The pinned version of a stage; the first call pins the current one. None if the stage is not finished."""
         with _locked(self.home):
             key = (read_json(self.path) or {}).get(stage)
             if key is not None:
@@ -76,7 +76,7 @@ class Pins:
 
 
 def is_alive(home: Path, run: str) -> bool | None:
-    """Whether the process of a run lives; None for a run that this home has not heard of."""
+    """Whether the process of a run is alive; None for a run that is unknown in this home."""
     lock = home / RUNS / f"{run}.lock"
     if not lock.exists():
         return None
@@ -89,7 +89,7 @@ def is_alive(home: Path, run: str) -> bool | None:
 
 
 def collect(home: Path) -> None:
-    """Remove the versions that nobody reads any more, and what runs left that are over."""
+    """Remove versions that nothing needs any more, and the files of finished runs."""
     with _locked(home):
         known = {
             version.name: version
@@ -114,7 +114,7 @@ def name_of(fingerprint: str) -> str:
 
 
 def _roots(home: Path) -> set[str]:
-    """The fingerprints of current versions and of those that live runs read."""
+    """The fingerprints of current versions and of versions that live runs read."""
     current = [finished(home / stage.name) for stage in (home / VERSIONS).iterdir()]
     roots = {done.directory.name for done in current if done is not None}
     for lock in (home / RUNS).glob("*.lock"):
@@ -130,7 +130,7 @@ def _roots(home: Path) -> set[str]:
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """Whoever chooses, holds or removes a version holds this."""
+    """Lock the home's versions. Held while a version is chosen or removed."""
     (home / RUNS).mkdir(parents=True, exist_ok=True)
     with (home / RUNS / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""What is looked at before the first stage, so that what is missing is told in a second and not after an hour."""
+"""Checks before the first stage, so that a wrong configuration fails at once and not after an hour."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from worldmodel.artifact import read_manifest
 
 
 def check(settings: Settings, environment: bool = True, journal: bool = True) -> None:
-    """Raises UserError for a home that holds something else, a lake without data, a world that stands on another base,
-    a base or an engine that is not there, and (if `environment`) a real environment that does not open an episode. With
-    `journal`, a lake whose journal was not read yet has data.
+    """Raise UserError if the home holds something else, the lake is empty, the world was fitted on another base, the
+    base or the engine is not available, or (with `environment`) the real environment cannot open an episode. With
+    `journal`, a lake with an unread journal is not empty.
     """
     _places(settings)
     _lake(settings, journal)
@@ -30,7 +30,7 @@ def check(settings: Settings, environment: bool = True, journal: bool = True) ->
 
 
 def _places(settings: Settings) -> None:
-    """A stage's place may hold what somebody else put there, such as a world of `rehearsal world fit`."""
+    """Check that stage directories hold stages and not, for example, a world of `rehearsal world fit`."""
     for stage in STAGES:
         path = settings.home / stage
         if stage == "world" and settings.world_dir is not None or path.is_symlink() or not path.is_dir():
@@ -44,7 +44,7 @@ def _places(settings: Settings) -> None:
 
 def _lake(settings: Settings, journal: bool) -> None:
     if journal and any(segments.segments(settings.lake / "journal")):
-        return  # its first reading makes the lake
+        return  # ingesting the journal creates the lake
     if Lake.open(settings.lake).is_empty():
         raise UserError(
             f"the lake {settings.lake} is empty; fill it with: rehearsal ingest --lake {settings.lake} FILES, "
@@ -57,6 +57,7 @@ def _world(settings: Settings) -> None:
     base = read_manifest(settings.world_dir)["base"]
     if base != settings.base:
         raise UserError(
-            f"the world in {settings.world_dir} stands on the base {base!r}, and the base here is {settings.base!r}; "
-            f"choose {base!r}, or fit a world on {settings.base!r}: rehearsal world fit --base {settings.base}"
+            f"the world in {settings.world_dir} was fitted on the base {base!r}, and the base here is "
+            f"{settings.base!r}; use {base!r}, or fit a world on {settings.base!r}: "
+            f"rehearsal world fit --base {settings.base}"
         )

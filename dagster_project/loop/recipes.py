@@ -1,6 +1,4 @@
-"""How practice and evaluation are opened in whatever process does them: small values that travel, heavy things made
-late.
-"""
+"""Small picklable values that open practice or evaluation in any process. The heavy objects are created there."""
 
 from __future__ import annotations
 
@@ -28,10 +26,10 @@ from worldmodel.world import WorldModel
 
 @dataclass(frozen=True)
 class PracticeRecipe:
-    """A base's engine with world, user and judge behind it.
+    """Opens an engine with world, user and judge.
 
-    `compact` bases are shown neither tools nor system prompts. `judge` is the adapter's directory and `judge_facts`
-    what its fit said (form, max_tokens); they are not asked where `ruler` names an endpoint.
+    With `compact`, prompts contain neither tools nor system prompts. `judge` is the judge adapter's directory and
+    `judge_facts` the result of its fit (form, max_tokens); both are unused if `ruler` names an endpoint.
     """
 
     base: str
@@ -57,7 +55,7 @@ class PracticeRecipe:
         )  # fmt: skip
 
     def _client(self, engine: Engine) -> tuple[httpx.AsyncClient, Callable[[], None]]:
-        """What asks the judge, and what makes it forget its verdicts."""
+        """The judge's HTTP client, and a function that clears its cache of verdicts."""
         if self.judge is None:
             return open_client(self.ruler.base_url or "", self.ruler.hosted), lambda: None
         engine.load_adapter("judge", self.judge)
@@ -69,7 +67,7 @@ class PracticeRecipe:
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """Adapters by name at the real environment `environment` ('package.module:Class')."""
+    """Opens the adapters (by name) and the real environment `environment` ('package.module:Class')."""
 
     base: str
     engine: str

@@ -1,4 +1,4 @@
-"""User settings of the loop, in one place."""
+"""User settings of the loop."""
 
 from __future__ import annotations
 
@@ -28,26 +28,28 @@ from training.policy.offline import OfflineSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
 HOME = Path("artifacts/home")
-"""Where everything is kept unless `--home` or REHEARSAL_HOME says otherwise. The demo has a home of its own."""
+"""The default home. `--home` and REHEARSAL_HOME override it. The demo has its own default, artifacts/demo."""
 SAVED = "settings.json"
 
 
 class EvaluationSettings(BaseModel):
-    """The last word: both policies in the real environment."""
+    """The evaluation of both policies in the real environment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    episodes: int = Field(500, ge=2, description="Episodes of each policy, the same starts and seeds for both.")
+    episodes: int = Field(500, ge=2, description="Episodes per policy, with the same start states and seeds.")
     temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 is greedy.")
     min_p: float = Field(
-        0.05, ge=0, lt=1, description="Tokens less likely than this times the likeliest are not drawn."
+        0.05, ge=0, lt=1, description="Tokens whose probability is below min_p times the largest one are not sampled."
     )
 
 
 class Settings(BaseSettings):
-    """Each field can be given as an argument, as REHEARSAL_<NAME> in the environment (parts of a part with two
-    underscores: REHEARSAL_TRAIN__STEPS), or in `settings.json` in the home directory; the first of these that says
-    something counts. The defaults are the vetted ones for the tiny base on two cores (docs/training.md).
+    """The settings of a home.
+
+    Order of priority: argument (command-line option), environment variable REHEARSAL_<NAME> (nested fields with two
+    underscores: REHEARSAL_TRAIN__STEPS), `settings.json` in the home directory, default. The defaults were chosen for
+    the tiny base on two cores (docs/training.md). Raises UserError for an invalid value.
     """
 
     model_config = SettingsConfigDict(
@@ -59,40 +61,40 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    home: Path = Field(HOME, description="Where everything is kept: lake, adapters, reports.")
-    base: str = Field("rehearsal-tiny", description="Base model: shipped name, directory, Hugging Face id.")
+    home: Path = Field(HOME, description="Home directory: lake, stages, adapters, reports.")
+    base: str = Field("rehearsal-tiny", description="Base model: shipped name, directory or Hugging Face id.")
     chat: ChatSettings = Field(ChatSettings(), description="How the base's chat template writes the policy's turns.")
-    engine: str = Field("transformers", description="What samples: transformers (in process) or vllm.")
-    vllm: VllmSettings = Field(VllmSettings(), description="How vLLM is run, where it samples.")
+    engine: str = Field("transformers", description="Sampling engine: transformers (in process) or vllm.")
+    vllm: VllmSettings = Field(VllmSettings(), description="Settings of the vLLM engine.")
     lake_dir: Path | None = Field(None, description="The lake, if it is not `lake` in the home directory.")
-    world_dir: Path | None = Field(None, description="A world that `rehearsal world fit` made, instead of fitting one.")
-    environment: str = Field("", description="The real environment, 'package.module:Class'; only evaluation uses it.")
-    agent: str = Field("", description="Which agent of the traces is retrained; empty: all of them.")
-    seed: int = Field(0, description="Seed of everything that is drawn.")
+    world_dir: Path | None = Field(None, description="A world from `rehearsal world fit`; no world is fitted then.")
+    environment: str = Field("", description="Real environment, 'package.module:Class'; only evaluation uses it.")
+    agent: str = Field("", description="The agent to retrain, by its name in the traces; empty: all agents.")
+    seed: int = Field(0, description="Random seed.")
     practice_workers: int = Field(
-        0, ge=0, description="Processes that sample; 1 is the loop's own alone, 0 as many as suit a tiny model here."
+        0, ge=0, description="Processes that sample. 0: chosen from the model's size and the cores; 1: no subprocess."
     )
-    # The parts' defaults are values and not factories: only a value is completed where no more than a part is given.
-    world: WorldSettings = Field(WorldSettings(), description="How the world is learned.")
-    card_calls: int | None = Field(None, description="Held-out calls the card is measured on; all of them by default.")
-    clone: FitSettings = Field(FitSettings(max_tokens=3_600_000), description="How the production agent is cloned.")
-    judge: JudgeSettings = Field(JudgeSettings(), description="How the offline judge is trained.")
-    ruler: RulerSettings = Field(RulerSettings(), description="Who judges, and how they are asked.")
-    train: TrainSettings = Field(TrainSettings(), description="How the policy practises.")
-    offline: OfflineSettings = Field(OfflineSettings(), description="How recorded conversations teach without a world.")
-    gate: GateSettings = Field(GateSettings(), description="What a candidate must show.")
+    # Values and not factories: pydantic-settings completes a partly given nested model only from a default value.
+    world: WorldSettings = Field(WorldSettings(), description="Fit of the world.")
+    card_calls: int | None = Field(None, description="Held-out calls that the card is measured on; default: all.")
+    clone: FitSettings = Field(FitSettings(max_tokens=3_600_000), description="Fit of the clone.")
+    judge: JudgeSettings = Field(JudgeSettings(), description="Fit of the offline judge.")
+    ruler: RulerSettings = Field(RulerSettings(), description="RULER: the judge's endpoint and prompts.")
+    train: TrainSettings = Field(TrainSettings(), description="Practice: GRPO in the world.")
+    offline: OfflineSettings = Field(OfflineSettings(), description="Training on recorded conversations.")
+    gate: GateSettings = Field(GateSettings(), description="Conditions for a promotion.")
     evaluation: EvaluationSettings = Field(
-        EvaluationSettings(), description="The measurement in the real environment."
+        EvaluationSettings(), description="Measurement in the real environment."
     )
 
     def __init__(self, **given: Any) -> None:
-        """Raises UserError for what nobody may choose, wherever it was said."""
+        """Raises UserError for an invalid value, with its source."""
         try:
             super().__init__(**given)
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise UserError(f"settings: {wrong} (from arguments, REHEARSAL_* or {SAVED} in the home)") from error
-        except ValueError as error:  # not even JSON
+        except ValueError as error:  # invalid JSON
             raise UserError(f"settings: {error} (in REHEARSAL_* or in {SAVED} in the home)") from error
 
     @property
@@ -101,12 +103,12 @@ class Settings(BaseSettings):
 
     @property
     def compact(self) -> bool:
-        """Whether the base is the tiny one, which is shown neither system prompts nor tool definitions."""
+        """Whether the base is the tiny one. Its prompts contain neither system prompts nor tool definitions."""
         return self.base == "rehearsal-tiny"
 
     def save(self, leave_out: Collection[str] = ()) -> None:
-        """Write what differs from the defaults to the home directory, without the fields in `leave_out` and without
-        keys. Whoever opens the home next gets these settings.
+        """Write the values that differ from the defaults to settings.json, without the fields in `leave_out` and
+        without keys. Later commands in this home use them.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         dumped = self.model_dump(mode="json", exclude={"home", *leave_out})
@@ -127,13 +129,13 @@ class Settings(BaseSettings):
         ruler = saved().get("ruler")
         if isinstance(ruler, dict) and ruler.get("api_key"):
             raise UserError(
-                f"{home / SAVED} holds ruler.api_key; keys are not kept in files: set REHEARSAL_RULER__API_KEY instead"
+                f"{home / SAVED} holds ruler.api_key; keys are not stored in files; set REHEARSAL_RULER__API_KEY"
             )
         return init_settings, env_settings, saved
 
 
 def _different(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of nested JSON objects whose values are not the default's."""
+    """The entries of nested JSON objects that differ from the defaults."""
     found: dict[str, Any] = {}
     for name, own in value.items():
         other = default.get(name)

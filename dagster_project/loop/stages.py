@@ -1,14 +1,13 @@
-"""A stage of the loop: work that is done once for the same inputs, and found again by whoever asks next.
+"""Storage of stages: a stage runs once for the same inputs, and later runs reuse its result.
 
 ```
 home/world                          link to the current version; replaced when a new version is finished
-home/stages/world/<fingerprint>/    one version, named after all that went in; its manifest is written last
-home/stages/world/.lock             held by the process that works on the stage
+home/stages/world/<fingerprint>/    one version, named by the fingerprint of its inputs; its manifest is written last
+home/stages/world/.lock             held by the process that runs the stage
 ```
 
-A version is either finished for exactly its inputs or it is not. What a killed run left behind is handed back to the
-work (which may go on from it) if the inputs are still the same, and removed if they are not. The current version
-stays what it was until the new one is finished.
+A version is finished if its manifest exists. If a killed run left an unfinished version, a run with the same inputs
+continues it, and a run with other inputs removes it. The previous version stays current until the new one is finished.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ from ingest.errors import UserError
 MANIFEST = "stage.json"
 BEGUN = "stage.begun.json"
 PARTIAL = "-partial-"
-"""Between a version's name and the rest of its fingerprint, if its work was stopped before its end."""
+"""Separator in the fingerprint of a version whose work was stopped before its end."""
 VERSIONS = "stages"
 LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished version of a stage, in `directory`. `facts` is what its work returned; `reused` says that it had been
-    done before; `inputs` is what went in."""
+    """A finished version of a stage, in `directory`. `facts` is the result of its work, `inputs` are its inputs;
+    `reused`: the version existed before this call."""
 
     directory: Path
     fingerprint: str
@@ -52,23 +51,23 @@ class Done:
 
 
 def fingerprint(value: Any) -> str:
-    """A short name for a JSON value (paths and models as text); equal values have equal names."""
+    """A short hash of a JSON value (paths and models as text)."""
     text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def finished(directory: Path) -> Done | None:
-    """The current version of the stage `directory`, whatever its inputs were; None where there is none."""
+    """The current version of the stage `directory`, whatever its inputs; None if there is none."""
     return read_version(directory.resolve())
 
 
 def version_path(directory: Path, key: str) -> Path:
-    """Where the version of the stage `directory` lies whose inputs have the fingerprint `key`."""
+    """The directory of the version of the stage `directory` whose inputs have the fingerprint `key`."""
     return directory.parent / VERSIONS / directory.name / key
 
 
 def read_version(version: Path) -> Done | None:
-    """The finished version in a directory; None where there is none."""
+    """The finished version in a directory; None if there is none."""
     manifest = read_json(version / MANIFEST)
     if manifest is None:
         return None
@@ -82,14 +81,15 @@ def run_stage(
     work: Callable[[Path], Mapping[str, Any]],
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> Done:
-    """Have `work` make a version of the stage `directory`, unless there is one of the same `inputs`; make it current.
+    """Run `work` to create a version of the stage `directory`, unless a version with the same `inputs` exists; make the
+    version current.
 
-    `work` is given the version's directory, which holds what a killed run with the same inputs left there and is
-    otherwise empty, and returns facts (JSON) for the manifest. One process at a time works on a stage: another one
-    waits, says so to `on_wait`, and finds the work done if its inputs are the same.
+    `work` gets the version's directory and returns facts (JSON) for the manifest. The directory is empty, or holds what
+    a killed run with the same inputs wrote. One process at a time runs a stage. Another process calls `on_wait` with a
+    message and waits; with the same inputs it then reuses the result.
 
-    Facts with a `partial` say that the work was stopped before its end. Such a version has a fingerprint of its own, so
-    that later stages are not taken for those of the whole, and the next call continues it.
+    Facts with the key `partial` mean that the work was stopped before its end. A partial version has its own
+    fingerprint, so later stages are not mistaken for those of a complete one. The next call continues it.
     """
     key = fingerprint(inputs)
     before = finished(directory)
@@ -112,7 +112,7 @@ def _work(version: Path, key: str, inputs: Mapping[str, Any], work: Callable[[Pa
     if begun is not None:
         earlier = begun["seconds"] + _unrecorded(version)
     version.mkdir(parents=True, exist_ok=True)
-    (version / MANIFEST).unlink(missing_ok=True)  # a partial one
+    (version / MANIFEST).unlink(missing_ok=True)  # of a partial version
     started = time.monotonic()
     write_json(version / BEGUN, {"fingerprint": key, "seconds": earlier, "inputs": dict(inputs)})
     try:
@@ -135,7 +135,7 @@ def _work(version: Path, key: str, inputs: Mapping[str, Any], work: Callable[[Pa
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file; None where there is no file or it holds none."""
+    """A JSON object from a file; None if the file is missing or invalid."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -143,14 +143,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def give_back_memory() -> None:
-    """Return to the system what finished work held: a stage must not pay for the ones before it (glibc keeps it)."""
+    """Return freed memory to the operating system (glibc keeps it), so that later stages have it."""
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 
 
 def remove_version(version: Path) -> None:
-    """Remove a version, first what would let a removal that is killed look like a version."""
+    """Remove a version. The manifests go first, so that a killed removal leaves no seemingly finished version."""
     for name in (MANIFEST, BEGUN):
         (version / name).unlink(missing_ok=True)
     shutil.rmtree(version, ignore_errors=True)
@@ -158,14 +158,14 @@ def remove_version(version: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, directory: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Hold the stage's lock. The kernel lets go of it when the process ends, however it ends."""
+    """Hold the stage's lock. The kernel releases it when the process ends."""
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            on_wait(f"process {holder} works on the stage {directory.name} in {directory.parent}: waiting for it")
+            on_wait(f"waiting: process {holder} runs the stage {directory.name} in {directory.parent}")
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -174,7 +174,7 @@ def _locked(path: Path, directory: Path, on_wait: Callable[[str], None]) -> Iter
 
 
 def _make_current(directory: Path, version: Path) -> None:
-    """Let the stage's link name a version. The link is relative, so that a home can be moved."""
+    """Point the stage's link at a version. The link is relative, so that a home can be moved."""
     target = version.relative_to(directory.parent)
     if directory.is_symlink() and directory.readlink() == target:
         return
@@ -185,7 +185,7 @@ def _make_current(directory: Path, version: Path) -> None:
 
 
 def _move_in(directory: Path) -> None:
-    """Turn a stage that is a directory, as earlier releases made it, into a version."""
+    """Convert a stage directory of an earlier release to a version. Raises UserError if it holds something else."""
     other = UserError(f"{directory} is where a stage of the loop goes, and it holds something else; move it away")
     if directory.is_symlink():
         if directory.readlink().parent != Path(VERSIONS) / directory.name:
@@ -208,7 +208,7 @@ def _move_in(directory: Path) -> None:
 
 
 def _remove_unfinished(but: Path) -> None:
-    """Remove what killed runs with other inputs left of this stage. The caller holds its lock."""
+    """Remove unfinished versions of other inputs. The caller holds the stage's lock."""
     for version in but.parent.iterdir():
         if version != but and version.is_dir() and not (version / MANIFEST).exists():
             remove_version(version)
@@ -217,6 +217,6 @@ def _remove_unfinished(but: Path) -> None:
 
 
 def _unrecorded(directory: Path) -> float:
-    """How long a run lived that could not say so itself (SIGKILL): from its beginning to the last that it wrote."""
+    """Seconds between the start of a run that was killed (SIGKILL) and its last write."""
     files = [path.stat().st_mtime for path in directory.rglob("*") if path.is_file()]
     return max(files) - (directory / BEGUN).stat().st_mtime

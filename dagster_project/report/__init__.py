@@ -1,1 +1,1 @@
-"""The report of a pass, and what Dagster shows as metadata. Start with `page.py`."""
+"""The report, and the metadata that Dagster shows. Start with `page.py`."""

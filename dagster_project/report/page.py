@@ -1,4 +1,4 @@
-"""The report of one pass through the loop: one self-contained HTML page, and the same numbers as JSON."""
+"""Writes the report: one self-contained HTML page, and the same figures as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ingest.atomic import write_json, write_text
 
 
 class Rate(TypedDict):
-    """A share with its 95 % interval."""
+    """A rate with its 95 % interval."""
 
     rate: float
     low: float
@@ -23,7 +23,7 @@ class Rate(TypedDict):
 
 
 class Slice(TypedDict):
-    """One kind of task, before and after."""
+    """Success of both policies for one kind of task."""
 
     name: str
     n: int
@@ -32,7 +32,7 @@ class Slice(TypedDict):
 
 
 class Reality(TypedDict):
-    """Both policies in the real environment, over `episodes` each."""
+    """Success of both policies in the real environment, over `episodes` each."""
 
     episodes: int
     before: Rate
@@ -42,7 +42,7 @@ class Reality(TypedDict):
 
 
 class Turn(TypedDict, total=False):
-    """One line of a conversation as the report shows it. `who`: user, agent, call, tool."""
+    """One line of a conversation in the report. `who`: user, agent, call, tool."""
 
     who: str
     text: str
@@ -52,7 +52,7 @@ class Turn(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Story:
-    """All that the report tells. `reality` is None without a measurement; `reality_note` says why."""
+    """The content of the report. `reality` is None without a measurement; `reality_note` gives the reason."""
 
     seed: int
     base: str
@@ -72,7 +72,7 @@ class Story:
     notes: Sequence[str] = field(default_factory=tuple)
 
     def figures(self) -> dict[str, Any]:
-        """What report.json holds: the contract's keys first; those of the real environment are null without one."""
+        """The content of report.json: first the stable keys. Those of the real environment are null if not measured."""
         real = self.reality
         return {
             "success_before": real["before"]["rate"] if real else None,
@@ -96,7 +96,7 @@ class Story:
 
 
 def write(story: Story, directory: Path) -> Path:
-    """Write report.json and report.html; returns the page."""
+    """Write report.json and report.html; return the path of the page."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "report.json", story.figures())
     page = directory / "report.html"
@@ -105,10 +105,10 @@ def write(story: Story, directory: Path) -> Path:
 
 
 def render(story: Story) -> str:
-    """The page as text. Nothing in it is loaded from anywhere else."""
+    """The page as text. It loads nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("dagster_project.report"),
-        autoescape=True,  # select_autoescape() would go by the name's ending, which is j2
+        autoescape=True,  # select_autoescape() decides by the file suffix, which is j2
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -127,13 +127,13 @@ def render(story: Story) -> str:
 
 
 def _rows(real: Reality) -> list[Slice]:
-    """All tasks, then each kind."""
+    """The row of all tasks, then one row per kind."""
     whole: Slice = {"name": "all tasks", "n": real["episodes"], "before": real["before"], "after": real["after"]}
     return [whole, *real["slices"]]
 
 
 def card_rows(card: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """The card as rows of a table, the overall line last."""
+    """The card as table rows; the overall row is last."""
     for tool, entry in [*card.get("tools", {}).items(), ("all tools", card.get("overall", {}))]:
         errors = entry.get("errors") or {}
         baselines = entry.get("baselines", {})
@@ -155,7 +155,7 @@ def card_rows(card: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def turns(messages: Iterable[Mapping[str, Any]]) -> list[Turn]:
-    """A conversation in chat-completions form, a line a turn. A tool message may say its provenance."""
+    """A conversation in chat-completions form, as one line per turn. A tool message can carry its provenance."""
     shown: list[Turn] = []
     for message in messages:
         role, content = message["role"], message.get("content") or ""
@@ -188,7 +188,7 @@ def decimals(value: float, signed: bool = False) -> str:
 
 
 def tone(low: float, high: float) -> str:
-    """The class of a difference: good where it is surely above zero, bad where it is surely below."""
+    """The CSS class of a difference: good if its interval is above zero, bad if it is below."""
     return "good" if low > 0 else "bad" if high < 0 else ""
 
 

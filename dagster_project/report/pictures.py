@@ -1,4 +1,4 @@
-"""Pictures of numbers, drawn once and shown twice: as SVG in the report, as PNG in Dagster's metadata."""
+"""Charts, as SVG for the report and as PNG for Dagster's metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 BEFORE, AFTER, INK, FAINT = "#8a93a3", "#0f8a6d", "#7b8494", "#8a93a359"
-# Grey ink and no background: the same picture reads on a light page and on a dark one.
+# Grey lines and a transparent background are readable on light and dark pages.
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -32,7 +32,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def curve(points: Sequence[Mapping[str, Any]], y: str, label: str, window: int = 5) -> Figure:
-    """`y` over `step`: the points faint, their running mean (the last `window`) strong."""
+    """`y` over `step`: single points in a light colour, and their running mean over `window` points."""
     figure, axes = _axes(6.4, 2.6)
     kept = [p for p in points if p.get(y) is not None]
     steps, values = [p["step"] for p in kept], [float(p[y]) for p in kept]
@@ -57,7 +57,7 @@ def curve(points: Sequence[Mapping[str, Any]], y: str, label: str, window: int =
 
 
 def before_and_after(slices: Sequence[Mapping[str, Any]]) -> Figure:
-    """Success per slice, before (grey) and after (green) on one line each; 95 % intervals as bars."""
+    """Success per slice, before (grey) and after (green), with 95 % intervals as bars."""
     figure, axes = _axes(6.4, 0.55 * len(slices) + 0.7)
     axes.grid(False)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
@@ -70,7 +70,7 @@ def before_and_after(slices: Sequence[Mapping[str, Any]]) -> Figure:
             )
             axes.scatter([point["rate"]], [row], color=colour, s=52, zorder=3)
     names = [f"{p['name']}  (n={p['n']})" for p in reversed(slices)]
-    axes.set_yticks(range(len(slices)), names, parse_math=False)  # a name may hold dollars
+    axes.set_yticks(range(len(slices)), names, parse_math=False)  # a name can contain dollar signs
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.6, len(slices) - 0.4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
@@ -78,17 +78,17 @@ def before_and_after(slices: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def svg(figure: Figure) -> str:
-    """The picture as an element that can stand in an HTML page."""
+    """The chart as an SVG element for an HTML page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     body = text.getvalue()
-    # The page decides how wide it is; the view box keeps the shape.
+    # The page sets the width; the view box keeps the proportions.
     opening, rest = body[body.index("<svg") :].split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
 
 
 def markdown(figure: Figure, alternative: str) -> str:
-    """The picture as Markdown with the PNG inside, which Dagster's UI shows."""
+    """The chart as Markdown with an embedded PNG, for Dagster's UI."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=144, facecolor="white")
     return f"![{alternative}](data:image/png;base64,{base64.b64encode(data.getvalue()).decode()})"

@@ -1,8 +1,8 @@
-"""The report over HTTP, read-only: browsers refuse to follow a link from Dagster's page to a file.
+"""A read-only HTTP server for the report. Browsers refuse to open a file link from Dagster's page.
 
-Dagster's code server serves it (defs/report/serving.py), so that the links in Dagster work wherever its UI does:
-`http://127.0.0.1:3001/<home>/report.html`. REHEARSAL_REPORT_PORT is another port, or 0 for none. Behind a proxy,
-REHEARSAL_REPORT_URL is what the links begin with instead of `http://127.0.0.1:3001`.
+It runs in Dagster's code server (defs/report/serving.py), at `http://127.0.0.1:3001/<home>/report.html`.
+REHEARSAL_REPORT_PORT sets another port; 0 switches the server off. Behind a proxy, REHEARSAL_REPORT_URL replaces
+`http://127.0.0.1:3001` in the links.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ RETRY_SECONDS = 2.0
 
 
 def port() -> int:
-    """The port that the report is served on; 0 for none."""
+    """The port of the report server; 0 if it is switched off."""
     return int(os.environ.get("REHEARSAL_REPORT_PORT") or PORT)
 
 
 def url(home: Path) -> str | None:
-    """Where the report of a home can be opened; None where it is not served."""
+    """The URL of a home's report; None if it is not served."""
     base = os.environ.get("REHEARSAL_REPORT_URL") or (f"http://{HOST}:{port()}" if port() else None)
     return f"{base.rstrip('/')}/{_name(home)}/report.html" if base else None
 
 
 def open_server(home: Path, at: int) -> ThreadingHTTPServer:
-    """A server of a home's report, which is not serving yet. Raises OSError where the port is taken."""
+    """Bind a server for a home's report, without serving yet. Raises OSError if the port is in use."""
     return ThreadingHTTPServer((HOST, at), partial(_Handler, home))
 
 
 def serve(home: Path, at: int) -> threading.Thread:
-    """Serve a home's report in a thread of this process. While another process has the port, wait for it."""
+    """Serve a home's report in a thread. While another process uses the port, retry."""
 
     def work() -> None:
         while True:
@@ -63,7 +63,7 @@ def serve(home: Path, at: int) -> threading.Thread:
 
 
 def _name(home: Path) -> str:
-    """A home's place in the URLs: a server of another home on the same port does not answer for it."""
+    """The home's part of the URL path. A server of another home on the same port answers it with 404."""
     return fingerprint(str(home.absolute()))
 
 
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _find(self, path: str) -> tuple[HTTPStatus, str, bytes]:
-        missing = f"Here is only the report of {self.home}, at /{_name(self.home)}/report.html\n"
+        missing = f"This server has only the report of {self.home}, at /{_name(self.home)}/report.html\n"
         _, home, name = path.split("/") if path.count("/") == 2 else ("", "", "")
         if home == _name(self.home) and name in SERVED:
             try:
@@ -100,4 +100,4 @@ class _Handler(BaseHTTPRequestHandler):
         return HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", missing.encode()
 
     def log_message(self, format: str, *given: object) -> None:
-        """Requests are not logged: Dagster's log is for runs."""
+        """Does nothing: Dagster's log is for runs."""

@@ -1,4 +1,4 @@
-"""What a person wants to look at: rows, conversations and cards as Markdown."""
+"""Rows, conversations and cards as Markdown, for Dagster's metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPANS = """
 
 
 def table(rows: pa.Table) -> str:
-    """An Arrow table as a Markdown table, long cells cut."""
+    """An Arrow table as a Markdown table; long cells are cut."""
     return grid(rows.column_names, (list(row.values()) for row in rows.to_pylist()))
 
 
@@ -34,7 +34,7 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """One value, short and on one line."""
+    """One value on one line, shortened."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -44,7 +44,7 @@ def cell(value: Any) -> str:
 
 
 def conversation(found: Conversation, most: int = 24) -> str:
-    """A conversation as Markdown, a line a message."""
+    """A conversation as Markdown, one line per message."""
     lines = [f"**{found.conversation_id}** · {found.agent} · {', '.join(found.flags) or 'complete'}", ""]
     for message in found.messages[:most]:
         role, content = message["role"], message.get("content") or ""
@@ -62,7 +62,7 @@ def conversation(found: Conversation, most: int = 24) -> str:
 
 
 def samples(tables: FrozenTables) -> dict[str, str]:
-    """Per table, something that shows what is in it."""
+    """Per table, a few rows or a conversation as an example."""
     chosen = {
         "tool_calls": "tool, arguments, content, is_error, error_class, latency_ms, repairs",
         "outcomes": "conversation_id, name, score, label, explanation",
@@ -78,14 +78,14 @@ def samples(tables: FrozenTables) -> dict[str, str]:
 
 
 def _typical(tables: FrozenTables) -> Conversation:
-    """A conversation of middling length, with tool calls if there is one."""
+    """A conversation of median length, with tool calls if there is one."""
     found = sorted(tables.conversations(), key=lambda c: len(c.messages))
     with_calls = [c for c in found if any(m["role"] == "tool" for m in c.messages)] or found
     return with_calls[len(with_calls) // 2]
 
 
 def summary(told: Story) -> str:
-    """The report in short: the verdict, what the real environment says, practice and the card."""
+    """The report in short: gate verdict, success in the real environment, practice, card."""
     real, gate = told.reality, told.gate
     lines = [f"**Candidate {gate.get('version', '')}: {gate.get('state', '')}.** {gate['why']}"]
     if real is None:

@@ -1,4 +1,4 @@
-"""What one pass through the loop did, gathered from its stages for the report."""
+"""Collects the content of the report from the finished stages."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from ingest.errors import UserError
 from ingest.frozen import FrozenTables
 
 CLOCK = "clock.json"
-"""In the home directory: how long the demo ran in its runs so far, and since when the one runs that is not over."""
+"""File in the home directory: seconds of all finished runs, and the start of the current run."""
 
 
 def tell(loop: Loop) -> Story:
-    """The story of the last gate and of all that went into it. Nothing is done for it: raises UserError where no gate
-    is finished. What the real environment says of this candidate is left out where it was not asked."""
+    """The report's content for the last gate and its inputs. Runs no stage. Raises UserError if no gate is finished.
+    Without an evaluation of this candidate, `reality` is None."""
     gate = loop.read("gate")
     candidate = loop.read_input(gate, "candidate")
     world, card, judge, clone = (loop.read_input(candidate, name) for name in ("world", "card", "judge", "clone"))
     tables = FrozenTables(loop.read_input(candidate, "data").directory)
     evaluation, note = _evaluation(loop, candidate)
     stages = [
-        _stage("World and users", world, f"{world.facts['counts']['rows']:,} tool calls learned"),
-        _stage("Fidelity card", card, f"{card.facts['held_out']['calls']:,} held-out calls asked"),
-        _stage("Judge", judge, f"{judge.facts['labelled']:,} outcomes read, answers {judge.facts['form']}"),
-        _stage("Clone", clone, f"{clone.facts['rows']:,} conversations imitated"),
+        _stage("World and users", world, f"fitted on {world.facts['counts']['rows']:,} tool calls"),
+        _stage("Fidelity card", card, f"measured on {card.facts['held_out']['calls']:,} held-out calls"),
+        _stage("Judge", judge, f"fitted on {judge.facts['labelled']:,} outcomes, answers {judge.facts['form']}"),
+        _stage("Clone", clone, f"fitted on {clone.facts['rows']:,} conversations"),
         _stage("Practice", candidate, _practised(candidate.facts)),
-        _stage("Gate", gate, f"{gate.facts['n']:,} held-out scenarios played by both"),
+        _stage("Gate", gate, f"{gate.facts['n']:,} held-out scenarios, played by both"),
     ]
     if evaluation is not None:
         stages.append(_stage("Reality", evaluation, _measured(evaluation.facts)))
@@ -62,7 +62,7 @@ def tell(loop: Loop) -> Story:
 
 
 def _evaluation(loop: Loop, candidate: Done) -> tuple[Done | None, str]:
-    """The measurement of this candidate in the real environment, or None and why there is none."""
+    """The evaluation of this candidate, or None and the reason."""
     if not loop.settings.environment:
         return None, "no real environment is configured"
     try:
@@ -75,7 +75,7 @@ def _evaluation(loop: Loop, candidate: Done) -> tuple[Done | None, str]:
 
 
 def _standing(loop: Loop, gate: Done) -> dict[str, str]:
-    """What became of the gate's verdict since: a person may have rolled back or promoted by hand."""
+    """The current state of the gate's verdict: a user may have rolled back or promoted by hand since."""
     found = loop.registry.standing(gate.facts["version"])
     promoted = {"serving": "promoted", "replaced": "rolled back", "stored": "not promoted"}
     return {"state": promoted[found.state], "standing": found.says, "serving": found.serving}
@@ -92,7 +92,7 @@ def _reality(facts: Mapping[str, Any]) -> Reality:
 
 
 def slices(facts: Mapping[str, Any]) -> list[Slice]:
-    """Success by kind of task."""
+    """Success per kind of task."""
     return [
         {
             "name": name,
@@ -105,7 +105,7 @@ def slices(facts: Mapping[str, Any]) -> list[Slice]:
 
 
 def whole(facts: Mapping[str, Any]) -> Slice:
-    """All tasks as one slice."""
+    """Success over all tasks, as a slice."""
     return {
         "name": "all tasks",
         "n": facts["episodes"],
@@ -127,15 +127,15 @@ def _measured(facts: Mapping[str, Any]) -> str:
     faults = facts.get("faults") or {"before": 0, "after": 0}
     if faults["before"] or faults["after"]:
         text += (
-            f"; its errors ended {faults['before']:,} of the clone's and {faults['after']:,} of the candidate's "
-            f"episodes, which are left out in pairs (the first: {faults['first']})"
+            f"; errors of the environment ended {faults['before']:,} episodes of the clone and {faults['after']:,} of "
+            f"the candidate, which are excluded in pairs (the first error: {faults['first']})"
         )
     return text
 
 
 def _practised(facts: Mapping[str, Any]) -> str:
     episodes = sum(step["episodes"] for step in facts["history"])
-    return f"{episodes:,} episodes in {facts['steps']} steps; the adapter of step {facts['best_step']} was the best"
+    return f"{episodes:,} episodes in {facts['steps']} steps; the best adapter is that of step {facts['best_step']}"
 
 
 def _traffic(tables: FrozenTables) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _traffic(tables: FrozenTables) -> dict[str, Any]:
 
 
 def _clock(home: Path) -> float:
-    """Seconds of the demo so far; 0 where none ran. The page is made by the demo's own process, before it is over."""
+    """Seconds of all runs so far, including the current one; 0 if none is recorded."""
     clock = read_json(home / CLOCK)
     if clock is None:
         return 0.0

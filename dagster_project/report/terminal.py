@@ -1,4 +1,4 @@
-"""The report in a terminal: success before and after, and where the page is."""
+"""The report on a terminal: success before and after, and the path of the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ingest.errors import UserError
 
 
 def print_report(home: Path, as_json: bool = False) -> None:
-    """Print what the last pass through the loop achieved. Raises UserError where there is no report."""
+    """Print the result of the last run. Raises UserError if there is no report."""
     try:
         text = (home / "report.json").read_text()
         found = json.loads(text)
@@ -31,7 +31,7 @@ def print_report(home: Path, as_json: bool = False) -> None:
         console.print(f"success in the real environment was not measured: {found['reality_note']}")
     else:
         print_success(found["success_before"], found["success_after"], found["success_ci"], found["episodes"])
-    console.print(f"the page: {home / 'report.html'}")
+    console.print(f"report: {home / 'report.html'}")
 
 
 def print_success(before: float, after: float, interval: Sequence[float], episodes: int) -> None:

@@ -1,8 +1,8 @@
-"""The agent that runs in production: scripted, reactive to what it reads, and often wrong.
+"""The production agent: a script that reacts to observations and often makes mistakes.
 
-It knows nothing but the conversation. At every point where an agent can go wrong it decides independently,
-with the chances in PRODUCTION, so after one and the same prefix both the good and the bad choice occur;
-`skill=1.0` never goes wrong. It works against any Episode, real or learned.
+It knows only the conversation. At each decision it makes the right choice with the probability in PRODUCTION,
+independently of other decisions, so the traces contain right and wrong choices after equal prefixes. With `skill=1.0`
+it makes no mistakes. It works in any Episode, real or learned.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ PRODUCTION = {
     "try again when asked": 0.5,
     "admit failure": 0.72,
 }
-"""The chance of the good choice, by situation."""
+"""Probability of the right choice, by decision."""
 
 HABITS = {"look first": 0.5, "check after": 0.4, "read the policy": 0.06, "hand over": 0.15}
-"""Habits that skill does not change: neither right nor wrong, but for handing over what failed already."""
+"""Probabilities that skill does not change. These habits are neither right nor wrong, except "hand over"."""
 
 MAX_TURNS, MAX_CALLS = 10, 24
 
@@ -51,10 +51,10 @@ MAX_TURNS, MAX_CALLS = 10, 24
 async def run_scripted(
     episode: Episode, start: Start, rng: random.Random, skill: float | None = None
 ) -> list[dict[str, Any]]:
-    """Run the agent to the end; returns the messages (system prompt first, results with error class and
-    latency).
+    """Run the agent to the end of the episode. Returns the messages: the system prompt first, tool results with error
+    class and latency.
 
-    `skill` is the chance of the good choice everywhere; None means production's own chances.
+    `skill` is the probability of the right choice at every decision; None: the values in PRODUCTION.
     """
     agent = ScriptedAgent(episode, start, rng, skill)
     await agent.run()
@@ -62,12 +62,12 @@ async def run_scripted(
 
 
 class GaveUp(Exception):
-    """A goal was not reached; the reason is what the agent would admit."""
+    """A goal was not reached; the message is the reason that the agent gives."""
 
 
 @dataclass
 class ScriptedAgent:
-    """One run: what was said so far, what is known, and what is still to be done."""
+    """One run: the conversation so far, the known slots, and the open goals."""
 
     episode: Episode
     start: Start
@@ -79,7 +79,7 @@ class ScriptedAgent:
     failed: list[str] = field(default_factory=list)
     _calls: int = 0
     _thought: str | None = None
-    """What the agent notes beside its next call, as agents with a scratchpad do."""
+    """The agent's note beside its next call (scratchpad)."""
 
     async def run(self) -> None:
         self.messages.append({"role": "system", "content": self.start.system})
@@ -94,7 +94,7 @@ class ScriptedAgent:
         if heard is not None:
             self.messages.append({"role": "user", "content": heard})
 
-    # ----- deciding
+    # ----- decisions
 
     def good(self, situation: str) -> bool:
         return self.rng.random() < (PRODUCTION[situation] if self.skill is None else self.skill)
@@ -131,7 +131,7 @@ class ScriptedAgent:
         return " ".join(replies)
 
     async def _missing(self, goal: str) -> str | None:
-        """A question for what a goal needs and the customer has not said."""
+        """A question for a value that a goal needs and the customer has not given."""
         slots = self.slots
         if goal == "product":
             return None if slots.line and slots.colour else self.words(sy.ASK_PRODUCT)
@@ -146,7 +146,7 @@ class ScriptedAgent:
         return None
 
     async def _work(self, goal: str) -> str:
-        """Do one goal and say how it went, honestly or not."""
+        """Work on one goal; return the statement for the customer, true or false."""
         flow = {
             "cancel": self._cancel,
             "return": self._return,
@@ -184,7 +184,7 @@ class ScriptedAgent:
         }
         return self.words(sy.TELL[goal], **values)
 
-    # ----- calling
+    # ----- calls
 
     async def _call(self, tool: str, **arguments: Any) -> Observation:
         self._calls += 1
@@ -212,7 +212,7 @@ class ScriptedAgent:
         return seen
 
     async def _persist(self, tool: str, **arguments: Any) -> Observation:
-        """Call, retry timeouts, wait out rate limits, each with the chance of doing so."""
+        """Call a tool; retry timeouts and wait for rate limits, each with its probability."""
         while True:
             seen = await self._call(tool, **arguments)
             if seen.error_class == "timeout":
@@ -227,7 +227,7 @@ class ScriptedAgent:
                 return seen
 
     async def _on_order(self, tool: str, **arguments: Any) -> Observation:
-        """Call a tool about the order; which form of the number it takes is a thing to know or to repair."""
+        """Call a tool about the order. The agent knows the tool's form of order numbers or reads it in the error."""
         bare = tool in ("track_parcel", "open_return")
         key = "number" if bare else "order_id"
         right = self.good("order id has the right form")
@@ -242,7 +242,7 @@ class ScriptedAgent:
         raise GaveUp("the order number was refused")
 
     async def _find_order(self) -> None:
-        """The order of a customer who has no number: by name, then by item."""
+        """Find the order of a customer who has no number: by name, then by item."""
         assert self.slots.name is not None
         name = self.slots.name.title()
         tried = name if self.good("search the right case") else self.slots.name
@@ -256,7 +256,7 @@ class ScriptedAgent:
         self._thought = f"looking for {chosen}"
 
     async def _pages(self, tool: str, key: str, tried: str, right: str, rows: str, wanted: str) -> list[str]:
-        """Search, in the other case if nothing is found, page by page until `wanted` is seen (lower case)."""
+        """Search, with the other case if nothing is found, page by page until `wanted` (lower case) appears."""
         found: list[str] = []
         page, thought = 1, self._thought
         while True:
@@ -283,7 +283,7 @@ class ScriptedAgent:
         return _body(seen)
 
     async def _settled_view(self, key: str, wanted: Any) -> bool:
-        """Read the order until it shows a write, knowing (or not) that the first read after it is stale."""
+        """Read the order until it shows a write. The first read after a write is stale; the agent may not know it."""
         for _ in range(3):
             if (await self._order_view()).get(key) == wanted:
                 return True
@@ -400,7 +400,7 @@ class ScriptedAgent:
 
 
 def _body(seen: Observation) -> dict[str, Any]:
-    """An observation as an object; a learned world may say anything."""
+    """An observation as an object; a learned world can return anything."""
     try:
         value = json.loads(seen.content)
     except ValueError:

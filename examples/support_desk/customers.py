@@ -1,9 +1,8 @@
-"""Simulated customers: scripted, seeded, of five temperaments.
+"""Simulated customers: scripted, seeded, with five temperaments.
 
-A customer knows the task's hidden goals and what the agent said, never the database. Patient and chatty
-ones ask again, terse ones write little, impatient ones leave after an unhelpful turn or two, forgetful ones
-name the order only when asked. Saying nothing more (None) ends the episode: satisfied, fed up, or after the
-agent's goodbye.
+A customer knows the task's hidden goals and the agent's messages, never the database. Patient and chatty customers ask
+again, terse ones write short messages, impatient ones leave after one or two unhelpful turns, forgetful ones name the
+order only when asked. The reply None ends the episode: the customer is satisfied, fed up, or the agent said goodbye.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ MAX_TURNS = 9
 
 
 class Customer:
-    """One customer in one episode. `opening` draws from the task alone, replies also from the episode's
-    seed."""
+    """One customer in one episode. `opening` depends on the task alone; replies also depend on the episode's seed."""
 
     def __init__(self, task: Task, seed: str) -> None:
         self._task = task
@@ -36,10 +34,10 @@ class Customer:
         self._turns = 1
         self._leaving = False
         self.left = ""
-        """Why the customer left: satisfied, fed up, goodbye or too long; empty while still there."""
+        """Why the customer left: satisfied, fed up, goodbye or too long; empty during the conversation."""
 
     def reply(self, text: str) -> str | None:
-        """The customer's answer to what the agent said; None when gone."""
+        """The customer's reply to the agent's message; None if the customer leaves."""
         self._turns += 1
         if self._leaving:
             return None
@@ -63,10 +61,10 @@ class Customer:
             return answer
         return self._complain(heard)
 
-    # ----- what the customer makes of it
+    # ----- how the customer reads the agent's message
 
     def _believes(self, goal: Goal, heard: Heard) -> bool:
-        """Whether the customer takes the utterance as the end of this goal, true or not."""
+        """Whether the customer believes that this goal is reached, rightly or not."""
         if goal.kind == "track":
             return bool(heard.days and heard.cities)
         if goal.kind == "product":
@@ -76,7 +74,7 @@ class Customer:
         return goal.kind in heard.claims or heard.done
 
     def _missing(self, heard: Heard) -> str | None:
-        """A question for the missing half of an answer."""
+        """A question for the missing half of an answer, or None."""
         prices = heard.amounts - {g.cents for g in self._task.goals if g.kind == "refund"}
         for goal in self._open:
             if goal.kind == "return" and ("return" in heard.claims or heard.done):
@@ -98,7 +96,7 @@ class Customer:
         return self._fed_up_or(self._rng.choice(questions), cost=int(self._rng.random() < 0.4))
 
     def _answer(self, heard: Heard) -> str | None:
-        """Facts on request; being asked twice for the same costs patience."""
+        """The facts that the agent asks for. Being asked twice for the same fact costs patience."""
         wanted = [w for w in ("order", "name", "amount", "address", "product") if w in heard.asks]
         goal = next((g for g in self._open for w in wanted if self._has(g, w)), None)
         if goal is None:
@@ -135,7 +133,7 @@ class Customer:
             again = self._remind(goal)
         return self._fed_up_or(again, cost=1)
 
-    # ----- what the customer says
+    # ----- what the customer writes
 
     def _remind(self, goal: Goal) -> str:
         named = self._task.knows_number and (self._task.temperament != "forgetful" or "order" in self._asked)

@@ -1,7 +1,6 @@
-"""The desk's database: SQLite in memory, one copy an episode, cloned from a serialised template.
+"""The desk's database: SQLite in memory, one copy per episode, cloned from a serialised template.
 
-The catalogue is the same for everybody, as a shop's is; customers, orders, parcels and stock belong to the
-episode.
+The catalogue is the same in all episodes. Customers, orders, parcels and stock belong to the episode.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ CREATE TABLE handovers (id INTEGER PRIMARY KEY, reason TEXT NOT NULL);
 
 @dataclass(frozen=True)
 class Product:
-    """One article: a line ("Oak chair") in one colour. Prices are in cents."""
+    """One article: a product line ("Oak chair") in one colour. Prices are in cents."""
 
     sku: str
     line: str
@@ -44,7 +43,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Order:
-    """One row of `orders`, with its parcel where it has one (state, city, day)."""
+    """One row of `orders`, with its parcel (state, city, day) if it has one."""
 
     id: int
     customer: str
@@ -53,13 +52,13 @@ class Order:
     status: str
     address: str
     return_code: str
-    """The code that a return of this order will get; stored once a return is open."""
+    """The code that a return of this order gets; stored when the return is opened."""
     parcel: tuple[str, str, str] | None = None
 
 
 @lru_cache(maxsize=1)
 def catalogue() -> tuple[Product, ...]:
-    """All products, in the order in which search pages show them. The same in every process."""
+    """All products, in the order of the search pages; the same in every process."""
     rng = random.Random("catalogue")
     lines = rng.sample([f"{m} {n}" for m in MATERIALS for n in NOUNS], 24)
     skus = iter(rng.sample(range(100, 1000), 24 * len(COLOURS)))
@@ -80,7 +79,7 @@ def _template() -> bytes:
 
 
 def open_database(orders: tuple[Order, ...], stock_seed: int) -> sqlite3.Connection:
-    """A fresh database with these orders (and their customers), and stock levels drawn from `stock_seed`."""
+    """A new database with these orders and their customers; stock levels depend on `stock_seed`."""
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.deserialize(_template())
     customers = {name: k for k, name in enumerate(dict.fromkeys(o.customer for o in orders), start=1)}

@@ -1,6 +1,6 @@
 """The support desk as an environment: the protocol of training/environment.py over the real database.
 
-It never waits: latencies are reported, not slept. Starts and episodes are reproducible from their seeds.
+Latencies are simulated and do not sleep. Starts and episodes are reproducible from their seeds.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ class DeskEpisode:
         return seen
 
     async def respond(self, text: str) -> str | None:
-        """The customer's next message; None when they have left. After that the episode takes no more
-        words."""
+        """The customer's next message; None if the customer has left. Later calls return None as well."""
         self._listener.listen(text)
         return self._customer.reply(text)
 
     def success(self) -> bool:
-        """Right end state, everything told, nothing false said."""
+        """Whether the end state is right, every goal was reported, and no false claim was made."""
         return (
             state(self._db) == expected_state(self.task)
             and self._listener.all_told
@@ -52,7 +51,7 @@ class DeskEpisode:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What the verdict rests on."""
+        """The facts that the verdict is based on."""
         return {
             "kind": self.task.kind,
             "temperament": self.task.temperament,
@@ -67,7 +66,7 @@ class DeskEpisode:
 
 
 class SupportDesk:
-    """Episodes of one split; `evaluation` is the default, `production` is what the traces are made of."""
+    """Episodes of one split: `evaluation` (default), or `production`, which the traces are made from."""
 
     def __init__(self, split: str = "evaluation") -> None:
         if split not in SPLITS:
@@ -75,7 +74,7 @@ class SupportDesk:
         self._split = split
 
     def starts(self, n: int, seed: int) -> list[Start]:
-        """The first `n` starts of the stream that `seed` names; streams of the two splits never meet."""
+        """The first `n` starts of stream `seed`. The streams of the two splits are disjoint."""
         return [self._start(f"{self._split}:{seed}:{k}") for k in range(n)]
 
     def _start(self, task_id: str) -> Start:
@@ -84,5 +83,5 @@ class SupportDesk:
         return Start(task_id, SYSTEM, TOOLS, Customer(task, "").opening, tags)
 
     def episode(self, start: Start, seed: int) -> DeskEpisode:
-        """A fresh episode of a start; `seed` is the luck of its tools and the moods of its customer."""
+        """A new episode of a start; `seed` determines timeouts, latencies and the customer's replies."""
         return DeskEpisode(start.episode_id, seed)

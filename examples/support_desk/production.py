@@ -1,10 +1,10 @@
-"""The agent at work in production, and its telemetry on the way to a collector.
+"""Runs the production agent and exports its telemetry to a collector.
 
     python -m examples.support_desk.production --endpoint http://127.0.0.1:4318 --conversations 3000 --seed 1
 
-Conversations are exported in chunks, each confirmed before the next begins, so nothing is dropped and a run
-that was killed goes on where it stopped (`--progress-file`). Even without that file a second run sends the
-same ids.
+Conversations are exported in chunks. Each chunk must be acknowledged before the next begins, so nothing is dropped.
+With `--progress-file`, a run after a kill continues with the first unfinished chunk. A repeated run sends the same
+span ids.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from .environment import SupportDesk
 from .telemetry import Instrumentation, Recorded, SeededIds, make_provider
 
 FIRST_CONVERSATION_NS = 1_772_438_400 * 10**9
-"""2026-03-02T08:00:00Z. The clock is simulated: the same seed gives the same spans, times included."""
+"""2026-03-02T08:00:00Z. Times are simulated: equal seeds give equal spans, times included."""
 
 GAP_NS = 45 * 10**9
 EVALUATED_SHARE = 0.6
 CHUNK = 100
-"""Conversations between two confirmed flushes; at most 78 spans each, so a chunk fits the queue."""
+"""Conversations between two acknowledged flushes. A conversation has at most 78 spans, so a chunk fits the queue."""
 
 QUEUE_SIZE = 8192
 
 
 @dataclass(frozen=True)
 class Production:
-    """What a run did. `spans` were confirmed by the endpoint, those of an earlier, killed run included."""
+    """The result of a run. `spans` counts acknowledged spans, including those of an earlier, killed run."""
 
     seed: int
     conversations: int = 0
@@ -58,14 +58,14 @@ class Production:
 
 
 class CountingExporter(SpanExporter):
-    """The SDK's OTLP exporter, counting what the endpoint confirmed and what it did not."""
+    """The SDK's OTLP exporter, with counts of acknowledged and failed spans."""
 
     def __init__(self, inner: SpanExporter) -> None:
         self._inner = inner
         self.confirmed = self.failed = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        # After one failure the run is lost and will be repeated; do not wait out every batch's retries.
+        # After one failure the run is repeated anyway, so later batches are not retried.
         result = SpanExportResult.FAILURE if self.failed else self._inner.export(spans)
         if result is SpanExportResult.SUCCESS:
             self.confirmed += len(spans)
@@ -87,11 +87,10 @@ def run_production(
     on_progress: Callable[[int, int], None] | None = None,
     progress_file: Path | None = None,
 ) -> Production:
-    """Let the agent work and export every span over OTLP/HTTP to `endpoint` (a base URL).
+    """Run the agent and export every span over OTLP/HTTP to `endpoint` (a base URL).
 
-    `on_progress(done, total)` is called after each confirmed chunk. With `progress_file`, finished chunks
-    of an earlier run with the same seed are not done again. Raises UserError if the endpoint does not take
-    the spans.
+    `on_progress(done, total)` is called after each acknowledged chunk. With `progress_file`, chunks that an earlier run
+    with the same seed finished are skipped. Raises UserError if the endpoint does not accept the spans.
     """
     if conversations < 0:
         raise UserError(f"--conversations is {conversations}; give a number of 0 or more")
@@ -124,7 +123,7 @@ async def _play(starts: Sequence[Start], seed: int, first: int) -> list[tuple[Re
 
 
 async def play(start: Start, seed: int, number: int) -> tuple[Recorded, bool]:
-    """One conversation of production: what is recorded of it, and whether it really succeeded."""
+    """Play one production conversation; returns its record, and whether it succeeded."""
     rng = random.Random(f"production {start.episode_id}")
     episode = SupportDesk("production").episode(start, seed)
     messages = await run_scripted(episode, start, rng)
@@ -144,10 +143,10 @@ async def play(start: Start, seed: int, number: int) -> tuple[Recorded, bool]:
 
 @contextmanager
 def _exporting(endpoint: str) -> Iterator[tuple[Instrumentation, Callable[[], int]]]:
-    """A tracer that exports to `endpoint`, and a flush that returns how many spans it confirmed."""
+    """A tracer that exports to `endpoint`, and a flush that returns the number of acknowledged spans."""
     logging.getLogger("opentelemetry.exporter.otlp").setLevel(
         logging.CRITICAL
-    )  # we report failures ourselves
+    )  # failures are reported below
     url = endpoint.rstrip("/") + "/v1/traces"
     exporter = CountingExporter(OTLPSpanExporter(endpoint=url, timeout=10))
     ids = SeededIds()
@@ -163,7 +162,7 @@ def _exporting(endpoint: str) -> Iterator[tuple[Instrumentation, Callable[[], in
         ended = instrumentation.spans
         if exporter.failed or exporter.confirmed != ended:
             raise UserError(
-                f"{url} confirmed {exporter.confirmed} of {ended} spans; is the receiver running there? "
+                f"{url} acknowledged {exporter.confirmed} of {ended} spans; is the receiver running there? "
                 "Start it (rehearsal receive) and run this again; the same seed sends the same span ids"
             )
         new, flushed = ended - flushed, ended
@@ -176,7 +175,7 @@ def _exporting(endpoint: str) -> Iterator[tuple[Instrumentation, Callable[[], in
 
 
 def _read_progress(path: Path | None, seed: int) -> Production:
-    """What an earlier run of this seed finished; nothing if there is no such run."""
+    """The progress of an earlier run with this seed; empty if there is none."""
     if path is None or not path.exists():
         return Production(seed)
     try:
@@ -199,13 +198,13 @@ def main(
     endpoint: Annotated[
         str, typer.Option(help="base URL of an OTLP/HTTP receiver")
     ] = "http://127.0.0.1:4318",
-    conversations: Annotated[int, typer.Option(help="how many conversations the agent has")] = 3000,
-    seed: Annotated[int, typer.Option(help="names the customers, their errands, and the luck")] = 1,
+    conversations: Annotated[int, typer.Option(help="number of conversations")] = 3000,
+    seed: Annotated[int, typer.Option(help="random seed")] = 1,
     progress_file: Annotated[
-        Path | None, typer.Option(help="lets a killed run go on where it stopped")
+        Path | None, typer.Option(help="file with the progress; a run after a kill continues from it")
     ] = None,
 ) -> None:
-    """Let the production agent work and export its telemetry."""
+    """Run the production agent and export its telemetry."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns) as progress:
@@ -218,7 +217,7 @@ def main(
         raise SystemExit(2) from None
     share = done.successes / done.conversations if done.conversations else 0.0
     print(
-        f"{done.conversations} conversations, {done.spans} spans confirmed, {done.evaluated} evaluated, "
+        f"{done.conversations} conversations, {done.spans} spans acknowledged, {done.evaluated} evaluated, "
         f"{share:.1%} successful"
     )
 

@@ -1,4 +1,4 @@
-"""What the desk's conversations look like: success by kind of task, lengths, errors by tool.
+"""Statistics of the desk's conversations: success by kind of task, lengths, errors by tool.
 
 python -m examples.support_desk.stats --conversations 2000 --seed 1
 """
@@ -99,10 +99,10 @@ def _tools(stats: Stats) -> Table:
 
 
 def main(
-    conversations: Annotated[int, typer.Option(min=1, help="how many conversations to play")] = 2000,
-    seed: Annotated[int, typer.Option(help="names the customers, their errands, and the luck")] = 1,
+    conversations: Annotated[int, typer.Option(min=1, help="number of conversations")] = 2000,
+    seed: Annotated[int, typer.Option(help="random seed")] = 1,
     skill: Annotated[
-        float | None, typer.Option(help="chance of every good choice; production's own if left out")
+        float | None, typer.Option(help="probability of the right choice at every decision; default: production's")
     ] = None,
 ) -> None:
     """Print success by kind of task, lengths, and error classes by tool."""

@@ -1,7 +1,7 @@
-"""Tasks: what a customer wants, what the database holds, and what would be the right end.
+"""Tasks: the customer's goals, the database's content, and the right end state.
 
-A task is a pure function of its id (`evaluation:7:12` is task 12 of seed 7). Production's and evaluation's
-order numbers are disjoint sets, so no entity that an agent is evaluated on was ever in a trace.
+A task is a pure function of its id (`evaluation:7:12` is task 12 of seed 7). Order numbers of production and evaluation
+are disjoint, so no order of the evaluation occurs in a trace.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .language.words import CITIES, DAYS, FIRST_NAMES, LAST_NAMES, STREETS
 
 SPLITS = ("production", "evaluation")
 KINDS = {"cancel": 14, "return": 18, "refund": 16, "address": 13, "track": 14, "product": 14, "mixed": 11}
-"""Kinds of task and how often each occurs, in per cent."""
+"""Kinds of task, with their frequency in per cent."""
 
 TEMPERAMENTS = {"patient": 28, "terse": 20, "impatient": 18, "forgetful": 18, "chatty": 16}
 PAIRS = (
@@ -31,7 +31,7 @@ STATUS_FOR = {"cancel": "processing", "address": "processing", "track": "shipped
 
 @dataclass(frozen=True)
 class Goal:
-    """One thing the customer wants, with the facts that a right answer states. Unused fields stay empty."""
+    """One goal of the customer, with the facts that a right answer states. Unused fields are empty."""
 
     kind: str
     order_id: int = 0
@@ -44,29 +44,29 @@ class Goal:
     product: Product | None = None
     stock: int = 0
     asks_to_cancel: bool = False
-    """A return that the customer asks for as a cancellation, not knowing that the order has shipped."""
+    """The customer asks for a cancellation, but the order has shipped, so a return is needed."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One customer's errand and the world it happens in."""
+    """One customer's goals and the content of the database."""
 
     task_id: str
     kind: str
     temperament: str
     customer: str
     knows_number: bool
-    """Whether the customer can name the order number at all; else only name and item."""
+    """Whether the customer knows the order number; if not, only name and item."""
     goals: tuple[Goal, ...]
     orders: tuple[Order, ...]
     stock_seed: int
     search_burst: int
-    """How many searches the desk allows before it answers 429."""
+    """The number of searches before the desk answers 429."""
 
 
 @lru_cache(maxsize=4096)
 def make_task(task_id: str) -> Task:
-    """The task that an id names. Raises ValueError for an id that is not `<split>:<seed>:<number>`."""
+    """The task with an id. Raises ValueError for an id that is not `<split>:<seed>:<number>`."""
     split = task_id.partition(":")[0]
     if split not in SPLITS or task_id.count(":") != 2:
         raise ValueError(f"a task id is <split>:<seed>:<number> with split in {SPLITS}, got {task_id!r}")
@@ -95,7 +95,7 @@ def _draw(rng: random.Random, weights: dict[str, int]) -> str:
 
 
 def draw_order_id(rng: random.Random, split: str) -> int:
-    """Five digits; one number in seven is evaluation's, the rest are production's."""
+    """An order number of five digits. One number in seven belongs to evaluation, the others to production."""
     while True:
         number = rng.randint(10000, 99999)
         if (number % 7 == 3) == (split == "evaluation"):
@@ -109,7 +109,7 @@ def draw_address(rng: random.Random) -> str:
 def _orders(
     rng: random.Random, split: str, customer: str, kind: str, wants: tuple[str, ...]
 ) -> tuple[Order, ...]:
-    """The order that the task is about first, then the customer's others and those of strangers."""
+    """The task's orders: first the order of the goals, then the customer's other orders and those of others."""
     products = list({p.line: p for p in rng.sample(catalogue(), 40)}.values())
     ids: set[int] = set()
     while len(ids) < 8:

@@ -1,8 +1,8 @@
-"""Conversations as OpenTelemetry spans in the current GenAI conventions.
+"""Emits conversations as OpenTelemetry spans in the current GenAI conventions.
 
-One trace a turn: `invoke_agent` over `chat` and `execute_tool`, joined by `gen_ai.conversation.id`, content
-on. Start and end times are given, so simulated latencies show as durations without a sleep; ids are drawn
-from the conversation's own seed, so that sending it again sends the same spans.
+One trace per turn: `invoke_agent` with children `chat` and `execute_tool`, joined by `gen_ai.conversation.id`, with
+content. Start and end times are set explicitly, so durations show the simulated latencies without a sleep. Ids are
+drawn from the conversation's seed, so a repeated export sends the same spans.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SeededIds(IdGenerator):
 
 @dataclass(frozen=True)
 class Recorded:
-    """One finished conversation, ready to be told as spans. `score` is None where nobody evaluated it."""
+    """One finished conversation to emit as spans. `score` is None if it has no evaluation."""
 
     conversation_id: str
     messages: Sequence[Message]
@@ -56,7 +56,7 @@ class Recorded:
 
 
 def make_provider(ids: SeededIds) -> TracerProvider:
-    """The SDK's provider with our resource; span processors are added by the caller."""
+    """The SDK's provider with the desk's resource; the caller adds span processors."""
     resource = Resource.create({"service.name": AGENT, "service.version": "1.0.0"})
     return TracerProvider(
         resource=resource, id_generator=ids, span_limits=SpanLimits(), shutdown_on_exit=False
@@ -64,7 +64,7 @@ def make_provider(ids: SeededIds) -> TracerProvider:
 
 
 class Instrumentation:
-    """Emits conversations through one tracer. `spans` counts what was ended."""
+    """Emits conversations through one tracer. `spans` counts ended spans."""
 
     def __init__(self, provider: TracerProvider, ids: SeededIds) -> None:
         self._tracer = provider.get_tracer("examples.support_desk", "1.0.0")
@@ -72,7 +72,7 @@ class Instrumentation:
         self.spans = 0
 
     def emit(self, conversation: Recorded) -> None:
-        """Tell one conversation, turn by turn, on a simulated clock."""
+        """Emit one conversation, turn by turn, with simulated times."""
         self._ids.reseed(f"ids {conversation.conversation_id}")
         _Teller(self, conversation).tell()
 
@@ -88,7 +88,7 @@ class Instrumentation:
 
 
 class _Teller:
-    """One conversation being told: the clock, and the history that every chat span repeats."""
+    """Emits one conversation: holds the current time and the history that every chat span repeats."""
 
     def __init__(self, out: Instrumentation, conversation: Recorded) -> None:
         self._out, self._told = out, conversation
@@ -128,7 +128,7 @@ class _Teller:
         }
 
     def _chat(self, agent: Span, message: Message, first: bool) -> None:
-        """One model call. Tool definitions are on a turn's first, as they do not change within it."""
+        """Emit one model call. Only a turn's first call carries the tool definitions."""
         self._responses += 1
         reason = "tool_call" if message.get("tool_calls") else "stop"
         given, said = _dumps(self._history), message_parts(message)
@@ -185,7 +185,7 @@ class _Teller:
 
 
 def message_parts(message: Message) -> dict[str, Any]:
-    """A message in the conventions' form: a role and parts."""
+    """A message in the form of the GenAI conventions: a role and parts."""
     if message["role"] == "tool":
         part = {
             "type": "tool_call_response",
@@ -202,8 +202,8 @@ def message_parts(message: Message) -> dict[str, Any]:
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """The messages after the system prompt, cut before each of the user's; words that nobody answered are
-    left out, since no span would carry them."""
+    """The messages after the system prompt, split before each user message. Trailing user messages without an answer
+    are dropped, since no span would carry them."""
     turns: list[list[Message]] = []
     for message in messages[1:]:
         if message["role"] == "user":

@@ -1,8 +1,8 @@
-"""The desk's twelve tools and production's manners: what each takes, does, answers, and how it fails.
+"""The desk's twelve tools: their arguments, effects, answers and errors.
 
-Errors are JSON: {"error":"rate_limited","message":"..."}; the class is stable. Noise (timeouts, latency) is a
-function of the episode's seed, the tool and the how-manieth call of that tool it is, so that two agents in
-equal episodes meet equal luck.
+Errors are JSON: {"error":"rate_limited","message":"..."}; the class is stable. Timeouts and latencies are a function of
+the episode's seed, the tool, and the index of the call among the calls of that tool, so they are the same for two
+agents in equal episodes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _TYPES: dict[str, type] = {"string": str, "integer": int}
 
 
 class ToolError(Exception):
-    """A call that a tool refused: its error class and the message the agent reads."""
+    """A refused call: its error class, and the message that the agent reads."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(message)
@@ -88,7 +88,7 @@ class ToolError(Exception):
 
 
 class Desk:
-    """The tools of one episode, over its database. `noise_seed` names the luck."""
+    """The tools of one episode, over its database. `noise_seed` seeds timeouts and latencies."""
 
     def __init__(self, task: Task, db: sqlite3.Connection, noise_seed: str) -> None:
         self.db = db
@@ -100,7 +100,7 @@ class Desk:
         self._stale: dict[int, dict[str, Any]] = {}
 
     def call(self, call: ToolCall) -> Observation:
-        """Answer one call; refusals are observations too, never exceptions."""
+        """Answer one call. A refused call returns an observation with an error, never an exception."""
         rng = random.Random(f"{self._noise_seed} {call.name} {self._calls[call.name]}")
         self._calls[call.name] += 1
         latency = round(rng.lognormvariate(0, 0.35) * MEDIAN_LATENCY_MS.get(call.name, 90.0), 1)
@@ -116,7 +116,7 @@ class Desk:
         return Observation(_dumps(body), latency_ms=latency)
 
     def _maybe_time_out(self, tool: str, rng: random.Random) -> None:
-        """Transient by construction: the call after a timeout never times out. Nothing was done by then."""
+        """Time out at random, before any effect. The call after a timeout never times out."""
         if tool in self._timed_out:
             self._timed_out.discard(tool)
         elif rng.random() < TIMEOUT_RATES.get(tool, 0.0):
@@ -136,7 +136,7 @@ class Desk:
             wanted = schema["properties"][name]["type"]
             if not isinstance(value, _TYPES[wanted]) or isinstance(value, bool):
                 raise ToolError("invalid_argument", f"{name} must be {wanted}")
-            if isinstance(value, str) and not value.isprintable():  # also keeps lone surrogates from SQLite
+            if isinstance(value, str) and not value.isprintable():  # also refuses lone surrogates, which SQLite rejects
                 raise ToolError("invalid_argument", f"{name} must be plain text")
         handler: Callable[..., dict[str, Any]] = getattr(self, f"_{call.name}")
         return handler(**call.arguments)
@@ -184,7 +184,7 @@ class Desk:
             raise ToolError("not_found", "topics: " + ", ".join(POLICIES))
         return {"topic": topic, "text": POLICIES[topic]}
 
-    # ----- changes
+    # ----- writes
 
     def _cancel_order(self, order_id: str) -> dict[str, Any]:
         number = self._prefixed(order_id)
@@ -243,7 +243,7 @@ class Desk:
         self._searches += 1
 
     def _change(self, number: int, statement: str, values: tuple[Any, ...]) -> None:
-        """Write, and let the next read of this order still show what it was (a read replica that lags)."""
+        """Write, and let the next read of this order show its old state (a lagging read replica)."""
         self._stale[number] = self._view(number)
         self.db.execute(statement, values)
 

@@ -1,7 +1,7 @@
-"""Did it go right? Code that inspects the database and what the agent said; nothing here is a model.
+"""Decides whether a task succeeded, by code that inspects the database and the agent's messages. No model is used.
 
-A task succeeds when the database is exactly in the right end state (every wanted change, no other), every
-goal's outcome was told with the right facts, and nothing was claimed that was not so when it was said.
+A task succeeds if the database is exactly in the right end state (all wanted changes, no other), the result of every
+goal was reported with the right facts, and every claim was true when it was made.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _STATE = (
 
 
 def state(db: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
-    """All that tools can change."""
+    """All values that tools can change."""
     return [db.execute(query).fetchall() for query in _STATE]
 
 
 def expected_state(task: Task) -> list[list[tuple[Any, ...]]]:
-    """What `state` must be at the end: the task's orders with its goals' changes applied."""
+    """The right end state: the task's orders with the changes of its goals applied."""
     rows = {o.id: [o.id, o.status, o.address, None] for o in task.orders}
     refunds = []
     for goal in task.goals:
@@ -41,7 +41,7 @@ def expected_state(task: Task) -> list[list[tuple[Any, ...]]]:
 
 
 def is_done(goal: Goal, db: sqlite3.Connection) -> bool:
-    """Whether the database holds the goal's change now; goals that only ask for facts change nothing."""
+    """Whether the database holds the goal's change; a goal that only asks for facts changes nothing."""
     query = (
         "SELECT status, address, (SELECT sum(cents) FROM refunds WHERE order_id = o.id) "
         "FROM orders o WHERE id = ?"
@@ -56,7 +56,7 @@ def is_done(goal: Goal, db: sqlite3.Connection) -> bool:
 
 
 class Listener:
-    """Follows what the agent says, checks each claim against the database as it is when it is made."""
+    """Reads the agent's messages, and checks each claim against the database at the time of the claim."""
 
     def __init__(self, task: Task, db: sqlite3.Connection) -> None:
         self._task, self._db = task, db
@@ -71,7 +71,7 @@ class Listener:
         return {g.kind: k in self._told for k, g in enumerate(self._task.goals)}
 
     def listen(self, text: str) -> None:
-        """Take in one utterance."""
+        """Read one message."""
         heard = hear(text)
         self.false_claims += [f"{claim}: {text}" for claim in self._false(heard)]
         for k, goal in enumerate(self._task.goals):
@@ -91,7 +91,7 @@ class Listener:
         return (goal.kind in heard.claims or heard.done) and is_done(goal, self._db)
 
     def _false(self, heard: Heard) -> list[str]:
-        """What the utterance says that is not so."""
+        """The false claims of a message."""
         goals = {g.kind: g for g in self._task.goals}
         wrong = [c for c in sorted(heard.claims) if not (c in goals and is_done(goals[c], self._db))]
         if heard.done:

@@ -43,7 +43,8 @@ def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
     wait_for(home / "clone" / "stage.json", killed)
     os.killpg(killed.pid, signal.SIGKILL)
     told_before, _ = killed.communicate()
-    assert "the agent at work: 240/240" in told_before and "cloning the agent: started" in told_before  # into a pipe
+    # progress lines in a pipe
+    assert "running the example agent: 240/240" in told_before and "cloning the agent: started" in told_before
     before = (home / "clone" / "stage.json").stat().st_mtime_ns
     sent = (home / "production.json").read_text()
 

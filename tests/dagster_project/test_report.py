@@ -198,7 +198,7 @@ def told(tmp_path: Path) -> Loop:
     loop = Loop(practised_home(home, seed=4, environment="any:Thing"))
     save_adapter(home / "adapter", 1.0)
     loop.registry.promote(loop.registry.add(home / "adapter", {}).name, "the first")
-    verdict = {"promoted": False, "why": "the judged gain is not surely above zero", "n": 8, "version": "policy-other"}
+    verdict = {"promoted": False, "why": "the judged gain is not above zero", "n": 8, "version": "policy-other"}
     candidate = loop.read("candidate").fingerprint
     gate = finish(home, "gate", verdict, {"candidate": candidate})
     example = {"conversation": "talk-3", "messages": [{"role": "tool", "content": "{}", "provenance": "replayed"}]}

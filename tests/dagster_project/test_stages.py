@@ -19,10 +19,10 @@ from rich.console import Console
 
 from dagster_project.loop import stages
 from dagster_project.loop.pins import collect
-from dagster_project.loop.progress import bars, track
 from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.loop.stages import BEGUN, MANIFEST, fingerprint, finished, read_version, run_stage, version_path
 from ingest.errors import UserError
+from training.progress import bars, track
 
 ROOT = Path(__file__).parents[2]
 

@@ -394,7 +394,7 @@ def test_a_second_run_sends_the_same_spans_and_a_killed_one_goes_on(collector: C
 
 def test_an_endpoint_that_takes_nothing_is_told(collector: Collector) -> None:
     collector.broken = True
-    with pytest.raises(UserError, match="confirmed 0 of"):
+    with pytest.raises(UserError, match="acknowledged 0 of"):
         production.run_production("http://desk", 3, seed=1)
     with pytest.raises(UserError, match="base URL"):
         production.run_production("localhost:4318", 3, seed=1)

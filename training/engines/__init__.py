@@ -1,4 +1,4 @@
-"""Sampling behind one protocol: token ids in, token ids and log-probabilities out, adapters by versioned name."""
+"""The engine protocol: token ids in, token ids and log-probabilities out. Adapters have versioned names."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ingest.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. Temperature 0 is greedy; tokens less likely than `min_p` times the likeliest are never drawn
-    (arXiv 2407.01082); equal seeds give equal draws, whatever else is in the batch.
+    """How to sample. Temperature 0 is greedy. Tokens whose probability is below `min_p` times the largest one are not
+    sampled (arXiv 2407.01082). Equal seeds give equal samples, whatever else is in the batch.
 
-    `learned` says that the log-probabilities will be learned from: they must be those of the distribution that the
-    tokens are drawn from, temperature and min_p included. An engine that cannot give them raises UserError."""
+    `learned`: the log-probabilities are used for training, so they must be those of the sampling distribution,
+    temperature and min_p included. An engine that cannot provide them raises UserError."""
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -26,7 +26,7 @@ class Sampling:
     learned: bool = False
 
     def check_whole(self, engine: str) -> None:
-        """For engines whose log-probabilities are always of the whole distribution at temperature 1."""
+        """Raise UserError unless sampling is at temperature 1 over all tokens; for engines that only report that."""
         if self.learned and (self.temperature != 1.0 or self.min_p):
             raise UserError(
                 f"{engine} gives log-probabilities at temperature 1 over all tokens, but practice draws at temperature "
@@ -37,9 +37,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was sampled. `ids` ends with the stop id where there was one; `logprobs` are the model's own, at
-    temperature 1 and over all tokens (those drawn from, where the sampling is `learned`), of exactly these ids;
-    `adapter` is the version that wrote them."""
+    """A sampled continuation. `ids` ends with the stop id if one was sampled. `logprobs` are the log-probabilities of
+    these ids: the model's own (temperature 1, all tokens) or, if `learned`, of the sampling distribution. `adapter` is
+    the version that sampled them."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -48,7 +48,7 @@ class Sample:
 
 
 class Engine(Protocol):
-    """A base model with run-time adapters. All calls may run concurrently; the engine batches them."""
+    """A base model with run-time adapters. All calls can run concurrently; the engine batches them."""
 
     async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
         """Continue a prompt until a stop id or `max_tokens`."""
@@ -57,28 +57,28 @@ class Engine(Protocol):
     async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
-        """Log-probabilities of the named tokens as the next one."""
+        """Log-probabilities of the given tokens as the next token."""
         ...
 
     async def score(
         self, prompt_ids: Sequence[int], completion_ids: Sequence[int], *, adapter: str | None
     ) -> tuple[float, ...]:
-        """Log-probabilities of a given continuation, token by token."""
+        """Log-probabilities of each token of a given continuation."""
         ...
 
     def load_adapter(self, name: str, path: Path) -> None:
-        """Make a peft directory available under a versioned name such as `policy@12`."""
+        """Load a peft directory under a versioned name such as `policy@12`."""
         ...
 
     def unload_adapter(self, name: str) -> None:
-        """Forget an adapter. Requests that already run keep it."""
+        """Unload an adapter. Running requests keep it."""
         ...
 
     def clear_cache(self) -> None:
-        """Forget stored prefixes, so that the next answers follow from the next requests alone, to the last digit
-        where the engine can promise that (transformers; vLLM's own batches vary in it)."""
+        """Remove stored prefixes. Later results then depend on later requests only, to the last digit (transformers);
+        vLLM's batches vary in the last digit anyway."""
         ...
 
     async def close(self) -> None:
-        """Stop; waiting requests fail."""
+        """Stop the engine. Waiting requests fail."""
         ...

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for engines whose connections must outlive the loops of their callers."""
+"""An event loop in its own thread, for engines whose connections outlive the event loops of their callers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class BackgroundLoop:
-    """Starts coroutines in the order in which they were handed over.
+    """Starts coroutines in the order of submission.
 
-    Callers may live on any event loop, or on none; `asyncio.run` may be called again and again around them.
+    Callers can be on any event loop or on none, and can call `asyncio.run` repeatedly.
     """
 
     def __init__(self, name: str) -> None:
@@ -23,12 +23,12 @@ class BackgroundLoop:
         self._thread.start()
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end while this thread waits."""
+        """Run a coroutine to its end; block this thread."""
         self._check(work)
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def ask(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end while the caller's own loop goes on. A cancelled caller cancels the work."""
+        """Run a coroutine to its end; the caller's loop keeps running. Cancelling the caller cancels the work."""
         self._check(work)
         try:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
@@ -38,7 +38,7 @@ class BackgroundLoop:
             raise
 
     def close(self, last: Callable[[], None] | None = None) -> None:
-        """Cancel what runs, call `last` on the loop, and end the thread. Waiting callers get a RuntimeError."""
+        """Cancel all work, call `last` on the loop, and end the thread. Waiting callers get a RuntimeError."""
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""Which engine samples: chosen by a setting, known nowhere else."""
+"""Opens the engine that the setting `engine` names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.models.base import Base
 
 
 def check_engine(name: str) -> None:
-    """Raises UserError for an engine that is unknown or not installed, without starting one."""
+    """Raise UserError for an engine that is unknown or not installed. Starts nothing."""
     if name not in ("transformers", "vllm"):
         raise _unknown(name)
     if name == "vllm" and find_spec("vllm") is None:
@@ -21,7 +21,7 @@ def check_engine(name: str) -> None:
 
 
 def open_engine(name: str, base: Base, vllm: VllmSettings | None = None) -> Engine:
-    """An engine for a base model: `transformers` (in this process) or `vllm`. Raises UserError for another name."""
+    """An engine for a base model: `transformers` (in this process) or `vllm`. Raises UserError for other names."""
     if name == "transformers":
         return LocalEngine(base.model, base.format.pad_id)
     if name == "vllm":

@@ -1,10 +1,9 @@
-"""The default engine: transformers in this process, rounds of concurrent requests, adapters beside a frozen base.
+"""The default engine: transformers in this process. It batches concurrent requests; adapters sit beside a frozen base.
 
-Requests that wait together run as one round, whatever adapter they name: stored prefixes are put back, what is new of
-the prompts is prefilled in chunks of one adapter and like length, then all rows decode in step, each layer giving
-every adapter's rows their own weights. A round ends when few rows still write; those go on in the next one, beside
-what was asked since. Computation runs on the event loop's own thread: handing it to another would only add latency
-to a caller that waits for it anyway.
+Waiting requests run as one round, whatever their adapters. Stored prefixes are restored, the remaining prompt tokens
+are prefilled in chunks of one adapter and similar length, then all rows decode in step, and each layer applies every
+adapter to its own rows. A round ends when few rows are unfinished; these continue in the next round, together with new
+requests. Computation runs on the event loop's thread, because the caller waits for the result anyway.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ from training.tiny.passes.decoding import SmallDecoder, quick_dtype
 
 PREFILL_TOKENS = 8192
 ROUND_TOKENS = 65_536
-"""Places in the cache of one round: what it holds of a small model is 200 MiB then."""
+"""Cache columns of one round: 200 MiB for a small model."""
 MAX_PADDING = 1.25
-"""A prefill chunk's padded size, as a multiple of the tokens in it, beyond `PREFILL_SLACK` tokens."""
+"""Maximum padded size of a prefill chunk as a multiple of its tokens, beyond `PREFILL_SLACK` tokens."""
 PREFILL_SLACK = 128
 LENGTH_STEP = 64
 FEW = 0.25
-"""A round ends when no more than this share of its rows still write."""
+"""A round ends when at most this share of its rows is unfinished."""
 
 
 _Text = tuple[Factors | None, tuple[int, ...]]
 
 
 class Kind(IntEnum):
-    """What a request asks for, in the order in which rounds are held."""
+    """The kind of a request, in the order in which rounds are run."""
 
     NEXT_TOKEN_LOGPROBS = 0
     SCORE = 1
@@ -50,7 +49,7 @@ class Kind(IntEnum):
 
 @dataclass(eq=False)
 class _Request:
-    """One waiting call. `wanted`: tokens to sample (0: none), candidates to weigh, or a completion to score."""
+    """One waiting call. `wanted`: tokens to sample (0: none), candidate tokens, or a completion to score."""
 
     prompt: tuple[int, ...]
     adapter: str | None
@@ -68,18 +67,18 @@ class _Request:
 
     @property
     def text(self) -> _Text:
-        """The adapter that reads, the prompt, and what earlier rounds sampled."""
+        """The adapter, the prompt, and the ids sampled in earlier rounds."""
         return self.factors, (*self.prompt, *self.ids)
 
     @property
     def columns(self) -> int:
-        """Places in the cache that this will want, room to write included."""
+        """Cache columns that this request can need, sampled tokens included."""
         room = min(LENGTH_STEP, self.sampling.max_tokens) if self.sampling else len(self.completion)
         return len(self.prompt) + room
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to be sampled."""
+        """Whether sampling is finished."""
         if self.sampling is None:
             return True
         done = len(self.ids) >= self.sampling.max_tokens
@@ -89,7 +88,7 @@ class _Request:
 class LocalEngine:
     """An Engine over any Hugging Face causal LM with full attention.
 
-    It works on modules of its own around the same frozen weights, unless `own` hands the model over.
+    It wraps its own modules around the same frozen weights, unless `own` passes the model's ownership.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class LocalEngine:
     ) -> None:
         self.model = (model if own else sharing_weights(model)).eval()
         self.pad_id, self.max_rows = pad_id, max_rows
-        embedding = cast(torch.Tensor, model.get_input_embeddings().weight)  # a quantised layer's dtype would be bytes
+        embedding = cast(torch.Tensor, model.get_input_embeddings().weight)  # quantised linear layers store bytes
         own_dtype, self.device = embedding.dtype, embedding.device
         self.model.set_attn_implementation("sdpa")
         self._small = SmallDecoder(self.model, dtype or quick_dtype()) if SmallDecoder.fits(self.model) else None
@@ -169,7 +168,7 @@ class LocalEngine:
     def _forget(self, name: str) -> None:
         try:
             self._prefixes.drop(self._adapters.get(name))
-        except Exception:  # noqa: BLE001 - an unknown name has nothing to forget
+        except Exception:  # noqa: BLE001 - an unknown name was never loaded
             return
 
     def _request(self, prompt_ids: Sequence[int], adapter: str | None, **wanted: Any) -> _Request:
@@ -194,7 +193,7 @@ class LocalEngine:
         while True:
             await self._wake.wait()
             before = -1
-            while before != len(self._waiting):  # let every coroutine that can ask now, ask now
+            while before != len(self._waiting):  # let every runnable coroutine submit its request
                 before = len(self._waiting)
                 for _ in range(3):
                     await asyncio.sleep(0)
@@ -213,13 +212,13 @@ class LocalEngine:
                 self._wake.clear()
 
     def _next_round(self) -> list[_Request]:
-        """Waiting requests of one kind. Those that sample come last: the others are quick, and whoever asked them will
-        have more to ask.
+        """Waiting requests of one kind. Requests that sample run last: the other kinds are short, and their callers
+        will submit more requests.
         """
         kind = min(r.kind for r in self._waiting)
         chosen: list[_Request] = []
         longest = 0
-        for request in sorted(self._waiting, key=_content):  # who asked first must not decide a last digit
+        for request in sorted(self._waiting, key=_content):  # the order of submission must not change the last digit
             if request.kind == kind and len(chosen) < self.max_rows:
                 longest = max(longest, request.columns)
                 if chosen and longest * (len(chosen) + 1) > ROUND_TOKENS:
@@ -249,7 +248,7 @@ class LocalEngine:
     # ----- prefill
 
     def _prefill(self, batch: list[_Request]) -> tuple[BatchCache, dict[_Text, int], torch.Tensor]:
-        """Run what is new of each distinct text. Returns the cache, each text's row, and its last logits."""
+        """Prefill each distinct text beyond its stored prefix. Returns the cache, each text's row, the last logits."""
         room = min(LENGTH_STEP, max((r.sampling.max_tokens - len(r.ids) if r.sampling else 0) for r in batch))
         found = [(text, self._prefixes.longest(*text)) for text in dict.fromkeys(r.text for r in batch)]
         place = _places([text[0] for text, _ in found])
@@ -268,8 +267,8 @@ class LocalEngine:
         return cache, {text: row for row, text in enumerate(texts)}, logits_NV
 
     def _prefill_chunk(self, cache: BatchCache, texts: list[_Text], new: list[int], start: int) -> torch.Tensor:
-        """One forward pass over the last `new` ids of the rows from `start` on, padded on the left so that all end
-        together."""
+        """One forward pass over the last `new` ids of the rows from `start` on, padded on the left so that all rows end
+        in the same column."""
         ids = np.full((len(texts), max(new)), self.pad_id)
         columns = np.full(ids.shape, cache.capacity - 1)
         for k, ((_, text), count) in enumerate(zip(texts, new, strict=True)):
@@ -300,7 +299,7 @@ class LocalEngine:
         )
         return out.logits[:, -1].float()
 
-    # ----- answers
+    # ----- results
 
     def _weigh(self, batch: list[_Request], row_of: dict[_Text, int], logits_NV: torch.Tensor) -> None:
         logprobs_NV = logits_NV.log_softmax(-1)
@@ -308,7 +307,7 @@ class LocalEngine:
             request.logprobs = logprobs_NV[row_of[request.text], list(request.candidates)].tolist()
 
     def _score(self, batch: list[_Request]) -> None:
-        """Plain forward passes over prompt and completion, rows of one adapter and like length together."""
+        """Forward passes over prompt and completion, batched by adapter and similar length."""
         for rows in _chunks([r.factors for r in batch], [len(r.prompt) + len(r.completion) for r in batch]):
             self._adapters.activate([Span(batch[rows[0]].factors, 0, len(rows))])
             self._score_chunk([batch[row] for row in rows])
@@ -334,9 +333,9 @@ class LocalEngine:
     def _decode(
         self, batch: list[_Request], cache: BatchCache, row_of: dict[_Text, int], logits_NV: torch.Tensor
     ) -> None:
-        """Sample all rows in step, until few are left: those wait for the next round, so that nobody waits for them.
+        """Sample all rows in step until few are unfinished; those continue in the next round.
 
-        Finished rows are stored as prefixes and leave when half of the rows are idle.
+        Finished rows are stored as prefixes. They leave the batch when half of the rows are idle.
         """
         rows = sorted(batch, key=lambda r: row_of[r.text])
         logits_BV = logits_NV
@@ -362,7 +361,7 @@ class LocalEngine:
                 rows, lengths, ids = [rows[k] for k in kept], lengths[kept], ids[kept]
                 alive = alive[kept]
                 spans = spans_of([r.factors for r in rows])
-            if lengths.max() >= cache.capacity - 1:  # most answers are short: room for long ones is made when needed
+            if lengths.max() >= cache.capacity - 1:  # most continuations are short, so the cache grows on demand
                 cache.grow(2 * LENGTH_STEP)
             columns = np.where(alive, lengths, cache.capacity - 1)
             logits_BV = self._forward(cache, ids[:, None], columns[:, None], spans)
@@ -375,7 +374,7 @@ class LocalEngine:
         return ids_B.cpu().numpy(), logprobs_B.cpu().numpy()
 
     def _drawn(self, rows: list[_Request], logits_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One token a row by inverse transform: one uniform number from (seed, step), so neighbours do not matter."""
+        """One token per row by inverse transform, with one uniform number per (seed, step), whatever the batch."""
         logprobs_BV = logits_BV.log_softmax(-1)
         temperature_B = torch.tensor([r.sampling.temperature if r.sampling else 1.0 for r in rows], device=self.device)
         seeds = [r.sampling.seed if r.sampling else None for r in rows]
@@ -385,7 +384,7 @@ class LocalEngine:
         least = [r.sampling.min_p if r.sampling else 0.0 for r in rows]
         if any(least):
             least_B = torch.tensor(least, device=self.device)
-            floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf where everything may be drawn
+            floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf: no token is excluded
             scaled_BV = scaled_BV.masked_fill(scaled_BV < floor_B1, -torch.inf)
         probabilities_BV = scaled_BV.softmax(-1)
         cumulative_BV = probabilities_BV.double().cumsum(-1)
@@ -393,7 +392,7 @@ class LocalEngine:
         ids_B = torch.where(temperature_B > 0, drawn_B.clamp(max=logits_BV.shape[-1] - 1), greedy_B)
         told_B = logprobs_BV.gather(-1, ids_B[:, None])[:, 0]
         learned = [bool(r.sampling and r.sampling.learned) for r in rows]
-        if any(learned):  # at temperature 0 nothing is drawn, and the model's own are given
+        if any(learned):  # at temperature 0 the model's own log-probabilities are returned
             learned_B = torch.tensor(learned, device=self.device)
             drawn_from_B = probabilities_BV.gather(-1, ids_B[:, None])[:, 0].log()
             told_B = torch.where(learned_B & (temperature_B > 0), drawn_from_B, told_B)
@@ -404,24 +403,24 @@ class LocalEngine:
             self._prefixes.put(factors, ids, cache.read(row, len(ids)))
 
     def _store(self, request: _Request, cache: BatchCache, row: int) -> None:
-        """Keep prompt and sampled ids for the next turn; the last id's keys were never computed."""
+        """Store prompt and sampled ids as a prefix for the next turn, without the last id, which has no keys yet."""
         known = request.text[1][:-1]
         self._prefixes.put(request.factors, known, cache.read(row, len(known)))
 
 
 def _content(request: _Request) -> tuple[Any, ...]:
-    """What a request asks for; requests are run in this order."""
+    """A sort key from the request's content."""
     seed = request.sampling.seed if request.sampling else None
     return request.adapter or "", request.prompt, request.ids, -1 if seed is None else seed, request.completion
 
 
 def _places(owners: Sequence[Factors | None]) -> dict[Factors | None, int]:
-    """Owners by their first appearance (not by address, which is another in every process)."""
+    """Owners numbered by first appearance (memory addresses differ between processes)."""
     return {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
 
 
 def _chunks(owners: Sequence[Factors | None], lengths: Sequence[int]) -> list[list[int]]:
-    """Rows that are run together: of one owner, and of so like a length that padding stays small."""
+    """Rows to run together: of one owner, with similar lengths, so that padding stays small."""
     chunks: list[list[int]] = []
     tokens, place = 0, _places(owners)
     for row in sorted(range(len(lengths)), key=lambda k: (place[owners[k]], lengths[k])):

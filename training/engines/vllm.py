@@ -1,13 +1,13 @@
-"""The engine for real base models: vLLM, started by this process, or a `vllm serve` that already runs.
+"""The engine for real base models: vLLM in subprocesses of this process, or a running `vllm serve`.
 
-Three traps shaped this file. vLLM keys its prefix cache by an adapter's name and path, so every load gets a name that
-was never used before: a second `policy@12` must not meet the keys and values of the first. An adapter that was pushed
-out of vLLM's slots is read again from its path, so the files are copied at load: a path that was written anew must not
-change what a running version says. And sampling defaults come from the model's own generation_config.json unless they
-are given, so all of them are given: the log-probabilities must be those of the distribution that was drawn from.
+Three properties of vLLM determine this design. Its prefix cache is keyed by an adapter's name and path, so every load
+uses a new name; a second `policy@12` would otherwise read the first one's keys and values. An adapter that was evicted
+from vLLM's slots is read again from its path, so the files are copied at load; a rewritten path would otherwise change
+a running version. Sampling defaults come from the model's generation_config.json, so every parameter is set explicitly:
+the log-probabilities must be those of the sampling distribution.
 
-And one bug: on CPUs, a request without adapter that meets one with an adapter gets the last slot's (vllm#48421, open
-in 0.32). There the base is asked through an adapter of zeros.
+vLLM also has a bug on CPUs: a request without an adapter, batched with one that has an adapter, uses the last slot's
+adapter (vllm#48421, open in 0.32). There the base is requested through an adapter of zeros.
 """
 
 from __future__ import annotations
@@ -36,36 +36,34 @@ from training.models.lora import LoraSettings, adapter_weights, new_adapter, sav
 from training.models.lora_layers import read_adapter
 
 GIB = 1 << 30
-# What vLLM can only be told by its environment. A value that the user set stays.
+# Options that vLLM reads only from the environment. Values that the user set are kept.
 ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",  # it would report to its makers
+    "VLLM_NO_USAGE_STATS": "1",  # no usage reports
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",  # a worker has nothing to save, and always uses up its grace
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with torch's threads can hang
+    "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",  # workers have nothing to save but always use the whole timeout
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with torch threads can deadlock
 }
 
 
 class VllmSettings(BaseModel):
-    """How vLLM is run. With `server`, only that counts: the server was given the rest on its command line."""
+    """Settings of vLLM. With `server`, the other fields are unused: they are set on the server's command line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    server: str = Field("", description="Base URL of a running `vllm serve`; empty: one is started in this process.")
+    server: str = Field("", description="Base URL of a running `vllm serve`; empty: start vLLM here.")
     dtype: str = Field("", description="Type of the weights; empty: as stored (vLLM's own default halves float32).")
-    max_model_len: int | None = Field(None, ge=1, description="Longest prompt and answer together; the model's own.")
+    max_model_len: int | None = Field(None, ge=1, description="Maximum length of prompt and answer; null: the model's.")
     max_rank: int = Field(64, ge=1, description="Highest rank of an adapter: 8, 16, 32, 64, 128, 256, 320 or 512.")
-    max_adapters: int = Field(8, ge=1, description="Adapters that may sample in one batch; more of them take turns.")
-    kv_cache_gib: float | None = Field(None, gt=0, description="Memory for keys and values; on a CPU 1, else the rest.")
-    max_restarts: int = Field(2, ge=0, description="How often a vLLM of this process that died is started again.")
-    restart_seconds: float = Field(
-        300.0, ge=0, description="How long a server that answered before is waited for when it is gone."
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="Any other argument of vLLM's AsyncEngineArgs.")
+    max_adapters: int = Field(8, ge=1, description="Maximum number of adapters in one batch.")
+    kv_cache_gib: float | None = Field(None, gt=0, description="KV cache size in GiB; null: 1 on a CPU, else vLLM's.")
+    max_restarts: int = Field(2, ge=0, description="How often a vLLM that was started here is restarted after it died.")
+    restart_seconds: float = Field(300.0, ge=0, description="How long to wait for a server that has stopped to answer.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Other arguments of vLLM's AsyncEngineArgs.")
 
 
 @dataclass(eq=False)
 class _Adapter:
-    """One load of an adapter: vLLM's request, our copy of its files, and who still uses it."""
+    """One load of an adapter: vLLM's request, our copy of its files, and the number of its users."""
 
     request: Any
     directory: Path
@@ -74,13 +72,13 @@ class _Adapter:
 
 
 class VllmEngine:
-    """An Engine over vLLM's AsyncLLM, whose model runs in processes of its own.
+    """An Engine over vLLM's AsyncLLM, whose model runs in subprocesses.
 
-    If these processes die (out of memory, a killed worker), they are started again and unanswered requests are asked
-    again. Adapters are read again from their copies.
+    If these processes die (out of memory, a killed worker), they are restarted and unanswered requests are repeated.
+    Adapters are read again from their copies.
 
-    The adapters' state is only touched on the background loop, which starts coroutines in the order in which they
-    were handed over; so a request that was made before an adapter was unloaded or replaced still finds the old one.
+    The adapters' state is changed only on the background loop, which starts coroutines in the order of submission. A
+    request that was submitted before an adapter was unloaded or replaced therefore still uses the old one.
     """
 
     def __init__(self, base: str, settings: VllmSettings | None = None) -> None:
@@ -102,7 +100,7 @@ class VllmEngine:
         self.max_model_len: int = started.model_config.max_model_len
         self._blank: _Adapter | None = None
         self._copies = tempfile.TemporaryDirectory(prefix="rehearsal-adapters-")
-        self._llms = [started]  # emptied at the end: AsyncLLM must not outlive the modules that its __del__ needs
+        self._llms = [started]  # emptied at the end: AsyncLLM must be deleted before the modules that its __del__ uses
         self._stop = weakref.finalize(self, _shut_down, self._llms, self._background, self._copies)
         if started.vllm_config.device_config.device_type == "cpu":
             self._blank = self._background.wait(
@@ -145,7 +143,7 @@ class VllmEngine:
         self._background.wait(self._unload(name))
 
     def clear_cache(self) -> None:
-        """Nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
+        """Does nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
 
     async def close(self) -> None:
         await asyncio.to_thread(self._stop)
@@ -245,16 +243,16 @@ class VllmEngine:
         shutil.rmtree(adapter.directory, ignore_errors=True)
 
 
-# ----- what is asked of vLLM, in process or over HTTP: the names are the same
+# ----- vLLM's requests; in process and over HTTP the parameter names are the same
 
 PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
 ONE_TOKEN = {**PLAIN, "max_tokens": 1, "temperature": 0.0}
 
 
 def sampling_request(sampling: Sampling) -> dict[str, Any]:
-    """Plain sampling, with the sampled token's log-probability (`logprobs` 0: no other token's).
+    """Sampling parameters, with the sampled token's log-probability (`logprobs` 0: no other token's).
 
-    vLLM reports raw log-probabilities (`logprobs_mode`), before temperature: the model's own.
+    vLLM reports raw log-probabilities (`logprobs_mode`): the model's own, before temperature.
     """
     return {
         **PLAIN,
@@ -268,7 +266,7 @@ def sampling_request(sampling: Sampling) -> dict[str, Any]:
 
 
 def check_length(ids: Sequence[int], most: int) -> None:
-    """Raises UserError for a prompt after which no token fits."""
+    """Raise UserError for a prompt that leaves no room for a token."""
     if not ids:
         raise ValueError("a prompt needs at least one token")
     if len(ids) >= most:
@@ -279,7 +277,7 @@ def check_length(ids: Sequence[int], most: int) -> None:
 
 
 def check_rank(name: str, path: Path, most: int) -> None:
-    """Raises UserError for what is no adapter, or one of too high a rank."""
+    """Raise UserError for a path without an adapter, or an adapter whose rank is too high."""
     _, config = read_adapter(path)
     rank = config["r"]
     assert isinstance(rank, int)
@@ -287,7 +285,7 @@ def check_rank(name: str, path: Path, most: int) -> None:
         raise UserError(f"adapter {name!r} has rank {rank}, more than vLLM was started for ({most}); raise max_rank")
 
 
-# ----- start and end
+# ----- start and stop
 
 
 async def _start(base: str, settings: VllmSettings) -> Any:
@@ -323,7 +321,7 @@ def _stored_dtype(base: str) -> str:
 
 
 def write_blank(base: str, path: Path) -> Path:
-    """An adapter of rank 1 that changes nothing, for any base."""
+    """Write an adapter of rank 1 with zero weights, for any base."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     weights, config = adapter_weights(new_adapter(model, LoraSettings(rank=1, alpha=1)))
@@ -332,7 +330,7 @@ def write_blank(base: str, path: Path) -> Path:
 
 
 def _shut_down(llms: list[Any], background: BackgroundLoop, copies: tempfile.TemporaryDirectory[str]) -> None:
-    """Also runs when the interpreter ends, or the engine is forgotten: its processes must not stay."""
+    """Shut vLLM down. Also runs at interpreter exit and when the engine is garbage-collected, to end its processes."""
     background.close(llms[0].shutdown)
     llms.clear()
     copies.cleanup()

@@ -1,4 +1,4 @@
-"""An Engine over a `vllm serve` that already runs: token ids over its completions route, adapters by path."""
+"""An Engine over a running `vllm serve`: token ids through its completions route, adapters by path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.models.lora_layers import read_adapter
 
 TOKEN_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 
-ANSWER_SECONDS = 600.0  # a full server's longest queue; more is a server that has stopped
+ANSWER_SECONDS = 600.0  # longer than the queue of a busy server; after that the server is assumed to hang
 
 
 class _Gone(UserError):
@@ -29,12 +29,11 @@ class _Gone(UserError):
 
 
 class VllmServer:
-    """An Engine over HTTP. A server that answered once is waited for when it is gone (`restart_seconds`); adapters are
-    then loaded into it again.
+    """An Engine over HTTP. When the server stops answering, the engine waits for it (at most `restart_seconds`) and
+    loads its adapters again.
 
-    The server reads adapters from their paths, now and whenever it has pushed one out, so both machines need the
-    same file system. Its sampler must report raw log-probabilities, as it does by default. VLLM_API_KEY, if set, is
-    sent along.
+    The server reads adapters from their paths, at load and again after an eviction, so both machines need the same file
+    system. Its sampler must report raw log-probabilities, which is the default. VLLM_API_KEY, if set, is sent.
     """
 
     def __init__(self, base: str, url: str, restart_seconds: float = 300.0) -> None:
@@ -91,10 +90,10 @@ class VllmServer:
         self._background.wait(self._unload(name))
 
     def clear_cache(self) -> None:
-        """Nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
+        """Does nothing: vLLM's batches vary in the last digit, with stored prefixes and without."""
 
     async def close(self) -> None:
-        """Unload what was loaded here; the server goes on."""
+        """Unload the adapters that this object loaded. The server keeps running."""
         for name in list(self._names):
             await self._background.ask(self._unload(name))
         await self._background.ask(self._http.aclose())
@@ -142,7 +141,7 @@ class VllmServer:
         self._names[name] = (served, path)
 
     async def _loaded(self, name: str, path: Path) -> str:
-        served = f"{name}-{uuid.uuid4().hex[:8]}"  # never used before: the server's prefix cache goes by name and path
+        served = f"{name}-{uuid.uuid4().hex[:8]}"  # unique: the prefix cache is keyed by name and path
         await self._send("POST", "/v1/load_lora_adapter", {"lora_name": served, "lora_path": str(path)})
         return served
 

@@ -1,4 +1,4 @@
-"""From a group's scores to its advantages, and the judge's noise that decides which groups teach nothing."""
+"""Advantages from a group's scores, and the judge's noise, which decides which groups carry no signal."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from functools import lru_cache
 import numpy as np
 
 SURELY = 0.95
-"""Share of the groups of pure noise that are dropped."""
+"""Quantile: this share of groups of pure noise is dropped."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A group's advantages, or why it teaches nothing."""
+    """A group's advantages, or the reason why it is dropped."""
 
     advantages: list[float]
     dropped: str = ""
 
 
 def no_noise(members: int) -> float:
-    """The spread that a judge without noise gives to equal members."""
+    """The spread of equal members under a judge without noise: 0."""
     return 0.0
 
 
@@ -33,12 +33,12 @@ def advantages(
     weights: Sequence[float] | None = None,
     noise_spread: Callable[[int], float] = no_noise,
 ) -> Scored:
-    """Centred on the mean of the members that teach, not divided by the deviation: that would blow up a judge's noise.
+    """Scores less the group's mean. They are not divided by the deviation, which would amplify the judge's noise.
 
-    A member's weight (1, unless `weights` says otherwise) scales its advantage; 0 excludes it. The mean is the weighted
-    one over the members that are scored and not excluded, so the advantages sum to zero after every exclusion. A group
-    with less than three quarters scored, or whose scores spread no more than `min_score_spread` or than noise does
-    (`noise_spread` of the number of members), is dropped whole.
+    A member's weight (default 1) scales its advantage; 0 excludes it. The mean is weighted, over the members that are
+    scored and not excluded, so the advantages sum to zero. A group is dropped if less than three quarters of it is
+    scored, or if its scores spread no more than `min_score_spread` or than noise does (`noise_spread`, a function of
+    the number of members).
     """
     nothing = [0.0] * len(scores)
     shares = [1.0] * len(scores) if weights is None else list(weights)
@@ -56,10 +56,10 @@ def advantages(
 
 @dataclass
 class JudgeNoise:
-    """How differently the judge scores equal members, from planted groups of verbatim copies.
+    """The deviation of the judge's scores for equal members, measured on planted groups of verbatim copies.
 
-    The scores are those that a group gets in the end (averaged over the orders), so the deviation is at the scale at
-    which groups are compared. `positions` are (place in the prompt from 0 to 1, score less the round's mean).
+    The scores are averaged over the orders, as in training, so the deviation is on the scale on which groups are
+    compared. `positions` are (position in the prompt from 0 to 1, score less the round's mean).
     """
 
     squares: float = 0.0
@@ -68,7 +68,7 @@ class JudgeNoise:
     positions: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, scores: Sequence[float | None], positions: Sequence[tuple[float, float]] = ()) -> None:
-        """One planted group's scores; unscored members say nothing."""
+        """Add one planted group's scores; unscored members are ignored."""
         known = [s for s in scores if s is not None]
         self.positions += positions
         if len(known) > 1:
@@ -79,16 +79,16 @@ class JudgeNoise:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation of a score among equal members; 0 before anything was planted."""
+        """The standard deviation of scores of equal members; 0 before any group was planted."""
         return math.sqrt(self.squares / self.freedom) if self.freedom else 0.0
 
     def spread(self, members: int) -> float:
-        """The spread (largest less smallest score) that SURELY of all groups of so many equal members stay below."""
+        """The SURELY quantile of the spread (largest less smallest score) of a group of equal members."""
         return self.deviation * _range_quantile(members) if members > 1 else 0.0
 
     @property
     def position_bias(self) -> float:
-        """What being shown last instead of first adds to a score (least squares over the planted groups)."""
+        """The score difference between the last and the first position (least squares over the planted groups)."""
         if len(self.positions) < 2:
             return 0.0
         place, score = np.array(self.positions).T
@@ -98,7 +98,7 @@ class JudgeNoise:
 
 @lru_cache(maxsize=64)
 def _range_quantile(members: int) -> float:
-    """The SURELY quantile of the range of so many standard normal numbers (Tukey's studentised range with infinite
-    degrees of freedom), simulated from a fixed seed."""
+    """The SURELY quantile of the range of `members` standard normal numbers (Tukey's studentised range with infinite
+    degrees of freedom), simulated with a fixed seed."""
     drawn = np.random.default_rng(0).standard_normal((40_000, members))
     return float(np.quantile(np.ptp(drawn, axis=1), SURELY))

@@ -1,9 +1,9 @@
-"""Failures that production never showed: successes with one perturbed value.
+"""Synthetic failures for the judge: successful conversations with one perturbed value.
 
-A judge that has only read production knows how production fails. A policy that learns from it finds what production
-never did: the right steps for the wrong product, a day misspelt, somebody else's number. So a success is
-perturbed: one value changes, in what the user asked for or in what the agent said, and the result counts as a failure.
-Nothing here knows a domain: values are numbers, and words that stand in the answers of tools.
+A judge that is trained on production only knows production's failures. A policy trained with it finds others: the right
+steps for the wrong product, a misspelt day, another customer's number. So one value of a successful conversation is
+perturbed, in the user's request or in the agent's message, and the result counts as a failure. The code is independent
+of the domain: values are numbers, and words that occur in tools' answers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 Messages = Sequence[Mapping[str, Any]]
 _WORD = re.compile(r"[A-Za-z0-9]+(?:[-.][A-Za-z0-9]+)*")
 GARBLED = 0.25
-"""Share of the exchanged words that become no other value but a misspelling."""
+"""Share of the perturbations that misspell a word instead of replacing it with another value."""
 
 
 class Counterfactuals:
-    """Learns which values stand where in tools' answers, and exchanges one for another of its kind."""
+    """Learns which values occur at which place in tools' answers, and replaces one with another of its kind."""
 
     def __init__(self, conversations: Sequence[Messages]) -> None:
         self._places: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
@@ -34,7 +34,7 @@ class Counterfactuals:
         self._words = {place: list(words) for place, words in seen.items()}
 
     def of(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
-        """The conversation with one value exchanged; None where there is none to exchange."""
+        """The conversation with one value perturbed; None if it has no value to perturb."""
         known = {word.lower() for _, word in _values(messages)}
         found = [
             (number, match[0])
@@ -51,7 +51,7 @@ class Counterfactuals:
         whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])")
         told = [dict(message) for message in messages]
         for at, message in enumerate(told):
-            if at == number or (speaker == "user" and message["role"] == "user"):  # users mean what they say throughout
+            if at == number or (speaker == "user" and message["role"] == "user"):  # a user repeats the same value
                 message["content"] = whole.sub(lambda _: other, message.get("content") or "")
         return told
 
@@ -64,7 +64,7 @@ class Counterfactuals:
         return other.capitalize() if word[0].isupper() else other.lower() if word.islower() else other
 
     def _others(self, word: str) -> list[str]:
-        """Other words where this one stands most often; none for a word that never stood anywhere."""
+        """Other words at the place where this one occurs most often; empty for an unknown word."""
         places = self._places.get(word.lower())
         if not places:
             return []
@@ -73,7 +73,7 @@ class Counterfactuals:
 
 
 def _values(messages: Messages) -> Iterator[tuple[tuple[str, int], str]]:
-    """Words in the texts of tools' JSON answers, with where they stand: (key, number of the word)."""
+    """Words in the texts of tools' JSON answers, with their place: (key, index of the word)."""
     for message in messages:
         if message["role"] == "tool":
             try:
@@ -103,7 +103,7 @@ def _is_number(word: str) -> bool:
 
 
 def _another_number(word: str, rng: random.Random) -> str:
-    """One to all of the digits exchanged, as misread or as somebody else's."""
+    """The number with one or all of its digits replaced."""
     places = [k for k, c in enumerate(word) if c.isdigit()]
     letters = list(word)
     for k in rng.sample(places, rng.randint(1, len(places))):

@@ -1,8 +1,8 @@
-"""What code can see in a transcript, whatever the domain: claims that nothing supports, and wishes nobody took up.
+"""Two counts per transcript that are independent of the domain: unsupported words, and user values not taken up.
 
-A small judge reads how a conversation went, but it does not spell. Production's agent never misspells a day or names
-another number than the tools did, so production's outcomes teach no judge to look, and a policy that is rewarded by
-one soon learns that it may. These two counts look. What they are worth is fitted (judge.py), not assumed.
+A small judge does not compare spellings. Production's agent never misspells a day or changes a number, so production's
+outcomes do not teach a judge to check them, and a policy that is rewarded by such a judge learns that it need not be
+exact. These counts check it by code. Their weights are fitted (judge.py).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from training.models.edits import dumps
 Messages = Sequence[Mapping[str, Any]]
 _WORD = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?")
 OWN = 0.01
-"""A word that production's agent says unprompted in more than this share of its conversations is its own."""
+"""A word that the agent uses unprompted in more than this share of its conversations belongs to its own vocabulary."""
 FEWEST = 5
-"""Conversations in which a user's word must have stood before its echo is expected."""
+"""Minimum number of conversations with a user's word before the agent is expected to repeat it."""
 
 
 @dataclass(frozen=True)
 class Grounding:
-    """`own`: words that production's agent says of itself, where no tool or user did; `echoed`: users' words
-    that it mostly takes up, in what it says or in what it asks the tools.
+    """`own`: words that production's agent uses although no tool or user did. `echoed`: users' words that the agent
+    mostly repeats, in messages or in calls.
     """
 
     own: frozenset[str]
@@ -37,7 +37,7 @@ class Grounding:
 
     @classmethod
     def of(cls, conversations: Iterable[Messages]) -> Grounding:
-        """Learned from production's conversations, good and bad."""
+        """Learn both sets from production's conversations, successful or not."""
         own: Counter[str] = Counter()
         said: Counter[str] = Counter()
         taken_up: Counter[str] = Counter()
@@ -53,7 +53,7 @@ class Grounding:
         return cls(frozenset(free), frozenset(echoed - free))
 
     def counts(self, messages: Messages) -> tuple[int, int]:
-        """How many distinct words of the agent stand nowhere else, and how many of the user's nobody took up."""
+        """(distinct words of the agent that occur nowhere else, words of the user that the agent did not repeat)."""
         user, agent, asked, told = _spoken(messages)
         unsupported = {w for w in agent - told - user if w not in self.own}
         unmet = {w for w in user - agent - asked if w in self.echoed or _is_value(w)}
@@ -62,26 +62,26 @@ class Grounding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the counts add to a score: log-odds = w0 + w1 logit(score) + w2 log1p(unsupported) + w3 log1p(unmet).
+    """A correction of the score: log-odds = w0 + w1 logit(score) + w2 log1p(unsupported) + w3 log1p(unmet).
 
-    No evidence (`Evidence()`) leaves scores as they are.
+    The default `Evidence()` leaves scores unchanged.
     """
 
     grounding: Grounding = Grounding(frozenset(), frozenset())
     weights: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 0.0)
 
     def weigh(self, score: float, messages: Messages) -> float:
-        """A judge's score in [0, 1] for these messages, corrected."""
+        """The corrected score in [0, 1] of a conversation."""
         return float(1 / (1 + math.exp(-np.dot(self.weights, self._features(score, messages)))))
 
     def fitted(self, scored: Sequence[tuple[float, Messages, bool]], ridge: float = 1.0) -> Evidence:
-        """With the weights that tell success from failure best: ridge logistic regression, by Newton's method. More of
-        either count never speaks for success.
+        """Evidence with weights fitted to success: ridge logistic regression by Newton's method. The weights of the two
+        counts are at most 0.
         """
         features_NF = np.array([self._features(score, messages) for score, messages, _ in scored])
         success_N = np.array([success for *_, success in scored], float)
         penalty_F = ridge * np.array([1e-3, 1.0, 1.0, 1.0])
-        weights_F = np.zeros(4)  # from certain odds Newton's first step would lead nowhere
+        weights_F = np.zeros(4)  # Newton's method diverges from a start with extreme odds
         for _ in range(30):
             odds_N = 1 / (1 + np.exp(-features_NF @ weights_F))
             gradient_F = features_NF.T @ (success_N - odds_N) - penalty_F * weights_F
@@ -96,7 +96,7 @@ class Evidence:
         return 1.0, math.log(kept / (1 - kept)), math.log1p(unsupported), math.log1p(unmet)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON; `Evidence.read` takes it back."""
+        """The weights as JSON; `Evidence.read` reads it."""
         words = {"own": sorted(self.grounding.own), "echoed": sorted(self.grounding.echoed)}
         return {**words, "weights": list(self.weights)}
 
@@ -108,7 +108,7 @@ class Evidence:
 
 
 def _spoken(messages: Messages) -> tuple[set[str], set[str], set[str], set[str]]:
-    """The words of users, of the agent to them, of the agent to the tools, and of the tools."""
+    """The sets of words of users, of the agent to users, of the agent to tools, and of tools."""
     user, agent, asked, told = set(), set(), set(), set()
     for message in messages:
         words = _words(message.get("content") or "")
@@ -125,7 +125,7 @@ def _spoken(messages: Messages) -> tuple[set[str], set[str], set[str], set[str]]
 
 
 def _words(text: str) -> set[str]:
-    """Lower-case words and numbers. A number is its digits without the zeros at its ends: $70.50 is 7050 cents."""
+    """Lower-case words and numbers. A number is its digits without zeros at its ends: $70.50 equals 7050 cents."""
     found = set()
     for match in _WORD.finditer(text):
         word = match[0]

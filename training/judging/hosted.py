@@ -1,8 +1,8 @@
-"""A hosted judge: calls are limited, repeated with patience, remembered on disk, and paid for once.
+"""HTTP transport for a hosted judge: limits concurrency, retries, caches answers on disk, and counts costs.
 
-All of it lies below the HTTP client, so that RULER does not know: a refusal for load (429) or an outage costs time and
-never a score. What patience does not cure ends the run with a message; the run goes on from its last step, and what was
-answered before comes from the cache.
+It lies below the HTTP client, so RULER does not change. Overload (429) or an outage costs time, never a score. After
+`max_tries` the run ends with a message. A later run continues from its last step and reads earlier answers from the
+cache.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingest.errors import UserError
 
 LOADED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Answers that say: later."""
+"""Status codes that are retried."""
 REFUSED = frozenset({401, 402, 403, 404})
-"""Answers that no repetition changes: key, account, address or model."""
+"""Status codes that are not retried: wrong key, account, address or model."""
 LEDGER = "costs.jsonl"
 
 
 class HostedSettings(BaseModel):
-    """How a hosted judge is asked."""
+    """Settings for requests to a hosted judge."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    at_once: int = Field(8, ge=1, description="Calls in flight at once, in each process.")
-    max_tries: int = Field(40, ge=1, description="Tries of one call before the run ends with a message.")
-    first_wait_seconds: float = Field(1.0, ge=0, description="Wait after the first refusal; it doubles.")
-    max_wait_seconds: float = Field(60.0, ge=0, description="Longest wait that is not asked for by Retry-After.")
-    cache_dir: Path | None = Field(None, description="Answers are kept here and never paid for twice; null: not kept.")
-    input_price: float = Field(0.0, ge=0, description="Price of a million prompt tokens, for the cost account.")
-    output_price: float = Field(0.0, ge=0, description="Price of a million answered tokens.")
+    at_once: int = Field(8, ge=1, description="Concurrent calls per process.")
+    max_tries: int = Field(40, ge=1, description="Attempts per call before the run ends with a message.")
+    first_wait_seconds: float = Field(1.0, ge=0, description="Wait after the first failed attempt; doubles each time.")
+    max_wait_seconds: float = Field(60.0, ge=0, description="Longest wait, unless Retry-After asks for more.")
+    cache_dir: Path | None = Field(None, description="Directory that caches answers; null: no cache.")
+    input_price: float = Field(0.0, ge=0, description="Price per million prompt tokens, for the cost report.")
+    output_price: float = Field(0.0, ge=0, description="Price per million completion tokens.")
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What judging cost: calls that were paid, calls that the cache answered, refusals waited out, tokens, money."""
+    """Costs of judging: paid calls, cache hits, retries, tokens, money."""
 
     calls: int = 0
     cached: int = 0
@@ -62,10 +62,10 @@ class Costs:
 
 
 class PatientTransport(httpx.AsyncBaseTransport):
-    """Sends each distinct request once, however often the endpoint says "later".
+    """Sends each distinct request once, with retries.
 
-    Raises UserError where it refuses for good or stays unavailable for `max_tries`. `costs` is this process's account;
-    `read_costs` adds up those of all processes that share a cache.
+    Raises UserError for a status in REFUSED, and after `max_tries`. `costs` is this process's account; `read_costs`
+    sums over all processes that share a cache.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class PatientTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
     async def _patiently(self, request: httpx.Request, body: bytes) -> httpx.Response:
-        """The first answer that is not "later", read whole."""
+        """The first answer that is not retried, read completely."""
         why = ""
         for attempt in range(self.settings.max_tries):
             asked = httpx.Request(
@@ -113,7 +113,7 @@ class PatientTransport(httpx.AsyncBaseTransport):
                     told = f"HTTP {answer.status_code} {_told(answer)}"
                     raise UserError(f"the judge at {request.url.host} refuses: {told}")
                 if answer.status_code not in LOADED:
-                    # headers are left out: the content is decoded already
+                    # headers are dropped: the content is decoded already
                     return httpx.Response(answer.status_code, content=answer.content, request=request)
                 why = f"HTTP {answer.status_code} {_told(answer)}"
                 asked_to_wait = retry_after(answer.headers.get("retry-after", ""), time.time())
@@ -122,7 +122,7 @@ class PatientTransport(httpx.AsyncBaseTransport):
             await self._sleep(max(asked_to_wait, own * random.uniform(0.5, 1.0)))
         raise UserError(
             f"the judge at {request.url.host} did not answer in {self.settings.max_tries} tries (the last: {why}); "
-            "start the same command again later: it goes on where it stopped"
+            "start the same command again later: it continues where it stopped"
         )
 
     def _slot(self) -> asyncio.Semaphore:
@@ -131,7 +131,7 @@ class PatientTransport(httpx.AsyncBaseTransport):
             self._slots = loop, asyncio.Semaphore(self.settings.at_once)
         return self._slots[1]
 
-    # ----- cache and account
+    # ----- cache and costs
 
     def _kept(self, key: str) -> bytes | None:
         if self.settings.cache_dir is None:
@@ -164,12 +164,12 @@ class PatientTransport(httpx.AsyncBaseTransport):
         self.costs += costs
         if self.settings.cache_dir is not None:
             self.settings.cache_dir.mkdir(parents=True, exist_ok=True)
-            with (self.settings.cache_dir / LEDGER).open("a") as file:  # one short write: processes may share the file
+            with (self.settings.cache_dir / LEDGER).open("a") as file:  # one short write: processes can share the file
                 file.write(json.dumps(asdict(costs)) + "\n")
 
 
 def read_costs(cache_dir: Path) -> Costs:
-    """What all processes that shared a cache have paid; nothing where there is none."""
+    """Costs of all processes that share a cache; zero if there is none."""
     path = cache_dir / LEDGER
     lines = path.read_text().splitlines() if path.is_file() else []
     return sum((Costs(**json.loads(line)) for line in lines), Costs())
@@ -182,7 +182,7 @@ def open_client(base_url: str, settings: HostedSettings) -> httpx.AsyncClient:
 
 
 def retry_after(value: str, now: float) -> float:
-    """Seconds that a Retry-After header asks for (RFC 9110, section 10.2.3: seconds or a date); else 0."""
+    """Seconds of a Retry-After header (RFC 9110, section 10.2.3: seconds or a date); 0 if it is invalid."""
     try:
         return max(0.0, float(value))
     except ValueError:
@@ -208,7 +208,7 @@ def _usage(content: bytes) -> dict[str, Any]:
 
 
 class Rubrics(BaseModel):
-    """One YAML file for all agents: `default`, and `agents` by name."""
+    """Content of the YAML file with rubrics: `default`, and `agents` by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -217,7 +217,7 @@ class Rubrics(BaseModel):
 
 
 def read_rubric(path: Path, agent: str) -> str | None:
-    """The rubric of an agent, or the file's default; None if it has neither. Raises UserError for another file."""
+    """The rubric of an agent, or the file's default; None if it has neither. Raises UserError for an invalid file."""
     try:
         found = Rubrics.model_validate(yaml.safe_load(path.read_text()) or {})
     except OSError as error:

@@ -1,8 +1,8 @@
-"""The offline judge: a LoRA on the same base that has read how production's conversations ended.
+"""The offline judge: a LoRA adapter on the same base, trained on the outcomes of production's conversations.
 
-It answers in RULER's form behind the OpenAI chat API, so that the training loop cannot tell it from a hosted model.
-Two readings are trained together and the better one is used: *pointwise*, the probability that a transcript ended in
-success, and *pairwise*, which of two transcripts did better (both orders), averaged over a trajectory's rivals.
+It implements the OpenAI chat API with RULER's answers, so the training loop uses it like a hosted model. Two forms are
+trained together and the better one is used. *Pointwise*: the probability that a transcript ended in success.
+*Pairwise*: which of two transcripts did better (both orders), averaged over the other members of the group.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_REMEMBERED = 2048
 
 
 class JudgeSettings(BaseModel):
-    """How the judge is trained."""
+    """How the judge is fitted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,18 +54,18 @@ class JudgeSettings(BaseModel):
             max_tokens=1_000_000,
             step_tokens=8192,
         ),
-        description="The supervised fit. A row has one learned token, so steps are large: small ones learn nothing.",
+        description="The supervised fit. A row has one learned token, so it needs large steps.",
     )
     pair_share: float = Field(0.15, ge=0, le=1, description="Pairwise rows, as a share of the pointwise ones.")
-    held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, kept for agreement.")
+    held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, to measure agreement.")
     max_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")
-    narrate: float = Field(0.0, ge=0, le=1, description="Share of rows that also learn to tell the transcript.")
+    narrate: float = Field(0.0, ge=0, le=1, description="Share of rows that also train on the transcript's tokens.")
 
 
 @dataclass(frozen=True)
 class LocalJudge:
-    """Reads transcripts with an adapter of an engine. It remembers its latest verdicts: RULER asks in several orders,
-    and a transcript on its own reads the same in each.
+    """Scores transcripts with an adapter of an engine. It caches its latest verdicts: RULER judges a group in several
+    orders, and a pointwise verdict is the same in each.
     """
 
     engine: Engine
@@ -77,11 +77,11 @@ class LocalJudge:
     _known: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def forget(self) -> None:
-        """Forget the verdicts: the next ones then follow from what is asked next alone, to the last digit."""
+        """Clear the cached verdicts, so that later verdicts depend on later requests only, to the last digit."""
         self._known.clear()
 
     async def success(self, text: str) -> float:
-        """Probability that this transcript's goal was reached."""
+        """Probability that a transcript's goal was reached."""
         if text not in self._known:
             prompt = verdict_prompt(self.chat, text, self.max_tokens)
             failed, succeeded = await self._weigh(prompt, VERDICTS)
@@ -91,17 +91,17 @@ class LocalJudge:
         return self._known[text]
 
     async def better(self, first: str, second: str) -> float:
-        """Probability that the first transcript did better, both orders averaged."""
+        """Probability that the first transcript did better, averaged over both orders."""
         forward, backward = await asyncio.gather(self._first_wins(first, second), self._first_wins(second, first))
         return (forward + 1 - backward) / 2
 
     async def judge(self, group: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
-        """Scores in [0, 1] for the conversations of one group: as read, and corrected by the evidence."""
+        """Scores in [0, 1] for the conversations of one group, corrected by the evidence."""
         scores = await self.scores([transcript(messages) for messages in group])
         return [self.evidence.weigh(score, messages) for score, messages in zip(scores, group, strict=True)]
 
     async def scores(self, texts: Sequence[str]) -> list[float]:
-        """Scores in [0, 1] for the transcripts of one group, as read."""
+        """Scores in [0, 1] for the transcripts of one group, without the correction."""
         if self.form == "pointwise" or len(texts) < 2:
             return list(await asyncio.gather(*(self.success(t) for t in texts)))
         pairs = [(a, b) for a in range(len(texts)) for b in range(a)]
@@ -132,7 +132,7 @@ def pair_prompt(chat: ChatFormat, first: str, second: str, max_tokens: int) -> l
 
 
 def _fitting(chat: ChatFormat, text: str, max_tokens: int) -> str:
-    """The first line (the task) and as much of the end as fits."""
+    """The first line (the task) and the end of the transcript, cut to `max_tokens`."""
     if len(text) < max_tokens or len(chat.encode(text)) <= max_tokens:
         return text
     first, *rest = text.split("\n")
@@ -181,15 +181,15 @@ def judge_app(judge: LocalJudge) -> Starlette:
 
 
 def in_process_client(judge: LocalJudge) -> httpx.AsyncClient:
-    """A client whose requests reach the judge without a socket."""
+    """An HTTP client that calls the judge in this process, without a socket."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=judge_app(judge)), base_url="http://judge/v1/")
 
 
-# ----- training
+# ----- fit
 
 
 def labelled(conversations: Sequence[Conversation]) -> list[tuple[Conversation, bool]]:
-    """The conversations whose outcome production knows, with whether it was success."""
+    """The conversations with a known outcome, with whether they succeeded."""
     found = []
     for conversation in conversations:
         scores = [o["score"] for o in conversation.outcomes if o.get("score") is not None]
@@ -199,7 +199,7 @@ def labelled(conversations: Sequence[Conversation]) -> list[tuple[Conversation, 
 
 
 def judge_rows(examples: Sequence[tuple[str, bool]], chat: ChatFormat, settings: JudgeSettings, seed: int) -> list[Row]:
-    """A pointwise row an example, and pairs of a success and a failure in random order."""
+    """A pointwise row per example, and pairs of a success and a failure in random order."""
     rng = random.Random(seed)
     rows = []
     for text, success in examples:
@@ -232,9 +232,9 @@ def fit_judge(
 ) -> dict[str, Any]:
     """Train the judge on conversations with outcomes (oldest first) and measure its agreement on the latest.
 
-    Writes a peft directory and returns its manifest: `agreement` is the share of (success, failure) pairs that the
-    chosen form orders rightly (the area under the ROC curve), with a 95 % bootstrap interval. Raises UserError where
-    outcomes are missing or all alike. `last` is the judge before this one, to go on from.
+    Writes a peft directory and returns its manifest. `agreement` is the share of (success, failure) pairs that the
+    chosen form orders correctly (the area under the ROC curve), with a 95 % bootstrap interval. The fit starts from the
+    adapter `last` if it is given. Raises UserError if outcomes are missing or all equal.
     """
     examples = labelled(conversations)
     earlier, latest = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
@@ -277,7 +277,7 @@ def fit_judge(
 
 
 async def _agreements(judge: LocalJudge, examples: Sequence[tuple[str, bool]], seed: int) -> dict[str, dict[str, Any]]:
-    """Agreement of both forms: pointwise over all pairs, pairwise over a sample of them."""
+    """Agreement of both forms: pointwise over all pairs, pairwise over a sample of pairs."""
     good, bad = [t for t, s in examples if s], [t for t, s in examples if not s]
     up_scores = np.array(await asyncio.gather(*(judge.success(t) for t in good)))
     down_scores = np.array(await asyncio.gather(*(judge.success(t) for t in bad)))
@@ -299,11 +299,11 @@ async def _corroborated(
     latest: Sequence[tuple[Conversation, bool]],
     seed: int,
 ) -> tuple[Evidence, dict[str, Any]]:
-    """What the evidence is worth on the latest conversations, and how far judge and evidence agree with outcomes.
+    """Fit the evidence on the latest conversations, and measure the agreement of judge and evidence with outcomes.
 
-    Beside production's own failures stand its successes with a value exchanged, since the evidence is there for what
-    production never did. Each half of the conversations is measured with the weights that the other half gives;
-    `exchanges_seen` is the share of successes that score higher as they were than with a value exchanged.
+    Production's failures are extended by perturbed successes (counterfactual.py), because the evidence is for failures
+    that production never showed. Two-fold: each half of the conversations is measured with weights from the other half.
+    `exchanges_seen` is the share of successes that score higher than their perturbed version.
     """
     known, rng = Counterfactuals([c.messages for c, _ in earlier]), random.Random(seed)
     others = [known.of(c.messages, rng) if success else None for c, success in latest]
@@ -326,12 +326,12 @@ async def _corroborated(
 
 
 def _won(up: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """[successes, failures]: 1 where the success scores higher, a half where both score the same."""
+    """[successes, failures]: 1 if the success scores higher, 0.5 for equal scores."""
     return (up[:, None] > down) + 0.5 * (up[:, None] == down)
 
 
 def _interval(won: np.ndarray, seed: int, draws: int = 1000) -> list[float]:
-    """95 % bootstrap interval of a mean over rows and columns, each resampled on its own."""
+    """95 % bootstrap interval of a mean over rows and columns, each resampled independently."""
     rng = np.random.default_rng(seed)
     rows, columns = won.shape
     means = [won[rng.integers(rows, size=rows)][:, rng.integers(columns, size=columns)].mean() for _ in range(draws)]

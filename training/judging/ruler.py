@@ -1,9 +1,9 @@
-"""RULER: an LLM judge scores the trajectories of a group against each other (OpenPipe ART, ruler.py).
+"""RULER: an LLM judge scores the trajectories of a group relative to each other (OpenPipe ART, ruler.py).
 
-What differs from the original, and why (docs/training.md): labels are random and opaque and every call is mapped by
-label, since a judge that answers in rank order would otherwise permute rewards; a group is judged in two orders, since
-position bias is systematic; scores out of range, missing or doubled are a failed call, and a trajectory without a
-score is unscored, never zero; text inside a trajectory cannot close its tag.
+Differences from the original (docs/training.md). Labels are random and opaque, and scores are mapped by label: a judge
+that answers in rank order would otherwise permute the rewards. A group is judged in two orders, because judges have a
+position bias. An answer with scores that are out of range, missing or doubled is a failed call. A trajectory without a
+score is unscored, never zero. Text inside a trajectory is escaped, so that it cannot close its tag.
 """
 
 from __future__ import annotations
@@ -43,43 +43,43 @@ Answer with JSON only: {{"scores": [{{"trajectory_id": "...", "explanation": "..
 
 
 class RulerSettings(BaseModel):
-    """Where the judge is and how it is asked."""
+    """The judge's endpoint and prompt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint; None is the local judge adapter.")
-    model: str = Field("judge", description="The model name that the endpoint knows.")
+    base_url: str | None = Field(None, description="An OpenAI-compatible endpoint; null: the local judge adapter.")
+    model: str = Field("judge", description="The endpoint's name of the model.")
     api_key: SecretStr | None = Field(
-        None, exclude=True, description="Bearer token, if the endpoint wants one. It is never written or dumped."
+        None, exclude=True, description="Bearer token of the endpoint. It is never written to disk."
     )
-    rubric: str = Field(RUBRIC, description="What the judge looks for.")
-    rubrics: Path | None = Field(None, description="YAML file with a rubric per agent; goes before `rubric`.")
-    hosted: HostedSettings = Field(HostedSettings(), description="How an endpoint is asked: limits, patience, cache.")
-    orders: int = Field(2, ge=1, le=4, description="In how many orders a group is judged; a third if two disagree.")
-    retries: int = Field(2, ge=0, description="Further tries after an answer that cannot be used.")
-    max_characters: int = Field(12_000, ge=200, description="Of one trajectory; the middle is cut, errors are kept.")
-    timeout_seconds: float = Field(120.0, gt=0, description="Of one judge call.")
+    rubric: str = Field(RUBRIC, description="The grading standards.")
+    rubrics: Path | None = Field(None, description="YAML file with a rubric per agent; overrides `rubric`.")
+    hosted: HostedSettings = Field(HostedSettings(), description="Requests to an endpoint: limits, retries, cache.")
+    orders: int = Field(2, ge=1, le=4, description="Orders in which a group is judged; one more if two disagree.")
+    retries: int = Field(2, ge=0, description="Further attempts after an invalid answer.")
+    max_characters: int = Field(12_000, ge=200, description="Per trajectory; the middle is cut, errors are kept.")
+    timeout_seconds: float = Field(120.0, gt=0, description="Timeout of one judge call.")
 
     @field_validator("base_url")
     @classmethod
     def _without_credentials(cls, url: str | None) -> str | None:
-        """The URL is written to manifests and reports, so it holds no secret."""
+        """Refuse a URL with credentials, because the URL is written to manifests and reports."""
         if url is not None and ((parts := urlsplit(url)).query or "@" in parts.netloc):
             raise ValueError("the URL holds a user or a query, which may be a secret; give it as api_key")
         return url
 
     def of_agent(self, agent: str) -> RulerSettings:
-        """With the rubric that `rubrics` has for an agent. Raises UserError where the file is none."""
+        """The settings with the agent's rubric from `rubrics`. Raises UserError for an invalid file."""
         found = read_rubric(self.rubrics, agent) if self.rubrics else None
         return self.model_copy(update={"rubric": found or self.rubric, "rubrics": None})
 
 
 @dataclass
 class Judgement:
-    """A group's scores (None: unscored), why, and what judging cost.
+    """A group's scores (None: unscored), the judge's reasons, and the costs.
 
-    `disagreement` is the mean difference of a score between the orders. `positions`: for every usable answer and
-    member, its place in the prompt (0 first, 1 last) and its score less the answer's mean.
+    `disagreement` is the mean difference of a score between the orders. `positions`: for every valid answer and member,
+    its position in the prompt (0 first, 1 last) and its score less the answer's mean.
     """
 
     scores: list[float | None]
@@ -93,14 +93,14 @@ class Judgement:
 
 
 class Ruler:
-    """Scores groups through an OpenAI-compatible endpoint. `client` may be bound to an app in this process."""
+    """Scores groups through an OpenAI-compatible endpoint. `client` can be bound to an app in this process."""
 
     def __init__(self, settings: RulerSettings, client: httpx.AsyncClient) -> None:
         self.settings, self.client = settings, client
 
     async def judge(self, group: Sequence[Trajectory], seed: int = 0, planted: bool = False) -> Judgement:
-        """Scores in the order of `group`. Verbatim duplicates are shown once and share their score, except where they
-        are `planted` to see how differently the judge scores what is equal.
+        """Scores in the order of `group`. Verbatim duplicates are shown once and share their score, except if they are
+        `planted` to measure the judge's noise.
         """
         began = time.monotonic()
         shown = [_shown(t.messages, self.settings.max_characters) for t in group]
@@ -137,8 +137,8 @@ class Ruler:
         found: Judgement,
         reasons: list[str],
     ) -> list[float | None]:
-        """One order's scores, by member of `text`; all None after `retries` unusable answers. `reasons` is filled
-        with what the judge explained.
+        """One order's scores, by member of `text`; all None after `retries` invalid answers. The judge's
+        explanations are written to `reasons`.
         """
         for attempt in range(self.settings.retries + 1):
             rng = random.Random(seed_of(seed, attempt))
@@ -148,7 +148,7 @@ class Ruler:
                 answer = await self._ask(text.prompt(labels, order, group[0].start.tools), found)
                 by_label = read_answer(answer, labels)
             except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):
-                # one judge call is a boundary: whatever shape the answer has, it is counted and asked for again
+                # one judge call is a tolerated boundary: any invalid answer is counted and retried
                 found.failed_calls += 1
                 await asyncio.sleep(0)
                 continue
@@ -187,7 +187,7 @@ class Ruler:
 def read_answer(answer: str, labels: Sequence[str]) -> dict[str, tuple[float, str]]:
     """A judge's JSON as (score, explanation) by label.
 
-    Raises ValueError unless every label is there once and its score in [0, 1].
+    Raises ValueError unless every label occurs once with a score in [0, 1].
     """
     start, end = answer.find("{"), answer.rfind("}")
     value = json.loads(answer[start : end + 1])
@@ -206,7 +206,7 @@ def read_answer(answer: str, labels: Sequence[str]) -> dict[str, tuple[float, st
 
 
 def _shown(messages: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The messages that fit: head and tail, of the middle first the failed tool replies; then shortened messages."""
+    """The messages that fit: head and tail, then failed tool replies of the middle; then shortened messages."""
     kept = [{k: v for k, v in m.items() if k not in ("tool_call_id",)} for m in messages]
     for message in kept:
         if message.get("provenance") not in (None, "real"):
@@ -219,7 +219,7 @@ def _shown(messages: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]
         longest = max(kept, key=lambda m: len(m.get("content") or ""))
         text = longest.get("content") or ""
         if len(text) <= 80:
-            break  # what is left is structure
+            break  # only structure is left
         longest["content"] = f"{text[: len(text) // 4]} ... {text[-len(text) // 4 :]}"
     return kept
 
@@ -234,7 +234,7 @@ def _mean(scores: Sequence[float | None]) -> float | None:
 
 
 def _disagree(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
-    """Kendall's tau below 0.6, or another winner; ties count for neither side."""
+    """Kendall's tau below 0.6, or another winner. Ties count for neither side."""
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if len(pairs) < 2:
         return False

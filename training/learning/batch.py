@@ -1,4 +1,4 @@
-"""One batch format for every loss: ids, which of them are learned, and what each learned token carries.
+"""The batch format of all losses: ids, which of them are learned, and per-token values of the learned ones.
 
 Axes: B rows, T tokens; N the learned tokens of a batch, in row order.
 """
@@ -15,9 +15,9 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence. `advantage` weighs its learned tokens in a policy loss, `weights` each of them in a supervised one;
-    `logprobs` are the sampler's. Both have one entry a learned token, or none. Rows that name the same `rollout` are
-    parts of one trajectory; a row without a name is a whole one.
+    """One sequence. `advantage` weights its learned tokens in a policy loss; `weights` weights each of them in a
+    supervised loss; `logprobs` are the sampler's. Both have one entry per learned token, or none. Rows with the same
+    `rollout` are parts of one trajectory; a row with an empty name is a whole one.
     """
 
     ids: tuple[int, ...]
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where tokens stand that are not simply one after the other, and which others [B, 1, T, T] each may see."""
+    """Positions and attention masks [B, 1, T, T] of rows that are not plain sequences."""
 
     positions_BT: torch.Tensor
     seen_B1TT: torch.Tensor
@@ -52,7 +52,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right. Padding is never attended to by anything that counts, since attention is causal."""
+    """Rows padded on the right. Causal attention never attends from real tokens to padding."""
 
     ids_BT: torch.Tensor
     trained_BT: torch.Tensor
@@ -62,7 +62,7 @@ class Batch:
     layout: Layout | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device. `trained_BT` stays on the CPU, where positions are chosen from it."""
+        """The batch on a device. `trained_BT` stays on the CPU, where positions are selected from it."""
 
         def there(value: torch.Tensor | None) -> torch.Tensor | None:
             return None if value is None else value.to(device, non_blocking=True)
@@ -73,7 +73,7 @@ class Batch:
 
 
 def collate(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Batch:
-    """Rows as one batch; what a model reads of it, all but the last column, is a multiple of `multiple` long."""
+    """Rows as one batch. The length of the model's input (all columns but the last) is a multiple of `multiple`."""
     longest = 1 + multiple * math.ceil((max(len(r.ids) for r in rows) - 1) / multiple)
     ids_BT = torch.full((len(rows), longest), pad_id)
     trained_BT = torch.zeros((len(rows), longest), dtype=torch.bool)
@@ -90,7 +90,7 @@ def collate(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Batch:
 
 
 def by_length(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Rows of like length together, each group at most `tokens` padded tokens (one row at least)."""
+    """Rows grouped by similar length, each group with at most `tokens` padded tokens (at least one row)."""
     groups: list[list[Row]] = []
     for row in sorted(rows, key=lambda r: len(r.ids)):
         if groups and len(row.ids) * (len(groups[-1]) + 1) <= tokens:
@@ -101,9 +101,9 @@ def by_length(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
 
 
 def epochs(rows: Sequence[Row], tokens: int, seed: int, start: int = 0):  # type: ignore[no-untyped-def]
-    """Endless groups for training, shuffled anew each epoch; `start` skips groups, so that a resumed run goes on.
+    """Endless groups for training, shuffled each epoch; `start` skips groups when a run resumes.
 
-    Rows are shuffled first and sorted by length in stretches, so that a group is not always of the same rows.
+    Rows are shuffled first and then sorted by length within stretches, so that groups differ between epochs.
     """
     number, epoch = 0, 0
     while True:

@@ -1,4 +1,4 @@
-"""A supervised fit: an adapter trained on rows for a given number of tokens, the best of it kept."""
+"""Supervised fits: train an adapter on rows for a number of tokens, and keep the best evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class FitSettings(BaseModel):
-    """A supervised fit: how long, how often it is looked at."""
+    """Budget and evaluations of a supervised fit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,12 +30,12 @@ class FitSettings(BaseModel):
         default_factory=lambda: LearnerSettings(
             lora=LoraSettings(rank=64, alpha=128), schedule="cosine", max_grad_norm=1.0
         ),
-        description="How the adapter is optimised.",
+        description="The optimizer's settings.",
     )
-    max_tokens: int = Field(3_000_000, gt=0, description="Tokens to train on, prompts included, padding not.")
-    max_epochs: float = Field(8.0, gt=0, description="Stop after this many passes even if tokens are left.")
-    step_tokens: int = Field(2048, ge=64, description="Padded tokens a step; many small steps beat few large ones.")
-    evaluations: int = Field(6, ge=1, description="How many times the held-out loss is measured; the best is kept.")
+    max_tokens: int = Field(3_000_000, gt=0, description="Tokens to train on, prompts included, padding excluded.")
+    max_epochs: float = Field(8.0, gt=0, description="Maximum number of epochs.")
+    step_tokens: int = Field(2048, ge=64, description="Padded tokens per step.")
+    evaluations: int = Field(6, ge=1, description="Number of held-out evaluations; the best weights are kept.")
 
 
 def fit_sft(
@@ -50,15 +50,15 @@ def fit_sft(
     stop: Stop = never,
     loss: Loss | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float]]]:
-    """Train an adapter on `rows`; the weights with the lowest held-out cross-entropy win.
+    """Train an adapter on `rows`; keep the weights with the lowest held-out cross-entropy.
 
-    `start` is a peft directory to go on from; `loss` is cross-entropy unless another is given, and its reference, if it
-    has one, is `start`.
+    `start` is a peft directory to start from. `loss` defaults to cross-entropy; its reference, if it has one, is
+    `start`.
 
-    Returns (weights, peft configuration, history). The budget is counted in tokens: `seconds` in the history only
-    reports. With `checkpoint` a killed fit goes on where its last evaluation was. Where `stop` says so between two
-    steps, the fit ends with what it has: `unfinished(history)` then says how far it came, and `checkpoint` stays, so
-    that a later call goes on from that step. Raises ValueError without rows.
+    Returns (weights, peft configuration, history). The budget is counted in tokens; `seconds` in the history are
+    informative only. With `checkpoint`, a killed fit resumes at its last evaluation. If `stop` returns True between two
+    steps, the fit returns its current result, `unfinished(history)` describes how far it came, and `checkpoint` is
+    kept, so that a later call resumes at that step. Raises ValueError without rows.
     """
     if not rows:
         raise ValueError("nothing to fit: no training rows")
@@ -99,7 +99,7 @@ def fit_sft(
         if done >= 1:
             break
         if stop():
-            save()  # before the look below, which an uninterrupted run would not take
+            save()  # before the evaluation below, which an uninterrupted run does not make
             evaluate(done)
             return best["weights"], learner.weights()[1], history
         began = time.monotonic()
@@ -115,22 +115,22 @@ def fit_sft(
 
 
 def unfinished(history: Sequence[dict[str, float]]) -> str | None:
-    """What a manifest says of a fit that was stopped before its budget was spent; None of a whole one."""
+    """The manifest's text for a fit that was stopped before its budget was spent; None for a complete fit."""
     done = history[-1]["done"]
     return None if done >= 1 else f"stopped after {int(history[-1]['step'])} steps, {done:.0%} of the budget"
 
 
 def warm_start(last: Path | None, base: Base, lora: LoraSettings) -> Path | None:
-    """`last`, if it is an adapter of the same base and shape to go on from; else None, and the fit starts anew."""
+    """`last` if it is an adapter of the same base and shape; else None, and the fit starts anew."""
     manifest = manifest_of(last) if last is not None else None
     if last is None or manifest is None or manifest.get("base") != base.name:
         return None
-    shape = settings_of(last)  # which says every layer's name where "all-linear" was asked for
+    shape = settings_of(last)  # it lists every layer's name, also for "all-linear"
     modules = lora.target_modules in ("all-linear", shape.target_modules)
     return last if modules and (shape.rank, shape.alpha) == (lora.rank, lora.alpha) else None
 
 
 def split_latest(items: Sequence[T], share: float) -> tuple[list[T], list[T]]:
-    """The earlier part and the latest `share`, which is held out."""
+    """The earlier part, and the latest `share` as the held-out part."""
     cut = len(items) - max(1, int(len(items) * share))
     return list(items[:cut]), list(items[cut:])

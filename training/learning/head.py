@@ -1,7 +1,7 @@
-"""The output head over the learned positions alone, in chunks: with a large vocabulary it is most of the memory.
+"""The output head over learned positions only, in chunks, to save memory with large vocabularies.
 
-Positions are chosen before the head. Chunks of them go through head and log-softmax one after another, and are
-computed again in the backward pass, so that no more than one chunk's logits ever exist.
+Positions are selected before the head. Chunks of them go through head and log-softmax one after another and are
+recomputed in the backward pass, so at most one chunk's logits exist at a time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 HEAD_ROWS = 64
-"""The head is given a multiple of so many positions: on CPUs each new number costs it tens of milliseconds."""
+"""The number of positions is padded to a multiple of this: on CPUs each new shape costs tens of milliseconds."""
 
 CHUNK_NUMBERS = 64 * 1024 * 1024
-"""Logits that one chunk may hold (256 MiB in float32); fewer are not worth a second computation."""
+"""Maximum number of logits in a chunk (256 MiB in float32). A smaller chunk would not be worth a recomputation."""
 
 Normalize = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits [N, V] and drawn ids [N] to log-probabilities [N, V]."""
+"""Logits [N, V] and sampled ids [N] to log-probabilities [N, V]."""
 
 
 def plain_log_softmax(logits_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
@@ -36,8 +36,8 @@ def logprobs_of_learned(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities [N] of the learned tokens, and the distributions' entropies [N] (without gradient).
 
-    `hidden_BTD` are the hidden states of all positions but the last; `trained_BT` may lie on the CPU, where choosing
-    positions waits for nobody.
+    `hidden_BTD` are the hidden states of all positions but the last. `trained_BT` can be on the CPU, so that selecting
+    positions needs no synchronisation with the device.
     """
     chosen_N = trained_BT[:, 1:].flatten().nonzero()[:, 0].to(hidden_BTD.device)
     hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, chosen_N)
@@ -53,7 +53,7 @@ def logprobs_of_learned(
 
 
 def vocabulary(head: nn.Module) -> int:
-    """How many logits a position has."""
+    """The number of logits per position."""
     weight = head.weight
     assert isinstance(weight, torch.Tensor)
     return getattr(head, "out_features", None) or weight.shape[0]

@@ -1,4 +1,4 @@
-"""The LoRA learner: rows in, better adapter out. It runs the model; what is minimised is a `Loss`'s business."""
+"""The LoRA learner: computes a `Loss` on rows and updates the adapter."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from training.models.parallel import add_up, add_up_gradients, from_first, is_fi
 from training.tiny.passes.learning import SmallBody
 
 LENGTHS = 32
-"""On CPUs, lengths are multiples of this: each new shape costs a product its preparation (measured: 1.2 times)."""
+"""On CPUs, lengths are multiples of this, because each new shape must be compiled (measured: 1.2 times faster)."""
 
 
 class LearnerSettings(BaseModel):
-    """How an adapter is optimised."""
+    """Settings of the optimizer and of the adapter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lora: LoraSettings = Field(default_factory=LoraSettings, description="The adapter's shape.")
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; null: the preset for the base's size.")
     preset: Kind = Field("supervised", description="Which preset: rates for policy gradients are lower.")
-    warmup_steps: int = Field(20, ge=0, description="Steps over which the rate rises linearly.")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="What the rate does afterwards.")
-    max_grad_norm: float = Field(0.5, gt=0, description="Gradient norm above which gradients are scaled down.")
+    warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up.")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="Learning-rate schedule after the warm-up.")
+    max_grad_norm: float = Field(0.5, gt=0, description="Gradients with a larger norm are scaled down to it.")
     micro_tokens: int = Field(4096, ge=64, description="Padded tokens in one forward pass.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
-    share_prompts: bool = Field(True, description="Run a prompt that rows share once (transformers' pass only).")
+    share_prompts: bool = Field(True, description="Run a shared prompt once per group (transformers' pass only).")
     bf16: bool = Field(True, description="Autocast to bfloat16; the factors stay in float32.")
     gradient_checkpointing: bool | None = Field(
         None, description="Recompute activations in the backward pass; null: for bases of a billion parameters."
@@ -54,9 +54,9 @@ class LearnerSettings(BaseModel):
 
 
 class Learner:
-    """An adapter in training, beside the base's own frozen weights. `progress` runs from 0 to 1, for the schedule.
+    """An adapter in training beside the base's frozen weights. `progress` runs from 0 to 1 and drives the schedule.
 
-    `drawing` is the distribution that the log-probabilities are of: the one that the learned tokens were drawn from.
+    `drawing` is the distribution of the log-probabilities: the one that the learned tokens were sampled from.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class Learner:
     def policy_step(self, rows: Sequence[Row], loss: Loss, progress: float = 0.0) -> dict[str, float]:
         """One optimizer step on `rows`; returns the loss's metrics, each a mean over the learned tokens.
 
-        Raises ValueError where no token is learned, or where the loss needs the sampler's log-probabilities and a row
-        has none: a ratio without a recorded log-probability would be made up.
+        Raises ValueError if no token is learned, or if the loss needs the sampler's log-probabilities and a row has
+        none: without a recorded log-probability there is no importance ratio.
         """
         rows = from_first(rows)
         if loss.needs_sampler and any(not row.logprobs for row in rows):
@@ -114,7 +114,7 @@ class Learner:
         return {**{k: v / tokens for k, v in sums.items()}, "grad_norm": norm, "tokens": tokens, "lr": rate}
 
     def keep_reference(self) -> None:
-        """Remember the adapter as it is now: the one that the divergence is measured from."""
+        """Store the current adapter as the reference of the KL penalty."""
         self._reference = {k: v.detach().clone() for k, v in self._factors().items()}
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class Learner:
 
     @torch.no_grad()
     def logprobs_at(self, ids: Sequence[int], positions: Sequence[int]) -> list[float]:
-        """The adapted model's own log-probabilities of some of the ids; positions ascend and are no first ones."""
+        """The adapted model's log-probabilities of the ids at `positions` (ascending, without 0)."""
         marks = [k in set(positions) for k in range(len(ids))]
         batch = self._collated([Row(tuple(ids), tuple(marks))])
         drawing, self.drawing = self.drawing, WHOLE
@@ -144,7 +144,7 @@ class Learner:
 
     @torch.no_grad()
     def _rollouts(self, rows: Sequence[Row], loss: Loss) -> dict[str, _Rollout]:
-        """The sums over whole rollouts, by name."""
+        """The sums over whole rollouts, by the rollout's name."""
         found: dict[str, _Rollout] = {}
         for group in self._micro_batches(rows):
             batch = self._collated(group)
@@ -163,7 +163,7 @@ class Learner:
         return found
 
     def _accumulate(self, rows: Sequence[Row], work: _Work) -> dict[str, float]:
-        """Add one micro-batch's gradient; on running out of memory, its two halves'."""
+        """Add one micro-batch's gradient. If memory runs out, add the gradients of its two halves."""
         try:
             gradients, metrics = self._gradients(rows, work)
         except RuntimeError as error:
@@ -179,7 +179,7 @@ class Learner:
         return {name: value + second[name] for name, value in first.items()}
 
     def _gradients(self, rows: Sequence[Row], work: _Work) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
-        """Gradients of one micro-batch, all or none: a backward pass that broke off leaves nothing half added."""
+        """Gradients of one micro-batch. They are added only if the whole backward pass succeeds."""
         batch = self._collated(rows)
         reference_N = self._reference_of(batch) if work.loss.needs_reference else None
         logprobs_N, entropy_N = self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)
@@ -231,7 +231,7 @@ class Learner:
 
     @property
     def _shares(self) -> bool:
-        """Whether prompts are shared: masks of our own need transformers' pass, with plain attention over all."""
+        """Whether prompts are shared: our masks need transformers' pass, with plain full attention."""
         config = self._adapted.config
         windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         layers = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -240,7 +240,7 @@ class Learner:
 
     @property
     def _adapted(self) -> PreTrainedModel:
-        """The base with the adapter's layers in it, without peft's wrapper around the forward pass."""
+        """The base with the adapter's layers, without peft's wrapper around the forward pass."""
         return cast(PreTrainedModel, self.model.base_model.model)
 
     def _factors(self) -> dict[str, torch.nn.Parameter]:
@@ -255,11 +255,11 @@ class Learner:
     # ----- state
 
     def weights(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The adapter as an engine takes it (a copy)."""
+        """A copy of the adapter's weights and configuration, as an engine takes them."""
         return adapter_weights(self.model)
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs to reach the same weights."""
+        """The state that a resumed run needs to reach the same weights."""
         return {
             "step": self.step,
             "factors": {k: v.detach() for k, v in self._factors().items()},
@@ -285,7 +285,7 @@ class _Rollout:
 
 @dataclass(frozen=True)
 class _Work:
-    """One optimizer step's loss, what its sum is divided by, and the sums over rollouts if it needs them."""
+    """One optimizer step's loss, its divisor, and the sums over rollouts if the loss needs them."""
 
     loss: Loss
     count: float
@@ -293,7 +293,7 @@ class _Work:
 
 
 def _placed(layout: Layout, device: torch.device) -> dict[str, torch.Tensor]:
-    """A layout as transformers takes it, of all tokens but the last."""
+    """A layout as arguments for transformers, for all tokens but the last."""
     return {
         "position_ids": layout.positions_BT[:, :-1].to(device),
         "attention_mask": layout.seen_B1TT[..., :-1, :-1].to(device),
@@ -307,7 +307,7 @@ def _tokens(
     reference_N: torch.Tensor | None,
     sums: Mapping[str, _Rollout],
 ) -> Tokens:
-    """What a loss reads, on the log-probabilities' device."""
+    """The input of a loss, on the log-probabilities' device."""
     device = logprobs_N.device
 
     def there(value: torch.Tensor | None) -> torch.Tensor | None:
@@ -325,15 +325,14 @@ def _tokens(
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not allocate; on CPUs that is a plain RuntimeError."""
+    """Whether torch could not allocate memory; on CPUs that is a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a training state (tensors, and plain values as JSON has them) so that a kill leaves the old one. Of several
-    processes, the first one writes.
+    """Write a training state (tensors, and plain values as in JSON) atomically. Of several processes, the first writes.
 
-    Raises TypeError for other values: `load_state` would not read them.
+    Raises TypeError for other values, which `load_state` would not read.
     """
     if is_first():
         with replacing(path) as beside:
@@ -342,13 +341,13 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state. Nothing in the file is run: other objects than tensors and plain values are refused."""
+    """Read a training state. The file cannot execute code: other objects than tensors and plain values are refused."""
     state: dict[str, Any] = torch.load(path, weights_only=True)
     return state
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, since a file with others is only read by running what it says."""
+    """NumPy numbers as Python numbers, since the safe loader refuses others."""
     if isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping):

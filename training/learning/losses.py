@@ -1,8 +1,8 @@
-"""What every loss shares: log-probabilities of the learned tokens, and the protocol that the learner knows.
+"""The loss protocol, the sampling distribution, and the supervised loss.
 
-A loss returns a sum over tokens; the learner divides by the loss's own count of the whole optimizer step. Dividing a
-micro-batch by its own count would weigh tokens by the company they keep; so would a mean over rows, and there a
-trajectory split in two rows would count twice (DAPO, arXiv 2503.14476, token-level loss).
+A loss returns a sum over tokens. The learner divides it by the loss's count over the whole optimizer step. Dividing
+each micro-batch by its own count would make a token's weight depend on its micro-batch, and a mean over rows would
+count a trajectory that is split in two rows twice (DAPO, arXiv 2503.14476, token-level loss).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.learning.batch import Row
 
 @dataclass(frozen=True)
 class LossSum:
-    """A sum over N tokens, and sums of what is worth logging."""
+    """A sum over N tokens, and sums of logged metrics."""
 
     total: torch.Tensor
     metrics: dict[str, float]
@@ -27,11 +27,11 @@ class LossSum:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a loss may read of the N learned tokens of a micro-batch.
+    """The input of a loss: the N learned tokens of a micro-batch.
 
-    `rollout_ratio_N`, `rollout_distance_N` and `rollout_tokens_N` are of each token's whole rollout, whichever rows and
-    micro-batches it lies in (for losses that are `sequence_level`, without gradient): the sums of log p - log sampler
-    and of log p - log reference (zeros where there is no sampler or reference), and the number of learned tokens.
+    `rollout_ratio_N`, `rollout_distance_N` and `rollout_tokens_N` refer to each token's whole rollout, over all its
+    rows and micro-batches (for `sequence_level` losses, without gradient): the sum of log p - log sampler, the sum of
+    log p - log reference (zeros without a sampler or reference), and the number of learned tokens.
     """
 
     logprobs_N: torch.Tensor
@@ -43,16 +43,16 @@ class Tokens:
     rollout_distance_N: torch.Tensor | None = None
     rollout_tokens_N: torch.Tensor | None = None
     mean_distance: float = 0.0
-    """The mean over the step's rollouts of log p - log reference, summed over a rollout's tokens."""
+    """The mean over the step's rollouts of the sum of log p - log reference."""
 
 
 class Loss(Protocol):
-    """One algorithm. The learner runs the model and knows no more than this."""
+    """One algorithm. The learner runs the model and uses only this interface."""
 
     needs_sampler: ClassVar[bool]
-    """Whether every row must carry the sampler's log-probabilities."""
+    """Whether every row must have the sampler's log-probabilities."""
     sequence_level: ClassVar[bool]
-    """Whether the sums over whole rollouts are needed: one more forward pass, without gradient."""
+    """Whether sums over whole rollouts are needed, which takes one more forward pass without gradient."""
 
     @property
     def needs_reference(self) -> bool:
@@ -60,7 +60,7 @@ class Loss(Protocol):
         ...
 
     def count(self, rows: Sequence[Row]) -> float:
-        """What the sum over all rows of an optimizer step is divided by."""
+        """The divisor of the sum over all rows of an optimizer step."""
         ...
 
     def __call__(self, tokens: Tokens) -> LossSum:
@@ -70,8 +70,8 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class Drawing:
-    """The distribution that tokens are drawn from: softmax(logits / temperature), without the tokens that are less
-    likely than `min_p` times the likeliest (arXiv 2407.01082).
+    """The sampling distribution: softmax(logits / temperature), without tokens whose probability is below `min_p` times
+    the largest one (arXiv 2407.01082).
     """
 
     temperature: float = 1.0
@@ -79,12 +79,12 @@ class Drawing:
 
     @property
     def whole(self) -> bool:
-        """Whether it is the model's own distribution."""
+        """Whether it is the model's own distribution (temperature 1, min_p 0)."""
         return self.temperature == 1.0 and self.min_p == 0.0
 
     def logprobs(self, logits_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [N, V] under this distribution. `ids_N` were drawn, so they are never cut off: rounding
-        must not make them impossible."""
+        """Log-probabilities [N, V] under this distribution. The sampled `ids_N` are never excluded, even if rounding
+        puts them below the threshold."""
         scaled_NV = logits_NV / self.temperature
         if self.min_p:
             floor_N1 = scaled_NV.detach().amax(-1, keepdim=True) + math.log(self.min_p)
@@ -98,7 +98,7 @@ WHOLE = Drawing()
 
 @dataclass(frozen=True)
 class Sft:
-    """Cross-entropy, each token times its weight; the metric is the plain one."""
+    """Cross-entropy, weighted per token; the metric is unweighted."""
 
     needs_sampler: ClassVar[bool] = False
     sequence_level: ClassVar[bool] = False
@@ -113,10 +113,10 @@ class Sft:
 
 
 def learned_tokens(rows: Sequence[Row]) -> int:
-    """Learned tokens of all rows."""
+    """The number of learned tokens of all rows."""
     return sum(row.learned for row in rows)
 
 
 def rollouts(rows: Sequence[Row]) -> int:
-    """Distinct rollouts among the rows; a row without a name is one of its own."""
+    """The number of distinct rollouts; a row without a name counts as one."""
     return len({row.rollout for row in rows if row.rollout}) + sum(not row.rollout for row in rows)

@@ -1,7 +1,7 @@
-"""Losses for recorded conversations with outcomes, where nobody samples: reward-weighted SFT, AsymRE, TOPR, KTO.
+"""Losses for recorded conversations with outcomes: reward-weighted SFT, AsymRE, TOPR, KTO.
 
-Traces carry no log-probabilities. With a ratio that is set to 1 for want of them, a policy gradient is REINFORCE under
-another name, so a method that needs the ratio is refused without them. Each class is also its own settings.
+Traces have no log-probabilities. A policy gradient whose ratio is set to 1 would be REINFORCE, so a method that needs
+the ratio is refused without them. Each class is also its own settings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.learning.losses import LossSum, Tokens, learned_tokens, rollouts
 
 
 class _Offline(BaseModel):
-    """A loss, and what a conversation's reward (0 to 1) becomes as its rows' `advantage`."""
+    """An offline loss, and its map from a conversation's reward (0 to 1) to the `advantage` of its rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,7 +27,7 @@ class _Offline(BaseModel):
     needs_reference: ClassVar[bool] = False
 
     def advantages(self, rewards: Sequence[float]) -> list[float]:
-        """One number a conversation; conversations with 0 teach nothing."""
+        """One number per conversation; conversations with 0 are not trained on."""
         return list(rewards)
 
     def count(self, rows: Sequence[Row]) -> float:
@@ -40,18 +40,18 @@ class _Offline(BaseModel):
 
 
 class RewardWeightedSft(_Offline):
-    """SFT in which a conversation counts as much as its reward (arXiv 2506.06964); failures teach nothing."""
+    """SFT with each conversation weighted by its reward (arXiv 2506.06964); failures have weight 0."""
 
     method: Literal["reward_weighted_sft"] = "reward_weighted_sft"
 
 
 class AsymRe(_Offline):
-    """REINFORCE without a ratio and with a baseline below the mean reward (AsymRE, arXiv 2506.20520): with such a
-    baseline the policy improves and keeps its support; at the mean or above, it may collapse.
+    """REINFORCE without a ratio and with a baseline below the mean reward (AsymRE, arXiv 2506.20520). With such a
+    baseline the policy improves and keeps its support; with a baseline at the mean or above, it can collapse.
     """
 
     method: Literal["asymre"] = "asymre"
-    margin: float = Field(0.1, gt=0, description="How far the baseline lies below the mean reward.")
+    margin: float = Field(0.1, gt=0, description="Distance of the baseline below the mean reward.")
 
     def advantages(self, rewards: Sequence[float]) -> list[float]:
         baseline = statistics.fmean(rewards) - self.margin
@@ -59,12 +59,12 @@ class AsymRe(_Offline):
 
 
 class Topr(_Offline):
-    """Successes as SFT; failures are pushed away as far as the policy still says them: times min(pi / mu, 1) of the
-    whole conversation (TOPR, arXiv 2503.14286). It needs recorded log-probabilities.
+    """SFT on successes; on failures, the gradient is weighted by min(pi / mu, 1) of the whole conversation (TOPR,
+    arXiv 2503.14286). It needs recorded log-probabilities.
     """
 
     method: Literal["topr"] = "topr"
-    success: float = Field(0.5, gt=0, le=1, description="Rewards from here on are successes.")
+    success: float = Field(0.5, gt=0, le=1, description="Rewards of at least this are successes.")
 
     needs_sampler: ClassVar[bool] = True
     sequence_level: ClassVar[bool] = True
@@ -81,18 +81,18 @@ class Topr(_Offline):
 
 
 class Kto(_Offline):
-    """KTO (arXiv 2402.01306): desirable conversations gain, undesirable ones lose, both saturating, relative to the
+    """KTO (arXiv 2402.01306): raises desirable and lowers undesirable conversations, with saturation, relative to the
     adapter that the fit started from.
 
-    The reference point z0 is the batch's mean log ratio, not below 0, of the very conversations; the paper estimates it
-    on mismatched pairs. The sum's value is a surrogate whose gradient is KTO's.
+    The reference point z0 is the batch's mean log ratio, at least 0, over the same conversations; the paper estimates
+    it on mismatched pairs. The sum's value is a surrogate with KTO's gradient.
     """
 
     method: Literal["kto"] = "kto"
-    beta: float = Field(0.1, gt=0, description="How soon a conversation's log ratio saturates.")
+    beta: float = Field(0.1, gt=0, description="Scale of a conversation's log ratio; larger values saturate earlier.")
     desirable: float = Field(1.0, gt=0, description="Weight of the successes.")
     undesirable: float = Field(1.0, gt=0, description="Weight of the failures.")
-    success: float = Field(0.5, gt=0, le=1, description="Rewards from here on are successes.")
+    success: float = Field(0.5, gt=0, le=1, description="Rewards of at least this are successes.")
 
     sequence_level: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = True
@@ -126,4 +126,4 @@ OfflineLoss = Annotated[
     | Annotated[Kto, Tag("kto")],
     Discriminator(_method),
 ]
-"""The offline loss as a setting: `method` names it, AsymRE if nothing does."""
+"""The offline loss as a setting, selected by `method`; default AsymRE."""

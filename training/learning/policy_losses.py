@@ -1,7 +1,7 @@
 """Policy losses, one small class each: CISPO (the default), PPO-clip, GSPO, Dr. GRPO.
 
-The ratio is to the sampler's own log-probabilities, those under which the tokens were really drawn. Each class is also
-its own settings: a field that an algorithm does not use is refused.
+The importance ratio is relative to the sampler's own log-probabilities. Each class is also its own settings, and
+refuses fields that the algorithm does not use.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from training.learning.losses import LossSum, Tokens, learned_tokens, rollouts
 
 
 class _Policy(BaseModel):
-    """What the policy losses share: the divergence from the reference, and what is logged.
+    """Shared by the policy losses: the KL penalty and the logged metrics.
 
-    Divergence: k3 = exp(d) - d - 1 with d = log reference - log p (http://joschu.net/blog/kl-approx.html).
+    KL estimate: k3 = exp(d) - d - 1 with d = log reference - log p (http://joschu.net/blog/kl-approx.html).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,7 +28,7 @@ class _Policy(BaseModel):
     sequence_level: ClassVar[bool] = False
 
     kl_penalty: float = Field(
-        0.05, ge=0, description="Weight of the k3 divergence from the adapter that the run started from."
+        0.05, ge=0, description="Weight of the KL penalty (k3) to the adapter that the run started from."
     )
 
     @property
@@ -57,11 +57,11 @@ class _Policy(BaseModel):
         return LossSum((policy_N * scale_N).sum(), metrics)
 
     def policy(self, tokens: Tokens, gap_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each token's loss and whether its ratio was clipped; `gap_N` is log p - log sampler."""
+        """Each token's loss, and whether its ratio was clipped; `gap_N` is log p - log sampler."""
         raise NotImplementedError
 
     def scale(self, tokens: Tokens) -> torch.Tensor | float:
-        """What each token's loss is multiplied by before the sum."""
+        """The factor of each token's loss before the sum."""
         return 1.0
 
 
@@ -107,13 +107,13 @@ class PpoClip(_Clipped):
 
 
 class DrGrpo(_Clipped):
-    """PPO-clip, summed and divided by a constant, rollouts times `max_tokens` (Dr. GRPO, arXiv 2503.20783).
+    """PPO-clip, summed and divided by the constant rollouts times `max_tokens` (Dr. GRPO, arXiv 2503.20783).
 
-    No length decides how much a token counts, neither its rollout's nor the others'.
+    A token's weight depends on no length, neither its rollout's nor the others'.
     """
 
     form: Literal["dr_grpo"] = "dr_grpo"
-    max_tokens: int = Field(256, ge=1, description="The constant length: about what the agent writes in an episode.")
+    max_tokens: int = Field(256, ge=1, description="The constant length: about the agent's tokens in an episode.")
 
     def count(self, rows: Sequence[Row]) -> float:
         return rollouts(rows) * self.max_tokens
@@ -155,4 +155,4 @@ PolicyLoss = Annotated[
     | Annotated[Gspo, Tag("gspo")],
     Discriminator(_form),
 ]
-"""The policy loss as a setting: `form` names it, CISPO if nothing does."""
+"""The policy loss as a setting, selected by `form`; default CISPO."""

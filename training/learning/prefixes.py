@@ -1,7 +1,8 @@
-"""Rows that share a prompt are run as one row that holds it once.
+"""Runs rows that share a prompt as one row that holds the prompt once.
 
-The members of a group read the same prompt, which for agents (tool catalogues, policies) is most of a row. One long row
-holds the prompt and then each member's part; a member sees the prompt and itself. Gradients are those of single rows.
+The members of a group have the same prompt, which for agents (tool catalogues, policies) is most of a row. One long row
+holds the prompt, then each member's part. A member attends to the prompt and to itself. Gradients equal those of single
+rows.
 
 Axes: B rows (one here), T tokens.
 """
@@ -15,16 +16,16 @@ import torch
 from training.learning.batch import Batch, Layout, Row, by_length
 
 MIN_SHARED = 64
-"""Prompts shorter than this are not worth a mask (ART's value too)."""
+"""Shorter prompts are not shared, because the mask costs more (ART uses the same value)."""
 
 
 def prompt_of(row: Row) -> tuple[int, ...]:
-    """What a row may share: all before the token whose successor is the first learned one."""
+    """The ids that a row can share: all before the token that precedes the first learned one."""
     return row.ids[: max(0, row.trained.index(True) - 1)] if row.learned else ()
 
 
 def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Rows to run together: families of one prompt, which counts once among `tokens`, and the others by length."""
+    """Rows to run together: families with one prompt, which counts once in `tokens`, and the other rows by length."""
     families: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         families.setdefault(prompt_of(row), []).append(row)
@@ -46,7 +47,7 @@ def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
 
 
 def pack(rows: Sequence[Row]) -> Batch | None:
-    """Rows of one long prompt as one row; None for others. Learned tokens keep the order of the rows."""
+    """Rows with one long prompt as one row; None for other rows. Learned tokens keep the order of the rows."""
     prompt = prompt_of(rows[0])
     if len(rows) < 2 or len(prompt) < MIN_SHARED or any(prompt_of(row) != prompt for row in rows[1:]):
         return None

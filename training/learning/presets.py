@@ -1,8 +1,8 @@
-"""Learning rates by the size of the base, for adapters. A setting always goes before a preset.
+"""Default learning rates of adapters by size of the base. A setting overrides them.
 
-LoRA takes about ten times the rate of full fine-tuning, whatever its rank (Thinking Machines, LoRA Without Regret; TRL,
+LoRA takes about ten times the rate of full fine-tuning, at any rank (Thinking Machines, LoRA Without Regret; TRL,
 lora_without_regret.md: 1e-5 for GRPO on 7B). Smaller models take more. The first row was measured on the shipped base
-(docs/training.md); the others are the published figures, not measured here.
+(docs/training.md); the others are published figures, not measured here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ RATES: tuple[tuple[float, dict[Kind, float]], ...] = (
     (3e9, {"supervised": 3e-4, "policy": 3e-5}),
     (float("inf"), {"supervised": 1e-4, "policy": 1e-5}),
 )
-"""(Parameters below which a row counts, peak rate by kind of learning.)"""
+"""(Number of parameters below which a row applies, peak rate by kind of training.)"""
 
 
 def learning_rate(model: nn.Module, kind: Kind) -> float:
-    """The preset for adapters of this model."""
+    """The default learning rate for adapters of this model."""
     size = sum(p.numel() for p in model.parameters())
     return next(rates[kind] for below, rates in RATES if size < below)

@@ -1,4 +1,4 @@
-"""A trajectory: one episode as it was lived, in messages and in token ids."""
+"""A trajectory: the record of one episode, in messages and in token ids."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from training.learning.batch import Row
 
 @dataclass
 class Trajectory:
-    """An episode as it was lived: the messages, and the ids with which of them the agent wrote.
+    """The record of an episode: its messages, and its ids with a mask of those that the agent sampled.
 
-    `ids`, `trained` and `logprobs` are the row that grows now. Where a chat template rewrites earlier turns, a new row
-    begins and the old one goes to `closed`; each sampled token is learned in the row in which it was sampled.
-    `ended` is left (the user had no more to say), turns, tokens, or error. `reward` is None until somebody scores it;
-    a trajectory that could not be scored stays None, never zero. Its tokens were drawn at `temperature` with `min_p`.
+    `ids`, `trained` and `logprobs` are the current row. If a chat template rewrites earlier turns, a new row begins and
+    the old one is appended to `closed`. Each sampled token is learned in the row in which it was sampled. `ended` is
+    left (the user left), turns, tokens, or error. `reward` is None until the trajectory is scored; if it cannot be
+    scored it stays None, never zero. Tokens were sampled at `temperature` with `min_p`.
     """
 
     start: Start
@@ -38,42 +38,42 @@ class Trajectory:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def provenance(self) -> dict[str, int]:
-        """How many observations came from where."""
+        """Number of observations by provenance."""
         counts: dict[str, int] = {}
         for seen in self.observations:
             counts[seen.provenance] = counts.get(seen.provenance, 0) + 1
         return counts
 
     def invented(self) -> float:
-        """Share of the observations that a model made up."""
+        """Share of the observations that a model generated."""
         made_up = sum(o.provenance in ("generated", "abstained") for o in self.observations)
         return made_up / max(1, len(self.observations))
 
     def rows(self, advantage: float) -> list[Row]:
-        """All rows that hold a sampled token, in order. Each token of the episode carries the same advantage."""
+        """All rows with a sampled token, in order. Each token of the episode has the same advantage."""
         rows = [replace(row, advantage=advantage) for row in self.closed]
         rows += [self._open(advantage)] if any(self.trained) else []
         name = f"{self.start.episode_id} {self.seed}" if len(rows) > 1 else ""
         return [replace(row, rollout=name) for row in rows]
 
     def supported(self) -> float:
-        """Share of the observations that production supports: 1 less the share that the world abstained from."""
+        """Share of the observations that the world did not abstain from."""
         return 1 - self.provenance().get("abstained", 0) / max(1, len(self.observations))
 
     def row(self, advantage: float) -> Row:
-        """The only row. Raises ValueError where there are several."""
+        """The only row. Raises ValueError if there are several."""
         if self.closed:
             raise ValueError(f"this episode has {len(self.closed) + 1} rows; use rows()")
         return self._open(advantage)
 
     def begin_row(self, ids: Sequence[int]) -> None:
-        """Close the row that grows and begin another one with a prompt."""
+        """Close the current row and begin another one with a prompt."""
         if any(self.trained):
             self.closed.append(self._open(1.0))
         self.ids, self.trained, self.logprobs = list(ids), [False] * len(ids), []
 
     def sampled_tokens(self) -> int:
-        """How many ids of the episode the agent wrote."""
+        """The number of ids that the agent sampled."""
         return sum(self.trained) + sum(row.learned for row in self.closed)
 
     def _open(self, advantage: float) -> Row:

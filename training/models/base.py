@@ -1,4 +1,4 @@
-"""The frozen base model that all four adapters stand on."""
+"""Loads the frozen base model that all four adapters share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHIPPED = {"rehearsal-tiny": Path(__file__).parents[1] / "tiny" / "rehearsal-tin
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base: its weights (frozen, in evaluation mode), how it writes chats, and where it came from."""
+    """A loaded base: its weights (frozen, in evaluation mode), its chat format, and its source."""
 
     model: PreTrainedModel
     format: ChatFormat
@@ -38,7 +38,7 @@ class Base:
 
 
 def base_path(name: str) -> str:
-    """Where a base lives: a shipped name, a directory, or a Hugging Face id (returned as it is)."""
+    """The path of a shipped base; a directory or Hugging Face id is returned unchanged."""
     return str(SHIPPED.get(name, name))
 
 
@@ -47,7 +47,7 @@ def load_format(
 ) -> ChatFormat:
     """The chat format of a base, without its weights.
 
-    Raises UserError where there is no such base, or where its chat template cannot be learned from (with the reason).
+    Raises UserError if there is no such base, or if its chat template cannot be used for training (with the reason).
     """
     tokenizer = _load(AutoTokenizer, name)
     if tokenizer.convert_tokens_to_ids("<|call|>") not in (None, tokenizer.unk_token_id):
@@ -63,7 +63,7 @@ def load_format(
 def _generation_config(name: str) -> GenerationConfig | None:
     try:
         return GenerationConfig.from_pretrained(base_path(name))
-    except OSError:  # a base without generation_config.json: its tokenizer says where turns end
+    except OSError:  # without generation_config.json the tokenizer's end-of-sequence token ends turns
         return None
 
 
@@ -74,11 +74,10 @@ def load_base(
     devices: DeviceSettings | None = None,
     chat: ChatSettings | None = None,
 ) -> Base:
-    """Load a base model by shipped name, directory or Hugging Face id, where `placement` says.
+    """Load a base model by shipped name, directory or Hugging Face id, placed by `placement`.
 
-    `chat` says how its template writes conversations; the shipped base has a format of its own and ignores it.
-
-    A shipped base is small: it stays on the CPU in float32 unless a device is named. Raises UserError where the base is
+    `chat` says how its template writes conversations; the shipped base has its own format and ignores it.
+    A shipped base is small: it stays on the CPU in float32 unless a device is set. Raises UserError if the base is
     missing or cannot be placed.
     """
     if name in SHIPPED and devices is None and not DeviceSettings().device:
@@ -92,20 +91,20 @@ def load_base(
 
 
 def context_length(config: PreTrainedConfig) -> int:
-    """Tokens that a model attends to at most; without a word of its configuration, no bound is known (2 ** 30)."""
+    """Maximum context of a model in tokens; 2 ** 30 if its configuration has no limit."""
     text = config.get_text_config()
     known = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
     return next((n for n in known if isinstance(n, int) and n > 0), 1 << 30)
 
 
 def load_context(name: str) -> int:
-    """The context length of a base, without its weights. Raises UserError where there is no such base."""
+    """The context length of a base in tokens, without its weights. Raises UserError if there is no such base."""
     return context_length(_load(AutoConfig, name))
 
 
 @contextmanager
 def _quiet(wanted: bool) -> Iterator[None]:
-    """Without transformers' bar, which says nothing about a model that is loaded in no time."""
+    """Hide transformers' progress bar while a small model loads."""
     if not wanted or not logging.is_progress_bar_enabled():
         yield
         return

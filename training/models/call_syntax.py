@@ -1,7 +1,7 @@
-"""How models write tool calls in text, family by family, read back into calls.
+"""The syntaxes in which models write tool calls, and their parsers.
 
-`TemplateFormat` finds a model's syntax by a round trip: it renders a call with the model's own chat template and takes
-the first syntax that reads the same call back. Nothing here knows a model's name.
+`TemplateFormat` finds a model's syntax by a round trip: it renders a call with the model's chat template and takes the
+first syntax that parses the same call. The code does not depend on model names.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Tools = Sequence[Mapping[str, Any]]
 
 
 class MalformedCall(ValueError):
-    """The text holds something that starts as a call and cannot be read as one."""
+    """The text starts a tool call that cannot be parsed."""
 
 
 class CallSyntax(Protocol):
-    """One way of writing calls. `markers` are the strings that only the model itself may write."""
+    """One syntax for calls. `markers` are strings that only the model itself may write."""
 
     @property
     def name(self) -> str: ...
@@ -38,7 +38,7 @@ class CallSyntax(Protocol):
 
 @dataclass(frozen=True)
 class Tagged:
-    """Calls between an opening and a closing marker; `close` None: up to the next opening or the end."""
+    """Calls between an opening and a closing marker; `close` None: a call ends at the next opening or at the end."""
 
     name: str
     open: str
@@ -68,7 +68,7 @@ class Tagged:
 
 @dataclass(frozen=True)
 class BareJson:
-    """The whole turn is one call or several, as JSON objects (Llama 3.x); text before them is none."""
+    """The whole turn is one or several calls as JSON objects (Llama 3.x), without text before them."""
 
     name: str = "a JSON object"
     markers: tuple[str, ...] = ("<|python_tag|>",)
@@ -91,7 +91,7 @@ class BareJson:
         return "", calls
 
 
-# ----- bodies
+# ----- parsers of call bodies
 
 
 def _call(value: Any) -> ToolCall:
@@ -117,7 +117,7 @@ _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTA
 
 
 def _xml_body(body: str, tools: Tools) -> list[ToolCall]:
-    """`<function=name><parameter=key>value</parameter></function>`: values are text, typed by the tool's schema."""
+    """`<function=name><parameter=key>value</parameter></function>`: values are text, converted by the tool's schema."""
     calls = []
     for name, inner in _FUNCTION.findall(body):
         schema = properties(tools, name)
@@ -131,7 +131,7 @@ def _xml_body(body: str, tools: Tools) -> list[ToolCall]:
 
 
 def properties(tools: Tools, name: str) -> Mapping[str, Any]:
-    """The schemas of a tool's parameters; empty where the tool is unknown."""
+    """The schemas of a tool's parameters; empty for an unknown tool."""
     for tool in tools:
         inner = tool.get("function") if isinstance(tool.get("function"), Mapping) else tool
         assert isinstance(inner, Mapping)
@@ -144,7 +144,7 @@ def properties(tools: Tools, name: str) -> Mapping[str, Any]:
 
 
 def _typed(text: str, schema: Any) -> Any:
-    """A value that was written as text: a string where the schema allows one, else JSON or a Python literal."""
+    """A value from text: a string if the schema allows one, else JSON or a Python literal."""
     types = _types(schema)
     if "string" in types and not (types == {"string", "null"} and text in ("null", "None")):
         return text
@@ -153,7 +153,7 @@ def _typed(text: str, schema: Any) -> Any:
             value = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        # Without a schema, a bare word, a number and a string look alike: only structure is surely not a string.
+        # Without a schema, a word, a number and a string look alike; only structured values are parsed.
         return value if types or isinstance(value, dict | list | bool) or value is None else text
     return text
 

@@ -1,6 +1,6 @@
-"""Conversations to token ids and back, so that what was sampled is never tokenised again.
+"""Converts conversations to token ids and back. Sampled ids are never tokenised again.
 
-`CompactFormat` is rehearsal-tiny's: every message is `<|role|>text<|end|>`, calls are `<|call|>name {json}`, so a
+`CompactFormat` is rehearsal-tiny's: every message is `<|role|>text<|end|>` and a call is `<|call|>name {json}`, so a
 longer conversation always extends a shorter one, token for token. `training.models.template` has the format of any
 tokenizer with a chat template.
 """
@@ -24,7 +24,7 @@ SPECIAL_TOKENS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|
 
 @dataclass(frozen=True)
 class AssistantTurn:
-    """What an agent's sampled turn says. `malformed` explains a call that cannot be read; such a turn has none."""
+    """A parsed assistant turn. `malformed` is the reason why a call cannot be parsed; such a turn has no calls."""
 
     text: str | None
     calls: tuple[ToolCall, ...] = ()
@@ -38,14 +38,14 @@ class AssistantTurn:
 
 
 class ChatFormat(Protocol):
-    """How one base model writes conversations."""
+    """The chat format of one base model."""
 
     stop_ids: tuple[int, ...]
     pad_id: int
     compact: bool
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """Ids of the conversation so far, ending with the header of the assistant's next turn."""
+        """Ids of the conversation, ending with the header of the assistant's next turn."""
         ...
 
     def extend(
@@ -56,10 +56,10 @@ class ChatFormat(Protocol):
         tools: Sequence[Mapping[str, Any]] = (),
         stopped: bool = True,
     ) -> list[int] | None:
-        """Ids to append after a sampled turn: observations or the user's words, then the next header.
+        """Ids to append after a sampled turn: observations or the user's message, then the next header.
 
-        `after` are the messages so far, the sampled turn last. A turn that was cut off (not `stopped`) is closed
-        first. None: the template writes what came before in another way now, and a new row begins with `prompt`.
+        `after` are the messages so far; the last is the sampled turn. A turn that was cut off (not `stopped`) is closed
+        first. None: the template rewrites earlier turns, so a new row must begin with `prompt`.
         """
         ...
 
@@ -70,24 +70,24 @@ class ChatFormat(Protocol):
     def example(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[list[int], list[bool]]:
-        """A whole conversation and which of its ids the assistant wrote (stop ids included).
+        """A whole conversation as ids, with a mask of the assistant's ids (stop ids included).
 
-        Raises ValueError where the conversation takes several rows (`examples`).
+        Raises ValueError if the conversation needs several rows (`examples`).
         """
         ...
 
     def examples(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[tuple[list[int], list[bool]]]:
-        """`example` in as many rows as the template needs: a new one wherever it rewrites earlier turns."""
+        """`example` in as many rows as the template needs: a new row begins where it rewrites earlier turns."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Plain text to ids; special tokens in it stay text."""
+        """Ids of plain text; special tokens in it are encoded as text."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text, special tokens left out."""
+        """The text of ids, without special tokens."""
         ...
 
 
@@ -107,7 +107,7 @@ class CompactFormat:
         self._call, self._end, self.pad_id = ids["<|call|>"], ids["<|end|>"], ids["<|pad|>"]
         self.stop_ids = (self._end,)
         self._backend = type(self.tokenizer.backend_tokenizer).from_str(self.tokenizer.backend_tokenizer.to_str())
-        self._backend.encode_special_tokens = True  # a customer who types "<|end|>" has typed seven characters
+        self._backend.encode_special_tokens = True  # a user's "<|end|>" is encoded as seven characters
 
     def encode(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids

@@ -1,7 +1,7 @@
-"""The one place that decides where a base lives and in which precision: device, type, quantisation, attention.
+"""Decides the placement of a base: device, dtype, quantisation, attention.
 
-`accelerate` says which device is this process's own (under `accelerate launch`, each process has another). Learner and
-engines follow the base that they are given.
+`accelerate` gives the device of this process (each process of `accelerate launch` has its own). Learner and engines use
+the device of the base that they get.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ingest.errors import UserError
 M = TypeVar("M", bound=nn.Module)
 
 LARGE = 1_000_000_000
-"""From so many parameters on, activations are recomputed in the backward pass unless a setting says otherwise."""
+"""From this number of parameters on, activations are recomputed in the backward pass by default."""
 
 
 class DeviceSettings(BaseSettings):
-    """Where and how a base is held. Each field is REHEARSAL_<NAME> in the environment, so that workers follow."""
+    """Placement settings. Each field is REHEARSAL_<NAME> in the environment, so that subprocesses use it too."""
 
     model_config = SettingsConfigDict(env_prefix="REHEARSAL_", extra="ignore", frozen=True)
 
-    device: str = Field("", description="cpu, cuda, cuda:1, mps, ...; empty: what accelerate finds.")
+    device: str = Field("", description="cpu, cuda, cuda:1, mps, ...; empty: the device that accelerate selects.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the frozen weights; auto: bfloat16 on accelerators, float32 on CPUs."
     )
@@ -42,7 +42,7 @@ class DeviceSettings(BaseSettings):
 
 @dataclass(frozen=True)
 class Placement:
-    """A decision: this device, this type, this quantisation, this attention."""
+    """A device, dtype, quantisation and attention implementation."""
 
     device: torch.device
     dtype: torch.dtype
@@ -50,7 +50,7 @@ class Placement:
     attention: str = "sdpa"
 
     def load_options(self) -> dict[str, Any]:
-        """What `from_pretrained` is told."""
+        """Arguments for `from_pretrained`."""
         options: dict[str, Any] = {"dtype": self.dtype, "attn_implementation": self.attention}
         if self.quantize == "4bit":
             from transformers import BitsAndBytesConfig
@@ -64,7 +64,7 @@ class Placement:
 
 
 def placement(settings: DeviceSettings | None = None) -> Placement:
-    """Decide. Raises UserError for a device that is not here, or a setting that this machine cannot fulfil."""
+    """Decide the placement. Raises UserError for a missing device, or a setting that this machine does not support."""
     try:
         settings = settings or DeviceSettings()
         device = _own_device(settings)
@@ -80,9 +80,9 @@ def placement(settings: DeviceSettings | None = None) -> Placement:
 
 
 def _own_device(settings: DeviceSettings) -> torch.device:
-    """The setting's device, or the one that is this process's own among those that were launched together.
+    """The setting's device, or this process's own device under `accelerate launch`.
 
-    Workers that a launched process starts are none of them: they use its device and join no group.
+    Worker subprocesses of a launched process use its device and join no process group.
     """
     if multiprocessing.parent_process() is not None:
         place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -102,20 +102,20 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def sharing_weights(model: M) -> M:
-    """A copy of a frozen model's modules that holds the same weights: learner and engine wrap layers of their own
-    around one set of tensors. Nobody may write to them.
+    """A copy of a frozen model's modules that shares its weights, so that learner and engine can wrap their own layers
+    around one set of tensors. The weights must not be written to.
     """
     held = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
 
 
 def plain_weights(model: nn.Module) -> bool:
-    """Whether the linear layers hold numbers that may be multiplied as they are; quantised ones do not."""
+    """Whether the weights of linear layers can be multiplied directly; quantised ones cannot."""
     return getattr(getattr(model, "config", None), "quantization_config", None) is None
 
 
 def recomputes(wanted: bool | None, model: nn.Module) -> bool:
-    """Whether activations are recomputed: as wanted, else for large models."""
+    """Whether activations are recomputed: `wanted` if given, else for large models."""
     return wanted if wanted is not None else sum(p.numel() for p in model.parameters()) >= LARGE
 
 

@@ -1,12 +1,12 @@
-"""Edit, don't rewrite: an observation as a whole, or as a reference to an earlier one plus a JSON Merge Patch.
+"""Observations as edits: the whole text, or a reference to an earlier observation plus a JSON Merge Patch.
 
-Most answers of a stateful tool repeat something already seen, changed a little. `encode` writes the shortest of
+Most answers of a stateful tool repeat an earlier one with small changes. `encode` writes the shortest of
 
     ={"whole":"body"}            the text itself
     @2{"status":"cancelled"}     observation 2 of the prompt, patched (RFC 7396)
     @2                           observation 2, unchanged
 
-and `decode` reads it back. Fields that a patch does not name are right by construction.
+and `decode` reads it. Fields that a patch does not name are copied exactly.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ REFERENCE = re.compile(r"@(\d+)", re.ASCII)
 
 
 class EditError(ValueError):
-    """The text is not an edit, or it refers to an observation that is not there."""
+    """The text is not an edit, or refers to a missing observation."""
 
 
 def minify(text: str) -> str:
-    """JSON without white space, key order kept; anything else comes back stripped."""
+    """JSON without white space, with its key order; other text is stripped."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -37,7 +37,7 @@ def dumps(value: Any) -> str:
 
 
 def canonical(text: str) -> str:
-    """One text for equal JSON values: sorted keys, whole floats as integers; other text is stripped."""
+    """The same text for equal JSON values: sorted keys, whole floats as integers; other text is stripped."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -82,9 +82,9 @@ def apply(patch: Any, source: Any) -> Any:
 
 
 def encode(target: str, sources: Sequence[str], cost: Callable[[str], int] = len) -> str:
-    """The cheapest edit that yields `target`; `cost` counts what a text costs (tokens, else characters).
+    """The cheapest edit that yields `target`; `cost` is the cost of a text (tokens, default characters).
 
-    `sources` are the observations that the prompt numbers from 1. Ties go to the latest-numbered whole copy.
+    `sources` are the observations, numbered from 1 in the prompt. On ties the latest whole copy is used.
     """
     target = minify(target)
     options = ["=" + target]
@@ -111,7 +111,7 @@ def _reference(target: str, source: str, number: int) -> str | None:
 
 
 def decode(edit: str, sources: Sequence[str]) -> str:
-    """The observation that an edit stands for. Raises EditError with what was wrong."""
+    """The observation of an edit. Raises EditError with the reason."""
     if edit.startswith("="):
         return edit[1:]
     match = REFERENCE.match(edit)

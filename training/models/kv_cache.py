@@ -1,4 +1,4 @@
-"""Keys and values: one padded block for the rows that decode together, and a store of prefixes between turns."""
+"""Key-value caches: one padded block for rows that decode together, and a store of prefixes between turns."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transformers.cache_utils import Cache
 
 
 class CacheMemory:
-    """Memory that one block after another is laid out in. Fresh pages cost more than the products of a short round."""
+    """Memory that is reused for successive blocks, because allocating new pages is slow compared to a short round."""
 
     def __init__(self, dtype: torch.dtype, device: Any) -> None:
         self._held = torch.zeros(0, dtype=dtype, device=device)
 
     def take(self, shape: Sequence[int]) -> torch.Tensor:
-        """Finite numbers of an earlier block or zeros, as a tensor of this shape; whoever took before has lost it."""
+        """A tensor of this shape with finite values. It invalidates the tensor that was taken before."""
         count = math.prod(shape)
         if count > len(self._held):
             self._held = torch.zeros(count + count // 4, dtype=self._held.dtype, device=self._held.device)
@@ -29,10 +29,10 @@ class CacheMemory:
 
 
 class BatchCache(Cache):
-    """Keys and values of B rows with lengths of their own: [layers][B, heads, capacity, size].
+    """Keys and values of B rows with individual lengths: [layers][B, heads, capacity, size].
 
-    `place` says where the next forward pass writes: `columns_BT` per row and token. The last column is a bin for
-    padding; nothing may attend to it. Attention sees the first `visible` columns (and the caller's mask).
+    `place` sets where the next forward pass writes: `columns_BT` per row and token. The last column collects padding
+    and is never attended to. Attention sees the first `visible` columns (and the caller's mask).
     """
 
     def __init__(self, config: PreTrainedConfig, rows: int, capacity: int, memory: CacheMemory) -> None:
@@ -40,12 +40,12 @@ class BatchCache(Cache):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.keys, self.values = memory.take((2, config.num_hidden_layers, rows, heads, self.capacity, size))
-        self.layers: list[Any] = []  # what transformers' own caches keep here is not used
+        self.layers: list[Any] = []  # transformers' own caches use it; this one does not
         self.layer_class_to_replicate = None
         self.offloading = False
 
     def place(self, columns_BT: torch.Tensor, start: int, visible: int) -> None:
-        """The next pass is for the B rows from `start` on."""
+        """Set the columns for the next pass over the B rows from `start` on."""
         rows, heads = columns_BT.shape[0], self.keys.shape[2]
         row_B11 = torch.arange(start, start + rows, device=columns_BT.device)[:, None, None]
         head_H1 = torch.arange(heads, device=columns_BT.device)[:, None]
@@ -55,7 +55,7 @@ class BatchCache(Cache):
     def append(
         self, layer: int, keys_BHTD: torch.Tensor, values_BHTD: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write what a layer computed, and return all that its rows may attend to: two [B, heads, visible, size]."""
+        """Write a layer's keys and values; return all that its rows can attend to: two [B, heads, visible, size]."""
         seen = []
         for block, new in ((self.keys[layer], keys_BHTD), (self.values[layer], values_BHTD)):
             size = block.shape[-1]
@@ -66,11 +66,11 @@ class BatchCache(Cache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What transformers calls."""
+        """The method that transformers calls."""
         return self.append(layer_idx, key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0  # positions and masks are always given by the caller
+        return 0  # the caller always gives positions and masks
 
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
         return self.capacity
@@ -85,19 +85,19 @@ class BatchCache(Cache):
         return torch.stack((self.keys[:, row, :, :length], self.values[:, row, :, :length]))
 
     def grow(self, by: int) -> None:
-        """Room for `by` more columns in every row; the bin moves to the new end."""
+        """Add `by` columns to every row; the padding column stays last."""
         self.keys, self.values = (F.pad(block, (0, 0, 0, by)) for block in (self.keys, self.values))
         self.capacity += by
 
     def keep_rows(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
-        """Drop all rows but these (ascending), of which the first `lengths` columns are in use."""
+        """Keep only these rows (ascending), of which the first `lengths` columns are in use."""
         for to, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             if to != row:
                 for block in (self.keys, self.values):
                     block[:, to, :, :length] = block[:, row, :, :length]
 
     def spread(self, source: torch.Tensor) -> None:
-        """Rows anew, each a copy of the row that `source` names."""
+        """Replace the rows with copies of the rows that `source` names."""
         self.keys, self.values = self.keys[:, source], self.values[:, source]
 
 
@@ -110,7 +110,7 @@ class Prefix:
 
 
 class PrefixStore:
-    """Prefixes by (adapter, ids), the least recently used thrown out beyond `max_tokens`."""
+    """Prefixes by (adapter, ids). Beyond `max_tokens` the least recently used are removed."""
 
     _PRIME, _MASK = 1_000_003, (1 << 61) - 1
 
@@ -120,7 +120,7 @@ class PrefixStore:
         self._tokens = 0
 
     def longest(self, owner: object, ids: Sequence[int]) -> Prefix | None:
-        """The longest stored proper prefix of `ids` (at least one id is left to run)."""
+        """The longest stored proper prefix of `ids` (at least one id remains to run)."""
         best, state = None, 0
         for token in ids[:-1]:
             state = (state * self._PRIME + token + 1) & self._MASK

@@ -1,4 +1,4 @@
-"""Adapters on a frozen base, in peft's format, never merged; written whole or not at all."""
+"""Adapters on a frozen base, in peft's format, never merged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from ingest.atomic import sync
 from ingest.errors import UserError
+from training.directories import replace_directory, restore_directory
 from training.models.lora_layers import read_adapter
 from training.models.parallel import is_first, wait_for_all
 
@@ -33,7 +33,7 @@ class LoraSettings(BaseModel):
 
 
 def new_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int = 0) -> PeftModel:
-    """A trainable adapter beside the frozen weights of `model` (which is wrapped in place)."""
+    """A trainable adapter beside the frozen weights of `model`, which is wrapped in place."""
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.rank,
@@ -54,22 +54,20 @@ def adapter_weights(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict[str
 def save_weights(
     weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], path: Path, manifest: Mapping[str, Any]
 ) -> None:
-    """Write a peft directory with our manifest, all at once: a killed write leaves the old one, or none.
+    """Write a peft directory with our manifest. A kill leaves the old adapter or the new one.
 
-    Of several processes that learn together, the first one writes and the others wait.
+    Of several processes that train together, the first one writes and the others wait.
     """
     if not is_first():
         return wait_for_all()
+    restore_directory(path)
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in weights.items()}, partial / "adapter_model.safetensors")
     (partial / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
-    for written in partial.iterdir():
-        sync(written)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    replace_directory(partial, path)
     wait_for_all()
 
 
@@ -78,10 +76,10 @@ def save_adapter(model: PeftModel, path: Path, manifest: Mapping[str, Any]) -> N
 
 
 def load_weights(model: PeftModel, path: Path) -> None:
-    """Put a saved adapter's weights into a model made with equal settings.
+    """Load a saved adapter's weights into a model that was created with the same settings.
 
-    Raises UserError for a missing adapter, and for one of another shape: peft would quietly leave out what it does
-    not find, and training would start from half an adapter.
+    Raises UserError if there is no adapter, or if its shape differs: peft would silently skip missing factors, and
+    training would start from a part of the adapter.
     """
     weights, _ = read_adapter(path)
     shapes = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
@@ -102,7 +100,7 @@ def settings_of(path: Path) -> LoraSettings:
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
-    """What an adapter's maker wrote beside it; None where no finished adapter is."""
+    """The manifest of a saved adapter; None if there is no complete adapter."""
     try:
         return json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError):

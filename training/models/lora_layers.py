@@ -1,7 +1,7 @@
-"""LoRA as the local engine applies it: raw factors beside the frozen weights, each row of a batch with its own.
+"""LoRA layers of the local engine: factors beside the frozen weights, with a different adapter per row of a batch.
 
-Reads and writes peft's format. peft's own layers do the same with hooks and lookups on every call, which costs more
-than a small model's matrix products.
+Reads and writes peft's format. peft's own layers use hooks and lookups on every call, which cost more than a small
+model's matrix products.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.nn import functional as F
 from ingest.errors import UserError
 
 FOLDED_UP_TO = 1024
-"""Rows and columns of a layer that is worth folding: see `AdapterLinear` and `training.tiny.passes.learning`."""
+"""Maximum rows and columns of a layer that is folded: see `AdapterLinear` and `training.tiny.passes.learning`."""
 
 
 @dataclass(eq=False)
 class Factors:
-    """One adapter: per module name, A [r, in] and B [out, r] with the scale alpha / r already in B.
+    """One adapter: per module name, A [r, in] and B [out, r] with the scale alpha / r included in B.
 
-    `folded` (per layer) and `fused` (of a whole small model) are W + B A, made when the adapter is first used.
+    `folded` (per layer) and `fused` (of a whole small model) are W + B A, computed at first use.
     """
 
     modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -37,7 +37,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Span:
-    """Rows [start, stop) of a batch, which belong to one adapter (None: to the bare base)."""
+    """Rows [start, stop) of a batch that use one adapter (None: the base without an adapter)."""
 
     factors: Factors | None
     start: int
@@ -45,7 +45,7 @@ class Span:
 
 
 def spans_of(owners: Sequence[Factors | None]) -> list[Span]:
-    """A batch's rows as spans; rows of one adapter lie side by side."""
+    """A batch's rows as spans; rows with the same adapter are adjacent."""
     spans: list[Span] = []
     for row, factors in enumerate(owners):
         if spans and spans[-1].factors is factors:
@@ -56,7 +56,7 @@ def spans_of(owners: Sequence[Factors | None]) -> list[Span]:
 
 
 def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """Weights and configuration of a peft directory. Raises UserError where it is none."""
+    """Weights and configuration of a peft directory. Raises UserError if there is no adapter."""
     config, weights = path / "adapter_config.json", path / "adapter_model.safetensors"
     if not config.is_file() or not weights.is_file():
         raise UserError(f"no adapter in {path}: expected adapter_config.json and adapter_model.safetensors")
@@ -82,7 +82,7 @@ def to_factors(weights: Mapping[str, torch.Tensor], config: Mapping[str, object]
 
 @dataclass(frozen=True)
 class _Part:
-    """What a layer does to the rows [start, stop) of a batch: nothing, add the factors' product, or use a weight."""
+    """What a layer applies to the rows [start, stop) of a batch: nothing, the factors, or a folded weight."""
 
     start: int
     stop: int
@@ -91,10 +91,10 @@ class _Part:
 
 
 class AdapterLinear(nn.Module):
-    """A frozen linear layer; `parts` says which rows of the batch at hand belong to which adapter.
+    """A frozen linear layer; `parts` assigns the rows of the current batch to adapters.
 
-    A small layer on a CPU is given a part's `weight`, W + B A in its own precision: one product takes less than
-    three. It lies beside the frozen weights, which stay what they are.
+    A small layer on a CPU uses a part's folded `weight`, W + B A in its own precision: one product is faster than
+    three. The frozen weights do not change.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -105,7 +105,7 @@ class AdapterLinear(nn.Module):
         self.parts: list[_Part] = []
 
     def fold(self, factors: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor | None:
-        """What a part's `weight` is for an adapter; None for a layer that is not small."""
+        """The folded weight of an adapter; None for a layer that is not small."""
         return torch.addmm(self.linear.weight, factors[1], factors[0]) if self.small else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,7 @@ class AdapterLinear(nn.Module):
 
 
 class AdapterSlots:
-    """All adapters of an engine, and the switch between them."""
+    """All adapters of an engine, and the assignment of rows to them."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self._layers: dict[str, AdapterLinear] = {}
@@ -150,7 +150,7 @@ class AdapterSlots:
         self._held.pop(name, None)
 
     def check(self, name: str | None) -> None:
-        """Raises UserError for an adapter that was never loaded."""
+        """Raise UserError for an adapter that is not loaded."""
         if name is not None and name not in self._held:
             raise UserError(f"no adapter {name!r}; loaded are {sorted(self._held) or 'none'}")
 
@@ -159,7 +159,7 @@ class AdapterSlots:
         return None if name is None else self._held[name]
 
     def activate(self, spans: Sequence[Span]) -> None:
-        """Say which rows of the next batches belong to which adapter."""
+        """Assign the rows of the next batches to adapters."""
         if list(spans) == self._active:
             return
         for name, layer in self._layers.items():

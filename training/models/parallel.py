@@ -1,7 +1,7 @@
-"""Learning in several processes (`accelerate launch`): each takes a share of a step, all get its gradient.
+"""Data-parallel training (`accelerate launch`): each process takes a share of a step, and gradients are summed.
 
-A loss is a sum that is divided by the whole step's count, so the gradients of the shares add up to the gradient of one
-process: data parallelism is one all-reduce of the adapter's factors a step. The frozen weights are never sent.
+A loss is a sum divided by the whole step's count, so the gradients of the shares add up to the gradient of one process.
+Only the adapter's gradients are communicated, by one all-reduce per step.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ T = TypeVar("T")
 
 
 def processes() -> int:
-    """How many processes learn together; 1 where none were launched."""
+    """The number of processes that train together; 1 without `accelerate launch`."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process writes files and talks to people."""
+    """Whether this is the process that writes files and prints."""
     return processes() == 1 or distributed.get_rank() == 0
 
 
 def wait_for_all() -> None:
-    """Return when every process is here."""
+    """Wait until every process has reached this call."""
     if processes() > 1:
         distributed.barrier()
 
 
 def own_share(items: Sequence[T]) -> Sequence[T]:
-    """Every n-th item, from this process's number on."""
+    """Every n-th item, starting at this process's number."""
     return items[distributed.get_rank() :: processes()] if processes() > 1 else items
 
 
 def from_first(value: T) -> T:
-    """The first process's value, in all of them (what is sampled differs in the last digit between machines)."""
+    """Broadcast the first process's value (samples can differ in the last digit between machines)."""
     if processes() == 1:
         return value
     held: list[T | None] = [value if is_first() else None]
@@ -46,7 +46,7 @@ def from_first(value: T) -> T:
 
 
 def add_up_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Give every process the sum of all processes' gradients, in one message. A process without a share adds zeros."""
+    """All-reduce the gradients in one message. A process without a share adds zeros."""
     if processes() == 1:
         return
     for parameter in parameters:
@@ -63,7 +63,7 @@ def add_up_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 
 def add_up(values: dict[str, float]) -> dict[str, float]:
-    """Sums over all processes, name by name; a process may lack a name."""
+    """Sums over all processes, by name; a process can lack a name."""
     if processes() == 1:
         return values
     found: list[dict[str, float] | None] = [None] * processes()

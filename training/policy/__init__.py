@@ -1,1 +1,1 @@
-"""The agent: clone, rollouts, GRPO, evaluation, gate and registry. Start with `grpo.py`."""
+"""The policy: clone, rollouts, GRPO, evaluation, gate and registry. Start with `grpo.py`."""

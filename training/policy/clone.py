@@ -1,6 +1,6 @@
-"""Behaviour cloning: the production agent as a LoRA, from its own conversations, good and bad alike.
+"""Behaviour cloning: a LoRA adapter that imitates the production agent, trained on all its conversations.
 
-It is what the retrained policy starts from and is compared with: production as it is, on our base.
+The first retraining starts from the clone, and evaluations compare with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.policy.lengths import conversation_rows
 def policy_rows(
     conversations: Sequence[Conversation], chat: ChatFormat, show_system: bool, max_tokens: int = 1 << 40
 ) -> list[Row]:
-    """Rows in which what the agent wrote is learned; longer ones than `max_tokens` are cut (see lengths.py)."""
+    """Rows with the agent's tokens learned; rows longer than `max_tokens` are cut (see lengths.py)."""
     return conversation_rows(conversations, chat, show_system, max_tokens)[0]
 
 
@@ -41,7 +41,10 @@ def fit_clone(
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
     stop: Stop = never,
 ) -> dict[str, Any]:
-    """Clone the agent of `conversations` (oldest first) into the peft directory `out`; returns its manifest."""
+    """Clone the agent of `conversations` (oldest first) into the peft directory `out`; returns its manifest.
+
+    Raises UserError if no conversation gives a row.
+    """
     train, held_out = split_latest(conversations, 0.05)
     context = context_length(base.model.config)
     rows, counts = conversation_rows(train, base.format, show_system, context)

@@ -1,8 +1,7 @@
-"""Every practised episode on disk: what was said, the very ids, their log-probabilities, where answers came from, the
-score and the judge's reason.
+"""Stores every practice episode: messages, ids, log-probabilities, provenance of the answers, score, judge's reason.
 
-One compressed file of JSON lines a step, written whole before the step's update, so that a resumed run writes the same
-file again and a reader never sees half of one.
+One compressed file of JSON lines per step, written atomically before the step's update. A resumed run writes the same
+file again.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ def write_episodes(directory: Path, step: int, groups: Sequence[Sequence[Traject
 
 
 def as_record(trajectory: Trajectory, step: int, group: int, member: int) -> dict[str, Any]:
-    """An episode as JSON. `ids`, `trained` (as 0 and 1) and `logprobs` (one a learned id) are those of the update;
-    `closed_rows` are the rows before, where the chat template rewrote earlier turns."""
+    """An episode as JSON. `ids`, `trained` (0 or 1) and `logprobs` (one per learned id) are those of the update;
+    `closed_rows` are the earlier rows, if the chat template rewrote earlier turns."""
     return {
         "step": step,
         "group": group,
@@ -65,7 +64,7 @@ def as_record(trajectory: Trajectory, step: int, group: int, member: int) -> dic
 
 
 def read_episodes(directory: Path, step: int | None = None, scenario: str | None = None) -> Iterator[dict[str, Any]]:
-    """Stored episodes, oldest step first. Raises UserError where none are stored, or none of that step."""
+    """Stored episodes, oldest step first. Raises UserError if none are stored, or none of that step."""
     paths = sorted(directory.glob("step-*.jsonl.zst")) if step is None else [directory / NAME.format(step)]
     if not paths or not paths[0].is_file():
         steps = sorted(int(p.name.split("-")[1].split(".")[0]) for p in directory.glob("step-*.jsonl.zst"))
@@ -80,7 +79,7 @@ def read_episodes(directory: Path, step: int | None = None, scenario: str | None
 
 
 def as_text(record: dict[str, Any]) -> str:
-    """An episode for a person to read."""
+    """An episode as readable text."""
     reward = "unscored" if record["reward"] is None else f"reward {record['reward']:.3f}"
     head = (
         f"step {record['step']}, group {record['group']}, member {record['member']}: scenario {record['scenario']}, "

@@ -1,6 +1,6 @@
-"""Policies in a real environment: the same starts and seeds for each, success by the environment's own code.
+"""Evaluates policies in a real environment: the same starts and seeds for each, success decided by the environment.
 
-An environment is somebody else's code: what it raises in one episode is counted and does not end the evaluation.
+The environment is user code. An exception in one episode is counted and does not end the evaluation.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from training.policy.rollout import Limits, rollout
 class Run:
     """One policy's episodes: outcomes in the order of the starts, their kinds, and the trajectories.
 
-    `faults` has a text for every episode, what the environment raised in it; empty where it raised nothing.
-    An episode with a fault has no success, and its trajectory is empty.
+    `faults` has one text per episode: the error that the environment raised, or an empty string. An episode with a
+    fault has no success and an empty trajectory.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """Share of successes among the episodes without a fault."""
+        """Success rate over the episodes without a fault."""
         return float(np.mean([s for s, fault in zip(self.success, self.all_faults, strict=True) if not fault]))
 
     @property
@@ -51,7 +51,7 @@ class Run:
         return self.faults or ("",) * len(self.success)
 
     def only(self, numbers: Sequence[int]) -> Run:
-        """The same run with these episodes alone, which have no fault."""
+        """The run restricted to these episodes, which must have no fault."""
         success, kinds = tuple(self.success[k] for k in numbers), tuple(self.kinds[k] for k in numbers)
         trajectories = tuple(self.trajectories[k] for k in numbers) if self.trajectories else ()
         return Run(self.name, success, kinds, trajectories)
@@ -59,7 +59,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the second of two runs did, with a 95 % interval over the paired episodes."""
+    """The gain of the second run over the first, with a 95 % interval over the paired episodes."""
 
     before: float
     after: float
@@ -73,9 +73,9 @@ class Difference:
 
 
 def load_environment(path: str) -> Environment:
-    """An environment by import path, `package.module:Class`, made without arguments.
+    """An environment by import path, `package.module:Class`, created without arguments.
 
-    A module in the current directory is found as well, as with `python -m`. Raises UserError.
+    Modules in the current directory are found, as with `python -m`. Raises UserError.
     """
     module, _, name = path.partition(":")
     _see_current_directory(module.partition(".")[0])
@@ -85,7 +85,7 @@ def load_environment(path: str) -> Environment:
         raise UserError(f"environment {path!r} cannot be loaded ({error}); expected 'package.module:Class'") from error
     try:
         return cast(Environment, made())
-    except Exception as error:  # noqa: BLE001 - somebody else's code
+    except Exception as error:  # noqa: BLE001 - user code
         raise UserError(
             f"environment {path!r} cannot be made ({_told(error)}); expected 'package.module:Class', "
             "a class that is made without arguments"
@@ -93,7 +93,7 @@ def load_environment(path: str) -> Environment:
 
 
 def environment_code(path: str) -> str:
-    """A digest of the source of an environment's module: a corrected environment is another one."""
+    """A digest of the source of an environment's module. A changed source is a new environment."""
     load_environment(path)
     module = sys.modules[path.partition(":")[0]]
     try:
@@ -103,14 +103,14 @@ def environment_code(path: str) -> str:
 
 
 def _see_current_directory(top: str) -> None:
-    """Put the current directory first in the search path if it has the module: a command has it nowhere."""
+    """Put the current directory first in sys.path if it has the module; console scripts do not include it."""
     here = os.getcwd()
     if here not in sys.path and top and PathFinder.find_spec(top, [here]) is not None:
         sys.path.insert(0, here)
 
 
 def check_environment(path: str, seed: int = 0) -> None:
-    """Load an environment and open one episode, before hours are spent on a policy to play in it. Raises UserError."""
+    """Load an environment and open one episode, before hours of training. Raises UserError."""
     environment, expected = load_environment(path), "see docs/environment.md"
     try:
         starts = environment.starts(1, seed)
@@ -125,25 +125,25 @@ def check_environment(path: str, seed: int = 0) -> None:
             if inspect.ismethod(method) and not hasattr(method, "__wrapped__"):
                 if waits != (name in ("observe", "respond")):
                     raise TypeError(f"{name}() of its episodes must {'not ' if waits else ''}be `async def`")
-    except Exception as error:  # noqa: BLE001 - somebody else's code
+    except Exception as error:  # noqa: BLE001 - user code
         raise UserError(f"environment {path!r} does not open an episode ({_told(error)}); {expected}") from error
 
 
 class EnvironmentFault(Exception):
-    """What an environment raised, or answered that is no answer, in one episode."""
+    """An exception, or an invalid answer, of an environment in one episode."""
 
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Calls of the environment's code: whatever it raises becomes an EnvironmentFault."""
+    """Converts whatever the environment's code raises to an EnvironmentFault."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - somebody else's code
+    except Exception as error:  # noqa: BLE001 - user code
         raise EnvironmentFault(_told(error)) from error
 
 
 class _Guarded:
-    """An episode whose errors are told apart from ours."""
+    """Wraps an episode so that its errors are distinguished from ours."""
 
     def __init__(self, episode: ScoredEpisode) -> None:
         self._episode = episode
@@ -184,10 +184,10 @@ async def run_policy(
     numbers: Sequence[int] | None = None,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> Run:
-    """Run a policy on the first `episodes` starts of the environment's stream `seed` (all of them, if it has fewer), or
-    on those of them that `numbers` names.
+    """Run a policy on the first `episodes` starts of the environment's stream `seed` (all, if it has fewer), or on
+    those with an index in `numbers`.
 
-    What the environment raises in an episode is that episode's fault; anything else that breaks is raised.
+    An error of the environment is a fault of that episode; other errors are raised.
     """
     finished = 0
 
@@ -218,7 +218,7 @@ async def run_policy(
 
 @dataclass(frozen=True)
 class Player:
-    """Policies (adapters of `engine`) at a real environment, and how they play there."""
+    """Plays policies (adapters of `engine`) in a real environment, with fixed limits and sampling."""
 
     engine: Engine
     chat: ChatFormat
@@ -233,7 +233,7 @@ class Player:
     async def play(
         self, name: str, numbers: Sequence[int] | None = None, on_done: Callable[[int], None] = lambda count: None
     ) -> Run:
-        """The adapter `name` in all episodes, or in those that `numbers` names; see run_policy."""
+        """Play the adapter `name` in all episodes, or in those with an index in `numbers`; see run_policy."""
         return await run_policy(
             self.engine, self.chat, self.environment, name, name=name, episodes=self.episodes, seed=self.seed,
             temperature=self.temperature, limits=self.limits, show_system=self.show_system, numbers=numbers,
@@ -244,14 +244,14 @@ class Player:
 def difference(before: Run, after: Run, draws: int = 4000, seed: int = 0) -> Difference:
     """The paired difference in success, with its bootstrap percentile interval (Efron 1979).
 
-    A start where either run has a fault is left out of both.
+    A start where either run has a fault is excluded from both.
     """
     before, after = without_faults(before, after)
     return paired(np.array(before.success, float), np.array(after.success, float), draws, seed)
 
 
 def without_faults(before: Run, after: Run) -> tuple[Run, Run]:
-    """Both runs without the starts where either has a fault. Raises UserError where nothing is left."""
+    """Both runs without the starts where either has a fault. Raises UserError if none are left."""
     if len(before.success) != len(after.success):
         raise ValueError("two runs are compared on the same starts")
     faults = [a or b for a, b in zip(before.all_faults, after.all_faults, strict=True)]
@@ -263,7 +263,7 @@ def without_faults(before: Run, after: Run) -> tuple[Run, Run]:
 
 
 def paired(before_N: np.ndarray, after_N: np.ndarray, draws: int = 4000, seed: int = 0) -> Difference:
-    """The same for any two series of scores over the same cases."""
+    """The paired difference of two series of scores over the same cases, with its bootstrap percentile interval."""
     gains_N = after_N - before_N
     rng = np.random.default_rng(seed)
     means = gains_N[rng.integers(len(gains_N), size=(draws, len(gains_N)))].mean(1)
@@ -282,7 +282,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def by_kind(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Success of each run on each kind of task."""
+    """Success of each run per kind of task."""
     kinds = sorted({k for run in runs for k in run.kinds})
     table: dict[str, dict[str, Any]] = {}
     for kind in kinds:
@@ -294,8 +294,8 @@ def by_kind(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def summary(before: Run, after: Run) -> dict[str, Any]:
-    """The figures of a comparison, as a report shows them. `faults` counts the episodes that the environment broke off;
-    the other figures are of the starts that both policies finished.
+    """The figures of a comparison, for the report. `faults` counts episodes that the environment ended with an error;
+    the other figures are over the starts that both policies finished.
     """
     texts = [fault for run in (before, after) for fault in run.all_faults if fault]
     faults = {

@@ -1,7 +1,7 @@
-"""The gate: what a candidate must show before it serves.
+"""The gate: decides whether a candidate is promoted.
 
-Champion and candidate play the same held-out scenarios in the same worlds, and the judge compares them two by two.
-These scenarios are used for nothing else: those that chose the best step would flatter it.
+Champion and candidate play the same held-out scenarios in the same worlds, and the judge compares them in pairs. These
+scenarios are used for nothing else, because scenarios that selected the best step would be biased.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from training.policy.practice import Practising
 
 
 class GateSettings(BaseModel):
-    """The thresholds."""
+    """Thresholds of the gate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scenarios: int = Field(128, ge=8, description="Held-out scenarios that both policies play.")
-    slice_margin: float = Field(0.1, ge=0, description="What a slice may lose, surely, before the gate closes.")
-    min_slice: int = Field(12, ge=2, description="Slices with fewer scenarios are not looked at.")
+    slice_margin: float = Field(0.1, ge=0, description="A slice is lost if its whole interval is below -margin.")
+    min_slice: int = Field(12, ge=2, description="Slices with fewer scenarios are not tested.")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the candidate may serve, why, and the figures it rests on."""
+    """Whether the candidate is promoted, why, and the figures."""
 
     promoted: bool
     why: str
@@ -84,7 +84,7 @@ def decide(
     lost = [name for name, found in slices.items() if found.high < -settings.slice_margin]
     interval = f"{whole.gain:+.3f} ({whole.low:+.3f} to {whole.high:+.3f})"
     if whole.low <= 0:
-        why = f"the judged gain {interval} is not surely above zero"
+        why = f"the judged gain {interval} is not above zero over its whole interval"
     elif lost:
         why = f"worse on {', '.join(lost)} by more than {settings.slice_margin}"
     elif alarms:
@@ -100,7 +100,7 @@ def _difference(pairs: Sequence[tuple[float | None, float | None]]) -> Differenc
 
 
 def slice_of(scenario: Scenario) -> str:
-    """The failure mode that production met in a scenario: its most frequent error class, else `smooth`."""
+    """The slice of a scenario: the most frequent error class that production met in it, or `smooth`."""
     counts: dict[str, int] = defaultdict(int)
     for fact in scenario.facts:
         if fact.is_error:
@@ -127,7 +127,7 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
 
 
 def example_of(scenarios: Sequence[Scenario], pairs: Sequence[tuple[Trajectory, Trajectory]]) -> dict[str, Any]:
-    """One scenario as the candidate played it: of middling length, with calls."""
+    """One scenario as the candidate played it, of median length, with calls."""
     played = [(s.conversation_id, after) for s, (_, after) in zip(scenarios, pairs, strict=True)]
     with_calls = [p for p in played if p[1].observations] or played
     conversation, chosen = sorted(with_calls, key=lambda p: len(p[1].messages))[len(with_calls) // 2]

@@ -1,8 +1,8 @@
-"""GRPO with RULER in a learned world: scenarios, groups in one world each, relative scores, a better adapter.
+"""GRPO with RULER in a learned world: rollouts of scenarios in groups, relative scores, one policy step, repeated.
 
-The loop is plain on purpose: sample on policy, judge, centre, one optimizer step, publish the new adapter under a new
-name, again. Every few steps the candidate meets the adapter that the run started from, on held-out scenarios, in the
-same worlds, before the same judge; the best one is kept, since the last one is often not it.
+The loop is on-policy: sample, judge, centre, one optimizer step, publish the new adapter under a new name. Every
+`evaluate_every` steps the candidate is compared with the adapter that the run started from, on held-out scenarios in
+the same worlds with the same judge. The best adapter is kept, because the last one is often not the best.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from training.policy.rollout import Limits
 from training.policy.served import Probe, check_served
 
 EPISODES = "episodes"
-"""Beside the adapter: every practised episode (episodes.py)."""
+"""Directory beside the adapter with every practice episode (episodes.py)."""
 
 
 class TrainSettings(BaseModel):
-    """One retraining. The defaults are the vetted ones for the tiny base (docs/training.md)."""
+    """Settings of one retraining. The defaults were chosen for the tiny base (docs/training.md)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(16, ge=1, description="Optimizer steps.")
-    groups: int = Field(16, ge=1, description="Scenarios a step.")
-    group_size: int = Field(8, ge=2, description="Episodes a scenario.")
-    temperature: float = Field(1.0, gt=0, description="Of the policy when it practises.")
-    min_p: float = Field(0.05, ge=0, lt=1, description="Tokens less likely than this times the likeliest: not drawn.")
+    groups: int = Field(16, ge=1, description="Scenarios per step.")
+    group_size: int = Field(8, ge=2, description="Episodes per scenario.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature in practice.")
+    min_p: float = Field(0.05, ge=0, lt=1, description="Tokens below min_p times the largest probability are excluded.")
     learner: LearnerSettings = Field(
         default_factory=lambda: LearnerSettings(
             preset="policy", warmup_steps=3, schedule="cosine", micro_tokens=2048
@@ -58,27 +58,27 @@ class TrainSettings(BaseModel):
         description="The optimiser.",
     )
     loss: PolicyLoss = Field(default_factory=Cispo, description="The policy loss.")
-    limits: Limits = Field(default_factory=Limits, description="Where episodes are cut off.")
-    min_score_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less teach nothing.")
+    limits: Limits = Field(default_factory=Limits, description="Length limits of an episode.")
+    min_score_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less are dropped.")
     planted_groups: int = Field(
-        4, ge=0, description="Groups of copies, judged every `evaluate_every` steps: the judge's noise."
+        4, ge=0, description="Planted groups of copies per evaluation, which measure the judge's noise."
     )
-    held_out: int = Field(64, ge=0, description="Scenarios kept for choosing the best adapter.")
+    held_out: int = Field(64, ge=0, description="Held-out scenarios that select the best adapter.")
     evaluate_every: int = Field(8, ge=1, description="Steps between evaluations on them.")
-    keep_episodes: bool = Field(True, description="Store every practised episode beside the adapter.")
-    seed: int = Field(0, description="Names the run: equal seeds give equal runs.")
+    keep_episodes: bool = Field(True, description="Store every practice episode beside the adapter.")
+    seed: int = Field(0, description="Random seed; equal seeds give equal runs.")
 
 
 @dataclass
 class _Step:
-    """What one step's episodes gave."""
+    """The result of one step's rollouts."""
 
     rows: list[Row]
     metrics: dict[str, float]
 
 
 class Grpo:
-    """One retraining run. `train` does all of it; a killed run goes on from its last step."""
+    """One retraining run. `train` runs all of it; a killed run resumes at its last step."""
 
     def __init__(
         self,
@@ -89,8 +89,8 @@ class Grpo:
         out: Path,
         settings: TrainSettings,
     ) -> None:
-        """`start` is the adapter that practice starts from, that the divergence is measured from, and that a candidate
-        must beat on the held-out scenarios: the champion, or the clone before there is one.
+        """`start` is the champion, or the clone before the first promotion. Practice starts from it, the KL penalty is
+        relative to it, and a candidate must beat it on the held-out scenarios.
         """
         if len(scenarios) < settings.held_out + settings.groups:
             raise UserError(
@@ -116,8 +116,8 @@ class Grpo:
     ) -> dict[str, Any]:
         """Train, write the best adapter to `out`, and return its manifest.
 
-        Where `stop` says so between two steps, the best adapter so far is written and the manifest's `partial` says
-        after how many steps; the state stays on disk, so that a later call goes on to the result of a whole run.
+        If `stop` returns True between two steps, the best adapter so far is written, and the manifest's `partial` gives
+        the number of steps. The state stays on disk, so that a later call continues to the result of a full run.
         """
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -150,7 +150,7 @@ class Grpo:
     # ----- practice
 
     async def _practise(self, number: int) -> _Step:
-        """Episodes in the worlds of this step's scenarios, judged and turned into rows."""
+        """Sample, judge and convert to rows the episodes of this step's scenarios."""
         chosen = self._choose(number)
         seeds = [seed_of(self.settings.seed, number, s.scenario_id) for s in chosen]
         began = time.monotonic()
@@ -172,7 +172,7 @@ class Grpo:
         return _Step(rows, metrics)
 
     def _choose(self, number: int) -> list[Scenario]:
-        """This step's scenarios: every scenario once before any comes again, in an order that the seed fixes."""
+        """This step's scenarios. Every scenario is used once before any is repeated, in an order fixed by the seed."""
         count, at = len(self.scenarios), number * self.settings.groups
         picked = []
         for k in range(at, at + self.settings.groups):
@@ -181,8 +181,8 @@ class Grpo:
         return picked
 
     def _rows(self, groups: list[list[Trajectory]], judged: Sequence[Judgement]) -> tuple[list[Row], int]:
-        """Rows with an advantage. An episode that the world abstained from is not learned from; other answers that
-        production does not support discount their episode, within the mean: a group's advantages sum to zero.
+        """Rows with an advantage. An episode in which the world abstained is excluded. Other unsupported answers reduce
+        the weight of their episode, within the mean, so a group's advantages sum to zero.
         """
         self._check_drawing(groups)
         rows, dropped = [], 0
@@ -201,7 +201,7 @@ class Grpo:
         return rows, dropped
 
     def _check_drawing(self, groups: Sequence[Sequence[Trajectory]]) -> None:
-        """Raises UserError where practice draws from another distribution than the one that is learned."""
+        """Raise UserError if practice samples from another distribution than the learner expects."""
         wanted = self.learner.drawing
         for trajectory in (t for group in groups for t in group):
             drawn = Drawing(trajectory.temperature, trajectory.min_p)
@@ -209,16 +209,16 @@ class Grpo:
                 raise UserError(f"practice draws with {drawn}, but the learner expects {wanted}: give both the same")
 
     async def _measure_noise(self, chosen: Sequence[tuple[Trajectory, int]]) -> None:
-        """Plant groups of verbatim copies and see how differently the judge scores them."""
+        """Plant groups of verbatim copies and measure the deviation of the judge's scores."""
         if chosen:
             trajectories, seeds = [t for t, _ in chosen], [s for _, s in chosen]
             for judgement in await self.practice.plant(trajectories, seeds, self.settings.group_size):
                 self.noise.add(judgement.scores, judgement.positions)
 
-    # ----- choosing
+    # ----- selection of the best adapter
 
     async def _look_at_candidate(self) -> float:
-        """Candidate against start on held-out scenarios, judged two by two; keeps the candidate if it is the best."""
+        """Compare candidate and start on held-out scenarios, judged in pairs; keep the candidate if it is the best."""
         seeds = [seed_of(self.settings.seed, "held out", s.scenario_id) for s in self.held_out]
         if self._baseline is None:
             self._baseline = await self.practice.singles(self.held_out, seeds, "start")
@@ -240,24 +240,24 @@ class Grpo:
         return f"policy@{self.learner.step}"
 
     def _publish(self) -> None:
-        """Serve the adapter as it is now under its own name; a request can never meet a stale one."""
+        """Publish the current adapter under a new name, so that no request can use a stale one."""
         served = self.out.with_name("serving")
         save_weights(*self.learner.weights(), served, {"role": "policy", "step": self.learner.step})
         self.practice.load_adapter(self._name(), served)
         self.practice.unload_adapter(f"policy@{self.learner.step - 1}")
 
     async def _check_served(self, probe: Probe, before: Sequence[float] | None) -> float:
-        """How far the engines are from the learner under the newest name, in nats. Raises StaleAdapter."""
+        """The mean gap between engines and learner under the newest name, in nats. Raises StaleAdapter."""
         now = self.learner.logprobs_at(probe.ids, probe.positions)
         found = await self.practice.probe(self._name(), probe)
         return max(check_served(self._name(), served, now, before) for served in found)
 
     def _done(self) -> float:
-        """How much of the run is over (0 to 1): what the rate falls with."""
+        """The share of the run that is done (0 to 1), for the learning-rate schedule."""
         return self.learner.step / self.settings.steps
 
     def _due(self) -> bool:
-        """Whether the adapter of this step meets the held-out scenarios."""
+        """Whether this step's adapter is evaluated on the held-out scenarios."""
         return self.learner.step == self.settings.steps or self.learner.step % self.settings.evaluate_every == 0
 
     @property
@@ -278,8 +278,8 @@ class Grpo:
             self.noise = JudgeNoise(**state["noise"])
 
     async def _finish_early(self) -> dict[str, Any]:
-        """A run that was told to stop. It looks at its last adapter once more, which a whole run would not do: the
-        state on disk does not know of that look.
+        """End a run early. It evaluates its last adapter once more, which a full run would not do, so the state on disk
+        does not include that evaluation.
         """
         if self.held_out and not self._due():
             await self._look_at_candidate()
@@ -318,7 +318,7 @@ def _plain(found: Difference) -> dict[str, float]:
 
 
 def _describe(trajectories: Sequence[Trajectory], judged: Sequence[Judgement], failed: int) -> dict[str, float]:
-    """A step in numbers."""
+    """Metrics of a step."""
     rewards = [t.reward for t in trajectories if t.reward is not None]
     provenance: dict[str, int] = {}
     for trajectory in trajectories:
@@ -353,7 +353,7 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def alarms(metrics: dict[str, float]) -> list[str]:
-    """What a person should look at. Thresholds as published (docs/training.md, Alarms)."""
+    """Conditions that a user should look at. Thresholds as published (docs/training.md, Alarms)."""
     episodes = max(1.0, metrics["episodes"] + metrics["failed_episodes"])
     raised = {
         "sampler and learner disagree": metrics.get("engine_kl", 0.0) > 0.01,
@@ -366,7 +366,7 @@ def alarms(metrics: dict[str, float]) -> list[str]:
 
 
 def lasting_alarms(history: Sequence[dict[str, Any]], last: int = 10) -> list[str]:
-    """The alarms that were up in more than half of the last steps; a single one may be noise."""
+    """The alarms of more than half of the last steps; single ones can be noise."""
     recent = history[-last:]
     names = {name for step in recent for name in step["alarms"]}
     return sorted(n for n in names if sum(n in step["alarms"] for step in recent) > len(recent) / 2)

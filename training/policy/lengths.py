@@ -1,7 +1,7 @@
-"""How long rows, turns and episodes are: from the recorded conversations, within the base's context.
+"""Lengths of rows, turns and episodes, from the recorded conversations and the base's context.
 
-Nothing is left out in silence. Every conversation that gives no row, and every row that is cut, is counted with its
-reason; a scenario whose prompt leaves no room for an answer is refused before practice.
+Every conversation without a row and every row that is cut is counted with its reason. A scenario whose prompt leaves no
+room for an answer is refused before practice.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from training.models.chat import ChatFormat, Message
 from training.policy.rollout import Limits
 
 MEASURED = 400
-"""Conversations, evenly spread, whose lengths are measured for limits."""
+"""Number of conversations, evenly spaced, whose lengths are measured."""
 HEADROOM = 1.25
-"""Limits leave a policy that explores this times the tokens that the recorded agent needed (99th percentile)."""
+"""Limits are this factor times the recorded agent's tokens (99th percentile), to leave room for exploration."""
 
 
 @dataclass
 class RowCounts:
-    """What became of conversations. `left_out` and `cut` say why a conversation gave no row, or a shorter one."""
+    """Counts of conversations. `left_out` and `cut` count the reasons for no row or a shorter row."""
 
     conversations: int = 0
     rows: int = 0
@@ -41,7 +41,7 @@ class RowCounts:
         return {**vars(self), "left_out": dict(self.left_out), "cut": dict(self.cut)}
 
     def text(self) -> str:
-        """One line for a person."""
+        """The counts on one line."""
         parts = [f"{self.conversations} conversations gave {self.rows} rows (longest: {self.longest} tokens)"]
         parts += [f"{count} left out: {why}" for why, count in sorted(self.left_out.items())]
         parts += [f"{count} cut: {why}" for why, count in sorted(self.cut.items())]
@@ -55,9 +55,9 @@ def shown_messages(conversation: Conversation, show_system: bool) -> list[Messag
 def conversation_rows(
     conversations: Iterable[Conversation], chat: ChatFormat, show_system: bool, max_tokens: int
 ) -> tuple[list[Row], RowCounts]:
-    """Rows in which what the agent wrote is learned, and what became of each conversation.
+    """Rows with the agent's tokens learned, and counts of the conversations.
 
-    A row longer than `max_tokens` is cut after the last of the agent's turns that fits.
+    A row longer than `max_tokens` is cut after the agent's last turn that fits.
     """
     rows: list[Row] = []
     counts = RowCounts()
@@ -87,7 +87,7 @@ def conversation_rows(
 
 
 def cut_row(ids: Sequence[int], trained: Sequence[bool], max_tokens: int) -> Row | None:
-    """A row of at most `max_tokens`, cut where one of the agent's turns ends; None where none of them fits."""
+    """A row of at most `max_tokens`, cut at the end of one of the agent's turns; None if no turn fits."""
     if len(ids) <= max_tokens:
         return Row(tuple(ids), tuple(trained)) if any(trained) else None
     ends = [k + 1 for k in range(max_tokens) if trained[k] and not (k + 1 < len(trained) and trained[k + 1])]
@@ -97,7 +97,7 @@ def cut_row(ids: Sequence[int], trained: Sequence[bool], max_tokens: int) -> Row
 def fitted_limits(
     given: Limits, conversations: Sequence[Conversation], chat: ChatFormat, context: int, show_system: bool
 ) -> Limits:
-    """`given`, raised to what the recorded conversations need (where `from_data` is set) and within the context."""
+    """`given`, raised to the lengths of the recorded conversations (if `from_data`) and limited by the context."""
     turns, turn_tokens, total = given.turns, given.turn_tokens, given.total_tokens
     if given.from_data and conversations:
         measured = _measured(conversations, chat, context, show_system)
@@ -112,7 +112,7 @@ def fitted_limits(
 def _measured(
     conversations: Sequence[Conversation], chat: ChatFormat, context: int, show_system: bool
 ) -> tuple[int, int, int] | None:
-    """(turns, tokens of a turn, tokens of an episode) that a policy needs; None where nothing can be measured."""
+    """(turns, tokens of a turn, tokens of an episode) that a policy needs; None without measurable conversations."""
     step = max(1, len(conversations) // MEASURED)
     turns: list[int] = []
     lengths: list[int] = []
@@ -144,9 +144,9 @@ def _turn_lengths(row: Row) -> list[int]:
 def fitting_scenarios(
     scenarios: Sequence[Scenario], chat: ChatFormat, limits: Limits, show_system: bool
 ) -> tuple[list[Scenario], dict[str, int]]:
-    """The scenarios whose first prompt leaves room for a turn, and how many do not, by reason.
+    """The scenarios whose first prompt leaves room for a turn, and counts of the others by reason.
 
-    Raises UserError where none fits.
+    Raises UserError if none fits.
     """
     kept: list[Scenario] = []
     refused: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""Learning without a world: from recorded conversations and how they ended.
+"""Offline training: from recorded conversations and their outcomes, without a world.
 
-Nobody samples here, so nothing new is tried: what the agent never did, it does not learn. It is the method for agents
-whose tools no world can stand for, and what practice in the world is compared with.
+No new behaviour is explored, so actions that the agent never took are not learned. It is meant for agents whose tools
+cannot be simulated, and as a baseline for practice in the world.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from training.policy.clone import policy_rows
 
 
 class OfflineSettings(BaseModel):
-    """One offline retraining."""
+    """Settings of one offline retraining."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    loss: OfflineLoss = Field(default_factory=AsymRe, description="The method: what outcomes weigh and how.")
+    loss: OfflineLoss = Field(default_factory=AsymRe, description="The method: how outcomes weight conversations.")
     fit: FitSettings = Field(
         default_factory=lambda: FitSettings(
             learner=LearnerSettings(preset="policy", schedule="cosine", max_grad_norm=1.0), max_tokens=1_500_000
         ),
-        description="The fit. Its adapter has the shape of the one that it starts from.",
+        description="The fit. Its adapter has the shape of the start adapter.",
     )
-    held_out_share: float = Field(0.1, gt=0, lt=1, description="Latest conversations, of which the successes choose.")
+    held_out_share: float = Field(0.1, gt=0, lt=1, description="Latest conversations; their successes select weights.")
 
 
 def fit_offline(
@@ -54,8 +54,8 @@ def fit_offline(
 ) -> dict[str, Any]:
     """Retrain the adapter `start` on conversations with outcomes (oldest first); writes `out`, returns its manifest.
 
-    The weights under which the held-out successes are likeliest win. Raises UserError where outcomes are missing or all
-    alike, and for a method whose ratio needs log-probabilities, which recorded conversations do not carry.
+    The weights with the highest likelihood of held-out successes are kept. Raises UserError if outcomes are missing or
+    all equal, and for a method whose ratio needs log-probabilities, which recorded conversations do not have.
     """
     if settings.loss.needs_sampler:
         raise UserError(
@@ -94,7 +94,7 @@ def fit_offline(
 
 
 def rewarded(conversations: Sequence[Conversation]) -> list[tuple[Conversation, float]]:
-    """The conversations whose outcome production knows, with the last score, brought into [0, 1]."""
+    """The conversations with a known outcome, with their last score scaled to [0, 1]."""
     found = []
     for conversation in conversations:
         scores = [score for o in conversation.outcomes if (score := o.get("score")) is not None]
@@ -106,7 +106,7 @@ def rewarded(conversations: Sequence[Conversation]) -> list[tuple[Conversation, 
 def offline_rows(
     scored: Sequence[tuple[Conversation, float]], base: Base, settings: OfflineSettings, show_system: bool
 ) -> list[Row]:
-    """Rows of the conversations, each with the advantage that the method gives its reward."""
+    """Rows of the conversations, each with the advantage that the method assigns to its reward."""
     weights = settings.loss.advantages([reward for _, reward in scored])
     rows = []
     for (conversation, _), weight in zip(scored, weights, strict=True):

@@ -1,8 +1,8 @@
-"""Practice and evaluation spread over worker processes: the same episodes from the same seeds, sooner.
+"""Runs practice and evaluation in worker processes: the same episodes from the same seeds, in less time.
 
-Worker k of N takes the items k, k + N, ... of whatever is asked: whole groups, so that the members of a group stay in
-one world, and single episodes of an evaluation. What an item gives is a function of its own seed, so it does not
-matter who else is in the batch, but for the last digit of a log-probability.
+Worker k of N takes the items k, k + N, ...: whole groups, so that the members of a group stay in one world, and single
+episodes of an evaluation. The result of an item is a function of its own seed, so it does not depend on the batch,
+except for the last digit of a log-probability.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.workers import Tell, Workers, dealt_back, portable
 
 
 class PracticePool(Practising):
-    """Practice in worker processes, each with all that `opener` (picklable) makes: engine, worlds, judge.
+    """Practice in worker processes, each with the objects that `opener` (picklable) creates: engine, worlds, judge.
 
     Closed by closing `workers`.
     """
@@ -72,7 +72,7 @@ class PracticePool(Practising):
 
 
 async def play(workers: Workers, name: str, episodes: int, on_done: Tell = lambda count: None) -> Run:
-    """What Player.play gives, of workers that each have a Player."""
+    """The same result as Player.play, from workers that each have a Player."""
     count = len(workers)
     runs: list[Run] = await workers.map(_play, [(name, range(k, episodes, count)) for k in range(count)], on_done)
     return Run(

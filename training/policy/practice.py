@@ -1,4 +1,4 @@
-"""Where a policy practises: worlds, users and a judge behind one engine, and the episodes in them."""
+"""Practice: episodes in worlds, with users and a judge on one engine."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from training.policy.served import Probe
 
 
 class World(Protocol):
-    """One reality; the members of a group meet it through episodes of their own."""
+    """One sampled world. Each member of a group has its own episode in it."""
 
     def episode(self) -> Episode:
-        """A fresh run in this world."""
+        """A new episode in this world."""
         ...
 
 
 class WorldFactory(Protocol):
-    """What makes worlds: worldmodel.WorldModel, or a real environment behind the same call."""
+    """Creates worlds: worldmodel.WorldModel, or a real environment with the same interface."""
 
     def world(self, scenario: Scenario, *, seed: int) -> World:
-        """The world that a scenario and a seed name."""
+        """The world of a scenario and a seed."""
         ...
 
 
 class Practising(Protocol):
-    """What retraining and the gate ask of practice, in this process (Practice) or in several (PracticePool)."""
+    """The interface of practice, in this process (Practice) or in several (PracticePool)."""
 
     def load_adapter(self, name: str, path: Path) -> None:
-        """Make a peft directory available under a name; it has been read when this returns."""
+        """Load a peft directory under a name; its files have been read when this returns."""
         ...
 
     def unload_adapter(self, name: str) -> None:
-        """Forget an adapter."""
+        """Unload an adapter."""
         ...
 
     async def groups(
@@ -54,15 +54,15 @@ class Practising(Protocol):
         adapter: str,
         on_done: Callable[[int], None] = lambda count: None,
     ) -> list[list[Trajectory | Exception]]:
-        """`size` episodes a scenario, all members of a group in one world. What broke comes back as its exception."""
+        """`size` episodes per scenario, each group in one world. A failed episode is returned as its exception."""
         ...
 
     async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
-        """RULER's judgement of each group, none of them empty."""
+        """RULER's judgement of each group; no group may be empty."""
         ...
 
     async def plant(self, trajectories: Sequence[Trajectory], seeds: Sequence[int], size: int) -> list[Judgement]:
-        """RULER's judgement of groups of `size` verbatim copies each: how differently it scores what is equal."""
+        """RULER's judgement of groups of `size` verbatim copies each, to measure the judge's noise."""
         ...
 
     async def probe(self, adapter: str, probe: Probe) -> list[list[float]]:
@@ -76,7 +76,7 @@ class Practising(Protocol):
         adapter: str,
         on_done: Callable[[int], None] = lambda count: None,
     ) -> list[Trajectory]:
-        """One episode a scenario; raises what broke, since a comparison with holes compares unlike things."""
+        """One episode per scenario. Raises the first error, because a comparison needs all pairs."""
         groups = await self.groups(scenarios, seeds, 1, adapter, on_done)
         found = []
         for group in groups:
@@ -88,10 +88,10 @@ class Practising(Protocol):
 
 @dataclass
 class Practice(Practising):
-    """`chat` is how the policy reads and writes; `show_system` whether it is shown the system prompt.
+    """`chat` is the policy's chat format; `show_system`: whether its prompt contains the system prompt.
 
-    Each call starts from an empty cache (the engine's, and whatever `forget` forgets), so that what it gives follows
-    from its arguments alone: a resumed run reaches the digits of a whole one.
+    Each call starts with an empty cache (the engine's, and what `forget` clears), so that its result depends only on
+    its arguments, and a resumed run reproduces the digits of an uninterrupted one.
     """
 
     engine: Engine
@@ -118,7 +118,7 @@ class Practice(Practising):
         adapter: str,
         on_done: Callable[[int], None] = lambda count: None,
     ) -> list[list[Trajectory | Exception]]:
-        if not adapter:  # the base would answer, and nothing would say so
+        if not adapter:  # the base would answer, without any error
             raise UserError("practice without an adapter's name would sample from the bare base; name an adapter")
         self._start_afresh()
         runs = []

@@ -1,9 +1,8 @@
-"""GRPO with RULER from top to bottom, in one function: sample, judge, advantage, step.
+"""GRPO with RULER in one function, to be read from top to bottom: sample, judge, advantage, step.
 
-It is here to be read, and to hold the trainer to: a test has both take the same step (grpo.py, learner.py). What it
-leaves out: choosing the best adapter on held-out scenarios, resuming, processes, alarms, micro-batches, the tiny base's
-fused passes, planted groups, stored episodes. The loss is CISPO with the k3 divergence; nothing is clipped but the
-importance weight and the gradient's norm.
+A test checks that the trainer (grpo.py, learner.py) takes the same step. Not included: selecting the best adapter on
+held-out scenarios, resuming, processes, alarms, micro-batches, the tiny base's fused passes, planted groups, stored
+episodes. The loss is CISPO with the k3 KL penalty; only the importance weight and the gradient's norm are clipped.
 
 Axes: G members of a group, T tokens of a row, V the vocabulary.
 """
@@ -33,15 +32,16 @@ from training.policy.rollout import rollout
 async def train(
     base: Base, practice: Practice, scenarios: Sequence[Scenario], start: Path, out: Path, settings: TrainSettings
 ) -> list[dict[str, float]]:
-    """Take `settings.steps` steps from the adapter `start`; the last one lies in `out`. Returns each step's figures.
+    """Take `settings.steps` steps from the adapter `start`; write the last adapter to `out`. Returns each step's
+    metrics.
 
-    `practice` gives the engine, the worlds and the judge. `settings.loss` must be CISPO.
+    `practice` provides the engine, the worlds and the judge. `settings.loss` must be CISPO.
     """
     loss, optimiser = settings.loss, settings.learner
     assert isinstance(loss, Cispo) and optimiser.learning_rate is not None
 
-    # The policy is the base with the adapter `start`; the reference, from which the divergence is measured, is the same
-    # adapter and stays as it is.
+    # The policy is the base with the adapter `start`. The reference of the KL penalty is the same adapter and does not
+    # change.
     policy = new_adapter(copy.deepcopy(base.model), settings_of(start), settings.seed)
     load_weights(policy, start)
     reference = copy.deepcopy(policy)
@@ -52,7 +52,7 @@ async def train(
     history = []
 
     for step in range(settings.steps):
-        # ----- sample: every member of a group meets the same world, under the adapter as it is now
+        # ----- sample: every member of a group is in the same world, with the current adapter
 
         name = f"reference@{step}"
         save_adapter(policy, out, {"role": "policy", "step": step})
@@ -75,11 +75,11 @@ async def train(
         lived = await asyncio.gather(*runs)
         groups = [lived[k : k + settings.group_size] for k in range(0, len(lived), settings.group_size)]
 
-        # ----- judge: RULER scores the members of a group against each other; None is "could not be scored"
+        # ----- judge: RULER scores the members of a group against each other; None: could not be scored
 
         judged = [await practice.ruler.judge(group, seed) for group, seed in zip(groups, seeds, strict=True)]
 
-        # ----- advantage: a score less the mean of the group; what the world abstained from counts less
+        # ----- advantage: the score less the group's mean; unsupported episodes have a lower weight
 
         learned: list[tuple[Trajectory, float]] = []
         for group, judgement in zip(groups, judged, strict=True):
@@ -89,12 +89,12 @@ async def train(
             counted_G = weights_G * scored_G
             taught = counted_G > 0
             if scored_G.mean() < 0.75 or taught.sum() < 2 or np.ptp(scores_G[taught]) <= settings.min_score_spread:
-                continue  # most were not scored, or the judge saw no difference: the group teaches nothing
+                continue  # too few scores, or no difference between them: the group carries no signal
             mean = (counted_G * scores_G).sum() / counted_G.sum()
             advantages_G = counted_G * (scores_G - mean)
             learned += [(t, float(a)) for t, a in zip(group, advantages_G, strict=True) if a]
 
-        # ----- step: the mean over all learned tokens of the step, so that no token's weight depends on its company
+        # ----- step: the mean over all learned tokens of the step
 
         count = sum(sum(t.trained) for t, _ in learned)
         adam.zero_grad()
@@ -122,13 +122,13 @@ async def train(
 
 
 def order(count: int, seed: int, step: int, groups: int) -> list[int]:
-    """This step's scenarios: every one once before any comes again."""
+    """This step's scenarios. Every one is used once before any is repeated."""
     places = range(step * groups, (step + 1) * groups)
     return [int(np.random.default_rng([seed, k // count]).permutation(count)[k % count]) for k in places]
 
 
 def drawn_logprobs(model: torch.nn.Module, trajectory: Trajectory, settings: TrainSettings) -> torch.Tensor:
-    """Log-probabilities [N] of the ids that the agent wrote, under the distribution that they were drawn from."""
+    """Log-probabilities [N] of the sampled ids, under the sampling distribution."""
     ids_T = torch.tensor(trajectory.ids)
     logits_TV = model(ids_T[None, :-1]).logits[0].float() / settings.temperature
     wrote_T = torch.tensor(trajectory.trained)[1:]

@@ -1,7 +1,7 @@
-"""Which adapter serves: champion, candidates, and the way back.
+"""The registry of adapters: champion, candidates, and rollback.
 
-A version is a peft directory named after its content. One small file says which version serves, and which did before;
-it is replaced whole, so that a reader sees the old champion or the new one and never half of either.
+A version is a peft directory named by a hash of its weights. One small file records the champion and the earlier
+champions. It is replaced atomically.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POINTER = "serving.json"
 
 @dataclass(frozen=True)
 class Version:
-    """A stored adapter. `note` is what was said when it came in (a gate's verdict, for example)."""
+    """A stored adapter. `note` was given when it was added (for example the gate's verdict)."""
 
     name: str
     path: Path
@@ -34,8 +34,8 @@ class Version:
 
 @dataclass(frozen=True)
 class Standing:
-    """What became of a version: `state` is serving, replaced (it served once) or stored; `says` tells it in words;
-    `serving` is the version that serves now."""
+    """The state of a version: serving, replaced (it served before) or stored. `says` is a sentence about it; `serving`
+    is the current champion's name."""
 
     state: Literal["serving", "replaced", "stored"]
     says: str
@@ -43,13 +43,13 @@ class Standing:
 
 
 class Registry:
-    """The adapters of one policy, below one directory."""
+    """The adapters of one policy, in one directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def add(self, adapter: Path, note: Mapping[str, Any]) -> Version:
-        """Store a copy of a peft directory; equal weights are stored once. Raises UserError where there is none."""
+        """Store a copy of a peft directory; equal weights are stored once. Raises UserError if there is no adapter."""
         manifest = manifest_of(adapter)
         if manifest is None:
             raise UserError(f"{adapter} holds no finished adapter; train one first")
@@ -66,38 +66,38 @@ class Registry:
 
     @staticmethod
     def name_of(adapter: Path) -> str:
-        """The name that a peft directory's weights have in every registry."""
+        """The name of a peft directory's weights, the same in every registry."""
         weights = (adapter / "adapter_model.safetensors").read_bytes()
         return f"policy-{hashlib.blake2b(weights, digest_size=6).hexdigest()}"
 
     def get(self, name: str) -> Version:
         """A stored version. Raises UserError for an unknown one."""
         home = self.path / "versions" / name
-        manifest = manifest_of(home) if Path(name).name == name else None  # a path would lead out of the registry
+        manifest = manifest_of(home) if Path(name).name == name else None  # a path could lead out of the registry
         if manifest is None:
             known = ", ".join(v.name for v in self.versions()) or "none"
             raise UserError(f"there is no version {name!r} in {self.path}; it has: {known}")
         return Version(name, home, manifest, _read(home / "note.json") or {})
 
     def versions(self) -> list[Version]:
-        """All stored versions, the oldest weights first."""
+        """All stored versions, oldest weights first."""
         found = [p for p in (self.path / "versions").glob("policy-*") if manifest_of(p) is not None]
         found.sort(key=lambda p: (p / "adapter_model.safetensors").stat().st_mtime_ns)
         return [self.get(p.name) for p in found]
 
     def champion(self) -> Version | None:
-        """The version that serves; None before the first promotion."""
+        """The champion; None before the first promotion."""
         pointer = _read(self.path / POINTER)
         return self.get(pointer["version"]) if pointer else None
 
     def before(self, name: str) -> Version | None:
-        """The champion that the champion `name` replaced; None where it was the first, or is no champion."""
+        """The champion before the champion `name`; None if it was the first, or never a champion."""
         trail = (_read(self.path / POINTER) or {}).get("trail", [])
         earlier = [other for other, later in zip(trail, trail[1:], strict=False) if later == name]
         return self.get(earlier[-1]) if earlier else None
 
     def standing(self, name: str) -> Standing:
-        """What became of a version."""
+        """The state of a version."""
         champion, history = self.champion(), self.history()
         serving = champion.name if champion else "none"
         if serving == name:
@@ -108,7 +108,7 @@ class Registry:
         return Standing("stored", f"{serving} serves", serving)
 
     def promote(self, name: str, why: str) -> Version:
-        """Let a stored version serve from now on. Promoting the champion again changes nothing."""
+        """Make a stored version the champion. Promoting the champion again changes nothing."""
         version = self.get(name)
         pointer = _read(self.path / POINTER)
         if pointer is None or pointer["version"] != name:
@@ -117,7 +117,7 @@ class Registry:
         return version
 
     def rollback(self, why: str = "rolled back by hand") -> Version:
-        """Let the version before the champion serve again. Raises UserError where there is none."""
+        """Make the previous champion the champion again. Raises UserError if there is none."""
         pointer = _read(self.path / POINTER)
         if pointer is None or len(pointer["trail"]) < 2:
             raise UserError(f"{self.path} has no earlier champion to roll back to")
@@ -126,7 +126,7 @@ class Registry:
         return earlier
 
     def history(self) -> list[dict[str, Any]]:
-        """Every change of champion: when, to which version, why."""
+        """Every change of champion: time, version, reason."""
         return (_read(self.path / POINTER) or {}).get("history", [])
 
     def _point(self, trail: list[str], why: str) -> None:

@@ -1,7 +1,7 @@
-"""One agent, one episode: token ids in, token ids out, whatever the environment behind it is.
+"""One rollout: the policy in one episode, token ids in and token ids out, in any environment.
 
-The prompt of each turn is the last prompt, the sampled ids, and what came back, appended. Nothing that was sampled is
-ever tokenised again, so a learned token's log-probability is the one under which it was drawn.
+The prompt of each turn is the last prompt, the sampled ids, and the appended answer. Sampled ids are never tokenised
+again, so a learned token's log-probability is the one under which it was sampled.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from training.models.edits import dumps
 
 
 class Limits(BaseModel):
-    """Where an episode is cut off."""
+    """Length limits of an episode."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    turns: int = Field(16, ge=1, description="Agent turns (calls and replies) in an episode.")
-    turn_tokens: int = Field(64, ge=1, description="Tokens in one turn.")
-    total_tokens: int = Field(1400, ge=16, description="Tokens of the whole episode, prompt included.")
+    turns: int = Field(16, ge=1, description="Maximum number of agent turns (calls and replies).")
+    turn_tokens: int = Field(64, ge=1, description="Maximum tokens of one turn.")
+    total_tokens: int = Field(1400, ge=16, description="Maximum tokens of the episode, prompt included.")
     from_data: bool = Field(
-        True, description="Raise these to what the recorded conversations need, within the base's context."
+        True, description="Raise these limits to the lengths of the recorded conversations, within the base's context."
     )
 
 
@@ -48,12 +48,12 @@ async def rollout(
     show_system: bool = True,
     learned: bool = False,
 ) -> Trajectory:
-    """Let the policy act until the user leaves or a limit is met.
+    """Run the policy until the user leaves or a limit is reached.
 
-    `learned`: the trajectory's log-probabilities are of the distribution that its tokens were drawn from.
+    `learned`: the trajectory's log-probabilities are of the sampling distribution.
 
-    A tool call that cannot be read is answered with an error and stays in the trajectory: dropping it would teach
-    that malformed calls cost nothing.
+    A malformed tool call is answered with an error and stays in the trajectory. Dropping it would teach that malformed
+    calls have no cost.
     """
     limits = limits or Limits()
     opening: list[dict[str, Any]] = [{"role": "user", "content": start.first_user_message}]
@@ -87,7 +87,7 @@ async def rollout(
 async def _act(
     trajectory: Trajectory, chat: ChatFormat, episode: Episode, said: AssistantTurn, stopped: bool
 ) -> bool:
-    """Do what the turn says and append what comes back. False when the episode is over."""
+    """Execute the turn and append the answer. False when the episode is over."""
     at = len(trajectory.messages)
     calls = [replace(c, call_id=c.call_id or f"call_{at}_{k}") for k, c in enumerate(said.calls)]
     trajectory.messages.append(replace(said, calls=tuple(calls)).message())
@@ -100,7 +100,7 @@ async def _act(
         for call in calls:
             seen = await episode.observe(call)
             trajectory.observations.append(seen)
-            if seen.provenance == "abstained":  # the world knows no answer, and the agent must not read that
+            if seen.provenance == "abstained":  # the episode ends; the agent must not read the placeholder
                 trajectory.ended = "abstained"
                 return False
             back.append(_result(seen, call))
@@ -135,7 +135,7 @@ def _append(trajectory: Trajectory, ids: Sequence[int], logprobs: Sequence[float
 async def gather(
     runs: Sequence[Callable[[], Any]], at_once: int = 256, on_done: Callable[[int], None] = lambda count: None
 ) -> list[Trajectory | Exception]:
-    """Run many rollouts together, at most `at_once`. A rollout that fails comes back as its exception."""
+    """Run many rollouts concurrently, at most `at_once`. A failed rollout is returned as its exception."""
     gate, finished = asyncio.Semaphore(at_once), 0
 
     async def one(run: Callable[[], Any]) -> Trajectory | Exception:
@@ -143,7 +143,7 @@ async def gather(
         async with gate:
             try:
                 return await run()
-            except Exception as error:  # noqa: BLE001 - one rollout is a boundary where failure is counted, not fatal
+            except Exception as error:  # noqa: BLE001 - a tolerated boundary: a failed rollout is counted, not fatal
                 return error
             finally:
                 finished += 1

@@ -1,8 +1,8 @@
-"""Whether an engine serves the adapter that was just trained: a few log-probabilities, asked and computed.
+"""Checks whether an engine serves the newest adapter, by comparing log-probabilities with the learner's.
 
-Stale serving is silent: training runs, and the rollouts come from another policy (reference: ART 661, TRL 5312). After
-each step a few tokens of the step's own rows are asked of every engine, through its prefix cache, under the new name.
-The learner knows what the new adapter says of them, and what the one before said.
+Stale serving is silent: training runs, but the rollouts come from another policy (ART issue 661, TRL issue 5312). After
+each step, every engine scores a few tokens of the step's own rows under the new name, through its prefix cache. The
+learner computes the same log-probabilities with the new and with the previous adapter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from training.learning.batch import Row
 
 POSITIONS = 8
 MAX_GAP = 0.5
-"""Nats between engine and learner, on average, that no rounding explains."""
+"""Mean gap between engine and learner in nats above which rounding cannot be the cause."""
 
 
 class StaleAdapter(UserError):
@@ -24,14 +24,14 @@ class StaleAdapter(UserError):
 
 @dataclass(frozen=True)
 class Probe:
-    """Ids, and the positions whose log-probabilities are compared (ascending, none of them the first)."""
+    """Ids, and the positions whose log-probabilities are compared (ascending, without 0)."""
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Probe | None:
-        """The shortest row that teaches something, at tokens that were learned, evenly spread."""
+        """The shortest row with an advantage, at evenly spaced learned tokens."""
         taught = [row for row in rows if row.learned]
         if not taught:
             return None
@@ -47,7 +47,7 @@ def check_served(
     """The mean gap between engine and learner, in nats. Raises StaleAdapter.
 
     `served` are the engine's log-probabilities under `name`, `now` the learner's, `before` the learner's before the
-    step. An engine that agrees with `before` four times better than with `now` serves the adapter before.
+    step. If the engine's gap to `before` is less than a quarter of its gap to `now`, it serves the previous adapter.
     """
     gap_now = _mean_gap(served, now)
     if before is not None and _mean_gap(served, before) < gap_now / 4:

@@ -1,1 +1,1 @@
-"""All that exists only for the shipped tiny base: its weights, fused passes, and pre-training."""
+"""Everything that exists only for the shipped tiny base: weights, fused passes, pre-training."""

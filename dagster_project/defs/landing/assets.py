@@ -1,4 +1,4 @@
-"""What the receiver wrote down before it said yes. It is made outside Dagster, by `rehearsal receive`."""
+"""The receiver's journal, an external asset: `rehearsal receive` writes it, not Dagster."""
 
 import dagster as dg
 
@@ -10,6 +10,6 @@ journal = dg.AssetSpec(
     tags={"boundary": "external"},
     description=(
         "Append-only segments of raw OTLP requests, fsynced before the receiver answers. "
-        "`rehearsal receive` writes them; the sensor `sealed_segments` starts a run for each that is sealed."
+        "`rehearsal receive` writes them. The sensor `sealed_segments` starts a run when new segments are sealed."
     ),
 )

@@ -1,5 +1,5 @@
-"""Hours of arrival: each that is over is a partition, so that any stretch of time can be landed and counted again (a
-backfill). The schedule lands an hour five minutes after it is over.
+"""Hourly partitions by time of arrival, for backfills. The schedule `hourly_landing` ingests each hour five minutes
+after it has ended.
 """
 
 import os
@@ -19,7 +19,7 @@ SECOND_NS = 1_000_000_000
 
 @dg.op(
     pool=LAKE,
-    description="What arrived in this hour, into the raw tables; fails if anything acknowledged is not there then.",
+    description="Ingests the rows that arrived in this hour. Fails if an acknowledged row is missing from the lake.",
 )
 def land_hour(context: dg.OpExecutionContext, rehearsal: LoopResource) -> None:
     window = context.partition_time_window
@@ -31,12 +31,12 @@ def land_hour(context: dg.OpExecutionContext, rehearsal: LoopResource) -> None:
     told = {**asdict(arrived), "missing": missing, "new": summary.new, "segments": summary.files}
     context.log_event(dg.AssetObservation(SPANS, partition=context.partition_key, metadata=told))
     if missing:
-        raise dg.Failure(f"{missing} rows that were acknowledged in this hour are not in the lake", metadata=told)
+        raise dg.Failure(f"{missing} rows acknowledged in this hour are missing from the lake", metadata=told)
 
 
 @dg.job(
     partitions_def=HOURS,
-    description="An hour of arrival, landed and counted. Backfill hours after an accident; the schedule does the last.",
+    description="One hour of arrival, ingested and counted. Use it for backfills; the schedule runs the last hour.",
 )
 def land_hours() -> None:
     land_hour()

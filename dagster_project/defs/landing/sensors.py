@@ -1,4 +1,4 @@
-"""A run for every batch of journal segments that was sealed since the last look."""
+"""Starts one run for all journal segments that were sealed since the last evaluation."""
 
 import dagster as dg
 
@@ -9,7 +9,7 @@ from ingest.journal import segments as journal
 ingest_job = dg.define_asset_job(
     "ingest_traces",
     selection=dg.AssetSelection.key_prefixes(["traces"]),
-    description="What the journal holds, into the lake's tables.",
+    description="Ingest the journal and rebuild the lake's tables.",
 )
 
 
@@ -17,7 +17,7 @@ ingest_job = dg.define_asset_job(
 def sealed_segments(
     context: dg.SensorEvaluationContext, rehearsal: LoopResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Looks for sealed segments behind the cursor (the name of the last one seen; names sort by time)."""
+    """Request a run if there are sealed segments after the cursor. The cursor is a segment name; names sort by time."""
     directory = rehearsal.open().lake_path / "journal"
     seen = context.cursor or ""
     sealed = [path.stem for path in journal.segments(directory, sealed_only=True)]

@@ -1,4 +1,4 @@
-"""The agent's own adapter: cloned from production, practised in the world, let through the gate or not."""
+"""The policy: judge, clone, candidate (trained in the world) and champion (decided by the gate)."""
 
 import dagster as dg
 
@@ -17,7 +17,7 @@ MIN_AGREEMENT = 0.65
     pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "model"},
-    description="The offline judge: an adapter that has read how production's conversations ended.",
+    description="The offline judge: a LoRA adapter trained on the outcomes of production conversations.",
 )
 def judge(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     done = rehearsal.open(context).judge()
@@ -38,7 +38,7 @@ def judge(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
 
 @dg.asset_check(
     asset=dg.AssetKey(["policy", "judge"]),
-    description=f"The judge orders at least {MIN_AGREEMENT:.0%} of held-out (success, failure) pairs rightly.",
+    description=f"The judge's accuracy on held-out (success, failure) pairs is at least {MIN_AGREEMENT:.0%}.",
 )
 def judge_agrees(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     facts = rehearsal.open(context).read("judge").facts
@@ -57,7 +57,7 @@ def judge_agrees(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource
     pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "model"},
-    description="The production agent as an adapter on our base: where practice starts.",
+    description="A LoRA adapter that imitates the production agent. The first practice starts from it.",
 )
 def clone(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     done = rehearsal.open(context).clone()
@@ -85,7 +85,7 @@ def clone(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
     pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "model"},
-    description="The clone after practice: GRPO with RULER, in worlds grounded in production's conversations.",
+    description="The policy after practice: GRPO with RULER rewards, in worlds grounded in production conversations.",
 )
 def candidate(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     done = rehearsal.open(context).candidate()
@@ -112,7 +112,7 @@ def candidate(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.
     pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "gate"},
-    description="Which adapter serves. A candidate gets through if it is surely better in held-out worlds.",
+    description="The adapter that serves. The gate promotes a candidate if its gain in held-out worlds is above zero.",
 )
 def champion(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     loop = rehearsal.open(context)
@@ -133,7 +133,7 @@ def champion(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.M
 
 
 @dg.asset_check(
-    asset=dg.AssetKey(["policy", "champion"]), description="The candidate was surely better than the champion."
+    asset=dg.AssetKey(["policy", "champion"]), description="The gate promoted the candidate."
 )
 def gate_is_open(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     facts = rehearsal.open(context).read("gate").facts
@@ -147,12 +147,12 @@ def gate_is_open(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource
 retrain_job = dg.define_asset_job(
     "retrain",
     selection=dg.AssetSelection.groups("traces", "world", "policy"),
-    description="The newest traces, a world made of them, practice there, and the gate.",
+    description="Ingest new traces, fit a world, practise in it, and run the gate.",
 )
 
 nightly = dg.ScheduleDefinition(
     name="nightly_retraining",
     job=retrain_job,
     cron_schedule="0 3 * * *",
-    description="Every night: whatever is new since the last time. Finished work is not done again.",
+    description="Every night: processes new data. Finished stages with unchanged inputs are reused.",
 )

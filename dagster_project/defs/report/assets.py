@@ -1,4 +1,4 @@
-"""The proof: both policies in the real environment, and the page that tells about it."""
+"""The evaluation of both policies in the real environment, and the report."""
 
 import dagster as dg
 
@@ -18,8 +18,8 @@ NO_ENVIRONMENT = "not measured: no real environment is configured (setting `envi
     pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "measure"},
-    description="Success of the clone and of the candidate in the real environment, same starts, same seeds. Without "
-    "a real environment nothing is measured, and the page says so.",
+    description="Success rates of clone and candidate in the real environment, with the same start states and seeds. "
+    "Without a real environment nothing is measured, and the report says so.",
 )
 def evaluation(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     loop = rehearsal.open(context)
@@ -43,7 +43,7 @@ def evaluation(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg
 
 
 @dg.asset_check(
-    asset=dg.AssetKey(["report", "evaluation"]), description="The retrained policy is surely better in reality."
+    asset=dg.AssetKey(["report", "evaluation"]), description="The interval of the success gain is above zero."
 )
 def better_in_reality(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     loop = rehearsal.open(context)
@@ -66,7 +66,7 @@ def better_in_reality(context: dg.AssetCheckExecutionContext, rehearsal: LoopRes
     kinds={"html", "json"},
     owners=["team:learning"],
     tags={"layer": "report"},
-    description="One self-contained page about this pass through the loop, and its figures as JSON.",
+    description="The report: one self-contained HTML page, and its figures as JSON.",
 )
 def page(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     loop = rehearsal.open(context)

@@ -1,4 +1,4 @@
-"""Telemetry in, clean tables out."""
+"""The raw rows and the tables of sql/."""
 
 from collections.abc import Iterator
 
@@ -9,12 +9,12 @@ from dagster_project.defs.runs import LAKE
 from dagster_project.report import show
 
 TABLES = {
-    "conversations": "Who talked, when, with which tools, and how it went: one row a conversation.",
-    "tool_calls": "Every call with the span that executed it and the message that answered it, linked.",
-    "outcomes": "How conversations were judged: evaluation events, feedback, scores.",
-    "transitions": "What the world did: this call, in this conversation, got this answer.",
-    "scenarios": "Where an episode may start: system prompt, tools, first message, the hidden goal, facts.",
-    "tool_profile": "How each tool behaved in production: how often it was called, failed, how long it took.",
+    "conversations": "One row per conversation: agent, times, tools, messages, outcomes, flags.",
+    "tool_calls": "One row per tool call, linked to the span that executed it and to the message with its result.",
+    "outcomes": "Judgements of conversations: evaluation events, feedback, scores.",
+    "transitions": "One row per answered tool call: the state of the conversation, the call, the answer.",
+    "scenarios": "Starting points of episodes: system prompt, tools, first user message, hidden goal, facts.",
+    "tool_profile": "One row per tool: number of calls, errors, latency.",
 }
 MADE_OF = {"transitions": ("tool_calls",), "scenarios": ("conversations",), "tool_profile": ("tool_calls",)}
 
@@ -27,7 +27,7 @@ MADE_OF = {"transitions": ("tool_calls",), "scenarios": ("conversations",), "too
     pool=LAKE,
     owners=["team:platform"],
     tags={"layer": "raw"},
-    description="Spans and log records in Parquet, nothing dropped, partitioned by the hour of arrival.",
+    description="Spans and log records in Parquet, nothing dropped, partitioned by hour of arrival.",
 )
 def spans(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     loop = rehearsal.open(context)

@@ -1,4 +1,4 @@
-"""Whether the tables say what production said."""
+"""Checks of the tables against the raw rows."""
 
 from dataclasses import asdict
 
@@ -15,7 +15,7 @@ FEWEST_COMPLETE = 0.90
 SPANS = dg.AssetKey(["traces", "raw", "spans"])
 
 
-@dg.asset_check(asset=SPANS, blocking=True, description="Every row that was acknowledged is in the lake.")
+@dg.asset_check(asset=SPANS, blocking=True, description="Every acknowledged row is in the lake.")
 def acknowledged_is_landed(
     context: dg.AssetCheckExecutionContext, rehearsal: LoopResource
 ) -> dg.AssetCheckResult:
@@ -25,7 +25,7 @@ def acknowledged_is_landed(
 
 
 @dg.asset_check(
-    asset=SPANS, description=f"At most {MAX_ORPHANS:.0%} of spans name a parent that never came."
+    asset=SPANS, description=f"At most {MAX_ORPHANS:.0%} of spans name a parent that is not in the lake."
 )
 def few_orphans(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     rate = rehearsal.open(context).raw_share(
@@ -43,8 +43,8 @@ def few_orphans(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource)
 
 @dg.asset_check(
     asset=SPANS,
-    description=f"At most {MAX_DUPLICATES:.0%} of the rows that came last were there already: more means that an "
-    "exporter repeats itself, or that files are read again.",
+    description=f"At most {MAX_DUPLICATES:.0%} of the newest rows were in the lake already. More means that an "
+    "exporter sends rows twice, or that files are read twice.",
 )
 def few_duplicates(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     event = context.instance.get_latest_materialization_event(SPANS)
@@ -60,7 +60,7 @@ def few_duplicates(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResul
 
 @dg.asset_check(
     asset=dg.AssetKey(["traces", "conversations"]),
-    description=f"At most {MAX_UNREADABLE:.0%} of spans could not be read; which dialects read the others.",
+    description=f"At most {MAX_UNREADABLE:.0%} of spans could not be read. The metadata count spans per dialect.",
 )
 def dialects_are_known(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     loop = rehearsal.open(context)
@@ -75,7 +75,7 @@ def dialects_are_known(context: dg.AssetCheckExecutionContext, rehearsal: LoopRe
 
 @dg.asset_check(
     asset=dg.AssetKey(["traces", "conversations"]),
-    description=f"At most {MAX_UNKNOWN_PARTS:.0%} of the parts of messages are of a kind that nothing reads.",
+    description=f"At most {MAX_UNKNOWN_PARTS:.0%} of message parts are of an unknown kind.",
 )
 def parts_are_understood(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     rate = rehearsal.open(context).share(
@@ -93,7 +93,7 @@ def parts_are_understood(context: dg.AssetCheckExecutionContext, rehearsal: Loop
     asset=dg.AssetKey(["traces", "conversations"]),
     blocking=True,
     description="Every model output, tool execution and judgement of the raw rows is in exactly one conversation, or "
-    "counted as not read with a reason.",
+    "is counted as not read, with a reason.",
 )
 def nothing_is_lost(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     balance = rehearsal.open(context).lake.conservation(build=False)
@@ -102,7 +102,7 @@ def nothing_is_lost(context: dg.AssetCheckExecutionContext, rehearsal: LoopResou
 
 @dg.asset_check(
     asset=dg.AssetKey(["traces", "tool_calls"]),
-    description=f"At least {FEWEST_LINKED:.0%} of tool calls have their result.",
+    description=f"At least {FEWEST_LINKED:.0%} of tool calls have a result.",
 )
 def calls_are_linked(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     loop = rehearsal.open(context)
@@ -119,7 +119,7 @@ def calls_are_linked(context: dg.AssetCheckExecutionContext, rehearsal: LoopReso
 
 @dg.asset_check(
     asset=dg.AssetKey(["traces", "conversations"]),
-    description=f"At least {FEWEST_COMPLETE:.0%} of conversations miss nothing.",
+    description=f"At least {FEWEST_COMPLETE:.0%} of conversations have no flag.",
 )
 def conversations_are_complete(
     context: dg.AssetCheckExecutionContext, rehearsal: LoopResource

@@ -1,4 +1,4 @@
-"""From transitions to a world to practise in, and a card that says how true it is."""
+"""The world, and its fidelity card."""
 
 import dagster as dg
 
@@ -19,7 +19,7 @@ def _of(*names: str) -> list[dg.AssetKey]:
     pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "model"},
-    description="The world and user adapters: what tools and customers answer, learned from production.",
+    description="The world: induced rules, and the world and user adapters. They answer as production did.",
 )
 def simulator(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     done = rehearsal.open(context).world()
@@ -46,7 +46,7 @@ def simulator(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.
     pool=MODELS,
     owners=["team:learning"],
     tags={"layer": "measure"},
-    description="Per tool, how true the world is on conversations it has not seen, beside two free baselines.",
+    description="Fidelity of the world per tool, on held-out conversations, with baselines.",
 )
 def fidelity_card(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     done = rehearsal.open(context).card()
@@ -65,7 +65,7 @@ def fidelity_card(context: dg.AssetExecutionContext, rehearsal: LoopResource) ->
 
 @dg.asset_check(
     asset=dg.AssetKey(["world", "fidelity_card"]),
-    description="The world beats replaying and copying production's answers, in outcome F1 and in exact match.",
+    description="The world beats the replay and the nearest-copy baseline in outcome F1 and in exact match.",
 )
 def world_beats_baselines(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     overall = rehearsal.open(context).read("card").facts["overall"]
@@ -81,7 +81,7 @@ def world_beats_baselines(context: dg.AssetCheckExecutionContext, rehearsal: Loo
 
 @dg.asset_check(
     asset=dg.AssetKey(["world", "fidelity_card"]),
-    description="No tool fails its thresholds; one that does may only be replayed in practice.",
+    description="No tool fails its thresholds. A tool that does is blocked: practice only replays it.",
 )
 def no_tool_is_blocked(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource) -> dg.AssetCheckResult:
     facts = rehearsal.open(context).read("card").facts

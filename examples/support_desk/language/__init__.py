@@ -1,1 +1,1 @@
-"""What customers and the agent say, and how each understands the other."""
+"""The messages of customers and agent, and the rules that read them."""

@@ -1,4 +1,4 @@
-"""What customers write: a few paraphrases per intent, coloured by temperament.
+"""The customers' messages: paraphrases per intent, varied by temperament.
 
 Placeholders: `{o}` names the order, `{a}` an amount, `{d}` an address, `{p}` a product.
 """
@@ -101,12 +101,12 @@ SHORT_THANKS = ("ok thanks", "thx", "ok")
 
 
 def money(cents: int) -> str:
-    """Cents as people write them: $12.50, and $12 for whole dollars."""
+    """Cents as written in messages: $12.50, and $12 for whole dollars."""
     return f"${cents // 100}.{cents % 100:02d}" if cents % 100 else f"${cents // 100}"
 
 
 def slots(task: Task, goal: Goal, rng: random.Random, named: bool) -> dict[str, str]:
-    """The values of a phrase's placeholders. Without `named`, the order is spoken of by its item only."""
+    """The values of a phrase's placeholders. Without `named`, the order is described by its item only."""
     line = " ".join(goal.item.split()[:-1]).lower()
     number = rng.choice((f"O-{goal.order_id}", f"{goal.order_id}"))
     if named:
@@ -130,7 +130,7 @@ def slots(task: Task, goal: Goal, rng: random.Random, named: bool) -> dict[str, 
 
 
 def request(task: Task, goal: Goal, rng: random.Random, named: bool) -> str:
-    """How this customer asks for one thing."""
+    """A customer's request for one goal."""
     kind = "cancel" if goal.asks_to_cancel else goal.kind
     terse = task.temperament == "terse"
     text = rng.choice((TERSE if terse else OPENINGS)[kind])
@@ -138,7 +138,7 @@ def request(task: Task, goal: Goal, rng: random.Random, named: bool) -> str:
 
 
 def first_message(task: Task, rng: random.Random, told_goals: int, named: bool) -> str:
-    """The customer's opening: the first goal, or all of them."""
+    """The customer's first message: the first goal, or all goals."""
     parts = [request(task, g, rng, named and k == 0) for k, g in enumerate(task.goals[:told_goals])]
     for k, goal in enumerate(task.goals[1:told_goals], start=1):
         if goal.order_id and goal.order_id == task.goals[0].order_id:

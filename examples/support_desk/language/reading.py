@@ -1,4 +1,4 @@
-"""What the agent understands of a customer's words: intents and slots, by rule."""
+"""How the agent reads a customer's message: intents and slots, by regular expressions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GOODBYE = re.compile(r"\b(bye|thanks|thank you|thx|ok)\b|\bno help\b|^[.!]*$")
 
 @dataclass
 class Slots:
-    """What has been said so far. `item` is the line of the thing ordered, lower case."""
+    """The values given so far. `item` is the product line of the ordered item, lower case."""
 
     order: int | None = None
     name: str | None = None
@@ -39,7 +39,7 @@ class Slots:
 
 
 def intents(text: str) -> list[str]:
-    """The goals a customer names, in the order of their first mention."""
+    """The goals that a message names, in order of first mention."""
     low = text.lower()
     found = {goal: match.start() for goal, p in _INTENTS.items() if (match := p.search(low))}
     if "return" in found and "cancel" not in found:
@@ -50,7 +50,7 @@ def intents(text: str) -> list[str]:
 
 
 def read_slots(text: str, slots: Slots) -> None:
-    """Fill in what this message says; what is not said stays."""
+    """Set the slots that this message gives; the others keep their values."""
     if order := _ORDER.search(text):
         slots.order = int(order[1])
     if amount := _AMOUNT.search(text):
@@ -63,7 +63,7 @@ def read_slots(text: str, slots: Slots) -> None:
 
 
 def _read_lines(text: str, slots: Slots) -> None:
-    """A line with a colour beside it is a product asked about; a line alone is the thing ordered."""
+    """A product line with a colour is the product of a question; without a colour it is the ordered item."""
     low = text.lower()
     for match in _LINE.finditer(text):
         before, after = low[: match.start()].split(), low[match.end() :].split()
@@ -76,10 +76,10 @@ def _read_lines(text: str, slots: Slots) -> None:
 
 
 def is_complaint(text: str) -> bool:
-    """ "Please try again" and the like, without saying what."""
+    """Whether a message asks to try again without naming a goal."""
     return bool(_COMPLAINT.search(text.lower()))
 
 
 def is_goodbye(text: str) -> bool:
-    """Thanks, or a leave-taking of whatever mood."""
+    """Whether a message is a goodbye or thanks."""
     return bool(_GOODBYE.search(text.lower()))

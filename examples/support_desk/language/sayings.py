@@ -1,4 +1,4 @@
-"""What the agent says: a few paraphrases per intent."""
+"""The agent's messages: paraphrases per intent."""
 
 from __future__ import annotations
 

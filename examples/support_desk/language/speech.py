@@ -1,7 +1,7 @@
-"""What an agent's utterance says, as a customer and as the verdict hear it.
+"""Reads the agent's messages for the customers and for the verdict.
 
-A rule-based reading of short support English: which deeds it claims, which it denies, which facts it
-states, and what it asks for. The verdict and the customers share it, so neither knows more than was said.
+A rule-based reader of short support English. It extracts which actions a message claims, which it denies, which facts
+it states, and what it asks for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEEDS = {
     "refund": re.compile(r"\brefund(ed)?\b|\bpaid back\b|\bback to you\b"),
     "address": re.compile(r"\baddress\b|\b(goes|ships|sent|delivered) to \d"),
 }
-"""Words that, in a clause without negation, claim that the deed was done."""
+"""Patterns that claim an action when they occur in a clause without negation."""
 
 _NEGATIVE = re.compile(r"\b(not|no|cannot|could|unable|sorry|unfortunately|fail(s|ed)?|never|still)\b|n't\b")
 _FUTURE = re.compile(r"\b(will|would|can|may|if|shall|want|please)\b")
@@ -42,12 +42,12 @@ _QUESTIONS = {
 
 @dataclass(frozen=True)
 class Heard:
-    """What one utterance says. Amounts are in cents."""
+    """The content of one message. Amounts are in cents."""
 
     claims: frozenset[str] = frozenset()
     denials: frozenset[str] = frozenset()
     done: bool = False
-    """A bare "Done.": claims whatever is asked for."""
+    """The message is only "Done." or similar: it claims the current goal."""
     apology: bool = False
     goodbye: bool = False
     asks: frozenset[str] = frozenset()
@@ -60,7 +60,7 @@ class Heard:
 
 
 def hear(text: str) -> Heard:
-    """Read one utterance of the agent."""
+    """Read one message of the agent."""
     claims: set[str] = set()
     denials: set[str] = set()
     asks: set[str] = set()
@@ -94,7 +94,7 @@ def hear(text: str) -> Heard:
 
 
 def _clauses(text: str) -> list[tuple[str, bool]]:
-    """The clauses of a text, each with whether it ends in a question mark."""
+    """The clauses of a text, each with a flag: it ends in a question mark."""
     out, start = [], 0
     for match in _CLAUSES.finditer(text):
         out.append((text[start : match.start()].strip(), match.group().startswith("?")))

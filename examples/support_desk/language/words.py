@@ -1,4 +1,4 @@
-"""The vocabulary of the desk: who its customers are, what it sells, where its parcels go."""
+"""The desk's vocabulary: names of customers, streets and cities."""
 
 from __future__ import annotations
 

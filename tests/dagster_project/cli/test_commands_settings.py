@@ -105,10 +105,10 @@ def test_train_refuses_another_base_than_the_world_s_and_writes_nothing(
     app: typer.Typer, gated: list[Settings], ingested: Path, world: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    with pytest.raises(UserError, match="stands on the base 'rehearsal-tiny'.*'another/base'"):
+    with pytest.raises(UserError, match="was fitted on the base 'rehearsal-tiny'.*'another/base'"):
         train(app, ingested, world, tmp_path / "out", "--base", "another/base")
     monkeypatch.setenv("REHEARSAL_BASE", "another/base")
-    with pytest.raises(UserError, match="stands on the base 'rehearsal-tiny'"):
+    with pytest.raises(UserError, match="was fitted on the base 'rehearsal-tiny'"):
         train(app, ingested, world, tmp_path / "out")
     assert not gated and not (tmp_path / "out").exists()
 
@@ -205,7 +205,7 @@ def test_the_demo_gives_way_to_the_environment_and_to_the_settings_file(
 
 
 def test_a_home_with_other_work_is_no_demo_s(traced_home: Path) -> None:
-    with pytest.raises(UserError, match="something else than a demo"):
+    with pytest.raises(UserError, match="was not created by a demo"):
         demo._settings(traced_home, None, small=True)
     assert not (traced_home / SAVED).exists()
 
@@ -248,27 +248,50 @@ def test_the_asset_that_a_missing_report_names_exists(tmp_path: Path) -> None:
 
 def test_a_file_gets_a_line_at_once_and_one_for_every_ten_per_cent(tmp_path: Path) -> None:
     """`make demo > log`: what is on disk while the work goes on."""
-    from dagster_project.loop.progress import bars, track
+    from training.progress import bars, track
 
     log = tmp_path / "log"
     with log.open("w") as file, bars(Console(file=file, width=80)):
-        report = track("learning the world")
-        assert log.read_text() == "learning the world: started\n"
+        report = track("fitting the world")
+        assert log.read_text() == "fitting the world: started\n"
         for done in range(1, 101):
             report(done, 100, f"loss 0.{done:03}")
             if done == 50:
-                assert "learning the world: 50/100, loss 0.050" in log.read_text()
+                assert "fitting the world: 50/100, loss 0.050" in log.read_text()
     lines = log.read_text().splitlines()
     assert len(lines) == 12 and "100/100" in lines[-1]
 
 
 def test_what_a_stage_waits_for_is_said_where_progress_is_shown(tmp_path: Path) -> None:
-    from dagster_project.loop.progress import announce, bars
+    from training.progress import announce, bars
 
     log, logged = tmp_path / "log", list[str]()
     with log.open("w") as file, bars(Console(file=file, width=20)):
-        announce("process 7 works on the stage world in [home]: waiting for it", log=logged.append)
-        assert log.read_text() == "process 7 works on the stage world in [home]: waiting for it\n"
+        announce("waiting: process 7 runs the stage world in [home]", log=logged.append)
+        assert log.read_text() == "waiting: process 7 runs the stage world in [home]\n"
     announce("process 8 works", log=logged.append)
     announce("process 9 works")
     assert logged == ["process 8 works"]
+
+
+def test_world_fit_and_card_print_progress_lines(
+    app: typer.Typer, ingested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(conversations: object, transitions: object, out: Path, how: object, progress: Any, stop: object) -> Any:
+        for done in (0.0, 0.5, 1.0):
+            progress("world", done, {"loss": 1.0 - done})
+        progress("user", 1.0, {})
+        counts = {"tools": 1, "train_conversations": 2, "test_conversations": 1}
+        return {"id": "w-1", "partial": None, "counts": counts}
+
+    def card(world: Path, lake: Path | None, on_progress: Any, **how: object) -> dict[str, Any]:
+        on_progress(10, 10)
+        return {}
+
+    monkeypatch.setattr("worldmodel.fit.fit_world", fit)
+    monkeypatch.setattr("worldmodel.card.make.make_card", card)
+    found = CliRunner().invoke(app, ["world", "fit", "--lake", str(ingested / "lake"), "--out", "w"])
+    assert "fitting the world: started\n" in found.stderr, found.output
+    assert "fitting the world: 50/100, loss 0.500" in found.stderr and "user adapter: 100/100" in found.stderr
+    found = CliRunner().invoke(app, ["world", "card", "--world", "w", "--json"])
+    assert found.stdout == "{}\n" and "measuring the fidelity card: 10/10" in found.stderr

@@ -124,7 +124,7 @@ def test_another_champion_is_another_gate(settings: Settings) -> None:
 
 def test_a_gate_that_wants_more_scenarios_than_practice_left_out_is_refused(settings: Settings) -> None:
     more = settings.model_copy(update={"gate": settings.gate.model_copy(update={"scenarios": 9})})
-    with pytest.raises(UserError, match="wants 9 scenarios and the candidate's practice left out 8"):
+    with pytest.raises(UserError, match="needs 9 scenarios and practice held out 8"):
         Loop(more).gate()
 
 

@@ -98,7 +98,7 @@ def test_two_processes_never_work_on_one_stage(tmp_path: Path) -> None:
     second = start(tmp_path, "second")
     assert second.stdout is not None
     said = second.stdout.readline()
-    assert f"process {first.pid} works on the stage world in {tmp_path}: waiting" in said
+    assert f"waiting: process {first.pid} runs the stage world in {tmp_path}" in said
     (tmp_path / "go").touch()
     assert "done by first" in first.communicate(timeout=120)[0]
     assert "done by first" in second.communicate(timeout=120)[0]

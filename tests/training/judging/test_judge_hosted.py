@@ -150,7 +150,7 @@ def test_what_no_repetition_changes_ends_the_run_at_once(status: int) -> None:
 
 
 def test_patience_ends_with_a_message_and_never_with_unscored_members() -> None:
-    with pytest.raises(UserError, match=r"did not answer in 5 tries .*HTTP 429 slow down.*goes on"):
+    with pytest.raises(UserError, match=r"did not answer in 5 tries .*HTTP 429 slow down.*continues"):
         judged(Endpoint(lambda r, n: busy()), 1, max_tries=5)
 
 

@@ -1,4 +1,4 @@
-"""Which adapter serves, and what it had to show: the registry keeps its word, the gate lets only the better through."""
+"""The registry of adapters, and the gate."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def scored(*parts: tuple[str, int, float], noise: float = 0.05) -> Scored:
     return [(name, 0.5, 0.5 + gain + noise * (-1) ** k) for name, n, gain in parts for k in range(n)]
 
 
-def test_a_candidate_that_is_surely_better_is_promoted() -> None:
+def test_a_candidate_with_a_gain_above_zero_is_promoted() -> None:
     verdict = decide(scored(("smooth", 40, 0.2)), 40, GATE)
     assert verdict.promoted and verdict.difference.gain == pytest.approx(0.2, abs=0.02)
     assert 0 < verdict.difference.low < verdict.difference.gain < verdict.difference.high
@@ -196,24 +196,24 @@ def test_a_candidate_that_is_surely_better_is_promoted() -> None:
 @pytest.mark.parametrize("gain", [0.0, -0.2])
 def test_one_that_is_equal_or_worse_is_not(gain: float) -> None:
     verdict = decide(scored(("smooth", 40, gain)), 40, GATE)
-    assert not verdict.promoted and "not surely above zero" in verdict.why
+    assert not verdict.promoted and "not above zero over its whole interval" in verdict.why
 
 
 def test_a_gain_whose_interval_touches_zero_is_not_enough() -> None:
     lucky: Scored = [*[("smooth", 0.5, 0.5)] * 39, ("smooth", 0.0, 1.0)]
     verdict = decide(lucky, 40, GATE)
     assert verdict.difference.gain > 0 and verdict.difference.low == 0.0
-    assert not verdict.promoted and "not surely above zero" in verdict.why
+    assert not verdict.promoted and "not above zero over its whole interval" in verdict.why
 
 
-def test_a_slice_that_is_surely_lost_closes_the_gate() -> None:
+def test_a_slice_whose_interval_is_below_the_margin_closes_the_gate() -> None:
     found = scored(("smooth", 100, 0.4), ("timeout", 20, -0.3))
     verdict = decide(found, 120, GATE)
     assert verdict.difference.low > 0
     assert not verdict.promoted and "worse on timeout by more than 0.1" in verdict.why
 
 
-def test_a_slice_may_lose_within_the_margin_or_unsurely() -> None:
+def test_a_slice_may_lose_within_the_margin_or_with_a_wide_interval() -> None:
     assert decide(scored(("smooth", 100, 0.4), ("timeout", 20, -0.05)), 120, GATE).promoted
     unsure = [*scored(("smooth", 100, 0.4)), *scored(("timeout", 12, -0.15), noise=0.5)]
     found = decide(unsure, 112, GATE)

@@ -41,7 +41,7 @@ SETTINGS = TrainSettings(
     steps=6, groups=4, group_size=6, held_out=6, evaluate_every=2, learner=LEARNER, loss=Cispo(kl_penalty=0.05)
 )
 ENOUGH: dict[str, Any] = {"steps": 8, "groups": 6, "group_size": 8}
-"""What it takes to learn the task surely."""
+"""Settings with which the task is learned in every run."""
 
 SCENARIOS = [scenario(k) for k in range(20)]
 TIMES = ("seconds", "sample_seconds", "judge_seconds")

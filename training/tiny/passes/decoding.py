@@ -1,9 +1,8 @@
-"""A forward pass for small Llama-like models on a CPU, where transformers' own spends its time between products.
+"""A fused forward pass for small Llama-like models on a CPU, where transformers spends most time between the products.
 
-One product for queries, keys and values and one for gate and up, in bfloat16 where the machine multiplies that fast
-(the residual stream, norms and rotations stay in float32, as under the learner's autocast); keys and values go
-straight into the padded block. A norm's weights are part of the product after it. The rows of a batch may belong to
-different adapters.
+One product for queries, keys and values and one for gate and up, in bfloat16 if the CPU multiplies it fast (residual
+stream, norms and rotations stay in float32, as under the learner's autocast). Keys and values are written directly into
+the padded block. A norm's weights are folded into the next product. Rows of a batch can use different adapters.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def quick_dtype() -> torch.dtype:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's weights with an adapter folded in: W + B A, in the precision of the products."""
+    """One layer's weights with an adapter folded in, W + B A, in the precision of the products."""
 
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
@@ -40,7 +39,7 @@ class _Layer:
 
 
 class SmallDecoder:
-    """`model`'s own arithmetic, in fewer steps. `fits` says for which models it is right."""
+    """`model`'s forward pass with fewer operations. `fits` tells which models are supported."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         self.dtype, self.config = dtype, model.config
@@ -57,7 +56,7 @@ class SmallDecoder:
 
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
-        """A plain Llama-like decoder on a CPU in float32, small enough that folding adapters pays."""
+        """Whether the model is a plain Llama-like decoder on a CPU in float32, small enough for folded adapters."""
         c = model.config
         plain = c.model_type in ARCHITECTURES and getattr(c, "hidden_act", "") == "silu"
         rope = (getattr(c, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
@@ -71,7 +70,7 @@ class SmallDecoder:
     def __call__(
         self, cache: BatchCache, ids_BT: torch.Tensor, positions_BT: torch.Tensor, spans: Sequence[Span]
     ) -> torch.Tensor:
-        """Logits [B, V] of each row's last token; `cache` was told where the tokens go. Several spans: T is 1."""
+        """Logits [B, V] of each row's last token. The cache's `place` was called before. Several spans need T = 1."""
         rows, length = ids_BT.shape
         layers = [self._layers(span.factors) for span in spans]
         reach = [(s.start, s.stop, int(positions_BT[s.start : s.stop].max()) + 1) for s in spans]
@@ -109,8 +108,8 @@ class SmallDecoder:
         bias_B1TK: torch.Tensor,
         reach: Sequence[tuple[int, int, int]],
     ) -> torch.Tensor:
-        """Attention [B T, heads * size]: rows [start, stop) over their first columns only, which are read from memory
-        for every token.
+        """Attention [B T, heads * size] of the rows [start, stop) over their first columns only, since all keys and
+        values are read from memory for every token.
         """
         found = [
             F.scaled_dot_product_attention(
@@ -125,7 +124,7 @@ class SmallDecoder:
     # ----- weights
 
     def _layers(self, factors: Factors | None) -> list[_Layer]:
-        """All layers of one adapter (None: the bare base), folded at its first use."""
+        """All layers with one adapter (None: without), folded at first use."""
         if factors is None:
             if self._bare is None:
                 self._bare = self._fold(None)
@@ -152,7 +151,7 @@ class SmallDecoder:
         return layers
 
     def _weight(self, factors: Factors | None, *names: str, norm: torch.Tensor | None = None) -> torch.Tensor:
-        """The weights of some linear layers, one below the other, with those of the norm before them."""
+        """The concatenated weights of some linear layers, with those of the norm before them."""
         found = []
         for name in names:
             weight = self._linear[name].weight
@@ -171,7 +170,7 @@ def _linear(
     cuts: Sequence[tuple[int, int]],
     weights: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
 ) -> torch.Tensor:
-    """Each span of rows through its own weight."""
+    """Apply to each span of rows its own weight."""
     if len(cuts) == 1:
         return F.linear(x_ND, *weights[0])
     return torch.cat([F.linear(x_ND[a:b], *w) for (a, b), w in zip(cuts, weights, strict=True)])

@@ -1,9 +1,9 @@
-"""The forward and backward pass of a small Llama-like model in training, whole or an adapter of it, on a CPU.
+"""A fused forward and backward pass for training a small Llama-like model, or an adapter of it, on a CPU.
 
-At a width of a few hundred, transformers and autograd spend most of their time between the products: casting, scaling,
-masking, adding. Here one layer is one function with its own backward pass: products in bfloat16 (or float32), one for
-queries, keys and values and one for gate and up; residual stream, norms and rotations in float32, as under autocast.
-The weights come folded, W + s B A, so that the gradients of A and B are the ones that peft's layers would give.
+At a width of a few hundred, transformers and autograd spend most time between the products: casts, scaling, masks,
+additions. Here one layer is one autograd function: products in bfloat16 (or float32), one for queries, keys and values
+and one for gate and up; residual stream, norms and rotations in float32, as under autocast. Weights are folded,
+W + s B A, and the gradients of A and B equal those of peft's layers.
 
 Axes: B rows, T tokens, N = B T, D width, H heads, S a head's size.
 """
@@ -22,11 +22,11 @@ from transformers import PreTrainedModel
 from training.tiny.passes.decoding import SmallDecoder
 
 FLASH_FROM = 576
-"""From this length on the fused attention kernel is faster than plain products on CPUs (measured)."""
+"""From this length on, the fused attention kernel is faster than plain products on CPUs (measured)."""
 
 
 class SmallBody:
-    """`model`'s decoder without its head: ids [B, T] to hidden states [B, T, D]. `fits` says where it is right."""
+    """`model`'s decoder without its head: ids [B, T] to hidden states [B, T, D]. `fits`: supported models."""
 
     def __init__(self, model: PeftModel | PreTrainedModel, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -39,7 +39,7 @@ class SmallBody:
 
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
-        """The models that the engine's own decoder fits."""
+        """Whether the engine's fused decoder supports the model."""
         return SmallDecoder.fits(model)
 
     def __call__(self, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ class SmallBody:
         return F.rms_norm(x_ND, x_ND.shape[-1:], self.last_norm, self.eps).view(rows, length, -1)
 
     def _folded(self, *layers: nn.Module, norm: nn.Module | None = None) -> torch.Tensor:
-        """The weights of some linear layers, one below the other, with their adapters and the norm before them."""
+        """The concatenated weights of some linear layers, with their adapters and the norm before them folded in."""
         weights: list[torch.Tensor] = []
         for layer in layers:
             weight: torch.Tensor = _base(layer).weight
@@ -76,7 +76,7 @@ def _base(layer: nn.Module) -> nn.Linear:
 
 
 class _Shape:
-    """What the layers of one pass share. Inside attention the axes are [H, B, T, S], so that heads are views."""
+    """Shapes and tables shared by the layers of one pass. Attention uses axes [H, B, T, S], so heads are views."""
 
     def __init__(
         self, rows: int, length: int, heads: int, kv_heads: int, size: int, eps: float, angles_TS: torch.Tensor,
@@ -85,13 +85,13 @@ class _Shape:
         self.rows, self.length, self.heads, self.kv_heads, self.size = rows, length, heads, kv_heads, size
         self.eps, self.dtype = eps, dtype
         scale_H1 = torch.ones(heads + kv_heads, 1)
-        scale_H1[:heads] = size**-0.5  # queries come scaled
+        scale_H1[:heads] = size**-0.5  # queries are scaled
         self.cos, self.sin = angles_TS.cos()[:, None] * scale_H1, angles_TS.sin()[:, None] * scale_H1
         self.flash = length >= FLASH_FROM
         self.mask_TT = torch.full((0 if self.flash else length,) * 2, -torch.inf, dtype=dtype).triu_(1)
 
     def rotated(self, mixed_BTHS: torch.Tensor) -> torch.Tensor:
-        """Queries, scaled, and keys with their positions in them, [H, B, T, S]."""
+        """Scaled queries, and keys, with rotary positions, [H, B, T, S]."""
         low, high = mixed_BTHS[:, :, : self.heads + self.kv_heads].float().chunk(2, -1)
         out = mixed_BTHS.new_empty(self.heads + self.kv_heads, self.rows, self.length, self.size)
         self._turn(low, high, out.permute(1, 2, 0, 3), 1.0)
@@ -109,7 +109,7 @@ class _Shape:
 
 
 def _normed(x_ND: torch.Tensor, shape: _Shape) -> tuple[torch.Tensor, torch.Tensor]:
-    """x at a root mean square of 1, in the products' precision, and the factor [N, 1] that it took."""
+    """x divided by its root mean square, in the products' precision, and the factor [N, 1]."""
     norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
     scale_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(shape.eps).rsqrt_()
     return (x_ND * scale_N1).to(shape.dtype), scale_N1
@@ -118,7 +118,7 @@ def _normed(x_ND: torch.Tensor, shape: _Shape) -> tuple[torch.Tensor, torch.Tens
 def _norm_backward(
     d_h_ND: torch.Tensor, x_ND: torch.Tensor, scale_N1: torch.Tensor, past_ND: torch.Tensor
 ) -> torch.Tensor:
-    """The gradient of a norm's input, added to the one that went past it."""
+    """The gradient of a norm's input, plus the gradient of the residual."""
     d_h_ND = d_h_ND.float()
     dot_N1 = torch.linalg.vecdot(d_h_ND, x_ND)[:, None]
     dot_N1.mul_(scale_N1.pow(3)).div_(-x_ND.shape[-1])
@@ -163,7 +163,7 @@ class _Attention(torch.autograd.Function):
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shape: _Shape
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Causal attention over scaled queries, [H, B, T, S], and what its backward pass needs."""
+    """Causal attention over scaled queries, [H, B, T, S], and the tensors for its backward pass."""
     if shape.flash:
         found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             *(t.transpose(0, 1) for t in (q, k, v)), 0.0, True, scale=1.0
@@ -194,12 +194,12 @@ def _attend_backward(
 
 
 def _spread(x: torch.Tensor, shape: _Shape) -> torch.Tensor:
-    """Keys or values once for each query head that shares them."""
+    """Repeat keys or values for each query head that shares them."""
     return x if shape.heads == shape.kv_heads else x.repeat_interleave(shape.heads // shape.kv_heads, 0)
 
 
 def _gathered(x: torch.Tensor, shape: _Shape) -> torch.Tensor:
-    """Gradients of `_spread`, summed over the query heads that share them."""
+    """The gradient of `_spread`: the sum over query heads that share keys or values."""
     if shape.heads == shape.kv_heads:
         return x
     return x.reshape(shape.kv_heads, -1, *x.shape[1:]).sum(1)

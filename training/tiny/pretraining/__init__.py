@@ -1,1 +1,1 @@
-"""How rehearsal-tiny came to be: a copying curriculum, then procedurally generated tool worlds (docs/tiny.md)."""
+"""Pre-training of rehearsal-tiny: a copying curriculum, then procedurally generated tool worlds (docs/tiny.md)."""

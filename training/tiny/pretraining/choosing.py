@@ -1,8 +1,8 @@
-"""The curricula of choosing, which of several listed things was meant, and of amounts, the same in another unit.
+"""Two curricula on random tokens: choosing the listed item that was meant, and converting amounts between units.
 
-Copying finds what follows a token. A list of like things asks for more: the row whose words were all asked for,
-then what stands in it. A small model learns neither this nor that $12.50 is 1250 cents from traces (measured: it
-takes any row, and miscopies amounts); both are general, so both are taught before, on random tokens.
+Copying looks up the token after a match. Choosing also needs the row in which all requested words occur. A small model
+learns neither this nor that $12.50 is 1250 cents from traces (measured: it takes any row, and miscopies amounts). Both
+skills are general, so they are trained before, on random tokens.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from training.tiny.pretraining import lexicon
 
 
 class Choosing:
-    """Draws rows of random tokens: a wish, a list of things that differ in a word or two, and the id of the one meant.
+    """Draws rows of random tokens: a request, a list of items that differ in one or two words, the id of the right one.
 
-    `ordinary` are the tokens that words are made of, `digits` those that most ids are made of.
+    `ordinary` are the tokens of words, `digits` those of most ids.
     """
 
     def __init__(self, rng: np.random.Generator, ordinary: np.ndarray, digits: np.ndarray) -> None:
         self.rng, self.ordinary, self.digits = rng, ordinary, digits
         self.hardness = 1.0
-        """From 0, short lists of few words one token apart, to 1."""
+        """Hardness from 0 (short lists of short words that differ in one token) to 1."""
         self._few = np.random.default_rng(0).choice(ordinary, 32, replace=False)
 
     def batch(self, rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Token ids [rows, length], the mask of targets that can be known, and of those among them that decide:
-        the first token in which the ids of a list differ."""
+        """Token ids [rows, length], the mask of targets that can be known, and the mask of those among them that
+        decide: the first token in which the ids of a list differ."""
         found = [self._row(length) for _ in range(rows)]
         ids, known, deciding = (np.stack([part[k] for part in found]) for k in range(3))
         return ids, known, deciding
 
     def _row(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pieces: list[np.ndarray] = []
-        marks: list[int] = []  # 0 free, 1 known, 2 deciding; a token each
+        marks: list[int] = []  # per token: 0 free, 1 known, 2 deciding
         while len(marks) < length:
             for tokens, mark in self._block():
                 pieces.append(tokens)
@@ -48,7 +48,7 @@ class Choosing:
         return self.rng.choice(self.ordinary, self.rng.integers(low, high + 1))
 
     def _block(self) -> list[tuple[np.ndarray, list[int]]]:
-        """One wish and its list; the wish comes first or last, the list in one page or in two."""
+        """One request and its list. The request is first or last; the list has one page or two."""
         rng, h = self.rng, self.hardness
         things, ids = self._things()
         chosen = int(rng.integers(len(things)))
@@ -61,20 +61,20 @@ class Choosing:
                 listed.append(self._words(2, 8))
             listed += [thing, before_id, identity, between]
         cue = self._words(1, 1 + round(3 * h))
-        if rng.random() < 1 - 0.4 * h:  # what stands before an id in the list stands before it in the answer too
+        if rng.random() < 1 - 0.4 * h:  # the answer repeats the token before the id in the list
             cue = np.concatenate([cue, before_id[-1:]])
         whole = np.concatenate([wish, *listed, cue] if rng.random() < 0.75 else [*listed, wish, cue])
         return [(whole, [0] * len(whole)), (ids[chosen], [2] + [1] * (len(ids[chosen]) - 1))]
 
     def _things(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """2 to 6 things of like words, no two the same, and an id for each, all of which start differently."""
+        """2 to 6 items with similar, distinct words, and an id for each with a distinct first token."""
         rng = self.rng
         h = self.hardness
         count = int(rng.integers(2, 4 + round(3 * h)))
         shared = self._words(0, round(2 * h))
         own = rng.choice(self.ordinary if rng.random() < h * h else self._few, (max(3, count), 2), replace=False)
         one = rng.random() < 1 - 0.5 * h
-        if not one and rng.random() < 0.6:  # told apart only by both words together
+        if not one and rng.random() < 0.6:  # distinguished only by both words together
             cells = rng.choice(6, count, replace=False)
             own = np.stack([own[:2, 0][cells % 2], own[cells // 2, 1]], axis=1)
         first = rng.random() < 0.4
@@ -88,7 +88,7 @@ class Choosing:
         return things, [np.concatenate([starts[k : k + 1], rng.choice(pool, size - 1)]) for k in range(count)]
 
     def _asked(self, thing: np.ndarray) -> np.ndarray:
-        """The thing's words as asked for: in order or not, one of them between words of no matter."""
+        """The item's words as in a request: in order or not, one of them between irrelevant words."""
         rng = self.rng
         words = rng.permutation(thing) if rng.random() < 0.6 else thing
         if rng.random() < 0.4 * self.hardness and len(words) > 1:
@@ -100,7 +100,7 @@ class Choosing:
 def amounts_row(
     rng: random.Random, encode: Callable[[str], list[int]], length: int
 ) -> tuple[list[int], list[bool]]:
-    """Amounts, each with a label, said in one unit and then, in another order, in the other; the second is learned."""
+    """Labelled amounts in one unit and then, in another order, in the other unit; the second list is learned."""
     ids: list[int] = []
     known: list[bool] = []
     while len(ids) < length:

@@ -1,9 +1,9 @@
-"""The copying curriculum: words that must be found again, in whatever order they come.
+"""The copying curriculum: words that are repeated in random order.
 
-Tool use is made of copying: an id from the user's words into a call, an amount from an observation into an
-answer. Repeats come in random order, so no fixed distance can be learned instead. Loss falls only on what can be known:
-inside a repeat, after its first token. The model starts with a circuit that copies (induction.py); this tunes it,
-and teaches it numbers, in which one token of context is not enough.
+Tool use needs copying: an id from the user's message into a call, an amount from an observation into an answer. Repeats
+come in random order, so no fixed distance can be learned. Only tokens that can be known are learned: those inside a
+repeat, after its first token. The model starts with an induction circuit (induction.py). The curriculum tunes it and
+teaches numbers, in which one token of context is not enough.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 def copying_batch(
     rng: np.random.Generator, rows: int, length: int, token_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [rows, length] and the mask of positions (as targets) that can be known.
+    """Token ids [rows, length] and the mask of target positions that can be known.
 
-    Each row draws 2-8 words of 4-9 tokens from `token_ids`, says each once, then repeats them in random order.
+    Each row draws 2-8 words of 4-9 tokens from `token_ids`, writes each once, then repeats them in random order.
     """
     ids_BT = np.empty((rows, length), dtype=np.int64)
     known_BT = np.zeros((rows, length), dtype=bool)
@@ -42,7 +42,7 @@ def _row(rng: np.random.Generator, length: int, token_ids: np.ndarray) -> tuple[
 
 
 def draw_pool(rng: np.random.Generator, ordinary: np.ndarray, digits: np.ndarray) -> np.ndarray:
-    """The tokens a batch's words are made of: all of them, the digits, or a dozen that keep meeting each other."""
+    """The tokens for a batch's words: all of them, the digits, or a dozen tokens that recur."""
     kind = rng.integers(4)
     if kind < 2:
         return ordinary

@@ -1,12 +1,12 @@
-"""A start that can copy: an induction circuit written into the initial weights.
+"""Initial weights with an induction circuit, so that the model can copy from the start.
 
-A small model finds copying late or never (benchmarks of the prototype: 0 % of ids after 3 M tokens of traces), and
-a vocabulary that grows step by step learns it token by token. The circuit itself is known (Olsson et al. 2022,
-"In-context Learning and Induction Heads"): one head looks one token back and writes what it saw; a later head looks
-for places whose *previous* token is the current one and copies what stands there. Both can be written down for a
-model with rotary positions and biased queries and keys (Qwen2): the first needs only biases, since a constant query
-and key score by distance alone; the second matches in the slowly turning dimensions, which hardly feel distance.
-Everything else starts at random, and training is free to change all of it.
+A small model learns copying late or never (prototype: 0 % of ids after 3 M tokens of traces), and with a vocabulary
+that grows step by step it learns token by token. The circuit is known (Olsson et al. 2022, "In-context Learning and
+Induction Heads"): one head attends to the previous token and writes it to the residual stream; a later head attends to
+positions whose *previous* token equals the current one and copies the token there. Both can be constructed for a model
+with rotary positions and biased queries and keys (Qwen2). The first head needs only biases, since a constant query and
+key score by distance alone. The second matches in the slowly rotating dimensions, which hardly depend on distance. All
+other weights are random, and training can change all weights.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from transformers import Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 EMBEDDING_STD = 0.1
-SHARPNESS = 6.3  # query and key amplitude of the look-back heads; the runner-up gets e^-5 of its weight
+SHARPNESS = 6.3  # amplitude of the look-back heads' queries and keys; the runner-up gets e^-5 of the weight
 WRITE_BACK = 0.12
 LOOK_BACKS = 3
 MATCH = 1.9
 WRITE_COPY = 0.3
-SLOW = 0.002  # radians a token: dimensions that turn less than this match at any distance up to a few hundred
+SLOW = 0.002  # radians per token: slower dimensions match at any distance up to a few hundred tokens
 
 
 @torch.no_grad()
 def plant_induction(model: Qwen2ForCausalLM, seed: int = 0) -> None:
-    """Write the circuit into layers 0 and 1 of a freshly initialised model with LOOK_BACKS heads or more.
+    """Write the circuit into layers 0 and 1 of a newly initialised model with at least LOOK_BACKS heads.
 
-    Layer 0: head j looks back j+1 tokens and writes what it saw into a subspace of its own. Layer 1: every head
-    compares the current token with the one before each earlier place and copies what stands there. Digits are
-    single tokens, so numbers that share a digit are told apart only by a longer context: the further look-back
-    heads put it within reach, and training takes it up in about 150 steps (starting with all three in the match
-    was worse, .85 against .96 after that many, for they disturb each other).
+    Layer 0: head j attends to the token j+1 positions before and writes it into its own subspace. Layer 1: every head
+    compares the current token with the token before each earlier position and copies the token at the match. Digits are
+    single tokens, so numbers that share a digit need a longer context. The additional look-back heads provide it, and
+    training uses them after about 150 steps. Starting with all three in the match was worse (accuracy .85 against .96
+    after that many steps), because they interfere.
     """
     config = model.config
     width, heads = config.hidden_size, config.num_attention_heads

@@ -1,7 +1,7 @@
-"""The words that procedural worlds are made of.
+"""The vocabulary of procedural worlds.
 
-The domains of the examples and of the development data (order support, airlines) are left out on purpose: what
-rehearsal-tiny can do there it learned from their traces, not here.
+The domains of the examples and of the development data (order support, airlines) are excluded, so that rehearsal-tiny
+learns them only from traces.
 """
 
 NOUNS = """device sensor room patient course vehicle recipe playlist server volume garden book loan member meter

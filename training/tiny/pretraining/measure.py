@@ -1,8 +1,8 @@
-"""What a base can do before any adapter: copy, choose, convert, and the four roles in worlds it has never seen.
+"""Measures a base without an adapter: copying, choosing, converting, and the four roles in held-out worlds.
 
     python -m training.tiny.pretraining.measure --base rehearsal-tiny [--rows 400] [--plot docs/tiny-loss.svg]
 
-Prints JSON. Held-out worlds come from seeds that pre-training never uses.
+Prints JSON. Held-out worlds have seeds that pre-training does not use.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DISTANCES = (16, 32, 64, 96, 128, 192, 256, 384)
 
 @torch.inference_mode()
 def copying_by_distance(base: Base, rows: int = 64, length: int = 384) -> dict[str, float]:
-    """Accuracy on tokens inside repeats, by how far back the word was last said (in tokens, upper edges)."""
+    """Accuracy on tokens inside repeats, by the distance to the word's last occurrence (in tokens, upper edges)."""
     rng = np.random.default_rng(HELD_OUT_SEED)
     ordinary = np.arange(len(SPECIAL_TOKENS), base.model.config.vocab_size)
     ids_BT, known_BT = copying_batch(rng, rows, length, ordinary)
@@ -49,14 +49,14 @@ def copying_by_distance(base: Base, rows: int = 64, length: int = 384) -> dict[s
 
 
 def _distance(ids_T: np.ndarray, at: int) -> int:
-    """How far back the two tokens that end at `at` were last said together."""
+    """Distance to the last occurrence of the two tokens that end at `at`."""
     pairs = np.nonzero((ids_T[1:at] == ids_T[at]) & (ids_T[: at - 1] == ids_T[at - 1]))[0]
     return int(at - 1 - pairs[-1]) if len(pairs) else DISTANCES[-1]
 
 
 @torch.inference_mode()
 def drills(base: Base, rows: int = 200, length: int = 192) -> dict[str, float]:
-    """Shares right: which of the listed things was meant (short and plain, then long lists), and converted amounts."""
+    """Accuracies: choosing the listed item that was meant (short, then long lists), and converting amounts."""
     rng, ordinary = np.random.default_rng(HELD_OUT_SEED), np.arange(len(SPECIAL_TOKENS), base.model.config.vocab_size)
     choosing = Choosing(rng, ordinary, np.array([base.format.encode(d)[0] for d in "0123456789"]))
     found = {}
@@ -80,7 +80,7 @@ def _accuracy(base: Base, ids_BT: np.ndarray, scored_BT: np.ndarray) -> float:
 
 @torch.inference_mode()
 def chosen_in_worlds(base: Base, count: int = 100) -> float:
-    """Share of greedy calls after a list of like things, in worlds never seen, that take the thing that was meant."""
+    """Share of greedy calls after a list of similar items, in held-out worlds, that use the item that was meant."""
     rng, right, asked = random.Random(HELD_OUT_SEED + 2), 0, 0
     while asked < count:
         talk = Talk(rng).run()
@@ -98,7 +98,7 @@ def chosen_in_worlds(base: Base, count: int = 100) -> float:
 
 
 def _reads_a_list(messages: list[dict[str, Any]], at: int) -> bool:
-    """Whether a message calls for one thing after a list of two or more was read."""
+    """Whether a message makes a call about one item after a list of two or more was read."""
     before, calls = messages[at - 1], messages[at].get("tool_calls")
     if not calls or before["role"] != "tool" or "query" in calls[0]["arguments"]:
         return False
@@ -111,7 +111,7 @@ def _reads_a_list(messages: list[dict[str, Any]], at: int) -> bool:
 
 @torch.inference_mode()
 def roles(base: Base, rows: int = 400) -> dict[str, dict[str, float]]:
-    """By role: share of learned tokens predicted, and of answers predicted whole (each token given those before)."""
+    """By role: share of learned tokens predicted, and of whole answers predicted (each token given those before)."""
     rng = random.Random(HELD_OUT_SEED)
     tallies: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for _ in range(rows):
@@ -131,7 +131,7 @@ def roles(base: Base, rows: int = 400) -> dict[str, dict[str, float]]:
 
 @torch.inference_mode()
 def world_validity(base: Base, rows: int = 100) -> float:
-    """Share of greedy world answers that are a digit and an edit that yields JSON or an error text."""
+    """Share of greedy world answers that are a digit and a valid edit that yields JSON or an error text."""
     rng, valid, asked = random.Random(HELD_OUT_SEED + 1), 0, 0
     while asked < rows:
         role, (ids, trained) = draw_row(rng, base.format)
@@ -164,7 +164,7 @@ def _is_answer(written: str, prompt_text: str) -> bool:
 
 
 def plot_history(history: Path, target: Path) -> None:
-    """The losses and accuracies of a pre-training run, a line a drill, as SVG."""
+    """The losses and accuracies of a pre-training run as SVG, one line per curriculum."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--base", default="rehearsal-tiny")
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--history", type=Path, help="history.jsonl of the run, for --plot")
-    parser.add_argument("--plot", type=Path, help="where to write the curve")
+    parser.add_argument("--plot", type=Path, help="file for the chart")
     arguments = parser.parse_args()
     base = load_base(arguments.base)
     found: dict[str, Any] = {"copying_by_distance": copying_by_distance(base), "roles": roles(base, arguments.rows)}

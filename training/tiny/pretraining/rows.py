@@ -1,4 +1,4 @@
-"""Training rows of all four roles from procedural conversations: token ids and which of them are learned."""
+"""Training rows of all four roles from procedural conversations: token ids and a mask of the learned ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIXTURE = {"policy": 0.28, "world": 0.5, "user": 0.1, "judge": 0.07, "pair": 0.0
 
 
 def draw_row(rng: random.Random, chat: ChatFormat) -> tuple[str, Row]:
-    """One row of a role drawn from MIXTURE, from a fresh world."""
+    """One row of a role drawn from MIXTURE, from a new world."""
     role = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
     talk = Talk(rng).run()
     if role == "world" and talk.outcomes:
@@ -77,7 +77,7 @@ def _world_row(rng: random.Random, talk: Conversation, chat: ChatFormat) -> Row:
 
 
 def _related(calls: list[Call], at: int) -> list[Call]:
-    """The earlier calls that share a value with this one's arguments: what an answer can be derived from."""
+    """The earlier calls that share a value with this call's arguments: possible sources of the answer."""
     values = {str(v) for v in calls[at][1].values()}
     return [c for c in calls[:at] if values & {str(v) for v in c[1].values()} or any(v in c[2] for v in values)]
 

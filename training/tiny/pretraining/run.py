@@ -1,9 +1,9 @@
-"""Pre-train rehearsal-tiny: copying first, then choosing among like things, then procedural tool worlds.
+"""Pre-trains rehearsal-tiny: first copying, then choosing among similar items, then procedural tool worlds.
 
     python -m training.tiny.pretraining.run --out artifacts/tiny --minutes 60
 
-Writes a Hugging Face directory (model, tokenizer, chat template), `history.jsonl` (a line every 50 steps) and, on
-the way, `state.pt`, from which a killed run goes on.
+Writes a Hugging Face directory (model, tokenizer, chat template), `history.jsonl` (one line per 50 steps) and
+`state.pt`, from which a run resumes after a kill.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from training.tiny.pretraining.tokenizer import train_tokenizer
 
 WARM_UP = 100
 ENOUGH, HARDER = 0.8, 0.02
-"""At this accuracy in choosing every further batch of it is harder by so much (0 to 1)."""
+"""When the accuracy in choosing reaches ENOUGH, each further batch is harder by HARDER (hardness is 0 to 1)."""
 COPY_STEPS = 400
 DRILL_TOKENS = 4096
 WORLD_TOKENS = 8192
 LONGEST_ROW = 1024
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Token ids [B, T], which are learned as targets, and which of those are counted in the accuracy."""
+"""Token ids [B, T], mask of learned targets, and mask of the targets that count in the accuracy."""
 
 
 def tokenizer_texts(conversations: int = 6000) -> Iterator[str]:
-    """What the tokenizer is trained on: procedural transcripts, and each common word with and without a space."""
+    """Training text of the tokenizer: procedural transcripts, and each common word with and without a space."""
     for seed in range(conversations):
         yield transcript(Talk(random.Random(seed)).run().messages)
     words = [*lexicon.COMMON, *lexicon.FIELDS, *lexicon.STATUSES, *lexicon.VERBS]
@@ -86,7 +86,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM
 def answer_loss(
     body: SmallBody, head: nn.Module, ids_BT: torch.Tensor, trained_BT: torch.Tensor, scored_BT: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """Mean cross-entropy over trained targets, and the share of the scored that are right; others skip the head."""
+    """Mean cross-entropy over learned targets, and the accuracy over the scored ones; other positions skip the head."""
     hidden_BTD, chosen_BT = body(ids_BT[:, :-1]), trained_BT[:, 1:]
     hidden_ND, targets_N = hidden_BTD[chosen_BT], ids_BT[:, 1:][chosen_BT]
     padded_ND = F.pad(hidden_ND, (0, 0, 0, -len(hidden_ND) % HEAD_ROWS))
@@ -97,7 +97,7 @@ def answer_loss(
 
 
 def world_batches(rng: random.Random, chat: ChatFormat) -> Iterator[Batch]:
-    """Endless batches of at most WORLD_TOKENS padded tokens, rows of like length together, in random order."""
+    """Endless batches of at most WORLD_TOKENS padded tokens, grouped by similar length, in random order."""
     while True:
         rows = [row for _, row in (draw_row(rng, chat) for _ in range(1500)) if len(row[0]) <= LONGEST_ROW]
         rows.sort(key=lambda row: len(row[0]))
@@ -112,7 +112,7 @@ def world_batches(rng: random.Random, chat: ChatFormat) -> Iterator[Batch]:
 
 
 def _padded(rows: list[tuple[list[int], list[bool]]], pad_id: int) -> Batch:
-    longest = 32 * math.ceil(max(len(ids) for ids, _ in rows) / 32)  # few shapes: each new one is compiled
+    longest = 32 * math.ceil(max(len(ids) for ids, _ in rows) / 32)  # few shapes, because each new one is compiled
     ids_BT = torch.full((len(rows), longest), pad_id)
     trained_BT = torch.zeros((len(rows), longest), dtype=torch.bool)
     for k, (ids, trained) in enumerate(rows):
@@ -122,14 +122,14 @@ def _padded(rows: list[tuple[list[int], list[bool]]], pad_id: int) -> Batch:
 
 
 class Phase(BaseModel):
-    """A stretch of a run: batches in turn, for so many minutes of training."""
+    """A phase of a run: kinds of batches in turn, for a number of training minutes."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     turns: tuple[str, ...]
     rates: tuple[float, float]
-    """The learning rate at its start and at its end, with a cosine between."""
+    """The learning rate at the start and at the end of the phase, with a cosine in between."""
 
 
 PHASES = (
@@ -144,7 +144,7 @@ PHASES = (
 
 
 class Run:
-    """The state of one pre-training run: model, optimizer, step, and where its files go."""
+    """The state of one pre-training run: model, optimizer, step, output directory."""
 
     def __init__(self, out: Path, seed: int, start: str | None = None) -> None:
         self.out = out
@@ -209,7 +209,7 @@ class Run:
     # ----- learning
 
     def run(self, phase: Phase, minutes: float, steps: float = math.inf) -> None:
-        """Go through a phase's turns until its minutes or steps are spent; a killed one goes on where it was saved."""
+        """Run a phase until its minutes or steps are spent; a killed run resumes at its last save."""
         saved = before = time.monotonic()
         done = self.minutes[phase.name] / minutes if minutes else 1.0
         first, last = phase.rates
@@ -257,17 +257,17 @@ class Run:
 
 
 def _whole(start: str) -> Qwen2ForCausalLM:
-    """The model to go on from, all of it trainable."""
+    """The model to continue from, with all weights trainable."""
     model = load_base(start).model
     return cast(Qwen2ForCausalLM, model.float().requires_grad_(True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="where model, tokenizer and history go")
-    parser.add_argument("--drill-minutes", type=float, default=15, help="time for choosing and amounts, after copying")
-    parser.add_argument("--minutes", type=float, default=60, help="time for procedural worlds, after the drills")
-    parser.add_argument("--start", help="a base to go on from, instead of a fresh model and the copying phase")
+    parser.add_argument("--out", type=Path, required=True, help="directory for model, tokenizer and history")
+    parser.add_argument("--drill-minutes", type=float, default=15, help="minutes for choosing and amounts")
+    parser.add_argument("--minutes", type=float, default=60, help="minutes for procedural worlds, at the end")
+    parser.add_argument("--start", help="a base to continue from, instead of a new model and the copying phase")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     run = Run(arguments.out, arguments.seed, arguments.start)

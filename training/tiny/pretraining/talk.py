@@ -1,4 +1,4 @@
-"""Conversations in procedural worlds: a user with a goal, an agent of some skill, and what really came of it."""
+"""Conversations in procedural worlds: a user with a goal, an agent of a given skill, and the true outcome."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Conversation:
 
 
 class Talk:
-    """Writes one conversation. `skill` is the chance of the right choice wherever an agent can go wrong."""
+    """Writes one conversation. `skill` is the probability of the right choice at every decision of the agent."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -69,7 +69,7 @@ class Talk:
             self.say("assistant", self.rng.choice(("You are welcome.", "Bye!", "Glad to help.", "Have a nice day.")))
         return self.out
 
-    # ----- utterances
+    # ----- messages
 
     def say(self, role: str, text: str) -> None:
         self.out.messages.append({"role": role, "content": text})
@@ -88,7 +88,7 @@ class Talk:
         return answer
 
     def persistent(self, tool: Tool, arguments: dict[str, Any]) -> Answer:
-        """Call as a skilled agent does: retry timeouts, wait out rate limits, repair what the error names."""
+        """Call as a skilled agent does: retry timeouts, wait for rate limits, correct what the error names."""
         answer = self.call(tool, arguments)
         for _ in range(4):
             repaired = self._repair(tool, arguments, answer)
@@ -126,7 +126,7 @@ class Talk:
         return goals[tool.sort](opening, tool, kind, record)
 
     def _request(self, opening: str, templates: tuple[str, ...], kind: Kind, identity: str, **words: Any) -> str:
-        """The user's words; a forgetful one names the id only when asked. Returns the id as the agent took it."""
+        """Write the user's request; a forgetful user names the id only when asked. Returns the id the agent uses."""
         forgetful = self.rng.random() < 0.25
         said = "" if forgetful else identity
         text = opening + self.rng.choice(templates).format(n=kind.noun, i=said, **words)
@@ -206,7 +206,7 @@ class Talk:
         return True
 
     def _choose(self, opening: str, tool: Tool, kind: Kind, record: Record) -> bool:
-        """The user describes one of several like things; the agent lists them and takes the one that was meant."""
+        """The user describes one of several similar items; the agent lists them and uses the one that was meant."""
         rng, title = self.rng, str(record[kind.title])
         words, wanted = title.lower().split(), rng.choice(list(kind.fields))
         odd, rest = rng.choice(((words[-1], " ".join(words[:-1])), (words[0], " ".join(words[1:]))))
@@ -227,7 +227,7 @@ class Talk:
         return chosen is record
 
     def _line(self, kind: Kind, words: list[str]) -> str:
-        """What the thing shares with those like it, as the API writes it; a poor agent writes it small."""
+        """The words that similar items share, as the API writes them; an unskilled agent writes them in lower case."""
         titles = [str(r[kind.title]) for r in kind.records.values()]
         first, last = " ".join(words[:-1]), " ".join(words[1:])
         shared = max((first, last), key=lambda part: sum(part in t.lower() for t in titles))
@@ -266,7 +266,7 @@ class Talk:
             self.persistent(get, {kind.id_key: identity})
 
     def _give_up(self, kind: Kind, identity: str, answer: Answer) -> bool:
-        """An honest agent says what went wrong; a bad one claims success. Either way the goal was not reached."""
+        """An honest agent reports the error; another one claims success. In both cases the goal was not reached."""
         if self.good():
             words = {"n": kind.noun, "i": identity, "m": answer.outcome.replace("_", " ")}
             self.say("assistant", self.rng.choice(SORRY).format(**words))

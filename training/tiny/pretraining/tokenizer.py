@@ -1,7 +1,7 @@
-"""rehearsal-tiny's tokenizer: byte-level BPE, digits one by one, JSON punctuation in runs.
+"""rehearsal-tiny's tokenizer: byte-level BPE, single digits, JSON punctuation in runs.
 
-`{"`, `":"`, `","` and `"}` are single tokens and so are most common words, with and without a space before them:
-minified JSON costs about what a private notation would, and stays JSON.
+`{"`, `":"`, `","` and `"}` are single tokens, and so are most common words, with and without a space before them. So
+minified JSON needs few tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
-"""The same text as training.models.chat.CompactFormat writes, for programs that only know chat templates."""
+"""Renders the same text as training.models.chat.CompactFormat, for programs that use chat templates."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 3072) -> PreTrainedTokenizerFast:

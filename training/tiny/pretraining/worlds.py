@@ -1,9 +1,8 @@
-"""Procedural tool worlds: a random API over random entities, with production's manners.
+"""Procedural tool worlds: a random API over random entities, with the failures of production systems.
 
-A world draws its nouns, fields, id formats, tool names, response styles and error texts at random, keeps real
-state, and has quirks: transient timeouts, rate limits that a wait clears, preconditions, stale reads after a
-write, ids with or without their prefix, amounts in cents, case-sensitive search, paging, lists of things that
-differ in a word.
+A world draws nouns, fields, id formats, tool names, response styles and error texts at random, keeps state, and has
+quirks: transient timeouts, rate limits that end after a wait, preconditions, stale reads after a write, ids with or
+without their prefix, amounts in cents, case-sensitive search, paging, lists of items that differ in one word.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ Record = dict[str, Any]
 
 
 class Cents(int):
-    """An amount that is stored in cents and spoken of in dollars."""
+    """An amount that is stored in cents and written in dollars."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a tool said: the text, and its outcome class (`ok` or an error's name)."""
+    """A tool's answer: the text, and its outcome class (`ok` or an error's name)."""
 
     content: str
     outcome: str = "ok"
@@ -33,7 +32,7 @@ class Answer:
 
 @dataclass
 class Kind:
-    """One type of entity: its noun, id field and id format, and how each of its fields is drawn."""
+    """One type of entity: its noun, id field and id format, and the distribution of each field."""
 
     noun: str
     id_key: str
@@ -42,7 +41,7 @@ class Kind:
     fields: dict[str, Callable[[], Any]]
     statuses: list[str]
     title: str = ""
-    """The field that tells records of one line apart by a word, if they have one."""
+    """The field in which similar records differ by one word, if there is one."""
     records: dict[str, Record] = field(default_factory=dict)
 
 
@@ -70,7 +69,7 @@ class Tool:
 
 
 class World:
-    """One API and its state. All randomness comes from `rng`, so a seed names a world."""
+    """One API and its state. All randomness comes from `rng`, so a seed identifies a world."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -83,10 +82,10 @@ class World:
         self.stale_reads = rng.random() < 0.3
         self.burst = rng.choice((0, 0, 3, 4))
         self.tools = self._tools()
-        self._fresh: dict[str, Record] = {}  # what a stale read still shows, by id
+        self._fresh: dict[str, Record] = {}  # the old state that a stale read shows, by id
         self._searches = 0
 
-    # ----- making the API
+    # ----- creating the API
 
     def key(self, *words: str) -> str:
         if self.snake:
@@ -121,7 +120,7 @@ class World:
         return kind
 
     def _titles(self) -> list[str]:
-        """Titles in lines of two to six that differ in a word, or none."""
+        """Groups of two to six titles that differ in one word, or none."""
         rng = self.rng
         if rng.random() < 0.4:
             return []
@@ -190,10 +189,10 @@ class World:
         rng.shuffle(tools)
         return tools
 
-    # ----- answering
+    # ----- answers
 
     def call(self, name: str, arguments: dict[str, Any]) -> Answer:
-        """Answer a call and change the state. Errors are answers, as in production."""
+        """Answer a call and change the state. Errors are returned as answers."""
         tool = next((t for t in self.tools if t.name == name), None)
         if tool is None:
             return self.error("unknown_tool", f"no tool {name}")
@@ -262,7 +261,7 @@ class World:
         return Answer(dumps({"results": [self._listed(kind, r) for r in hits[start:end]], "more": len(hits) > end}))
 
     def _listed(self, kind: Kind, record: Record) -> Record | str:
-        """A record as a list shows it."""
+        """A record as an entry of a list."""
         if not kind.title:
             return {k: record[k] for k in list(record)[:3]}
         if self.list_style == "object":

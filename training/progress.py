@@ -1,4 +1,4 @@
-"""How far the work is: bars on a terminal, lines in a file or a pipe, log lines in Dagster, nothing in tests."""
+"""Progress output: bars on a terminal, lines in a file or pipe, log lines in Dagster, nothing in tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rich.progress import (
 )
 
 Report = Callable[[int, int, str], None]
-"""Called with (done, of how many, what is worth seeing, such as the latest loss)."""
+"""Called with (done, total, a short text such as the latest loss)."""
 
 PER_CENT = 10
-"""A line for every so many per cent where there is no terminal."""
+"""Without a terminal, one line per this many per cent."""
 
 _announcer: ContextVar[Callable[[str], None] | None] = ContextVar("announcer", default=None)
 _watcher: ContextVar[Callable[[str], Report] | None] = ContextVar("watcher", default=None)
@@ -30,8 +30,8 @@ _watcher: ContextVar[Callable[[str], Report] | None] = ContextVar("watcher", def
 
 @contextmanager
 def bars(console: Console) -> Iterator[Progress]:
-    """Show every piece of work started inside: as a bar of its own on a terminal, else as lines that are written at
-    once. An error before the first piece of work stays the only line.
+    """Show each task started in the body: as a bar on a terminal, else as lines that are flushed at once. If an error
+    is raised before the first task, nothing else is printed.
     """
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
@@ -70,7 +70,7 @@ def bars(console: Console) -> Iterator[Progress]:
 
 
 def _lines(title: str, console: Console) -> Report:
-    """A line when the work begins, and one for every PER_CENT of it. Rich flushes each."""
+    """Print one line when the task starts, and one per PER_CENT. Rich flushes each line."""
     began, told = time.monotonic(), -1
 
     def line(text: str) -> None:
@@ -88,17 +88,17 @@ def _lines(title: str, console: Console) -> Report:
 
 
 def announce(line: str, log: Callable[[str], None] | None = None) -> None:
-    """Say one thing at once: inside `bars` where these are shown, elsewhere to `log`."""
+    """Print one line at once: through `bars` if it is active, else to `log`."""
     if (say := _announcer.get() or log) is not None:
         say(line)
 
 
 def track(title: str, log: Callable[[str], None] | None = None, every_seconds: float = 10.0) -> Report:
-    """A reporter for one piece of work: a bar inside `bars`, elsewhere a line to `log` now and then."""
+    """A progress callback for one task: a bar inside `bars`, else lines to `log`, at most one per `every_seconds`."""
     watch = _watcher.get()
     if watch is not None:
         return watch(title)
-    last = -math.inf  # the clock may have started a moment ago, with the machine
+    last = -math.inf  # monotonic time can be near zero after a boot
 
     def report(done: int, total: int, note: str = "") -> None:
         nonlocal last
@@ -113,12 +113,12 @@ def track(title: str, log: Callable[[str], None] | None = None, every_seconds: f
 FitReport = Callable[[float, Mapping[str, float]], None]
 
 
-def fit_report(title: str, log: Callable[[str], None] | None) -> FitReport:
-    """A bar for a fit, which tells how much of it is done (0 to 1) and its latest metrics."""
+def fit_report(title: str, log: Callable[[str], None] | None = None) -> FitReport:
+    """A progress bar for a fit. The fit reports the share done (0 to 1) and its latest metrics."""
     report = track(title, log)
-    return lambda done, m: report(round(100 * done), 100, f"loss {m.get('loss', math.nan):.3f}")
+    return lambda done, m: report(round(100 * done), 100, f"loss {m['loss']:.3f}" if "loss" in m else "")
 
 
 def report_from(report: Report, place: int, each: int, done: int) -> None:
-    """Tell how far a run is that is one of two, each of `each` episodes."""
+    """Report the progress of the policy at index `place`, of two with `each` episodes."""
     report(place * each + done, 2 * each, "")
