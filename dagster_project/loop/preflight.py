@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dagster_project.loop.passes import STAGES
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import BEGUN, MANIFEST
@@ -15,10 +17,11 @@ from worldmodel.artifact import read_manifest
 
 
 def check(settings: Settings, environment: bool = True, journal: bool = True) -> None:
-    """Raise UserError if the home holds something else, the lake is empty, the world was fitted on another base, the
-    base or the engine is not available, or (with `environment`) the real environment cannot open an episode. With
-    `journal`, a lake with an unread journal is not empty.
+    """Raise UserError if the loop was started in several processes, the home holds something else, the lake is empty,
+    the world was fitted on another base, the base or the engine is not available, or (with `environment`) the real
+    environment cannot open an episode. With `journal`, a lake with an unread journal is not empty.
     """
+    _one_process()
     _places(settings)
     _lake(settings, journal)
     if settings.world_dir is not None:
@@ -27,6 +30,16 @@ def check(settings: Settings, environment: bool = True, journal: bool = True) ->
     check_engine(settings.engine)
     if environment and settings.environment:
         check_environment(settings.environment, settings.seed)
+
+
+def _one_process() -> None:
+    """A stage is locked by one process. Of two that train together, each would wait for the other."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        raise UserError(
+            f"the loop works in one process and was launched in {count}; start it without `accelerate launch` "
+            "(docs/bases.md, Devices)"
+        )
 
 
 def _places(settings: Settings) -> None:

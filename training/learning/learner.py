@@ -26,7 +26,8 @@ from training.learning.presets import Kind, learning_rate
 from training.models.base import Base
 from training.models.devices import recomputes, sharing_weights
 from training.models.lora import LoraSettings, adapter_weights, load_weights, new_adapter
-from training.models.parallel import add_up, add_up_gradients, from_first, is_first, own_share, wait_for_all
+from training.models.parallel import add_up, add_up_gradients, from_first, is_first, own_share, processes, wait_for_all
+from training.models.sharding import shard_layers
 from training.tiny.passes.learning import SmallBody
 
 LENGTHS = 32
@@ -47,6 +48,9 @@ class LearnerSettings(BaseModel):
     micro_tokens: int = Field(4096, ge=64, description="Padded tokens in one forward pass.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
     share_prompts: bool = Field(True, description="Run a shared prompt once per group (transformers' pass only).")
+    shard: bool = Field(
+        False, description="Shard the base's layers over the processes of `accelerate launch` (FSDP2)."
+    )
     bf16: bool = Field(True, description="Autocast to bfloat16; the factors stay in float32.")
     gradient_checkpointing: bool | None = Field(
         None, description="Recompute activations in the backward pass; null: for bases of a billion parameters."
@@ -63,13 +67,17 @@ class Learner:
         self, base: Base, settings: LearnerSettings, seed: int = 0, start: Path | None = None, drawing: Drawing = WHOLE
     ) -> None:
         self.settings, self.pad_id, self.step, self.drawing = settings, base.format.pad_id, 0, drawing
-        self.model: PeftModel = new_adapter(sharing_weights(base.model), settings.lora, seed)
+        self._sharded = settings.shard and processes() > 1
+        own = base.model if self._sharded else sharing_weights(base.model)
+        self.model: PeftModel = new_adapter(own, settings.lora, seed)
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
         if recomputes(settings.gradient_checkpointing, base.model):
             self._adapted.gradient_checkpointing_enable({"use_reentrant": False})
-        small = SmallBody.fits(base.model)
+        if self._sharded:
+            shard_layers(self._adapted)
+        small = SmallBody.fits(base.model) and not self._sharded
         self._body = SmallBody(self.model, torch.bfloat16 if settings.bf16 else torch.float32) if small else None
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.peak_rate = settings.learning_rate or learning_rate(base.model, settings.preset)
@@ -103,8 +111,8 @@ class Learner:
         work = _Work(loss, loss.count(rows), self._rollouts(rows, loss) if loss.sequence_level else {})
         sums: dict[str, float] = defaultdict(float)
         self.optimizer.zero_grad(set_to_none=True)
-        for group in own_share(self._micro_batches(rows)):
-            for name, value in self._accumulate(group, work).items():
+        for group, counts in self._own_batches(self._micro_batches(rows)):
+            for name, value in self._accumulate(group, work, counts).items():
                 sums[name] += value
         sums = add_up(sums)
         add_up_gradients(self.parameters)
@@ -122,9 +130,9 @@ class Learner:
         """Mean cross-entropy over the learned tokens of `rows`, in nats."""
         self.model.eval()
         total = 0.0
-        for group in own_share(by_length(rows, self.settings.micro_tokens)):
+        for group, counts in self._own_batches(by_length(rows, self.settings.micro_tokens)):
             batch = self._collated(group)
-            total -= self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)[0].sum().item()
+            total -= counts * self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)[0].sum().item()
         total = add_up({"total": total})["total"]
         self.model.train()
         return total / max(1, sum(r.learned for r in rows))
@@ -162,14 +170,16 @@ class Learner:
                 at += row.learned
         return found
 
-    def _accumulate(self, rows: Sequence[Row], work: _Work) -> dict[str, float]:
-        """Add one micro-batch's gradient. If memory runs out, add the gradients of its two halves."""
+    def _accumulate(self, rows: Sequence[Row], work: _Work, counts: bool = True) -> dict[str, float]:
+        """Add one micro-batch's gradient, if it counts. If memory runs out, add the gradients of its two halves."""
         try:
             gradients, metrics = self._gradients(rows, work)
         except RuntimeError as error:
-            if len(rows) == 1 or not is_out_of_memory(error):
-                raise
+            if len(rows) == 1 or self._sharded or not is_out_of_memory(error):
+                raise  # with sharded layers the other processes would not run the halves
         else:
+            if not counts:
+                return {}
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
             return metrics
@@ -186,6 +196,14 @@ class Learner:
         found = work.loss(_tokens(rows, batch, logprobs_N, reference_N, work.rollouts))
         gradients = torch.autograd.grad(found.total / work.count, self.parameters)
         return gradients, {**found.metrics, "entropy": entropy_N.sum().item()}
+
+    def _own_batches(self, batches: Sequence[list[Row]]) -> list[tuple[list[Row], bool]]:
+        """This process's share of the micro-batches. With sharded layers, processes with fewer batches repeat one that
+        does not count (False), because all processes must run each layer equally often.
+        """
+        found = [(batch, True) for batch in own_share(batches)]
+        missing = -(-len(batches) // processes()) - len(found) if self._sharded else 0
+        return found + [(batches[0], False)] * missing
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
         split = micro_batches if self._shares else by_length

@@ -12,6 +12,9 @@ import pytest
 
 from dagster_project.cli.graph import STAGES, assets
 from dagster_project.cli.loop_commands import Stage
+from dagster_project.loop.preflight import check
+from dagster_project.loop.settings import Settings
+from ingest.errors import UserError
 from ingest.lake import Lake
 
 ROOT = Path(__file__).parents[3]
@@ -25,6 +28,12 @@ def run(home: Path, *more: str | Path, cwd: Path | None = None) -> subprocess.Co
 
 def test_the_command_offers_the_stages_of_the_graph() -> None:
     assert [stage.value for stage in Stage] == list(STAGES)
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="launched in 2"):
+        check(Settings(home=tmp_path))
 
 
 @pytest.fixture(scope="module")

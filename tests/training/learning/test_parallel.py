@@ -1,4 +1,4 @@
-"""Two processes under `accelerate launch` learn what one learns."""
+"""Two processes under `accelerate launch` learn what one learns, with the base whole (DDP) and sharded (FSDP2)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ torch.set_num_threads(1)
 placement(DeviceSettings(device="cpu"))
 base = tiny_base()
 how = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-2, micro_tokens=64, bf16=False)
+how = how.model_copy(update={"shard": sys.argv[2] == "shard"})
 learner = Learner(base, how)
 stir(learner)
 learner.keep_reference()
@@ -40,19 +41,23 @@ for step in range(3):
 metrics["held_out"] = learner.evaluate(random_rows(5, size, seed=3))
 out = Path(sys.argv[1])
 save_weights(*learner.weights(), out / "adapter", {"processes": processes()})
+sharded = sum("DTensor" in type(p).__name__ for p in learner.model.parameters())
+frozen = [p for p in base.model.get_decoder().layers.parameters() if not p.requires_grad]
+assert sharded == (len(frozen) if sys.argv[2] == "shard" else 0)
 (out / f"metrics-{'first' if is_first() else 'other'}.json").write_text(json.dumps(metrics))
 """
 
 
-def run(tmp_path: Path, count: int) -> Path:
-    script, out = tmp_path / "learn.py", tmp_path / str(count)
+def run(tmp_path: Path, count: int, held: str = "whole") -> Path:
+    """The adapter and the metrics of `count` processes, each of which holds the base `whole` or a `shard` of it."""
+    script, out = tmp_path / "learn.py", tmp_path / f"{count}-{held}"
     script.write_text(SCRIPT)
     out.mkdir()
     here = Path(__file__).parents[3]
     path = os.pathsep.join([str(here), str(here / "tests")])
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [sys.executable, *(launch if count > 1 else []), str(script), str(out)]
+    command = [sys.executable, *(launch if count > 1 else []), str(script), str(out), held]
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -60,8 +65,9 @@ def run(tmp_path: Path, count: int) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    alone, together = run(tmp_path, 1), run(tmp_path, 2)
+@pytest.mark.parametrize("held", ["whole", "shard"])
+def test_two_processes_learn_what_one_learns(tmp_path: Path, held: str) -> None:
+    alone, together = run(tmp_path, 1), run(tmp_path, 2, held)
     assert json.loads((together / "adapter" / "rehearsal.json").read_text()) == {"processes": 2}
     one, two = (load_file(p / "adapter" / "adapter_model.safetensors") for p in (alone, together))
     assert one.keys() == two.keys()
