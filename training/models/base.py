@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def _load(loader: type, name: str, **kwargs: object):  # type: ignore[no-untyped
     if name in SHIPPED and not Path(path).is_dir():
         raise UserError(f"the shipped base model {name!r} is missing from this installation; reinstall rehearsal")
     try:
-        with _quiet(name in SHIPPED):
+        with _quiet(name in SHIPPED or not sys.stderr.isatty()):
             return loader.from_pretrained(path, **kwargs)  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:
         raise UserError(
