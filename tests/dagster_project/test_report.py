@@ -1,4 +1,4 @@
-"""The report says what happened, loads nothing, and shows hostile text as text."""
+"""The report shows the figures, loads nothing, and shows hostile text as text."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Page(HTMLParser):
 
 
 def loads_nothing(text: str) -> Page:
-    """The page, having asserted that no tag in it loads or runs anything."""
+    """The parsed page; asserts that no tag in it loads or runs anything."""
     page = Page(text)
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "img", "object", "embed", "base"), tag
@@ -99,7 +99,7 @@ def loads_nothing(text: str) -> Page:
 # ----- the two files
 
 
-def test_the_figures_are_the_contract_s_and_more(tmp_path: Path) -> None:
+def test_report_json_has_the_stable_keys(tmp_path: Path) -> None:
     page = report.write(story(), tmp_path / "new")
     assert page.read_text().startswith("<!doctype html>")
     assert sorted(p.name for p in page.parent.iterdir()) == ["report.html", "report.json"]
@@ -112,7 +112,7 @@ def test_the_figures_are_the_contract_s_and_more(tmp_path: Path) -> None:
     assert found["slices"] == [row("cancel"), row("return")] and found["gate"]["promoted"]
 
 
-def test_the_page_says_what_the_figures_say() -> None:
+def test_the_page_shows_the_figures() -> None:
     page = loads_nothing(report.render(story()))
     text = " ".join(page.text.split())
     for shown in ("From 42 % to 61 %", "42.0 %", "61.0 %", "+19.0", "14.2 min", "83.0 %", "4 000 conv", "promoted"):
@@ -151,14 +151,14 @@ def test_hostile_text_is_shown_and_not_run() -> None:
 
 
 @pytest.mark.parametrize("name", ["refund of $5 and $6", "$\\frac{$", "a -- b", "&<>"])
-def test_a_slice_may_be_called_anything(name: str) -> None:
+def test_any_slice_name_is_drawn(name: str) -> None:
     ElementTree.fromstring(pictures.svg(pictures.before_and_after([row(name)])))
 
 
 # ----- little to tell
 
 
-def test_an_empty_history_and_an_empty_card_are_told_too(tmp_path: Path) -> None:
+def test_an_empty_history_and_an_empty_card_are_rendered(tmp_path: Path) -> None:
     empty = story(
         history=[], reality={**REALITY, "slices": []}, stages=[], card={}, real=(), simulated=(),
         judge={"agreement": None},
@@ -168,7 +168,7 @@ def test_an_empty_history_and_an_empty_card_are_told_too(tmp_path: Path) -> None
     assert json.loads((tmp_path / "report.json").read_text())["judge_agreement"] is None
 
 
-def test_a_story_of_one_step_and_steps_without_a_value_are_drawn() -> None:
+def test_one_step_and_steps_without_a_value_are_drawn() -> None:
     one, unscored, other = {"step": 1, "reward": 0.5}, {"step": 2, "reward": None}, {"step": 3}
     for history in ([one], [one, unscored], [unscored], [other]):
         loads_nothing(report.render(story(history=history)))
@@ -207,7 +207,7 @@ def told(tmp_path: Path) -> Loop:
     return loop
 
 
-def test_a_loop_tells_its_story(told: Loop) -> None:
+def test_the_report_of_a_finished_loop(told: Loop) -> None:
     found = tell(told)
     assert found.reality is not None
     assert (found.seed, found.agent, found.reality["episodes"], found.minutes) == (4, "desk", 12, 3.5)
@@ -220,7 +220,7 @@ def test_a_loop_tells_its_story(told: Loop) -> None:
     loads_nothing(report.render(found))
 
 
-def test_the_minutes_are_the_whole_demo_s_this_run_of_it_included(
+def test_the_minutes_include_all_runs(
     told: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, now = told.settings.home, time.time()
@@ -239,7 +239,7 @@ def test_the_minutes_are_the_whole_demo_s_this_run_of_it_included(
     assert tell(told).minutes == 19.0
 
 
-def test_the_most_memory_of_a_process_and_its_children_is_told(
+def test_peak_memory_includes_child_processes(
     told: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tell(told).peak_gib is None
@@ -263,7 +263,7 @@ def test_the_most_memory_of_a_process_and_its_children_is_told(
 # ----- without a real environment, and after a person's decision
 
 
-def test_without_a_real_environment_the_page_lacks_that_part_and_says_so(told: Loop, tmp_path: Path) -> None:
+def test_without_a_real_environment_the_page_says_so(told: Loop, tmp_path: Path) -> None:
     found = tell(Loop(told.settings.model_copy(update={"environment": ""})))
     assert found.reality is None
     page = loads_nothing(report.write(found, tmp_path / "out").read_text())
@@ -281,7 +281,7 @@ def test_a_measurement_of_another_candidate_is_not_shown(told: Loop) -> None:
     assert found.reality is None and "another candidate" in found.reality_note
 
 
-def test_the_terminal_tells_a_report_without_a_real_environment(
+def test_the_terminal_shows_a_report_without_a_real_environment(
     told: Loop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report.write(tell(Loop(told.settings.model_copy(update={"environment": ""}))), told.settings.home)

@@ -20,7 +20,7 @@ EVALUATION: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("before, after", [(0, 0), (1234, 2)])
-def test_what_the_environment_s_errors_ended_is_told(tmp_path: Path, before: int, after: int) -> None:
+def test_episodes_ended_by_the_environment_are_reported(tmp_path: Path, before: int, after: int) -> None:
     home = tmp_path / "home"
     loop = Loop(practised_home(home, environment="any:Thing"))
     candidate = loop.read("candidate").fingerprint
