@@ -54,7 +54,7 @@ def test_help_lists_all_commands() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     """Heavy imports are what makes `--help` slow; they are asserted without a clock."""
-    heavy = ("torch", "peft", "dagster", "matplotlib")
+    heavy = ("torch", "transformers", "peft", "dagster", "matplotlib")
     program = f"import sys, dagster_project.cli.main; print([m for m in {heavy} if m in sys.modules])"
     command = [sys.executable, "-c", program]
     found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
