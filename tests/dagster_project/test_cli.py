@@ -126,6 +126,12 @@ def test_a_directory_without_a_lake(command: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
 
+def test_promote_rollback_and_history_import_no_model_library() -> None:
+    program = "import sys, training.policy.registry; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]", found.stderr
+
+
 def test_promotion_and_rollback_by_hand(tmp_path: Path) -> None:
     assert "no version 'policy-1'" in refused("promote", "policy-1", "--home", tmp_path)
     save_weights({"lora_A": torch.ones(2, 2)}, {"r": 2}, tmp_path / "adapter", {"kind": "policy"})
