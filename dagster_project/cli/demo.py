@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from dagster_project.cli.graph import materialise, running, tell
+from dagster_project.cli.graph import materialise, print_result, running
 from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.loop.stages import read_json, write_json
 from ingest.atomic import write_text
@@ -52,7 +52,7 @@ def run_demo(home: Path, seed: int | None, small: bool, console: Console) -> Non
     with running(home, console):
         _traffic(settings, 240 if small else CONVERSATIONS)
         materialise(settings)
-    tell(settings, "report", console)
+    print_result(settings, "report", console)
 
 
 def _settings(home: Path, seed: int | None, small: bool) -> Settings:

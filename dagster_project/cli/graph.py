@@ -21,7 +21,7 @@ from dagster_project.loop import passes
 from dagster_project.loop.memory import watched
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import write_json
-from dagster_project.report.story import CLOCK
+from dagster_project.report.contents import CLOCK
 from dagster_project.report.terminal import print_report
 from ingest.errors import UserError
 from training.progress import bars
@@ -124,7 +124,7 @@ def _explain(result: dg.ExecuteInProcessResult) -> None:
     raise RuntimeError("the run failed; see Dagster's run history")
 
 
-def tell(settings: Settings, until: str, console: Console) -> None:
+def print_result(settings: Settings, until: str, console: Console) -> None:
     """Print the result and how to open the graph."""
     home = settings.home
     if until == "report":

@@ -90,7 +90,7 @@ def run(
     seed: SeedOption = None,
 ) -> None:
     """Run the whole loop on your own traces, and write a report. A stopped run continues where it stopped."""
-    from dagster_project.cli.graph import materialise, running, tell
+    from dagster_project.cli.graph import materialise, print_result, running
     from dagster_project.loop import preflight
 
     settings = _settings(home, lake=lake, base=base, environment=environment, seed=seed)
@@ -99,7 +99,7 @@ def run(
     console = Console()
     with running(home, console):
         materialise(settings, until.value)
-    tell(settings, until.value, console)
+    print_result(settings, until.value, console)
 
 
 def train(

@@ -98,7 +98,7 @@ def run_stage(
     version = version_path(directory, key)
     version.parent.mkdir(parents=True, exist_ok=True)
     with _locked(version.parent / LOCK, directory, on_wait):
-        _move_in(directory)
+        _convert_directory(directory)
         done = read_version(version)
         if done is None or done.fingerprint != key:
             _remove_unfinished(version)
@@ -129,7 +129,7 @@ def _work(version: Path, key: str, inputs: Mapping[str, Any], work: Callable[[Pa
     write_json(version / MANIFEST, manifest)
     if not facts.get("partial"):
         (version / BEGUN).unlink()
-    give_back_memory()
+    release_memory()
     told = json.loads(json.dumps(manifest, default=str))
     return Done(version.resolve(), key, told["facts"], seconds, False, told["inputs"])
 
@@ -142,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def give_back_memory() -> None:
+def release_memory() -> None:
     """Return freed memory to the operating system (glibc keeps it), so that later stages have it."""
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
@@ -184,7 +184,7 @@ def _make_current(directory: Path, version: Path) -> None:
     link.replace(directory)
 
 
-def _move_in(directory: Path) -> None:
+def _convert_directory(directory: Path) -> None:
     """Convert a stage directory of an earlier release to a version. Raises UserError if it holds something else."""
     other = UserError(f"{directory} is where a stage of the loop goes, and it holds something else; move it away")
     if directory.is_symlink():

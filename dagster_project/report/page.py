@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from jinja2 import Environment, PackageLoader
 
-from dagster_project.report import pictures
+from dagster_project.report import charts
 from ingest.atomic import write_json, write_text
 
 
@@ -51,7 +51,7 @@ class Turn(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Story:
+class Contents:
     """The content of the report. `reality` is None without a measurement; `reality_note` gives the reason."""
 
     seed: int
@@ -95,16 +95,16 @@ class Story:
         }
 
 
-def write(story: Story, directory: Path) -> Path:
+def write(contents: Contents, directory: Path) -> Path:
     """Write report.json and report.html; return the path of the page."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "report.json", story.figures())
+    write_json(directory / "report.json", contents.figures())
     page = directory / "report.html"
-    write_text(page, render(story))
+    write_text(page, render(contents))
     return page
 
 
-def render(story: Story) -> str:
+def render(contents: Contents) -> str:
     """The page as text. It loads nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("dagster_project.report"),
@@ -115,14 +115,14 @@ def render(story: Story) -> str:
     environment.filters |= {"percent": percent, "points": points, "number": number, "time": minutes_text}
     environment.filters["decimals"] = decimals
     environment.globals["tone"] = tone
-    slowest = max((stage["seconds"] for stage in story.stages), default=1.0) or 1.0
+    slowest = max((stage["seconds"] for stage in contents.stages), default=1.0) or 1.0
     return environment.get_template("report.html.j2").render(
-        story=story,
-        success=pictures.svg(pictures.before_and_after(_rows(story.reality))) if story.reality else "",
-        reward=pictures.svg(pictures.curve(story.history, "reward", "reward in the world")),
-        practised=len(story.history) > 0,
+        contents=contents,
+        success=charts.svg(charts.before_and_after(_rows(contents.reality))) if contents.reality else "",
+        reward=charts.svg(charts.curve(contents.history, "reward", "reward in the world")),
+        practised=len(contents.history) > 0,
         slowest=slowest,
-        rows=list(card_rows(story.card)),
+        rows=list(card_rows(contents.card)),
     )
 
 

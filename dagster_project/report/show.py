@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dagster_project.report import pictures
-from dagster_project.report.page import Story, minutes_text, percent, points
+from dagster_project.report import charts
+from dagster_project.report.page import Contents, minutes_text, percent, points
 from ingest.frozen import FrozenTables
 from ingest.records import Conversation
 
@@ -84,7 +84,7 @@ def _typical(tables: FrozenTables) -> Conversation:
     return with_calls[len(with_calls) // 2]
 
 
-def summary(told: Story) -> str:
+def summary(told: Contents) -> str:
     """The report in short: gate verdict, success in the real environment, practice, card."""
     real, gate = told.reality, told.gate
     lines = [f"**Candidate {gate.get('version', '')}: {gate.get('state', '')}.** {gate['why']}"]
@@ -98,7 +98,7 @@ def summary(told: Story) -> str:
             f"{real['episodes']} episodes each)."
         )
     if told.history:
-        lines.append(pictures.markdown(pictures.curve(told.history, "reward", "reward in the world"), "reward"))
+        lines.append(charts.markdown(charts.curve(told.history, "reward", "reward in the world"), "reward"))
     stages = [[stage["name"], stage["says"], minutes_text(stage["seconds"])] for stage in told.stages]
     return "\n\n".join([*lines, grid(["stage", "what it did", "time"], stages), card(told.card)])
 

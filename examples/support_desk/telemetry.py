@@ -74,7 +74,7 @@ class Instrumentation:
     def emit(self, conversation: Recorded) -> None:
         """Emit one conversation, turn by turn, with simulated times."""
         self._ids.reseed(f"ids {conversation.conversation_id}")
-        _Teller(self, conversation).tell()
+        _Emitter(self, conversation).tell()
 
     def start(
         self, name: str, kind: SpanKind, at: int, parent: Span | None, attributes: dict[str, Any]
@@ -87,7 +87,7 @@ class Instrumentation:
         self.spans += 1
 
 
-class _Teller:
+class _Emitter:
     """Emits one conversation: holds the current time and the history that every chat span repeats."""
 
     def __init__(self, out: Instrumentation, conversation: Recorded) -> None:

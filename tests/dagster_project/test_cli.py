@@ -1,4 +1,4 @@
-"""The command line: what a user can put right is one line and exit status 2, and help is quick."""
+"""The command line: a user's error is one line with exit status 2, and `--help` imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ COMMANDS = (
 
 
 def rehearsal(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command as its users run it: in a process of its own, with pipes for a terminal."""
+    """Run the command in a subprocess, with pipes instead of a terminal."""
     command = [sys.executable, "-m", "dagster_project.cli", *map(str, arguments)]
     surroundings = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"} | environment
     return subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=300)
 
 
 def refused(*arguments: str | Path, **environment: str) -> str:
-    """The one line that a user's error is, having asserted that it is one."""
+    """The message of a user's error; asserts that it is one line on stderr with exit status 2."""
     found = rehearsal(*arguments, **environment)
     assert found.returncode == 2, found.stderr
     assert found.stdout == ""
@@ -53,20 +53,20 @@ def test_help_lists_all_commands() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """What makes it quick, told without a clock."""
-    heavy = ("torch", "peft", "dagster", "matplotlib")
+    """Heavy imports are what makes `--help` slow; they are asserted without a clock."""
+    heavy = ("torch", "transformers", "peft", "dagster", "matplotlib")
     program = f"import sys, dagster_project.cli.main; print([m for m in {heavy} if m in sys.modules])"
     command = [sys.executable, "-c", program]
     found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert found.stdout.strip() == "[]"
 
 
-# ----- output that nobody reads
+# ----- a closed pipe
 
 
 @pytest.mark.parametrize("rows", [1, 20_000])
-def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, rows: int) -> None:
-    """`rehearsal sql ... | head`, whether the output fits into the buffer of standard output or not."""
+def test_a_closed_pipe_is_no_error(tmp_path: Path, rows: int) -> None:
+    """`rehearsal sql ... | head`, for output that fits into the buffer of standard output and for larger output."""
     lake = Lake.create(tmp_path / "lake")
     lake_samples.send(lake, *lake_samples.talks(1))
     lake.ingest()
@@ -85,26 +85,26 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, rows: int) -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
-# ----- errors that a user can put right
+# ----- errors of the user
 
 
-def test_a_report_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_report(tmp_path: Path) -> None:
     told = refused("report", "--home", tmp_path)
     assert f"{tmp_path} holds no report" in told and "rehearsal demo" in told
 
 
-def test_a_world_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_world(tmp_path: Path) -> None:
     assert "holds no finished world" in refused("world", "card", "--world", tmp_path)
 
 
-def test_a_world_cannot_be_made_of_nothing(tmp_path: Path) -> None:
+def test_an_empty_lake_gives_no_world(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake").path
     told = refused("world", "fit", "--lake", lake, "--out", tmp_path / "world")
     assert f"the lake {lake} is empty" in told and "rehearsal ingest" in told
     assert not (tmp_path / "world").exists()
 
 
-def test_a_base_model_that_is_not_there(traced_home: Path, tmp_path: Path) -> None:
+def test_a_missing_base_model(traced_home: Path, tmp_path: Path) -> None:
     lake = Lake.create(traced_home / "lake")
     lake.ingest()
     told = refused("world", "fit", "--lake", lake.path, "--out", tmp_path / "world", "--base", "/no/such/model")
@@ -119,11 +119,17 @@ def test_a_lake_of_a_newer_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["sql", "ingest"])
-def test_a_directory_that_is_no_lake(command: str, tmp_path: Path) -> None:
+def test_a_directory_without_a_lake(command: str, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
     told = refused(command, "--lake", tmp_path, *(["SELECT 1"] if command == "sql" else []))
     assert "no lake" in told and (tmp_path / "letters.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_promote_rollback_and_history_import_no_model_library() -> None:
+    program = "import sys, training.policy.registry; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]", found.stderr
 
 
 def test_promotion_and_rollback_by_hand(tmp_path: Path) -> None:
@@ -137,7 +143,7 @@ def test_promotion_and_rollback_by_hand(tmp_path: Path) -> None:
     assert "no earlier champion" in refused("rollback", "--home", tmp_path)
 
 
-def test_a_setting_that_nobody_knows(tmp_path: Path) -> None:
+def test_an_unknown_setting(tmp_path: Path) -> None:
     told = refused("evaluate", "--home", tmp_path, REHEARSAL_TRAIN__STEPZ="3")
     assert told.startswith("settings: train.stepz: ")
 
@@ -145,7 +151,7 @@ def test_a_setting_that_nobody_knows(tmp_path: Path) -> None:
 # ----- the doctor
 
 
-def test_the_doctor_tells_what_it_saw(tmp_path: Path) -> None:
+def test_the_doctor_prints_its_findings(tmp_path: Path) -> None:
     found = rehearsal("doctor", "--home", tmp_path)
     assert found.returncode in (0, 1)
     for subject in ("Python", "Packages", "Memory", "Disk", "Base model", "Port 4318", "Java", "vLLM"):
@@ -153,6 +159,6 @@ def test_the_doctor_tells_what_it_saw(tmp_path: Path) -> None:
     assert (found.returncode == 1) == ("✗" in found.stdout)
 
 
-def test_the_doctor_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_doctor_reports_a_missing_base(tmp_path: Path) -> None:
     found = rehearsal("doctor", "--home", tmp_path, "--base", "/no/such/model")
     assert found.returncode == 1 and re.search(r"^✗  Base model .*/no/such/model", found.stdout, re.MULTILINE)

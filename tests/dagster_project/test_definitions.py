@@ -1,4 +1,4 @@
-"""The loop as Dagster sees it: a graph that loads, is described, and starts by itself when traces arrive."""
+"""Dagster's definitions load, are described, and their sensor starts a run when traces arrive."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def key(path: str) -> dg.AssetKey:
 
 
 def before(graph: dg.AssetGraph, path: str) -> set[str]:
-    """What an asset is made of, directly or not."""
+    """All upstream assets of an asset."""
     found: set[str] = set()
     new = {key(path)}
     while new:
@@ -55,7 +55,7 @@ def test_dagster_s_own_check_passes(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()  # loading makes nothing
 
 
-def test_every_asset_says_what_it_is_and_whose(graph: dg.AssetGraph) -> None:
+def test_every_asset_has_kinds_owners_and_a_description(graph: dg.AssetGraph) -> None:
     keys = graph.get_all_asset_keys()
     assert len(keys) >= 15
     for found in map(graph.get, keys):
@@ -65,13 +65,13 @@ def test_every_asset_says_what_it_is_and_whose(graph: dg.AssetGraph) -> None:
         assert len(found.description or "") > 20, name
 
 
-def test_every_check_says_what_it_checks(definitions: dg.Definitions, graph: dg.AssetGraph) -> None:
+def test_every_check_has_a_description(definitions: dg.Definitions, graph: dg.AssetGraph) -> None:
     assert len(graph.asset_check_keys) >= 8
     for found in graph.asset_check_keys:
         assert graph.get_check_spec(found).description, found
 
 
-def test_the_graph_leads_from_the_journal_to_the_page(graph: dg.AssetGraph) -> None:
+def test_dependencies_from_the_journal_to_the_report(graph: dg.AssetGraph) -> None:
     assert before(graph, "traces/raw/spans") == {"landing/journal"}
     tables = {f"traces/{name}" for name in ("conversations", "tool_calls", "outcomes", "transitions", "scenarios")}
     for table in tables:
@@ -83,11 +83,11 @@ def test_the_graph_leads_from_the_journal_to_the_page(graph: dg.AssetGraph) -> N
     assert before(graph, "report/page") >= {"landing/journal", "policy/champion", "report/evaluation", *tables}
 
 
-def test_only_the_journal_is_made_outside(graph: dg.AssetGraph) -> None:
+def test_only_the_journal_is_external(graph: dg.AssetGraph) -> None:
     assert {k.to_user_string() for k in graph.external_asset_keys} == {"landing/journal"}
 
 
-def test_it_retrains_every_night_all_but_the_report(definitions: dg.Definitions, graph: dg.AssetGraph) -> None:
+def test_the_nightly_schedule_runs_all_groups_but_the_report(definitions: dg.Definitions, graph: dg.AssetGraph) -> None:
     schedule = next(s for s in definitions.schedules or () if s.name != "hourly_landing")
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert (schedule.name, schedule.cron_schedule) == ("nightly_retraining", "0 3 * * *")
@@ -112,14 +112,14 @@ def seal_another(home: Path) -> None:
 
 
 def asked(found: dg.SensorResult | dg.SkipReason) -> tuple[str, str]:
-    """The run key and the new cursor, having asserted that one run is asked for."""
+    """The run key and the new cursor; asserts that one run is requested."""
     assert isinstance(found, dg.SensorResult) and found.cursor
     (run,) = found.run_requests or ()
     assert run.run_key
     return run.run_key, found.cursor
 
 
-def test_the_sensor_asks_for_one_run_and_then_for_none(definitions: dg.Definitions, traced_home: Path) -> None:
+def test_the_sensor_requests_one_run_and_then_none(definitions: dg.Definitions, traced_home: Path) -> None:
     assert "sealed_segments" in {sensor.name for sensor in definitions.sensors or ()}
     run, cursor = asked(look(traced_home))
     assert asked(look(traced_home)) == (run, cursor)  # a look that was lost asks for the same run
@@ -127,7 +127,7 @@ def test_the_sensor_asks_for_one_run_and_then_for_none(definitions: dg.Definitio
     assert isinstance(skipped, dg.SkipReason) and cursor in str(skipped.skip_message)
 
 
-def test_a_segment_that_is_sealed_later_gets_a_run_of_its_own(traced_home: Path) -> None:
+def test_a_segment_that_is_sealed_later_gets_its_own_run(traced_home: Path) -> None:
     run, cursor = asked(look(traced_home))
     seal_another(traced_home)
     other, further = asked(look(traced_home, cursor))
@@ -145,7 +145,7 @@ def test_a_segment_that_is_still_written_to_starts_nothing(tmp_path: Path) -> No
 
 
 def test_traces_become_tables_through_dagster(definitions: dg.Definitions, traced_home: Path) -> None:
-    """The job that the sensor starts, with its checks, in this process."""
+    """The sensor's job with its checks, in this process."""
     job = definitions.resolve_job_def("ingest_traces")
     with dg.DagsterInstance.ephemeral() as instance:
         done = job.execute_in_process(
@@ -168,7 +168,7 @@ def test_traces_become_tables_through_dagster(definitions: dg.Definitions, trace
     }  # fmt: skip
 
 
-def test_an_hour_is_landed_again_and_counted(
+def test_an_hour_is_ingested_again_and_counted(
     definitions: dg.Definitions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition of the job `land_hours`, as a backfill runs it: nothing is doubled, what is missing is told."""

@@ -1,4 +1,4 @@
-"""The whole demo, small: the receiver, the agent, Dagster, the real environment, the page; killed once on the way."""
+"""The small demo: receiver, agent, Dagster, real environment, report; killed once and continued."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
+def test_a_killed_demo_continues_and_repeats_no_stage(tmp_path: Path) -> None:
     home = tmp_path / "home"
     killed = start(home, tmp_path / "dagster")
     wait_for(home / "clone" / "stage.json", killed)
@@ -78,7 +78,7 @@ def test_a_killed_demo_finishes_and_does_nothing_twice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_demo_in_the_background_ends_when_it_is_told_to(tmp_path: Path) -> None:
+def test_a_demo_in_the_background_ends_on_sigterm(tmp_path: Path) -> None:
     def as_scripts_do() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -89,7 +89,7 @@ def test_a_demo_in_the_background_ends_when_it_is_told_to(tmp_path: Path) -> Non
     assert told.returncode not in (0, None) and "Traceback" not in said
 
 
-def test_a_home_of_another_seed_is_not_mixed_in(tmp_path: Path) -> None:
+def test_a_home_of_another_seed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "demo.json").write_text(json.dumps({"seed": 7, "small": True}))
     command = [sys.executable, "-m", "dagster_project.cli", "demo", "--small", "--home", str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120)

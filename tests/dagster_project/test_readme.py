@@ -1,7 +1,7 @@
-"""Every command in README.md works as it stands there: the quick ones in the default run, the long ones among the slow.
+"""Every command in README.md runs as written: the quick ones in the default run, the long ones in the slow tests.
 
-Lines of a shell block share a directory and its artifacts, and run in the order of the page. Long ones get small
-settings through the environment; nothing else about them is changed.
+The commands of the page share a directory and run in the order of the page. Long ones get small settings through the
+environment.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dagster_project.loop.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 LONG = ("run", "demo", "train", "evaluate", "report", "promote", "rollback", "history", "world")
-"""Commands that learn, or that need what was learned."""
+"""Commands that fit models, or that need their results."""
 SMALLER = {"world fit": ["--tokens", "200000"], "world card": ["--most", "40"], "demo": ["--small"]}
-"""What no setting makes small."""
+"""Arguments that make a command small where no setting does."""
 
 
 def shell_lines(page: str) -> Iterator[str]:
-    """The commands of a page's shell blocks, indented ones and fenced ones, continued lines as one."""
+    """The commands of a page's shell blocks (indented or fenced), with continued lines joined."""
     fence, indented, kept = "", False, ""
     for line in page.splitlines():
         if line.startswith("```"):
@@ -51,7 +51,7 @@ def shell_lines(page: str) -> Iterator[str]:
 
 
 def words(line: str) -> list[str]:
-    """A command's words without what assigns variables before it."""
+    """A command's words, without leading variable assignments."""
     found = shlex.split(line, comments=True)
     while found and re.match(r"\w+=", found[0]):
         found.pop(0)
@@ -97,7 +97,7 @@ def run(line: str, place: Path, seconds: float, **more: str) -> None:
 
 
 def receive(line: str, place: Path) -> None:
-    """The receiver runs until it is told to stop; on free ports, since a test has no claim to 4318."""
+    """Start the receiver, wait for its first line, stop it. Free ports, because 4318 may be in use."""
     command = ["bash", "-c", f"exec {line.split('#')[0]} --http 0 --no-grpc"]
     log = place / "receiver.log"
     with log.open("w") as out:
@@ -112,10 +112,10 @@ def receive(line: str, place: Path) -> None:
         process.wait(60)
 
 
-# ----- what the page says
+# ----- the page
 
 
-def test_the_page_is_read_as_a_reader_reads_it() -> None:
+def test_commands_are_found_in_a_page() -> None:
     page = "text\n\n    make demo   # all\n    rehearsal sql \\\n      'SELECT 1'\n\n```python\nno()\n```"
     page += "\n```sh\n$ yes\n```\n"
     assert list(shell_lines(page)) == ["make demo   # all", "rehearsal sql 'SELECT 1'", "yes"]
@@ -127,8 +127,8 @@ def test_the_page_has_commands_of_both_kinds() -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if words(line)[:1] == ["make"]])
-def test_a_make_target_is_there(line: str) -> None:
-    """What it would run is printed, not run: the targets are the installation, this suite and the demo."""
+def test_a_make_target_exists(line: str) -> None:
+    """The target is not run: the targets are the installation, this suite and the demo."""
     found = subprocess.run(["bash", "-c", line.replace("make", "make --dry-run", 1)], cwd=ROOT, capture_output=True)
     assert found.returncode == 0, found.stderr.decode()
 
@@ -146,8 +146,8 @@ def test_exported_settings_are_settings(tmp_path: Path, monkeypatch: pytest.Monk
     Settings()  # raises UserError for a name that does not exist and for a value that is none
 
 
-def test_every_line_is_of_a_kind_that_is_tried() -> None:
-    """A new kind of command needs a way to be tried here."""
+def test_every_line_is_of_a_tested_kind() -> None:
+    """A new kind of command needs a test here."""
     kinds = {words(line)[0] if words(line) else "export" for line in LINES}
     assert kinds <= {"rehearsal", "make", "export", "pip"}, kinds
 

@@ -1,4 +1,4 @@
-"""The report says what happened, loads nothing, and shows hostile text as text."""
+"""The report shows the figures, loads nothing, and shows hostile text as text."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dagster_project.cli.graph import clocked
 from dagster_project.loop import memory
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.stages import MANIFEST
+from dagster_project.report import charts, show
 from dagster_project.report import page as report
-from dagster_project.report import pictures, show
-from dagster_project.report.page import Reality, Slice, Story
-from dagster_project.report.story import slices, tell, whole
+from dagster_project.report.contents import gather, slices, whole
+from dagster_project.report.page import Contents, Reality, Slice
 from dagster_project.report.terminal import print_report
 
 CONTRACT = ("success_before", "success_after", "success_ci", "episodes", "minutes", "judge_agreement", "world")
@@ -47,8 +47,8 @@ REALITY: Reality = {
 }
 
 
-def story(**changes: Any) -> Story:
-    made = Story(
+def contents(**changes: Any) -> Contents:
+    made = Contents(
         seed=0,
         base="rehearsal-tiny",
         agent="support-desk",
@@ -68,7 +68,7 @@ def story(**changes: Any) -> Story:
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text outside style and pictures."""
+    """Tags with their attributes, and the text outside style and charts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Page(HTMLParser):
 
 
 def loads_nothing(text: str) -> Page:
-    """The page, having asserted that no tag in it loads or runs anything."""
+    """The parsed page; asserts that no tag in it loads or runs anything."""
     page = Page(text)
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "img", "object", "embed", "base"), tag
@@ -99,8 +99,8 @@ def loads_nothing(text: str) -> Page:
 # ----- the two files
 
 
-def test_the_figures_are_the_contract_s_and_more(tmp_path: Path) -> None:
-    page = report.write(story(), tmp_path / "new")
+def test_report_json_has_the_stable_keys(tmp_path: Path) -> None:
+    page = report.write(contents(), tmp_path / "new")
     assert page.read_text().startswith("<!doctype html>")
     assert sorted(p.name for p in page.parent.iterdir()) == ["report.html", "report.json"]
     found = json.loads((tmp_path / "new" / "report.json").read_text())
@@ -112,8 +112,8 @@ def test_the_figures_are_the_contract_s_and_more(tmp_path: Path) -> None:
     assert found["slices"] == [row("cancel"), row("return")] and found["gate"]["promoted"]
 
 
-def test_the_page_says_what_the_figures_say() -> None:
-    page = loads_nothing(report.render(story()))
+def test_the_page_shows_the_figures() -> None:
+    page = loads_nothing(report.render(contents()))
     text = " ".join(page.text.split())
     for shown in ("From 42 % to 61 %", "42.0 %", "61.0 %", "+19.0", "14.2 min", "83.0 %", "4 000 conv", "promoted"):
         assert shown in text
@@ -124,7 +124,7 @@ def test_the_page_says_what_the_figures_say() -> None:
 
 def test_a_loss_is_shown_as_one() -> None:
     lost: Reality = {**REALITY, "difference": {"rate": -0.05, "low": -0.1, "high": -0.01}}
-    text = report.render(story(reality=lost, gate={"promoted": False, "why": "no"}))
+    text = report.render(contents(reality=lost, gate={"promoted": False, "why": "no"}))
     assert "−5.0" in text and 'class="tile bad"' in text and "not promoted" in text
 
 
@@ -139,7 +139,7 @@ def test_hostile_text_is_shown_and_not_run() -> None:
     )
     page = loads_nothing(
         report.render(
-            story(
+            contents(
                 real=turns, simulated=turns, agent=HOSTILE, base=HOSTILE, notes=[HOSTILE],
                 gate={"promoted": False, "why": HOSTILE}, stages=[{"name": HOSTILE, "seconds": 1.0, "says": HOSTILE}],
                 card={"tools": {HOSTILE: measured(1, 0.5, status=f'"{HOSTILE}', why=[f'"{HOSTILE}'])}, "overall": {}},
@@ -151,15 +151,15 @@ def test_hostile_text_is_shown_and_not_run() -> None:
 
 
 @pytest.mark.parametrize("name", ["refund of $5 and $6", "$\\frac{$", "a -- b", "&<>"])
-def test_a_slice_may_be_called_anything(name: str) -> None:
-    ElementTree.fromstring(pictures.svg(pictures.before_and_after([row(name)])))
+def test_any_slice_name_is_drawn(name: str) -> None:
+    ElementTree.fromstring(charts.svg(charts.before_and_after([row(name)])))
 
 
-# ----- little to tell
+# ----- empty sections
 
 
-def test_an_empty_history_and_an_empty_card_are_told_too(tmp_path: Path) -> None:
-    empty = story(
+def test_an_empty_history_and_an_empty_card_are_rendered(tmp_path: Path) -> None:
+    empty = contents(
         history=[], reality={**REALITY, "slices": []}, stages=[], card={}, real=(), simulated=(),
         judge={"agreement": None},
         traffic={"conversations": 0, "tool_calls": 0, "error_rate": None, "evaluated": 0},
@@ -168,20 +168,20 @@ def test_an_empty_history_and_an_empty_card_are_told_too(tmp_path: Path) -> None
     assert json.loads((tmp_path / "report.json").read_text())["judge_agreement"] is None
 
 
-def test_a_story_of_one_step_and_steps_without_a_value_are_drawn() -> None:
+def test_one_step_and_steps_without_a_value_are_drawn() -> None:
     one, unscored, other = {"step": 1, "reward": 0.5}, {"step": 2, "reward": None}, {"step": 3}
     for history in ([one], [one, unscored], [unscored], [other]):
-        loads_nothing(report.render(story(history=history)))
+        loads_nothing(report.render(contents(history=history)))
 
 
 def test_the_curve_ends_with_the_mean_of_the_last_points() -> None:
     points = [{"step": k, "reward": value} for k, value in enumerate([9.0, 9.0, 1.0, 2.0, 3.0])]
-    figure = pictures.curve(points, "reward", "reward", window=3)
+    figure = charts.curve(points, "reward", "reward", window=3)
     assert [text.get_text() for text in figure.axes[0].texts] == ["2.00"]
-    assert pictures.markdown(figure, "reward").startswith("![reward](data:image/png;base64,iVBOR")
+    assert charts.markdown(figure, "reward").startswith("![reward](data:image/png;base64,iVBOR")
 
 
-# ----- the story of a loop
+# ----- contents from a loop
 
 
 KINDS = {"cancel": {"episodes": 12, **{k: {"rate": 0.5, "interval": [0.2, 0.8]} for k in ("before", "after")}}}
@@ -207,8 +207,8 @@ def told(tmp_path: Path) -> Loop:
     return loop
 
 
-def test_a_loop_tells_its_story(told: Loop) -> None:
-    found = tell(told)
+def test_the_report_of_a_finished_loop(told: Loop) -> None:
+    found = gather(told)
     assert found.reality is not None
     assert (found.seed, found.agent, found.reality["episodes"], found.minutes) == (4, "desk", 12, 3.5)
     assert found.traffic == {"conversations": 12, "tool_calls": 12, "error_rate": 0.0, "evaluated": 0}
@@ -220,7 +220,7 @@ def test_a_loop_tells_its_story(told: Loop) -> None:
     loads_nothing(report.render(found))
 
 
-def test_the_minutes_are_the_whole_demo_s_this_run_of_it_included(
+def test_the_minutes_include_all_runs(
     told: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, now = told.settings.home, time.time()
@@ -229,20 +229,20 @@ def test_the_minutes_are_the_whole_demo_s_this_run_of_it_included(
     with pytest.raises(KeyboardInterrupt), clocked(home):
         now += 360
         raise KeyboardInterrupt
-    assert tell(told).minutes == 8.0
+    assert gather(told).minutes == 8.0
     now += 86_400  # nothing ran that day
     with clocked(home):
         now += 600
-        assert tell(told).minutes == 18.0
+        assert gather(told).minutes == 18.0
         now += 60
     now += 86_400
-    assert tell(told).minutes == 19.0
+    assert gather(told).minutes == 19.0
 
 
-def test_the_most_memory_of_a_process_and_its_children_is_told(
+def test_peak_memory_includes_child_processes(
     told: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tell(told).peak_gib is None
+    assert gather(told).peak_gib is None
     monkeypatch.setattr(memory, "EVERY_SECONDS", 0.05)
     hold = "import time; held = bytearray(300 << 20); print(flush=True); time.sleep(60)"
     with memory.watched(told.settings.home):
@@ -257,14 +257,14 @@ def test_the_most_memory_of_a_process_and_its_children_is_told(
     with memory.watched(told.settings.home):
         time.sleep(0.2)
     assert memory.peak_bytes(told.settings.home) == peak
-    assert tell(told).peak_gib == round(peak / 2**30, 2)
+    assert gather(told).peak_gib == round(peak / 2**30, 2)
 
 
 # ----- without a real environment, and after a person's decision
 
 
-def test_without_a_real_environment_the_page_lacks_that_part_and_says_so(told: Loop, tmp_path: Path) -> None:
-    found = tell(Loop(told.settings.model_copy(update={"environment": ""})))
+def test_without_a_real_environment_the_page_says_so(told: Loop, tmp_path: Path) -> None:
+    found = gather(Loop(told.settings.model_copy(update={"environment": ""})))
     assert found.reality is None
     page = loads_nothing(report.write(found, tmp_path / "out").read_text())
     text = " ".join(page.text.split())
@@ -277,14 +277,14 @@ def test_without_a_real_environment_the_page_lacks_that_part_and_says_so(told: L
 
 def test_a_measurement_of_another_candidate_is_not_shown(told: Loop) -> None:
     finish(told.settings.home, "evaluation", EVALUATION, {"after": "another"})
-    found = tell(Loop(told.settings))
+    found = gather(Loop(told.settings))
     assert found.reality is None and "another candidate" in found.reality_note
 
 
-def test_the_terminal_tells_a_report_without_a_real_environment(
+def test_the_terminal_shows_a_report_without_a_real_environment(
     told: Loop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report.write(tell(Loop(told.settings.model_copy(update={"environment": ""}))), told.settings.home)
+    report.write(gather(Loop(told.settings.model_copy(update={"environment": ""}))), told.settings.home)
     print_report(told.settings.home)
     said = capsys.readouterr().out
     assert "not promoted" in said and "not measured: no real environment" in said and "report.html" in said
@@ -299,10 +299,10 @@ def test_a_candidate_that_was_rolled_back_is_not_shown_as_promoted(told: Loop) -
     manifest = json.loads((gate.directory / MANIFEST).read_text())
     manifest["facts"].update(promoted=True, why="judged gain +0.1", version=version)
     (gate.directory / MANIFEST).write_text(json.dumps(manifest))
-    text = " ".join(loads_nothing(report.render(tell(Loop(told.settings)))).text.split())
+    text = " ".join(loads_nothing(report.render(gather(Loop(told.settings)))).text.split())
     assert "promoted and later replaced" not in text and f"Now: {version} serves." in text
     registry.rollback("customers complained")
-    found = tell(Loop(told.settings))
+    found = gather(Loop(told.settings))
     text = " ".join(loads_nothing(report.render(found)).text.split())
     assert found.gate["state"] == "rolled back" and "promoted and later replaced" in text
     assert "customers complained" in text

@@ -1,4 +1,4 @@
-"""`rehearsal rollouts show`: practised episodes for a person, and for a program."""
+"""`rehearsal rollouts show` prints practice episodes as text or as JSON."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def test_episodes_are_shown_by_step_and_scenario(tmp_path: Path) -> None:
     assert (record["step"], record["ids"], record["logprobs"]) == (1, [4, 5, 6], [-0.25, -0.5])
 
 
-def test_a_home_without_episodes_says_so(tmp_path: Path) -> None:
+def test_a_home_without_episodes_is_an_error(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["rollouts", "show", "--home", str(tmp_path)])
     assert isinstance(found.exception, UserError) and "stored are: none" in str(found.exception)

@@ -1,4 +1,4 @@
-"""Stages are done once for equal inputs, killed ones go on; settings come from four places; progress is told."""
+"""Stages run once for equal inputs and continue after a kill; settings come from four sources; progress output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Work:
-    """Writes a file a step and may be stopped before one of them; goes on from what it finds."""
+    """Writes one file per step. It can be stopped before a step, and continues from the files that it finds."""
 
     def __init__(self, steps: int = 3, stop_at: int | None = None, seconds: float = 0.0) -> None:
         self.steps, self.stop_at, self.seconds = steps, stop_at, seconds
@@ -54,7 +54,7 @@ def interrupted(directory: Path, inputs: dict[str, Any], work: Work) -> None:
 # ----- stages
 
 
-def test_a_stage_is_done_once_for_equal_inputs(tmp_path: Path) -> None:
+def test_a_stage_runs_once_for_equal_inputs(tmp_path: Path) -> None:
     work = Work()
     first = run_stage(tmp_path / "stage", {"a": 1, "b": [2, 3]}, work)
     again = run_stage(tmp_path / "stage", {"b": [2, 3], "a": 1}, work)
@@ -66,7 +66,7 @@ def test_a_stage_is_done_once_for_equal_inputs(tmp_path: Path) -> None:
     assert finished(tmp_path / "stage") == again
 
 
-def test_a_stage_is_done_again_for_other_inputs_and_from_nothing(tmp_path: Path) -> None:
+def test_other_inputs_run_the_stage_in_an_empty_directory(tmp_path: Path) -> None:
     run_stage(tmp_path / "stage", {"a": 1}, Work(steps=3))
     other = Work(steps=2)
     done = run_stage(tmp_path / "stage", {"a": 2}, other)
@@ -74,7 +74,7 @@ def test_a_stage_is_done_again_for_other_inputs_and_from_nothing(tmp_path: Path)
     assert sorted(p.name for p in (tmp_path / "stage").iterdir()) == [MANIFEST, "step-0", "step-1"]
 
 
-def test_a_killed_stage_goes_on_from_its_leftovers_and_adds_up_its_seconds(tmp_path: Path) -> None:
+def test_a_killed_stage_continues_and_adds_up_its_seconds(tmp_path: Path) -> None:
     directory = tmp_path / "stage"
     interrupted(directory, {"a": 1}, Work(stop_at=2, seconds=0.1))
     assert finished(directory) is None and not directory.exists()
@@ -100,8 +100,8 @@ run_stage(Path(sys.argv[1]), {"a": 1}, work)
 """
 
 
-def test_the_seconds_of_a_stage_that_sigkill_took_count_too(tmp_path: Path) -> None:
-    """Nobody writes anything down after SIGKILL; what the work wrote last says how long it had lived."""
+def test_the_seconds_before_a_sigkill_count(tmp_path: Path) -> None:
+    """After SIGKILL the time of the last write gives the duration of the killed run."""
     directory = tmp_path / "stage"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(directory)], env=environment)
@@ -112,7 +112,7 @@ def test_the_seconds_of_a_stage_that_sigkill_took_count_too(tmp_path: Path) -> N
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(1)  # the time nobody worked is nobody's
+    time.sleep(1)  # time between two runs does not count
     work = Work(steps=12)
     done = run_stage(directory, {"a": 1}, work)
     assert len(work.found) >= 12
@@ -120,7 +120,7 @@ def test_the_seconds_of_a_stage_that_sigkill_took_count_too(tmp_path: Path) -> N
     assert lived - 0.1 <= done.seconds <= lived + 0.9
 
 
-def test_a_half_written_manifest_is_no_finished_stage(tmp_path: Path) -> None:
+def test_an_incomplete_manifest_is_no_finished_stage(tmp_path: Path) -> None:
     run_stage(tmp_path / "stage", {"a": 1}, Work())
     manifest = tmp_path / "stage" / MANIFEST
     whole = manifest.read_text().rstrip()
@@ -133,15 +133,15 @@ def test_a_half_written_manifest_is_no_finished_stage(tmp_path: Path) -> None:
         assert finished(tmp_path / "stage") is not None
 
 
-def test_the_leftovers_of_other_inputs_are_swept(tmp_path: Path) -> None:
+def test_unfinished_files_of_other_inputs_are_removed(tmp_path: Path) -> None:
     interrupted(tmp_path / "stage", {"a": 1}, Work(stop_at=2, seconds=0.2))
     work = Work(steps=1)
     done = run_stage(tmp_path / "stage", {"a": 2}, work)
-    assert work.found == [] and done.seconds < 0.4  # nor are the other's seconds counted
+    assert work.found == [] and done.seconds < 0.4  # the other run's seconds do not count either
     assert not (tmp_path / "stage" / "step-1").exists()
 
 
-def test_a_sweep_that_is_killed_leaves_no_stage_that_looks_finished(
+def test_a_killed_removal_leaves_no_finished_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "stage"
@@ -161,7 +161,7 @@ def test_a_sweep_that_is_killed_leaves_no_stage_that_looks_finished(
     assert work.found == [] and (directory / "step-1").exists()
 
 
-def test_leftovers_that_cannot_be_swept_are_not_worked_on(tmp_path: Path) -> None:
+def test_files_that_cannot_be_removed_stop_the_stage(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "step-0").write_text("another's")
     (tmp_path / "stage").symlink_to(tmp_path / "elsewhere")
@@ -171,7 +171,7 @@ def test_leftovers_that_cannot_be_swept_are_not_worked_on(tmp_path: Path) -> Non
     assert work.runs == 0
 
 
-def test_a_fingerprint_is_of_the_value_and_not_of_its_order() -> None:
+def test_a_fingerprint_does_not_depend_on_key_order() -> None:
     assert fingerprint({"a": 1, "b": Path("x")}) == fingerprint({"b": "x", "a": 1})
     values: list[Any] = [{"a": 1}, {"a": "1"}, {"a": [1]}, {}, [], None]
     assert len({fingerprint(value) for value in values}) == 6
@@ -199,7 +199,7 @@ def test_arguments_come_before_the_environment_before_the_file_before_defaults(
     assert (found.seed, found.agent, found.environment, found.base) == (3, "shell", "file:File", "rehearsal-tiny")
 
 
-def test_a_part_of_a_part_is_taken_from_wherever_it_is_said(
+def test_nested_fields_are_merged_from_all_sources(
     saved: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Settings(home=Path("nowhere"))
@@ -215,7 +215,7 @@ def test_a_part_of_a_part_is_taken_from_wherever_it_is_said(
     assert deep.train.learner == plain.train.learner.model_copy(update={"max_grad_norm": 0.9})
 
 
-def test_the_home_of_the_environment_is_where_the_file_is_looked_for(
+def test_the_settings_file_is_read_from_rehearsal_home(
     saved: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = saved({"seed": 5})
@@ -224,7 +224,7 @@ def test_the_home_of_the_environment_is_where_the_file_is_looked_for(
 
 
 @pytest.mark.parametrize("wrong", [{"sead": 1}, {"train": {"stepz": 1}}, {"world": {"minuets": 1}}])
-def test_unknown_keys_are_refused_wherever_they_stand(
+def test_unknown_keys_are_refused_in_every_source(
     wrong: dict[str, Any], saved: Callable[[dict[str, Any]], Path], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="settings: (sead|train.stepz|world.minuets): "):
@@ -233,13 +233,13 @@ def test_unknown_keys_are_refused_wherever_they_stand(
         Settings(home=saved(wrong))
 
 
-def test_an_unknown_part_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unknown_nested_variable_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REHEARSAL_TRAIN__STEPZ", "1")
     with pytest.raises(UserError, match="stepz"):
         Settings(home=tmp_path)
 
 
-def test_what_is_no_json_is_told_in_one_line(tmp_path: Path) -> None:
+def test_invalid_json_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / SAVED).write_text('{"seed": ')
     with pytest.raises(UserError, match="settings: Expecting value") as found:
         Settings(home=tmp_path)
@@ -263,7 +263,7 @@ def test_saved_settings_are_read_back(tmp_path: Path) -> None:
 # ----- progress
 
 
-def test_work_inside_bars_is_a_bar(tmp_path: Path) -> None:
+def test_a_task_inside_bars_is_a_bar(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=120)
     with bars(console) as progress:
         report = track("learning")
@@ -276,7 +276,7 @@ def test_work_inside_bars_is_a_bar(tmp_path: Path) -> None:
     assert lines and len(progress.tasks) == 1  # the bars are over
 
 
-def test_elsewhere_a_line_is_logged_now_and_then_and_at_the_end() -> None:
+def test_outside_bars_lines_are_logged() -> None:
     lines: list[str] = []
     report = track("learning", lines.append, every_seconds=3600)
     for done in range(1, 101):
@@ -284,7 +284,7 @@ def test_elsewhere_a_line_is_logged_now_and_then_and_at_the_end() -> None:
     assert lines == ["learning: 1 of 100 loss 1", "learning: 100 of 100 loss 100"]
 
 
-def test_bars_without_work_leave_no_line() -> None:
+def test_bars_without_a_task_print_nothing() -> None:
     told = StringIO()
     with pytest.raises(UserError), bars(Console(file=told, width=120)):
         raise UserError("before any work")
@@ -294,5 +294,5 @@ def test_bars_without_work_leave_no_line() -> None:
     assert "learning" in told.getvalue() and "10/10" in told.getvalue()
 
 
-def test_nobody_has_to_watch() -> None:
+def test_progress_without_a_log_is_dropped() -> None:
     track("learning")(1, 2, "unheard")

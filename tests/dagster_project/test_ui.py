@@ -1,4 +1,4 @@
-"""Dagster's own UI, with the loop in it, in a real browser."""
+"""Dagster's UI in a real browser."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_it_holds_every_file_of_the_rooms(installed: Path) -> None:
     assert not missing
 
 
-def test_nothing_lies_under_a_name_that_others_use(installed: Path) -> None:
+def test_no_top_level_name_clashes_with_other_packages(installed: Path) -> None:
     names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"ingest", "training", "worldmodel", "dagster_project", "rehearsal_examples"}
 

@@ -1,4 +1,4 @@
-"""The whole loop from Dagster's UI in a home without a real environment, and what its checks do on changed data."""
+"""The whole loop from Dagster's UI in a home without a real environment, and its checks on changed data."""
 
 from __future__ import annotations
 

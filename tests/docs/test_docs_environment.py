@@ -1,4 +1,4 @@
-"""The environment that docs/environment.md tells to copy passes the check and is played."""
+"""The environment of docs/environment.md passes the check and can be played."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_example_passes_the_check(path: str) -> None:
     check_environment(path)
 
 
-def test_success_is_what_the_database_says(path: str) -> None:
+def test_success_is_decided_by_the_database(path: str) -> None:
     environment = load_environment(path)
     starts = environment.starts(40, 1)
     assert starts == environment.starts(40, 1) and starts[:3] == environment.starts(3, 1)
@@ -54,7 +54,7 @@ def test_success_is_what_the_database_says(path: str) -> None:
     assert idle == {("free seat", False), ("taken seat", True)}
 
 
-def test_a_seat_that_does_not_exist_is_an_error(path: str) -> None:
+def test_an_unknown_seat_is_an_error(path: str) -> None:
     environment = load_environment(path)
     seen = asyncio.run(environment.episode(environment.starts(1, 0)[0], 0).observe(ToolCall("get_seat", {})))
     assert seen.is_error and seen.error_class == "not_found"

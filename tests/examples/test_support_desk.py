@@ -74,7 +74,7 @@ def test_there_are_at_least_ten_tools_and_each_is_described() -> None:
     assert SupportDesk().starts(1, 0)[0].tools == TOOLS
 
 
-def test_timeouts_come_at_their_rate_and_a_retry_gets_through() -> None:
+def test_timeouts_occur_at_their_rate_and_a_retry_succeeds() -> None:
     timeouts = 0
     found = episodes(lambda task: True)
     for episode in found:
@@ -100,7 +100,7 @@ def test_a_call_that_timed_out_has_changed_nothing() -> None:
 
 
 @pytest.mark.parametrize("tool", ["find_orders", "search_products"])
-def test_a_burst_of_searches_is_refused_until_one_has_waited_long_enough(tool: str) -> None:
+def test_a_burst_of_searches_is_refused_until_a_long_enough_wait(tool: str) -> None:
     episode, _ = episode_for("track")
     search = {"find_orders": {"name": episode.task.customer}, "search_products": {"query": "Oak"}}[tool]
     for _ in range(episode.task.search_burst):
@@ -114,7 +114,7 @@ def test_a_burst_of_searches_is_refused_until_one_has_waited_long_enough(tool: s
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_refund_takes_cents_and_nothing_else(whole: bool) -> None:
+def test_a_refund_takes_integer_cents_only(whole: bool) -> None:
     """Dollars as a number with a fraction, as text, or as a whole number of dollars, which is a hundredth."""
     episode, goal = episode_for("refund")
     order = f"O-{goal.order_id}"
@@ -132,7 +132,7 @@ def test_a_refund_takes_cents_and_nothing_else(whole: bool) -> None:
         assert episode.facts()["state_is_right"]
 
 
-def test_what_has_shipped_is_not_cancelled_but_returned() -> None:
+def test_a_shipped_order_is_returned_and_not_cancelled() -> None:
     episode, goal = episode_for("return", asks_to_cancel=True)
     refused = ask(episode, "cancel_order", order_id=f"O-{goal.order_id}")
     assert refused.error_class == "conflict" and "has shipped" in body(refused)["message"]
@@ -142,7 +142,7 @@ def test_what_has_shipped_is_not_cancelled_but_returned() -> None:
     assert episode.facts()["state_is_right"]
 
 
-def test_what_has_not_shipped_is_not_returned() -> None:
+def test_an_order_that_has_not_shipped_is_not_returned() -> None:
     episode, goal = episode_for("cancel")
     refused = ask(episode, "open_return", number=str(goal.order_id))
     assert refused.error_class == "conflict" and "has not shipped" in body(refused)["message"]
@@ -155,7 +155,7 @@ def test_the_first_read_after_a_write_is_stale_and_the_second_is_not() -> None:
     assert order_twice(episode, goal) == (before, before | {"address": goal.address})
 
 
-def test_searches_tell_upper_from_lower_case() -> None:
+def test_searches_are_case_sensitive() -> None:
     episode, goal = episode_for("product")
     assert goal.product is not None
     assert body(ask(episode, "search_products", query=goal.product.line.lower()))["items"] == []
@@ -169,7 +169,7 @@ def test_searches_tell_upper_from_lower_case() -> None:
     assert body(ask(episode, "get_product", sku=goal.product.sku))["stock"] == goal.stock
 
 
-def test_customers_are_found_by_their_name_as_it_is_written() -> None:
+def test_customers_are_found_by_their_exact_name() -> None:
     episode, goal = episode_for("track")
     assert body(ask(episode, "find_orders", name=episode.task.customer.lower()))["orders"] == []
     listed = body(ask(episode, "find_orders", name=episode.task.customer))["orders"]
@@ -180,7 +180,7 @@ def test_customers_are_found_by_their_name_as_it_is_written() -> None:
     ("tool", "key"),
     [("get_order", "order_id"), ("cancel_order", "order_id"), ("track_parcel", "number"), ("open_return", "number")],
 )
-def test_one_tool_wants_the_prefix_that_another_refuses(tool: str, key: str) -> None:
+def test_one_tool_requires_the_prefix_that_another_refuses(tool: str, key: str) -> None:
     right, wrong, named = ("O-{}", "{}", "O- prefix") if key == "order_id" else ("{}", "O-{}", "digits only")
     episode, goal = episode_for("cancel" if tool == "cancel_order" else "return")
     refused = ask(episode, tool, **{key: wrong.format(goal.order_id)})
@@ -188,7 +188,7 @@ def test_one_tool_wants_the_prefix_that_another_refuses(tool: str, key: str) -> 
     assert not ask(episode, tool, **{key: right.format(goal.order_id)}).is_error
 
 
-def test_a_call_that_makes_no_sense_is_answered_and_does_not_raise() -> None:
+def test_an_invalid_call_is_answered_with_an_error() -> None:
     episode, _ = episode_for("track")
     assert once(episode, "destroy_order", order_id="O-12345").error_class == "unknown_tool"
     for arguments in ({}, {"order_id": 12345}, {"order_id": "O-12345", "colour": "red"}, {"order_id": "O-1\ud800"}):
@@ -206,7 +206,7 @@ def cancelled() -> tuple[DeskEpisode, str]:
     return episode, f"O-{goal.order_id}"
 
 
-def test_success_needs_the_right_state_and_the_right_words() -> None:
+def test_success_needs_the_right_state_and_true_statements() -> None:
     episode, order = cancelled()
     assert not episode.success()  # nobody told the customer
     say(episode, "Let me see what I can do.")
@@ -215,7 +215,7 @@ def test_success_needs_the_right_state_and_the_right_words() -> None:
     assert episode.success() and episode.facts()["state_is_right"]
 
 
-def test_words_without_the_deed_fail_even_if_the_deed_follows() -> None:
+def test_a_claim_before_the_action_fails() -> None:
     episode, goal = episode_for("cancel")
     say(episode, f"I have cancelled O-{goal.order_id}.")
     assert not episode.success() and episode.facts()["false_claims"]
@@ -224,7 +224,7 @@ def test_words_without_the_deed_fail_even_if_the_deed_follows() -> None:
     assert episode.facts()["state_is_right"] and not episode.success()
 
 
-def test_a_deed_that_nobody_asked_for_fails() -> None:
+def test_an_action_that_was_not_requested_fails() -> None:
     episode, order = cancelled()
     stranger = next(o for o in episode.task.orders[1:] if o.customer != episode.task.customer)
     ask(episode, "refund_order", order_id=f"O-{stranger.id}", cents=100)
@@ -264,7 +264,7 @@ def test_equal_seeds_give_equal_episodes() -> None:
     assert SupportDesk().starts(5, 3) == SupportDesk().starts(25, 3)[:5]
 
 
-def test_the_streams_of_production_and_evaluation_never_meet() -> None:
+def test_production_and_evaluation_streams_are_disjoint() -> None:
     seen: dict[str, set[int]] = {}
     for split in ("production", "evaluation"):
         starts = [start for seed in range(3) for start in SupportDesk(split).starts(150, seed)]
@@ -281,13 +281,13 @@ def stats() -> Stats:
     return asyncio.run(measure(400, seed=1))
 
 
-def test_production_goes_right_about_half_of_the_time(stats: Stats) -> None:
+def test_production_succeeds_in_about_half_of_the_conversations(stats: Stats) -> None:
     assert 0.35 < stats.success_rate < 0.65
     for kind, total in stats.conversations.items():
         assert 0 < stats.successes[kind] < total, f"{kind}: nothing to learn, or nothing to learn from"
 
 
-def test_every_temperament_occurs_and_none_is_hopeless(stats: Stats) -> None:
+def test_every_temperament_occurs_and_sometimes_succeeds(stats: Stats) -> None:
     assert set(stats.by_temperament) == set(TEMPERAMENTS)
     assert min(stats.by_temperament.values()) > 20
     assert all(stats.successes_by_temperament[name] for name in TEMPERAMENTS)
@@ -330,7 +330,7 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-def test_production_emits_the_standard_s_spans(collector: Collector) -> None:
+def test_production_emits_spans_of_the_genai_conventions(collector: Collector) -> None:
     done = production.run_production("http://desk", 60, seed=1)
     spans = collector.get_finished_spans()
     assert done.conversations == 60 and done.spans == len(spans)
@@ -353,7 +353,7 @@ def test_production_emits_the_standard_s_spans(collector: Collector) -> None:
     assert [tool["name"] for tool in json.loads(chat["gen_ai.tool.definitions"])] == [t["name"] for t in TOOLS]
 
 
-def test_executions_tell_arguments_result_and_failure(collector: Collector) -> None:
+def test_execution_spans_have_arguments_result_and_error(collector: Collector) -> None:
     production.run_production("http://desk", 60, seed=1)
     executed = [s for s in collector.get_finished_spans() if s.name.startswith("execute_tool")]
     failed = [s for s in executed if not s.status.is_ok]
@@ -365,7 +365,7 @@ def test_executions_tell_arguments_result_and_failure(collector: Collector) -> N
         assert found.get("error.type") == error and (span in failed) == (error is not None)
 
 
-def test_a_part_of_the_conversations_is_evaluated_and_truly(collector: Collector) -> None:
+def test_some_conversations_have_a_true_evaluation(collector: Collector) -> None:
     done = production.run_production("http://desk", 150, seed=1)
     events = [e for s in collector.get_finished_spans() for e in s.events if e.name == "gen_ai.evaluation.result"]
     assert 0.45 < len(events) / 150 < 0.75 and done.evaluated == len(events)
@@ -377,7 +377,7 @@ def test_a_part_of_the_conversations_is_evaluated_and_truly(collector: Collector
     assert mean == pytest.approx(done.successes / 150, abs=0.1)
 
 
-def test_a_second_run_sends_the_same_spans_and_a_killed_one_goes_on(collector: Collector, tmp_path: Path) -> None:
+def test_a_second_run_sends_the_same_spans_and_a_killed_one_continues(collector: Collector, tmp_path: Path) -> None:
     whole = production.run_production("http://desk", 130, seed=2)
     first = {(s.context.span_id, s.start_time) for s in collector.get_finished_spans()}
     collector.clear()
@@ -392,7 +392,7 @@ def test_a_second_run_sends_the_same_spans_and_a_killed_one_goes_on(collector: C
     assert set(again) == first and len(again) == len(first)
 
 
-def test_an_endpoint_that_takes_nothing_is_told(collector: Collector) -> None:
+def test_an_endpoint_that_refuses_spans_is_an_error(collector: Collector) -> None:
     collector.broken = True
     with pytest.raises(UserError, match="acknowledged 0 of"):
         production.run_production("http://desk", 3, seed=1)

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from ingest.errors import UserError
 from training.directories import replace_directory, restore_directory
+from training.manifests import MANIFEST
+from training.manifests import manifest_of as manifest_of
 from training.models.lora_layers import read_adapter
 from training.models.parallel import is_first, wait_for_all
-
-MANIFEST = "rehearsal.json"
 
 
 class LoraSettings(BaseModel):
@@ -97,11 +97,3 @@ def settings_of(path: Path) -> LoraSettings:
     _, config = read_adapter(path)
     names = {"rank": "r", "alpha": "lora_alpha", "target_modules": "target_modules"}
     return LoraSettings.model_validate({ours: config[theirs] for ours, theirs in names.items()})
-
-
-def manifest_of(path: Path) -> dict[str, Any] | None:
-    """The manifest of a saved adapter; None if there is no complete adapter."""
-    try:
-        return json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return None

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ingest.atomic import sync, write_json
 from ingest.errors import UserError
-from training.models.lora import manifest_of
+from training.manifests import manifest_of
 
 POINTER = "serving.json"
 

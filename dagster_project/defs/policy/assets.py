@@ -4,7 +4,7 @@ import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
 from dagster_project.defs.runs import MODELS
-from dagster_project.report import pictures, show
+from dagster_project.report import charts, show
 
 MIN_AGREEMENT = 0.65
 
@@ -61,12 +61,12 @@ def judge_agrees(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource
 )
 def clone(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     done = rehearsal.open(context).clone()
-    curve = pictures.curve(done.facts["history"], "held_out", "held-out loss (nats)", 1)
+    curve = charts.curve(done.facts["history"], "held_out", "held-out loss (nats)", 1)
     return dg.MaterializeResult(
         metadata={
             "conversations": done.facts["rows"],
             "mean_tokens": done.facts["mean_tokens"],
-            "learning_curve": dg.MetadataValue.md(pictures.markdown(curve, "held-out loss")),
+            "learning_curve": dg.MetadataValue.md(charts.markdown(curve, "held-out loss")),
             "seconds": done.seconds,
         }
     )
@@ -90,14 +90,14 @@ def clone(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
 def candidate(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     done = rehearsal.open(context).candidate()
     history = done.facts["history"]
-    curve = pictures.curve(history, "reward", "reward in the world")
+    curve = charts.curve(history, "reward", "reward in the world")
     return dg.MaterializeResult(
         metadata={
             "steps": done.facts["steps"],
             "best_step": done.facts["best_step"],
             "held_out_gain": done.facts["held_out_gain"],
             "reward": history[-1]["reward"] if history else 0.0,
-            "learning_curve": dg.MetadataValue.md(pictures.markdown(curve, "reward in the world")),
+            "learning_curve": dg.MetadataValue.md(charts.markdown(curve, "reward in the world")),
             "alarms": ", ".join(sorted({a for step in history for a in step["alarms"]})) or "none",
             "seconds": done.seconds,
         }

@@ -4,8 +4,8 @@ import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
 from dagster_project.defs.runs import MODELS
+from dagster_project.report import charts, contents, server, show
 from dagster_project.report import page as report
-from dagster_project.report import pictures, server, show, story
 
 NO_ENVIRONMENT = "not measured: no real environment is configured (setting `environment`)"
 
@@ -28,7 +28,7 @@ def evaluation(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg
         return dg.MaterializeResult(metadata={"skipped": NO_ENVIRONMENT})
     done = loop.evaluation()
     facts = done.facts
-    picture = pictures.before_and_after([story.whole(facts), *story.slices(facts)])
+    picture = charts.before_and_after([contents.whole(facts), *contents.slices(facts)])
     return dg.MaterializeResult(
         metadata={
             "success_before": facts["before"],
@@ -36,7 +36,7 @@ def evaluation(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg
             "difference": f"{facts['gain']:+.3f} ({facts['low']:+.3f} to {facts['high']:+.3f})",
             "episodes": facts["episodes"],
             "faults": dg.MetadataValue.json(facts.get("faults", {})),
-            "by_kind": dg.MetadataValue.md(pictures.markdown(picture, "success before and after")),
+            "by_kind": dg.MetadataValue.md(charts.markdown(picture, "success before and after")),
             "seconds": done.seconds,
         }
     )
@@ -70,7 +70,7 @@ def better_in_reality(context: dg.AssetCheckExecutionContext, rehearsal: LoopRes
 )
 def page(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     loop = rehearsal.open(context)
-    told = story.tell(loop)
+    told = contents.gather(loop)
     written = report.write(told, loop.settings.home)
     link = server.url(loop.settings.home)
     return dg.MaterializeResult(

@@ -4,7 +4,7 @@ import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
 from dagster_project.defs.runs import MODELS
-from dagster_project.report import pictures, show
+from dagster_project.report import charts, show
 
 
 def _of(*names: str) -> list[dg.AssetKey]:
@@ -24,7 +24,7 @@ def _of(*names: str) -> list[dg.AssetKey]:
 def simulator(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.MaterializeResult:
     done = rehearsal.open(context).world()
     curves = {
-        name: pictures.markdown(pictures.curve(history, "held_out", "held-out loss (nats)", 1), f"{name}: loss")
+        name: charts.markdown(charts.curve(history, "held_out", "held-out loss (nats)", 1), f"{name}: loss")
         for name, history in done.facts["history"].items()
     }
     return dg.MaterializeResult(

@@ -1,4 +1,4 @@
-"""Commands take what is not said from REHEARSAL_* and settings.json, and refuse before they write."""
+"""Commands read missing options from REHEARSAL_* and settings.json, and refuse invalid ones before they write."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_train_takes_seed_and_base_from_the_settings_file(
     assert (gated[0].seed, gated[0].clone.evaluations) == (5, 2)
 
 
-def test_what_train_leaves_does_not_pin_the_world(
+def test_train_does_not_save_the_world_s_path(
     app: typer.Typer, gated: list[Settings], ingested: Path, world: Path, tmp_path: Path
 ) -> None:
     """Whoever opens the home next, such as the nightly job, fits a world from the newest data."""
@@ -152,7 +152,7 @@ def test_run_refuses_before_it_writes(app: typer.Typer, traced_home: Path, wrong
     assert sorted(path.name for path in traced_home.iterdir()) == ["lake"]
 
 
-def test_run_refuses_a_home_in_which_something_else_lies(
+def test_run_refuses_a_home_that_holds_something_else(
     app: typer.Typer, traced_home: Path, world: Path, tmp_path: Path
 ) -> None:
     """A world of `rehearsal world fit` where the run would put its own: told at once and not after the tables."""
@@ -162,11 +162,11 @@ def test_run_refuses_a_home_in_which_something_else_lies(
     assert (traced_home / "world" / "manifest.json").exists() and not (traced_home / SAVED).exists()
 
 
-def test_a_run_without_a_home_has_one_that_is_not_the_demo_s() -> None:
+def test_the_default_home_is_not_the_demo_s() -> None:
     assert Settings().home == loop_commands.HOME != loop_commands.DEMO
 
 
-def test_the_graph_finds_what_an_option_said_and_not_what_the_environment_says(
+def test_options_override_the_environment_in_the_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.environ", dict(os.environ))
@@ -187,7 +187,7 @@ def test_the_graph_finds_what_an_option_said_and_not_what_the_environment_says(
 # ----- the demo
 
 
-def test_the_demo_gives_way_to_the_environment_and_to_the_settings_file(
+def test_environment_and_settings_file_override_the_demo_s_presets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REHEARSAL_SEED", "3")
@@ -204,7 +204,7 @@ def test_the_demo_gives_way_to_the_environment_and_to_the_settings_file(
         demo._settings(tmp_path, 4, small=True)
 
 
-def test_a_home_with_other_work_is_no_demo_s(traced_home: Path) -> None:
+def test_the_demo_refuses_a_home_with_other_work(traced_home: Path) -> None:
     with pytest.raises(UserError, match="was not created by a demo"):
         demo._settings(traced_home, None, small=True)
     assert not (traced_home / SAVED).exists()
@@ -213,7 +213,7 @@ def test_a_home_with_other_work_is_no_demo_s(traced_home: Path) -> None:
 # ----- the others
 
 
-def test_the_doctor_looks_for_the_base_that_is_set(
+def test_the_doctor_checks_the_configured_base(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / SAVED).write_text(json.dumps({"base": "/no/such/model"}))
@@ -246,7 +246,7 @@ def test_the_asset_that_a_missing_report_names_exists(tmp_path: Path) -> None:
 # ----- progress without a terminal
 
 
-def test_a_file_gets_a_line_at_once_and_one_for_every_ten_per_cent(tmp_path: Path) -> None:
+def test_a_file_gets_a_first_line_and_one_per_ten_per_cent(tmp_path: Path) -> None:
     """`make demo > log`: what is on disk while the work goes on."""
     from training.progress import bars, track
 
@@ -262,7 +262,7 @@ def test_a_file_gets_a_line_at_once_and_one_for_every_ten_per_cent(tmp_path: Pat
     assert len(lines) == 12 and "100/100" in lines[-1]
 
 
-def test_what_a_stage_waits_for_is_said_where_progress_is_shown(tmp_path: Path) -> None:
+def test_waiting_is_announced_with_the_progress(tmp_path: Path) -> None:
     from training.progress import announce, bars
 
     log, logged = tmp_path / "log", list[str]()

@@ -1,4 +1,4 @@
-"""`rehearsal run`: what the demo does for its own traces, for anybody's."""
+"""`rehearsal run`: the whole loop on any lake."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def definitions() -> dg.Definitions:
     return defs()
 
 
-def test_a_run_makes_what_a_stage_needs_and_nothing_after_it(definitions: dg.Definitions) -> None:
+def test_until_selects_a_stage_and_its_upstream_assets(definitions: dg.Definitions) -> None:
     made: set[str] = set()
     for stage in STAGES:
         found = {key.to_user_string() for key in assets(definitions, stage)}
@@ -55,7 +55,7 @@ def test_a_run_makes_what_a_stage_needs_and_nothing_after_it(definitions: dg.Def
 
 
 @pytest.mark.timeout(900)
-def test_own_traces_become_tables_and_the_home_remembers(traced_home: Path, tmp_path: Path) -> None:
+def test_own_traces_become_tables_and_settings_are_saved(traced_home: Path, tmp_path: Path) -> None:
     lake, home = traced_home / "lake", tmp_path / "mine"
     first = run(home, "--lake", lake, "--until", "data", "--seed", "4", cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -72,7 +72,7 @@ def test_own_traces_become_tables_and_the_home_remembers(traced_home: Path, tmp_
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_what_is_missing_is_told_before_anything_is_done(traced_home: Path, tmp_path: Path) -> None:
+def test_an_invalid_environment_is_refused_before_the_first_stage(traced_home: Path, tmp_path: Path) -> None:
     (tmp_path / "my_shop.py").write_text("class Shop:\n    def starts(self, n, seed):\n        return []\n")
     found = run(traced_home, "--environment", "my_shop:Shop", cwd=tmp_path)
     assert found.returncode == 2 and found.stdout == ""

@@ -1,4 +1,4 @@
-"""An hour is landed when it is over; what writes to the lake or trains takes turns; a killed run blocks nobody."""
+"""An hour is ingested after it has ended; a pool runs one op at a time; a killed run frees its pool slots."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def instance(tmp_path: Path) -> Any:
 # ----- hours
 
 
-def test_the_schedule_lands_the_hour_that_is_over() -> None:
+def test_the_schedule_ingests_the_last_complete_hour() -> None:
     for minute, hour in ((datetime(2026, 3, 4, 10, 5, tzinfo=UTC), "2026-03-04-09:00"),
                          (datetime(2026, 3, 5, 0, 5, tzinfo=UTC), "2026-03-04-23:00")):  # fmt: skip
         with dg.DagsterInstance.ephemeral() as instance:
@@ -53,7 +53,7 @@ def test_the_schedule_lands_the_hour_that_is_over() -> None:
         assert [request.partition_key for request in asked.run_requests] == [hour]
 
 
-def test_an_hour_that_is_not_over_is_no_partition() -> None:
+def test_the_current_hour_is_not_a_partition() -> None:
     keys = HOURS.get_partition_keys(current_time=datetime(2026, 3, 4, 10, 59, tzinfo=UTC))
     assert keys[-1] == "2026-03-04-09:00"
 
@@ -61,7 +61,7 @@ def test_an_hour_that_is_not_over_is_no_partition() -> None:
 # ----- pools
 
 
-def test_whatever_writes_to_the_lake_or_trains_is_in_a_pool(definitions: dg.Definitions) -> None:
+def test_ops_that_write_to_the_lake_or_train_are_in_a_pool(definitions: dg.Definitions) -> None:
     job = definitions.resolve_implicit_global_asset_job_def()
     pools = {node.name: node.definition.pool for node in job.nodes if isinstance(node.definition, dg.OpDefinition)}
     assert {name for name, pool in pools.items() if pool == LAKE} == {"traces__raw__spans", "tables"}
@@ -71,7 +71,7 @@ def test_whatever_writes_to_the_lake_or_trains_is_in_a_pool(definitions: dg.Defi
     assert land_hours.nodes[0].definition.pool == LAKE  # type: ignore[union-attr]
 
 
-def test_no_tag_claims_to_limit_what_it_does_not(definitions: dg.Definitions) -> None:
+def test_no_concurrency_tag_without_effect(definitions: dg.Definitions) -> None:
     for job in definitions.resolve_all_job_defs():
         assert "dagster/concurrency_key" not in {**job.tags, **job.run_tags}, job.name
 
@@ -115,7 +115,7 @@ def start(tmp_path: Path, hour: str, what: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=null, stderr=null, stdin=null)
 
 
-def test_runs_take_turns_in_a_pool(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_steps_of_two_runs_in_a_pool_do_not_overlap(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """Two runs of one job at once, whatever started them: their steps never overlap."""
     Lake.create(tmp_path / "home" / "lake")
     notes, until = tmp_path / "dagster" / "notes", time.monotonic() + 240
@@ -138,7 +138,7 @@ def test_runs_take_turns_in_a_pool(instance: dg.DagsterInstance, tmp_path: Path)
 # ----- runs whose process was killed
 
 
-def test_a_killed_run_gives_its_place_in_the_pool_back(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_a_killed_run_frees_its_pool_slot(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     home = tmp_path / "home"
     Lake.create(home / "lake")
     assert start(tmp_path, "2026-01-02-01:00", "kill").wait(240) == -signal.SIGKILL

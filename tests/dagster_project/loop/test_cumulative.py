@@ -1,4 +1,4 @@
-"""What a later pass goes on from: the last version of a fit, the adapter that serves, and what was stopped half-way."""
+"""A later run starts from the last version of a fit and from the champion, and continues partial work."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def writes(text: str) -> Callable[[Path], dict[str, Any]]:
 # ----- versions of a stage
 
 
-def test_work_sees_the_version_before_and_never_what_a_killed_run_left(tmp_path: Path) -> None:
+def test_a_fit_starts_from_the_last_finished_version(tmp_path: Path) -> None:
     stage, seen = tmp_path / "world", []
 
     def work(directory: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_work_sees_the_version_before_and_never_what_a_killed_run_left(tmp_path:
     assert seen == [None, "1", "2", "2", "4"]
 
 
-def test_what_was_stopped_is_gone_on_with_and_never_taken_for_the_whole(tmp_path: Path) -> None:
+def test_partial_work_continues_and_is_not_taken_for_complete(tmp_path: Path) -> None:
     stage, found = tmp_path / "clone", []
 
     def work(stopped: bool) -> Callable[[Path], dict[str, Any]]:
@@ -89,7 +89,7 @@ def test_what_was_stopped_is_gone_on_with_and_never_taken_for_the_whole(tmp_path
 # ----- where a retraining starts
 
 
-def test_a_retraining_starts_from_the_champion_of_its_first_try(base: Base, tmp_path: Path) -> None:
+def test_a_continued_retraining_keeps_its_start_adapter(base: Base, tmp_path: Path) -> None:
     loop = Loop(Settings(home=tmp_path))
     clone = Done(tmp_path / "clone", "f", {}, 0.0, False)
     adapter(base, clone.directory / "adapter", 1)
@@ -109,7 +109,7 @@ def test_a_retraining_starts_from_the_champion_of_its_first_try(base: Base, tmp_
 # ----- fits that go on from their last version
 
 
-def test_only_an_adapter_of_the_same_base_and_shape_is_gone_on_from(base: Base, tmp_path: Path) -> None:
+def test_a_warm_start_needs_the_same_base_and_shape(base: Base, tmp_path: Path) -> None:
     last = adapter(base, tmp_path / "last")
     assert warm_start(last, base, SHAPE) == last
     assert warm_start(last, base, LoraSettings(rank=8, alpha=16)) is None
@@ -117,7 +117,7 @@ def test_only_an_adapter_of_the_same_base_and_shape_is_gone_on_from(base: Base, 
     assert warm_start(tmp_path / "absent", base, SHAPE) is None and warm_start(None, base, SHAPE) is None
 
 
-def test_a_warm_fit_begins_where_the_last_one_ended(base: Base, tmp_path: Path) -> None:
+def test_a_warm_fit_starts_from_the_last_weights(base: Base, tmp_path: Path) -> None:
     rows = policy_rows(conversations(12), base.format, False)
     fit = FitSettings(learner=LEARNER, max_tokens=3500, max_epochs=100, step_tokens=600, evaluations=1)
     weights, config, first = fit_sft(base, rows, rows[:3], fit)

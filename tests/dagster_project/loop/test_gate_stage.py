@@ -1,4 +1,4 @@
-"""The gate compares a candidate with the champion that it would replace: again, killed, rolled back or not."""
+"""The gate compares a candidate with the champion, also when it is repeated, killed, or after a rollback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.policy.registry import Registry, Version
 
 
 class JudgedLoop(Loop):
-    """A loop whose judge finds every other policy better than the champion, and none better than itself."""
+    """A loop whose judge prefers every other policy to the champion."""
 
     compared: list[str]
 
@@ -31,7 +31,7 @@ class JudgedLoop(Loop):
 
 
 class Killed(BaseException):
-    """What SIGKILL is, for a test in this process."""
+    """Stands for SIGKILL in a test in this process."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def candidate_name(settings: Settings) -> str:
     return Registry.name_of(settings.home / "candidate" / "adapter")
 
 
-def test_a_finished_gate_is_not_done_again_after_its_promotion(settings: Settings) -> None:
+def test_a_finished_gate_is_reused_after_its_promotion(settings: Settings) -> None:
     first, again = judged(settings), judged(settings)
     done = first.gate()
     assert done.facts["promoted"] and done.inputs["champion"] == done.facts["champion"] != done.facts["version"]
@@ -95,7 +95,7 @@ def test_a_candidate_that_was_rolled_back_is_not_promoted_again(settings: Settin
     assert registry.standing(done.facts["version"]).state == "replaced"
 
 
-def test_a_verdict_on_a_champion_that_was_replaced_meanwhile_promotes_nobody(settings: Settings) -> None:
+def test_a_verdict_on_a_replaced_champion_promotes_nothing(settings: Settings) -> None:
     class Slow(JudgedLoop):
         def _compare(self, candidate: Done, champion: Version, directory: Path) -> dict[str, Any]:
             save_adapter(settings.home / "other", 7.0)
@@ -113,7 +113,7 @@ def test_a_verdict_on_a_champion_that_was_replaced_meanwhile_promotes_nobody(set
     assert next_run.compared == [other] and found.fingerprint != done.fingerprint
 
 
-def test_another_champion_is_another_gate(settings: Settings) -> None:
+def test_another_champion_needs_another_gate(settings: Settings) -> None:
     first = judged(settings).gate()
     save_adapter(settings.home / "other", 7.0)
     registry = Registry(settings.home / "registry")
@@ -122,7 +122,7 @@ def test_another_champion_is_another_gate(settings: Settings) -> None:
     assert loop.gate().fingerprint != first.fingerprint and loop.compared == [Registry.name_of(settings.home / "other")]
 
 
-def test_a_gate_that_wants_more_scenarios_than_practice_left_out_is_refused(settings: Settings) -> None:
+def test_a_gate_with_more_scenarios_than_held_out_is_refused(settings: Settings) -> None:
     more = settings.model_copy(update={"gate": settings.gate.model_copy(update={"scenarios": 9})})
     with pytest.raises(UserError, match="needs 9 scenarios and practice held out 8"):
         Loop(more).gate()
@@ -131,7 +131,7 @@ def test_a_gate_that_wants_more_scenarios_than_practice_left_out_is_refused(sett
 # ----- stages read what comes before
 
 
-def test_a_stage_does_no_other_stage(traced_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_runs_no_other_stage(traced_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "run_stage", lambda *given: pytest.fail("a stage was done"))
     loop = Loop(Settings(home=traced_home))
     loop.ingest()
@@ -140,7 +140,7 @@ def test_a_stage_does_no_other_stage(traced_home: Path, monkeypatch: pytest.Monk
             getattr(loop, stage)()
 
 
-def test_a_run_reads_the_tables_that_it_began_with(settings: Settings) -> None:
+def test_a_run_keeps_its_tables(settings: Settings) -> None:
 
 
     loop = Loop(settings)
@@ -157,7 +157,7 @@ def test_a_run_reads_the_tables_that_it_began_with(settings: Settings) -> None:
     assert len(loop.read_input(loop.read("candidate"), "data").facts["rows"]) > 0
 
 
-def test_finished_stages_are_read_without_any_work(settings: Settings) -> None:
+def test_reading_finished_stages_runs_nothing(settings: Settings) -> None:
     loop = Loop(settings)
     finish(settings.home, "world", {"counts": {}}, {"stage": "a new world"})
     assert loop.read("candidate").inputs["world"] != loop.read("world").fingerprint

@@ -1,4 +1,4 @@
-"""The judge's API key stays in memory: no file, no message, no fingerprint has it."""
+"""The judge's API key is in no file, message or fingerprint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_key_is_read(settings: Settings) -> None:
 
 
 def test_no_file_of_a_home_holds_the_key(settings: Settings) -> None:
-    """What a stage with the judge's settings among its inputs writes, finished or killed, and what is saved."""
+    """Neither the files of a finished or killed stage with the judge's settings as inputs, nor the saved settings."""
     settings.save()
     inputs = plain({"ruler": settings.ruler, "train": settings.train})
     run_stage(settings.home / "candidate", inputs, lambda directory: {})
@@ -54,7 +54,7 @@ def test_the_key_is_not_printed(settings: Settings) -> None:
     assert KEY not in repr(settings) + str(settings) + settings.model_dump_json()
 
 
-def test_another_key_does_not_change_what_a_stage_is_made_of(
+def test_the_key_is_not_in_the_fingerprint(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = fingerprint(plain({"ruler": settings.ruler}))
@@ -64,7 +64,7 @@ def test_another_key_does_not_change_what_a_stage_is_made_of(
     assert fingerprint(plain({"ruler": after.ruler})) == before
 
 
-def test_a_wrong_setting_beside_the_key_is_told_without_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_message_does_not_contain_the_key(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REHEARSAL_RULER", json.dumps({"api_key": KEY, "orders": "many"}))
     with pytest.raises(UserError, match="ruler.orders") as found:
         Settings(home=settings.home)
@@ -72,7 +72,7 @@ def test_a_wrong_setting_beside_the_key_is_told_without_it(settings: Settings, m
 
 
 def test_a_key_in_the_settings_file_is_refused(tmp_path: Path) -> None:
-    """The file would lose it as soon as a command saves settings, or keep it in clear."""
+    """Saving settings would drop the key or store it in plain text."""
     (tmp_path / SAVED).write_text(json.dumps({"ruler": {"api_key": KEY}}))
     with pytest.raises(UserError, match="REHEARSAL_RULER__API_KEY") as found:
         Settings(home=tmp_path)
@@ -81,7 +81,7 @@ def test_a_key_in_the_settings_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", [f"https://me:{KEY}@judge.example/v1", f"https://judge.example/v1?key={KEY}"])
 def test_a_key_inside_the_judges_url_is_refused(url: str, tmp_path: Path) -> None:
-    """The URL is among the inputs of a stage, which are written down."""
+    """The URL is an input of a stage and is written to its manifest."""
     with pytest.raises(UserError, match="ruler.base_url.*api_key") as found:
         Settings(home=tmp_path, ruler={"base_url": url})  # type: ignore[arg-type]
     assert KEY not in str(found.value)

@@ -1,4 +1,4 @@
-"""A stage has versions: the old one stands until the new one is whole, and one process at a time makes one."""
+"""The old version of a stage is current until the new one is finished, and one process at a time creates one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def versions(home: Path, stage: str) -> set[str]:
     return {path.name for path in (home / "stages" / stage).iterdir() if path.is_dir()}
 
 
-def test_the_old_version_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_version_is_current_until_the_new_one_is_finished(tmp_path: Path) -> None:
     old = made(tmp_path, "world", {"a": 1})
 
     def work(directory: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_the_old_version_stands_until_the_new_one_is_whole(tmp_path: Path) -> No
     assert new.inputs == {"a": 2}
 
 
-def test_going_back_to_earlier_inputs_finds_the_earlier_version(tmp_path: Path) -> None:
+def test_earlier_inputs_reuse_the_earlier_version(tmp_path: Path) -> None:
     old = made(tmp_path, "world", {"a": 1})
     made(tmp_path, "world", {"a": 2})
     again = made(tmp_path, "world", {"a": 1})
@@ -92,7 +92,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_two_processes_never_work_on_one_stage(tmp_path: Path) -> None:
+def test_two_processes_never_run_one_stage(tmp_path: Path) -> None:
     first = start(tmp_path, "first")
     wait_for(tmp_path / "began")
     second = start(tmp_path, "second")
@@ -105,7 +105,7 @@ def test_two_processes_never_work_on_one_stage(tmp_path: Path) -> None:
     assert (tmp_path / "began").read_text() == "first\n"
 
 
-def test_a_killed_process_keeps_no_stage_for_itself(tmp_path: Path) -> None:
+def test_a_killed_process_releases_the_stage_lock(tmp_path: Path) -> None:
     killed = start(tmp_path, "killed")
     wait_for(tmp_path / "began")
     killed.send_signal(signal.SIGKILL)
@@ -114,7 +114,7 @@ def test_a_killed_process_keeps_no_stage_for_itself(tmp_path: Path) -> None:
     assert "done by second" in start(tmp_path, "second").communicate(timeout=120)[0]
 
 
-def test_what_another_run_left_unfinished_is_removed(tmp_path: Path) -> None:
+def test_an_unfinished_version_of_other_inputs_is_removed(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         run_stage(tmp_path / "world", {"a": 1}, lambda directory: {"x": 1 // 0})
     assert versions(tmp_path, "world") == {fingerprint({"a": 1})}
@@ -122,7 +122,7 @@ def test_what_another_run_left_unfinished_is_removed(tmp_path: Path) -> None:
     assert versions(tmp_path, "world") == {fingerprint({"a": 2})}
 
 
-def test_a_directory_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
+def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "letters.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):
@@ -140,7 +140,7 @@ def test_a_home_can_be_moved(tmp_path: Path) -> None:
 # ----- what a run reads
 
 
-def test_a_run_reads_the_same_version_from_its_first_look_on(tmp_path: Path) -> None:
+def test_a_run_reads_the_version_of_its_first_read(tmp_path: Path) -> None:
     old = made(tmp_path, "world", {"a": 1})
     run, other = Pins(tmp_path, "one"), Pins(tmp_path, "other")
     assert run.read("world") == Done(old.directory, old.fingerprint, {}, old.seconds, True, {"a": 1})
@@ -153,12 +153,12 @@ def test_a_run_reads_the_same_version_from_its_first_look_on(tmp_path: Path) -> 
     assert found is not None and found.fingerprint == new.fingerprint
 
 
-def test_nothing_is_written_for_a_run_that_read_nothing(tmp_path: Path) -> None:
+def test_a_run_without_reads_writes_nothing(tmp_path: Path) -> None:
     Pins(tmp_path / "home", "one")
     assert not (tmp_path / "home").exists()
 
 
-def test_versions_that_nobody_reads_are_removed_and_those_that_others_were_made_of_are_not(tmp_path: Path) -> None:
+def test_unused_versions_are_removed_and_inputs_of_used_ones_are_kept(tmp_path: Path) -> None:
     first = made(tmp_path, "data", {"n": 1})
     world = made(tmp_path, "world", {"data": first.fingerprint})
     second, third = made(tmp_path, "data", {"n": 2}), made(tmp_path, "data", {"n": 3})
@@ -181,7 +181,7 @@ time.sleep(600)
 """
 
 
-def test_a_killed_run_keeps_no_version(tmp_path: Path) -> None:
+def test_a_killed_run_pins_no_version(tmp_path: Path) -> None:
     old = made(tmp_path, "world", {"a": 1})
     command = [sys.executable, "-c", READER, str(tmp_path)]
     reader = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)

@@ -11,7 +11,7 @@ from loop_samples import finish, practised_home, save_adapter
 
 from dagster_project.loop.passes import Loop
 from dagster_project.report import page
-from dagster_project.report.story import tell
+from dagster_project.report.contents import gather
 
 EVALUATION: dict[str, Any] = {
     "before": 0.4, "after": 0.6, "gain": 0.2, "low": -0.1, "high": 0.5, "episodes": 12, "kinds": {},
@@ -20,7 +20,7 @@ EVALUATION: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("before, after", [(0, 0), (1234, 2)])
-def test_what_the_environment_s_errors_ended_is_told(tmp_path: Path, before: int, after: int) -> None:
+def test_episodes_ended_by_the_environment_are_reported(tmp_path: Path, before: int, after: int) -> None:
     home = tmp_path / "home"
     loop = Loop(practised_home(home, environment="any:Thing"))
     candidate = loop.read("candidate").fingerprint
@@ -31,7 +31,7 @@ def test_what_the_environment_s_errors_ended_is_told(tmp_path: Path, before: int
     (gate.directory / "example.json").write_text(json.dumps({"conversation": "talk-3", "messages": []}))
     faults = {"before": before, "after": after, "first": "OSError: <no> database" if before else ""}
     finish(home, "evaluation", {**EVALUATION, "faults": faults}, {"after": candidate})
-    text = page.render(tell(loop))
-    assert ("its errors ended" in text) == bool(before)
+    text = page.render(gather(loop))
+    assert ("errors of the environment ended" in text) == bool(before)
     if before:
-        assert "1,234 of the clone" in text and "OSError: &lt;no&gt; database" in text
+        assert "1,234 episodes of the clone" in text and "OSError: &lt;no&gt; database" in text

@@ -1,4 +1,4 @@
-"""The link to the report that Dagster shows leads to a page, over HTTP, and to nothing else of the home."""
+"""The report link in Dagster opens the page over HTTP; the server answers for no other file of the home."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_page_of_a_home_without_a_real_environment_opens_from_its_link(
     opened.shutdown()
 
 
-def test_a_server_answers_for_its_own_home_alone(tmp_path: Path) -> None:
+def test_a_server_serves_its_own_home_only(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.html").write_text(name)

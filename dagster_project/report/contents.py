@@ -13,7 +13,7 @@ from dagster_project.loop.memory import peak_bytes
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.stages import Done, read_json
 from dagster_project.report import page as report
-from dagster_project.report.page import Rate, Reality, Slice, Story
+from dagster_project.report.page import Contents, Rate, Reality, Slice
 from ingest.errors import UserError
 from ingest.frozen import FrozenTables
 
@@ -21,7 +21,7 @@ CLOCK = "clock.json"
 """File in the home directory: seconds of all finished runs, and the start of the current run."""
 
 
-def tell(loop: Loop) -> Story:
+def gather(loop: Loop) -> Contents:
     """The report's content for the last gate and its inputs. Runs no stage. Raises UserError if no gate is finished.
     Without an evaluation of this candidate, `reality` is None."""
     gate = loop.read("gate")
@@ -42,7 +42,7 @@ def tell(loop: Loop) -> Story:
     example = json.loads((gate.directory / "example.json").read_text())
     recorded = next(c for c in tables.conversations() if c.conversation_id == example["conversation"])
     minutes = max(_clock(loop.settings.home), sum(stage["seconds"] for stage in stages)) / 60
-    return Story(
+    return Contents(
         seed=loop.settings.seed,
         base=loop.settings.base,
         agent=recorded.agent or "the agent",

@@ -13,7 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 BEFORE, AFTER, INK, FAINT = "#8a93a3", "#0f8a6d", "#7b8494", "#8a93a359"
-# Grey lines and a transparent background are readable on light and dark pages.
+WIDTH = 4.8
+"""Inches. Text of 9 points is readable in a page of 390 pixels."""
+PAGE_COLOURS = {AFTER: "var(--green)", INK: "var(--soft)"}
+"""Colours that the page's CSS sets, for light and dark mode."""
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -33,7 +36,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 def curve(points: Sequence[Mapping[str, Any]], y: str, label: str, window: int = 5) -> Figure:
     """`y` over `step`: single points in a light colour, and their running mean over `window` points."""
-    figure, axes = _axes(6.4, 2.6)
+    figure, axes = _axes(WIDTH, 2.3)
     kept = [p for p in points if p.get(y) is not None]
     steps, values = [p["step"] for p in kept], [float(p[y]) for p in kept]
     means = [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]
@@ -58,7 +61,7 @@ def curve(points: Sequence[Mapping[str, Any]], y: str, label: str, window: int =
 
 def before_and_after(slices: Sequence[Mapping[str, Any]]) -> Figure:
     """Success per slice, before (grey) and after (green), with 95 % intervals as bars."""
-    figure, axes = _axes(6.4, 0.55 * len(slices) + 0.7)
+    figure, axes = _axes(WIDTH, 0.5 * len(slices) + 0.6)
     axes.grid(False)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     for row, part in enumerate(reversed(slices)):
@@ -82,6 +85,8 @@ def svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     body = text.getvalue()
+    for colour, variable in PAGE_COLOURS.items():
+        body = body.replace(f": {colour}", f": {variable}")
     # The page sets the width; the view box keeps the proportions.
     opening, rest = body[body.index("<svg") :].split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
