@@ -6,6 +6,7 @@ flattened (``llm.input_messages.0.message.role``) are named by their prefix: ``f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -255,6 +256,8 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
         value = values.get(key)
         if value is None or value == "" or value == []:
             continue
+        if role == "assistant" and type(value) is str and value[:1] == "<" and _OBJECT.fullmatch(value):
+            continue
         told = seen.conversation_id or seen.trace_id
         growing = _histories.read(value, role, (told, key)) if role == "user" and type(value) is str else None
         if growing is not None:
@@ -271,6 +274,10 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
         seen.flags.append(f"truncated:{cut}")
         seen.is_cut = seen.is_cut or role == "user"
     return best
+
+
+# What Python writes for an object without text of its own: a stream that an instrumentation did not read.
+_OBJECT = re.compile(r"<[\w.]+(?: object)?(?: [\w.<>]+)? at 0x[0-9A-Fa-f]+>")
 
 
 def _read(shown: Any, role: str, values: dict[str, Any]) -> list[NormalMessage]:

@@ -76,7 +76,28 @@ def split_events(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The messages that went in and those that came out, of per-message events in their order."""
     told = [found for name, fields in events if (found := message_of_event(name, fields))]
-    return [m for said, m in told if not said], [m for said, m in told if said]
+    asked = [m for said, m in told if not said]
+    if answered := {m.get("id") or m.get("tool_call_id") for m in asked if m["role"] == "tool"} - {None}:
+        asked = [left for m in asked if (left := _without_results(m, answered))]
+    return asked, [m for said, m in told if said]
+
+
+def _without_results(message: dict[str, Any], answered: set[Any]) -> dict[str, Any] | None:
+    """A user's message without the tool results that have an event of their own; None if nothing else is in it.
+    The botocore instrumentation writes both."""
+    blocks = message.get("content")
+    if message["role"] != "user" or not isinstance(blocks, list):
+        return message
+    left = [b for b in blocks if not (isinstance(b, dict) and _answered_call(b) in answered)]
+    return message if len(left) == len(blocks) else {**message, "content": left} if left else None
+
+
+def _answered_call(block: dict[str, Any]) -> Any:
+    """The id of the call that a content block answers (Bedrock, Anthropic); None for other blocks."""
+    inner = block.get("toolResult")
+    if isinstance(inner, dict):
+        return inner.get("toolUseId")
+    return block.get("tool_use_id") if block.get("type") == "tool_result" else None
 
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:

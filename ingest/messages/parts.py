@@ -116,6 +116,8 @@ def read_result(x: dict[str, Any]) -> Part:
     if isinstance(x.get("origin"), dict):  # Haystack keeps the call there
         x = {**{k: v for k, v in x["origin"].items() if k in ("id", "tool_name", "name")}, **x}
     response = first_not_none(x, *_RESPONSES)
+    if isinstance(response, str) and response.startswith('[{"json"'):  # Bedrock's blocks, as JSON text
+        response = parse(response)
     if isinstance(hosting := x.get("server_tool_call_response"), dict) and response is hosting:
         response = {k: v for k, v in hosting.items() if k != "type"}
         response = next(iter(response.values())) if len(response) == 1 else response

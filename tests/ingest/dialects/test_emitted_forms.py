@@ -1,0 +1,127 @@
+"""Forms that instrumentations really write, found by running them: doubled results, unread streams, ids made anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from dialect_samples import ANSWER, ARGUMENTS, ASK, FAILED, facts, log, logs, spans, turn
+from ingest_samples import request, span, text
+
+from ingest.records import Conversation
+
+Recover = Callable[..., list[Conversation]]
+FACTS = [("user", ASK), ("call", "cancel", ARGUMENTS), ("result", "cancel", FAILED, True), ("assistant", ANSWER)]
+RESULT = {"toolUseId": "c1", "content": [{"text": FAILED}], "status": "error"}
+CALL = {"toolUseId": "c1", "name": "cancel", "input": ARGUMENTS}
+
+
+def test_a_result_that_is_an_event_and_a_block_of_the_users_message_is_one(recover: Recover) -> None:
+    """opentelemetry-instrumentation-botocore writes Bedrock's tool results twice."""
+    named = {"gen_ai.system": "aws.bedrock", "gen_ai.operation.name": "chat"}
+    called = {"id": "c1", "type": "function", "function": {"name": "cancel", "arguments": ARGUMENTS}}
+    asked = log(2, "gen_ai.user.message", {"content": [{"text": ASK}]}, 1)
+    history = [
+        log(4, "gen_ai.user.message", {"content": [{"text": ASK}]}, 1),
+        log(4, "gen_ai.assistant.message", {"content": [{"toolUse": CALL}], "tool_calls": [called]}, 2),
+        log(4, "gen_ai.tool.message", {"id": "c1", "content": [{"text": FAILED}]}, 3),
+        log(4, "gen_ai.user.message", {"content": [{"toolResult": RESULT}]}, 4),
+    ]
+    said = (
+        log(2, "gen_ai.choice", {"index": 0, "message": {"role": "assistant", "tool_calls": [called]}}, 9),
+        log(4, "gen_ai.choice", {"index": 0, "message": {"role": "assistant", "content": [{"text": ANSWER}]}}, 9),
+    )
+    (c,) = recover(turn(named, None, named) | logs(asked, *history, *said))
+    assert facts(c) == FACTS and "orphan_result" not in c.flags
+
+
+def test_a_user_who_sends_text_beside_a_result_keeps_the_text(recover: Recover) -> None:
+    named = {"gen_ai.system": "aws.bedrock", "gen_ai.operation.name": "chat"}
+    history = [
+        log(4, "gen_ai.user.message", {"content": [{"text": ASK}]}, 1),
+        log(4, "gen_ai.assistant.message", {"content": [{"toolUse": CALL}]}, 2),
+        log(4, "gen_ai.tool.message", {"id": "c1", "content": [{"text": FAILED}]}, 3),
+        log(4, "gen_ai.user.message", {"content": [{"toolResult": RESULT}, {"text": "Hurry."}]}, 4),
+        log(4, "gen_ai.choice", {"index": 0, "message": {"role": "assistant", "content": ANSWER}}, 9),
+    ]
+    sample = turn(named, None, named)
+    del spans(sample)[1]
+    (c,) = recover(sample | logs(*history))
+    assert facts(c) == [*FACTS[:3], ("user", "Hurry."), FACTS[3]]
+
+
+def test_the_repr_of_a_stream_is_no_answer(recover: Recover) -> None:
+    """OpenInference for Groq writes the repr of a stream that it did not read; the next request tells the answer."""
+
+    def llm(messages: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "openinference.span.kind": "LLM",
+            "input.value": json.dumps({"messages": messages, "stream": True}),
+            "output.value": "<groq.Stream object at 0x7f4338b440d0>",
+        }
+
+    call = {"id": "c1", "type": "function", "function": {"name": "cancel", "arguments": json.dumps(ARGUMENTS)}}
+    asked = [{"role": "user", "content": ASK}]
+    history = [
+        *asked,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": FAILED},
+    ]
+    (c,) = recover(turn(llm(asked), None, llm(history)))
+    assert facts(c) == FACTS[:3]
+
+
+def test_bedrocks_json_blocks_as_text_are_the_answer(recover: Recover) -> None:
+    def told(value: Any) -> list[dict[str, Any]]:
+        part = {"type": "tool_call_response", "id": "c1", "response": value}
+        call = {"type": "tool_call", "id": "c1", "name": "cancel", "arguments": ARGUMENTS}
+        return [text("user", ASK), {"role": "assistant", "parts": [call]}, {"role": "tool", "parts": [part]}]
+
+    def asked(value: Any) -> dict[str, Any]:
+        return {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.input.messages": json.dumps(told(value)),
+            "gen_ai.output.messages": json.dumps([text("assistant", ANSWER)]),
+        }
+
+    answer = {"state": "cancelled"}
+    for block in (json.dumps([{"json": answer}]), [{"json": answer}]):
+        (c,) = recover(request(span(1, 1, "chat m", asked(block))))
+        (row,) = [m for m in c.messages if m["role"] == "tool"]
+        assert json.loads(row["content"] or "") == answer
+
+
+def test_ids_that_are_counted_in_each_answer_still_join_traces(recover: Recover) -> None:
+    """opentelemetry-instrumentation-google-genai calls every answer's first call of a tool ``cancel_0``. Here each
+    model call is a trace of its own, and another conversation begins with the same call."""
+
+    def call(arguments: dict[str, Any]) -> dict[str, Any]:
+        part = {"type": "tool_call", "id": "cancel_0", "name": "cancel", "arguments": arguments}
+        return {"role": "assistant", "parts": [part]}
+
+    def result(response: str) -> dict[str, Any]:
+        return {"role": "user", "parts": [{"type": "tool_call_response", "id": "cancel_0", "response": response}]}
+
+    def chat(trace: int, asked: list[dict[str, Any]], said: dict[str, Any]) -> dict[str, Any]:
+        values = {
+            "gen_ai.operation.name": "generate_content",
+            "gen_ai.input.messages": json.dumps(asked),
+            "gen_ai.output.messages": json.dumps([said]),
+        }
+        return span(trace, trace, "generate_content m", values, at=trace, parent=trace)
+
+    ask, other = text("user", ASK), text("user", "Cancel W1 and say why.")
+    first, second = call(ARGUMENTS), call({**ARGUMENTS, "why": "mistake"})
+    history = [ask, first, result(FAILED)]
+    done = [*history, second, result("done")]
+    found = recover(
+        request(
+            chat(1, [ask], first),
+            chat(2, history, second),
+            chat(3, done, text("assistant", ANSWER)),
+            chat(4, [other], call({**ARGUMENTS, "why": "none"})),
+        )
+    )
+    assert [len(c.messages) for c in found] == [6, 2]
+    assert "call_without_result" not in found[0].flags
