@@ -161,7 +161,7 @@ def _note(t: Thread, call: _Call, said: list[Turn]) -> None:
         call.system.keep()
         t.system = call.system
     t.agent = t.agent or call.agent
-    t.tools = seen.tools or t.tools
+    t.tools = seen.tools or t.tools or call.scope.tools
     t.end_ns = max(t.end_ns, seen.end_ns)
     t.flags.update(seen.flags)
     t.told.append((seen, said))
