@@ -396,7 +396,9 @@ def answered_with(value: Any) -> tuple[Any, str | None, bool]:
         return (value, None, False) if content is told[1] else (content, call_id, failed or not told[0])
     if not isinstance(told, dict):
         return value, None, False
-    if isinstance(told.get("output"), dict) and len(told) == 1:
+    if "output" in told and set(told) <= {"output", "kwargs"}:  # OpenLLMetry for LangChain
+        if not isinstance(told["output"], dict):
+            return (told["output"] if "kwargs" in told else value), None, False
         told = told["output"]
     failed = bool(told.get("isError", told.get("is_error")))
     if isinstance(inner := told.get("tool_output"), dict):  # LlamaIndex
@@ -416,7 +418,8 @@ def _result_part(told: dict[str, Any]) -> dict[str, Any] | None:
         return read_result({k: v for k, v in told.items() if v is not None})
     if isinstance(told.get("tool_call_id"), str) and "content" in told:
         told = {**told, "role": "tool"}
-    message = read_message(told) if "content" in told or "kwargs" in told else None
+    is_wrapped = "kwargs" in told or (told.get("type") == "tool" and isinstance(told.get("data"), dict))  # LangChain
+    message = read_message(told) if "content" in told or is_wrapped else None
     return message["parts"][0] if message and message["role"] == "tool" and message["parts"] else None
 
 
@@ -434,6 +437,9 @@ def called_with(value: Any) -> Any:
     if isinstance(value, dict):
         if isinstance(value.get("kwargs"), dict) and set(value) <= {"args", "kwargs", "sanitize_inputs_outputs"}:
             return value["kwargs"] if value["kwargs"] or not value.get("args") else {"args": value["args"]}
+        if isinstance(value.get("input_str"), str) and "metadata" in value:  # OpenLLMetry for LangChain
+            inner = value["inputs"] if isinstance(value.get("inputs"), dict) else parse_any(value["input_str"])
+            return inner if isinstance(inner, dict) else value
         for key in ("arguments", "args", "input", "kwargs"):
             inner = parse(value.get(key))
             if isinstance(inner, dict) and set(value) <= {key, "name", "tool_name", "id", "type", "call_id"}:

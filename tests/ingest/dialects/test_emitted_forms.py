@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from dialect_samples import ANSWER, ARGUMENTS, ASK, FAILED, facts, log, logs, spans, turn
 from ingest_samples import request, span, text
 
@@ -125,3 +126,60 @@ def test_ids_that_are_counted_in_each_answer_still_join_traces(recover: Recover)
     )
     assert [len(c.messages) for c in found] == [6, 2]
     assert "call_without_result" not in found[0].flags
+
+
+ENVELOPES: dict[str, tuple[Any, Any]] = {
+    "OpenInference for LangChain": (
+        ARGUMENTS,
+        {"type": "tool", "data": {"content": "no", "type": "tool", "tool_call_id": "c1", "status": "error"}},
+    ),
+    "OpenLLMetry for LangChain": (
+        {"input_str": str(ARGUMENTS), "tags": [], "metadata": {"step": 1}, "inputs": ARGUMENTS},
+        {
+            "output": {
+                "lc": 1,
+                "type": "constructor",
+                "id": ["langchain", "schema", "messages", "ToolMessage"],
+                "kwargs": {"content": "no", "tool_call_id": "c1", "status": "error"},
+            },
+            "kwargs": {"tags": ["seq:step:1"]},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ENVELOPES)
+def test_a_tool_message_that_failed_says_so_from_within_its_envelope(how: str, recover: Recover) -> None:
+    """The text "no" alone is no error: the message's status says it."""
+    arguments, result = ENVELOPES[how]
+    tool = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "cancel",
+        "gen_ai.tool.call.arguments": json.dumps(arguments),
+        "gen_ai.tool.call.result": json.dumps(result),
+    }
+    part = {"type": "tool_call", "id": "c1", "name": "cancel", "arguments": ARGUMENTS}
+    chat = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": json.dumps([text("user", ASK)]),
+        "gen_ai.output.messages": json.dumps([{"role": "assistant", "parts": [part]}]),
+    }
+    (c,) = recover(request(span(1, 1, "chat m", chat), span(1, 2, "execute_tool cancel", tool, at=1)))
+    assert facts(c) == [*FACTS[:2], ("result", "cancel", "no", True)]
+
+
+def test_the_agents_span_defines_the_tools_of_its_model_calls(recover: Recover) -> None:
+    """Microsoft's Agent Framework writes ``gen_ai.tool.definitions`` on the agent's span only."""
+    named = [{"type": "function", "name": n, "parameters": {"type": "object"}} for n in ("cancel", "find")]
+    agent = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": "desk",
+        "gen_ai.tool.definitions": json.dumps(named),
+    }
+    chat = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": json.dumps([text("user", ASK)]),
+        "gen_ai.output.messages": json.dumps([text("assistant", ANSWER)]),
+    }
+    (c,) = recover(request(span(1, 1, "invoke_agent desk", agent, took=9), span(1, 2, "chat m", chat, at=1)))
+    assert [(t["name"], "parameters" in t) for t in c.tools] == [("cancel", True), ("find", True)]
