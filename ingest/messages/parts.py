@@ -257,6 +257,8 @@ _NESTED_RESULTS = ("toolResult", "functionResponse", "function_response", "tool_
 
 
 def _untyped_parts(x: dict[str, Any]) -> list[Part]:
+    if None in x.values():  # Gemini's objects, dumped with all their fields
+        x = {k: v for k, v in x.items() if v is not None}
     for key in _NESTED_CALLS:
         if isinstance(x.get(key), dict):
             return [read_call(x[key])]

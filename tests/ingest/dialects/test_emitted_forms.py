@@ -183,3 +183,19 @@ def test_the_agents_span_defines_the_tools_of_its_model_calls(recover: Recover) 
     }
     (c,) = recover(request(span(1, 1, "invoke_agent desk", agent, took=9), span(1, 2, "chat m", chat, at=1)))
     assert [(t["name"], "parameters" in t) for t in c.tools] == [("cancel", True), ("find", True)]
+
+
+def test_a_text_beside_fields_that_are_null_is_text(recover: Recover) -> None:
+    """MLflow for Gemini dumps parts with all the fields of their class."""
+    nulls = {"function_call": None, "inline_data": None, "thought": None, "video_metadata": None}
+
+    def told(role: str, words: str) -> dict[str, Any]:
+        return {"role": role, "parts": [{**nulls, "text": words}]}
+
+    values = {
+        "mlflow.spanType": '"LLM"',
+        "mlflow.spanInputs": json.dumps({"model": "m", "contents": [told("user", ASK)]}),
+        "mlflow.spanOutputs": json.dumps({"candidates": [{"content": told("model", ANSWER)}]}),
+    }
+    (c,) = recover(request(span(1, 1, "Models.generate_content", values)))
+    assert facts(c) == [("user", ASK), ("assistant", ANSWER)] and "unread_part" not in c.flags
