@@ -18,6 +18,7 @@ from ingest.formats import framed, otlp, recognise, trajectories
 from ingest.formats.opening import CUT, DAMAGED, open_plain
 from ingest.formats.records import message_lists
 from ingest.formats.records.batches import BatchRequests
+from ingest.formats.sessions.session_file import SessionFile
 from ingest.journal import segments as journal
 
 PROTOBUF = (".pb", ".binpb", ".proto", ".bin")
@@ -171,6 +172,16 @@ def _lines(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int, head
     such values. A last line without its end is held back: it is still being written, or the rest of it is lost."""
     bad = Bad(path, "line", head)
     add = Adder(rows, arrived_at_ns, path)
+    try:
+        yield from _each_line(file, path, add, bad)
+    finally:
+        unread = add.finish()
+    if unread:
+        bad.note(recognise.NotReadable(unread))
+    bad.tell()
+
+
+def _each_line(file: BinaryIO, path: Path, add: Adder, bad: Bad) -> Iterator[None]:
     lines = _whole_lines(file, path, bad)
     while line := next(lines, b""):
         bad.number += 1
@@ -190,7 +201,6 @@ def _lines(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int, head
             if not line.endswith(b"\n") and _is_begun(line):
                 raise BadFile(_truncated(path, f"{bad.good} whole lines")) from None
             bad.note(error)
-    bad.tell()
 
 
 def _is_begun(text: bytes) -> bool:
@@ -276,8 +286,23 @@ class Adder:
     def __init__(self, rows: otlp.Rows, arrived_at_ns: int, path: Path) -> None:
         self._rows, self._arrived_at_ns, self._source = rows, arrived_at_ns, str(path.absolute())
         self._batch_requests = BatchRequests(path)
+        self._session = SessionFile()
+
+    def finish(self) -> recognise.Guess | None:
+        """Adds the session that the values were lines of, once there are no more; says if it holds no conversation."""
+        if self._session.name is None:
+            return None
+        told = self._session.trajectories()
+        if not told:
+            return recognise.empty_session(self._session.name)
+        request = trajectories.request_of(told, self._session.name.lower().replace(" ", "-"))
+        otlp.add_json_request(request, self._rows, self._arrived_at_ns, self._source)
+        return None
 
     def __call__(self, value: Any) -> None:
+        is_request = isinstance(value, dict) and not otlp.SIGNALS.isdisjoint(value)
+        if not is_request and self._session.take(value):
+            return
         found = otlp.Rows()
         self._add(value, found, _DEEPEST)
         self._rows.extend(found)

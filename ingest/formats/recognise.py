@@ -109,6 +109,11 @@ def foreign(value: Any) -> Guess | None:
     return exports.guess(inner, exports.TRACES)
 
 
+def empty_session(agent: str) -> Guess:
+    """The guess for a session file in which nothing was said."""
+    return Guess(f"a session of {agent} without messages", "leave it out")
+
+
 def of_value(value: Any) -> Guess:
     """What a JSON value seems to be that is neither telemetry nor a conversation."""
     if isinstance(value, list):

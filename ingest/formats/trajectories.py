@@ -29,8 +29,11 @@ def as_request(value: Any, batch_requests: Requests | None = None) -> dict[str, 
     scope = "atif"
     if told is None:
         told, scope = chats.trajectories_of(value, batch_requests), "messages"
-    if told is None:
-        return None
+    return None if told is None else request_of(told, scope)
+
+
+def request_of(told: list[Trajectory], scope: str) -> dict[str, Any]:
+    """An OTLP/JSON request with a span for each trajectory; ``scope`` names the form that they came in."""
     scope_part = {"scope": {"name": f"rehearsal.{scope}"}, "spans": _spans(told)}
     return {"resourceSpans": [{"resource": {}, "scopeSpans": [scope_part]}]}
 

@@ -99,12 +99,25 @@ def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
     told = _prompt(record)
     if told is not None:
         answer = next((a for k in _ANSWERS if (a := _answer(record.get(k), is_text=not told.said)) is not None), None)
+        if answer is not None and told.said and _repeats(answer.said, told.said):
+            answer = replace(answer, said=told.said)  # Inspect AI's output is the last of its messages
+            told = replace(told, said=[])
         if answer is None and not told.said and not {"choices", "candidates"}.isdisjoint(record):
             answer = _answer(record)
         return [_with_facts(answer, told, record)]
     if (answer := _answer(record)) is not None:
         return [_with_facts(answer, Trajectory([], []), record)]
     return _texts(record)
+
+
+def _repeats(answer: list[Any], said: list[Any]) -> bool:
+    """Whether an answer is the one that a conversation ends with, told again."""
+    facts = [
+        [(m.get("content"), [c.get("function") for c in m.get("tool_calls") or () if isinstance(c, dict)])
+         for m in (item.get("message", item) for item in items if isinstance(item, dict)) if isinstance(m, dict)]
+        for items in (answer, said)
+    ]  # fmt: skip
+    return bool(facts[0]) and facts[0] == facts[1]
 
 
 def _object(value: Any) -> dict[str, Any] | None:
