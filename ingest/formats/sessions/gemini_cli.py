@@ -73,7 +73,8 @@ def _messages(line: dict[str, Any]) -> list[dict[str, Any]]:
     if line.get("type") != "gemini":
         return []
     calls = [c for c in line.get("toolCalls") or () if isinstance(c, dict) and c.get("name")]
-    parts = [{"type": "reasoning", "content": _thought(t)} for t in line.get("thoughts") or () if isinstance(t, dict)]
+    thoughts = [t for t in line.get("thoughts") or () if isinstance(t, dict)]
+    parts: list[dict[str, Any]] = [{"type": "reasoning", "content": _thought(t)} for t in thoughts]
     content = line.get("content")
     blocks = content if isinstance(content, list) else [{"text": content}] if isinstance(content, str) else []
     parts += [b for b in blocks if isinstance(b, dict) and b.get("text")]
