@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
+from ingest import half_characters
 from ingest.errors import UserError
 from ingest.formats import framed, otlp, recognise, trajectories
 from ingest.formats.opening import CUT, DAMAGED, open_plain
@@ -218,7 +219,7 @@ def _several(text: bytes) -> list[Any] | None:
     """The values of a text, each over many lines; the last is ``...`` if the text ends within one. None if the text is
     something else."""
     try:
-        return [orjson.loads(text)]
+        return [half_characters.loads(text)]
     except orjson.JSONDecodeError:
         pass
     shown, decoder, at = text.decode("utf-8", "replace"), json.JSONDecoder(), 0
@@ -266,12 +267,12 @@ def _whole_lines(file: BinaryIO, path: Path, bad: Bad) -> Iterator[bytes]:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return orjson.loads(line)
+        return half_characters.loads(line)
     except orjson.JSONDecodeError as error:
         problem = error
     told = line.strip().removesuffix(b",")  # a list without its brackets
     try:
-        return orjson.loads(told)
+        return half_characters.loads(told)
     except orjson.JSONDecodeError:
         shown = message_lists.from_text(told.decode("utf-8", "replace"))  # Python's repr
     if isinstance(shown, str):

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from ingest import half_characters
 from ingest.messages import hosted
 from ingest.messages.kinds import QUIET, REASONING, SPEECH, TEXT, is_call, is_hosted, is_result, kind_of
 from ingest.messages.reprs import read_repr
@@ -31,7 +32,7 @@ def parse(value: Any) -> Any:
     if head not in _OPENINGS:
         return value
     try:
-        return orjson.loads(value)
+        return half_characters.loads(value)
     except orjson.JSONDecodeError:
         return value
 
@@ -44,7 +45,9 @@ def parse_any(value: Any) -> Any:
     if is_cut(parsed) and (saved := salvage(parsed)) is not None:
         return saved
     shown = read_repr(parsed)
-    return parsed if shown is None else shown
+    if shown is None:
+        return parsed
+    return half_characters.encodable(shown) if half_characters.may_have(parsed) else shown
 
 
 def is_cut(value: Any) -> bool:

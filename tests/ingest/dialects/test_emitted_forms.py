@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from dialect_samples import ANSWER, ARGUMENTS, ASK, FAILED, facts, log, logs, spans, turn
-from ingest_samples import request, span, text
+from ingest_samples import event, request, span, text
 
 from ingest.records import Conversation
 
@@ -199,3 +199,69 @@ def test_a_text_beside_fields_that_are_null_is_text(recover: Recover) -> None:
     }
     (c,) = recover(request(span(1, 1, "Models.generate_content", values)))
     assert facts(c) == [("user", ASK), ("assistant", ANSWER)] and "unread_part" not in c.flags
+
+
+def test_calls_that_histories_leave_out_are_put_back(recover: Recover) -> None:
+    """OpenLIT's history holds the results with their ids, and not the messages that made the calls."""
+
+    def call(*numbers: int) -> dict[str, Any]:
+        made = {"type": "tool_call", "name": "cancel"}
+        parts = [{**made, "id": f"call_4f9a7c0{n}", "arguments": {"n": n}} for n in numbers]
+        return {"role": "assistant", "parts": parts}
+
+    def result(number: int) -> dict[str, Any]:
+        part = {"type": "tool_call_response", "id": f"call_4f9a7c0{number}", "response": f"done {number}"}
+        return {"role": "tool", "parts": [part]}
+
+    def chat(trace: int, asked: list[dict[str, Any]], said: dict[str, Any]) -> dict[str, Any]:
+        values = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.input.messages": json.dumps(asked),
+            "gen_ai.output.messages": json.dumps([said]),
+        }
+        return span(trace, trace, "chat m", values, at=trace, parent=trace)
+
+    ask, results = text("user", ASK), [result(n) for n in (1, 2, 3)]
+    again = [ask, *results, text("assistant", ANSWER), text("user", "And W2?")]
+    (c,) = recover(
+        request(
+            chat(1, [ask], call(1, 2)),
+            chat(2, [ask, *results[:2]], call(3)),
+            chat(3, [ask, *results], text("assistant", ANSWER)),
+            chat(4, again, call(4)),
+            chat(5, [*again, result(4)], text("assistant", "Yes.")),
+        )
+    )
+    told = [("call", "cancel", {"n": n}) for n in (1, 2)] + [("result", "cancel", f"done {n}", False) for n in (1, 2)]
+    third = [("call", "cancel", {"n": 3}), ("result", "cancel", "done 3", False)]
+    fourth = [("user", "And W2?"), ("call", "cancel", {"n": 4}), ("result", "cancel", "done 4", False)]
+    assert facts(c) == [("user", ASK), *told, *third, ("assistant", ANSWER), *fourth, ("assistant", "Yes.")]
+    assert "orphan_result" not in c.flags
+
+
+def test_half_a_surrogate_pair_costs_one_character(recover: Recover) -> None:
+    """JavaScript cuts texts within a character, and JSON then holds half of it: the rest must be read."""
+    words = "smile \ud83d"
+    values = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": json.dumps([text("user", words)]),
+        "gen_ai.output.messages": str([text("assistant", words)]),
+    }
+    (c,) = recover(request(span(1, 1, "chat m", values)))
+    assert facts(c) == [("user", "smile \ufffd"), ("assistant", "smile \ufffd")]
+
+
+@pytest.mark.parametrize(
+    ("value", "score", "label"),
+    [("0.5", 0.5, None), ("80%", 0.8, None), (True, 1.0, None), ("pass", None, "pass"), ("true", 1.0, "true"),
+     ("NaN", None, None)],
+)  # fmt: skip
+def test_scores_as_text(value: Any, score: float | None, label: str | None, recover: Recover) -> None:
+    judged = {"gen_ai.evaluation.name": "task", "gen_ai.evaluation.score.value": value}
+    values = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": json.dumps([text("user", ASK)]),
+        "gen_ai.output.messages": json.dumps([text("assistant", ANSWER)]),
+    }
+    (c,) = recover(request(span(1, 1, "chat m", values, events=[event("gen_ai.evaluation.result", judged, 2)])))
+    assert [(o["score"], o["label"]) for o in c.outcomes] == [(score, label)]
