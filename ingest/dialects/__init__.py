@@ -7,6 +7,7 @@ docs/dialects.md shows how to add one.
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import lru_cache
 from typing import Any
@@ -177,13 +178,32 @@ def evaluation(
     a: dict[str, object], time_ns: int, trace_id: str, span_id: str, conversation_id: str | None
 ) -> Evaluation:
     """A ``gen_ai.evaluation.result`` event, from a span event or a log record."""
-    score = first(a, "gen_ai.evaluation.score.value")
+    score, told = read_score(first(a, "gen_ai.evaluation.score.value"))
     return Evaluation(
         name=str(first(a, "gen_ai.evaluation.name") or "evaluation"),
-        score=float(score) if isinstance(score, int | float) else None,
-        label=first(a, "gen_ai.evaluation.score.label"),
+        score=score,
+        label=first(a, "gen_ai.evaluation.score.label") or told,
         explanation=first(a, "gen_ai.evaluation.explanation"),
         response_id=first(a, "gen_ai.response.id"),
         time_ns=time_ns, trace_id=trace_id, span_id=span_id,
         conversation_id=first(a, "gen_ai.conversation.id") or conversation_id,
     )  # fmt: skip
+
+
+def read_score(value: object) -> tuple[float | None, str | None]:
+    """A score as a number, or as the label that it is. Numbers come as text and as per cent as well; one that is not
+    finite scores nothing."""
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            return _VERDICTS.get(text.lower()), text or None
+    elif isinstance(value, int | float):
+        number = float(value)
+    else:
+        return None, None
+    return (number, None) if math.isfinite(number) else (None, None)
+
+
+_VERDICTS = {"true": 1.0, "false": 0.0}
