@@ -21,8 +21,9 @@ NAME = "inferred"
 MAX_DEPTH = 6
 MAX_PREFIXES = 64
 _WORDS = re.compile(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+")
-_OUT = {"output", "outputs", "response", "responses", "completion", "completions", "result", "results", "reply",
+_OUT = {"out", "output", "outputs", "response", "responses", "completion", "completions", "result", "results", "reply",
         "replies", "answer", "generation", "generations", "choices", "choice", "candidates"}  # fmt: skip
+_CHOICES = {"choices", "candidates"}
 _ARGUMENTS = {"arguments", "args", "input", "inputs", "kwargs"}
 _FORMS = {"json", "value", "raw", "text", "string"}  # args_json and input.value are args and input
 _RESULT = {"result", "results", "output", "outputs", "response", "return"}
@@ -110,6 +111,8 @@ def _messages(values: list[tuple[str, Any]], seen: Observed) -> bool:
             continue
         if is_out and any(m["role"] == "user" for m in found):
             is_out = False  # a whole conversation, the answer at its end
+        elif found and isinstance(value, dict) and not _CHOICES.isdisjoint(value):
+            is_out = True  # a model's response, under whatever name
         if is_out:
             said = max(said, found, key=completeness)
         else:

@@ -319,6 +319,8 @@ def _structured(values: dict[str, Any], keys: tuple[str, ...]) -> list[NormalMes
     for key in keys:
         value = values.get(key)
         shown = parse(value)
+        if isinstance(shown, list) and not any(shown):  # texts, all empty
+            continue
         if isinstance(shown, dict | list) and shown and _ENVELOPES.isdisjoint(shown if isinstance(shown, dict) else ()):
             text = value if isinstance(value, str) else json_text(value)
             return [{"role": "assistant", "parts": [{"type": "text", "content": text}]}]

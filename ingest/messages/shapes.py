@@ -341,8 +341,16 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
                 return []
             if found:
                 return head + found
+    items = value.get("items")  # LiveKit's chat context
+    if isinstance(items, list) and items and all(map(_is_told, items)):
+        return head + read_messages(items, default_role)
     message = read_message(value, default_role)
     return head + ([message] if message else [])
+
+
+def _is_told(x: Any) -> bool:
+    """Whether an item says by its role or its kind what it is."""
+    return isinstance(x, dict) and (role_of(x) is not None or str(x.get("type")).startswith("function_call"))
 
 
 def _is_cohere(x: Any) -> bool:

@@ -265,3 +265,39 @@ def test_scores_as_text(value: Any, score: float | None, label: str | None, reco
     }
     (c,) = recover(request(span(1, 1, "chat m", values, events=[event("gen_ai.evaluation.result", judged, 2)])))
     assert [(o["score"], o["label"]) for o in c.outcomes] == [(score, label)]
+
+
+def test_the_chat_context_of_livekit_is_read(recover: Recover) -> None:
+    """``lk.chat_ctx`` lists messages, calls and results as ``items``."""
+    system = {"id": "i0", "type": "message", "role": "system", "content": ["Be kind."]}
+    asked = {"id": "i1", "type": "message", "role": "user", "content": [ASK], "interrupted": False}
+    call = {"type": "function_call", "call_id": "c1", "name": "cancel", "arguments": json.dumps(ARGUMENTS)}
+    result = {"type": "function_call_output", "name": "cancel", "call_id": "c1", "output": FAILED, "is_error": True}
+    values = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "m",
+        "lk.chat_ctx": json.dumps({"items": [system, asked, call, result]}),
+        "lk.response.text": ANSWER,
+    }
+    (c,) = recover(request(span(1, 1, "llm_request", values), scope="livekit-agents"))
+    assert facts(c) == [("system", "Be kind."), *FACTS]
+
+
+def test_a_list_of_texts_is_no_list_of_tools(recover: Recover) -> None:
+    """Spring AI writes the texts of a prompt as a list; an answer that only calls is a list of an empty text."""
+    values = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.prompt": json.dumps(["Be kind.", ASK]),
+        "gen_ai.completion": json.dumps([""]),
+    }
+    (c,) = recover(request(span(1, 1, "chat m", values)))
+    assert c.tools == [] and [m["content"] for m in c.messages if m["content"]] == ["Be kind.", ASK]
+
+
+def test_a_response_is_an_answer_under_any_name(recover: Recover) -> None:
+    values = {
+        "acme.sent": json.dumps({"messages": [{"role": "user", "content": ASK}]}),
+        "acme.got": json.dumps({"choices": [{"message": {"role": "assistant", "content": ANSWER}}]}),
+    }
+    (c,) = recover(request(span(1, 1, "model", values)))
+    assert facts(c) == [("user", ASK), ("assistant", ANSWER)]
