@@ -1,4 +1,4 @@
-"""JSON of other systems, by the keys that it has: for messages to people (``recognise``), never for reading."""
+"""Recognises JSON exports of other systems by their keys. Used only for error messages (``recognise``)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 
 
 class Guess(NamedTuple):
-    """What something seems to be, and what to do."""
+    """What an input seems to be, and what the user can do."""
 
     what: str
     then: str
 
 
 class Mark(NamedTuple):
-    """Keys that only one system writes together (``a b|c d``: a and b, or c and d), and values that a key has in it."""
+    """Keys by which one system's JSON is recognised (``a b|c d``: a and b, or c and d), and values that a key must
+    have."""
 
     keys: str
     guess: Guess
     among: dict[str, tuple[Any, ...]] = {}
 
     def fits(self, value: dict[str, Any]) -> bool:
-        """Whether an object has the mark."""
+        """Whether an object has these keys and values."""
         has_keys = any(set(keys.split()) <= value.keys() for keys in self.keys.split("|"))
         return has_keys and all(value.get(k) in wanted for k, wanted in self.among.items())
 
@@ -98,13 +99,13 @@ OTHERS = (
 
 
 def guess(value: dict[str, Any], marks: tuple[Mark, ...]) -> Guess | None:
-    """What an object is by its marks."""
+    """The guess for an object, by its keys."""
     found = next((mark.guess for mark in marks if mark.fits(value)), None)
     return found or _by_its_parts(value)
 
 
 def _by_its_parts(value: dict[str, Any]) -> Guess | None:
-    """What an object is by what its parts hold."""
+    """The guess for an object, by the keys of its inner objects."""
     data, context = value.get("data"), value.get("context")
     if isinstance(data, list) and data and isinstance(data[0], dict) and "traceID" in data[0]:
         return _JAEGER

@@ -1,6 +1,8 @@
-"""Files of telemetry, maybe compressed: OTLP JSON lines or single objects, OTLP protobuf (``ingest.formats.framed``),
-journal segments, message lists and trajectories (``ingest.formats.trajectories``). What is bad is told, with what it
-seems to be (``ingest.formats.recognise``); what is good beside it is kept, also behind it.
+"""Reads files, compressed or not: OTLP JSON, OTLP protobuf (``ingest.formats.framed``), journal segments,
+conversations (``ingest.formats.trajectories``) and session files of agents (``ingest.formats.sessions``).
+
+A bad line or message is reported with what it seems to be (``ingest.formats.recognise``). The good ones before and
+after it are kept.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ _DEEPEST = 3  # objects around a list of conversations
 
 
 class BadFile(UserError):
-    """A file that could not be read to its end; what was read before is kept."""
+    """A file that could not be read completely. The rows before the problem are kept."""
 
 
 def as_path(path: str | Path) -> Path:

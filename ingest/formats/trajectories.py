@@ -1,8 +1,8 @@
-"""Conversations that come without telemetry, as OTLP spans. Start here; ``chats`` and ``atif`` read the forms.
+"""Conversations without telemetry, as OTLP spans. Start here; ``chats`` and ``atif`` read the forms.
 
-Each conversation becomes one span in the OpenTelemetry GenAI form, so that everything behind the raw tables needs to
-know only spans. Ids come from the content: the same record is the same row, however often it is read. What has no place
-in the form is kept as JSON in the attribute ``rehearsal.record``.
+Each conversation becomes one span in the OpenTelemetry GenAI form, so later stages handle only spans. Ids are hashes of
+the content, so a record that is read twice is one row. Fields without a place in that form are kept as JSON in the
+attribute ``rehearsal.record``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _attributes(t: Trajectory, identity: str) -> list[dict[str, Any]]:
 
 
 def _output(said: list[Any]) -> Any:
-    """Answers as an API gave them: several choices or candidates are alternatives, several messages are not."""
+    """Answers of an API: several choices or candidates are alternatives, several messages are one answer."""
     if len(said) > 1 and all(isinstance(m, dict) and isinstance(m.get("message"), dict) for m in said):
         return {"choices": said}
     if len(said) > 1 and all(isinstance(m, dict) and isinstance(m.get("content"), dict) for m in said):
