@@ -34,6 +34,16 @@ def loads(text: str | bytes | bytearray) -> Any:
         raise
 
 
+def loads_or(text: str) -> Any:
+    """The value of JSON with half characters, or the text if it is no JSON."""
+    if not may_have(text):
+        return text
+    try:
+        return loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
 def encodable(value: Any) -> Any:
     """A value whose texts can be written in UTF-8."""
     if isinstance(value, str):

@@ -32,9 +32,9 @@ def parse(value: Any) -> Any:
     if head not in _OPENINGS:
         return value
     try:
-        return half_characters.loads(value)
+        return orjson.loads(value)
     except orjson.JSONDecodeError:
-        return value
+        return half_characters.loads_or(value)
 
 
 def parse_any(value: Any) -> Any:

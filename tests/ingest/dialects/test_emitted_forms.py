@@ -301,3 +301,22 @@ def test_a_response_is_an_answer_under_any_name(recover: Recover) -> None:
     }
     (c,) = recover(request(span(1, 1, "model", values)))
     assert facts(c) == [("user", ASK), ("assistant", ANSWER)]
+
+
+def test_the_agents_name_is_not_its_answer(recover: Recover) -> None:
+    """A workflow of LlamaIndex answers with a message beside the agent's name."""
+    response = {"role": "assistant", "additional_kwargs": {}, "blocks": [{"block_type": "text", "text": ANSWER}]}
+    workflow = {
+        "traceloop.span.kind": "workflow",
+        "traceloop.entity.name": "FunctionAgent.workflow",
+        "traceloop.entity.output": json.dumps({"result": {"response": response, "current_agent_name": "Desk"}}),
+    }
+    tool = {
+        "traceloop.span.kind": "tool",
+        "traceloop.entity.name": "cancel",
+        "gen_ai.tool.call.id": "c1",
+        "traceloop.entity.input": json.dumps({"args": [], "kwargs": ARGUMENTS}),
+        "traceloop.entity.output": json.dumps(FAILED),
+    }
+    (c,) = recover(request(span(1, 1, "workflow", workflow, took=9), span(1, 2, "cancel.tool", tool, at=1)))
+    assert facts(c) == FACTS[1:]
