@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed, SpanKey
@@ -36,12 +36,13 @@ def ancestors(o: Observed, spans: BySpan) -> list[Observed]:
 
 
 class Scope(NamedTuple):
-    """Where a span stands: the name of the nearest agent, the span of the nearest agent or tool, and that of the
-    nearest model call around it."""
+    """Where a span stands: the name of the nearest agent, the span of the nearest agent or tool, that of the
+    nearest model call around it, and the tools of the nearest agent, where its span tells them."""
 
     agent: str | None
     run: SpanKey
     within: SpanKey | None
+    tools: list[dict[str, Any]]
 
 
 class Scopes:
@@ -77,7 +78,9 @@ class Scopes:
         around = self.around(o)
         agent = next((a.agent for a in around if a.kind == "agent" and a.agent), None)
         run = next((a.key for a in around if a.kind in ("agent", "execution")), (o.trace_id, ""))
-        return Scope(agent, run, next((a.key for a in around if a.kind == "inference"), None))
+        within = next((a.key for a in around if a.kind == "inference"), None)
+        tools = next((a.tools for a in around if a.kind == "agent" and (a.tools or a.agent)), [])
+        return Scope(agent, run, within, tools)
 
 
 # ------------------------------------------------------------------------------- one span told twice

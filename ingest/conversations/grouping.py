@@ -82,7 +82,9 @@ class Ties:
     def add(self, g: Group) -> None:
         """Adds a group's rows. What it names and made itself, in the same process, ties it to nobody."""
         made = {(o.emitter, *tie) for o in g.members if o.kind == "inference" for tie in _made_ids(o)}
-        own = {(emitter, name) for emitter, name, _ in made}
+        own: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for emitter, name, content in made:
+            own[emitter, name].add(content)
         named: set[tuple[str, str, int]] = set()
         read: dict[str, set[int]] = defaultdict(set)  # messages that several spans tell are looked at once
         for o in g.members:
@@ -91,8 +93,9 @@ class Ties:
                 news = [m for m in o.input if id(m) not in known]
                 known.update(map(id, news))
                 for name, call in _told_calls(news):
-                    if (o.emitter, name) not in own:
-                        named.add((o.emitter, name, _content(call)))
+                    content = _content(call)
+                    if not _is_own(own.get((o.emitter, name)), content):
+                        named.add((o.emitter, name, content))
                 if o.previous_response_id and (o.emitter, o.previous_response_id) not in own:
                     named.add((o.emitter, o.previous_response_id, 0))
         told = {(emitter, name) for emitter, name, content in named if content}
@@ -125,6 +128,12 @@ def origins(ties: Ties) -> dict[int, set[int]]:
         if len(one) == 1 and group not in one:
             found[group] |= one
     return dict(found)
+
+
+def _is_own(made: set[int] | None, content: int) -> bool:
+    """Whether a call that a group names is one that it made. An id that is counted in each answer is made again by
+    later calls: then the content tells."""
+    return made is not None and (not content or content in made or 0 in made)
 
 
 _ANY = -1  # the content of any call

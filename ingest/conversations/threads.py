@@ -17,6 +17,7 @@ import xxhash
 
 from ingest.conversations.evidence import is_random, model_spoke, say_something, share_evidence
 from ingest.conversations.executions import Scope, Scopes
+from ingest.conversations.left_out_calls import lacks_calls, put_back
 from ingest.messages.chatform import Turn, key_of, to_turns
 from ingest.messages.normal import Observed, SpanKey
 from ingest.messages.shapes import NormalMessage
@@ -47,13 +48,22 @@ def thread(observed: list[Observed], scopes: Scopes) -> list[Thread]:
     """The threads of one conversation's model calls, oldest first."""
     threads: list[Thread] = []
     for seen in sorted(observed, key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns)):
-        system, history, said = _turns(seen, *_known(threads, seen))
+        known = _known(threads, seen)
+        at = len(known[1])
+        system, history, said = _turns(seen, *known)
+        if threads and lacks_calls(history, at) and not _sends_news(seen, history):
+            history = put_back(history, [t.turns for t in reversed(threads)])
         if history or said:
             scope = scopes.of(seen)
             alternatives = [([*history], _said(seen, other)) for other in seen.alternatives]
             for told, answer in ((history, said), *alternatives):
                 _place(threads, _Call(seen, system, told, answer, seen.agent or scope.agent, scope))
     return threads
+
+
+def _sends_news(seen: Observed, history: list[Turn]) -> bool:
+    """Whether a call tells only what is new: its first results answer calls that it need not repeat."""
+    return bool(seen.previous_response_id or seen.state_id) or history[0].message["role"] == "tool"
 
 
 @dataclass(slots=True)
@@ -161,7 +171,7 @@ def _note(t: Thread, call: _Call, said: list[Turn]) -> None:
         call.system.keep()
         t.system = call.system
     t.agent = t.agent or call.agent
-    t.tools = seen.tools or t.tools
+    t.tools = seen.tools or t.tools or call.scope.tools
     t.end_ns = max(t.end_ns, seen.end_ns)
     t.flags.update(seen.flags)
     t.told.append((seen, said))

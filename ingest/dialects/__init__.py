@@ -1,12 +1,14 @@
-"""Dialects: each module is one table (``mapping.Mapping``) from a family of spans to the normal form.
+"""Dialects. Each module holds one table (``mapping.Mapping``) that maps the spans of one family of instrumentations to
+the normal form.
 
-Every dialect whose ``detect`` says yes reads the span, the standard first; each fills in what those before it
-left open. A span that none of them understands is read by the shape of what it holds (``inferred``).
-docs/dialects.md shows how to add one.
+Every dialect whose ``detect`` matches reads the span, the standard first. Each one fills in only what the earlier ones
+left empty. A span that no dialect matches is read by the shape of its values (``inferred``). docs/dialects.md shows how
+to add a dialect.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import lru_cache
 from typing import Any
@@ -52,7 +54,7 @@ _INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm
 
 
 def observe(span: Span) -> Observed:
-    """What a span means, by all the dialects that know it; ``kind`` "other" if none does."""
+    """The normal form of a span, from all dialects that match it; ``kind`` is "other" if none does."""
     is_missing = _dereference(span)
     a = span.attributes
     conversation_id = first(a, *_among(_CONVERSATION, a))
@@ -79,7 +81,7 @@ def observe(span: Span) -> Observed:
 
 
 def _among(keys: tuple[str, ...], attributes: dict[str, Any]) -> tuple[str, ...]:
-    """Those of some keys that a span has: few of many, as a rule none."""
+    """Those of some keys that a span has. Usually there are none or few."""
     there = _SETS[keys].intersection(attributes)
     return keys if len(there) > 1 else tuple(there)
 
@@ -88,7 +90,7 @@ _SETS: dict[tuple[str, ...], frozenset[str]] = {keys: frozenset(keys) for keys i
 
 
 def _emitter(scope: str, resource: dict[str, Any]) -> str:
-    """The process and the instrumentation in it; remembered by the resource, which many spans share."""
+    """The process and the instrumentation of a span. Cached by the resource, which many spans share."""
     known = _emitters.get((scope, id(resource)))
     if known is None or known[0] is not resource:
         if len(_emitters) >= _MOST:
@@ -103,7 +105,7 @@ _emitters: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}
 
 
 def _dereference(span: Span) -> bool:
-    """Puts referenced content in its place; says whether some could not be found."""
+    """Replaces references by their content. Returns whether some content could not be found."""
     span.attributes, missing = references.with_references(span.attributes, span.source)
     for event in span.events:
         event["attributes"], gone = references.with_references(event["attributes"], span.source)
@@ -115,7 +117,7 @@ def _dereference(span: Span) -> bool:
 
 
 def _note_error(span: Span, seen: Observed) -> None:
-    """The error's class and text; the exception's own words rather than the status that wraps them."""
+    """Sets the error's class and text. The text of the exception is preferred to the status message."""
     named = first(span.attributes, "error.type")
     seen.error_type = None if named is None else str(named)
     seen.is_error = span.status_code == 2 or seen.error_type is not None
@@ -128,7 +130,7 @@ def _note_error(span: Span, seen: Observed) -> None:
 
 
 def _read(span: Span, seen: Observed) -> None:
-    """Lets every dialect that knows the span say its part; the first that tells content names the dialect."""
+    """Applies every dialect that matches the span. The first one that finds content names the dialect."""
     told, known = "", list[Mapping]()
     candidates, kinds, places = _candidates(tuple(span.attributes), DIALECTS)
     for key in kinds:
@@ -156,9 +158,9 @@ Candidates = tuple[tuple[Mapping, tuple[Look, ...] | None], ...]
 
 @lru_cache(maxsize=1024)
 def _candidates(names: tuple[str, ...], of: tuple[Mapping, ...]) -> tuple[Candidates, tuple[str, ...], Places]:
-    """The dialects that may know a span with such attributes, each with how it looks at the span to tell, or None if
-    the names alone say so; the attributes that say what a span is, and those that may name what it continues.
-    Remembered, because an instrumentation's spans have few sets of names."""
+    """The dialects that may match a span with these attribute names, each with the checks that need the span itself
+    (None if the names suffice); the attributes that name the kind of the span; and those that may name what it
+    continues. Cached, because the spans of one instrumentation have few different sets of names."""
     found: list[tuple[Mapping, tuple[Look, ...] | None]] = []
     for dialect in of:
         looks = tuple(look for at, look in dialect.detect.looks if not at or at in names)
@@ -177,13 +179,32 @@ def evaluation(
     a: dict[str, object], time_ns: int, trace_id: str, span_id: str, conversation_id: str | None
 ) -> Evaluation:
     """A ``gen_ai.evaluation.result`` event, from a span event or a log record."""
-    score = first(a, "gen_ai.evaluation.score.value")
+    score, told = read_score(first(a, "gen_ai.evaluation.score.value"))
     return Evaluation(
         name=str(first(a, "gen_ai.evaluation.name") or "evaluation"),
-        score=float(score) if isinstance(score, int | float) else None,
-        label=first(a, "gen_ai.evaluation.score.label"),
+        score=score,
+        label=first(a, "gen_ai.evaluation.score.label") or told,
         explanation=first(a, "gen_ai.evaluation.explanation"),
         response_id=first(a, "gen_ai.response.id"),
         time_ns=time_ns, trace_id=trace_id, span_id=span_id,
         conversation_id=first(a, "gen_ai.conversation.id") or conversation_id,
     )  # fmt: skip
+
+
+def read_score(value: object) -> tuple[float | None, str | None]:
+    """A score as (number, label). Text may be a number, per cent, true or false; other text is a label. A number that
+    is not finite gives no score."""
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            return _VERDICTS.get(text.lower()), text or None
+    elif isinstance(value, int | float):
+        number = float(value)
+    else:
+        return None, None
+    return (number, None) if math.isfinite(number) else (None, None)
+
+
+_VERDICTS = {"true": 1.0, "false": 0.0}

@@ -1,5 +1,6 @@
-"""Google ADK: ``gcp.vertex.agent.*`` holds Gemini requests and responses; it writes ``<not specified>``,
-``N/A``, ``{}`` and ``<not serializable>`` for what it does not know, and a made-up span for parallel calls."""
+"""Google ADK. ``gcp.vertex.agent.*`` holds Gemini requests and responses. Unknown values are written as
+``<not specified>``, ``N/A``, ``{}`` or ``<not serializable>``. Parallel calls get an extra span, which is ignored.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Spans of a dialect that nobody has mapped: what looks like messages, calls and results is read by its shape.
+"""Reads spans that no dialect maps, by the shape of their values.
 
-Names decide only the direction (``output``, ``response``, ``completion`` ... came from the model); that a value
-is a list of messages is decided by the roles and parts in it.
+Roles and typed parts decide whether a value is a list of messages. The attribute's name decides only the direction:
+``output``, ``response``, ``completion`` and similar words mean that the model wrote it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ NAME = "inferred"
 MAX_DEPTH = 6
 MAX_PREFIXES = 64
 _WORDS = re.compile(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+")
-_OUT = {"output", "outputs", "response", "responses", "completion", "completions", "result", "results", "reply",
+_OUT = {"out", "output", "outputs", "response", "responses", "completion", "completions", "result", "results", "reply",
         "replies", "answer", "generation", "generations", "choices", "choice", "candidates"}  # fmt: skip
+_CHOICES = {"choices", "candidates"}
 _ARGUMENTS = {"arguments", "args", "input", "inputs", "kwargs"}
 _FORMS = {"json", "value", "raw", "text", "string"}  # args_json and input.value are args and input
 _RESULT = {"result", "results", "output", "outputs", "response", "return"}
@@ -38,7 +39,7 @@ _PARTS = {"tool_call", "tool_use", "tool_result", "tool-call", "tool-result", "f
 
 
 def read(span: Span, seen: Observed) -> bool:
-    """Reads what no dialect knows; says whether anything was found."""
+    """Reads a span that no dialect maps. Returns whether anything was found."""
     values = _values(span)
     if any(isinstance(v, str) and words(k)[-1:] in _SAYS and is_silent(v) for k, v in values):
         return False  # embeddings, reranking, ...
@@ -57,7 +58,7 @@ def read(span: Span, seen: Observed) -> bool:
 
 
 def _values(span: Span) -> list[tuple[str, Any]]:
-    """Every attribute, flattened ones nested; then what events and log records tell."""
+    """All attributes, with flattened ones nested, then the fields of events and log records."""
     out: list[tuple[str, Any]] = []
     prefixes: dict[str, None] = {}
     for key, value in span.attributes.items():
@@ -110,6 +111,8 @@ def _messages(values: list[tuple[str, Any]], seen: Observed) -> bool:
             continue
         if is_out and any(m["role"] == "user" for m in found):
             is_out = False  # a whole conversation, the answer at its end
+        elif found and isinstance(value, dict) and not _CHOICES.isdisjoint(value):
+            is_out = True  # a model's response, under whatever name
         if is_out:
             said = max(said, found, key=completeness)
         else:
@@ -125,7 +128,7 @@ def _messages(values: list[tuple[str, Any]], seen: Observed) -> bool:
 
 
 def _add_texts(values: list[tuple[str, Any]], sent: list[NormalMessage], said: list[NormalMessage]) -> None:
-    """A system prompt and an answer that are told apart from the messages, as text or parts."""
+    """Adds a system prompt and an answer that are separate attributes, as text or parts."""
     for key, value in values:
         name = words(key)
         is_vendor = isinstance(value, str) and " " not in value  # gen_ai.system = openai
@@ -136,7 +139,7 @@ def _add_texts(values: list[tuple[str, Any]], sent: list[NormalMessage], said: l
 
 
 def looks_like_messages(value: Any, depth: int = 0) -> bool:
-    """Whether a value is, or holds under usual names, a message with a role or a typed call or result."""
+    """Whether a value is, or contains under usual names, a message with a role or a typed call or result."""
     if depth > MAX_DEPTH:
         return False
     if isinstance(value, list):
@@ -151,7 +154,7 @@ def looks_like_messages(value: Any, depth: int = 0) -> bool:
 
 
 def _execution(span: Span, values: list[tuple[str, Any]], seen: Observed) -> bool:
-    """A tool that ran: a name beside arguments or a result, in a span or under names that speak of a tool."""
+    """Reads a tool execution: a name with arguments or a result, in a span or in attributes named after a tool."""
     about_tool = bool(_TOOL & set(words(span.name))) or any(
         isinstance(v, str) and v.lower() in _TOOL for k, v in values if words(k)[-1:] in (("kind",), ("type",))
     )

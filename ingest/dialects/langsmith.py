@@ -14,6 +14,9 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
     output = parse(values.get("gen_ai.completion"))
     if isinstance(output, dict) and set(output) == {"output"}:
         output = output["output"]
+    request = parse(values.get("gen_ai.prompt"))
+    if isinstance(request, dict):  # a list is messages, or texts (Spring AI)
+        values = {**values, "request": request}
     return {**values, "result": output, "name": span.name}
 
 
@@ -28,7 +31,7 @@ MAPPING = Mapping(
     kinds={"llm": "inference", "tool": "execution", "chain": "agent", "agent": "agent"},
     input=("gen_ai.prompt",),
     output=("gen_ai.completion",),
-    tools=("gen_ai.prompt", "langsmith.metadata.ls_invocation_params"),
+    tools=("request", "langsmith.metadata.ls_invocation_params"),
     model=("gen_ai.response.model", "gen_ai.request.model"),
     response_id=("gen_ai.response.id",),
     conversation=("langsmith.metadata.session_id", "langsmith.metadata.thread_id",

@@ -1,11 +1,12 @@
-"""A dialect as a table: which attribute says what. ``apply`` reads a span by such a table.
+"""A dialect as a table of attribute names. ``apply`` reads a span with such a table.
 
-Every field of ``Mapping`` that names attributes takes the first one that is there. Attributes that are
-flattened (``llm.input_messages.0.message.role``) are named by their prefix: ``flattened`` lists those.
+Every field of ``Mapping`` that names attributes uses the first one that is present. Flattened attributes
+(``llm.input_messages.0.message.role``) are named by their prefix in ``flattened``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -47,35 +48,36 @@ Look = Callable[[Span], bool]
 
 @dataclass(frozen=True)
 class Detect:
-    """Whether a dialect knows a span: by the names of its attributes, in which few spans differ, or by a look at the
-    span itself, each with the attribute that there must be to look at ("" if none)."""
+    """Whether a dialect matches a span: by attribute names, or by a check of the span itself. Each check has the
+    attribute that must be present for it ("" if none)."""
 
     keys: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
     looks: tuple[tuple[str, Look], ...] = ()
 
     def by_names(self, names: tuple[str, ...]) -> bool:
-        """Whether these names of attributes say so."""
+        """Whether these attribute names suffice for a match."""
         return not self.keys.isdisjoint(names) or any(name.startswith(self.prefixes) for name in names)
 
 
 def has(*keys: str) -> Detect:
-    """Says yes to spans with any of these attributes."""
+    """Matches spans with any of these attributes."""
     return Detect(keys=frozenset(keys))
 
 
 def has_prefix(*prefixes: str) -> Detect:
-    """Says yes to spans with an attribute that starts like this."""
+    """Matches spans with an attribute that starts with any of these prefixes."""
     return Detect(prefixes=prefixes)
 
 
 def looks(look: Look, at: str = "") -> Detect:
-    """Says yes to spans that the function says yes to, of those with the attribute ``at`` if there is one named."""
+    """Matches spans for which the function returns true. If ``at`` is given, only spans with that attribute are
+    checked."""
     return Detect(looks=((at, look),))
 
 
 def either(*tests: Detect) -> Detect:
-    """Says yes where any of several do."""
+    """Matches spans that any of these tests matches."""
     return Detect(
         frozenset(key for t in tests for key in t.keys),
         tuple(prefix for t in tests for prefix in t.prefixes),
@@ -114,11 +116,11 @@ class Mapping:
 
     @cached_property
     def _keys(self) -> frozenset[str]:
-        """Every key that some field takes a value from."""
+        """All attribute names that the table uses."""
         return frozenset(key for name in _SOURCES for key in getattr(self, name))
 
     def among(self, values: dict[str, Any]) -> Mapping:
-        """The same table with those keys alone that a span has: most tables name many, most spans have few."""
+        """The same table, reduced to the attributes that a span has. This saves lookups: a span has few of them."""
         return _narrowed(self, self._keys.intersection(values))
 
 
@@ -133,7 +135,7 @@ def _narrowed(mapping: Mapping, keys: frozenset[str]) -> Mapping:
 
 
 def unflatten(attributes: dict[str, Any], prefix: str) -> tuple[Any, bool]:
-    """``prefix.0.a.b`` and its kin as nested lists and maps, and whether indices were missing. Indices only
+    """``prefix.0.a.b`` and similar attributes as nested lists and maps, and whether indices were missing. Indices only
     sort: ``prefix.9999999.content`` makes a list of one."""
     root: dict[str, Any] = {}
     head = prefix + "."
@@ -185,7 +187,7 @@ def _flattened(mapping: Mapping, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def apply(mapping: Mapping, span: Span, seen: Observed) -> None:
-    """Fills in what this dialect knows and no earlier one has said."""
+    """Fills in what this dialect can read and no earlier dialect has read."""
     values = values_of(mapping, span, seen)
     if seen.kind == "other":
         seen.kind = _kind(mapping, span, values)
@@ -236,7 +238,7 @@ def _messages(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None:
 
 
 def _is_told(messages: list[NormalMessage]) -> bool:
-    """Whether anything of some messages could be read."""
+    """Whether any part of some messages could be read."""
     return any(p["type"] in READ or not is_unread(p) for m in messages for p in m["parts"])
 
 
@@ -248,12 +250,14 @@ def _lone(
 
 
 def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, seen: Observed) -> list[NormalMessage]:
-    """Of several tellings of the same messages the most complete, the first of equals."""
+    """The most complete of several versions of the same messages; of equal ones the first."""
     best: list[NormalMessage] = []
     cut = ""
     for key in keys:
         value = values.get(key)
         if value is None or value == "" or value == []:
+            continue
+        if role == "assistant" and type(value) is str and value[:1] == "<" and _OBJECT.fullmatch(value):
             continue
         told = seen.conversation_id or seen.trace_id
         growing = _histories.read(value, role, (told, key)) if role == "user" and type(value) is str else None
@@ -273,8 +277,12 @@ def _best_messages(values: dict[str, Any], keys: tuple[str, ...], role: str, see
     return best
 
 
+# What Python writes for an object without text of its own: a stream that an instrumentation did not read.
+_OBJECT = re.compile(r"<[\w.]+(?: object)?(?: [\w.<>]+)? at 0x[0-9A-Fa-f]+>")
+
+
 def _read(shown: Any, role: str, values: dict[str, Any]) -> list[NormalMessage]:
-    """Messages; several answers to one request are told apart where the span says how many there are."""
+    """Reads messages. Several answers to one request are kept apart if the span says how many there are."""
     if role == "assistant" and isinstance(shown, list) and len(shown) > 1 and len(shown) == _choice_count(values):
         return choices_of(shown, role) or []
     found = read_messages(shown, role)
@@ -292,7 +300,7 @@ _PARAMETERS = ("llm.invocation_parameters", "langfuse.observation.model.paramete
 
 
 def _choice_count(values: dict[str, Any]) -> int | None:
-    """How many answers a call asked for, or got a reason for ending of."""
+    """The number of answers that a call asked for, or the number of its finish reasons."""
     count = first(values, *_COUNTS)
     reasons = parse(first(values, *_REASONS))
     if count is None and isinstance(reasons, list):
@@ -308,10 +316,12 @@ _ENVELOPES = {"choices", "candidates", "usage", "usage_metadata", "usageMetadata
 
 
 def _structured(values: dict[str, Any], keys: tuple[str, ...]) -> list[NormalMessage]:
-    """An answer that is JSON and no message is the text that the model wrote."""
+    """A JSON answer that is not a message, as the text that the model wrote."""
     for key in keys:
         value = values.get(key)
         shown = parse(value)
+        if isinstance(shown, list) and not any(shown):  # texts, all empty
+            continue
         if isinstance(shown, dict | list) and shown and _ENVELOPES.isdisjoint(shown if isinstance(shown, dict) else ()):
             text = value if isinstance(value, str) else json_text(value)
             return [{"role": "assistant", "parts": [{"type": "text", "content": text}]}]
@@ -319,8 +329,7 @@ def _structured(values: dict[str, Any], keys: tuple[str, ...]) -> list[NormalMes
 
 
 def finish(mappings: list[Mapping], span: Span, seen: Observed) -> None:
-    """What no dialect could read of a model call as messages is kept as text; where nothing can be read though the call
-    ended, that is flagged."""
+    """Keeps as text what no dialect could read as messages. Flags a call that ended and whose answer cannot be read."""
     if seen.input and seen.output and seen.output[0]["parts"]:  # as nearly always
         return
     values = span.attributes
@@ -348,13 +357,13 @@ def _tells_more(found: list[NormalMessage], best: list[NormalMessage]) -> bool:
 
 
 def completeness(messages: list[NormalMessage]) -> int:
-    """How much is told: messages, parts, ids, arguments and results."""
+    """A measure of content: the number of parts, ids, arguments and results."""
     parts = [p for m in messages for p in m["parts"] if p["type"] in READ or not is_unread(p)]
     return len(parts) + sum(p.get(k) is not None for p in parts for k in ("id", "arguments", "response"))
 
 
 def is_redacted(message: NormalMessage) -> bool:
-    """A message of which an exporter left only the marker that something was there."""
+    """Whether an exporter replaced the whole content of a message by a marker."""
     for part in message["parts"]:
         text = part.get("content")
         if not isinstance(text, str) or text.strip().strip("<[_]>").upper() not in REDACTED:
@@ -380,16 +389,18 @@ def _execution(mapping: Mapping, values: dict[str, Any], seen: Observed) -> None
 
 
 def answered_with(value: Any) -> tuple[Any, str | None, bool]:
-    """A tool's answer, its call's id and whether it failed, from what wraps it: a framework's tool message, MCP's
-    ``{"content": [...], "isError": ...}``, LlamaIndex's ``{"blocks": [...], "raw_output": ...}``, AG2's
-    ``[went_well, message]``. Anything else is the answer itself."""
+    """A tool's result, the id of its call, and whether it failed. Removes the wrappers of frameworks: tool messages,
+    MCP's ``{"content": [...], "isError": ...}``, LlamaIndex's ``{"blocks": [...], "raw_output": ...}``, AG2's
+    ``[went_well, message]``. Any other value is the result itself."""
     told = parse_any(value)
     if isinstance(told, list) and len(told) == 2 and isinstance(told[0], bool) and isinstance(told[1], dict):
         content, call_id, failed = answered_with(told[1])
         return (value, None, False) if content is told[1] else (content, call_id, failed or not told[0])
     if not isinstance(told, dict):
         return value, None, False
-    if isinstance(told.get("output"), dict) and len(told) == 1:
+    if "output" in told and set(told) <= {"output", "kwargs"}:  # OpenLLMetry for LangChain
+        if not isinstance(told["output"], dict):
+            return (told["output"] if "kwargs" in told else value), None, False
         told = told["output"]
     failed = bool(told.get("isError", told.get("is_error")))
     if isinstance(inner := told.get("tool_output"), dict):  # LlamaIndex
@@ -404,17 +415,18 @@ def answered_with(value: Any) -> tuple[Any, str | None, bool]:
 
 
 def _result_part(told: dict[str, Any]) -> dict[str, Any] | None:
-    """A result that a framework wraps into a message or an object of its own."""
+    """The result inside a framework's tool message or result object."""
     if is_result(kind_of(told)) and len(told) > 1:
         return read_result({k: v for k, v in told.items() if v is not None})
     if isinstance(told.get("tool_call_id"), str) and "content" in told:
         told = {**told, "role": "tool"}
-    message = read_message(told) if "content" in told or "kwargs" in told else None
+    is_wrapped = "kwargs" in told or (told.get("type") == "tool" and isinstance(told.get("data"), dict))  # LangChain
+    message = read_message(told) if "content" in told or is_wrapped else None
     return message["parts"][0] if message and message["role"] == "tool" and message["parts"] else None
 
 
 def unquoted(value: Any) -> Any:
-    """A text that was written as JSON, quotes and all, is that text."""
+    """The text of a JSON string literal; other values unchanged."""
     if isinstance(value, str) and value[:1] == value[-1:] == '"' and len(value) > 1:
         inner = parse(f"[{value}]")
         return inner[0] if isinstance(inner, list) and len(inner) == 1 else value
@@ -422,11 +434,14 @@ def unquoted(value: Any) -> Any:
 
 
 def called_with(value: Any) -> Any:
-    """Arguments from what wraps them: ``{"args": [], "kwargs": {...}}``, ``{"arguments": ...}``."""
+    """Arguments without their wrapper, such as ``{"args": [], "kwargs": {...}}`` or ``{"arguments": ...}``."""
     value = parse_any(value)
     if isinstance(value, dict):
         if isinstance(value.get("kwargs"), dict) and set(value) <= {"args", "kwargs", "sanitize_inputs_outputs"}:
             return value["kwargs"] if value["kwargs"] or not value.get("args") else {"args": value["args"]}
+        if isinstance(value.get("input_str"), str) and "metadata" in value:  # OpenLLMetry for LangChain
+            inner = value["inputs"] if isinstance(value.get("inputs"), dict) else parse_any(value["input_str"])
+            return inner if isinstance(inner, dict) else value
         for key in ("arguments", "args", "input", "kwargs"):
             inner = parse(value.get(key))
             if isinstance(inner, dict) and set(value) <= {key, "name", "tool_name", "id", "type", "call_id"}:

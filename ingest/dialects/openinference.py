@@ -1,5 +1,6 @@
-"""OpenInference: flattened ``llm.input_messages``; the raw request and response in ``input.value`` and
-``output.value`` help out where the flattened form lost something."""
+"""OpenInference: flattened ``llm.input_messages``. The raw request and response in ``input.value`` and ``output.value``
+supply what the flattened form lost.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ _RAW = {"llm.input_messages": "input.value", "llm.output_messages": "output.valu
 
 
 def _kind(span: Span, values: dict[str, Any]) -> str:
-    """By the span's kind; where an attribute limit evicted it, by what else is there."""
+    """The span's kind; if an attribute limit dropped it, inferred from the other attributes."""
     kind = values.get("openinference.span.kind")
     if isinstance(kind, str):
         return _KINDS.get(kind.lower(), "other")
@@ -43,7 +44,7 @@ def _short_name(name: str) -> str:
 
 
 def _content(content: str, raw: Any) -> Any:
-    """Content blocks stand there as JSON text (Mistral); what the raw request or response has as text is text."""
+    """Content blocks that Mistral spans hold as JSON text. Text that the raw request or response holds stays text."""
     blocks = strict_parts(content)
     if blocks is content or not isinstance(raw, str):
         return blocks

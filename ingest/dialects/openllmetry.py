@@ -38,7 +38,7 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(m: Any) -> Any:
-    """A flattened message: content that is no text was written as JSON; Vertex names a text by its role."""
+    """A flattened message. Content blocks are JSON text there. Vertex spans name a user's text by the role."""
     if not isinstance(m, dict):
         return m
     if isinstance(m.get("user"), str) and not {"role", "content"} & set(m):

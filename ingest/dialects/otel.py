@@ -22,7 +22,7 @@ _EXECUTION = ("gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.t
 
 
 def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
-    """What happened in the span, as (event name, fields): span events, else log records that name it."""
+    """The events of a span as (name, fields): span events, else log records that name the span."""
     if not span.events and not span.records:
         return []
     events = [(e["name"], _with_blocks(e["attributes"])) for e in span.events]
@@ -33,13 +33,14 @@ def occurrences(span: Span) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _with_blocks(fields: dict[str, Any]) -> dict[str, Any]:
-    """Attributes of an event hold no lists of objects: content blocks stand there as JSON text (Strands)."""
+    """Parses content blocks in event attributes. Attributes cannot hold lists of objects, so Strands writes JSON text.
+    """
     told: dict[str, Any] = {k: strict_parts(fields[k], bare=True) for k in ("content", "message") if k in fields}
     return {**fields, **told} if told else fields
 
 
 def _happens(span: Span) -> bool:
-    """Whether an event or a log record of the span is of the GenAI conventions."""
+    """Whether the span has an event or a log record of the GenAI conventions."""
     return bool(span.events or span.records) and any(name.startswith("gen_ai.") for name, _ in occurrences(span))
 
 
@@ -49,7 +50,7 @@ def _fields(attributes: dict[str, Any], body: Any) -> dict[str, Any]:
 
 
 def message_of_event(name: str, fields: dict[str, Any]) -> tuple[bool, dict[str, Any]] | None:
-    """The message that a per-message event tells and whether it is the model's answer; None for others."""
+    """The message of a per-message event, and whether it is an answer of the model; None for other events."""
     content = parse(fields.get("gen_ai.event.content"))  # Azure puts the body there, as JSON text
     fields = {**fields, **content} if isinstance(content, dict) else fields
     if name in _ROLE_OF:
@@ -74,9 +75,30 @@ _SAID = {"content", "tool_calls", "parts"}
 def split_events(
     events: list[tuple[str, dict[str, Any]]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The messages that went in and those that came out, of per-message events in their order."""
+    """The input messages and the output messages of per-message events, in order."""
     told = [found for name, fields in events if (found := message_of_event(name, fields))]
-    return [m for said, m in told if not said], [m for said, m in told if said]
+    asked = [m for said, m in told if not said]
+    if answered := {m.get("id") or m.get("tool_call_id") for m in asked if m["role"] == "tool"} - {None}:
+        asked = [left for m in asked if (left := _without_results(m, answered))]
+    return asked, [m for said, m in told if said]
+
+
+def _without_results(message: dict[str, Any], answered: set[Any]) -> dict[str, Any] | None:
+    """A user's message without tool results that also have an event of their own, as the botocore instrumentation
+    writes them; None if nothing is left."""
+    blocks = message.get("content")
+    if message["role"] != "user" or not isinstance(blocks, list):
+        return message
+    left = [b for b in blocks if not (isinstance(b, dict) and _answered_call(b) in answered)]
+    return message if len(left) == len(blocks) else {**message, "content": left} if left else None
+
+
+def _answered_call(block: dict[str, Any]) -> Any:
+    """The id of the call that a content block answers (Bedrock, Anthropic); None for other blocks."""
+    inner = block.get("toolResult")
+    if isinstance(inner, dict):
+        return inner.get("toolUseId")
+    return block.get("tool_use_id") if block.get("type") == "tool_result" else None
 
 
 def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +124,7 @@ def _prepare(span: Span, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tool_events(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """On a tool's span (Strands) the tool message is the arguments and the choice is the result."""
+    """On a tool span of Strands the tool message holds the arguments and the choice holds the result."""
     told: dict[str, Any] = {}
     if inputs:
         told["told.arguments"], told["told.id"] = inputs[0].get("content"), inputs[0].get("id")

@@ -1,1 +1,1 @@
-"""What telemetry looks like in files and requests: OTLP protobuf and JSON, message lists, trajectories."""
+"""The formats of files and requests: OTLP protobuf and JSON, message lists, trajectories, session files."""

@@ -1,4 +1,4 @@
-"""JSON of other systems, by the keys that it has: for messages to people (``recognise``), never for reading."""
+"""Recognises JSON exports of other systems by their keys. Used only for error messages (``recognise``)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 
 
 class Guess(NamedTuple):
-    """What something seems to be, and what to do."""
+    """What an input seems to be, and what the user can do."""
 
     what: str
     then: str
 
 
 class Mark(NamedTuple):
-    """Keys that only one system writes together (``a b|c d``: a and b, or c and d), and values that a key has in it."""
+    """Keys by which one system's JSON is recognised (``a b|c d``: a and b, or c and d), and values that a key must
+    have."""
 
     keys: str
     guess: Guess
     among: dict[str, tuple[Any, ...]] = {}
 
     def fits(self, value: dict[str, Any]) -> bool:
-        """Whether an object has the mark."""
+        """Whether an object has these keys and values."""
         has_keys = any(set(keys.split()) <= value.keys() for keys in self.keys.split("|"))
         return has_keys and all(value.get(k) in wanted for k, wanted in self.among.items())
 
@@ -74,15 +75,18 @@ TRACES = (
          {"object": ("trace", "trace.span")}),
     Mark("object", Guess("a streamed response in its chunks", "write the whole response, with its request's messages"),
          {"object": ("chat.completion.chunk",)}),
-    Mark("sessionId parentUuid|leafUuid",
-         Guess("a session of Claude Code (an agent's own log)",
-               f"let it send OTLP (CLAUDE_CODE_ENABLE_TELEMETRY=1, OTEL_LOGS_EXPORTER=otlp), or {AS_MESSAGES}")),
-    Mark("type payload",
-         Guess("a session of Codex CLI (an agent's own log)",
-               f"let it send OTLP ([otel] in ~/.codex/config.toml), or {AS_MESSAGES}"),
-         {"type": ("session_meta", "response_item", "event_msg", "turn_context", "compacted")}),
 )  # fmt: skip
 OTHERS = (
+    Mark("source action args|source action message|source observation content|source observation extras",
+         Guess("events of OpenHands (an agent's own log)", f"send its traces as OTLP, or {AS_MESSAGES}")),
+    Mark("type thread_id|type item|type usage", Guess("what `codex exec --json` prints",
+                                                      "give the session's file, ~/.codex/sessions/*/rollout-*.jsonl"),
+         {"type": ("thread.started", "turn.started", "turn.completed", "item.started", "item.updated",
+                   "item.completed")}),
+    Mark("display project timestamp|session_id ts text|sessionId messageId message",
+         Guess("an agent's list of prompts, without its answers",
+               "give the sessions themselves: ~/.claude/projects/*/*.jsonl, ~/.codex/sessions/*/rollout-*.jsonl or "
+               "~/.gemini/tmp/*/chats/*.json")),
     Mark("steps agent", Guess("an ATIF trajectory without its version", 'add "schema_version": "ATIF-v1.7"')),
     Mark("traceEvents", Guess("a trace of Chrome's profiler", AS_MESSAGES)),
     Mark("cells nbformat", Guess("a Jupyter notebook", AS_MESSAGES)),
@@ -95,13 +99,13 @@ OTHERS = (
 
 
 def guess(value: dict[str, Any], marks: tuple[Mark, ...]) -> Guess | None:
-    """What an object is by its marks."""
+    """The guess for an object, by its keys."""
     found = next((mark.guess for mark in marks if mark.fits(value)), None)
     return found or _by_its_parts(value)
 
 
 def _by_its_parts(value: dict[str, Any]) -> Guess | None:
-    """What an object is by what its parts hold."""
+    """The guess for an object, by the keys of its inner objects."""
     data, context = value.get("data"), value.get("context")
     if isinstance(data, list) and data and isinstance(data[0], dict) and "traceID" in data[0]:
         return _JAEGER

@@ -1,6 +1,8 @@
-"""Files of telemetry, maybe compressed: OTLP JSON lines or single objects, OTLP protobuf (``ingest.formats.framed``),
-journal segments, message lists and trajectories (``ingest.formats.trajectories``). What is bad is told, with what it
-seems to be (``ingest.formats.recognise``); what is good beside it is kept, also behind it.
+"""Reads files, compressed or not: OTLP JSON, OTLP protobuf (``ingest.formats.framed``), journal segments,
+conversations (``ingest.formats.trajectories``) and session files of agents (``ingest.formats.sessions``).
+
+A bad line or message is reported with what it seems to be (``ingest.formats.recognise``). The good ones before and
+after it are kept.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
+from ingest import half_characters
 from ingest.errors import UserError
 from ingest.formats import framed, otlp, recognise, trajectories
 from ingest.formats.opening import CUT, DAMAGED, open_plain
 from ingest.formats.records import message_lists
 from ingest.formats.records.batches import BatchRequests
+from ingest.formats.sessions.session_file import SessionFile
 from ingest.journal import segments as journal
 
 PROTOBUF = (".pb", ".binpb", ".proto", ".bin")
@@ -29,7 +33,7 @@ _DEEPEST = 3  # objects around a list of conversations
 
 
 class BadFile(UserError):
-    """A file that could not be read to its end; what was read before is kept."""
+    """A file that could not be read completely. The rows before the problem are kept."""
 
 
 def as_path(path: str | Path) -> Path:
@@ -171,6 +175,16 @@ def _lines(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int, head
     such values. A last line without its end is held back: it is still being written, or the rest of it is lost."""
     bad = Bad(path, "line", head)
     add = Adder(rows, arrived_at_ns, path)
+    try:
+        yield from _each_line(file, path, add, bad)
+    finally:
+        unread = add.finish()
+    if unread:
+        bad.note(recognise.NotReadable(unread))
+    bad.tell()
+
+
+def _each_line(file: BinaryIO, path: Path, add: Adder, bad: Bad) -> Iterator[None]:
     lines = _whole_lines(file, path, bad)
     while line := next(lines, b""):
         bad.number += 1
@@ -190,7 +204,6 @@ def _lines(file: BinaryIO, path: Path, rows: otlp.Rows, arrived_at_ns: int, head
             if not line.endswith(b"\n") and _is_begun(line):
                 raise BadFile(_truncated(path, f"{bad.good} whole lines")) from None
             bad.note(error)
-    bad.tell()
 
 
 def _is_begun(text: bytes) -> bool:
@@ -208,7 +221,7 @@ def _several(text: bytes) -> list[Any] | None:
     """The values of a text, each over many lines; the last is ``...`` if the text ends within one. None if the text is
     something else."""
     try:
-        return [orjson.loads(text)]
+        return [half_characters.loads(text)]
     except orjson.JSONDecodeError:
         pass
     shown, decoder, at = text.decode("utf-8", "replace"), json.JSONDecoder(), 0
@@ -256,12 +269,12 @@ def _whole_lines(file: BinaryIO, path: Path, bad: Bad) -> Iterator[bytes]:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return orjson.loads(line)
+        return half_characters.loads(line)
     except orjson.JSONDecodeError as error:
         problem = error
     told = line.strip().removesuffix(b",")  # a list without its brackets
     try:
-        return orjson.loads(told)
+        return half_characters.loads(told)
     except orjson.JSONDecodeError:
         shown = message_lists.from_text(told.decode("utf-8", "replace"))  # Python's repr
     if isinstance(shown, str):
@@ -276,8 +289,23 @@ class Adder:
     def __init__(self, rows: otlp.Rows, arrived_at_ns: int, path: Path) -> None:
         self._rows, self._arrived_at_ns, self._source = rows, arrived_at_ns, str(path.absolute())
         self._batch_requests = BatchRequests(path)
+        self._session = SessionFile()
+
+    def finish(self) -> recognise.Guess | None:
+        """Adds the session that the values were lines of, once there are no more; says if it holds no conversation."""
+        if self._session.name is None:
+            return None
+        told = self._session.trajectories()
+        if not told:
+            return recognise.empty_session(self._session.name)
+        request = trajectories.request_of(told, self._session.name.lower().replace(" ", "-"))
+        otlp.add_json_request(request, self._rows, self._arrived_at_ns, self._source)
+        return None
 
     def __call__(self, value: Any) -> None:
+        is_request = isinstance(value, dict) and not otlp.SIGNALS.isdisjoint(value)
+        if not is_request and self._session.take(value):
+            return
         found = otlp.Rows()
         self._add(value, found, _DEEPEST)
         self._rows.extend(found)

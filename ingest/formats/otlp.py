@@ -24,6 +24,8 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from ingest import half_characters
+
 INT64_MAX = 2**63 - 1
 _SCOPE = [
     ("resource", pa.string()), ("resource_dropped_attributes_count", pa.int64()),
@@ -456,7 +458,7 @@ def read_json(payload: bytes | bytearray | str, rows: Rows, arrived_at_ns: int, 
     Metrics are counted, not kept. An empty object is an empty request.
     """
     try:
-        request = orjson.loads(payload)
+        request = half_characters.loads(payload)
     except orjson.JSONDecodeError as error:
         raise NotOtlp(f"no JSON: {error}") from None
     check_json_request(request)

@@ -1,7 +1,7 @@
-"""What input that cannot be read seems to be, and what to do with it: for messages to people, never for reading.
+"""Guesses what an unreadable input is and what to do with it. Used only for error messages.
 
-A guess names the kind and one step that makes a readable file of it; ``READABLE`` shows a readable line. ``exports``
-knows JSON of other systems.
+A guess names the kind of input and one step that makes a readable file of it. ``READABLE`` shows a readable line.
+``exports`` recognises JSON of other systems.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NotReadable(NotOtlp):
 
 
 def _to_lines(reader: str) -> str:
-    """The command that makes JSON lines of a table, with the database that is installed with this project."""
+    """The command that converts a table to JSON lines with DuckDB, which is installed with this project."""
     sql = f"COPY (FROM {reader}('FILE')) TO 'FILE.jsonl' (FORMAT json)"
     command = f'python -c "import duckdb; duckdb.sql({QUOTES}{sql}{QUOTES})"'
     return f"make JSON lines of it and give FILE.jsonl: {command}"
@@ -65,7 +65,7 @@ _METRIC = re.compile(rb"# (?:HELP|TYPE) ")
 
 
 def of_bytes(head: bytes) -> Guess | None:
-    """What a file that begins with these bytes seems to be; None for JSON, and for what has no mark."""
+    """The guess for a file that begins with these bytes; None for JSON and for unknown beginnings."""
     for magic, guess in _BYTES:
         if head.startswith(magic):
             return guess
@@ -101,16 +101,21 @@ def _table(head: bytes) -> str:
 
 
 def foreign(value: Any) -> Guess | None:
-    """The guess for an object, or a list of such, in another system's own form of traces. These are refused though some
-    hold messages: a part of them would be read and look like the whole."""
+    """The guess for traces in another system's own JSON. They are refused even if they hold messages, because only a
+    part of them could be read."""
     inner = value[0] if isinstance(value, list) and value else value
     if not isinstance(inner, dict) or "messages" in inner:
         return None
     return exports.guess(inner, exports.TRACES)
 
 
+def empty_session(agent: str) -> Guess:
+    """The guess for a session file without messages."""
+    return Guess(f"a session of {agent} without messages", "leave it out")
+
+
 def of_value(value: Any) -> Guess:
-    """What a JSON value seems to be that is neither telemetry nor a conversation."""
+    """The guess for a JSON value that is neither telemetry nor a conversation."""
     if isinstance(value, list):
         inner = next((item for item in value if isinstance(item, dict)), None)
         if inner is None:
@@ -128,7 +133,7 @@ def of_value(value: Any) -> Guess:
 
 
 def _of_messages(told: Any, key: str = "") -> Guess | None:
-    """What is wrong with a list that should hold messages; None if nothing says that it should."""
+    """What is wrong with a list of messages; None if nothing indicates that the value should be one."""
     shown = message_lists.from_text(told) if isinstance(told, str) else told
     where = f'"{key}"' if key else "the list"
     if not isinstance(shown, list):

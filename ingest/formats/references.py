@@ -1,8 +1,8 @@
-"""Content that lies in files of its own: ``gen_ai.input.messages_ref`` and its kin (opentelemetry-util-genai).
+"""Content in separate files: ``gen_ai.input.messages_ref`` and similar attributes (opentelemetry-util-genai).
 
-A reference is written by whoever sends telemetry, so it never opens a file of their choice: it resolves only to
-a file in the directory of the trace file that told it, or below, by as much of its path as matches. What came
-over the network has no such directory.
+The sender of telemetry chooses the reference, so it must not open arbitrary files. It resolves only to a file in the
+directory of the trace file, or below it, by the longest matching part of its path. Data from the network has no such
+directory.
 """
 
 from __future__ import annotations

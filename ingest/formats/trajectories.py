@@ -1,8 +1,8 @@
-"""Conversations that come without telemetry, as OTLP spans. Start here; ``chats`` and ``atif`` read the forms.
+"""Conversations without telemetry, as OTLP spans. Start here; ``chats`` and ``atif`` read the forms.
 
-Each conversation becomes one span in the OpenTelemetry GenAI form, so that everything behind the raw tables needs to
-know only spans. Ids come from the content: the same record is the same row, however often it is read. What has no place
-in the form is kept as JSON in the attribute ``rehearsal.record``.
+Each conversation becomes one span in the OpenTelemetry GenAI form, so later stages handle only spans. Ids are hashes of
+the content, so a record that is read twice is one row. Fields without a place in that form are kept as JSON in the
+attribute ``rehearsal.record``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ def as_request(value: Any, batch_requests: Requests | None = None) -> dict[str, 
     scope = "atif"
     if told is None:
         told, scope = chats.trajectories_of(value, batch_requests), "messages"
-    if told is None:
-        return None
+    return None if told is None else request_of(told, scope)
+
+
+def request_of(told: list[Trajectory], scope: str) -> dict[str, Any]:
+    """An OTLP/JSON request with a span for each trajectory; ``scope`` names the form that they came in."""
     scope_part = {"scope": {"name": f"rehearsal.{scope}"}, "spans": _spans(told)}
     return {"resourceSpans": [{"resource": {}, "scopeSpans": [scope_part]}]}
 
@@ -77,7 +80,7 @@ def _attributes(t: Trajectory, identity: str) -> list[dict[str, Any]]:
 
 
 def _output(said: list[Any]) -> Any:
-    """Answers as an API gave them: several choices or candidates are alternatives, several messages are not."""
+    """Answers of an API: several choices or candidates are alternatives, several messages are one answer."""
     if len(said) > 1 and all(isinstance(m, dict) and isinstance(m.get("message"), dict) for m in said):
         return {"choices": said}
     if len(said) > 1 and all(isinstance(m, dict) and isinstance(m.get("content"), dict) for m in said):

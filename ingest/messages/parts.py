@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from ingest import half_characters
 from ingest.messages import hosted
 from ingest.messages.kinds import QUIET, REASONING, SPEECH, TEXT, is_call, is_hosted, is_result, kind_of
 from ingest.messages.reprs import read_repr
@@ -33,7 +34,7 @@ def parse(value: Any) -> Any:
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError:
-        return value
+        return half_characters.loads_or(value)
 
 
 def parse_any(value: Any) -> Any:
@@ -44,7 +45,9 @@ def parse_any(value: Any) -> Any:
     if is_cut(parsed) and (saved := salvage(parsed)) is not None:
         return saved
     shown = read_repr(parsed)
-    return parsed if shown is None else shown
+    if shown is None:
+        return parsed
+    return half_characters.encodable(shown) if half_characters.may_have(parsed) else shown
 
 
 def is_cut(value: Any) -> bool:
@@ -116,6 +119,8 @@ def read_result(x: dict[str, Any]) -> Part:
     if isinstance(x.get("origin"), dict):  # Haystack keeps the call there
         x = {**{k: v for k, v in x["origin"].items() if k in ("id", "tool_name", "name")}, **x}
     response = first_not_none(x, *_RESPONSES)
+    if isinstance(response, str) and response.startswith('[{"json"'):  # Bedrock's blocks, as JSON text
+        response = parse(response)
     if isinstance(hosting := x.get("server_tool_call_response"), dict) and response is hosting:
         response = {k: v for k, v in hosting.items() if k != "type"}
         response = next(iter(response.values())) if len(response) == 1 else response
@@ -255,6 +260,8 @@ _NESTED_RESULTS = ("toolResult", "functionResponse", "function_response", "tool_
 
 
 def _untyped_parts(x: dict[str, Any]) -> list[Part]:
+    if None in x.values():  # Gemini's objects, dumped with all their fields
+        x = {k: v for k, v in x.items() if v is not None}
     for key in _NESTED_CALLS:
         if isinstance(x.get(key), dict):
             return [read_call(x[key])]

@@ -341,8 +341,16 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
                 return []
             if found:
                 return head + found
+    items = value.get("items")  # LiveKit's chat context
+    if isinstance(items, list) and items and all(map(_is_told, items)):
+        return head + read_messages(items, default_role)
     message = read_message(value, default_role)
     return head + ([message] if message else [])
+
+
+def _is_told(x: Any) -> bool:
+    """Whether an item says by its role or its kind what it is."""
+    return isinstance(x, dict) and (role_of(x) is not None or str(x.get("type")).startswith("function_call"))
 
 
 def _is_cohere(x: Any) -> bool:
@@ -393,6 +401,11 @@ def by_choice(messages: list[NormalMessage]) -> list[list[NormalMessage]]:
 
 _TASKS = ("question", "query", "task", "prompt", "user_input", "input", "request", "message", "text", "content")
 _ANSWERS = ("answer", "final_answer", "final_output", "output", "response", "result", "text", "content")
+def _is_aside(key: str) -> bool:
+    """Whether a field is not about the task or the answer: names, ids, reasoning."""
+    return key in _ASIDES or key.endswith(("_name", "_id", "Name", "Id"))
+
+
 _ASIDES = {"trajectory", "reasoning", "rationale", "thought", "model", "stream"}
 
 
@@ -404,8 +417,13 @@ def lone_text(value: Any, role: str, is_named: bool = False) -> str | None:
         return lone_text(inner, role, is_named)
     if not isinstance(value, dict):
         return value if isinstance(value, str) and value else None
-    texts = {k: v for k, v in value.items() if isinstance(v, str) and v and k not in _ASIDES}
-    named = first(texts, *(_TASKS if role == "user" else _ANSWERS))
+    keys = _TASKS if role == "user" else _ANSWERS
+    told = next((value[k] for k in keys if isinstance(value.get(k), dict) and role_of(value[k])), None)
+    if told is not None:  # a message (LlamaIndex's response)
+        parts = _message_parts(told, role)
+        return "\n".join(p["content"] for p in parts if p["type"] == "text") or None
+    texts = {k: v for k, v in value.items() if isinstance(v, str) and v and not _is_aside(k)}
+    named = first(texts, *keys)
     return named or (next(iter(texts.values())) if len(texts) == 1 and not is_named else None)
 
 

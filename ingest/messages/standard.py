@@ -58,6 +58,8 @@ def _call(x: Part) -> Part | None:
 def _result(x: Part) -> Part | None:
     if x.keys() != _RESULT or not _is_id(x["id"]) or type(x["response"]) is not str:
         return None
+    if x["response"][:8] == '[{"json"':  # Bedrock's blocks, as JSON text
+        return None
     return {"type": "tool_call_response", "response": x["response"], "id": x["id"]}
 
 

@@ -1,1 +1,1 @@
-"""Log records that tell conversations without spans: events of command-line agents. Start with `sessions.py`."""
+"""Log records that hold conversations without spans: events of command-line agents. Start with `sessions.py`."""

@@ -55,7 +55,7 @@ REDACTED = {"[REDACTED]", "<REDACTED>", "[redacted]", "REDACTED"}
 
 @dataclass(frozen=True)
 class Call:
-    """A tool that ran. ``is_error`` None: nothing says how it went."""
+    """A tool execution. ``is_error`` is None if the record does not say whether it failed."""
 
     name: str
     call_id: str | None
@@ -68,8 +68,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Event:
-    """One event of a session. ``content`` is a text, a request or a response as JSON, or a ``Call``; None for one that
-    tells nothing."""
+    """One event of a session. ``content`` is a text, a request or a response as JSON, or a ``Call``; None if the
+    record holds no content."""
 
     kind: str
     session: str
@@ -80,12 +80,12 @@ class Event:
 
     @property
     def is_redacted(self) -> bool:
-        """Whether its content was left out by the agent's settings."""
+        """Whether the agent's settings replaced the content by a marker."""
         return isinstance(self.content, str) and self.content.strip() in REDACTED
 
 
 def read_event(record: LogRecord) -> Event | None:
-    """A log record as an event; None for one that is none or names no session."""
+    """A log record as an event; None if it is not an event or names no session."""
     a = {**record.attributes, **record.body} if isinstance(record.body, dict) else record.attributes
     session = session_of(record)
     kind = next((KINDS[n] for n in names(record) if n in KINDS), None)
@@ -114,8 +114,8 @@ def sub_agent(record: LogRecord) -> str:
 
 
 def names(record: LogRecord) -> list[str]:
-    """What an event may be called, without its vendor. Bridges from other loggers put a place in the source code into
-    ``event_name``, and the name into an attribute or the body."""
+    """The possible names of an event, without the vendor's prefix. Bridges from other loggers write a source location
+    into ``event_name``, and the name into an attribute or the body."""
     told = (record.attributes.get("event.name"), record.event_name, record.body)
     found = [name for name in told if isinstance(name, str) and name and len(name) < 100]
     return [name for full in found for name in (full, full.partition(".")[2]) if name]

@@ -1,4 +1,4 @@
-"""GenAI events of the standard that name no span: each call's are read as if a span had told them."""
+"""GenAI events of the standard that name no span. The events of one model call are read like those of a span."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MESSAGE = (".message", _CHOICE)
 
 
 def spans_of(records: Iterable[LogRecord]) -> Iterator[Span]:
-    """A span for each model call that records without trace ids tell: one details event, or the messages of a session
-    up to a choice. Messages of no session are nobody's."""
+    """One span for each model call in records without trace ids: a details event, or the messages of a session up to a
+    choice. Messages without a session are ignored."""
     open_calls: dict[str, list[LogRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r.time_ns):
         session = session_of(record)

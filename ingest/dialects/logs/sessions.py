@@ -1,8 +1,7 @@
-"""Sessions of command-line agents: their log records, which need no spans, become model calls and tool executions.
+"""Sessions of command-line agents. Their log records become model calls and tool executions, without spans.
 
-Where requests and responses were logged whole, they are the model's calls. Else the session is told by what there is:
-prompts, answers where they are logged, and tools with their arguments and results. What the agent did not log stays
-unknown; nothing is made up for it.
+If requests and responses were logged whole, they are the model calls. Otherwise one model call holds the whole session:
+prompts, logged answers, and tools with their arguments and results. What the agent did not log is missing.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ FLAG = "session_log"
 
 
 def read_sessions(records: Iterable[LogRecord], told: set[str]) -> tuple[list[Observed], Counter[str]]:
-    """What log records say of sessions, but for traces whose spans have ``told`` it; and by name how many records were
-    not understood."""
+    """The model calls and executions of sessions, except in traces whose spans were read (``told``); and the number of
+    records that were not understood, by name."""
     sessions: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
     unread: Counter[str] = Counter()
     for record in records:
@@ -81,8 +80,7 @@ def _observed(kind: str, trace_id: str, e: Event, mark: str) -> Observed:
 
 
 def _exchanges(events: list[Event]) -> Iterator[tuple[Event, Event | None]]:
-    """Requests that were logged with content, and their responses: each of these answers the oldest open request of
-    its purpose."""
+    """Logged requests with their responses. A response answers the oldest open request of its purpose."""
     waiting: dict[tuple[Any, ...], list[Event]] = defaultdict(list)
     for e in events:
         key = tuple(first(e.record.attributes, name) for name in ("query_source", "prompt_id"))
@@ -94,7 +92,7 @@ def _exchanges(events: list[Event]) -> Iterator[tuple[Event, Event | None]]:
 
 
 def _messages(e: Event, role: str) -> list[NormalMessage]:
-    """The messages of a request or a response; those that a stream brought in pieces are one."""
+    """The messages of a request or a response. The pieces of a stream are joined into one message."""
     if not isinstance(e.content, str | dict | list) or not e.content:
         return []
     told = parse(e.content)
@@ -134,7 +132,7 @@ def _is_cut(e: Event) -> bool:
 
 
 def _told(trace_id: str, events: list[Event]) -> Iterator[Observed]:
-    """One telling of the session: all but the last answer is what went before it."""
+    """One model call that holds the session: everything before the last answer is its input."""
     told: list[NormalMessage] = []
     flags: list[str] = []
     number = 0
@@ -162,7 +160,7 @@ def _told(trace_id: str, events: list[Event]) -> Iterator[Observed]:
 
 
 def _exchange(e: Event, number: int, trace_id: str) -> list[NormalMessage]:
-    """A call and what it answered, which the agent logs when it is done."""
+    """A call and its result. The agent logs them in one record, after the tool has ended."""
     call: Call = e.content
     call_id = call.call_id or _made_id(trace_id, e, number)
     made = call_part(call.name, call.arguments, call_id)

@@ -1,1 +1,1 @@
-"""Conversations that come without telemetry, in the forms that people have them in (``formats.trajectories`` asks)."""
+"""Conversations without telemetry, in the forms of datasets, APIs and exports (used by ``formats.trajectories``)."""

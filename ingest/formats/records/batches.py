@@ -1,7 +1,6 @@
-"""The requests of a batch API, which a file of its results names by their ``custom_id`` alone.
+"""The requests of a batch API. The file of results names them only by ``custom_id``.
 
-Both files lie in one directory as a rule. A request that is there twice with different bodies proves nothing and is
-not used.
+Both files usually are in one directory. A request that occurs twice with different bodies is not used.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ _MOST_BYTES = 512 << 20  # of one file; the largest that an API takes is 200 MB
 
 
 class BatchRequests:
-    """The requests in the files beside a file of results, read when the first is asked for."""
+    """The requests in the files beside a file of results. Read when the first one is needed."""
 
     def __init__(self, results: Path) -> None:
         self._results = results
         self._found: dict[str, dict[str, Any] | None] | None = None
 
     def __call__(self, custom_id: str) -> dict[str, Any] | None:
-        """The body of a request, or None if no file tells it, or several tell different ones."""
+        """The body of a request; None if no file has it, or if several files have different ones."""
         if self._found is None:
             self._found = {}
             for path in self._beside():
@@ -43,7 +42,7 @@ class BatchRequests:
 
 
 def _requests(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The requests of a file that is one of a batch: every line of such a file is."""
+    """The requests of a file, if all of its lines are requests of a batch."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             return

@@ -1,7 +1,7 @@
-"""Records that hold a conversation, in the forms that people have them in: datasets to train on, files of batch and
-fine-tuning APIs, logged requests and responses, exports. ``message_lists`` reads the messages.
+"""Records that hold a conversation: training datasets, files of batch and fine-tuning APIs, logged requests and
+responses, exports. ``message_lists`` reads the messages.
 
-A record is known by its keys. Every other form of a conversation is refused, never guessed.
+A record is recognised by its keys. Other forms are refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def trajectories_of(value: Any, batch_requests: BatchRequests | None = None) -> 
 
 
 def without_time(message: Any) -> Any:
-    """A message without when it was written, which is the span's."""
+    """A message without its timestamp, which is the span's."""
     return {k: v for k, v in message.items() if k != "timestamp"} if isinstance(message, dict) else message
 
 
@@ -53,14 +53,14 @@ def _listed(items: list[Any]) -> Trajectory:
 
 
 def _split(messages: list[Any], tools: Any) -> Trajectory:
-    """The last message is what the model said in the end, if it is the model's."""
+    """Splits a conversation: if the last message is the model's, it is the output."""
     messages, tools = untagged(messages, tools)
     answered = bool(messages) and message_lists.role_of(messages[-1]) == "assistant"
     return Trajectory(messages[:-1] if answered else messages, messages[-1:] if answered else [], tools=tools)
 
 
 def _on_its_path(record: dict[str, Any]) -> dict[str, Any]:
-    """A conversation of ChatGPT's export, which is a tree of messages: the path to the one that is shown."""
+    """The displayed path of a conversation in ChatGPT's export, which is a tree of messages."""
     nodes, at = record["mapping"], record.get("current_node")
     path: list[Any] = []
     while isinstance(node := nodes.get(at), dict) and len(path) <= len(nodes):
@@ -90,7 +90,7 @@ def _first(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
 
 
 def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
-    """A conversation and what answers it, a logged request with its response, a response alone, or two texts."""
+    """A conversation with its answer, a logged request with its response, a response alone, or two texts."""
     for asked, answered in _PAIRS:
         request, response = _object(record.get(asked)), _object(record.get(answered))
         if request is not None and answered in record and (told := _prompt(request)) is not None:
@@ -99,12 +99,25 @@ def _plain(record: dict[str, Any]) -> list[Trajectory] | None:
     told = _prompt(record)
     if told is not None:
         answer = next((a for k in _ANSWERS if (a := _answer(record.get(k), is_text=not told.said)) is not None), None)
+        if answer is not None and told.said and _repeats(answer.said, told.said):
+            answer = replace(answer, said=told.said)  # Inspect AI's output is the last of its messages
+            told = replace(told, said=[])
         if answer is None and not told.said and not {"choices", "candidates"}.isdisjoint(record):
             answer = _answer(record)
         return [_with_facts(answer, told, record)]
     if (answer := _answer(record)) is not None:
         return [_with_facts(answer, Trajectory([], []), record)]
     return _texts(record)
+
+
+def _repeats(answer: list[Any], said: list[Any]) -> bool:
+    """Whether an answer repeats the last message of the conversation."""
+    facts = [
+        [(m.get("content"), [c.get("function") for c in m.get("tool_calls") or () if isinstance(c, dict)])
+         for m in (item.get("message", item) for item in items if isinstance(item, dict)) if isinstance(m, dict)]
+        for items in (answer, said)
+    ]  # fmt: skip
+    return bool(facts[0]) and facts[0] == facts[1]
 
 
 def _object(value: Any) -> dict[str, Any] | None:
@@ -129,8 +142,8 @@ def _prompt(record: dict[str, Any]) -> Trajectory | None:
 
 
 def _answer(value: Any, is_text: bool = False) -> Trajectory | None:
-    """What a model answered: a response of OpenAI's chat or Responses API, of Anthropic's, Gemini's or Bedrock's, or
-    messages; where ``is_text``, a text as well."""
+    """The answer of a model: a response of OpenAI's chat or Responses API, of Anthropic's, Gemini's or Bedrock's, or
+    messages; with ``is_text`` also a text."""
     if isinstance(value, str | list):
         items = message_lists.listed(value)
         if items is None and is_text and isinstance(value, str) and value:
@@ -156,7 +169,7 @@ def _answer(value: Any, is_text: bool = False) -> Trajectory | None:
 
 
 def _said(items: Any) -> list[Any] | None:
-    """Choices, candidates or output items; of a text completion's choices the texts."""
+    """Choices, candidates or output items; the texts of a text completion's choices."""
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
         return None
     if all(isinstance(item.get("text"), str) and "message" not in item for item in items):
@@ -181,7 +194,7 @@ def _texts(record: dict[str, Any]) -> list[Trajectory] | None:
 
 
 def _with_facts(answer: Trajectory | None, told: Trajectory, record: dict[str, Any]) -> Trajectory:
-    """A conversation with the facts that its record tells beside the messages."""
+    """A conversation with the ids, outcomes and other facts of its record."""
     if answer is not None:
         told = replace(told, asked=[*told.asked, *told.said], said=answer.said)
     ids = {k: record[k] for k in IDS if isinstance(record.get(k), str | int) and not isinstance(record.get(k), bool)}
@@ -224,7 +237,7 @@ def _batch(record: dict[str, Any], requests: BatchRequests | None) -> list[Traje
 
 
 def _has_failed(record: dict[str, Any], result: dict[str, Any] | None) -> bool:
-    """Whether a request of a batch was not answered; an answer of another kind (embeddings) is one."""
+    """Whether a request of a batch was not answered. An answer of another kind (embeddings) is no failure."""
     status = (result or {}).get("status_code")
     return (
         bool(record.get("error"))
@@ -234,7 +247,7 @@ def _has_failed(record: dict[str, Any], result: dict[str, Any] | None) -> bool:
 
 
 def _problem(record: dict[str, Any], result: dict[str, Any] | None) -> str:
-    """Why a request of a batch has no answer, in the API's words."""
+    """The API's message why a request of a batch has no answer."""
     for told in (record.get("error"), result, (result or {}).get("error"), (result or {}).get("body")):
         inner = told.get("error", told) if isinstance(told, dict) else told
         if isinstance(inner, dict) and isinstance(inner.get("error"), dict):
@@ -250,7 +263,7 @@ def _problem(record: dict[str, Any], result: dict[str, Any] | None) -> str:
 
 
 def _preference(record: dict[str, Any]) -> list[Trajectory] | None:
-    """Two answers to one prompt, of which one is preferred: both are conversations, with that as their outcome."""
+    """Two answers to one prompt, one of them preferred. Both become conversations with the outcome ``preferred``."""
     for better, worse in (("preferred_output", "non_preferred_output"), ("chosen", "rejected")):
         if better in record and worse in record:
             break
@@ -273,7 +286,7 @@ def _preference(record: dict[str, Any]) -> list[Trajectory] | None:
 
 
 def _alternative(told: Trajectory | None, value: Any) -> tuple[Trajectory, Trajectory] | None:
-    """A prompt and one answer to it. An answer of messages may repeat the prompt, or be all there is."""
+    """A prompt and one answer. Messages in the answer may repeat the prompt, or be the whole conversation."""
     if isinstance(value, str) and message_lists.listed(value) is None:
         return (told, Trajectory([], [{"role": "assistant", "content": value}])) if told else None
     answer = _answer(value)

@@ -1,8 +1,8 @@
-"""Lists of messages in the forms that people have them in, brought to ones that ``ingest.messages`` reads.
+"""Converts lists of messages from common dataset forms to forms that ``ingest.messages`` reads.
 
-Read are ShareGPT's ``from`` and ``value`` and other names of these, other names of roles, messages and lists given as
-JSON text, choices with a message in them, the parts of AI SDK's UI messages, and transcripts. Messages of an API
-(OpenAI chat and Responses, Anthropic, Gemini, LangChain) stay as they are.
+Converted are ShareGPT's ``from`` and ``value`` and similar keys, other names of roles, messages and lists given as
+JSON text, choices that hold a message, the parts of AI SDK's UI messages, and transcripts. Messages of an API (OpenAI
+chat and Responses, Anthropic, Gemini, LangChain) are not changed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def listed(value: Any) -> list[Any] | None:
 
 
 def from_text(text: str) -> Any:
-    """The object or list that a text shows, or the text."""
+    """The object or list that a text represents, or the text itself."""
     if text.lstrip()[:1] not in ("{", "["):
         return text
     try:
@@ -86,13 +86,13 @@ def is_message(item: Any) -> bool:
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a bare list is a conversation: every item is a message, with a role that somebody has."""
+    """Whether a bare list is a conversation: every item is a message with a known role."""
     items = listed(value) if isinstance(value, list) else None
     return items is not None and all(role_of(item) for item in items)
 
 
 def role_of(item: Any) -> str:
-    """The role of a message, "call" for one that is a call alone; "" if it is none that is known."""
+    """The role of a message, "call" for one that is only a call; "" if there is no known role."""
     if not isinstance(item, dict):
         return ""
     told = item.get("role", next((item[k] for k in _SPEAKERS if isinstance(item.get(k), str)), None))
@@ -132,7 +132,7 @@ def _read(item: Message) -> list[Message]:
 
 
 def _with_role(item: Message) -> Message:
-    """A message with its role and its content under these names."""
+    """A message with its role and content under the keys ``role`` and ``content``."""
     speaker = next((k for k in _SPEAKERS if isinstance(item.get(k), str)), None) if "role" not in item else None
     is_empty = item.get("content") in (None, "", []) and not {"parts", "tool_calls", "type"} & item.keys()
     saying = next((k for k in _SAYINGS if isinstance(item.get(k), str)), None) if is_empty or speaker else None
@@ -156,7 +156,7 @@ def _call_alone(item: Message) -> Message:
 
 
 def chat_call(call: dict[str, Any]) -> dict[str, Any]:
-    """A call that a text shows, as one of chat completions."""
+    """A call from a text, in the form of chat completions."""
     arguments = call.get("arguments", call.get("parameters", call.get("args", {})))
     out: dict[str, Any] = {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
     return {"id": call["id"], **out} if isinstance(call.get("id"), str) else out

@@ -1,8 +1,7 @@
-"""Calls and results that stand in the messages' text between tags, as the Hermes and Qwen chat templates write them:
+"""Calls and results between tags in the text of messages, as the Hermes and Qwen chat templates write them:
 ``<tool_call>{"name": ..., "arguments": ...}</tool_call>`` and ``<tool_response>...</tool_response>``.
 
-Such text is read as calls only where the conversation shows that it means them: it defines tools, or a response comes
-back. A model that merely speaks of the tags has said what it said.
+Such text is read as calls only if the conversation defines tools or contains a response. Otherwise it stays text.
 """
 
 from __future__ import annotations

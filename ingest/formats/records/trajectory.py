@@ -1,4 +1,4 @@
-"""One conversation that came without telemetry, as its reader understood it."""
+"""The common form of a conversation that came without telemetry."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _UNITS = ((10**17, 1), (10**14, 1_000), (10**11, 1_000_000), (0, 1_000_000_000))
 
 @dataclass(frozen=True)
 class Trajectory:
-    """``asked`` are the messages that a model was given, ``said`` those it answered with, both in a form that
-    ``ingest.messages`` reads. ``kept`` is what has no other place; ``parent`` the place of the trajectory that
+    """``asked`` are the input messages of a model call and ``said`` its output, in forms that ``ingest.messages``
+    reads. ``kept`` holds fields that have no place in the normal form. ``parent`` is the index of the trajectory that
     started this one, in the same list."""
 
     asked: list[Any]
@@ -33,20 +33,20 @@ class Trajectory:
     parent: int | None = None
 
     def identity(self) -> list[Any]:
-        """All that tells it from others, as JSON can say it."""
+        """All content, as JSON values. Its hash identifies the trajectory."""
         told = [[o.name, o.score, o.label, o.explanation] for o in self.outcomes]
         ids = [self.agent, self.model, self.conversation_id, self.response_id, self.error, self.at_ns]
         return [self.asked, self.said, self.system, self.tools, ids, told, self.kept]
 
     def times(self) -> tuple[int, int]:
-        """Start and end in ns, 0 where nothing says them."""
+        """Start and end in ns; 0 if unknown."""
         times = [t for m in (*self.asked, *self.said) if isinstance(m, dict) and (t := time_of(m))]
         times += [self.at_ns] if self.at_ns else []
         return (min(times), max(times)) if times else (0, 0)
 
 
 def time_of(record: dict[str, Any]) -> int:
-    """When a record or a message happened, in ns; 0 if it does not say."""
+    """The time of a record or a message in ns; 0 if it has none."""
     return next((t for k in _TIMES if (t := _ns(record.get(k)))), 0)
 
 

@@ -392,3 +392,23 @@ def test_a_preference_with_an_id_keeps_both_outcomes(tmp_path: Path) -> None:
     chosen, rejected = [DONE], [{"role": "assistant", "content": "No."}]
     found, _ = read(tmp_path, data={"id": "p", "prompt": [USER], "chosen": chosen, "rejected": rejected})
     assert {told(c)[-1][1]: outcomes(c)["preferred"] for c in found} == {"Here.": 1.0, "No.": 0.0}
+
+
+def test_an_eval_log_of_inspect_tells_each_answer_once(tmp_path: Path, lake: Lake) -> None:
+    """A sample's ``output`` is the last of its ``messages``."""
+    said = {"role": "assistant", "content": "4", "source": "generate", "model": "m"}
+    sample = {
+        "id": "s-1",
+        "epoch": 1,
+        "input": "2 + 2?",
+        "target": "4",
+        "messages": [{"role": "user", "content": "2 + 2?", "source": "input"}, said],
+        "output": {"choices": [{"message": {"role": "assistant", "content": "4"}, "stop_reason": "stop"}]},
+        "scores": {"match": {"value": 1.0, "answer": "4"}},
+    }
+    path = tmp_path / "eval.json"
+    path.write_text(json.dumps({"version": 2, "status": "success", "eval": {"task": "sums"}, "samples": [sample]}))
+    lake.ingest([path])
+    (c,) = lake.conversations()
+    assert [m["content"] for m in c.messages] == ["2 + 2?", "4"]
+    assert [(o["name"], o["score"]) for o in c.outcomes] == [("match", 1.0)]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import zstandard
 from google.protobuf import json_format
-from ingest_samples import conversation
+from ingest_samples import conversation, request, span
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -31,9 +31,9 @@ def traces(number: int = 1) -> bytes:
     request = ExportTraceServiceRequest()
     for part in sample["resourceSpans"]:
         for scope in part["scopeSpans"]:
-            for span in scope["spans"]:
+            for told in scope["spans"]:
                 for key in ("traceId", "spanId", "parentSpanId"):
-                    span[key] = base64.b64encode(bytes.fromhex(span[key])).decode()
+                    told[key] = base64.b64encode(bytes.fromhex(told[key])).decode()
     return json_format.ParseDict(sample, request).SerializeToString()
 
 
@@ -206,3 +206,13 @@ def test_the_summary_says_what_came_in(tmp_path: Path) -> None:
     assert "1 files: 6 rows in, 6 new" in told[0] and "0 duplicates" in told[0]
     assert "6 rows in, 0 new" in told[1] and "6 duplicates" in told[1]
     assert "spans by dialect:" in told[0] and "flagged:" in told[0]
+
+
+def test_half_a_character_in_a_line_costs_one_character(tmp_path: Path) -> None:
+    """JavaScript writes half of a surrogate pair where it cut a text within a character."""
+    sample = request(span(1, 1, "chat", {"input.value": "smile \ud83d"}))
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(sample) + "\n")
+    (rows,) = files.read(path, 1)
+    assert len(rows) == 1
+    assert "smile \ufffd" in str(rows.spans)

@@ -1,0 +1,65 @@
+"""Histories that leave out the messages by which a model called its tools, and keep the results: OpenLIT writes those.
+
+The call is known from the answer of an earlier model call, by its id. It is put back in front of its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ingest.messages.chatform import Turn
+
+
+def lacks_calls(history: Sequence[Turn], start: int) -> bool:
+    """Whether the turns from ``start`` have more results than the calls before them."""
+    begin = start
+    while begin and history[begin - 1].message["role"] == "tool":
+        begin -= 1
+    left = _calls(history[begin - 1]) - (start - begin) if begin else 0
+    for turn in history[start:]:
+        if turn.message["role"] != "tool":
+            left = _calls(turn)
+        elif left > 0:
+            left -= 1
+        elif turn.message.get("tool_call_id"):
+            return True
+    return False
+
+
+_UNTOLD = 1_000  # calls that may be in an assistant's turn of which nothing is told
+
+
+def _calls(turn: Turn) -> int:
+    """How many results may follow a turn."""
+    m = turn.message
+    return len(m.get("tool_calls") or ()) or (_UNTOLD if m["role"] == "assistant" and not turn.parts else 0)
+
+
+def put_back(history: list[Turn], told: Iterable[Sequence[Turn]]) -> list[Turn]:
+    """A history with the calls that it leaves out, from the turns ``told`` before, the latest first."""
+    makers: dict[str, Turn] = {}
+    for turns in told:
+        for turn in turns:
+            for call in turn.message.get("tool_calls") or ():
+                if call.get("id"):
+                    makers.setdefault(call["id"], turn)
+    out: list[Turn] = []
+    left = 0
+    for turn in history:
+        is_result = turn.message["role"] == "tool"
+        left = left - 1 if is_result else _calls(turn)
+        maker = makers.get(turn.message.get("tool_call_id", "")) if is_result and left < 0 else None
+        if maker is not None:
+            left = _calls(maker) - 1
+            if out and _is_rest_of(out[-1], maker):
+                out.pop()
+            out.append(maker.seen(turn.start_ns, turn.span_id, turn.trace_id, False))
+        out.append(turn)
+    return out
+
+
+def _is_rest_of(turn: Turn, maker: Turn) -> bool:
+    """Whether a turn is the text of the message that made the call, without the call."""
+    m = turn.message
+    is_text = m["role"] == "assistant" and not m.get("tool_calls")
+    return is_text and (m.get("content") or "").strip() == (maker.message.get("content") or "").strip()
