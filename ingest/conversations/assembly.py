@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
+from operator import attrgetter
 from typing import Any
 
 from ingest.conversations import grouping, hidden_history, judgements
@@ -26,7 +27,7 @@ from ingest.conversations.runs import rebuild
 from ingest.conversations.threads import Thread, absorb, path_digests, thread
 from ingest.messages.chatform import Turn
 from ingest.messages.normal import Evaluation, Observed, SpanKey
-from ingest.messages.parts import is_unread
+from ingest.messages.parts import READ, is_unread
 
 KINDS = ("inference", "execution")
 Placement = tuple[str, str, str, Turn | None]  # trace, span, kind, and the turn that it told
@@ -49,6 +50,7 @@ class Assembled:
     names: set[str] = field(default_factory=set)  # the conversation ids that its spans give
     placed: list[Placement] = field(default_factory=list)
     judged: list[Evaluation] = field(default_factory=list)
+    path: list[bytes] | None = None  # ``path_hashes``, once they are known
 
 
 @dataclass
@@ -75,9 +77,11 @@ def assemble(
 
 def groups_of(observed: list[Observed], judged: Sequence[Evaluation] = (), left: Left | None = None) -> list[Group]:
     """The groups in these spans, which are all those of their traces, in an order that does not depend on that of
-    their arrival."""
+    their arrival: by trace, in each by time."""
     observed = merge_tellings(observed)
-    observed.sort(key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns, len(o.input), o.trace_id, o.span_id))
+    observed.sort(key=attrgetter("trace_id", "start_ns"))
+    if any(a.start_ns == b.start_ns and a.trace_id == b.trace_id for a, b in pairwise(observed)):
+        observed.sort(key=lambda o: (o.trace_id, o.start_ns, o.kind != "inference", o.end_ns, len(o.input), o.span_id))
     demote_inferred(observed)
     observed = merge_nested(observed)
     told = judgements.take_off(observed)
@@ -135,10 +139,12 @@ def _placed(t: Thread, links: list[Link], told: dict[int, int]) -> list[Placemen
                 out += [(*other, turn) for other in e.also]
     for o, said in t.told:
         if not o.rebuilt:
-            kind = "inference" if any(k == DEMOTED for *_, k in o.also) else o.kind
-            key = o.output_key(told[id(o)])
-            told[id(o)] += bool(o.alternatives)
-            out += [(*key, kind, turn) for turn in said or (None,)]
+            kind = "inference" if o.also and any(k == DEMOTED for *_, k in o.also) else o.kind
+            span_id = o.span_id
+            if o.alternatives:
+                span_id = o.output_key(told[id(o)])[1]
+                told[id(o)] += 1
+            out += [(o.trace_id, span_id, kind, turn) for turn in said or (None,)]
         if o.also:
             also += [(*other, said[-1] if said else None) for other in o.also]
     if also:
@@ -150,10 +156,12 @@ def _placed(t: Thread, links: list[Link], told: dict[int, int]) -> list[Placemen
 def _leave(g: Group, place_of: Mapping[SpanKey, int], left: Left) -> None:
     """Counts what is in none of a group's threads, with the reason."""
     for o in g.members:
-        if o.kind in KINDS and o.key not in place_of:
+        if (o.trace_id, o.span_id) in place_of:
+            continue
+        if o.kind in KINDS:
             own = [(*key, o.kind) for key in o.output_keys]
             left.spans += [(*key, _reason(o)) for key in (*own, *o.also)]
-        elif o.also and o.key not in place_of:
+        elif o.also:
             left.spans += [(*key, "around_model_calls") for key in o.also if key[2] == DEMOTED]
 
 
@@ -198,7 +206,7 @@ def _assembled(
         t.turns.insert(0, t.system)
     flags = set(t.flags) | {"call_without_result" for x in links if x.answer is None}
     flags |= {f for x in links if x.execution for f in x.execution.flags}
-    if any(is_unread(part) for turn in t.turns for part in turn.parts):
+    if any(part["type"] not in READ and is_unread(part) for turn in t.turns for part in turn.parts):
         flags.add("unread_part")
     if t.is_branch:
         flags.add("branch")
@@ -276,8 +284,10 @@ def given_ids(c: Assembled) -> set[str]:
 
 def path_hashes(c: Assembled) -> list[bytes]:
     """A hash after each message but the system's. One conversation goes on where another ended if the last hash of
-    that one is a hash of this one."""
-    return path_digests(_spoken(c))
+    that one is a hash of this one. They are kept: joining two conversations leaves the keys of the turns."""
+    if c.path is None:
+        c.path = path_digests(_spoken(c))
+    return c.path
 
 
 def _spoken(c: Assembled) -> list[Turn]:

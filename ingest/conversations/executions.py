@@ -85,7 +85,7 @@ class Scopes:
 
 def merge_tellings(observed: list[Observed]) -> list[Observed]:
     """Each span once, whatever the order in which its tellings came: the fullest, with what only others told."""
-    if len(by_span(observed)) == len(observed):
+    if len({(o.trace_id, o.span_id) for o in observed}) == len(observed):
         return observed
     tellings: dict[SpanKey, list[Observed]] = defaultdict(list)
     for o in observed:
@@ -122,6 +122,9 @@ def merge_nested(observed: list[Observed]) -> list[Observed]:
     """The same spans without those executions that only repeat the one around them, which now has what they
     knew. An error inside counts: a client that hands an error answer on has itself not failed. Of several attempts
     within one execution the last one's outcome counts."""
+    runs = {o.span_id for o in observed if o.kind == "execution"}
+    if not any(o.parent_span_id in runs for o in observed):
+        return observed  # nothing happened within an execution
     scopes = Scopes(by_span(observed))
     outer_of: dict[int, Observed] = {}
     for o in observed:

@@ -47,12 +47,17 @@ def split(observed: list[Observed]) -> list[Group]:
     """Every span in exactly one group, in the order of their first spans."""
     found: dict[str, Group] = {}
     for o, (key, explicit) in zip(observed, _keys(observed), strict=True):
-        found.setdefault(key, Group(key, explicit)).members.append(o)
+        group = found.get(key)
+        if group is None:
+            group = found[key] = Group(key, explicit)
+        group.members.append(o)
     return list(found.values())
 
 
 def _keys(observed: list[Observed]) -> list[tuple[str, bool]]:
     """A span's conversation: what it says, else what the spans around it say, else the only one of its trace."""
+    if all(o.conversation_id for o in observed):
+        return [(o.conversation_id or "", True) for o in observed]
     scopes = Scopes(by_span(observed))
     of_trace: dict[str, set[str]] = defaultdict(set)
     for o in observed:

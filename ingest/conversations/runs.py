@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ingest.conversations.executions import Scopes, name_by_calls
 from ingest.messages.chatform import key_of
-from ingest.messages.normal import Observed
+from ingest.messages.normal import Observed, SpanKey
 from ingest.messages.parts import call_part, result_part
 from ingest.messages.shapes import NormalMessage
 
@@ -35,14 +35,34 @@ def rebuild(members: list[Observed], scopes: Scopes) -> tuple[list[Observed], li
     the tool executions, without those that only said the answer."""
     calls = [o for o in members if o.kind == "inference" and (o.input or o.output)] or _turns_of_agents(members, scopes)
     executions = [o for o in members if o.kind == "execution"]
-    if executions:
-        name_by_calls(executions, calls)
+    if not executions:
+        return calls, executions
+    name_by_calls(executions, calls)
+    if _are_told(executions, calls):
+        return calls, executions
     replaced: set[int] = set()
     for run in _runs(calls, executions, scopes):
         if _is_untold(run, calls):
             replaced |= {id(o) for o in (*run.inferences, *_answering(run))}
             calls.append(_told(run))
     return [c for c in calls if id(c) not in replaced], [e for e in executions if id(e) not in replaced]
+
+
+def _are_told(executions: list[Observed], calls: list[Observed]) -> bool:
+    """Whether each execution has a model call beside it, under the same parent, whose history shows calls: then no run
+    is untold. This is the usual case, and cheaper to find than the runs."""
+    told: set[SpanKey] = set()
+    for c in reversed(calls):  # the last has the longest history
+        parent = c.trace_id, c.parent_span_id
+        if parent not in told and _shows_calls(c):
+            told.add(parent)
+    return all((e.trace_id, e.parent_span_id) in told for e in executions)
+
+
+def _shows_calls(c: Observed) -> bool:
+    """Whether a model call's history tells a tool call, or an answer to one by its id."""
+    parts = (p for m in c.input for p in m["parts"])
+    return any(p["type"] == "tool_call" or (p["type"] == "tool_call_response" and p.get("id")) for p in parts)
 
 
 def _turns_of_agents(members: list[Observed], scopes: Scopes) -> list[Observed]:
@@ -90,8 +110,7 @@ def _is_untold(run: Run, calls: list[Observed]) -> bool:
     if not run.inferences:
         told = [p for c in calls for m in (*c.input, *c.output) for p in m["parts"] if p["type"] == "tool_call"]
         return not all(any(_runs_call(e, p) for p in told) for e in run.executions)
-    history = (p for c in run.inferences for m in c.input for p in m["parts"])
-    if any(p["type"] == "tool_call" or (p["type"] == "tool_call_response" and p.get("id")) for p in history):
+    if any(map(_shows_calls, run.inferences)):
         return False
     first_end = min(e.end_ns for e in run.executions)
     return any(c.start_ns >= first_end for c in run.inferences)

@@ -47,12 +47,15 @@ def thread(observed: list[Observed], scopes: Scopes) -> list[Thread]:
     """The threads of one conversation's model calls, oldest first."""
     threads: list[Thread] = []
     for seen in sorted(observed, key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns)):
-        system, history, said = _turns(seen, *_known(threads, seen))
+        messages, turns, system = _known(threads, seen)
+        own = len(turns)
+        system, history, said = _turns(seen, messages, turns, system)
         if history or said:
             scope = scopes.of(seen)
-            alternatives = [([*history], _said(seen, other)) for other in seen.alternatives]
-            for told, answer in ((history, said), *alternatives):
-                _place(threads, _Call(seen, system, told, answer, seen.agent or scope.agent, scope))
+            agent = seen.agent or scope.agent
+            answers = [(history, said), *(([*history], _said(seen, other)) for other in seen.alternatives)]
+            for told, answer in answers:
+                _place(threads, _Call(seen, system, told, answer, agent, scope, own if len(threads) == 1 else 0))
     return threads
 
 
@@ -66,6 +69,7 @@ class _Call:
     said: list[Turn]
     agent: str | None
     scope: Scope
+    own: int = 0  # leading turns of the history that are turns of the only thread
 
 
 def _known(threads: list[Thread], seen: Observed) -> tuple[int, list[Turn], Turn | None]:
@@ -103,7 +107,7 @@ def _place(threads: list[Thread], call: _Call) -> None:
     history = _completed(mine, told) if seen.is_cut else told
     best, shared = None, -1
     for candidate in reversed(mine):
-        n = common_prefix(candidate.turns, history)
+        n = common_prefix(candidate.turns, history, call.own)
         if n > shared and (n or not history) and _may_share(candidate, call, history, n):
             best, shared = candidate, n
     if best is not None and best.turns and shared >= len(best.turns) - 1 and _retell(best, history):
@@ -292,11 +296,12 @@ def _begun(threads: list[Thread], path: list[Turn], call: _Call) -> Thread:
 
 
 def _extend(threads: list[Thread], t: Thread, shared: int, path: list[Turn], call: _Call) -> Thread:
-    known = shared + common_prefix(t.turns[shared:], path[shared:])
+    known = common_prefix(t.turns, path, shared)
     if known == 0:
         return _begun(threads, path, call)
     for old, new in zip(t.turns[:known], path, strict=False):
-        _enrich(old, new)
+        if old is not new:
+            _enrich(old, new)
     if known == len(path):
         return t
     if known == len(t.turns):
@@ -390,10 +395,10 @@ def _absorb(whole: Thread, part: Thread) -> None:
 # --------------------------------------------------------------------------------- equal turns
 
 
-def common_prefix(a: list[Turn], b: list[Turn]) -> int:
-    """How many leading turns are the same."""
-    n = 0
-    for x, y in zip(a, b, strict=False):
+def common_prefix(a: list[Turn], b: list[Turn], known: int = 0) -> int:
+    """How many leading turns are the same. The first ``known`` are taken for granted."""
+    n = known
+    for x, y in zip(a[known:], b[known:], strict=False) if known else zip(a, b, strict=False):
         if x.key != y.key and not _alike(x, y):
             break
         n += 1

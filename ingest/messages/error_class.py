@@ -76,7 +76,7 @@ def says_error(content: Any, went_well: bool = False) -> bool:
     ``{"success": false}`` and ``{"status": "failed"}`` are answers of tools that were asked for just that, as well:
     such a body is an error only if it gives a reason, and not where the call ``went_well`` by other evidence (its
     span's status, a flag beside the answer)."""
-    if isinstance(content, str) and _reads_as_error(content):
+    if isinstance(content, str) and not (content[:1] == "{" and content[-1:] == "}") and _reads_as_error(content):
         return True
     body = parse(content)
     if _error_in(body) is not None or (not went_well and _says_failed(body) and _is_explained(body)):

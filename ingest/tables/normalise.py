@@ -152,8 +152,11 @@ def read(
     for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met), model_events.spans_of(loose)):
         seen = _observed(span)
         dialect_counts[seen.dialect or "none"] = dialect_counts.get(seen.dialect or "none", 0) + 1
-        if seen.kind in kinds:
-            kinds[seen.kind].update(seen.output_keys)
+        if (outputs := kinds.get(seen.kind)) is not None:
+            if seen.alternatives:
+                outputs.update(seen.output_keys)
+            else:
+                outputs.add((seen.trace_id, seen.span_id))
         if seen.evaluations:
             judgements.update(map(identity, seen.evaluations))
         observed.append(seen)
@@ -186,8 +189,9 @@ def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privac
             both = zip(told.thread.turns, c.thread.turns, turns, strict=True)
             turns = [written if new is old else _written(new) for new, old, written in both]
             tools = tools if told.thread.tools is c.thread.tools else _json(told.thread.tools)
-        _add_conversation(rows, told, turns, tools)
-        places = {id(turn): position for position, turn in enumerate(c.thread.turns)}
+        places = _add_conversation(rows, told, turns, tools)
+        if told is not c:
+            places = {id(turn): position for position, turn in enumerate(c.thread.turns)}
         rows["placements"] += [
             (told.conversation_id, trace_id, span_id, _KINDS.get(kind, kind), places.get(id(turn)), None)
             for trace_id, span_id, kind, turn in c.placed
@@ -323,7 +327,8 @@ def _told(turn: Turn, written: _Written) -> list[str]:
     return told
 
 
-def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools: str) -> None:
+def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools: str) -> dict[int, int]:
+    """Add the rows of one conversation. Return the position of each turn by its ``id``."""
     places: dict[int, int] = {}
     arguments: dict[int, str] = {}
     bodies, messages = rows["message_bodies"], rows["conversation_messages"]
@@ -345,6 +350,7 @@ def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools
     )  # fmt: skip
     for index, x in enumerate(c.links):
         _add_call(rows, c, index, x, places, arguments)
+    return places
 
 
 def _add_call(
