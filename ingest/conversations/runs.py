@@ -91,9 +91,11 @@ def _runs(calls: list[Observed], executions: list[Observed], scopes: Scopes) -> 
         key = (e.trace_id, root.span_id if root else "")
         runs.setdefault(key, Run(root)).executions.append(e)
     for c in sorted(calls, key=lambda o: o.start_ns):
-        around_ids = ["", *(a.span_id for a in scopes.around(c))]
-        for run in (runs[k] for k in ((c.trace_id, s) for s in around_ids) if k in runs):
-            run.inferences.append(c)
+        # The nearest run alone: a call that two runs told would be in two conversations.
+        around_ids = (*(a.span_id for a in scopes.around(c)), "")
+        nearest = next((runs[k] for k in ((c.trace_id, s) for s in around_ids) if k in runs), None)
+        if nearest is not None:
+            nearest.inferences.append(c)
     return list(runs.values())
 
 

@@ -17,7 +17,7 @@ import typer
 from dialect_samples import SAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ingest_samples import conversation
+from ingest_samples import call, conversation, request, span, text
 from lake_samples import assert_same_in_parts, contents, send
 from typer.testing import CliRunner
 
@@ -260,6 +260,23 @@ def test_the_summary_tells_the_balance(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["conservation", "--lake", str(tmp_path / "lake"), "--json"])
     told = {"raw": 4, "placed": 3, "left": {"no_content": 1}, "missing": 0, "twice": 0, "wrong": 0, "examples": []}
     assert json.loads(done.output)["inference"] == told
+
+
+def test_a_model_call_is_in_one_of_two_runs_that_are_rebuilt(tmp_path: Path) -> None:
+    """One trace: an agent whose calls no history shows, and a tool whose parents are missing."""
+    asked = {"gen_ai.operation.name": "chat", "gen_ai.input.messages": json.dumps([text("user", "look for 7")])}
+    ran = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "look", "gen_ai.tool.call.result": "found"}
+    made = {"gen_ai.output.messages": json.dumps([call("c-1", "look", {"n": 7})])}
+    said = {"gen_ai.output.messages": json.dumps([text("assistant", "it is there")])}
+    rows = request(
+        span(1, 1, "agent", {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "desk"}, took=9),
+        span(1, 2, "chat", asked | made, at=1),
+        span(1, 3, "tool", ran | {"gen_ai.tool.call.arguments": '{"n": 7}'}, at=2),
+        span(1, 4, "tool", ran | {"gen_ai.tool.call.arguments": '{"n": 8}'}, at=3, parent=99),
+        span(1, 5, "chat", asked | said, at=4),
+    )
+    balance = lake_of(tmp_path, [rows]).conservation()
+    assert balance.holds and balance.inference.raw == 2, "\n".join(balance.lines())
 
 
 def test_a_log_record_that_comes_again_without_its_body_adds_no_message(tmp_path: Path) -> None:
