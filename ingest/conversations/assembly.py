@@ -112,7 +112,8 @@ def _conversations(g: Group, left: Left) -> list[Assembled]:
     threads = absorb(thread(calls or [o for o in g.members if o.kind == "agent"], scopes))
     links, free = link(threads, executions, scopes)
     told: dict[int, int] = defaultdict(int)
-    placed = [_placed(t, of_thread, told) for t, of_thread in zip(threads, links, strict=True)]
+    run = {(e.trace_id, e.span_id) for of_thread in links for x in of_thread for e in x.attempts}
+    placed = [_placed(t, of_thread, told, run) for t, of_thread in zip(threads, links, strict=True)]
     place_of = {key: n for n, found in enumerate(placed) for key in _keys(found)}
     _leave(g, place_of, left)
     judged = _judged(g, place_of, threads, scopes.spans, left)
@@ -126,9 +127,10 @@ def _keys(placed: Iterable[Placement]) -> Iterable[SpanKey]:
     return ((trace_id, span_id) for trace_id, span_id, *_ in placed)
 
 
-def _placed(t: Thread, links: list[Link], told: dict[int, int]) -> list[Placement]:
+def _placed(t: Thread, links: list[Link], told: dict[int, int], run: set[SpanKey]) -> list[Placement]:
     """The spans of a thread, each with what it told: a model call's messages, a tool's answer. ``told`` counts the
-    answers of each model call that have a place already: the first is the call's own, the others are alternatives."""
+    answers of each model call that have a place already: the first is the call's own, the others are alternatives.
+    ``run`` are the executions of calls, of all threads: each has its place at its call."""
     out: list[Placement] = []
     also: list[Placement] = []  # told elsewhere, perhaps, by an execution that a call has
     for x in links:
@@ -148,7 +150,7 @@ def _placed(t: Thread, links: list[Link], told: dict[int, int]) -> list[Placemen
         if o.also:
             also += [(*other, said[-1] if said else None) for other in o.also]
     if also:
-        known = set(_keys(out))
+        known = run.union(_keys(out))
         out += [found for found in also if found[:2] not in known]
     return out
 

@@ -117,12 +117,19 @@ def origins(ties: Ties) -> dict[int, set[int]]:
     here: dict[tuple[int, int, int], _Makers] = {}
     anywhere: dict[tuple[int, int], _Makers] = {}
     asked = {name for _, _, name, _ in ties.named}
+    own: set[tuple[int, int, int]] = set()
     for group, emitter, name, content in ties.made:
-        for kind in (content, _ANY) if name in asked else ():
-            _add(here, (emitter, name, kind), group)
-            _add(anywhere, (name, kind), group)
+        if name in asked:
+            own.add((group, emitter, name))
+            for kind in (content, _ANY):
+                _add(here, (emitter, name, kind), group)
+                _add(anywhere, (name, kind), group)
+    told = {(group, emitter, name) for group, emitter, name, content in ties.named if content}
     found: dict[int, set[int]] = defaultdict(set)
     for group, emitter, name, content in ties.named:
+        # As in ``Ties.add``, for parts of one group that were read apart.
+        if (group, emitter, name) in own or (not content and (group, emitter, name) in told):
+            continue
         kinds = (content, 0) if content else (_ANY,)
         makers = [m for k in kinds if (m := here.get((emitter, name, k)))]
         makers = makers or [m for k in kinds if (m := anywhere.get((name, k)))]

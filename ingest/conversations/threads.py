@@ -110,10 +110,13 @@ def _place(threads: list[Thread], call: _Call) -> None:
         n = common_prefix(candidate.turns, history, call.own)
         if n > shared and (n or not history) and _may_share(candidate, call, history, n):
             best, shared = candidate, n
+    names = bool(seen.previous_response_id or seen.state_id)
+    if call.own and (names or best is None or shared < len(best.turns)):
+        history[:] = _turns(seen, 0, [], None)[1]  # it may stand elsewhere, and then needs turns of its own
     if best is not None and best.turns and shared >= len(best.turns) - 1 and _retell(best, history):
         shared = common_prefix(best.turns, history)
     abridged = _abridged(mine, history) if best is None or shared < len(best.turns) else None
-    named = _named(mine, call, history) if seen.previous_response_id or seen.state_id else None
+    named = _named(mine, call, history) if names else None
     if named is not None:
         best, shared, history = named
     elif abridged is not None:
@@ -129,8 +132,8 @@ def _place(threads: list[Thread], call: _Call) -> None:
 
 def _may_share(t: Thread, call: _Call, history: list[Turn], n: int) -> bool:
     """Whether ``n`` equal turns at their beginnings prove that a call belongs to a thread."""
-    if n == 0 or history[0].message is t.turns[0].message or _tells_again(t, call):
-        return True  # one message, read once
+    if n == 0 or _tells_again(t, call):
+        return True
     goes_on = n == len(t.turns)
     if _is_told_otherwise(t, call) and not model_spoke(t.turns[:n]):
         return goes_on and t.agent is not None and t.agent == call.agent

@@ -280,7 +280,11 @@ def _origins(db: duckdb.DuckDBPyConnection, aside: Path) -> dict[int, set[int]]:
     found = db.execute(f"""
         WITH told AS (SELECT * FROM read_parquet({listed(sorted(aside.glob("made-*.parquet")))})),
         made AS (SELECT * FROM told UNION ALL SELECT * REPLACE (-1 AS content) FROM told),
-        named AS (SELECT DISTINCT * FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))})),
+        named AS (  -- as in grouping.Ties.add, for parts of one group that were read apart
+            SELECT DISTINCT * FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))})
+            ANTI JOIN told USING (owner, emitter, name)
+            QUALIFY content <> 0 OR max(content) OVER (PARTITION BY owner, emitter, name) = 0
+        ),
         here AS (
             SELECT emitter, name, content, min(owner) AS least, max(owner) AS greatest FROM made
             GROUP BY emitter, name, content
