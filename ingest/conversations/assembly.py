@@ -112,7 +112,7 @@ def _conversations(g: Group, left: Left) -> list[Assembled]:
     threads = absorb(thread(calls or [o for o in g.members if o.kind == "agent"], scopes))
     links, free = link(threads, executions, scopes)
     told: dict[int, int] = defaultdict(int)
-    run = {(e.trace_id, e.span_id) for of_thread in links for x in of_thread for e in x.attempts}
+    run = {key[:2] for of_thread in links for x in of_thread for e in x.attempts for key in (e.key, *e.also)}
     placed = [_placed(t, of_thread, told, run) for t, of_thread in zip(threads, links, strict=True)]
     place_of = {key: n for n, found in enumerate(placed) for key in _keys(found)}
     _leave(g, place_of, left)

@@ -248,9 +248,10 @@ def _spans_of(records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:
     for (trace_id, span_id), told in records.items():
         times = [r.time_ns for r in told]
         if trace_id and (trace_id, span_id) not in met and any(r.event_name.startswith("gen_ai.") for r in told):
+            first = min(told, key=lambda r: (r.time_ns, r.scope))  # whatever arrived first
             yield Span(
-                trace_id, span_id, "", "", 0, min(times), max(times), {}, [], 0, "", told[0].scope, "",
-                told[0].resource, records=told,
+                trace_id, span_id, "", "", 0, min(times), max(times), {}, [], 0, "", first.scope, "",
+                first.resource, records=told,
             )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from ingest.conversations.threads import Thread, thread
 from ingest.lake import Lake
 from ingest.messages.normal import Observed
 from ingest.messages.parts import call_part, result_part, text_part
+from ingest.tables.normalise import read
 
 
 def inference(number: int, sent: list[dict[str, Any]], said: list[dict[str, Any]], **more: Any) -> Observed:
@@ -81,7 +82,7 @@ def test_a_group_that_is_read_in_two_parts_names_what_it_would_in_one() -> None:
 
 def test_an_execution_is_in_one_conversation_though_a_rebuilt_run_names_it(tmp_path: Path) -> None:
     """A run of two tools: of one nothing is known, and it may be another thread's call; the other has arguments."""
-    tool = {"gen_ai.operation.name": "execute_tool"}
+    tool: dict[str, Any] = {"gen_ai.operation.name": "execute_tool"}
     agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "desk"}
     asked = {
         "gen_ai.operation.name": "chat",
@@ -89,13 +90,25 @@ def test_an_execution_is_in_one_conversation_though_a_rebuilt_run_names_it(tmp_p
         "gen_ai.output.messages": json.dumps([call("x-1", "look", {"n": 7})]),
     }
     rows = request(
-        span(1, 9, "chat", {**asked, "gen_ai.conversation.id": "c-1"}, parent=99),
+        span(1, 9, "chat", {**asked, "gen_ai.conversation.id": "c-1", "gen_ai.agent.name": "other"}, parent=99),
         span(1, 1, "agent", {**agent, "gen_ai.conversation.id": "c-1"}, at=1, took=9),
         span(1, 2, "look", {**tool, "gen_ai.tool.name": "look"}, at=2),
+        span(1, 4, "look", {**tool, "gen_ai.tool.name": "look"}, at=2.1, took=0.1, parent=2),  # its inner telling
         span(1, 3, "find", {**tool, "gen_ai.tool.name": "find", "gen_ai.tool.call.arguments": '{"x": 1}'}, at=3),
     )
     (tmp_path / "in.json").write_text(json.dumps(rows))
     lake = Lake.create(tmp_path / "lake")
     lake.ingest([tmp_path / "in.json"])
     balance = lake.conservation()
-    assert balance.holds and balance.execution.raw == 2, "\n".join(balance.lines())
+    assert balance.holds and balance.execution.raw == 3, "\n".join(balance.lines())
+
+
+def test_a_span_that_log_records_alone_tell_is_the_same_whichever_arrived_first() -> None:
+    """The records come from two scopes; the span has that of the earliest."""
+    rows = [
+        ("t1", "s1", 1000 + n, 0, f"gen_ai.{role}.message", json.dumps({"content": role}), "{}", scope, "{}")
+        for n, (role, scope) in enumerate((("user", "client"), ("assistant", "decorator")))
+    ]
+    (one,), _ = read([], rows, {})
+    (other,), _ = read([], rows[::-1], {})
+    assert one == other and one.emitter.startswith("client")
