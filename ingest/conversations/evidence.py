@@ -18,12 +18,23 @@ def is_random(call_id: str | None) -> bool:
 
 
 def says(turn: Turn) -> bool:
-    """Whether a turn says something: a text, a tool's answer, or the arguments of a call."""
+    """Whether a turn says something: a text, a tool's answer, or the arguments of a call. Empty values written as text,
+    and what an exporter writes in place of content, say nothing."""
     m = turn.message
     content = m.get("content")
-    if content and not content.isspace():
+    if content and not content.isspace() and not _is_placeholder(content):
         return True
     return any(call.get("arguments") for call in m.get("tool_calls") or ())
+
+
+# An empty value as JSON or Python writes it, and the markers of redaction.
+_PLACEHOLDERS = {"", "null", "none", "undefined", '""', "''", "{}", "redacted", "elided", "filtered", "removed"}
+_LONGEST_PLACEHOLDER = 16  # characters
+
+
+def _is_placeholder(text: str) -> bool:
+    text = text.strip()
+    return len(text) <= _LONGEST_PLACEHOLDER and text.strip("<[_]>").lower() in _PLACEHOLDERS
 
 
 def ids_of(turn: Turn) -> set[str]:

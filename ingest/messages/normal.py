@@ -8,7 +8,7 @@ from typing import Any
 from ingest.messages.shapes import NormalMessage
 
 # Bump when a mapping changes what the same raw rows mean; `rehearsal ingest` then rebuilds the tables.
-MAPPING_VERSION = 4
+MAPPING_VERSION = 5
 SpanKey = tuple[str, str]  # trace id, span id
 
 
