@@ -35,7 +35,7 @@ Placement = tuple[str, str, str, Turn | None]  # trace, span, kind, and the turn
 
 @dataclass(slots=True)
 class Assembled:
-    """One conversation, whole: what the normalised tables are written from."""
+    """One conversation: the normalised tables are written from it."""
 
     conversation_id: str
     thread: Thread
@@ -46,8 +46,8 @@ class Assembled:
     trace_ids: set[str]
     dialects: set[str]
     flags: set[str] = field(default_factory=set)
-    explicit: bool = False  # an id says that these spans are one conversation
-    names: set[str] = field(default_factory=set)  # the conversation ids that its spans give
+    explicit: bool = False  # its spans have a conversation id
+    names: set[str] = field(default_factory=set)  # the conversation ids of its spans
     placed: list[Placement] = field(default_factory=list)
     judged: list[Evaluation] = field(default_factory=list)
     path: list[bytes] | None = None  # ``path_hashes``, once they are known
@@ -55,8 +55,8 @@ class Assembled:
 
 @dataclass
 class Left:
-    """What is in no conversation: spans with the reason (trace, span, kind, reason), and judgements that stand on no
-    span of one."""
+    """What is in no conversation: spans with the reason, as (trace, span, kind, reason); and judgements that belong to
+    no span of a conversation."""
 
     spans: list[tuple[str, str, str, str]] = field(default_factory=list)
     judgements: list[Evaluation] = field(default_factory=list)
@@ -65,7 +65,8 @@ class Left:
 def assemble(
     observed: Iterable[Observed], judged: Sequence[Evaluation] = (), left: Left | None = None
 ) -> list[Assembled]:
-    """The conversations in these spans, oldest first. ``judged`` are judgements besides those that spans tell."""
+    """Return the conversations of spans, oldest first. ``judged`` are judgements that come with no span, from log
+    records."""
     left = left if left is not None else Left()
     found, ties = groups_of(list(observed), judged, left), grouping.Ties()
     evidence = hidden_history.Evidence()
@@ -76,8 +77,8 @@ def assemble(
 
 
 def groups_of(observed: list[Observed], judged: Sequence[Evaluation] = (), left: Left | None = None) -> list[Group]:
-    """The groups in these spans, which are all those of their traces, in an order that does not depend on that of
-    their arrival: by trace, in each by time."""
+    """Return the groups of spans. ``observed`` must hold all spans of its traces. The order is by trace and time, so
+    the order of arrival does not matter."""
     observed = merge_tellings(observed)
     observed.sort(key=attrgetter("trace_id", "start_ns"))
     if any(a.start_ns == b.start_ns and a.trace_id == b.trace_id for a, b in pairwise(observed)):
@@ -98,7 +99,7 @@ def conversations_of(
     evidence: hidden_history.Evidence,
     left: Left | None = None,
 ) -> list[Assembled]:
-    """The conversations of groups, among them all those that ``origins`` ties to one another."""
+    """Return the conversations of groups. ``groups`` must hold all groups that ``origins`` ties to each other."""
     left = left if left is not None else Left()
     joined = grouping.joined(groups, origins)
     for g in joined:
@@ -128,11 +129,11 @@ def _keys(placed: Iterable[Placement]) -> Iterable[SpanKey]:
 
 
 def _placed(t: Thread, links: list[Link], told: dict[int, int], run: set[SpanKey]) -> list[Placement]:
-    """The spans of a thread, each with what it told: a model call's messages, a tool's answer. ``told`` counts the
-    answers of each model call that have a place already: the first is the call's own, the others are alternatives.
-    ``run`` are the executions of calls, of all threads: each has its place at its call."""
+    """Return the spans of a thread, each with its turn: a message of a model call, or the result of a tool. ``told``
+    counts the answers of each model call that are placed already: the first is the call's own, the others are
+    alternatives. ``run`` holds the executions that are linked to a call of any thread; they are placed at that call."""
     out: list[Placement] = []
-    also: list[Placement] = []  # told elsewhere, perhaps, by an execution that a call has
+    also: list[Placement] = []  # these may be linked to a call of another thread
     for x in links:
         turn = x.answer or x.call_turn
         for e in x.attempts:
@@ -156,7 +157,7 @@ def _placed(t: Thread, links: list[Link], told: dict[int, int], run: set[SpanKey
 
 
 def _leave(g: Group, place_of: Mapping[SpanKey, int], left: Left) -> None:
-    """Counts what is in none of a group's threads, with the reason."""
+    """Add the spans of a group that are in none of its threads to ``left``, with the reason."""
     for o in g.members:
         if (o.trace_id, o.span_id) in place_of:
             continue
@@ -169,7 +170,7 @@ def _leave(g: Group, place_of: Mapping[SpanKey, int], left: Left) -> None:
 
 def _reason(o: Observed) -> str:
     if o.kind == "execution":
-        return "no_call"  # no message tells of it
+        return "no_call"  # no message has this call
     return "redacted" if "redacted" in o.flags else "no_content"
 
 
@@ -188,7 +189,7 @@ def _judged(
 
 
 def _traces(g: Group, place_of: Mapping[SpanKey, int], count: int) -> list[set[str]]:
-    """The traces of each thread's spans; those of none are the first one's."""
+    """Return the trace ids of each thread. Traces of no thread are given to the first one."""
     out: list[set[str]] = [set() for _ in range(count)]
     if count == 1:
         out[0] = {o.trace_id for o in g.members}
@@ -217,7 +218,7 @@ def _assembled(
     around = [a.agent for o, _ in t.told[:1] for a in scopes.around(o) if a.agent]
     agent = t.agent or next(iter(around), None) or lone_agent
     told_by = {o.dialect for o, _ in t.told}
-    t.told, t.system, t.read, t.scope = [], None, ([], 0, None), None  # what they told is in the turns
+    t.told, t.system, t.read, t.scope = [], None, ([], 0, None), None  # the turns have their content now
     for x in links:
         x.forget_span()
     return Assembled(
@@ -230,9 +231,9 @@ def _assembled(
 
 
 def join_by_history(conversations: list[Assembled]) -> list[Assembled]:
-    """Turns in traces of their own: a later one repeats the earlier as history and goes on. Where both have a
-    conversation id (some libraries give every turn a new one), the ids of the calls must be the same too. What says
-    nothing, or is the beginning that several have told, proves nothing. Oldest first."""
+    """Join conversations whose turns are in separate traces: the later one repeats the earlier one as its history.
+    Where both have a conversation id (some libraries give every turn a new one), they must have a call id in common.
+    Turns without content prove nothing, nor does a beginning that several conversations share. Oldest first."""
     by_path: dict[bytes, list[Assembled]] = defaultdict(list)
     out: dict[int, Assembled] = {}
     for c in sorted(conversations, key=_age):
@@ -249,7 +250,8 @@ def join_by_history(conversations: list[Assembled]) -> list[Assembled]:
 
 
 def _only(found: Iterable[Assembled], later: Assembled) -> Assembled | None:
-    """The one of some conversations that a later one may go on from; of several that which made the same calls."""
+    """Return the conversation that ``later`` continues, None if there is none or several. Of several, one with a call
+    id in common is chosen."""
     ids = given_ids(later)
     may = list(islice((e for e in found if _may_join(e, later)), None if ids else 2))
     if len(may) > 1:
@@ -266,7 +268,7 @@ def _any_tie(found: Iterable[Assembled], later: Assembled) -> bool:
 
 
 def _are_tied(earlier: Assembled, later: Assembled) -> bool:
-    """Whether ids allow that one goes on from the other."""
+    """Whether the ids of two conversations allow that one continues the other."""
     return not (earlier.explicit or later.explicit) or bool(given_ids(earlier) & given_ids(later))
 
 
@@ -280,13 +282,13 @@ def _may_join(earlier: Assembled, later: Assembled) -> bool:
 
 
 def given_ids(c: Assembled) -> set[str]:
-    """The ids of the calls, those that were made up left out."""
+    """Return the ids of the calls, without those that ingest made."""
     return {x.call["id"] for x in c.links if "id_made" not in x.repairs}
 
 
 def path_hashes(c: Assembled) -> list[bytes]:
-    """A hash after each message but the system's. One conversation goes on where another ended if the last hash of
-    that one is a hash of this one. They are kept: joining two conversations leaves the keys of the turns."""
+    """Return a hash of the path up to each message, without system messages. A conversation continues another one if
+    the last hash of the other is among its own. The hashes are computed once: joining does not change turn keys."""
     if c.path is None:
         c.path = path_digests(_spoken(c))
     return c.path
@@ -311,7 +313,7 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
     for theirs, mine in zip(_spoken(earlier), _spoken(later), strict=False):
         content = theirs.message.get("content")
         if content is not None and mine.message.get("content") is None and mine.message["role"] == "tool":
-            mine.message["content"] = content  # the history of the later one leaves it out
+            mine.message["content"] = content  # the later history lacks it
     now = dict(zip(map(id, _spoken(earlier)), _spoken(later), strict=False))
     later.placed = [*((t, s, kind, now.get(id(turn))) for t, s, kind, turn in earlier.placed), *later.placed]
     later.judged = earlier.judged + later.judged
@@ -329,7 +331,7 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
 
 
 def _take_own(c: Assembled) -> None:
-    """Gives a conversation messages of its own: branches of one conversation share those that they begin with."""
+    """Copy the messages of a conversation. Branches of one conversation share the turns before they diverge."""
     own = {id(turn): replace(turn, message=turn.message.copy()) for turn in c.thread.turns}
     c.thread.turns = [own[id(turn)] for turn in c.thread.turns]
     for x in c.links:
@@ -339,5 +341,5 @@ def _take_own(c: Assembled) -> None:
 
 
 def id_of(x: Link) -> tuple[Any, ...]:
-    """What tells a call of one telling of a conversation in another."""
+    """Return what identifies a call in two records of one conversation: its id and its tool."""
     return (x.call.get("id"), x.call["name"])
