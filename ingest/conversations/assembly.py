@@ -113,7 +113,8 @@ def _conversations(g: Group, left: Left) -> list[Assembled]:
     threads = absorb(thread(calls or [o for o in g.members if o.kind == "agent"], scopes))
     links, free = link(threads, executions, scopes)
     told: dict[int, int] = defaultdict(int)
-    run = {key[:2] for of_thread in links for x in of_thread for e in x.attempts for key in (e.key, *e.also)}
+    attempts = [e for of_thread in links for x in of_thread for e in x.attempts]
+    run = {e.key for e in attempts} | {(trace_id, span_id) for e in attempts for trace_id, span_id, _ in e.also}
     placed = [_placed(t, of_thread, told, run) for t, of_thread in zip(threads, links, strict=True)]
     place_of = {key: n for n, found in enumerate(placed) for key in _keys(found)}
     _leave(g, place_of, left)
