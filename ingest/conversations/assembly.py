@@ -113,9 +113,7 @@ def _conversations(g: Group, left: Left) -> list[Assembled]:
     threads = absorb(thread(calls or [o for o in g.members if o.kind == "agent"], scopes))
     links, free = link(threads, executions, scopes)
     told: dict[int, int] = defaultdict(int)
-    attempts = [e for of_thread in links for x in of_thread for e in x.attempts]
-    run = {e.key for e in attempts} | {(trace_id, span_id) for e in attempts for trace_id, span_id, _ in e.also}
-    placed = [_placed(t, of_thread, told, run) for t, of_thread in zip(threads, links, strict=True)]
+    placed = [_placed(t, number, links, told) for number, t in enumerate(threads)]
     place_of = {key: n for n, found in enumerate(placed) for key in _keys(found)}
     _leave(g, place_of, left)
     judged = _judged(g, place_of, threads, scopes.spans, left)
@@ -129,13 +127,13 @@ def _keys(placed: Iterable[Placement]) -> Iterable[SpanKey]:
     return ((trace_id, span_id) for trace_id, span_id, *_ in placed)
 
 
-def _placed(t: Thread, links: list[Link], told: dict[int, int], run: set[SpanKey]) -> list[Placement]:
-    """Return the spans of a thread, each with its turn: a message of a model call, or the result of a tool. ``told``
-    counts the answers of each model call that are placed already: the first is the call's own, the others are
-    alternatives. ``run`` holds the executions that are linked to a call of any thread; they are placed at that call."""
+def _placed(t: Thread, number: int, links: list[list[Link]], told: dict[int, int]) -> list[Placement]:
+    """Return the spans of a thread, each with its turn: a message of a model call, or the result of a tool. ``links``
+    are those of all threads, ``number`` is that of this one. ``told`` counts the answers of each model call that are
+    placed already: the first is the call's own, the others are alternatives."""
     out: list[Placement] = []
     also: list[Placement] = []  # these may be linked to a call of another thread
-    for x in links:
+    for x in links[number]:
         turn = x.answer or x.call_turn
         for e in x.attempts:
             out.append((e.trace_id, e.span_id, e.kind, turn))
@@ -152,9 +150,15 @@ def _placed(t: Thread, links: list[Link], told: dict[int, int], run: set[SpanKey
         if o.also:
             also += [(*other, said[-1] if said else None) for other in o.also]
     if also:
-        known = run.union(_keys(out))
+        known = _linked(links).union(_keys(out))
         out += [found for found in also if found[:2] not in known]
     return out
+
+
+def _linked(links: Iterable[Iterable[Link]]) -> set[SpanKey]:
+    """Return the executions that are linked to a call of any thread. They are placed at that call only."""
+    attempts = [e for of_thread in links for x in of_thread for e in x.attempts]
+    return {e.key for e in attempts} | {(trace_id, span_id) for e in attempts for trace_id, span_id, _ in e.also}
 
 
 def _leave(g: Group, place_of: Mapping[SpanKey, int], left: Left) -> None:
