@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
+from operator import attrgetter
 from typing import Any
 
 from ingest.conversations import grouping, hidden_history, judgements
@@ -26,7 +27,7 @@ from ingest.conversations.runs import rebuild
 from ingest.conversations.threads import Thread, absorb, path_digests, thread
 from ingest.messages.chatform import Turn
 from ingest.messages.normal import Evaluation, Observed, SpanKey
-from ingest.messages.parts import is_unread
+from ingest.messages.parts import READ, is_unread
 
 KINDS = ("inference", "execution")
 Placement = tuple[str, str, str, Turn | None]  # trace, span, kind, and the turn that it told
@@ -34,7 +35,7 @@ Placement = tuple[str, str, str, Turn | None]  # trace, span, kind, and the turn
 
 @dataclass(slots=True)
 class Assembled:
-    """One conversation, whole: what the normalised tables are written from."""
+    """One conversation: the normalised tables are written from it."""
 
     conversation_id: str
     thread: Thread
@@ -45,16 +46,17 @@ class Assembled:
     trace_ids: set[str]
     dialects: set[str]
     flags: set[str] = field(default_factory=set)
-    explicit: bool = False  # an id says that these spans are one conversation
-    names: set[str] = field(default_factory=set)  # the conversation ids that its spans give
+    explicit: bool = False  # its spans have a conversation id
+    names: set[str] = field(default_factory=set)  # the conversation ids of its spans
     placed: list[Placement] = field(default_factory=list)
     judged: list[Evaluation] = field(default_factory=list)
+    path: list[bytes] | None = None  # ``path_hashes``, once they are known
 
 
 @dataclass
 class Left:
-    """What is in no conversation: spans with the reason (trace, span, kind, reason), and judgements that stand on no
-    span of one."""
+    """What is in no conversation: spans with the reason, as (trace, span, kind, reason); and judgements that belong to
+    no span of a conversation."""
 
     spans: list[tuple[str, str, str, str]] = field(default_factory=list)
     judgements: list[Evaluation] = field(default_factory=list)
@@ -63,7 +65,8 @@ class Left:
 def assemble(
     observed: Iterable[Observed], judged: Sequence[Evaluation] = (), left: Left | None = None
 ) -> list[Assembled]:
-    """The conversations in these spans, oldest first. ``judged`` are judgements besides those that spans tell."""
+    """Return the conversations of spans, oldest first. ``judged`` are judgements that come with no span, from log
+    records."""
     left = left if left is not None else Left()
     found, ties = groups_of(list(observed), judged, left), grouping.Ties()
     evidence = hidden_history.Evidence()
@@ -74,10 +77,12 @@ def assemble(
 
 
 def groups_of(observed: list[Observed], judged: Sequence[Evaluation] = (), left: Left | None = None) -> list[Group]:
-    """The groups in these spans, which are all those of their traces, in an order that does not depend on that of
-    their arrival."""
+    """Return the groups of spans. ``observed`` must hold all spans of its traces. The order is by trace and time, so
+    the order of arrival does not matter."""
     observed = merge_tellings(observed)
-    observed.sort(key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns, len(o.input), o.trace_id, o.span_id))
+    observed.sort(key=attrgetter("trace_id", "start_ns"))
+    if any(a.start_ns == b.start_ns and a.trace_id == b.trace_id for a, b in pairwise(observed)):
+        observed.sort(key=lambda o: (o.trace_id, o.start_ns, o.kind != "inference", o.end_ns, len(o.input), o.span_id))
     demote_inferred(observed)
     observed = merge_nested(observed)
     told = judgements.take_off(observed)
@@ -94,7 +99,7 @@ def conversations_of(
     evidence: hidden_history.Evidence,
     left: Left | None = None,
 ) -> list[Assembled]:
-    """The conversations of groups, among them all those that ``origins`` ties to one another."""
+    """Return the conversations of groups. ``groups`` must hold all groups that ``origins`` ties to each other."""
     left = left if left is not None else Left()
     joined = grouping.joined(groups, origins)
     for g in joined:
@@ -108,7 +113,7 @@ def _conversations(g: Group, left: Left) -> list[Assembled]:
     threads = absorb(thread(calls or [o for o in g.members if o.kind == "agent"], scopes))
     links, free = link(threads, executions, scopes)
     told: dict[int, int] = defaultdict(int)
-    placed = [_placed(t, of_thread, told) for t, of_thread in zip(threads, links, strict=True)]
+    placed = [_placed(t, number, links, told) for number, t in enumerate(threads)]
     place_of = {key: n for n, found in enumerate(placed) for key in _keys(found)}
     _leave(g, place_of, left)
     judged = _judged(g, place_of, threads, scopes.spans, left)
@@ -122,12 +127,13 @@ def _keys(placed: Iterable[Placement]) -> Iterable[SpanKey]:
     return ((trace_id, span_id) for trace_id, span_id, *_ in placed)
 
 
-def _placed(t: Thread, links: list[Link], told: dict[int, int]) -> list[Placement]:
-    """The spans of a thread, each with what it told: a model call's messages, a tool's answer. ``told`` counts the
-    answers of each model call that have a place already: the first is the call's own, the others are alternatives."""
+def _placed(t: Thread, number: int, links: list[list[Link]], told: dict[int, int]) -> list[Placement]:
+    """Return the spans of a thread, each with its turn: a message of a model call, or the result of a tool. ``links``
+    are those of all threads, ``number`` is that of this one. ``told`` counts the answers of each model call that are
+    placed already: the first is the call's own, the others are alternatives."""
     out: list[Placement] = []
-    also: list[Placement] = []  # told elsewhere, perhaps, by an execution that a call has
-    for x in links:
+    also: list[Placement] = []  # these may be linked to a call of another thread
+    for x in links[number]:
         turn = x.answer or x.call_turn
         for e in x.attempts:
             out.append((e.trace_id, e.span_id, e.kind, turn))
@@ -135,31 +141,41 @@ def _placed(t: Thread, links: list[Link], told: dict[int, int]) -> list[Placemen
                 out += [(*other, turn) for other in e.also]
     for o, said in t.told:
         if not o.rebuilt:
-            kind = "inference" if any(k == DEMOTED for *_, k in o.also) else o.kind
-            key = o.output_key(told[id(o)])
-            told[id(o)] += bool(o.alternatives)
-            out += [(*key, kind, turn) for turn in said or (None,)]
+            kind = "inference" if o.also and any(k == DEMOTED for *_, k in o.also) else o.kind
+            span_id = o.span_id
+            if o.alternatives:
+                span_id = o.output_key(told[id(o)])[1]
+                told[id(o)] += 1
+            out += [(o.trace_id, span_id, kind, turn) for turn in said or (None,)]
         if o.also:
             also += [(*other, said[-1] if said else None) for other in o.also]
     if also:
-        known = set(_keys(out))
+        known = _linked(links).union(_keys(out))
         out += [found for found in also if found[:2] not in known]
     return out
 
 
+def _linked(links: Iterable[Iterable[Link]]) -> set[SpanKey]:
+    """Return the executions that are linked to a call of any thread. They are placed at that call only."""
+    attempts = [e for of_thread in links for x in of_thread for e in x.attempts]
+    return {e.key for e in attempts} | {(trace_id, span_id) for e in attempts for trace_id, span_id, _ in e.also}
+
+
 def _leave(g: Group, place_of: Mapping[SpanKey, int], left: Left) -> None:
-    """Counts what is in none of a group's threads, with the reason."""
+    """Add the spans of a group that are in none of its threads to ``left``, with the reason."""
     for o in g.members:
-        if o.kind in KINDS and o.key not in place_of:
+        if (o.trace_id, o.span_id) in place_of:
+            continue
+        if o.kind in KINDS:
             own = [(*key, o.kind) for key in o.output_keys]
             left.spans += [(*key, _reason(o)) for key in (*own, *o.also)]
-        elif o.also and o.key not in place_of:
+        elif o.also:
             left.spans += [(*key, "around_model_calls") for key in o.also if key[2] == DEMOTED]
 
 
 def _reason(o: Observed) -> str:
     if o.kind == "execution":
-        return "no_call"  # no message tells of it
+        return "no_call"  # no message has this call
     return "redacted" if "redacted" in o.flags else "no_content"
 
 
@@ -178,7 +194,7 @@ def _judged(
 
 
 def _traces(g: Group, place_of: Mapping[SpanKey, int], count: int) -> list[set[str]]:
-    """The traces of each thread's spans; those of none are the first one's."""
+    """Return the trace ids of each thread. Traces of no thread are given to the first one."""
     out: list[set[str]] = [set() for _ in range(count)]
     if count == 1:
         out[0] = {o.trace_id for o in g.members}
@@ -198,7 +214,7 @@ def _assembled(
         t.turns.insert(0, t.system)
     flags = set(t.flags) | {"call_without_result" for x in links if x.answer is None}
     flags |= {f for x in links if x.execution for f in x.execution.flags}
-    if any(is_unread(part) for turn in t.turns for part in turn.parts):
+    if any(part["type"] not in READ and is_unread(part) for turn in t.turns for part in turn.parts):
         flags.add("unread_part")
     if t.is_branch:
         flags.add("branch")
@@ -207,7 +223,7 @@ def _assembled(
     around = [a.agent for o, _ in t.told[:1] for a in scopes.around(o) if a.agent]
     agent = t.agent or next(iter(around), None) or lone_agent
     told_by = {o.dialect for o, _ in t.told}
-    t.told, t.system, t.read, t.scope = [], None, ([], 0, None), None  # what they told is in the turns
+    t.told, t.system, t.read, t.scope = [], None, ([], 0, None), None  # the turns have their content now
     for x in links:
         x.forget_span()
     return Assembled(
@@ -220,9 +236,9 @@ def _assembled(
 
 
 def join_by_history(conversations: list[Assembled]) -> list[Assembled]:
-    """Turns in traces of their own: a later one repeats the earlier as history and goes on. Where both have a
-    conversation id (some libraries give every turn a new one), the ids of the calls must be the same too. What says
-    nothing, or is the beginning that several have told, proves nothing. Oldest first."""
+    """Join conversations whose turns are in separate traces: the later one repeats the earlier one as its history.
+    Where both have a conversation id (some libraries give every turn a new one), they must have a call id in common.
+    Turns without content prove nothing, nor does a beginning that several conversations share. Oldest first."""
     by_path: dict[bytes, list[Assembled]] = defaultdict(list)
     out: dict[int, Assembled] = {}
     for c in sorted(conversations, key=_age):
@@ -239,7 +255,8 @@ def join_by_history(conversations: list[Assembled]) -> list[Assembled]:
 
 
 def _only(found: Iterable[Assembled], later: Assembled) -> Assembled | None:
-    """The one of some conversations that a later one may go on from; of several that which made the same calls."""
+    """Return the conversation that ``later`` continues, None if there is none or several. Of several, one with a call
+    id in common is chosen."""
     ids = given_ids(later)
     may = list(islice((e for e in found if _may_join(e, later)), None if ids else 2))
     if len(may) > 1:
@@ -256,7 +273,7 @@ def _any_tie(found: Iterable[Assembled], later: Assembled) -> bool:
 
 
 def _are_tied(earlier: Assembled, later: Assembled) -> bool:
-    """Whether ids allow that one goes on from the other."""
+    """Whether the ids of two conversations allow that one continues the other."""
     return not (earlier.explicit or later.explicit) or bool(given_ids(earlier) & given_ids(later))
 
 
@@ -270,14 +287,16 @@ def _may_join(earlier: Assembled, later: Assembled) -> bool:
 
 
 def given_ids(c: Assembled) -> set[str]:
-    """The ids of the calls, those that were made up left out."""
+    """Return the ids of the calls, without those that ingest made."""
     return {x.call["id"] for x in c.links if "id_made" not in x.repairs}
 
 
 def path_hashes(c: Assembled) -> list[bytes]:
-    """A hash after each message but the system's. One conversation goes on where another ended if the last hash of
-    that one is a hash of this one."""
-    return path_digests(_spoken(c))
+    """Return a hash of the path up to each message, without system messages. A conversation continues another one if
+    the last hash of the other is among its own. The hashes are computed once: joining does not change turn keys."""
+    if c.path is None:
+        c.path = path_digests(_spoken(c))
+    return c.path
 
 
 def _spoken(c: Assembled) -> list[Turn]:
@@ -299,7 +318,7 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
     for theirs, mine in zip(_spoken(earlier), _spoken(later), strict=False):
         content = theirs.message.get("content")
         if content is not None and mine.message.get("content") is None and mine.message["role"] == "tool":
-            mine.message["content"] = content  # the history of the later one leaves it out
+            mine.message["content"] = content  # the later history lacks it
     now = dict(zip(map(id, _spoken(earlier)), _spoken(later), strict=False))
     later.placed = [*((t, s, kind, now.get(id(turn))) for t, s, kind, turn in earlier.placed), *later.placed]
     later.judged = earlier.judged + later.judged
@@ -317,7 +336,7 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
 
 
 def _take_own(c: Assembled) -> None:
-    """Gives a conversation messages of its own: branches of one conversation share those that they begin with."""
+    """Copy the messages of a conversation. Branches of one conversation share the turns before they diverge."""
     own = {id(turn): replace(turn, message=turn.message.copy()) for turn in c.thread.turns}
     c.thread.turns = [own[id(turn)] for turn in c.thread.turns]
     for x in c.links:
@@ -327,5 +346,5 @@ def _take_own(c: Assembled) -> None:
 
 
 def id_of(x: Link) -> tuple[Any, ...]:
-    """What tells a call of one telling of a conversation in another."""
+    """Return what identifies a call in two records of one conversation: its id and its tool."""
     return (x.call.get("id"), x.call["name"])

@@ -1,7 +1,7 @@
-"""One span told twice, and one run of a tool told by several spans: each becomes one.
+"""Merge spans that were exported twice, and nested spans of one tool execution.
 
-A span is exported when it begins and when it ends, or by two collectors; the fuller telling counts. One run of a tool
-is often told by spans within each other: a framework's, an MCP client's, an MCP server's, a second instrumentation's.
+A span may be exported when it begins and when it ends, or by two collectors; the fuller record counts. One execution
+often has several nested spans: of a framework, an MCP client, an MCP server, a second instrumentation.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed, SpanKey
 
 BySpan = dict[SpanKey, Observed]
-MAX_DEPTH = 64  # a cycle of parents must not hang us
+MAX_DEPTH = 64  # ends the walk where parents form a cycle
 _FIELDS = ("tool_name", "call_id", "arguments", "result", "error_message", "agent", "conversation_id")
 _TOLD = (*_FIELDS, "parent_span_id", "dialect", "model", "response_id", "previous_response_id", "input", "output",
          "alternatives", "tools", "input_tokens", "emitter")  # fmt: skip
 
 
 def by_span(observed: Sequence[Observed]) -> BySpan:
-    """The spans by trace and span id."""
+    """Return spans by (trace id, span id)."""
     return {(o.trace_id, o.span_id): o for o in observed}
 
 
@@ -36,8 +36,9 @@ def ancestors(o: Observed, spans: BySpan) -> list[Observed]:
 
 
 class Scope(NamedTuple):
-    """Where a span stands: the name of the nearest agent, the span of the nearest agent or tool, that of the
-    nearest model call around it, and the tools of the nearest agent, where its span tells them."""
+    """The position of a span: the name of the nearest enclosing agent, the key of the nearest enclosing agent or tool
+    span (``run``), the key of the nearest enclosing model call (``within``), and the tools of the nearest enclosing
+    agent, if its span defines them."""
 
     agent: str | None
     run: SpanKey
@@ -46,7 +47,7 @@ class Scope(NamedTuple):
 
 
 class Scopes:
-    """The scopes of spans; spans with one parent share theirs."""
+    """The scopes of spans, computed once for each parent."""
 
     def __init__(self, spans: BySpan) -> None:
         self.spans = spans
@@ -62,7 +63,7 @@ class Scopes:
         return known
 
     def of(self, o: Observed) -> Scope:
-        """The scope of a span."""
+        """Return the scope of a span."""
         at = o.trace_id, o.parent_span_id
         known = self._known.get(at)
         if known is None:
@@ -70,7 +71,7 @@ class Scopes:
         return known
 
     def at(self, key: SpanKey) -> Scope | None:
-        """The scope of the span with a key; None if it is not there."""
+        """Return the scope of the span with a key; None if there is no such span."""
         o = self.spans.get(key)
         return self.of(o) if o else None
 
@@ -83,12 +84,12 @@ class Scopes:
         return Scope(agent, run, within, tools)
 
 
-# ------------------------------------------------------------------------------- one span told twice
+# --------------------------------------------------------------------------- one span exported twice
 
 
 def merge_tellings(observed: list[Observed]) -> list[Observed]:
-    """Each span once, whatever the order in which its tellings came: the fullest, with what only others told."""
-    if len(by_span(observed)) == len(observed):
+    """Return each span once: its fullest record, completed from the others. The order of arrival does not matter."""
+    if len({(o.trace_id, o.span_id) for o in observed}) == len(observed):
         return observed
     tellings: dict[SpanKey, list[Observed]] = defaultdict(list)
     for o in observed:
@@ -118,13 +119,16 @@ def _fullness(o: Observed) -> int:
     return 2 * (parts + sum(told)) + (o.kind != "other") - o.is_cut
 
 
-# ------------------------------------------------------------------- one run told by several spans
+# ---------------------------------------------------------------- one execution in nested spans
 
 
 def merge_nested(observed: list[Observed]) -> list[Observed]:
-    """The same spans without those executions that only repeat the one around them, which now has what they
-    knew. An error inside counts: a client that hands an error answer on has itself not failed. Of several attempts
-    within one execution the last one's outcome counts."""
+    """Return the spans without executions that repeat an enclosing execution, which takes over their fields. An error
+    of the inner span counts: a client that passes an error on has not failed itself. Of several inner attempts the last
+    one decides the outcome."""
+    runs = {o.span_id for o in observed if o.kind == "execution"}
+    if not any(o.parent_span_id in runs for o in observed):
+        return observed  # no execution encloses another span
     scopes = Scopes(by_span(observed))
     outer_of: dict[int, Observed] = {}
     for o in observed:
@@ -150,8 +154,8 @@ def _same_run(inner: Observed, outer: Observed) -> bool:
 
 
 def _is_shown(inner: Observed, outer: Observed) -> bool:
-    """Whether the names may differ because one of two spans that tell the same arguments only shows a name for people
-    (a class, a span's name)."""
+    """Whether two names may differ because one of them is only a display name (a class, a span name). Both spans must
+    have arguments."""
     told_twice = inner.arguments is not None and outer.arguments is not None
     return told_twice and inner.is_display_name != outer.is_display_name
 
@@ -171,7 +175,7 @@ def _take(outer: Observed, inner: Observed, is_last: bool) -> None:
 
 
 def name_by_calls(executions: list[Observed], calls: list[Observed]) -> None:
-    """Gives executions the names by which models call their tools, where spans show names for people (Get Order)."""
+    """Rename executions whose spans have display names (Get Order) to the tool names that the models call."""
     names = {p["name"] for c in calls for m in c.output for p in m["parts"] if p["type"] == "tool_call"}
     strange = [e for e in executions if e.tool_name and e.tool_name not in names]
     if not strange or not names:
@@ -186,13 +190,13 @@ def name_by_calls(executions: list[Observed], calls: list[Observed]) -> None:
 
 
 def plain_name(name: str) -> str:
-    """A tool's name without case and separators."""
+    """Return a tool's name in lower case without separators."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
 def demote_inferred(observed: list[Observed]) -> None:
-    """A span read only by its shape that has model calls within is no model call but what led to them; nor is
-    one that names no model, where others of its trace do."""
+    """Turn inferred model calls into agent spans where they enclose model calls, or where they name no model and other
+    calls of their trace do."""
     if not any(o.dialect == "inferred" for o in observed):
         return
     spans = by_span(observed)

@@ -1,7 +1,7 @@
-"""Which spans belong to one conversation: by conversation id, by trace, and by what a call's history proves.
+"""Group spans into conversations: by conversation id, by trace, and by ids of calls and responses in histories.
 
-``split`` needs all spans of a trace and nothing else; what ties groups of different traces is in ``Ties``, which is
-small. So traces can be read apart from each other, and only groups that are tied must meet.
+``split`` needs all spans of a trace and nothing else. ``Ties`` holds the ids that connect groups of different traces;
+it is small. So traces can be read by different processes, and only groups with ties must be in one process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _QUOTED_ID = re.compile(r"""['"](?:tool_call_)?id['"]:\s*['"]([\w.:-]{6,})['"]""
 
 @dataclass(slots=True)
 class Group:
-    """The spans of one conversation. ``explicit`` if an id says so, else ``key`` is a trace id."""
+    """The spans of one conversation. ``key`` is the conversation id if ``explicit``, else a trace id."""
 
     key: str
     explicit: bool
@@ -34,25 +34,31 @@ class Group:
 
     @property
     def digest(self) -> int:
-        """The key in 63 bits."""
+        """The 63-bit digest of the key."""
         return digest(self.key)
 
 
 def digest(text: str) -> int:
-    """63 bits that tell keys and ids apart: an integer of every engine, which knows no unsigned ones."""
+    """Return a 63-bit digest: it fits the signed 64-bit integers of DuckDB and Spark."""
     return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")) >> 1
 
 
 def split(observed: list[Observed]) -> list[Group]:
-    """Every span in exactly one group, in the order of their first spans."""
+    """Put every span into exactly one group. Groups are in the order of their first spans."""
     found: dict[str, Group] = {}
     for o, (key, explicit) in zip(observed, _keys(observed), strict=True):
-        found.setdefault(key, Group(key, explicit)).members.append(o)
+        group = found.get(key)
+        if group is None:
+            group = found[key] = Group(key, explicit)
+        group.members.append(o)
     return list(found.values())
 
 
 def _keys(observed: list[Observed]) -> list[tuple[str, bool]]:
-    """A span's conversation: what it says, else what the spans around it say, else the only one of its trace."""
+    """Return the group key of each span and whether it is a conversation id: that of the span, else of the nearest
+    enclosing span that has one, else the only one of its trace, else the trace id."""
+    if all(o.conversation_id for o in observed):
+        return [(o.conversation_id or "", True) for o in observed]
     scopes = Scopes(by_span(observed))
     of_trace: dict[str, set[str]] = defaultdict(set)
     for o in observed:
@@ -72,15 +78,15 @@ Tie = tuple[int, int, int, int]
 
 @dataclass
 class Ties:
-    """Who made ids (of calls, of responses) and who names them: rows of (group, emitter, id, content), a digest each.
-    The content is the call's name and arguments, 0 where it is not told: an id that is counted, or named after the
-    tool, is the same in many conversations."""
+    """Ids of calls and responses: rows of (group, emitter, id, content), each a digest. ``made`` has the ids that a
+    group's outputs made, ``named`` those that its histories name. The content is the call's name and arguments, or 0
+    where they are not known. It is compared because counted ids occur in many conversations."""
 
     made: list[Tie] = field(default_factory=list)
     named: list[Tie] = field(default_factory=list)
 
     def add(self, g: Group) -> None:
-        """Adds a group's rows. What it names and made itself, in the same process, ties it to nobody."""
+        """Add the rows of a group. Ids that it both made and names, in one process, are left out of ``named``."""
         made = {(o.emitter, *tie) for o in g.members if o.kind == "inference" for tie in _made_ids(o)}
         own: dict[tuple[str, str], set[int]] = defaultdict(set)
         for emitter, name, content in made:
@@ -110,17 +116,24 @@ class Ties:
 
 
 def origins(ties: Ties) -> dict[int, set[int]]:
-    """For each group that names others' ids, who made them: in the same process, else anywhere. An id that two
-    groups made, of calls that agree with what is named, proves nothing; nor does one of another call."""
+    """Return, for each group that names ids of others, the groups that made them: in the same process, else in any. An
+    id proves nothing if two groups made it for calls with the named content, or if the content differs."""
     here: dict[tuple[int, int, int], _Makers] = {}
     anywhere: dict[tuple[int, int], _Makers] = {}
     asked = {name for _, _, name, _ in ties.named}
+    own: set[tuple[int, int, int]] = set()
     for group, emitter, name, content in ties.made:
-        for kind in (content, _ANY) if name in asked else ():
-            _add(here, (emitter, name, kind), group)
-            _add(anywhere, (name, kind), group)
+        if name in asked:
+            own.add((group, emitter, name))
+            for kind in (content, _ANY):
+                _add(here, (emitter, name, kind), group)
+                _add(anywhere, (name, kind), group)
+    told = {(group, emitter, name) for group, emitter, name, content in ties.named if content}
     found: dict[int, set[int]] = defaultdict(set)
     for group, emitter, name, content in ties.named:
+        # As in ``Ties.add``, for parts of one group that were read apart.
+        if (group, emitter, name) in own or (not content and (group, emitter, name) in told):
+            continue
         kinds = (content, 0) if content else (_ANY,)
         makers = [m for k in kinds if (m := here.get((emitter, name, k)))]
         makers = makers or [m for k in kinds if (m := anywhere.get((name, k)))]
@@ -146,8 +159,8 @@ def _add(makers: dict[Any, _Makers], key: Any, group: int) -> None:
 
 
 def joined(found: Iterable[Group], made_by: Mapping[int, set[int]]) -> list[Group]:
-    """The groups, oldest first, a group without a conversation id joined to the oldest of those that made the calls
-    or the response that its history names (``made_by``, of ``origins``)."""
+    """Return the groups, oldest first. A group is joined to the oldest of the groups that made the ids its history
+    names (``made_by``, from ``origins``), unless both have a conversation id."""
     ordered = sorted(found, key=lambda g: (min(o.start_ns for o in g.members), g.key))
     kept: list[Group] = []
     now: dict[int, tuple[int, Group]] = {}
@@ -169,8 +182,8 @@ def joined(found: Iterable[Group], made_by: Mapping[int, set[int]]) -> list[Grou
 
 
 def _by_trace(g: Group) -> None:
-    """Orders the spans by the beginning of their traces, and leaves the order within each: it must not matter which
-    of two traces was read first."""
+    """Sort the spans of a group by the start of their traces, stably, so that the order in which traces were read does
+    not matter."""
     first: dict[str, int] = {}
     for o in g.members:
         first[o.trace_id] = min(o.start_ns, first.get(o.trace_id, o.start_ns))
@@ -179,7 +192,7 @@ def _by_trace(g: Group) -> None:
 
 
 def _made_ids(o: Observed) -> list[tuple[str, int]]:
-    """The ids of the calls that a model call made, with their content, and its response's."""
+    """Return the ids of the calls that a model call made, each with its content, and the id of its response."""
     if o.kind != "inference":
         return []
     said = chain(o.output, *o.alternatives)
@@ -189,15 +202,15 @@ def _made_ids(o: Observed) -> list[tuple[str, int]]:
 
 
 def _content(call: Part | None) -> int:
-    """A digest of a call's name and arguments; 0 if it does not tell them."""
+    """Return a digest of a call's name and arguments; 0 if the arguments are not known."""
     if call is None or call.get("arguments") is None:
         return 0
     return int.from_bytes(key_of([call["name"], call["arguments"]])[:8]) >> 1 or 1
 
 
 def _told_calls(messages: list[NormalMessage]) -> list[tuple[str, Part | None]]:
-    """Ids of the calls that messages tell, also where a framework tells them as text, each with the call if it is
-    told, not only answered."""
+    """Return the ids of the calls in messages, also of those that a framework wrote into a text; each with the call's
+    part, or None for an id of an answer."""
     out: list[tuple[str, Part | None]] = []
     for part in (p for m in messages for p in m["parts"]):
         if part.get("id"):

@@ -1,9 +1,8 @@
-"""Calls that send only what is new (OpenAI's ``previous_response_id``) and do not export what they continue.
+"""Calls that send only new messages (OpenAI's ``previous_response_id``) and export no id of what they continue.
 
-A tool result names its call, which joins it (``grouping``). A new user message names nothing, but the token
-count gives the history away: it counts more than an earlier call that sent at least as much text. Which
-conversation it continues stays unknown; that it starts in the middle is told by the flag ``hidden_history``,
-and the system prompt, which stood at the untold beginning, is not repeated.
+A tool result has the id of its call, which joins it (``grouping``). A new user message has no id, but its input token
+count shows a history: it is higher than that of an earlier call that sent at least as much text. Which conversation the
+call continues is unknown. Its conversation gets the flag ``hidden_history``, and no system prompt is put in front.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from ingest.messages.normal import Observed
 
 FLAG = "hidden_history"
-MARGIN = 1.25  # so many times the tokens of a fresh call that sent as much
+MARGIN = 1.25  # least ratio of its tokens to those of a fresh call with as much text
 
 
 Toolset = tuple[str, tuple[str, ...]]
@@ -23,17 +22,17 @@ Toolset = tuple[str, tuple[str, ...]]
 
 @dataclass
 class Evidence:
-    """What proves hidden histories, of all spans that there are: it is small, and that of parts can be merged.
+    """The evidence for hidden histories in all spans. It is small, and evidence of several parts can be merged.
 
-    ``news`` are emitters that send only what is new. ``fresh`` holds, by emitter and tools, (characters told,
-    tokens counted) of opening calls, without those that another call outdoes in both.
+    ``news`` holds emitters that send only new messages. ``fresh`` holds, by emitter and tools, pairs (characters, input
+    tokens) of opening calls; only pairs that no other pair exceeds in characters with fewer tokens.
     """
 
     news: set[str] = field(default_factory=set)
     fresh: dict[Toolset, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, observed: Iterable[Observed]) -> None:
-        """Takes in spans."""
+        """Add spans."""
         for o in observed:
             if o.kind == "inference" and o.input:
                 if _sends_only_news(o):
@@ -42,7 +41,7 @@ class Evidence:
                     self._add(_toolset(o), _told(o), o.input_tokens)
 
     def merge(self, other: Evidence) -> None:
-        """Takes in what another has."""
+        """Add the evidence of another part."""
         self.news |= other.news
         for toolset, found in other.fresh.items():
             for told, tokens in found:
@@ -54,7 +53,7 @@ class Evidence:
             self.fresh[toolset] = [(a, b) for a, b in known if not (told >= a and tokens <= b)] + [(told, tokens)]
 
     def mark(self, observed: Iterable[Observed]) -> None:
-        """Flags the calls whose token count proves a history that was not told."""
+        """Flag the calls whose token count proves a history that was not exported."""
         for o in observed:
             if o.kind == "inference" and o.input and o.emitter in self.news and o.input_tokens and _opens(o):
                 told = _told(o)
@@ -67,13 +66,13 @@ def _toolset(o: Observed) -> Toolset:
 
 
 def _sends_only_news(o: Observed) -> bool:
-    """Whether the history starts with a tool's answer: to a call that it does not tell."""
+    """Whether the history starts with a tool result, whose call it does not have."""
     opening = next((p for m in o.input if m["role"] != "system" for p in m["parts"]), None)
     return opening is not None and opening["type"] == "tool_call_response"
 
 
 def _opens(o: Observed) -> bool:
-    """Whether a call tells no history and no name of what it belongs to."""
+    """Whether a call has no history, no conversation id and no previous response id."""
     if o.conversation_id or o.previous_response_id:
         return False
     return all(m["role"] in ("system", "user") for m in o.input)

@@ -1,11 +1,11 @@
-"""Whose conversation a judgement is of: that of the span it stands on, never a guess.
+"""Attribute judgements (evaluations) to conversations. Nothing is guessed; the first rule that applies decides:
 
-1. The thread of the span: of a model call or a tool's run that of the call; of an agent that of its own model calls,
-   the nearest; of any other span that of the calls in it and around it, where these are one.
-2. The thread that made the response that the judgement names.
-3. The thread that a conversation id names, or else a trace, if it names exactly one.
+1. The thread of the judged span. For a model call or an execution this is the thread of the call; for an agent, that
+   of its nearest model calls; for any other span, that of the calls in it and around it, if there is exactly one.
+2. The thread with the response that the judgement names.
+3. The thread of the conversation id, else of the trace, if there is exactly one.
 
-What none of these finds is unattributed: a row of ``evaluations`` without a conversation.
+Otherwise the judgement is unattributed: a row of ``evaluations`` without a conversation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Children = Mapping[SpanKey, Sequence[Observed]]
 
 
 def take_off(observed: Iterable[Observed]) -> list[Evaluation]:
-    """The judgements that spans tell, which stand on none of them any more."""
+    """Remove the judgements from spans and return them."""
     out: list[Evaluation] = []
     for o in observed:
         if o.evaluations:
@@ -33,13 +33,13 @@ def take_off(observed: Iterable[Observed]) -> list[Evaluation]:
 
 
 def identity(e: Evaluation) -> tuple[object, ...]:
-    """What tells judgements apart: one that arrives twice is one."""
+    """Return what identifies a judgement. A judgement that arrives twice counts once."""
     return (e.trace_id, e.span_id, e.name, e.score, e.label, e.explanation, e.response_id, e.conversation_id, e.time_ns)
 
 
 def place(judgements: Sequence[Evaluation], observed: Sequence[Observed], groups: Sequence[Group]) -> list[Evaluation]:
-    """Puts each judgement on a span of the group that has its thread, with its ``anchors``; returns those that stand
-    on no span, or on one that belongs to several groups."""
+    """Put each judgement, with its ``anchors``, on a span of the group that has its thread. Return the judgements whose
+    span is missing or has calls in several groups."""
     if not judgements:
         return []
     spans = by_span(observed)
@@ -66,7 +66,7 @@ def place(judgements: Sequence[Evaluation], observed: Sequence[Observed], groups
 
 
 def _anchors(o: Observed, spans: BySpan, children: Children) -> tuple[tuple[SpanKey, ...], ...]:
-    """Spans whose thread is that of a span: alternatives, the best first."""
+    """Return the spans whose thread is the thread of ``o``: several alternatives, the best first."""
     around = _around(o, spans, children)
     if o.kind in ("inference", "execution"):
         found = [(o.key,), around]
@@ -87,8 +87,8 @@ def _around(o: Observed, spans: BySpan, children: Children) -> tuple[SpanKey, ..
 
 
 def _nearest_calls(o: Observed, children: Children) -> tuple[SpanKey, ...]:
-    """The model calls in a span that are nearest to it, or else the tools' runs: first by the agents between, then by
-    the spans between. What happens within a tool is the tool's own affair."""
+    """Return the nearest model calls below a span, or else the nearest executions: fewest agents between first, then
+    fewest spans. Spans below an execution are not searched."""
     level, seen = [(o, 0)], {o.key}
     calls: dict[int, list[SpanKey]] = {}
     runs: dict[int, list[SpanKey]] = {}
@@ -115,7 +115,7 @@ def _nearest_calls(o: Observed, children: Children) -> tuple[SpanKey, ...]:
 
 
 def thread_of(e: Evaluation, place_of: Mapping[SpanKey, int], threads: Sequence[Thread], spans: BySpan) -> int | None:
-    """The number of the thread that a judgement of its group is of."""
+    """Return the number of a judgement's thread in its group; None if there is not exactly one."""
     o = spans.get((e.trace_id, e.span_id))
     if e.response_id and o and o.kind == "inference" and o.response_id not in (None, e.response_id):
         judged = [n for n, t in enumerate(threads) if e.response_id in t.response_ids]
@@ -131,35 +131,35 @@ def thread_of(e: Evaluation, place_of: Mapping[SpanKey, int], threads: Sequence[
 
 
 def _told_by(o: Observed, found: set[int], threads: Sequence[Thread]) -> set[int]:
-    """Of several threads that whose last words an agent's span gives as its own."""
+    """Of several threads, return the one whose last message is the output of the agent's span."""
     said = [p.get("content") for m in o.output for p in m["parts"] if p["type"] == "text" and p.get("content")]
     same = {n for n in found if said and threads[n].turns[-1].message.get("content") == said[-1]}
     return same if len(same) == 1 else found
 
 
-# ------------------------------------------------------------------------ judgements that stand on no span
+# ------------------------------------------------------------------------ judgements without a span
 
 
 @dataclass(frozen=True)
 class Named:
-    """What names one conversation."""
+    """The ids by which one conversation is found."""
 
     conversation_id: str
-    names: frozenset[str]  # the conversation ids that its spans give
+    names: frozenset[str]  # the conversation ids of its spans
     trace_ids: frozenset[str]
     response_ids: frozenset[str]
 
 
 @dataclass
 class Index:
-    """Finds conversations by what names them."""
+    """Finds conversations by response, conversation and trace ids."""
 
     by_response: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_name: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_trace: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, told: Named) -> None:
-        """Takes in a conversation."""
+        """Add a conversation."""
         for found, names in (
             (self.by_response, told.response_ids), (self.by_name, told.names), (self.by_trace, told.trace_ids)
         ):  # fmt: skip
@@ -167,7 +167,8 @@ class Index:
                 found[name].add(told.conversation_id)
 
     def find(self, e: Evaluation) -> tuple[str | None, str | None]:
-        """The conversation that a judgement names, and by what; (None, None) where nothing names exactly one."""
+        """Return the conversation of a judgement and the kind of id that found it; (None, None) if no id finds exactly
+        one."""
         of_trace = self.by_trace.get(e.trace_id, set())
         made = self.by_response.get(e.response_id or "", set())
         for by, found in (

@@ -1,5 +1,5 @@
-"""Tool call, execution span and result are one thing told three times: linked by id, else by content and
-position, and every repair is recorded."""
+"""Link each tool call with its execution span and its result: by id, else by content and position. Every repair is
+recorded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Left = list[Observed]  # executions of no call
 
 
 def link(threads: Sequence[Thread], executions: Sequence[Observed], scopes: Scopes) -> tuple[list[list[Link]], Left]:
-    """Links the calls of one conversation's threads, adds results that only execution spans tell, and sets
-    ``is_error``, ``error_class``, ``name`` and ``latency_ms`` on the answers. A call that several threads begin with
-    was executed once: in the first. Returns the links of each thread, and the executions of no call."""
+    """Link the calls of one conversation's threads, add results that only execution spans have, and set ``is_error``,
+    ``error_class``, ``name`` and ``latency_ms`` on the results. A call that several threads share was executed once: in
+    the first. Return the links of each thread, and the executions without a call."""
     linked = [_answers(t) for t in threads]
     first: dict[int, Link] = {}
     for x in (x for links in linked for x in links):
@@ -55,7 +55,7 @@ def _finish_orphan(message: Message) -> None:
 
 
 def _answers(t: Thread) -> list[Link]:
-    """Calls with their answers, by id or else by position after the call."""
+    """Return the calls of a thread with their results, by id or else by position after the call."""
     links: list[Link] = []
     open_links: list[Link] = []
     for turn in t.turns:
@@ -91,12 +91,12 @@ def _owner(turn: Turn, open_links: list[Link]) -> Link | None:
 
 
 def _insert_missing(t: Thread, links: list[Link], first: dict[int, Link]) -> None:
-    """Answers that no history repeats (the last ones, or a library that drops them), and what a history leaves out of
-    calls and answers, come from the span."""
+    """Add from the execution spans what the histories lack: results (the last ones, or those that a library drops),
+    contents and arguments."""
     for x in links:
         e = x.execution
         known = first[id(x.call)]
-        if x.answer is None and known is not x and known.answer is not None:  # another thread has it
+        if x.answer is None and known is not x and known.answer is not None:  # in another thread
             x.answer = known.answer
             x.repairs.append("result_from_span")
             t.turns.insert(_place_after(t, x), x.answer)
@@ -106,7 +106,7 @@ def _insert_missing(t: Thread, links: list[Link], first: dict[int, Link]) -> Non
         if x.answer is not None and x.answer.message.get("content") is None and content is not None:
             x.answer.message["content"] = content
             x.repairs.append("result_from_span")
-        has_ended = bool(e.end_ns)  # a tool that still waits for somebody has not
+        has_ended = bool(e.end_ns)  # 0 if it waits for a person
         if x.answer is None and (e.result is not None or e.is_error or (e.call_id and has_ended)):
             message: Message = {"role": "tool", "content": content, "tool_call_id": x.call.get("id", "")}
             x.answer = Turn(message, key_of(["tool", content]), [], e.end_ns, e.span_id, e.trace_id)

@@ -1,4 +1,4 @@
-"""A call with its answer and its execution: one event that telemetry records up to three times."""
+"""A tool call with its result and its execution, which telemetry records separately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Ran = tuple[int, str, str]  # when a call ran (ns), and its trace and span
 
 @dataclass(slots=True)
 class Link:
-    """One call: the turn that made it, the turn that answers it, the span that ran it (once that is read, ``ran``)."""
+    """One call: the turn that made it, the turn with its result, and its execution span (later only ``ran``)."""
 
     call: dict[str, Any]
     call_turn: Turn
@@ -24,7 +24,7 @@ class Link:
     attempts: list[Observed] = field(default_factory=list)  # all of its executions; ``execution`` counts
 
     def forget_span(self) -> None:
-        """Keeps of the span that ran it when and where: what it told is in the turns."""
+        """Keep only the time and the ids of the execution span; its content is in the turns."""
         if e := self.execution:
             self.ran, self.execution, self.attempts = (e.start_ns, e.trace_id, e.span_id), None, []
 

@@ -1,7 +1,7 @@
-"""Which tool executions ran which calls: by id, arguments, result, place and time, for all threads at once.
+"""Match executions to calls by id, arguments, result, position and time, for all threads of a conversation at once.
 
-Ids alone prove little: some models count them (``call_0``), some name them after the tool. A call may have been tried
-several times; its attempts stay together, and the last one's outcome counts, or that which the model was told.
+Ids alone are weak evidence: some models count them (``call_0``), some use the tool's name. A call may have several
+attempts. They stay together; the outcome that the model saw counts, else that of the last attempt.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ingest.conversations.links import Link
 from ingest.messages.chatform import key_of
 from ingest.messages.normal import Observed
 
-SLACK_NS = 1_000_000_000  # clocks of two hosts
-# Exceptions by which a framework stops a tool until somebody answers; no errors of the tool.
+SLACK_NS = 1_000_000_000  # clock difference of two hosts
+# Exceptions by which a framework pauses a tool until a person answers. They are no errors of the tool.
 _PAUSED = re.compile(r"interrupt|suspend|approval_?required|calldeferred|deferred_?(?:tool|call)|human_?input", re.I)
 Key = Hashable | None
 Attempts = list[tuple[Link, list[Observed]]]
 
 
 def match(links: Sequence[Link], executions: Sequence[Observed], scopes: Scopes, is_shared: bool) -> list[Observed]:
-    """Gives calls their attempts and the execution that counts; returns the executions of no call. ``is_shared`` says
-    that the calls are of several threads: then those of the same run come first."""
+    """Set the attempts of each call and the execution that counts. Return the executions without a call. With
+    ``is_shared`` the calls are of several threads, and matches within one run come first."""
     free = _by_lone_ids(links, sorted(executions, key=attrgetter("start_ns")))
     runs = () if not free else (True, False) if is_shared else (False,)
     for same_run in runs:
@@ -48,7 +48,7 @@ def match(links: Sequence[Link], executions: Sequence[Observed], scopes: Scopes,
 
 
 def _by_lone_ids(links: Sequence[Link], executions: list[Observed]) -> list[Observed]:
-    """Matches ids that one call and one execution have, as most do; returns the executions that are left."""
+    """Match ids that exactly one call and one execution have, as most do. Return the remaining executions."""
     calls: dict[str, Link | None] = {}
     for x in links:
         if call_id := x.call.get("id"):
@@ -68,8 +68,8 @@ def _by_lone_ids(links: Sequence[Link], executions: list[Observed]) -> list[Obse
 
 
 class _Keys:
-    """What a call and its execution have in common, each as a pair of functions of a link and of a span; None where
-    one of the two does not tell it."""
+    """Keys by which calls and executions are matched: pairs of a function of a link and one of a span. A key is None
+    where a field of it is missing."""
 
     def __init__(self, scopes: Scopes | None) -> None:
         self._scopes = scopes
@@ -126,8 +126,8 @@ KeyPair = tuple[Callable[["Link"], Key], Callable[[Observed], Key]]
 def _pass(
     links: Sequence[Link], free: list[Observed], keys: KeyPair, repair: str, again: bool, several: bool
 ) -> list[Observed]:
-    """Matches what has one key; returns the executions that are left. Calls that have an execution take part if
-    ``again``; a call gets all its attempts if ``several``, else one."""
+    """Match calls and executions with equal keys. Return the remaining executions. With ``again``, calls that have an
+    execution already take part. With ``several``, a call gets all its attempts, else one."""
     if not free:
         return free
     runs: dict[Key, list[Observed]] = defaultdict(list)
@@ -154,14 +154,14 @@ def _pass(
 
 
 def _first_to_end(runs: list[Observed]) -> list[Observed]:
-    """The first of some executions, and those before it that stopped to wait for somebody."""
+    """Return executions up to the first that is not paused."""
     ended = next((n for n, e in enumerate(runs, 1) if not is_paused(e)), len(runs))
     return runs[:ended]
 
 
 def _fits(x: Link, e: Observed, is_only: bool) -> bool:
-    """Whether an execution may be of a call: one tool, and arguments that do not contradict. Arguments that a person
-    or a framework changed are possible where the result or a random id is the same."""
+    """Whether an execution may belong to a call: the same tool, and arguments that do not contradict. Other arguments
+    (changed by a person or a framework) are accepted where the result or a random id is equal."""
     if e.tool_name and e.tool_name != x.call["name"]:
         return False
     if not _contradict(x.call.get("arguments"), e.arguments):
@@ -171,7 +171,8 @@ def _fits(x: Link, e: Observed, is_only: bool) -> bool:
 
 
 def _contradict(called: Any, ran: Any) -> bool:
-    """Whether two arguments of one name have different values. What has no name in common is told in another form."""
+    """Whether arguments of the same name have different values. Without a common name the forms differ, which is no
+    contradiction."""
     if not isinstance(called, dict) or not isinstance(ran, dict):
         return False
     return called != ran and any(_differ(called[name], ran[name]) for name in called.keys() & ran.keys())
@@ -182,7 +183,7 @@ def _differ(a: Any, b: Any) -> bool:
 
 
 def _agrees(x: Link, e: Observed) -> bool:
-    """Whether the model was told what the execution answered."""
+    """Whether the result that the model saw is that of the execution."""
     content = x.answer.message.get("content") if x.answer else None
     if content is None:
         return False
@@ -192,8 +193,8 @@ def _agrees(x: Link, e: Observed) -> bool:
 
 
 def _share(calls: list[Link], runs: list[Observed]) -> Attempts:
-    """Which executions, in the order of time, are of which of some calls that are told alike: by what the model was
-    told, else in their order, else by the time of the calls."""
+    """Assign executions (in the order of time) to calls with equal keys: by the results that the model saw, else by
+    order, else by the time of the calls."""
     if len(calls) == 1:
         return [(calls[0], runs)]
     calls = sorted(calls, key=lambda x: x.call_turn.start_ns)
@@ -215,7 +216,7 @@ def _share(calls: list[Link], runs: list[Observed]) -> Attempts:
             rest.append(x)
     left = [e for e in runs if id(e) not in used]
     told += _by_time(rest, left) if rest else []
-    if not rest:  # those that were not told: earlier attempts
+    if not rest:  # the others are earlier attempts
         told += _by_time(calls, left)
     return told
 
@@ -223,20 +224,20 @@ def _share(calls: list[Link], runs: list[Observed]) -> Attempts:
 def _by_time(calls: list[Link], runs: list[Observed]) -> Attempts:
     times = [x.call_turn.start_ns for x in calls]
     is_certain = all(x.call_turn.sent for x in calls) and not any(e.start_ns < times[0] - SLACK_NS for e in runs)
-    if not is_certain:  # the calls are known from a history alone, or clocks disagree
+    if not is_certain:  # the times of the calls are unknown, or clocks differ
         return [(x, [e]) for x, e in zip(calls, runs, strict=False)]
     found: dict[int, list[Observed]] = defaultdict(list)
     for e in runs:
         at = max(0, bisect_right(times, e.start_ns) - 1)
         first = bisect_left(times, times[at])
-        open_calls = [n for n in range(first, at + 1) if not found[n]]  # of one message
+        open_calls = [n for n in range(first, at + 1) if not found[n]]  # in one message
         found[open_calls[0] if open_calls else at].append(e)
     return [(calls[n], attempts) for n, attempts in found.items() if attempts]
 
 
 def _earlier_attempts(links: Sequence[Link], free: list[Observed]) -> list[Observed]:
-    """Gives calls the attempts that came to nothing and name no call: they began after the call, and before the
-    execution that counts."""
+    """Add attempts without a result and without a call id to the calls: those that began after the call and before
+    the execution that counts."""
     by_name: dict[str, list[Link]] = defaultdict(list)
     for x in links:
         if x.attempts:
@@ -258,8 +259,8 @@ def _is_between(x: Link, e: Observed) -> bool:
 
 
 def _deciding(x: Link) -> Observed:
-    """The attempt whose outcome counts: what the model was told, else the last that came to an end. A result that only
-    another telling of it has is taken over."""
+    """Return the attempt whose outcome counts: the one whose result the model saw, else the last that ended. A result
+    that only another attempt has is taken over."""
     e = x.attempts[0]
     if len(x.attempts) > 1:
         e = max(x.attempts, key=lambda e: (_agrees(x, e), _has_ended(e), e.start_ns, e.end_ns))
@@ -273,7 +274,7 @@ def _deciding(x: Link) -> Observed:
 
 
 def is_paused(e: Observed) -> bool:
-    """Whether an execution stopped to wait for somebody: neither an answer nor an error."""
+    """Whether an execution was paused to wait for a person. This is neither a result nor an error."""
     return e.is_error and e.result is None and bool(e.error_type) and _PAUSED.search(str(e.error_type)) is not None
 
 

@@ -1,9 +1,9 @@
-"""Runs whose model calls do not tell what happened: rebuilt from what the spans did.
+"""Rebuild agent runs whose model calls do not show the tool calls.
 
-Some libraries export no model calls at all, some repeat only the first request as every call's input, and some
-agents speak with their model in a text protocol. Their histories show no tool calls, though tools ran. Such a
-run is rebuilt: what the agent was asked, the calls that the model made or the tools that ran, in their order,
-and what the agent answered. Conversations made so carry the flag ``rebuilt``.
+Some libraries export no model calls, some export the first request as the input of every call, and some agents use a
+text protocol. Then no history has tool calls although tools ran. Such a run is rebuilt from its spans: the agent's
+input, the calls of the model or the executions in their order, and the agent's answer. The conversation gets the flag
+``rebuilt``.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field, replace
 
 from ingest.conversations.executions import Scopes, name_by_calls
 from ingest.messages.chatform import key_of
-from ingest.messages.normal import Observed
+from ingest.messages.normal import Observed, SpanKey
 from ingest.messages.parts import call_part, result_part
 from ingest.messages.shapes import NormalMessage
 
 FLAG = "rebuilt"
-# Tools by which agents in a text protocol say their answer (smolagents, DSPy); they are no tools of the user's.
+# Tools by which agents with a text protocol return their answer (smolagents, DSPy). They are no tools of the user.
 ANSWERS = {"final_answer", "finish"}
 
 
 @dataclass(slots=True)
 class Run:
-    """One run of one agent: its span, if there is one, the tools that it ran and the model calls it made."""
+    """One run of one agent: its span, if there is one, its executions and its model calls."""
 
     root: Observed | None
     executions: list[Observed] = field(default_factory=list)
@@ -31,12 +31,15 @@ class Run:
 
 
 def rebuild(members: list[Observed], scopes: Scopes) -> tuple[list[Observed], list[Observed]]:
-    """The model calls of a conversation, those of unspoken runs replaced by one that tells the whole run; and
-    the tool executions, without those that only said the answer."""
+    """Return the model calls and the executions of a conversation. The calls of a run that must be rebuilt are replaced
+    by one call with the whole run. Executions that only return the answer are left out."""
     calls = [o for o in members if o.kind == "inference" and (o.input or o.output)] or _turns_of_agents(members, scopes)
     executions = [o for o in members if o.kind == "execution"]
-    if executions:
-        name_by_calls(executions, calls)
+    if not executions:
+        return calls, executions
+    name_by_calls(executions, calls)
+    if _are_told(executions, calls):
+        return calls, executions
     replaced: set[int] = set()
     for run in _runs(calls, executions, scopes):
         if _is_untold(run, calls):
@@ -45,9 +48,26 @@ def rebuild(members: list[Observed], scopes: Scopes) -> tuple[list[Observed], li
     return [c for c in calls if id(c) not in replaced], [e for e in executions if id(e) not in replaced]
 
 
+def _are_told(executions: list[Observed], calls: list[Observed]) -> bool:
+    """Whether each execution has a sibling model call whose history has tool calls. Then no run must be rebuilt. This
+    is the usual case, and cheaper to find than the runs."""
+    told: set[SpanKey] = set()
+    for c in reversed(calls):  # the last has the longest history
+        parent = c.trace_id, c.parent_span_id
+        if parent not in told and _shows_calls(c):
+            told.add(parent)
+    return all((e.trace_id, e.parent_span_id) in told for e in executions)
+
+
+def _shows_calls(c: Observed) -> bool:
+    """Whether the history of a model call has a tool call, or a result with a call id."""
+    parts = (p for m in c.input for p in m["parts"])
+    return any(p["type"] == "tool_call" or (p["type"] == "tool_call_response" and p.get("id")) for p in parts)
+
+
 def _turns_of_agents(members: list[Observed], scopes: Scopes) -> list[Observed]:
-    """Where no model call was exported: the spans of agents that tell single turns of their models (AG2), with the
-    history before each. The ones around those tell the same run in other words."""
+    """Return agent spans that record single model turns with their history (AG2), for conversations without model
+    calls. Spans around them record the same run again and are left out."""
     told = [o for o in members if o.kind == "agent" and _tells_turn(o)]
     if not any(p["type"] == "tool_call" for o in told for m in o.output for p in m["parts"]):
         return []
@@ -56,7 +76,7 @@ def _turns_of_agents(members: list[Observed], scopes: Scopes) -> list[Observed]:
 
 
 def _tells_turn(o: Observed) -> bool:
-    """Whether a span's input is a history that waits for an answer, and its output is that of a model."""
+    """Whether a span's input ends with a user or tool message, and its output has assistant messages only."""
     asked = bool(o.input) and o.input[-1]["role"] in ("user", "tool")
     return asked and bool(o.output) and all(m["role"] == "assistant" for m in o.output)
 
@@ -66,14 +86,16 @@ def _runs(calls: list[Observed], executions: list[Observed], scopes: Scopes) -> 
     for e in sorted(executions, key=lambda o: o.start_ns):
         around = scopes.around(e)
         if any(a.kind == "execution" for a in around):
-            continue  # a tool's own affair
+            continue  # it is part of another execution
         root = _root(around)
         key = (e.trace_id, root.span_id if root else "")
         runs.setdefault(key, Run(root)).executions.append(e)
     for c in sorted(calls, key=lambda o: o.start_ns):
-        around_ids = ["", *(a.span_id for a in scopes.around(c))]
-        for run in (runs[k] for k in ((c.trace_id, s) for s in around_ids) if k in runs):
-            run.inferences.append(c)
+        # Only the nearest run: a call in two rebuilt runs would be in two conversations.
+        around_ids = (*(a.span_id for a in scopes.around(c)), "")
+        nearest = next((runs[k] for k in ((c.trace_id, s) for s in around_ids) if k in runs), None)
+        if nearest is not None:
+            nearest.inferences.append(c)
     return list(runs.values())
 
 
@@ -85,13 +107,12 @@ def _root(around: list[Observed]) -> Observed | None:
 
 
 def _is_untold(run: Run, calls: list[Observed]) -> bool:
-    """Whether tools ran between model calls and no history shows a call; without model calls of its own,
-    whether any other of the conversation tells what this run did."""
+    """Whether tools ran between the model calls of a run and no history has a call. For a run without model calls:
+    whether one of its executions has no call anywhere in the conversation."""
     if not run.inferences:
         told = [p for c in calls for m in (*c.input, *c.output) for p in m["parts"] if p["type"] == "tool_call"]
         return not all(any(_runs_call(e, p) for p in told) for e in run.executions)
-    history = (p for c in run.inferences for m in c.input for p in m["parts"])
-    if any(p["type"] == "tool_call" or (p["type"] == "tool_call_response" and p.get("id")) for p in history):
+    if any(map(_shows_calls, run.inferences)):
         return False
     first_end = min(e.end_ns for e in run.executions)
     return any(c.start_ns >= first_end for c in run.inferences)
@@ -127,7 +148,7 @@ def _asked(run: Run) -> list[NormalMessage]:
 
 
 def _called(run: Run) -> list[NormalMessage]:
-    """The calls that the model made, and those of tools that ran without one, in the order of time."""
+    """Return messages with the model's calls, and with calls for executions that have none, in the order of time."""
     told: list[tuple[int, NormalMessage]] = []
     open_calls = []
     for c in run.inferences:
@@ -144,7 +165,7 @@ def _called(run: Run) -> list[NormalMessage]:
         call = next((p for p in open_calls if _runs_call(e, p)), None)
         if call is not None:
             open_calls.remove(call)
-        elif e.arguments is None and e.result is None and not e.call_id:  # nothing is known but that it ran
+        elif e.arguments is None and e.result is None and not e.call_id:  # only its name is known
             part = result_part(None, e.call_id, e.tool_name, e.is_error)
             told.append((e.start_ns, {"role": "tool", "parts": [part]}))
         elif told and e.start_ns < end and told[-1][1]["role"] == "assistant":  # beside the one before
@@ -164,7 +185,7 @@ def _runs_call(e: Observed, part: dict[str, object]) -> bool:
 
 
 def _answered(run: Run) -> list[NormalMessage]:
-    """What the agent said in the end: its span's output, else the last model call's text."""
+    """Return the agent's answer: the output of its span, else the text of the last model call."""
     said = run.root.output if run.root else []
     for messages in (said, run.inferences[-1].output if run.inferences else []):
         spoken = [m for m in messages if m["role"] == "assistant" and any(p["type"] == "text" for p in m["parts"])]

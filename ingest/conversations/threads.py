@@ -1,10 +1,9 @@
-"""Model calls become threads of messages: every call repeats the history, each message is kept once.
+"""Build threads of messages from model calls. Every call repeats its history; a thread has each message once.
 
-A thread is a path in the prefix tree of messages. A call that repeats a thread and goes on extends it; one
-that was already told by another span (double instrumentation, a parent span) adds nothing; one that departs
-from it makes a branch. Turns that say nothing prove nothing (``evidence``), and another agent that was asked the
-same is no branch. An agent that goes on where another ended (a handoff) repeats all that the other said: ``absorb``
-makes one thread of both.
+A thread is a path in the prefix tree of messages. A call whose history is a thread extends the thread. A call that
+another span recorded already (double instrumentation, a parent span) adds nothing. A call whose history diverges makes
+a branch. Turns without content are no evidence (``evidence``), and a call of another agent with the same user message
+is no branch. After a handoff the second agent's history repeats the first agent's messages: ``absorb`` merges both.
 """
 
 from __future__ import annotations
@@ -26,38 +25,39 @@ from ingest.records import MessageToolCall
 
 @dataclass(slots=True)
 class Thread:
-    """One path: the system prompt apart, because agents rewrite it from call to call. ``told`` holds the spans that it
-    was made of, each with the turns that it added or repeated as its output."""
+    """One path of turns. The system prompt is kept apart, because agents change it between calls. ``told`` holds the
+    spans of the thread, each with the turns of its output."""
 
     turns: list[Turn]
     system: Turn | None = None
     agent: str | None = None
-    response_ids: dict[str, int] = field(default_factory=dict)  # and how many turns there are with that response
+    response_ids: dict[str, int] = field(default_factory=dict)  # with the number of turns up to that response
     tools: list[dict[str, object]] = field(default_factory=list)
     start_ns: int = 0
     end_ns: int = 0
     told: list[tuple[Observed, list[Turn]]] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
-    scope: Scope | None = None  # of the span that it began with
+    scope: Scope | None = None  # of its first span
     is_branch: bool = False
-    read: tuple[list[NormalMessage], int, Turn | None] = ([], 0, None)  # last history: first so many turns, system
-    states: dict[str, int] = field(default_factory=dict)  # how many turns each conversation that the API keeps has
+    read: tuple[list[NormalMessage], int, Turn | None] = ([], 0, None)  # last history, its turns, system
+    states: dict[str, int] = field(default_factory=dict)  # turns of each conversation that the API stores
 
 
 def thread(observed: list[Observed], scopes: Scopes) -> list[Thread]:
-    """The threads of one conversation's model calls, oldest first."""
+    """Return the threads of one conversation's model calls, oldest first."""
     threads: list[Thread] = []
     for seen in sorted(observed, key=lambda o: (o.start_ns, o.kind != "inference", o.end_ns)):
-        known = _known(threads, seen)
-        at = len(known[1])
-        system, history, said = _turns(seen, *known)
-        if threads and lacks_calls(history, at) and not _sends_news(seen, history):
-            history = put_back(history, [t.turns for t in reversed(threads)])
+        messages, turns, system = _known(threads, seen)
+        own = len(turns)
+        system, history, said = _turns(seen, messages, turns, system)
+        if threads and lacks_calls(history, own) and not _sends_news(seen, history):
+            history, own = put_back(history, [t.turns for t in reversed(threads)]), 0
         if history or said:
             scope = scopes.of(seen)
-            alternatives = [([*history], _said(seen, other)) for other in seen.alternatives]
-            for told, answer in ((history, said), *alternatives):
-                _place(threads, _Call(seen, system, told, answer, seen.agent or scope.agent, scope))
+            agent = seen.agent or scope.agent
+            answers = [(history, said), *(([*history], _said(seen, other)) for other in seen.alternatives)]
+            for told, answer in answers:
+                _place(threads, _Call(seen, system, told, answer, agent, scope, own if len(threads) == 1 else 0))
     return threads
 
 
@@ -68,7 +68,7 @@ def _sends_news(seen: Observed, history: list[Turn]) -> bool:
 
 @dataclass(slots=True)
 class _Call:
-    """One model call on its way into a thread."""
+    """One model call that is to be placed in a thread."""
 
     seen: Observed
     system: Turn | None
@@ -76,11 +76,12 @@ class _Call:
     said: list[Turn]
     agent: str | None
     scope: Scope
+    own: int = 0  # leading turns of the history that are turns of the only thread
 
 
 def _known(threads: list[Thread], seen: Observed) -> tuple[int, list[Turn], Turn | None]:
-    """How many messages of a call's history are those of the call before, and the turns that they became: with most
-    calls all of these, which then need not be made and compared again."""
+    """Return how many messages of a call's history are those of the previous call, the turns made of them, and the
+    system turn. These turns need not be made and compared again. Most calls repeat the whole previous history."""
     if len(threads) != 1 or seen.is_cut:
         return 0, [], None
     messages, turns, system = threads[0].read
@@ -107,19 +108,22 @@ def _said(seen: Observed, output: list[NormalMessage]) -> list[Turn]:
 
 
 def _place(threads: list[Thread], call: _Call) -> None:
-    """Extends the thread that the call continues, or starts one."""
+    """Extend the thread that a call continues, or start a new one."""
     seen, told = call.seen, call.history
     mine = [t for t in threads if not (t.agent and call.agent and t.agent != call.agent)]  # another agent's
     history = _completed(mine, told) if seen.is_cut else told
     best, shared = None, -1
     for candidate in reversed(mine):
-        n = common_prefix(candidate.turns, history)
+        n = common_prefix(candidate.turns, history, call.own)
         if n > shared and (n or not history) and _may_share(candidate, call, history, n):
             best, shared = candidate, n
+    names = bool(seen.previous_response_id or seen.state_id)
+    if call.own and (names or best is None or shared < len(best.turns)):
+        history[:] = _turns(seen, 0, [], None)[1]  # the history may go elsewhere: it needs its own turns
     if best is not None and best.turns and shared >= len(best.turns) - 1 and _retell(best, history):
         shared = common_prefix(best.turns, history)
     abridged = _abridged(mine, history) if best is None or shared < len(best.turns) else None
-    named = _named(mine, call, history) if seen.previous_response_id or seen.state_id else None
+    named = _named(mine, call, history) if names else None
     if named is not None:
         best, shared, history = named
     elif abridged is not None:
@@ -134,9 +138,9 @@ def _place(threads: list[Thread], call: _Call) -> None:
 
 
 def _may_share(t: Thread, call: _Call, history: list[Turn], n: int) -> bool:
-    """Whether ``n`` equal turns at their beginnings prove that a call belongs to a thread."""
-    if n == 0 or history[0].message is t.turns[0].message or _tells_again(t, call):
-        return True  # one message, read once
+    """Whether the first ``n`` turns, which are equal, prove that a call belongs to a thread."""
+    if n == 0 or _tells_again(t, call):
+        return True
     goes_on = n == len(t.turns)
     if _is_told_otherwise(t, call) and not model_spoke(t.turns[:n]):
         return goes_on and t.agent is not None and t.agent == call.agent
@@ -147,12 +151,13 @@ def _may_share(t: Thread, call: _Call, history: list[Turn], n: int) -> bool:
 
 
 def _is_told_otherwise(t: Thread, call: _Call) -> bool:
-    """Whether both have a system prompt, and not the same."""
+    """Whether both have a system prompt and the prompts differ."""
     return t.system is not None and call.system is not None and t.system.key != call.system.key
 
 
 def _tells_again(t: Thread, call: _Call) -> bool:
-    """Whether a span is one model call with a span of the thread: within it or around it, or of one response."""
+    """Whether a span records a model call that the thread has already: it is nested with one of the thread's spans, or
+    has the same response id."""
     seen = call.seen
     if seen.response_id and seen.response_id in t.response_ids:
         return True
@@ -185,12 +190,13 @@ def _note(t: Thread, call: _Call, said: list[Turn]) -> None:
 
 
 def _place_of(t: Thread, said: list[Turn]) -> int:
-    """How many turns there are up to the last of these."""
+    """Return the number of turns of a thread up to the last of ``said``."""
     return next((n for n in range(len(t.turns), 0, -1) if said and t.turns[n - 1] is said[-1]), len(t.turns))
 
 
 def _completed(threads: list[Thread], history: list[Turn]) -> list[Turn]:
-    """A cut history that is the beginning of a thread, but for its last message, stood for the whole thread."""
+    """Replace a truncated history by the whole thread, if it is the beginning of a thread except for its last
+    message."""
     for t in reversed(threads):
         n = common_prefix(t.turns, history)
         if n and n >= len(history) - 1 and say_something(t.turns[:n]):
@@ -199,7 +205,7 @@ def _completed(threads: list[Thread], history: list[Turn]) -> list[Turn]:
 
 
 def _abridged(threads: list[Thread], history: list[Turn]) -> tuple[Thread, int, list[Turn]] | None:
-    """A history that keeps what was said and leaves out the tool calls: it goes on after the whole thread."""
+    """Find the thread of a history that has the texts without the tool calls. It continues after the whole thread."""
     for t in reversed(threads):
         said = [x for x in t.turns if x.message["role"] != "tool" and not x.message.get("tool_calls")]
         if 1 < len(said) < len(t.turns) and said[-1] is t.turns[-1] and same_turns(said, history[: len(said)]):
@@ -209,8 +215,8 @@ def _abridged(threads: list[Thread], history: list[Turn]) -> tuple[Thread, int, 
 
 
 def _retell(t: Thread, history: list[Turn]) -> bool:
-    """Puts what the thread ends with as the history tells it, if that is the same answer in its parts: an exporter
-    wrote the text and the calls of an answer that the provider's tools interrupted, and left out what these gave."""
+    """Replace the last turn of a thread by the turns of the history, if they are the same answer in more detail. An
+    exporter may write an answer with calls of the provider's tools as one message, without the results."""
     at = len(t.turns) - 1
     last = t.turns[at]
     if len(history) <= at + 1 or last.message["role"] != "assistant" or history[at].key == last.key:
@@ -234,7 +240,7 @@ _ANSWERING = ("assistant", "tool")
 
 
 def _words(turns: list[Turn]) -> str:
-    """All that an assistant said, without spaces: exporters join texts in several ways."""
+    """Return all assistant text without spaces, because exporters join texts in different ways."""
     return "".join("".join((x.message.get("content") or "").split()) for x in turns if x.message["role"] == "assistant")
 
 
@@ -243,8 +249,8 @@ def _calls(turns: list[Turn]) -> set[str]:
 
 
 def _named(threads: list[Thread], call: _Call, history: list[Turn]) -> tuple[Thread, int, list[Turn]] | None:
-    """A stateful call sends only what is new and names the response, or the conversation, that it continues. Its
-    messages come after that, unless it tells the whole history as well."""
+    """Find the thread of a stateful call: it sends only new messages and names the response or the conversation that
+    it continues. Its messages are put after that, unless it also repeats the whole history."""
     response, state = call.seen.previous_response_id, call.seen.state_id
     for t in _nearest(threads, call):
         at = t.response_ids.get(response, -1) if response else t.states.get(state or "", -1)
@@ -254,12 +260,12 @@ def _named(threads: list[Thread], call: _Call, history: list[Turn]) -> tuple[Thr
 
 
 def _nearest(threads: list[Thread], call: _Call) -> list[Thread]:
-    """The latest threads first, those of the same run before others."""
+    """Return the threads, latest first, those of the same run before others."""
     return sorted(reversed(threads), key=lambda t: t.scope is None or t.scope.run != call.scope.run)
 
 
 def _continued(threads: list[Thread], call: _Call, history: list[Turn]) -> tuple[Thread | None, int, list[Turn]]:
-    """A call that sends only what is new and names nothing: find its thread by overlap."""
+    """Find the thread of a call that sends only new messages and names nothing: by overlap, or by an open call id."""
     seen = call.seen
     nearest = _nearest(threads, call)
     if seen.rebuilt and threads:
@@ -277,7 +283,7 @@ def _continued(threads: list[Thread], call: _Call, history: list[Turn]) -> tuple
 
 
 def _told_again(threads: list[Thread], call: _Call) -> tuple[Thread | None, int, list[Turn]]:
-    """A second telling of a model call that tells the answer alone."""
+    """Find the thread of a second record of a model call that has only the answer."""
     k = len(call.said)
     for t in threads:
         if k and same_turns(t.turns[-k:], call.said) and _tells_again(t, call):
@@ -286,13 +292,13 @@ def _told_again(threads: list[Thread], call: _Call) -> tuple[Thread | None, int,
 
 
 def overlap(a: list[Turn], b: list[Turn]) -> int:
-    """How many turns at the end of one are the first of the other, and say something."""
+    """Return how many turns at the end of ``a`` equal the first turns of ``b``; 0 if they are no evidence."""
     found = next((k for k in range(min(len(a), len(b)), 0, -1) if same_turns(a[-k:], b[:k])), 0)
     return found if share_evidence(a[-found:], b, found) else 0
 
 
 def open_ids(t: Thread) -> set[str]:
-    """Ids of the calls that the thread ends with: what answers them continues it."""
+    """Return the ids of the calls in the last turn of a thread. Their answers continue the thread."""
     return {c["id"] for c in t.turns[-1].message.get("tool_calls") or () if c["id"]} if t.turns else set()
 
 
@@ -302,11 +308,12 @@ def _begun(threads: list[Thread], path: list[Turn], call: _Call) -> Thread:
 
 
 def _extend(threads: list[Thread], t: Thread, shared: int, path: list[Turn], call: _Call) -> Thread:
-    known = shared + common_prefix(t.turns[shared:], path[shared:])
+    known = common_prefix(t.turns, path, shared)
     if known == 0:
         return _begun(threads, path, call)
     for old, new in zip(t.turns[:known], path, strict=False):
-        _enrich(old, new)
+        if old is not new:
+            _enrich(old, new)
     if known == len(path):
         return t
     if known == len(t.turns):
@@ -326,12 +333,12 @@ def _kept(turns: list[Turn]) -> list[Turn]:
     return turns
 
 
-# ---------------------------------------------------------------------------- threads that are one
+# ------------------------------------------------------------------------------ merging threads
 
 
 def absorb(threads: list[Thread]) -> list[Thread]:
-    """The threads without those that are a beginning of another, which takes over what they knew: an agent that goes
-    on where another ended, or a call that was told less fully."""
+    """Merge each thread that is a prefix of another thread into that thread. This is a handoff, or a less complete
+    record of the same calls."""
     if len(threads) < 2:
         return threads
     paths = [path_digests(t.turns) for t in threads]
@@ -353,7 +360,7 @@ def absorb(threads: list[Thread]) -> list[Thread]:
 
 
 def path_digests(turns: Sequence[Turn]) -> list[bytes]:
-    """A digest after each turn."""
+    """Return the digest of the path up to each turn."""
     state, out = xxhash.xxh3_128(), []
     for turn in turns:
         state.update(turn.key)
@@ -362,7 +369,7 @@ def path_digests(turns: Sequence[Turn]) -> list[bytes]:
 
 
 def _are_one(a: Thread, b: Thread) -> bool:
-    """Whether spans of two threads tell one model call."""
+    """Whether two threads have spans of one model call."""
     if a.response_ids.keys() & b.response_ids.keys():
         return True
     spans: set[SpanKey] = {o.key for o, _ in a.told}
@@ -372,7 +379,7 @@ def _are_one(a: Thread, b: Thread) -> bool:
 
 def _may_absorb(whole: Thread, part: Thread) -> bool:
     if whole.agent and part.agent and whole.agent != part.agent and not any(t.sent for t in part.turns):
-        return False  # both were only asked the same
+        return False  # only their user messages are equal
     return say_something(part.turns)
 
 
@@ -400,10 +407,10 @@ def _absorb(whole: Thread, part: Thread) -> None:
 # --------------------------------------------------------------------------------- equal turns
 
 
-def common_prefix(a: list[Turn], b: list[Turn]) -> int:
-    """How many leading turns are the same."""
-    n = 0
-    for x, y in zip(a, b, strict=False):
+def common_prefix(a: list[Turn], b: list[Turn], known: int = 0) -> int:
+    """Return how many leading turns are equal. The first ``known`` are not compared."""
+    n = known
+    for x, y in zip(a[known:], b[known:], strict=False) if known else zip(a, b, strict=False):
         if x.key != y.key and not _alike(x, y):
             break
         n += 1
@@ -411,17 +418,17 @@ def common_prefix(a: list[Turn], b: list[Turn]) -> int:
 
 
 def same_turns(a: list[Turn], b: list[Turn]) -> bool:
-    """Whether all of them are the same."""
+    """Whether two lists of turns are equal."""
     return len(a) == len(b) and common_prefix(a, b) == len(a)
 
 
 def _alike(x: Turn, y: Turn) -> bool:
-    """The same message told less completely: a text with other outer space, calls without arguments, or a
-    text beside the same calls that one of the two leaves out."""
+    """Whether one turn is a less complete record of the other: other leading or trailing space, calls without
+    arguments, or no text beside the same calls."""
     if x.message["role"] != y.message["role"]:
         return False
     if x.message["role"] == "assistant" and not (x.parts and y.parts):
-        return True  # of one of them nothing is told but that it was said
+        return True  # one of them is a message without content
     a, b = x.message, y.message
     calls_a, calls_b = a.get("tool_calls") or [], b.get("tool_calls") or []
     if bool(calls_a) != bool(calls_b) or [c["name"] for c in calls_a] != [c["name"] for c in calls_b]:
@@ -432,7 +439,7 @@ def _alike(x: Turn, y: Turn) -> bool:
 
 
 def _is_one_call(a: MessageToolCall, b: MessageToolCall) -> bool:
-    """Whether two calls of one tool may be one. Ids that are counted prove nothing against the arguments."""
+    """Whether two calls of one tool may be the same call. Equal counted ids are no evidence where arguments differ."""
     if "arguments" not in a or "arguments" not in b:
         return True
     if not a["id"] or a["id"] != b["id"]:
@@ -441,9 +448,9 @@ def _is_one_call(a: MessageToolCall, b: MessageToolCall) -> bool:
 
 
 def _enrich(old: Turn, new: Turn) -> None:
-    """Keeps the more complete of two tellings of the same message."""
+    """Complete a turn from another record of the same message."""
     old.sent = old.sent or new.sent
-    if old.parts is new.parts:  # one telling, seen again
+    if old.parts is new.parts:  # the same record
         return
     a, b = old.message, new.message
     if not old.parts and new.parts:

@@ -396,7 +396,7 @@ def answered_with(value: Any) -> tuple[Any, str | None, bool]:
     if isinstance(told, list) and len(told) == 2 and isinstance(told[0], bool) and isinstance(told[1], dict):
         content, call_id, failed = answered_with(told[1])
         return (value, None, False) if content is told[1] else (content, call_id, failed or not told[0])
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or _ANSWER_WRAPPERS.isdisjoint(told):
         return value, None, False
     if "output" in told and set(told) <= {"output", "kwargs"}:  # OpenLLMetry for LangChain
         if not isinstance(told["output"], dict):
@@ -412,6 +412,11 @@ def answered_with(value: Any) -> tuple[Any, str | None, bool]:
         return told["raw_output"], None, failed
     part = _result_part(told)
     return (value, None, False) if part is None else (part["response"], part.get("id"), bool(part.get("is_error")))
+
+
+# One of these stands in all that ``answered_with`` takes apart.
+_ANSWER_WRAPPERS = {"output", "content", "tool_output", "raw_output", "kwargs", "type", "kind", "part_kind",
+                    "block_type", "isError", "is_error"}  # fmt: skip
 
 
 def _result_part(told: dict[str, Any]) -> dict[str, Any] | None:
@@ -436,7 +441,7 @@ def unquoted(value: Any) -> Any:
 def called_with(value: Any) -> Any:
     """Arguments without their wrapper, such as ``{"args": [], "kwargs": {...}}`` or ``{"arguments": ...}``."""
     value = parse_any(value)
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not _ARGUMENT_WRAPPERS.isdisjoint(value):
         if isinstance(value.get("kwargs"), dict) and set(value) <= {"args", "kwargs", "sanitize_inputs_outputs"}:
             return value["kwargs"] if value["kwargs"] or not value.get("args") else {"args": value["args"]}
         if isinstance(value.get("input_str"), str) and "metadata" in value:  # OpenLLMetry for LangChain
@@ -447,3 +452,6 @@ def called_with(value: Any) -> Any:
             if isinstance(inner, dict) and set(value) <= {key, "name", "tool_name", "id", "type", "call_id"}:
                 return inner
     return None if value == "N/A" else value
+
+
+_ARGUMENT_WRAPPERS = frozenset(("arguments", "args", "input", "kwargs", "input_str"))

@@ -1,4 +1,4 @@
-"""Normal messages as chat-completions messages, with a key by which the repeats of history are recognised."""
+"""Convert normal messages to chat-completions messages, with a key by which repeated history is recognised."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ingest.records import Message
 
 @dataclass(slots=True)
 class Turn:
-    """One chat message of a conversation and where it was first seen. ``key`` leaves out ids, which
-    instrumentations invent, so that the same message seen twice is the same."""
+    """One chat message of a conversation, and the span that it was first seen in. ``key`` does not include ids, because
+    instrumentations make their own, so equal messages have equal keys."""
 
     message: Message
     key: bytes
@@ -27,20 +27,20 @@ class Turn:
     trace_id: str = ""
     sent: bool = False  # seen in a model's output, not only in a history
     flags: list[str] = field(default_factory=list)
-    is_lent: bool = False  # the message is others' too, and must not be changed
+    is_lent: bool = False  # the message is shared and must not be changed
 
     def seen(self, time_ns: int, span_id: str, trace_id: str, sent: bool) -> Turn:
-        """The same turn as a span told it; the message is lent."""
+        """Return the turn as seen in a span. The message is shared."""
         return Turn(self.message, self.key, self.parts, time_ns, span_id, trace_id, sent, [], True)
 
     def saying(self, message: Message, parts: list[Part]) -> Turn:
-        """The same turn in other words."""
+        """Return the turn with another message and other parts."""
         return Turn(
             message, self.key, parts, self.start_ns, self.span_id, self.trace_id, self.sent, self.flags, self.is_lent
         )
 
     def keep(self) -> None:
-        """Makes the message this turn's own."""
+        """Copy a shared message, so that it can be changed."""
         if self.is_lent:
             self.message, self.is_lent = self.message.copy(), False
             if calls := self.message.get("tool_calls"):
@@ -48,7 +48,7 @@ class Turn:
 
 
 def canonical(value: Any) -> Any:
-    """JSON text as its value, text without outer space, whole floats as integers."""
+    """Return a value in canonical form: JSON text parsed, text stripped, whole floats as integers."""
     if isinstance(value, str):
         parsed = parse(value)
         return value.strip() if parsed is value else canonical(parsed)
@@ -60,7 +60,7 @@ def canonical(value: Any) -> Any:
 
 
 def key_of(value: Any) -> bytes:
-    """A hash of a value's canonical JSON."""
+    """Return a hash of a value's canonical JSON."""
     try:
         told = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError):
@@ -78,7 +78,7 @@ _SHORT = 512
 
 
 def as_text(value: Any) -> str | None:
-    """A tool's answer as the text that the model saw: JSON minified, text as it is."""
+    """Return a tool's result as the text that the model saw: JSON minified, text unchanged."""
     if value is None or isinstance(value, str):
         return value
     return orjson.dumps(value, default=str).decode()
@@ -90,9 +90,9 @@ def _content(parts: list[Part]) -> str | None:
 
 
 def to_turns(message: NormalMessage) -> list[Turn]:
-    """The chat messages of one normal message: each tool answer is one of its own. An assistant's message is split
-    there, in order; of any other the text comes after the answers. They are remembered, because every call repeats
-    the history, and must not be changed: ``Turn.seen`` lends them."""
+    """Return the chat messages of one normal message. Each tool result is a message of its own. An assistant message is
+    split at results, in order; for other roles the text comes after the results. The turns are cached, because every
+    call repeats the history, and must not be changed; use ``Turn.seen``."""
     known = _told.get(id(message))
     if known is None or known[0] is not message:
         if len(_told) >= _MOST:
@@ -119,8 +119,8 @@ def _read_turns(message: NormalMessage) -> list[Turn]:
 
 
 def _in_order(parts: list[Part]) -> list[Turn]:
-    """What an assistant said, up to each answer of a tool that the provider ran, and that answer. A message of which
-    nothing is told was there all the same."""
+    """Split an assistant message at the results of provider-executed tools. A message without parts is one turn without
+    content."""
     if not parts:
         return [_spoken_turn("assistant", [])]
     turns: list[Turn] = []

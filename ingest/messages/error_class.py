@@ -1,4 +1,4 @@
-"""Which error an observation is: a short, stable class name that outcome prediction can count on."""
+"""Classify errors of observations: short and stable class names, for outcome prediction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ingest.messages.parts import parse
 
-# error.type values that only repeat that there was an error
+# Values of error.type without information
 GENERIC = {"", "_other", "error", "tool_error", "toolerror", "exception", "toolexception", "tool_exception",
            "modelbehaviorerror", "runtimeerror", "true", "2", "500", "toolretryerror", "modelretry",
            "executionerror", "toolexecutionerror", "agenttoolexecutionerror", "toolinvocationerror"}  # fmt: skip
@@ -41,14 +41,14 @@ _MOST_KEYS = 4  # of a body whose status is about the call; a record has more
 
 
 def error_body(content: Any) -> Any:
-    """The error in a JSON answer (``{"error": ...}``, ``{"success": false, "message": ...}``), else None."""
+    """Return the error in a JSON result (``{"error": ...}``, ``{"success": false, "message": ...}``), else None."""
     body = parse(content)
     found = _error_in(body)
     return body if found is None and _says_failed(body) else found
 
 
 def _error_in(body: Any) -> Any:
-    """What a body says in so many words to be an error."""
+    """Return what a body explicitly declares as an error, else None."""
     if not isinstance(body, dict):
         return None
     for key in _ERRORS:
@@ -60,7 +60,7 @@ def _error_in(body: Any) -> Any:
 
 
 def _says_failed(body: Any) -> bool:
-    """Whether a body says that something did not succeed: the call, or what it was asked about."""
+    """Whether a body reports a failure: of the call itself, or of the record that was asked for."""
     if not isinstance(body, dict):
         return False
     return body.get("success") is False or (str(body.get("status", "")).lower() in _FAILED and len(body) <= _MOST_KEYS)
@@ -71,12 +71,11 @@ def _is_explained(body: dict[str, Any]) -> bool:
 
 
 def says_error(content: Any, went_well: bool = False) -> bool:
-    """Whether an observation's own text says that it is an error.
+    """Whether an observation's content shows an error.
 
-    ``{"success": false}`` and ``{"status": "failed"}`` are answers of tools that were asked for just that, as well:
-    such a body is an error only if it gives a reason, and not where the call ``went_well`` by other evidence (its
-    span's status, a flag beside the answer)."""
-    if isinstance(content, str) and _reads_as_error(content):
+    ``{"success": false}`` and ``{"status": "failed"}`` can be normal results. Such a body is an error only if it has a
+    reason, and if no other evidence (span status, a flag beside the result) says that the call ``went_well``."""
+    if isinstance(content, str) and not (content[:1] == "{" and content[-1:] == "}") and _reads_as_error(content):
         return True
     body = parse(content)
     if _error_in(body) is not None or (not went_well and _says_failed(body) and _is_explained(body)):
@@ -93,8 +92,8 @@ def _reads_as_error(text: str) -> bool:
 
 
 def classify_error(error_type: str | None, content: Any, message: str | None = None) -> str:
-    """``error.type`` where it says something, else the code in a JSON error body, else a slug of the first
-    words without ids, quotes and digits; "error" if nothing is left."""
+    """Return ``error.type`` if it is specific, else the code in a JSON error body, else a slug of the first words
+    without ids, quotes and digits; "error" if nothing is left."""
     named = error_type.rsplit(".", 1)[-1] if error_type else ""  # without the module
     if named.lower() not in GENERIC:
         return named
@@ -116,7 +115,7 @@ def classify_error(error_type: str | None, content: Any, message: str | None = N
 
 
 def slug(text: str, keep_digits: bool = False) -> str:
-    """The first words as ``snake_case``, without what varies: ids, numbers, quoted and bracketed pieces."""
+    """Return the first words as ``snake_case``, without ids, numbers, and quoted or bracketed pieces."""
     said = _WRAPPED.sub("", _RAISED.sub(r"\2", text[:400]), count=1)
     head = _QUOTED.sub(" ", _PREFIX.sub("", said, count=1))
     clause = next((c for c in re.split(r"[.,;:!?\n]", head) if c.strip()), "")

@@ -1,7 +1,7 @@
-"""Histories that grow: every call tells all that was said before it, and of that only what is new is read.
+"""Parse growing histories: each call repeats all earlier messages, and only new ones are parsed.
 
-Most instrumentations write the messages of a call as a JSON list, which is, to the letter, the list of the call before
-with more behind it. The last list of a conversation is remembered, and of one that goes on from it the rest is parsed.
+Most instrumentations write the messages of a call as a JSON list that starts with exactly the text of the previous
+call's list. The last list of each conversation is cached; of a list that continues it, only the rest is parsed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class _Told:
-    """A list without what closes it, and its messages."""
+    """The text of a list without its closing bracket, and its messages."""
 
     text: str
     messages: list[NormalMessage]
 
 
 class Histories:
-    """The last lists of some conversations."""
+    """A cache of the last lists of some conversations."""
 
     def __init__(self) -> None:
         self._last: dict[Key, _Told] = {}
         self._characters = 0
 
     def read(self, text: str, role: str, key: Key) -> list[NormalMessage] | None:
-        """What ``shapes.read_messages`` reads of a JSON list; None for text that is none. ``key`` names the
-        conversation and the attribute: lists with one key may go on from each other."""
+        """Return the messages of a JSON list like ``shapes.read_messages``; None if the text is no list. ``key`` is the
+        conversation and the attribute. Lists with the same key may continue each other."""
         if text[:1] != "[" or text[-1:] != "]":
             return None
         known = self._last.get(key)

@@ -1,4 +1,4 @@
-"""Tools that the model's provider runs: one item of the answer tells the call and what it gave.
+"""Read provider-executed tools: one item of the answer has the call and its result.
 
 OpenAI Responses (``mcp_call``, ``web_search_call``, ``code_interpreter_call``, ``file_search_call``, ``computer_call``,
 ``shell_call``, ...), Mistral (``tool.execution``), Groq (``executed_tools``), Gemini (``executableCode`` and
@@ -16,7 +16,7 @@ _CALL = re.compile(r"[_.\-]?call$", re.IGNORECASE)
 _ARGUMENTS = ("arguments", "args", "input", "action", "operation", "parameters")
 _RESULTS = ("output", "outputs", "results", "result", "response")
 _SOURCES = "sources"
-# What an item says about itself, and what is neither asked nor answered.
+# Fields that are neither arguments nor a result.
 _ABOUT = {"id", "type", "status", "name", "call_id", "tool_call_id", "toolCallId", "tool_name", "toolName", "object",
           "index", "error", "container_id", "server_label", "server_name", "approval_request_id",
           "pending_safety_checks", "created_at", "completed_at", "agent_id", "model", "info", "phase",
@@ -27,7 +27,7 @@ _STATES = {"input-streaming", "input-available", "approval-requested", "approval
 
 
 def read_hosted(x: dict[str, Any]) -> tuple[str, Any, Any, tuple[Any, bool | None] | None]:
-    """An item that is a call and, where it tells it, the call's answer: name, arguments, id, (answer, failed)."""
+    """Read an item with a call and perhaps its result. Return name, arguments, id, and (result, failed) or None."""
     name = _first_text(x, "name", "tool_name", "toolName") or _CALL.sub("", str(x.get("type") or x.get("kind") or ""))
     asked = next((x[k] for k in _ARGUMENTS if x.get(k) is not None), None)
     answer = next((x[k] for k in _RESULTS if x.get(k) is not None), None)
@@ -58,7 +58,7 @@ def _error_text(error: Any) -> Any:
 
 
 def _plain_outputs(answer: Any) -> Any:
-    """What a sandbox printed is that text."""
+    """Join the logs of a code sandbox to one text."""
     if isinstance(answer, list) and answer and all(_is_log(a) for a in answer):
         return "\n".join(a["logs"] for a in answer)
     return answer
@@ -69,8 +69,8 @@ def _is_log(x: Any) -> bool:
 
 
 def interface_part(x: dict[str, Any]) -> dict[str, Any] | None:
-    """A tool's part in an AI SDK interface message (``tool-<name>``, ``dynamic-tool``, ``tool-invocation``) as an item
-    that is a call and its answer; None for any other part."""
+    """Return a tool part of an AI SDK interface message (``tool-<name>``, ``dynamic-tool``, ``tool-invocation``) as an
+    item with a call and its result; None for any other part."""
     inner = x.get("toolInvocation")
     if isinstance(inner, dict):
         x = {**inner, "type": "tool-invocation"}
@@ -94,7 +94,7 @@ _RAN = ("codeExecutionResult", "code_execution_result")
 
 
 def code_part(x: dict[str, Any]) -> dict[str, Any] | None:
-    """Gemini's code execution, whose parts say by their key what they are, as a typed part; None for any other part."""
+    """Return a part of Gemini's code execution as a typed part; None for any other part."""
     for key in _CODE:
         if isinstance(x.get(key), dict):
             code = x[key]

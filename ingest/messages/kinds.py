@@ -1,7 +1,7 @@
-"""What a part or a span says that it is: the words of all vendors for one kind, in one spelling.
+"""The declared kinds of parts and spans: the words of all vendors for a kind, in one spelling.
 
-``tool_use``, ``tool-call``, ``ToolCallBlock`` and ``ResponseFunctionToolCall`` differ in case, separators and in what a
-class is called besides; ``plain`` leaves those out, so that each word stands once in a table.
+``tool_use``, ``tool-call``, ``ToolCallBlock`` and ``ResponseFunctionToolCall`` differ in case, separators and parts of
+the class name. ``plain`` removes these, so that each word is in the tables once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TEXT = {"text", "inputtext", "outputtext", "refusal", "outputrefusal", "summaryt
         "generation", "generationchunk"}  # fmt: skip
 SPEECH = {"audio", "inputaudio", "outputaudio"}  # text where a transcript is told
 REASONING = {"reasoning", "thinking", "redactedthinking", "redactedreasoning", "reasoningtext", "thought"}
-# Known, and neither said nor a tool's: media, sources, and what the items of a response say about the exchange itself.
+# Known kinds that are neither text nor of a tool: media, sources, and items about the exchange itself.
 QUIET = {"image", "imageurl", "inputimage", "audio", "inputaudio", "outputaudio", "video", "videourl", "file",
          "inputfile", "document", "documenturl", "blob", "uri", "url", "media", "filedata", "inlinedata", "source",
          "sourceurl", "sourcedocument", "compaction", "cachepoint", "searchresult", "stepstart", "containerupload",
@@ -35,14 +35,14 @@ _HOSTED = {"toolexecution"}
 
 
 def kind_of(x: dict[str, Any]) -> str:
-    """What a part says that it is, spelled plainly; "" if it says nothing."""
+    """Return the declared kind of a part in plain spelling; "" if it declares none."""
     told = x.get("type") or x.get("kind") or x.get("part_kind") or x.get("block_type")
     return plain(told) if isinstance(told, str) else ""
 
 
 @lru_cache(maxsize=4096)
 def plain(name: str) -> str:
-    """A kind's name in lower case without separators and without what names the class only."""
+    """Return a kind's name in lower case without separators and class prefixes and suffixes."""
     word = _SEPARATORS.sub("", name.lower())
     word = _CLASSES.sub("", word)
     return _WRAPPERS.sub("", word) or word
@@ -50,19 +50,19 @@ def plain(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def is_call(kind: str) -> bool:
-    """Whether parts of a kind ask for a tool."""
+    """Whether parts of a kind are tool calls."""
     return kind in _CALLS or kind.endswith(_CALL_ENDS)
 
 
 @lru_cache(maxsize=4096)
 def is_result(kind: str) -> bool:
-    """Whether parts of a kind are what a tool answered."""
+    """Whether parts of a kind are tool results."""
     return kind.endswith(_RESULT_ENDS)
 
 
 @lru_cache(maxsize=4096)
 def is_hosted(kind: str) -> bool:
-    """Whether parts of a kind are calls that the model's provider makes and answers, told as one: ``mcp_call``,
+    """Whether parts of a kind are calls of provider-executed tools with their results: ``mcp_call``,
     ``web_search_call``, ``code_interpreter_call``, ``tool.execution``."""
     return kind in _HOSTED or (kind.endswith("call") and not is_call(kind))
 
@@ -78,12 +78,12 @@ _SILENT_WORDS = ("embed", "rerank", "moderation")
 
 
 def kind_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The attributes, of those with these names, in which a span says what it is."""
+    """Return the attributes among ``names`` that declare a span's kind."""
     return tuple(_NAMES.intersection(names))
 
 
 @lru_cache(maxsize=1024)
 def is_silent(word: str) -> bool:
-    """Whether a span's own word for itself says that nobody converses in it, whatever looks like messages there."""
+    """Whether a span's declared kind has no conversation (embeddings, reranking, retrieval, memory)."""
     said = plain(word)
     return said in _SILENT or any(w in said for w in _SILENT_WORDS) or said.endswith(("memory", "memorystore"))

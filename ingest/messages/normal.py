@@ -1,4 +1,4 @@
-"""What one span or log record says, in the standard's terms: the normal form between dialects and tables."""
+"""The normal form of spans and log records, between dialects and tables, in the standard's terms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Span:
     dropped: int = 0
     links: list[dict[str, Any]] = field(default_factory=list)
     records: list[LogRecord] = field(default_factory=list)  # log records that name this span
-    source: str = ""  # the file that told it
+    source: str = ""  # the file that it was read from
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class LogRecord:
     attributes: dict[str, Any]
     scope: str
     resource: dict[str, Any]
-    is_read: bool = False  # a span that names it has told what it says
+    is_read: bool = False  # its content was read with its span
 
 
 @dataclass(slots=True)
@@ -64,13 +64,13 @@ class Evaluation:
     trace_id: str = ""
     span_id: str = ""
     conversation_id: str | None = None
-    anchors: tuple[tuple[SpanKey, ...], ...] = ()  # spans whose thread is judged, the nearest first (``judgements``)
+    anchors: tuple[tuple[SpanKey, ...], ...] = ()  # spans of the judged thread, nearest first (``judgements``)
 
 
 @dataclass(slots=True)
 class Observed:
-    """One span's meaning. ``kind`` is ``inference`` (a model was called), ``execution`` (a tool ran),
-    ``agent`` (an agent or workflow ran) or ``other``."""
+    """The meaning of one span. ``kind`` is ``inference`` (a model call), ``execution`` (a tool execution), ``agent``
+    (an agent or workflow run) or ``other``."""
 
     kind: str
     dialect: str
@@ -84,14 +84,14 @@ class Observed:
     model: str | None = None
     response_id: str | None = None
     previous_response_id: str | None = None
-    state_id: str | None = None  # the conversation that the API keeps: a call tells only what is new to it
+    state_id: str | None = None  # the conversation that the API stores; calls send only new messages
     input: list[NormalMessage] = field(default_factory=list)
     output: list[NormalMessage] = field(default_factory=list)
     alternatives: list[list[NormalMessage]] = field(default_factory=list)  # other answers to the same input (n > 1)
-    is_cut: bool = False  # the history ends before its end: a length limit cut it
+    is_cut: bool = False  # a length limit truncated the history
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_name: str | None = None
-    is_display_name: bool = False  # the tool's name is that of a span or a class: a name for people
+    is_display_name: bool = False  # the tool's name is that of a span or a class
     call_id: str | None = None
     arguments: Any = None
     result: Any = None
@@ -102,16 +102,16 @@ class Observed:
     evaluations: list[Evaluation] = field(default_factory=list)
     input_tokens: int | None = None
     emitter: str = ""  # the process and the instrumentation in it
-    rebuilt: bool = False  # not one span's words, but a whole run's (ingest.conversations.runs)
-    also: list[tuple[str, str, str]] = field(default_factory=list)  # other spans it stands for: trace, span, kind
+    rebuilt: bool = False  # made of a whole run (ingest.conversations.runs)
+    also: list[tuple[str, str, str]] = field(default_factory=list)  # merged spans: trace, span, kind
 
     @property
     def key(self) -> SpanKey:
-        """What identifies the span."""
+        """The trace id and the span id."""
         return self.trace_id, self.span_id
 
     def output_key(self, number: int) -> tuple[str, str]:
-        """What identifies one of a model call's answers: the span, and for an alternative (n > 1) its number."""
+        """Return the key of one of a model call's answers: the span's, with a number for alternatives (n > 1)."""
         return self.trace_id, f"{self.span_id}#{number}" if number else self.span_id
 
     @property

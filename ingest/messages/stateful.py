@@ -36,10 +36,11 @@ def note_ids(places: Places, attributes: dict[str, Any], seen: Observed) -> None
     for key in named:
         if isinstance(value := attributes[key], str) and value:
             seen.previous_response_id = seen.previous_response_id or value
-    for key in asked:
-        _read(attributes[key], seen, False)
-    for key in answered:
-        _read(attributes[key], seen, True)
+    for keys, is_answer in ((asked, False), (answered, True)):
+        for key in keys:
+            value = attributes[key]
+            if type(value) is dict or (type(value) is str and value[:1] == "{"):
+                _read(value, seen, is_answer)
 
 
 def places_of(names: tuple[str, ...]) -> Places:
@@ -56,21 +57,21 @@ _FLAT = re.compile(r"\.\d+(?:\.|$)")
 _ANSWERS = ("out", "resp", "compl", "result", "answer")
 
 
-def _read(value: Any, seen: Observed, is_answer: bool) -> None:
-    if type(value) is not str:
-        if isinstance(value, dict):
-            _read_object(value, seen, is_answer)
-    elif value[:1] == "{":
-        if seen.previous_response_id is None and "revious" in value and (found := _PREVIOUS.search(value)):
-            seen.previous_response_id = found.group(1)
-        if seen.conversation_id is None:
-            asks = any(name in value for name in _QUOTED)
-        else:
-            asks = seen.state_id is None and ('"conversation' in value or '"thread' in value)
-            asks = asks and _KEPT.search(value) is not None
-        asks = asks or (is_answer and seen.response_id is None and '"id"' in value)
-        if asks and isinstance(told := parse(value), dict):
-            _note(told, seen, is_answer)
+def _read(value: dict[str, Any] | str, seen: Observed, is_answer: bool) -> None:
+    """Read the ids of a raw request or response: an object, or one as JSON text."""
+    if isinstance(value, dict):
+        _read_object(value, seen, is_answer)
+        return
+    if seen.previous_response_id is None and "revious" in value and (found := _PREVIOUS.search(value)):
+        seen.previous_response_id = found.group(1)
+    if seen.conversation_id is None:
+        asks = any(name in value for name in _QUOTED)
+    else:
+        asks = seen.state_id is None and ('"conversation' in value or '"thread' in value)
+        asks = asks and _KEPT.search(value) is not None
+    asks = asks or (is_answer and seen.response_id is None and '"id"' in value)
+    if asks and isinstance(told := parse(value), dict):
+        _note(told, seen, is_answer)
 
 
 def _read_object(told: dict[str, Any], seen: Observed, is_answer: bool) -> None:

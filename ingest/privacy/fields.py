@@ -37,11 +37,13 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
 class Value(NamedTuple):
-    """A personal value: its kind, how it was first written, and whether others than it may be equal to it."""
+    """A personal value: its kind, how it was first written, and whether others than it may be equal to it. Of a secret
+    that is a JSON number in some field (``is_number``), the surrogate is digits of the same length."""
 
     kind: str
     written: str
     is_common: bool
+    is_number: bool = False
 
 
 Known = dict[str, Value]  # by the value in lower case
@@ -61,6 +63,7 @@ _SPOKEN = {
 }  # fmt: skip
 _SHORTEST_SECRET, _LONGEST_COMMON = 8, 16  # characters
 _DIGITS_OF_PHONE = 9
+_LEAST_SECRET = 100  # of numbers: the code of a card has three digits
 _IDENTIFIERS = ("id", "name", "user", "login", "number", "code", "sku", "handle", "account", "reference", "slug")
 _DISTINCT = 6  # characters of a word that is not within others: a new_password and a newPassword are passwords
 _NEAR = 48  # characters before a value in which something may say what it is
@@ -155,16 +158,29 @@ class Fields:
                 kind = kinds[key] or ("name" if is_person and key == "name" else None)
                 if kind is not None and isinstance(item, str):
                     self._note(kind, item, known)
-                elif kind == "phone" and isinstance(item, int):
-                    self._note(kind, str(item), known)
+                elif kind is not None and type(item) is int:
+                    self._note_number(kind, item, known)
                 elif kind is not None and isinstance(item, list):
                     for one in item:
                         if isinstance(one, str):
                             self._note(kind, one, known)
+                        elif type(one) is int:
+                            self._note_number(kind, one, known)
                         else:
                             self.learn(one, known, key)
                 else:
                     self.learn(item, known, key)
+
+    def _note_number(self, kind: str, value: int, known: Known) -> None:
+        """Adds a number under a personal field: a phone number, or a secret of some digits. Fewer are a count or a
+        flag."""
+        told = str(value)
+        if kind == "phone":
+            self._note(kind, told, known)
+        elif kind == "secret" and value >= _LEAST_SECRET:
+            self._note(kind, told, known)
+            if (found := known.get(told)) is not None and found.kind == kind:
+                known[told] = found._replace(is_number=True)
 
     def weaken(self, value: Any, known: Known) -> None:
         """Notes which known secrets of a JSON value stand under the key of an identifier too, as the name of a user who
@@ -240,7 +256,7 @@ def _is_told(kind: str, value: str) -> bool:
 
 def places(text: str, low: str, known: Known, fields: Fields) -> Iterable[tuple[int, int, str]]:
     """Where a text says known values: start, end, kind. Whole words only, so that ids made of names stay."""
-    for value, (kind, written, needs_more) in known.items():
+    for value, (kind, written, needs_more, _) in known.items():
         at = low.find(value)
         while at >= 0:
             end = at + len(value)

@@ -20,8 +20,8 @@ from ingest.privacy.tokens import find_secrets
 _MAX_KEPT = 20_000  # texts whose places are remembered; system prompts and tools come again and again
 SHORTEST = 6  # characters of what a detector may find: a@b.cc
 ALLOWED = ""  # the kind of a place that stays as it is
-# Strings and long numbers of JSON text.
-_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.\-])\d{9,19}(?![\w.])')
+# Strings of JSON text, and numbers that may be replaced.
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.\-])\d{3,19}(?![\w.])')
 
 _ESCAPE = re.compile(r"\\[nrtbf\"'/]")
 
@@ -71,6 +71,9 @@ class Scrubber:
         if isinstance(value, list):
             items = [self.value(v, known, counts, key) for v in value]
             return value if all(a is b for a, b in zip(items, value, strict=True)) else items
+        if type(value) is int and key is not None and known:
+            if (told := self._at_field(key, str(value), known, counts)) is not None and told.isdigit():
+                return int(told)
         if isinstance(value, int) and not isinstance(value, bool) and value > 99_999_999:
             told = self._plain(str(value), known, counts)
             return int(told) if told != str(value) and told.isdigit() else value
@@ -82,9 +85,16 @@ class Scrubber:
         found = known.get(value.lower())
         if found is None or not found.is_common or not self.fields.holds(key, found.kind):
             return None
-        made = self.surrogates.of(found.kind, value)
+        made = self._surrogate(found.kind, value, known)
         self._note(found.kind, made, counts)
         return text.replace(value, made)
+
+    def _surrogate(self, kind: str, text: str, known: Known) -> str:
+        """The surrogate of a value; digits where a field of the conversation has it as a number."""
+        value = known.get(text)
+        if value is not None and value.is_number and value.kind == kind:
+            return self.surrogates.digits_of(kind, text)
+        return self.surrogates.of(kind, text)
 
     def _note(self, kind: str, made: str, counts: Counter[str]) -> None:
         counts[kind] += 1
@@ -104,7 +114,7 @@ class Scrubber:
         out, at = [], 0
         for start, end, kind in _apart(spots):
             found = text[start:end]
-            made = found if kind == ALLOWED else self.surrogates.of(kind, found)
+            made = found if kind == ALLOWED else self._surrogate(kind, found, known)
             out += [text[at:start], made]
             at = end
             if made != found:
@@ -168,8 +178,10 @@ class Scrubber:
             for item in value:
                 self._changes(item, known, changed, common, counts, key)
         elif isinstance(value, int) and not isinstance(value, bool):
-            told = self.value(value, known, counts)
-            if told != value:
+            told = self.value(value, known, counts, key)
+            if told != value and key is not None and (found := known.get(str(value))) and found.is_number:
+                common.setdefault(f"\0{value}", {})[str(key)] = str(told)
+            elif told != value:
                 changed[f"\0{value}"] = str(told)
 
 
@@ -186,10 +198,9 @@ _KEY_BEFORE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*\[?\s*\Z')
 
 def _rewritten(token: re.Match[str], changed: dict[str, str], common: Common) -> str:
     told = token[0]
-    if told[0] != '"':
-        return changed.get(f"\0{told}", told)
+    is_number = told[0] != '"'
     try:
-        value = orjson.loads(told) if "\\" in told else told[1:-1]
+        value = f"\0{told}" if is_number else orjson.loads(told) if "\\" in told else told[1:-1]
     except orjson.JSONDecodeError:
         return told
     made = changed.get(value)
@@ -198,7 +209,7 @@ def _rewritten(token: re.Match[str], changed: dict[str, str], common: Common) ->
         made = common[value].get(key[1]) if key else None
     if made is None:
         return told
-    return json.dumps(made, ensure_ascii=told.isascii())
+    return made if is_number else json.dumps(made, ensure_ascii=told.isascii())
 
 
 def _apart(spots: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:

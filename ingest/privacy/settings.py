@@ -29,7 +29,7 @@ FIELDS: dict[str, FieldKind] = {
     **dict.fromkeys(("dob", "date_of_birth", "birth_date", "birthdate", "birthday"), "date"),
     **dict.fromkeys(("password", "passwd", "pwd", "passcode", "passphrase", "new_password", "old_password",
                      "current_password", "confirm_password", "password_confirmation", "user_password", "cvv", "cvc",
-                     "otp", "api_key", "access_token",
+                     "pin", "security_code", "otp", "api_key", "access_token",
                      "refresh_token", "auth_token", "client_secret", "secret_key", "private_key"), "secret"),
 }  # fmt: skip
 PERSONS = ("customer", "user", "passenger", "passengers", "patient", "contact", "recipient", "guest", "guests",

@@ -61,6 +61,16 @@ class Surrogates:
             found = self._known[kind, text] = self._makers[kind](text)
         return found
 
+    def digits_of(self, kind: str, text: str) -> str:
+        """The surrogate of a number as a number of the same length, so that it fits the same schema. Nothing in it
+        tells it from other numbers: unlike ``of``, replacing twice gives a third number."""
+        for salt in range(8):
+            draws = self._draw(kind, f"number\0{salt}\0{text}", len(text))
+            made = str(1 + next(draws) % 9) + "".join(str(n % 10) for n in draws)
+            if made != text:
+                break
+        return made
+
     def is_email(self, text: str) -> bool:
         """Whether an e-mail address is one that this key made."""
         local, _, domain = text.lower().rpartition("@")

@@ -11,8 +11,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from ingest import session_ids
 from ingest.journal import segments as journal
 from ingest.storage import catalog as catalogs
 from ingest.storage import encrypted, kept, landing
@@ -59,11 +62,24 @@ def _drop(root: Path, catalog: Catalog) -> None:
     keys = {}
     for name in RAW:
         if parts := catalog.parts[name]:
-            found = [encrypted.open_part(root, root / p.path).read(kept.KEYS) for p in parts]
+            found = [_keys(encrypted.open_part(root, root / p.path), name) for p in parts]
             keys[name] = pa.concat_tables(found)
     digest = catalogs.with_dropped(root, catalog.digest())
     kept.freeze(root, keys, [p.path for name in RAW for p in catalog.parts[name]], digest)
     catalogs.leave_dropped(root, catalog)
+
+
+def _keys(part: pq.ParquetFile, name: str) -> pa.Table:
+    """The ``kept.KEYS`` of a part's rows. A log record without a trace has its session in the place of the trace
+    (``session_ids``), because retention keeps a session until its last record is old."""
+    if name != "log_records":
+        return part.read(kept.KEYS)
+    rows = part.read([*kept.KEYS, "attributes", "body", "resource"])
+    with duckdb.connect() as db:
+        db.register("part", rows)
+        trace = f"CASE WHEN replace(trace_id, '0', '') = '' THEN {session_ids.trace_sql('part')} END"
+        query = f"SELECT row_hash, coalesce({trace}, trace_id) AS trace_id, arrived_at_ns FROM part"
+        return db.sql(query).to_arrow_table().cast(rows.select(kept.KEYS).schema)
 
 
 def _drop_segments(root: Path, catalog: Catalog) -> None:

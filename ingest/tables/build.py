@@ -1,4 +1,4 @@
-"""The tables of ``sql/``, made with DuckDB from the normalised rows, one Parquet file each."""
+"""Build the tables of ``sql/`` with DuckDB from the normalised rows, one Parquet file each."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ORDER = ("messages", "tool_calls", "outcomes", "conversations", "transitions", "
 
 
 def sql_text(name: str) -> str:
-    """The definition of one table. The wheel has `sql/` inside of `ingest`; in a checkout the two lie side by side."""
+    """Return the SQL of one table. A wheel has ``sql/`` inside of ``ingest``; in a checkout they are siblings."""
     inside = files("ingest") / "sql"
     directory = inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "sql"
     return (directory / f"{name}.sql").read_text()
 
 
 def sql_digest() -> str:
-    """Changes when any table's definition does."""
+    """Return a digest of all tables' definitions."""
     return xxhash.xxh3_64_hexdigest("".join(map(sql_text, ORDER)).encode())
 
 
@@ -45,9 +45,9 @@ def _raw_rows(root: Path, name: str) -> Rows:
 def build(
     root: Path, into: Path | None = None, shards: int | None = None, runner: Runner | None = None
 ) -> dict[str, int]:
-    """Normalises all raw rows and runs every table's SQL; returns each table's number of rows. The files go into
-    the lake, or into another directory. More than one of ``shards``, which are as many as fit into memory unless a
-    number is given, are done by ``runner``: processes of this machine, if none is given."""
+    """Normalise all raw rows and run the SQL of every table. Return the number of rows of each table. The files are
+    written into the lake, or into ``into``. ``shards`` is by default as many as memory needs. Several shards are run by
+    ``runner``; by default that is processes of this machine."""
     into = into or root
     raw = {name: catalog.parts(root, name) for name in SCHEMAS}
     shards = shards or _shards(root, raw, at_least=2 if runner else 1)
@@ -67,8 +67,8 @@ def build(
 
 
 def _shards(root: Path, raw: dict[str, list[Path]], at_least: int) -> int:
-    """How many parts keep to the memory; one where raw rows are encrypted (nothing of them is on the disk in the
-    clear) or only what was made of them is left."""
+    """Return how many shards fit into memory. It is 1 if raw rows are encrypted, because shards are written to the disk
+    in plain text, or if raw rows were dropped."""
     files = [path for paths in raw.values() for path in paths]
     if any(map(encrypted.is_encrypted, files)) or kept.digest(root):
         return 1
@@ -148,7 +148,7 @@ def _views(db: duckdb.DuckDBPyConnection, directory: Path) -> None:
 
 
 def views(db: duckdb.DuckDBPyConnection, root: Path, raw: bool = True) -> None:
-    """Lets a connection see every raw (if asked for), normalised and derived table of a lake by its name."""
+    """Create a view for every normalised and derived table of a lake, and with ``raw`` for the raw tables."""
     if raw:
         _raw_views(db, root)
     _views(db, root / "normalised")
@@ -156,7 +156,7 @@ def views(db: duckdb.DuckDBPyConnection, root: Path, raw: bool = True) -> None:
 
 
 def connect(root: Path, raw: bool = True) -> duckdb.DuckDBPyConnection:
-    """A connection that sees every raw (if asked for), normalised and derived table of a lake by its name."""
+    """Return a connection with a view for every table of a lake (see ``views``)."""
     db = duckdb.connect()
     views(db, root, raw)
     return db

@@ -1,9 +1,9 @@
-"""The balance of ingest: every model output, tool execution and judgement of the raw rows is somewhere, once.
+"""Check that every model output, tool execution and judgement of the raw rows is counted exactly once.
 
-``summed`` compares two counts that every ingest makes: what was read, and what the tables hold. ``audit`` trusts
-neither: it reads the raw rows again, span by span, and looks for each of them in the tables: the message at the place
-that ``placements`` names must make the same calls, an execution with a result must have an answer with content, and a
-judgement of a span must be of the conversation that has the span.
+``summed`` compares two counts that every build makes: items read, and items in the tables. ``audit`` is independent of
+both: it reads the raw rows again and looks up each item in the tables. The message at the position in ``placements``
+must have the same calls, an execution with a result must have a tool message with content, and a judgement of a span
+must belong to the conversation of the span.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ _JUDGED = pa.schema(
 
 @dataclass
 class Count:
-    """Of one kind: how many the raw rows have, how many are in exactly one conversation, how many are in none, by
-    reason; and what must not be: missing without a reason, in several conversations, or not as the raw rows tell."""
+    """Counts of one kind: items in the raw rows, items in exactly one conversation (``placed``), items in none by
+    reason (``left``). Faults: ``missing`` without a reason, in several conversations (``twice``), or with other content
+    than in the raw rows (``wrong``)."""
 
     raw: int = 0
     placed: int = 0
@@ -75,7 +76,7 @@ class Balance:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is lost, and nothing is told twice."""
+        """Whether nothing is lost or counted twice."""
         return all(count.holds for count in self.counts.values())
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _line(what: str, c: Count) -> str:
 
 
 def summed(db: duckdb.DuckDBPyConnection) -> Balance:
-    """The balance of what was read and what the tables hold, by their counts; ``db`` sees the lake's tables."""
+    """Return the balance of the counts of items read and of items in the tables. ``db`` must see the lake's tables."""
     out = Balance()
     for kind, told in db.execute("SELECT kind, told FROM read_counts").fetchall():
         out.counts[kind].raw = told
@@ -133,8 +134,8 @@ _PLACED = """
 
 
 def audit(root: Path, db: duckdb.DuckDBPyConnection) -> Balance:
-    """The balance of the raw rows, read again, and the tables that ``db`` sees. Of a lake that dropped raw rows only
-    the counts can be compared."""
+    """Return the balance of the raw rows, which are read again, and the tables that ``db`` sees. If the lake dropped
+    raw rows, only the counts can be compared."""
     if kept.digest(root):
         return summed(db)
     db.register("no_facts", to_table([], _FACTS))
@@ -159,7 +160,7 @@ def _take(db: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
 
 
 def _by_traces(root: Path) -> Iterator[tuple[Rows, Rows]]:
-    """The raw rows, so many traces at a time that they fit into memory."""
+    """Yield the raw rows in sets of traces that fit into memory."""
     raw = {name: catalog.parts(root, name) for name in SCHEMAS}
     files = [path for paths in raw.values() for path in paths]
     count = 1 if any(map(encrypted.is_encrypted, files)) else shards_for(*extent(files))
@@ -195,8 +196,8 @@ def _shard(aside: Path, name: str, shard: int) -> Rows:
 
 
 def _facts(observed: list[Observed]) -> Iterable[tuple[Any, ...]]:
-    """What each span must have left in the tables: a row for each message of a model's output, one for an execution,
-    and for a model call without output one that has no role."""
+    """Yield what the tables must have of each span: a row for each output message of a model call, one for an
+    execution, and one without a role for a model call without output."""
     for o in merge_tellings(observed):
         if o.kind == "inference":
             for key, output in zip(o.output_keys, (o.output, *o.alternatives), strict=True):
@@ -232,7 +233,7 @@ _IS_THERE = {
 
 
 def _compare_spans(db: duckdb.DuckDBPyConnection, kind: str, count: Count) -> None:
-    """A run that was rebuilt tells calls and answers in its own messages: there only the place counts."""
+    """Compare the spans of one kind. A rebuilt run has messages of its own, so only its placements are compared."""
     found = db.execute(f"""
         WITH facts AS (SELECT * FROM facts WHERE kind = $kind),
         spans AS (SELECT DISTINCT kind, trace_id, span_id FROM facts),

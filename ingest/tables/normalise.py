@@ -1,4 +1,4 @@
-"""Raw rows become normalised rows: every span is read by its dialect, then conversations are assembled."""
+"""Normalise raw rows: each span is read by its dialect, then conversations are assembled and written as rows."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ NORMALISED = {
 
 @dataclass
 class Normalised:
-    """Rows of each normalised table, how many spans each dialect read, the items read by kind, and how many log records
-    were not understood, by name."""
+    """The rows of each normalised table, and counts: spans by dialect, items read by kind, and by event name the log
+    records that were not understood."""
 
     rows: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {k: [] for k in NORMALISED})
     dialect_counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -88,21 +88,21 @@ class Normalised:
 
 
 def rows_of(batches: Iterable[pa.RecordBatch], name: str) -> Rows:
-    """The rows of a raw table."""
+    """Yield the rows of a raw table."""
     for batch in batches:
         yield from zip(*(_values(batch[column]) for column in COLUMNS[name]), strict=True)
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """``to_pylist``, for most columns without an object of Arrow's for every value."""
+    """Return a column's values like ``to_pylist``; most types without an Arrow scalar for each value."""
     if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
         return column.to_pylist()
     return column.to_numpy(zero_copy_only=False).tolist()
 
 
 def normalise(spans: Rows, records: Rows, privacy: Privacy | None = None) -> Normalised:
-    """The normalised tables of raw ``spans`` and ``log_records``, with surrogates for what is personal or secret if
-    ``privacy`` is given."""
+    """Return the normalised rows of raw ``spans`` and ``log_records``. With ``privacy``, personal and secret values are
+    replaced by surrogates."""
     out = Normalised()
     observed, judged = read(spans, records, out.dialect_counts, out.read_counts, out.unread_records)
     left, index = Left(), Index()
@@ -117,12 +117,12 @@ def normalise(spans: Rows, records: Rows, privacy: Privacy | None = None) -> Nor
 
 
 def named(c: Assembled) -> Named:
-    """What names a conversation."""
+    """Return the ids by which judgements find a conversation."""
     return Named(c.conversation_id, frozenset(c.names), frozenset(c.trace_ids), frozenset(c.thread.response_ids))
 
 
 def left_rows(left: Left) -> list[tuple[Any, ...]]:
-    """The rows of ``placements`` of what is in no conversation."""
+    """Return the rows of ``placements`` for spans that are in no conversation."""
     told = dict.fromkeys(left.spans)
     return [(None, trace_id, span_id, _KINDS.get(kind, kind), None, reason) for trace_id, span_id, kind, reason in told]
 
@@ -138,7 +138,7 @@ def read(
     read_counts: dict[str, int] | None = None,
     unread_records: dict[str, int] | None = None,
 ) -> tuple[list[Observed], list[Evaluation]]:
-    """What raw rows mean, span by span, and the judgements of log records.
+    """Read raw rows. Return the meaning of each span, and the judgements of log records.
 
     Adds to the counts: spans by dialect; model calls, executions and judgements; log records that were not
     understood, by name. The log records must be all those of the spans.
@@ -152,8 +152,11 @@ def read(
     for span in chain(_spans(spans, by_span, met), _spans_of(by_span, met), model_events.spans_of(loose)):
         seen = _observed(span)
         dialect_counts[seen.dialect or "none"] = dialect_counts.get(seen.dialect or "none", 0) + 1
-        if seen.kind in kinds:
-            kinds[seen.kind].update(seen.output_keys)
+        if (outputs := kinds.get(seen.kind)) is not None:
+            if seen.alternatives:
+                outputs.update(seen.output_keys)
+            else:
+                outputs.add((seen.trace_id, seen.span_id))
         if seen.evaluations:
             judgements.update(map(identity, seen.evaluations))
         observed.append(seen)
@@ -177,7 +180,7 @@ def read(
 
 
 def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privacy: Privacy | None) -> None:
-    """Adds the rows of conversations; every message body once."""
+    """Add the rows of conversations. Each message body is added once."""
     for c in conversations:
         turns = [_written(turn) for turn in c.thread.turns]
         tools = _json(c.thread.tools)
@@ -186,8 +189,9 @@ def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privac
             both = zip(told.thread.turns, c.thread.turns, turns, strict=True)
             turns = [written if new is old else _written(new) for new, old, written in both]
             tools = tools if told.thread.tools is c.thread.tools else _json(told.thread.tools)
-        _add_conversation(rows, told, turns, tools)
-        places = {id(turn): position for position, turn in enumerate(c.thread.turns)}
+        places = _add_conversation(rows, told, turns, tools)
+        if told is not c:
+            places = {id(turn): position for position, turn in enumerate(c.thread.turns)}
         rows["placements"] += [
             (told.conversation_id, trace_id, span_id, _KINDS.get(kind, kind), places.get(id(turn)), None)
             for trace_id, span_id, kind, turn in c.placed
@@ -200,7 +204,7 @@ def add_conversations(rows: RowLists, conversations: Iterable[Assembled], privac
 def evaluation_row(
     e: Evaluation, conversation_id: str | None, by: str | None, privacy: Privacy | None
 ) -> tuple[Any, ...]:
-    """The row of a judgement of a conversation, and by what it was found."""
+    """Return the row of a judgement. ``by`` is the rule that found its conversation."""
     if privacy:
         conversation_id, e = privacy.evaluation(e, conversation_id)
     return conversation_id, e.name, e.score, e.label, e.explanation, e.time_ns, e.trace_id, e.span_id, by
@@ -210,7 +214,7 @@ Records = dict[tuple[str, str], list[LogRecord]]
 
 
 def _observed(span: Span) -> Observed:
-    """What a span means; one that no dialect can stomach is kept as one that says nothing."""
+    """Read a span. If a dialect raises an error on it, return a span without content and with a flag."""
     try:
         return dialects.observe(span)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
@@ -234,19 +238,20 @@ def _spans(rows: Rows, records: Records, met: set[tuple[str, str]]) -> Iterator[
 
 @lru_cache(maxsize=512)
 def _resource(told: str) -> dict[str, Any]:
-    """A resource, which many spans share; nobody may change it."""
+    """Parse a resource. Many spans share the object, so it must not be changed."""
     resource: dict[str, Any] = orjson.loads(told)
     return resource
 
 
 def _spans_of(records: Records, met: set[tuple[str, str]]) -> Iterator[Span]:
-    """Spans that only their log records tell of: sampled away, late, or never exported."""
+    """Yield spans that only log records name: they were sampled out, are late, or were never exported."""
     for (trace_id, span_id), told in records.items():
         times = [r.time_ns for r in told]
         if trace_id and (trace_id, span_id) not in met and any(r.event_name.startswith("gen_ai.") for r in told):
+            first = min(told, key=lambda r: (r.time_ns, r.scope))  # whatever arrived first
             yield Span(
-                trace_id, span_id, "", "", 0, min(times), max(times), {}, [], 0, "", told[0].scope, "",
-                told[0].resource, records=told,
+                trace_id, span_id, "", "", 0, min(times), max(times), {}, [], 0, "", first.scope, "",
+                first.resource, records=told,
             )  # fmt: skip
 
 
@@ -272,7 +277,7 @@ def _records(rows: Rows) -> tuple[Records, list[Evaluation]]:
 
 
 def _is_fuller(other: LogRecord, record: LogRecord) -> bool:
-    """Whether another telling of the same record says all that it says, and more."""
+    """Whether another copy of a record has all of its fields and more."""
     if other is record or (other.time_ns, other.event_name) != (record.time_ns, record.event_name):
         return False
     return bool(other.body or len(other.attributes) > len(record.attributes)) and (
@@ -291,7 +296,7 @@ def _digest(text: str) -> str:
 
 
 class _Written(NamedTuple):
-    """What of a turn is written as JSON: its calls, its parts, and the arguments of each call."""
+    """The JSON texts of a turn: its calls, its parts, and the arguments of each call."""
 
     calls: str | None
     parts: str
@@ -306,7 +311,7 @@ def _written(turn: Turn) -> _Written:
 
 
 def _told(turn: Turn, written: _Written) -> list[str]:
-    """What a turn says, for ``Told``. Most parts are those of which the message was made; they say nothing more."""
+    """Return the texts of a turn for ``Told``. The parts are added only if they have more than the message."""
     m = turn.message
     content, call_id = m.get("content"), m.get("tool_call_id")
     told = [content or "", str(call_id or "")]
@@ -323,7 +328,8 @@ def _told(turn: Turn, written: _Written) -> list[str]:
     return told
 
 
-def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools: str) -> None:
+def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools: str) -> dict[int, int]:
+    """Add the rows of one conversation. Return the position of each turn by its ``id``."""
     places: dict[int, int] = {}
     arguments: dict[int, str] = {}
     bodies, messages = rows["message_bodies"], rows["conversation_messages"]
@@ -345,6 +351,7 @@ def _add_conversation(rows: RowLists, c: Assembled, turns: list[_Written], tools
     )  # fmt: skip
     for index, x in enumerate(c.links):
         _add_call(rows, c, index, x, places, arguments)
+    return places
 
 
 def _add_call(

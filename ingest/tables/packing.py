@@ -1,6 +1,6 @@
-"""Spans and conversations as they go from process to process, by the million: pickles of plain tuples.
+"""Pack spans and conversations for other processes: pickles of plain tuples.
 
-Of the objects themselves pickle would ask each, in Python, what it consists of.
+Pickling the objects themselves would call Python code for each object, which is much slower for millions of spans.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TURN = attrgetter(*(f.name for f in fields(Turn)))
 
 
 def pack_spans(spans: Sequence[Observed]) -> bytes:
-    """What spans mean, as bytes."""
+    """Return observed spans as bytes."""
     return pickle.dumps(list(map(_OBSERVED, spans)), 5)
 
 
@@ -32,7 +32,7 @@ def unpack_spans(packed: bytes) -> list[Observed]:
 
 
 def pack_conversation(c: Assembled) -> bytes:
-    """A conversation as bytes."""
+    """Return a conversation as bytes."""
     t = c.thread
     places: dict[int | None, int] = {id(turn): place for place, turn in enumerate(t.turns)}
     links = [

@@ -1,7 +1,7 @@
-"""The steps of a normalisation in parts, as functions of rows and tables: ``partitioned`` and ``spark`` run them.
+"""The steps of a normalisation in parts, as functions of rows and tables. ``partitioned`` and ``spark`` run them.
 
-A shard holds some traces' raw rows, a bucket some groups of spans; what must meet is brought to one bucket between
-the steps, by what the rows beside the pickled objects say.
+A shard holds the raw rows of some traces, a bucket some groups of spans. Between the steps, groups and conversations
+that belong together are moved to one bucket by the columns beside the pickled objects.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ MAX_GOING_ON = 0.05  # of a bucket's conversations, if their rows are to be writ
 
 @dataclass
 class Shard:
-    """What the spans of a shard say: rows of ``GROUPS`` and of ``TIES`` (who made ids, who names them), what proves
-    hidden histories, judgements that stand on no span of one group, how many spans each dialect read, the items read by
-    kind, and how many log records were not understood."""
+    """What was read of a shard: rows of ``GROUPS`` and of ``TIES`` (ids made, ids named), the evidence for hidden
+    histories, judgements without a span in exactly one group, and counts: spans by dialect, items by kind, and log
+    records that were not understood."""
 
     groups: Rows
     made: Rows
@@ -61,7 +61,7 @@ class Shard:
 
 
 def read_shard(spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]) -> Shard:
-    """Reads the spans of some traces, all of each, in the order of their arrival."""
+    """Read all spans of some traces, in the order of arrival."""
     counts: dict[str, int] = {}
     found: dict[str, int] = {}
     unread: dict[str, int] = {}
@@ -78,8 +78,8 @@ def read_shard(spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch
 def assemble_bucket(
     tables: Iterable[pa.Table], origins: dict[int, set[int]], evidence: Evidence, left: Left
 ) -> list[Assembled]:
-    """The conversations of a bucket's groups, and what is in none of them. ``tables`` are of ``GROUPS``; the spans of
-    one group can be in several rows."""
+    """Return the conversations of a bucket's groups; add what is in none of them to ``left``. ``tables`` have the
+    schema ``GROUPS``; one group may have several rows."""
     found: dict[str, Group] = {}
     for table in tables:
         for row in table.to_pylist():
@@ -89,7 +89,8 @@ def assemble_bucket(
 
 
 def stand_alone(conversations: Sequence[Assembled]) -> bool:
-    """Whether hardly any of these will go on elsewhere: most tell no answer that they do not also give. A guess."""
+    """Guess whether almost no conversation continues in another bucket: the others have no assistant turn that is
+    known from a history only."""
     return sum(map(_repeats_others, conversations)) <= MAX_GOING_ON * len(conversations)
 
 
@@ -98,7 +99,8 @@ def _repeats_others(c: Assembled) -> bool:
 
 
 def index_of(conversations: Iterable[Assembled], packed: bool) -> pa.Table:
-    """Rows of ``ASSEMBLED``, by which conversations that go on elsewhere are found, and with them if ``packed``."""
+    """Return rows of ``ASSEMBLED``, which show what conversations continue each other. With ``packed``, the rows have
+    the conversations themselves."""
     rows: Rows = []
     for number, c in enumerate(conversations):
         hashes = path_hashes(c)
@@ -109,8 +111,8 @@ def index_of(conversations: Iterable[Assembled], packed: bool) -> pa.Table:
 
 
 def write_bucket(conversations: list[Assembled], privacy: Privacy | None) -> dict[str, pa.Table]:
-    """The rows of a bucket's conversations by table: the normalised ones, and ``told``, by which judgements that stand
-    on no span find their conversations and the personal values in them."""
+    """Return the rows of a bucket's conversations by table: the normalised tables, and ``told``, by which judgements
+    without a span find their conversations and the personal values in them."""
     joined = join_by_history(conversations)
     made = Normalised()
     add_conversations(made.rows, joined, privacy)

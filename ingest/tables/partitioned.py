@@ -1,13 +1,14 @@
-"""Normalisation in parts, on several cores and in bounded memory. The tables are those of one piece.
+"""Normalise in parts, on several cores and in bounded memory. The tables are equal to those of one piece.
 
-1. The raw rows are divided into shards by their traces, most of which are read where they lie (``shards``).
-2. Each shard's spans are read and split into groups, and the groups go into buckets (``partition_work.read_shard``).
-3. What may tie groups of different traces is small: ids that one made and another names. Groups that are tied go to
-   one bucket.
-4. Each bucket's conversations are assembled and, where they seem to be whole, their rows are written.
-5. A conversation that goes on where one of another bucket ended (their paths' hashes tell) meets it in one bucket, and
-   the rows of both buckets are written then, or once more.
-6. The rows are joined to one file a table; judgements find their conversations last.
+1. The raw rows are divided into shards by trace (``shards``). Most traces are read from the raw files directly.
+2. The spans of each shard are read and split into groups; the groups are put into buckets
+   (``partition_work.read_shard``).
+3. Groups of different traces are connected by ids that one made and another names. These ids are few. Connected groups
+   are moved to one bucket.
+4. The conversations of each bucket are assembled. If almost all seem complete, their rows are written immediately.
+5. If a conversation continues one of another bucket (by the hashes of their paths), both are moved to one bucket, and
+   the rows of both buckets are written, or written again.
+6. The rows are joined to one file a table. Judgements without a span are attributed last.
 """
 
 from __future__ import annotations
@@ -41,15 +42,14 @@ from ingest.tables.shards import Stretch, extent, stretches
 
 ASIDE = "normalising"
 BATCH = 4096
-# How what is read again in a moment is written: most of it is pickled, and no two values are the same.
+# For files that are read again soon: most columns are pickled, and values do not repeat.
 ASIDE_AS: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
 Edges = Iterable[tuple[int, int]]
 
 
 @dataclass
 class Made:
-    """What was made besides the files: spans by dialect, items read by kind, log records not understood, and what
-    privacy replaced."""
+    """Counts: spans by dialect, items read by kind, log records not understood; and what privacy replaced."""
 
     dialect_counts: dict[str, int]
     read_counts: dict[str, int]
@@ -58,9 +58,9 @@ class Made:
 
 
 def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shards: int, runner: Runner) -> Made:
-    """Writes the normalised tables of raw Parquet files into a directory, one file each."""
+    """Write the normalised tables of raw Parquet files into a directory, one file each."""
     each = runner.each
-    open_privacy(root)  # which makes the key, once
+    open_privacy(root)  # makes the key, before several processes could
     with _aside(root) as aside, out_of_core(aside / "spilled") as db:
         read = _read(db, aside, raw, shards, runner)
         evidence = Evidence()
@@ -98,7 +98,7 @@ def normalise_in_parts(root: Path, raw: dict[str, list[Path]], into: Path, shard
 def _read(
     db: duckdb.DuckDBPyConnection, aside: Path, raw: dict[str, list[Path]], buckets: int, runner: Runner
 ) -> list[_ReadShard]:
-    """Reads every shard: what can be read where it lies, then the rest, divided by traces."""
+    """Read every shard: first the stretches of the raw files, then the shuffled rest."""
     lying = stretches(db, raw["spans"], raw["log_records"], buckets)
     tasks = [(aside, number, buckets, stretch) for number, stretch in enumerate(lying)]
     read: list[_ReadShard] = runner.each(_read_stretch, tasks)
@@ -111,13 +111,13 @@ def _read(
     return read + runner.each(_read_shard, [(aside, len(read) + s, buckets, s) for s in range(shards)])
 
 
-# ------------------------------------------------------------------------- what the processes do
+# ------------------------------------------------------------------- the steps of each process
 
 
 @dataclass
 class _ReadShard:
-    """What is known of a shard when it has been read. ``buckets`` are those that its groups are in, in the order of
-    its file's row groups."""
+    """The result of reading a shard. ``buckets`` are the buckets of its groups, in the order of the row groups of its
+    file."""
 
     buckets: list[int]
     evidence: Evidence
@@ -127,7 +127,7 @@ class _ReadShard:
 
 
 def _read_stretch(aside: Path, number: int, buckets: int, stretch: Stretch) -> _ReadShard:
-    """Reads the traces that lie in a stretch, and leaves the rows of the others."""
+    """Read the traces of a stretch, and write the rows of the traces in ``apart`` aside."""
     apart: list[pa.RecordBatch] = []
     read = _leave(aside, number, buckets, _here(stretch, apart), ())
     if apart:
@@ -136,7 +136,7 @@ def _read_stretch(aside: Path, number: int, buckets: int, stretch: Stretch) -> _
 
 
 def _here(stretch: Stretch, apart: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The rows that are read in a stretch; the others are added to ``apart``."""
+    """Yield the rows to read of a stretch. Add the others to ``apart``."""
     for here, others in stretch.divided(COLUMNS["spans"]):
         if len(others):
             apart.append(others)
@@ -144,12 +144,12 @@ def _here(stretch: Stretch, apart: list[pa.RecordBatch]) -> Iterator[pa.RecordBa
 
 
 def _read_shard(aside: Path, number: int, buckets: int, shard: int) -> _ReadShard:
-    """Reads a shard of the rows that were divided by their traces."""
+    """Read a shard of the shuffled rows."""
     return _leave(aside, number, buckets, _shuffled(aside / "spans", shard), _shuffled(aside / "log_records", shard))
 
 
 def _shuffled(divided: Path, shard: int) -> list[pa.RecordBatch]:
-    """A shard's rows in the order of their arrival."""
+    """Return a shard's rows in the order of arrival."""
     files = sorted((divided / f"shard={shard}").glob("*.parquet"))
     if not files:
         return []
@@ -162,7 +162,7 @@ def _shuffled(divided: Path, shard: int) -> list[pa.RecordBatch]:
 def _leave(
     aside: Path, number: int, buckets: int, spans: Iterable[pa.RecordBatch], records: Iterable[pa.RecordBatch]
 ) -> _ReadShard:
-    """Leaves the groups of a shard, sorted by bucket, its ties and its judgements."""
+    """Write the groups of a shard, sorted by bucket, its ties and its judgements."""
     shard = work.read_shard(spans, records)
     of_bucket: dict[int, work.Rows] = defaultdict(list)
     for row in shard.groups:
@@ -185,7 +185,7 @@ def _leave_loose(path: Path, judgements: list[Evaluation]) -> None:
 
 @dataclass
 class _Written:
-    """A bucket whose rows are written, and what privacy replaced in them."""
+    """The result of a bucket whose rows are written: what privacy replaced in them."""
 
     totals: Totals | None
 
@@ -194,9 +194,9 @@ def _assemble_bucket(
     aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[int], origins: dict[int, set[int]],
     evidence: Evidence, lake: Path | None,
 ) -> _Written | None:  # fmt: skip
-    """Leaves the conversations of a bucket: ``where`` are the shards and row groups it is in, ``gone`` the groups
-    that went elsewhere; those that came are in a file of their own. Leaves their rows instead, if there is a ``lake``
-    and hardly any of them seems to go on elsewhere: then they need not be packed and read again."""
+    """Assemble the conversations of a bucket and write them, packed. ``where`` lists its shards and row groups,
+    ``gone`` the groups that were moved away; groups that were moved here are in a file of their own. With ``lake``, and
+    if almost no conversation seems to continue in another bucket, write their rows instead of packing them."""
     left = Left()
     conversations = work.assemble_bucket(_groups(aside, bucket, where, gone), origins, evidence, left)
     _leave_loose(aside / f"loose-bucket-{bucket}.pickle", left.judgements)
@@ -218,8 +218,8 @@ def _groups(aside: Path, bucket: int, where: list[tuple[int, int]], gone: set[in
 
 
 def _write_bucket(aside: Path, bucket: int, gone: set[int], lake: Path) -> _Written:
-    """Leaves the rows of a bucket's conversations but ``gone``, which go on, or are gone on with, elsewhere; those
-    that came for that are in a file of their own."""
+    """Write the rows of a bucket's conversations except ``gone``, which were moved to another bucket. Conversations
+    that were moved here are in a file of their own."""
     conversations = _conversations(aside / f"assembled-{bucket}.parquet", gone)
     conversations += _conversations(aside / f"going-on-{bucket}.parquet", set())
     return _write_rows(aside, bucket, conversations, lake)
@@ -241,7 +241,7 @@ def _conversations(path: Path, gone: set[int]) -> list[Assembled]:
     return out
 
 
-# --------------------------------------------------------------------------------- around it
+# -------------------------------------------------------------------------------- directories
 
 
 @contextmanager
@@ -256,8 +256,8 @@ def _aside(root: Path) -> Iterator[Path]:
 
 
 def meet(edges: Edges, place: Callable[[int], int]) -> dict[int, int]:
-    """Where things must go that are tied: each to the place of one of those it is tied to, directly or by others.
-    Things that are there already are left out."""
+    """Return the new place of each item that must move, so that all items connected by ``edges``, directly or
+    indirectly, are in one place."""
     parent: dict[int, int] = {}
 
     def root(x: int) -> int:
@@ -272,15 +272,19 @@ def meet(edges: Edges, place: Callable[[int], int]) -> dict[int, int]:
     return {x: place(root(x)) for x in parent if place(root(x)) != place(x)}
 
 
-# ------------------------------------------------------------------------------ groups that are tied
+# ------------------------------------------------------------------------------ connected groups
 
 
 def _origins(db: duckdb.DuckDBPyConnection, aside: Path) -> dict[int, set[int]]:
-    """``grouping.origins``, of all shards."""
+    """Compute ``grouping.origins`` for all shards, in SQL."""
     found = db.execute(f"""
         WITH told AS (SELECT * FROM read_parquet({listed(sorted(aside.glob("made-*.parquet")))})),
         made AS (SELECT * FROM told UNION ALL SELECT * REPLACE (-1 AS content) FROM told),
-        named AS (SELECT DISTINCT * FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))})),
+        named AS (  -- as in grouping.Ties.add, for parts of one group that were read apart
+            SELECT DISTINCT * FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))})
+            ANTI JOIN told USING (owner, emitter, name)
+            QUALIFY content <> 0 OR max(content) OVER (PARTITION BY owner, emitter, name) = 0
+        ),
         here AS (
             SELECT emitter, name, content, min(owner) AS least, max(owner) AS greatest FROM made
             GROUP BY emitter, name, content
@@ -312,7 +316,7 @@ def _origins(db: duckdb.DuckDBPyConnection, aside: Path) -> dict[int, set[int]]:
 
 
 def _move_groups(aside: Path, read: list[_ReadShard], away: dict[int, int]) -> None:
-    """Copies groups that must go to another bucket into that bucket's own file."""
+    """Copy groups that must move into a file of their new bucket."""
     if not away:
         return
     writers: dict[int, pq.ParquetWriter] = {}
@@ -353,11 +357,11 @@ def _buckets(
         yield aside, bucket, where[bucket], gone[bucket], tied[bucket], evidence
 
 
-# ------------------------------------------------------------------- conversations that go on
+# ------------------------------------------------------ conversations that continue elsewhere
 
 
 def _going_on(db: duckdb.DuckDBPyConnection, aside: Path) -> list[tuple[int, int]]:
-    """Pairs of conversations of which the second may go on where the first ended, as bucket << 40 | number."""
+    """Return pairs of conversations of which the second may continue the first, as bucket << 40 | number."""
     return db.execute(f"""
         WITH found AS (
             SELECT
@@ -394,7 +398,7 @@ def _join_files(aside: Path, name: str, into: Path) -> None:
     found = f"SELECT * FROM read_parquet({listed(sorted(aside.glob(f'{name}-*.parquet')))})"
     partial = into / f"{name}.tmp"
     with out_of_core(aside / f"{name}.spilled") as db:
-        if name == "message_bodies":  # within a bucket each is told once; most are in no other
+        if name == "message_bodies":  # unique within a bucket; most are in one bucket only
             db.execute(f"""
                 CREATE VIEW found AS {found};
                 CREATE TABLE again AS SELECT message_hash FROM found GROUP BY message_hash HAVING count(*) > 1
@@ -408,8 +412,8 @@ def _join_files(aside: Path, name: str, into: Path) -> None:
 
 
 def _write_loose(aside: Path, totals: list[Totals], lake: Path) -> Totals | None:
-    """Leaves the rows of judgements that stand on no span, each with the conversation that it names; returns all that
-    privacy replaced."""
+    """Write the rows of judgements without a span, each with the conversation that it names. Return all that privacy
+    replaced."""
     privacy = open_privacy(lake)
     rows: list[tuple[Any, ...]] = []
     left = sorted(aside.glob("loose-*.pickle"))
@@ -432,7 +436,7 @@ def _write_loose(aside: Path, totals: list[Totals], lake: Path) -> Totals | None
 
 
 def _told_conversations(db: duckdb.DuckDBPyConnection, aside: Path) -> None:
-    """Makes the tables by which judgements find their conversations."""
+    """Create the tables by which judgements find their conversations."""
     db.execute(f"""
         CREATE VIEW told AS SELECT * FROM read_parquet({listed(sorted(aside.glob("told-*.parquet")))});
         CREATE TABLE names AS
@@ -445,8 +449,8 @@ def _told_conversations(db: duckdb.DuckDBPyConnection, aside: Path) -> None:
 def _judged(
     db: duckdb.DuckDBPyConnection, judgements: list[Evaluation]
 ) -> list[tuple[str | None, str | None, bytes | None]]:
-    """Each judgement's conversation and by what it was found (``judgements.Index.find``), and the personal values
-    known of it."""
+    """Return each judgement's conversation, the kind of id that found it (like ``judgements.Index.find``), and the
+    personal values known of the conversation."""
     asked = [
         (number, kind, name)
         for number, e in enumerate(judgements)

@@ -1,4 +1,4 @@
-"""Where the parts of a normalisation run: in this process, in processes of this machine, or on Spark (``spark``)."""
+"""Run the parts of a normalisation: in this process, in processes of this machine, or on Spark (``spark``)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import duckdb
 from ingest import processes
 from ingest.processes import Processes
 
-MEMORY = "1GB"  # of DuckDB; beyond it, it spills
+MEMORY = "1GB"  # of DuckDB, which spills beyond it
 # Of the tables: row groups small enough that all of DuckDB's threads have some to compress.
 AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 16384"
 FLUSH_ROWS = 2048  # a thread; by default it gathers half a million, which would spill
 
 
 class Runner(Protocol):
-    """What carries out the parts. All of its processes see the lake's directory."""
+    """Runs the parts of a normalisation. All of its processes must see the lake's directory."""
 
     def shuffle(self, files: Sequence[Path], columns: Sequence[str], shards: int, into: Path) -> None:
-        """Writes the rows of Parquet files into directories ``shard=0`` and so on, each trace's into one, with where
-        each came from in the columns ``filename`` and ``file_row_number``."""
+        """Write the rows of Parquet files into directories ``shard=0`` and so on, all rows of a trace into one. The
+        columns ``filename`` and ``file_row_number`` say where each row came from."""
         ...
 
     def each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The function's results for each of some tuples of arguments, in their order."""
+        """Return the function's result for each tuple of arguments, in order."""
         ...
 
     def query(self, db: duckdb.DuckDBPyConnection, sql: str, target: Path) -> int:
-        """Writes the answer to a query over the views of ``db`` to a Parquet file; returns the number of rows."""
+        """Write the result of a query over the views of ``db`` to a Parquet file. Return the number of rows."""
         ...
 
 
 class LocalRunner:
-    """This machine: DuckDB, and some processes, none of which means this one."""
+    """Runs the parts with DuckDB and ``count`` processes of this machine; with 0, in this process."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -62,7 +62,7 @@ class LocalRunner:
 
     @contextmanager
     def running(self) -> Iterator[LocalRunner]:
-        """With its processes started; they end with the block."""
+        """Start the processes for the time of a ``with`` block."""
         if not self.count:
             yield self
             return
@@ -73,7 +73,7 @@ class LocalRunner:
 
 @contextmanager
 def out_of_core(spilled: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database of its own that writes to a directory what does not fit into ``MEMORY``."""
+    """Open a database in memory that spills to a directory beyond ``MEMORY``."""
     with duckdb.connect() as db:
         db.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {quoted(spilled)}")
         db.execute("SET preserve_insertion_order = false")
@@ -81,10 +81,10 @@ def out_of_core(spilled: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def quoted(path: Path | str) -> str:
-    """A path as a string in SQL."""
+    """Return a path as an SQL string."""
     return "'" + str(path).replace("'", "''") + "'"
 
 
 def listed(paths: Sequence[Path]) -> str:
-    """Paths as a list of strings in SQL."""
+    """Return paths as an SQL list of strings."""
     return f"[{', '.join(map(quoted, paths))}]"

@@ -1,8 +1,8 @@
-"""Which raw rows are read together: a shard has all rows of its traces.
+"""Divide raw rows into shards. A shard has all rows of its traces.
 
-Spans arrive in the order of time, so most traces lie in one stretch of the raw files and are read where they lie.
-Rows of a trace that several stretches have, or that log records tell of, are put aside and then divided by their
-traces (``runners.Runner.shuffle``), which costs as much again as reading them.
+Spans arrive in the order of time, so most traces are in one stretch of the raw files and are read from there. Rows of
+a trace that is in several stretches, or that has log records, are written aside and then shuffled by trace
+(``runners.Runner.shuffle``). This costs as much as reading them once more.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import pyarrow.parquet as pq
 from ingest.tables.runners import listed
 
 SHARD_ROWS, SHARD_BYTES = 60_000, 192 << 20
-FEWEST_SHARDS = 8  # where one is too few, so that processes end at about the same time
+FEWEST_SHARDS = 8  # if more than one is needed, so that all processes end at about the same time
 BATCH = 512  # rows
-FEWEST = 24  # stretches, so that processes which read them end at about the same time
-MAX_APART = 0.25  # of all rows; where more must be put aside, all are divided by their traces
+FEWEST = 24  # stretches, so that all processes end at about the same time
+MAX_APART = 0.25  # of all rows; if more must be written aside, all rows are shuffled
 
 
 @dataclass
 class Stretch:
-    """Row groups of raw files, in the order of their arrival, and the traces in them that are not read there."""
+    """Row groups of raw files in the order of arrival, and the traces (``apart``) that are not read from them."""
 
     pieces: list[tuple[Path, list[int]]] = field(default_factory=list)
     rows: int = 0
@@ -36,7 +36,7 @@ class Stretch:
     apart: list[str] = field(default_factory=list)
 
     def take(self, path: Path, row_group: int, rows: int, size: int) -> None:
-        """Adds a row group of so many rows and bytes."""
+        """Add a row group with its number of rows and bytes."""
         if not self.pieces or self.pieces[-1][0] != path:
             self.pieces.append((path, []))
         self.pieces[-1][1].append(row_group)
@@ -44,12 +44,12 @@ class Stretch:
         self.bytes += size
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Its rows, in the order of their arrival: few at a time, which leaves them in the processor's cache."""
+        """Yield the rows in the order of arrival, in batches that fit into the processor's cache."""
         for path, row_groups in self.pieces:
             yield from pq.ParquetFile(path).iter_batches(BATCH, row_groups, list(columns), use_threads=False)
 
     def divided(self, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-        """Its rows: those that are read here, and those that are not."""
+        """Yield the rows of each batch: those to read here, and those of the traces in ``apart``."""
         apart = pa.array(self.apart, pa.string())
         for batch in self.read(columns):
             is_apart = pc.is_in(batch["trace_id"], apart)
@@ -60,19 +60,19 @@ class Stretch:
 
 
 def shards_for(rows: int, size: int) -> int:
-    """How many shards keep a shard's rows, so many of so many bytes in all, within memory."""
+    """Return how many shards are needed so that each fits into memory. ``size`` is in bytes."""
     needed = max(-(-rows // SHARD_ROWS), -(-size // SHARD_BYTES))
     return max(needed, FEWEST_SHARDS) if needed > 1 else 1
 
 
 def extent(files: Iterable[Path]) -> tuple[int, int]:
-    """How many rows Parquet files have, and how many bytes before compression."""
+    """Return the number of rows of Parquet files, and their bytes before compression."""
     sizes = [(rows, size) for path in files for _, rows, size in _row_groups(path)]
     return sum(rows for rows, _ in sizes), sum(size for _, size in sizes)
 
 
 def _row_groups(path: Path) -> Iterator[tuple[int, int, int]]:
-    """The number, rows and bytes of each row group of a file."""
+    """Yield the number, the rows and the bytes of each row group of a file."""
     metadata = pq.read_metadata(path)
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -80,8 +80,8 @@ def _row_groups(path: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def stretches(db: duckdb.DuckDBPyConnection, spans: list[Path], records: list[Path], shards: int) -> list[Stretch]:
-    """Stretches of the files of spans, no larger than one of so many shards if their row groups are not; none where too
-    many rows would have to be put aside."""
+    """Return stretches of the span files, not larger than one of ``shards`` shards unless a row group is. Return an
+    empty list if too many rows would have to be written aside."""
     found = _cut(spans, max(shards, FEWEST))
     db.execute("CREATE TABLE lying (trace_id VARCHAR, stretch INTEGER, spans BIGINT)")
     db.register("traces", pa.Table.from_batches(map(_traces, range(len(found)), found), _TRACES))
@@ -106,7 +106,7 @@ _TRACES = pa.schema([("trace_id", pa.string()), ("stretch", pa.int32()), ("spans
 
 
 def _traces(number: int, stretch: Stretch) -> pa.RecordBatch:
-    """The traces of a stretch, and how many spans of each are in it."""
+    """Return the traces of a stretch with the number of their spans in it."""
     counted = pa.Table.from_batches(stretch.read(["trace_id"]))["trace_id"].value_counts()
     numbers = np.full(len(counted), number, np.int32)
     here = pa.Array.from_buffers(pa.int32(), len(counted), [None, pa.py_buffer(numbers)])  # loads no pandas

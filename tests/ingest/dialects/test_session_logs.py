@@ -298,6 +298,22 @@ def test_in_parts_as_in_one_piece(tmp_path: Path, shards: int) -> None:
     assert again.unread_log_records == done.unread_log_records == {"acme.started": 1}
 
 
+def test_retention_keeps_a_session_whose_raw_rows_were_dropped(tmp_path: Path) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    (lake.path / "privacy.toml").write_text('raw = "drop"\n')
+    day = 86_400 * SECOND
+    for session, arrived in (("old", 1), ("young", 99)):
+        writer = journal.JournalWriter(lake.journal_path)
+        told_logs = json.dumps(logs(*codex(session))).encode()
+        writer.append([journal.record("logs_json", arrived * day, told_logs)])
+        writer.close()
+        lake.ingest()
+        lake.build_tables()
+    assert not list((lake.path / "raw").rglob("*.parquet"))
+    assert lake.retain(30, now_ns=100 * day).conversations == 1
+    assert {c.conversation_id: told(c) for c in lake.conversations()} == {"young": CODEX}
+
+
 def test_retention_keeps_a_session_whole(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     day = 86_400 * SECOND

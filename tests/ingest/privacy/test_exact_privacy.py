@@ -111,3 +111,44 @@ def test_a_password_that_is_the_users_name_too_is_a_secret_in_its_field_only(tmp
     c = told(tmp_path, both, "Error: user jdoe-2024 is locked")
     assert answers_of(c) == ["Error: user jdoe-2024 is locked"]
     assert arguments_of(c)["user_id"] == "jdoe-2024" != arguments_of(c)["password"]
+
+
+@pytest.mark.parametrize("more", ["", "\n"], ids=["plain", "with escapes"])
+def test_a_secret_that_is_a_number_stays_a_number_of_its_length(tmp_path: Path, more: str) -> None:
+    """In its field it is another number, the same in call, answer and text; an order id of the same digits stays."""
+    items = [{"id": 482913, "pin": 7, "note": f"x{more}"}]
+    record = {"pin": 482913, "order_id": 482913, "items": items, "pins": [482913]}
+    said = "My pin is 482913, and order 482913 is late."
+    c = told(tmp_path, {"pin": 482913, "order_id": 482913}, record, "Error: no order 482913", said=said)
+    arguments, seen = arguments_of(c), json.loads(answers_of(c)[0])
+    made = arguments["pin"]
+    assert type(made) is int and made != 482913 and len(str(made)) == 6
+    assert arguments["order_id"] == 482913
+    assert seen == {**record, "pin": made}
+    assert answers_of(c)[1] == "Error: no order 482913"
+    assert c.messages[0]["content"] == f"My pin is {made}, and order 482913 is late."
+
+
+def test_equal_numbers_are_equal_in_other_conversations(tmp_path: Path) -> None:
+    """Joins hold: what is one account in two conversations is one surrogate, of two accounts there are two."""
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "privacy.toml").write_text('fields = { account_number = "secret" }\n')
+    lake = Lake.create(tmp_path / "lake")
+    accounts = (1234567890, 1234567890, 987654321098765)
+    for n, account in enumerate(accounts, 1):
+        history = [text("user", "hello"), call("a", "look", {"account_number": account})]
+        history.append(answer("a", json.dumps({"account_number": account, "order": account})))
+        spans = chat(n, 1, n, history, [text("assistant", "ok")], f"c{n}")
+        (tmp_path / "in.json").write_text(json.dumps(request(spans)))
+        lake.ingest([tmp_path / "in.json"])
+    made = [arguments_of(c)["account_number"] for c in lake.conversations()]
+    assert made[0] == made[1] != made[2] and not set(made) & set(accounts)
+    assert [len(str(m)) for m in made] == [10, 10, 15]
+    seen = [json.loads(answers_of(c)[0]) for c in lake.conversations()]
+    assert seen == [{"account_number": m, "order": a} for m, a in zip(made, accounts, strict=True)]
+
+
+def test_counts_and_flags_under_the_field_of_a_secret_are_none(tmp_path: Path) -> None:
+    said = {"password": 0, "pin": True, "otp": 12, "cvv": 737}
+    kept = {key for key, value in arguments_of(told(tmp_path, said, "ok")).items() if value == said[key]}
+    assert kept == {"password", "pin", "otp"}
