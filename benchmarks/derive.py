@@ -2,8 +2,8 @@
 
     python -m benchmarks.derive --seeds 200                 random systems with known rules (benchmarks/systems.py)
     python -m benchmarks.derive --desk 3000                 the support desk's production (examples/support_desk)
-    python -m benchmarks.derive --stateful 20               random systems of stateful kinds (benchmarks/kinds.py), per kind
-    python -m benchmarks.derive --scale 100000              time and memory of learning, and the median time of an answer
+    python -m benchmarks.derive --stateful 20               random stateful systems, per kind (benchmarks/kinds.py)
+    python -m benchmarks.derive --scale 100000              time and memory of learning, median time of an answer
     python -m benchmarks.derive --lake DIR                  a lake, split by entity and time as `world fit` splits it
 
 Prints JSON: for random systems the share of determined calls answered exactly (median, worst tenth, worst seeds); for a
@@ -38,7 +38,6 @@ from worldmodel.generate.resolver import Resolver
 from worldmodel.learn.induce import induce
 from worldmodel.profiles import learn_profiles
 from worldmodel.steps import OK, Step, steps_of_messages
-
 
 Recording = list[tuple[Step, bool]]
 """One conversation: its calls, each with whether what was shown before it determines its answer."""
@@ -86,8 +85,8 @@ def _measure(conversation: Callable[[int], Recording], train: int, test: int) ->
                 if not right:
                     wrong[f"{step.tool}:{step.outcome}:{'hole' if said is None else 'wrong'}"] += 1
             session.told(step.tool, step.arguments, step.content, step.outcome)
-    right, asked = (sum(counts[at] for counts in by_tool.values()) for at in (0, 1))
-    return {"exact": right / max(1, asked), "determined": asked, "calls": calls, "learn_s": learned,
+    exact, asked = (sum(counts[at] for counts in by_tool.values()) for at in (0, 1))
+    return {"exact": exact / max(1, asked), "determined": asked, "calls": calls, "learn_s": learned,
             "ms": 1000 * spent / calls, "wrong": dict(wrong.most_common(5)), "by_tool": by_tool}  # fmt: skip
 
 

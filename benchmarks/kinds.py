@@ -245,7 +245,7 @@ def numbers(rng: random.Random, names: Names, manners: Manners) -> Part:
 
     def rounded(function: Callable[[float], Any]) -> Tool:
         return Tool(names.tool(), lambda run, args: {out: round(function(args[a]), args[digits])},
-                    lambda run, r: {a: r.randrange(1, 9000) / r.choice([1, 10]), digits: r.randrange(1, 5)})  # fmt: skip
+                    lambda run, r: {a: r.randrange(1, 9000) / 10, digits: r.randrange(1, 5)})  # fmt: skip
 
     factors = {("km", "mi"): 0.621371, ("mi", "km"): 1.60934, ("kg", "lb"): 2.20462, ("lb", "kg"): 0.453592}
 
@@ -274,13 +274,15 @@ def texts(rng: random.Random, names: Names, manners: Manners) -> Part:
         lambda x, y: x[::-1], lambda x, y: x.split()[0], lambda x, y: " ".join(sorted(x.split())),
     ]  # fmt: skip
 
+    def draw(run: Run, r: random.Random) -> Args:
+        return {a: " ".join(r.choices(WORDS, k=r.randrange(1, 4))), b: r.choice(WORDS)}
+
     def tool(function: Callable[[str, str], Any], plain: bool) -> Tool:
         def run_(run: Run, args: Args) -> Any:
             value = function(args[a], args[b])
             return f"The answer to {args[a]} is {value}." if plain and isinstance(value, str) else {out: value}
 
-        return Tool(names.tool(), run_,
-                    lambda run, r: {a: " ".join(r.choices(WORDS, k=r.randrange(1, 4))), b: r.choice(WORDS)})  # fmt: skip
+        return Tool(names.tool(), run_, draw)
 
     return Part("texts", [tool(f, rng.random() < 0.4) for f in rng.sample(functions, 4)])
 

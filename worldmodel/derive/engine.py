@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.models.edits import canonical
-from worldmodel.derive.rules import Effect, Form, Leaf, Rules, Test, ToolRules, evaluate, leaf_of
+from worldmodel.derive.expressions import evaluate
+from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
 from worldmodel.derive.situation import History, Row, Situation
 from worldmodel.derive.store import Facts, Layout, Store
 from worldmodel.derive.templates import fill
+from worldmodel.derive.trees import Leaf, Test, leaf_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, parse, unflatten
-from worldmodel.steps import OK, Step, call_key
+from worldmodel.steps import OK, Step, call_key, outcome_of
 
 SURE = 0.97
 """A leaf whose largest share is smaller is drawn from."""
@@ -133,8 +135,9 @@ class Engine:
             content = _content(form, known)
         rule = f"{rules.tool}/{label}"
         templated = form.template is not None
+        outcome = outcome_of(content, True, "") if form.varied and content is not None else form.outcome
         return Derivation(
-            form.outcome, content, label, rule, purity * precision, known, tuple(path), purity, accident, templated
+            outcome, content, label, rule, purity * precision, known, tuple(path), purity, accident, templated
         )
 
     def _misspelt(self, situation: Situation) -> bool:
@@ -194,7 +197,7 @@ def store_determines(engine: Engine, steps: Sequence[Step]) -> list[bool]:
         row = session.situation(step.tool, step.arguments).row if rules else {}
         found = False
         for form in rules.forms.values() if rules else ():
-            if form.outcome == step.outcome:
+            if form.outcome == step.outcome or form.varied and step.outcome != OK:
                 known, _ = _fill_slots(form, row)
                 if len(known) == len(form.slots) and (form.slots or form.template is not None):
                     found = found or canonical(_content(form, known)) == canonical(step.content)

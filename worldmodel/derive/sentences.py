@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from worldmodel.derive.rules import (
+from worldmodel.derive.expressions import (
     Absent,
     Append,
     Build,
@@ -13,25 +13,19 @@ from worldmodel.derive.rules import (
     Concat,
     Const,
     Each,
-    Effect,
     Expression,
     First,
     FirstItem,
-    Form,
-    Leaf,
     Linear,
     Product,
     Quotient,
     Remove,
-    Rules,
     Source,
-    Split,
-    Test,
     Text,
-    ToolRules,
-    Tree,
 )
+from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
 from worldmodel.derive.templates import GAP, NUMBER_GAP
+from worldmodel.derive.trees import Leaf, Split, Test, Tree
 from worldmodel.derive.values import dumps
 
 OPS = {"=": "is", "<": "is less than", "<=": "is at most", "in": "is in"}

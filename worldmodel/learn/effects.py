@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from worldmodel.derive.rules import Effect, Source, evaluate
+from worldmodel.derive.expressions import Source, evaluate
+from worldmodel.derive.rules import Effect
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Key

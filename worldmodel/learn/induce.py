@@ -19,10 +19,12 @@ import msgspec
 
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
-from worldmodel.derive.rules import First, FirstItem, Form, ItemTest, Leaf, Rules, Slot, Split, ToolRules, leaf_of
+from worldmodel.derive.expressions import First, FirstItem
+from worldmodel.derive.rules import Form, ItemTest, Rules, Slot, ToolRules
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Facts
+from worldmodel.derive.trees import Leaf, Split, leaf_of
 from worldmodel.derive.values import dumps, parse, text_of
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
@@ -257,7 +259,7 @@ def learn_form(
     if draft.open:
         slots = [Slot("", None)]
     call = dumps(dict(steps[draft.at[0]].arguments))[:300]
-    return Form(draft.outcome, tuple(slots), template, draft.text, len(draft.at), call, example)
+    return Form(draft.outcome, tuple(slots), template, draft.text, len(draft.at), call, example, draft.varied)
 
 
 def _number(text: Any) -> Any:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from worldmodel.derive.rules import (
+from worldmodel.derive.expressions import (
     Absent,
     Append,
     Build,
@@ -17,20 +17,23 @@ from worldmodel.derive.rules import (
     Expression,
     First,
     FirstItem,
-    Leaf,
     Remove,
     Source,
-    Split,
     Text,
-    Tree,
     evaluate,
     item_row,
 )
 from worldmodel.derive.situation import Row
+from worldmodel.derive.trees import Leaf, Split, Tree
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, text_of
 from worldmodel.learn.formulas import formulas
+from worldmodel.learn.functions import functions
 from worldmodel.learn.guards import Table, grow
 from worldmodel.learn.rows import FEWEST, GOOD, NO_VALUES, PRECISION, Found, Rows, rank
+from worldmodel.learn.selections import selections, sizes
+
+MOST_CASES = 6
+"""Different formulas among which a tree may choose."""
 
 
 def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
@@ -98,10 +101,12 @@ def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) 
         int: formulas, float: formulas, str: texts, list: lists, dict: builds,
     }  # fmt: skip
     kind = max(kinds, key=lambda k: kinds[k], default=None)
-    if kind in search:
-        found += [rows.judge(e, targets, at) for e in search[kind](rows, targets, present)]
-    if kind is str:
-        found += [rows.judge(e, targets, at) for e in named_items(rows, targets, present)]
+    searches = [search[kind]] if kind in search else []
+    searches += [named_items] if kind is str else [selections] if kind is list else [sizes] if kind is int else []
+    for way in [*searches, functions]:
+        found += [rows.judge(e, targets, at) for e in way(rows, targets, present)]
+        if any(o.precision >= GOOD and o.support >= max(FEWEST, 0.9 * len(at)) for o in found):
+            break
     return found
 
 
@@ -317,10 +322,18 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
         for i in some
         if not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])
     ]
-    if best is not None and len(left) >= FEWEST:
+    for _ in range(MOST_CASES):
+        if len(left) < max(FEWEST, 0.03 * size):
+            break
         again = _best(rows, targets, left, deep=True)
-        if again is not None and again.precision >= 0.5 and not isinstance(again.expression, Const | Absent):
-            found.append(rows.judge(again.expression, targets, some))
+        if again is None or isinstance(again.expression, Const | Absent):
+            break
+        reached = {freeze(targets[i]) for i in left
+                   if freeze(evaluate(again.expression, rows.rows[i])) == freeze(targets[i])}  # fmt: skip
+        if again.support < max(FEWEST, 0.1 * len(left)) or len(reached) < 2:
+            break
+        found.append(rows.judge(again.expression, targets, some))
+        left = [i for i in left if freeze(evaluate(again.expression, rows.rows[i])) != freeze(targets[i])]
     options = [o.expression for o in found] + options
     if not options:
         return None

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
+from worldmodel.derive.schema import AT_START, EPISODE, KeyPart, Placed, Schema, Site, objects
+from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
 from worldmodel.steps import OK, Step
 
@@ -35,6 +36,8 @@ class Instance(msgspec.Struct):
     """Whether the call had no arguments at all."""
     asked: frozenset[str]
     """The values in the arguments of all calls of the conversation."""
+    now: Mapping[str, Any]
+    """What the session's answers had shown before the call, beside lists."""
 
 
 def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,30 +130,34 @@ def gather(conversations: Conversations, places: Places) -> dict[tuple[str, str]
         shown: Counter[str] = Counter()
         asked = frozenset(text for s in steps for v in scalars(s.arguments).values() if (text := key_of(v)))
         per_step = []
+        now: dict[str, Any] = {}
         for step in steps:
             mine = {text for v in scalars(step.arguments).values() if (text := key_of(v))}
-            placed = places.objects(step.tool, parse(step.content)) if step.outcome == OK else []
+            body = parse(step.content) if step.outcome == OK else None
+            placed = places.objects(step.tool, body) if step.outcome == OK else []
             for one in placed:
                 mine.update(text for v in one.fields.values() if is_scalar(v) and (text := key_of(v)))
             shown.update(mine)
-            per_step.append((step, placed))
+            per_step.append((step, placed, now))
+            now = {**now, **dict(plain_fields(body))}
         recurring = frozenset(text for text, n in shown.items() if n > 1)
-        for at, (step, placed) in enumerate(per_step):
+        for at, (step, placed, now) in enumerate(per_step):
             for one in placed:
                 into = found[(step.tool, one.path)]
                 if len(into) < MOST_INSTANCES:
-                    into.append(_instance(cid, at, step.arguments, one, recurring, asked))
+                    into.append(_instance(cid, at, step.arguments, one, recurring, asked, now))
     return found
 
 
 def _instance(
-    cid: str, at: int, told: Mapping[str, Any], placed: Placed, recurring: frozenset[str], asked: frozenset[str]
-) -> Instance:
+    cid: str, at: int, told: Mapping[str, Any], placed: Placed, recurring: frozenset[str], asked: frozenset[str],
+    now: Mapping[str, Any],
+) -> Instance:  # fmt: skip
     arguments = scalars(told)
     named = {key_of(v) for v in arguments.values()}
     echoed = {text for v in placed.fields.values() if is_scalar(v) and (text := key_of(v)) and text in named}
     frozen = {name: freeze(v) for name, v in placed.fields.items()}
-    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked)
+    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked, now)
 
 
 # ----- keys
@@ -217,6 +224,8 @@ def _value(instance: Instance, source: str) -> str | None:
         return key_of(instance.arguments.get(name))
     if kind == "parent":
         return key_of(instance.placed.parent.get(name))
+    if kind == "now":
+        return key_of(instance.now.get(name, AT_START)) or AT_START
     return instance.placed.map_key
 
 
@@ -309,6 +318,7 @@ def learn_schema(conversations: Conversations) -> Schema:
     keys = {site: choose_key(*site, instances) for site, instances in found.items()}
     keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
     keys.update(dict.fromkeys(session, ()))
+    keys = {site: None if key is None else (*key, *_hidden(site, key, found[site])) for site, key in keys.items()}
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     sites = []
     for (tool, path), key in keys.items():
@@ -319,6 +329,36 @@ def learn_schema(conversations: Conversations) -> Schema:
         sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields)))
     maps = {tool: tuple(sorted(paths)) for tool, paths in places.maps.items() if paths}
     return Schema(sites=tuple(sites), maps=maps)
+
+
+def _hidden(site: tuple[str, str], key: tuple[str, ...], instances: Sequence[Instance]) -> tuple[str, ...]:
+    """A field of the session that an answer hangs on beside its key, such as the place where the agent is: what was
+    shown there is shown again when the agent comes back, and not while it is elsewhere."""
+    if "[]" in site[1] or "{}" in site[1]:
+        return ()
+    own = {n for i in instances[:50] for n in i.frozen}
+    names = Counter(n for i in instances for n, v in i.now.items() if isinstance(v, str) and n not in own)
+    best: tuple[float, str] | None = None
+    for name in sorted(names):
+        back: list[bool] = []
+        away: list[bool] = []
+        before: dict[Any, tuple[str, dict[str, Any]]] = {}
+        seen: dict[Any, dict[str, Any]] = {}
+        for instance in instances:
+            mark = (instance.conversation, tuple(_value(instance, s) for s in key))
+            value = _value(instance, f"now/{name}") or AT_START
+            last = before.get(mark)
+            if last is not None and last[0] != value:
+                away.append(last[1] == instance.frozen)
+                if (mark, value) in seen:
+                    back.append(seen[(mark, value)] == instance.frozen)
+            before[mark] = (value, instance.frozen)
+            seen[(mark, value)] = instance.frozen
+        if len(back) >= 4 and len(away) >= 8:
+            gain = sum(back) / len(back) - sum(away) / len(away)
+            if gain >= 0.3 and sum(back) >= 0.6 * len(back) and (best is None or gain > best[0]):
+                best = (gain, name)
+    return () if best is None else (f"now/{best[1]}",)
 
 
 def _session_fields(found: Mapping[tuple[str, str], list[Instance]]) -> set[str]:
