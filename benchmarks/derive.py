@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import random
+import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,8 +31,8 @@ from examples.support_desk.environment import SupportDesk
 from examples.support_desk.production import play
 from ingest.records import Transition
 from training.models.edits import canonical
-from worldmodel.card.make import ask_rules, questions
-from worldmodel.card.measures import summary
+from worldmodel.card.make import HOLE, Question, ask_rules, questions
+from worldmodel.card.measures import Judged, summary
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.fit import learn
 from worldmodel.generate.resolver import Resolver
@@ -177,8 +178,44 @@ def measure_transitions(transitions: Sequence[Transition]) -> dict[str, Any]:
         "ms_a_call": round(1000 * spent / max(1, len(asked)), 2),
         "shared_entities": split.shared_entities,
         "overall": _brief(summary(judged, profiles)),
+        "misses": misses(asked, judged),
         "tools": tools,
     }
+
+
+def misses(asked: Sequence[Question], judged: Sequence[Judged], most: int = 12) -> dict[str, int]:
+    """The derivable calls that were not answered exactly, by tool, what production said and what is wrong."""
+    found: Counter[str] = Counter()
+    for question, one in zip(asked, judged, strict=True):
+        if question.derivable and not one.exact:
+            wrong = f"said {one.outcome}"
+            if one.answer is not None and one.outcome == one.truth.outcome:
+                wrong = "a hole" if one.answer.content == HOLE else "another body"
+            found[f"{one.truth.tool}: {one.truth.outcome}, {wrong}"] += 1
+    return dict(found.most_common(most))
+
+
+def measure_scale(transitions: int, first: int) -> dict[str, Any]:
+    """Learning from this many calls of one stateful system of four kinds, and the median time of an answer."""
+    kinds = random.Random(first).sample(sorted(KINDS), 4)
+    system = StatefulSystem(first, [KINDS[kind] for kind in kinds])
+    recorded = {f"c{k}": [s for s, _ in system.conversation(f"{first} {k}")] for k in range(transitions // 16 + 1)}
+    began, cpu = time.perf_counter(), time.process_time()
+    rules, facts = induce(recorded)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    engine = Engine(rules, facts)
+    spent = []
+    for k in range(60):
+        session = engine.session()
+        for step, _ in system.conversation(f"{first} test {k}"):
+            began = time.perf_counter()
+            session.derive(step.tool, step.arguments, k)
+            spent.append(1000 * (time.perf_counter() - began))
+            session.told(step.tool, step.arguments, step.content, step.outcome)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"transitions": sum(map(len, recorded.values())), "kinds": kinds, "learn_s": round(seconds, 1),
+            "learn_cpu_s": round(cpu, 1), "ms_median": round(sorted(spent)[len(spent) // 2], 2),
+            "peak_gib": round(peak, 2)}  # fmt: skip
 
 
 def _brief(found: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +249,11 @@ def main() -> None:
     parser.add_argument("--stateful", type=int, default=0, help="how many random systems of stateful kinds")
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS), help="which of them")
     parser.add_argument("--mixed", type=int, default=0, help="kinds in one system; 0 measures each kind by itself")
+    parser.add_argument("--scale", type=int, default=0, help="learn from this many calls, and time it")
     arguments = parser.parse_args()
+    if arguments.scale:
+        print(json.dumps(measure_scale(arguments.scale, arguments.first)))
+        return
     if arguments.stateful:
         chosen = range(arguments.first, arguments.first + arguments.stateful)
         if arguments.mixed:

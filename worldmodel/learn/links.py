@@ -79,7 +79,7 @@ def _count_arguments(step: Step, known: Mapping[str, list[set[str]]], counts: _C
 
 def _shown_keys(store: Store, steps: Sequence[Step]) -> set[tuple[str, int, str]]:
     """(type, part of the key, text) of all records that a conversation shows."""
-    found = set()
+    found: set[tuple[str, int, str]] = set()
     for step in steps:
         if step.outcome == OK:
             for type_, key, _, _ in store.absorb(step.tool, step.arguments, parse(step.content), "seen"):
