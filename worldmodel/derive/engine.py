@@ -15,6 +15,7 @@ from typing import Any
 
 from training.models.edits import canonical
 from worldmodel.derive.expressions import evaluate
+from worldmodel.derive.paths import fields_of
 from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
 from worldmodel.derive.situation import History, Row, Situation
 from worldmodel.derive.store import Facts, Layout, Store
@@ -174,16 +175,20 @@ class Engine:
         values = []
         for effect in effects:
             key = situation.keys.get(effect.link)
-            if key is not None:
-                values.append((effect, key, evaluate(effect.expression, row)))
-        for effect, key, value in values:
-            old = store.get(effect.type, key, effect.field)
+            if key is None:
+                continue
+            for name in fields_of(effect.field, situation.arguments):
+                if name != effect.field:
+                    row = {**row, f"rec/{effect.link}/{effect.field}": store.get(effect.type, key, name)}
+                values.append((effect, key, name, evaluate(effect.expression, row)))
+        for effect, key, name, value in values:
+            old = store.get(effect.type, key, name)
             for reader in effect.lag:
-                before.setdefault((reader, (effect.type, key)), {})[effect.field] = old
+                before.setdefault((reader, (effect.type, key)), {})[name] = old
             if value is UNKNOWN:
-                store.forget(effect.type, key, effect.field)
+                store.forget(effect.type, key, name)
             else:
-                store.set(effect.type, key, effect.field, value, "written")
+                store.set(effect.type, key, name, value, "written")
         store.late.update(before)
 
 

@@ -316,5 +316,5 @@ def tidy(value: float, whole: bool, exact: bool = False) -> Any:
     for digits in (0, 2, 4):
         rounded = round(value, digits)
         if abs(rounded - value) < 1e-9 * max(1.0, abs(value)):  # what is left is the noise of the sum
-            return int(rounded) if digits == 0 else rounded
+            return rounded
     return value

@@ -47,6 +47,8 @@ class Site(msgspec.Struct, frozen=True):
     type: str
     keys: tuple[KeyPart, ...]
     fields: tuple[str, ...]
+    alias: dict[str, str] = {}
+    """Fields of the session whose name other tools use for something else: how they are called in the record."""
 
 
 class Link(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from worldmodel.derive.values import (
     parse,
     prefix,
     shape,
-    text_of,
+    shown,
     tokens,
 )
 from worldmodel.steps import OK, call_key
@@ -232,6 +232,22 @@ class Situation:
                 elif found is not UNKNOWN:
                     row[at] = found
 
+        self._pick_deep(row, link, fields)
+
+    def _pick_deep(self, row: Row, link: Link, fields: Row) -> None:
+        """A field that two arguments name one after the other: `settings.<group>.<name>`."""
+        named = {n[4:]: v for n, v in row.items() if n.startswith("arg/") and isinstance(v, str) and 0 < len(v) <= 40}
+        if len(named) < 2:
+            return
+        for field, value in fields.items():
+            parts = field.rsplit(".", 2)
+            if len(parts) < 2 or not is_scalar(value):
+                continue
+            for outer, one in named.items():
+                for inner, other in named.items():
+                    if outer != inner and (one, other) == (parts[-2], parts[-1]):
+                        row[f"pick/{link.name}/{parts[0] if len(parts) == 3 else ''}/{outer}/{inner}"] = value
+
     def _remember(self, row: Row) -> None:
         history, tool = self.history, self.tool
         key = call_key(tool, self.arguments)
@@ -292,4 +308,4 @@ def as_text(value: Any) -> str | None:
     """A value as a text shows it; None where it is not a scalar that is known."""
     if value is UNKNOWN or value is ABSENT or not is_scalar(value):
         return None
-    return text_of(value)
+    return shown(value)

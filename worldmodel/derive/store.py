@@ -61,7 +61,7 @@ class Layout:
 
 def field_name(site: Site, name: str) -> str:
     """What a tool says without a field name is a field of its own in the session's record."""
-    return f"={site.tool}" if site.type == EPISODE and name == "" else name
+    return f"={site.tool}" if site.type == EPISODE and name == "" else site.alias.get(name, name)
 
 
 class Store:

@@ -11,7 +11,7 @@ from typing import Any
 
 from worldmodel.derive.situation import Row
 from worldmodel.derive.templates import GAP, mask
-from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, text_of
+from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, shown
 from worldmodel.steps import OK, Step, outcome_of
 
 MOST_FORMS = 12
@@ -136,7 +136,7 @@ def _by_template(
 ) -> list[Draft]:
     found: dict[str, Draft] = {}
     for i, body in zip(places, bodies, strict=True):
-        known = [text_of(v) for n, v in rows[i].items() if n.startswith(starts) and is_scalar(v) and v is not None]
+        known = [shown(v) for n, v in rows[i].items() if n.startswith(starts) and is_scalar(v) and v is not None]
         template, gaps = mask(body, [t for t in known if len(t) <= 120])
         draft = found.setdefault(dumps(template), Draft("", outcome, template, isinstance(body, str)))
         draft.at.append(i)

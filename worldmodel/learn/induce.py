@@ -25,16 +25,17 @@ from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Facts
 from worldmodel.derive.trees import Leaf, Split, leaf_of
-from worldmodel.derive.values import dumps, parse, text_of
+from worldmodel.derive.values import dumps, parse, shown
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
-from worldmodel.learn.effects import Recorded, learn_effects
+from worldmodel.learn.effects import learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.links import learn_links
-from worldmodel.learn.recipes import find
+from worldmodel.learn.recipes import find, least
 from worldmodel.learn.records import learn_schema
 from worldmodel.learn.rows import Rows
+from worldmodel.learn.sightings import Recorded
 from worldmodel.steps import OK, Step
 
 MOST_ROWS = 1000
@@ -318,7 +319,7 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
     if parts.test_at:
         judged = parts.test.judge(found.expression, [targets[k] for k in parts.test_at], range(len(parts.test_at)))
         score = judged.precision if judged.support + judged.against else None
-        if score is not None and score < ACCEPTED:
+        if score is not None and score < min(ACCEPTED, least(found.expression) - 0.1):
             return Slot(path, None, held_out=score)
         if isinstance(found.expression, Choice | First):
             found = find(parts.whole, targets) or found
@@ -336,7 +337,7 @@ def _number(text: Any) -> Any:
             value = kind(text)
         except ValueError:
             continue
-        return value if text_of(value) == text else text
+        return value if shown(value) == text else text
     return text
 
 

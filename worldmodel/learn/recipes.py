@@ -25,13 +25,14 @@ from worldmodel.derive.expressions import (
 )
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import Leaf, Split, Tree
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, text_of
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, shown
 from worldmodel.learn.formulas import formulas
 from worldmodel.learn.functions import functions
 from worldmodel.learn.guards import Table, grow
 from worldmodel.learn.rows import FEWEST, GOOD, NO_VALUES, PRECISION, Found, Rows, rank
 from worldmodel.learn.selections import selections, sizes
 
+KEPT = 0.7
 MOST_CASES = 6
 """Different formulas among which a tree may choose."""
 
@@ -46,7 +47,13 @@ def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
         chosen = _choice(rows, targets, best)
         if chosen is not None and (best is None or _worth(chosen) > _worth(best)):
             return chosen
-    return best if best is not None and best.precision >= PRECISION else None
+    return best if best is not None and best.precision >= least(best.expression) else None
+
+
+def least(expression: Expression) -> float:
+    """How often an expression must be right. What a record showed last is used also where others change it now and
+    then: nothing else is known of the field, and a world sticks to what it said."""
+    return KEPT if isinstance(expression, Source) and expression.name.startswith("rec/") else PRECISION
 
 
 def _worth(found: Found) -> float:
@@ -136,7 +143,7 @@ def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
         for name, value in rows.rows[i].items():
             if value is None or isinstance(value, bool) or not is_scalar(value) or name.startswith(NO_VALUES):
                 continue
-            text = text_of(value)
+            text = shown(value)
             if len(text) >= 1 and len(text) <= 200:
                 held[name] += 1
                 occurs[name] += text in targets[i]
@@ -154,7 +161,7 @@ def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
 
 
 def _skeleton(text: str, row: Row, names: Sequence[str]) -> tuple[str, ...]:
-    values = [(text_of(row[n]), k, n) for k, n in enumerate(names) if n in row and is_scalar(row[n])]
+    values = [(shown(row[n]), k, n) for k, n in enumerate(names) if n in row and is_scalar(row[n])]
     pieces: list[str] = [text]
     for value, _, name in sorted(values, key=lambda v: (-len(v[0]), v[1])):
         out: list[str] = []
@@ -293,7 +300,7 @@ def _build(rows: Rows, items: Sequence[Any]) -> Build | None:
     for name in names:
         inner = [item.get(name, ABSENT) for item in items]
         found = _best(rows, inner, range(len(inner)), deep=all(is_scalar(v) or v is ABSENT for v in inner))
-        if found is None or found.precision < PRECISION:
+        if found is None or found.precision < least(found.expression):
             return None
         fields[name] = found.expression
     return Build(fields)

@@ -11,33 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import msgspec
-
-from worldmodel.derive.schema import AT_START, EPISODE, KeyPart, Placed, Schema, Site, objects
+from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
 from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
+from worldmodel.learn.instances import Instance, aliases, hidden_part, value_at
 from worldmodel.steps import OK, Step
 
 MOST_INSTANCES = 400
 Conversations = Mapping[str, Sequence[Step]]
-
-
-class Instance(msgspec.Struct):
-    """One object at a site: in which conversation, after how many calls, for which arguments."""
-
-    conversation: str
-    at: int
-    arguments: Mapping[str, Any]
-    placed: Placed
-    recurring: frozenset[str]
-    frozen: dict[str, Any]
-    echoed: frozenset[str]
-    bare: bool
-    """Whether the call had no arguments at all."""
-    asked: frozenset[str]
-    """The values in the arguments of all calls of the conversation."""
-    now: Mapping[str, Any]
-    """What the session's answers had shown before the call, beside lists."""
 
 
 def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,19 +197,6 @@ def _sources(instance: Instance, nested: bool) -> Iterable[tuple[str, Any]]:
             yield f"arg/{name}", value
 
 
-def _value(instance: Instance, source: str) -> str | None:
-    kind, _, name = source.partition("/")
-    if kind == "field":
-        return key_of(instance.placed.fields.get(name))
-    if kind == "arg":
-        return key_of(instance.arguments.get(name))
-    if kind == "parent":
-        return key_of(instance.placed.parent.get(name))
-    if kind == "now":
-        return key_of(instance.now.get(name, AT_START)) or AT_START
-    return instance.placed.map_key
-
-
 def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
     """How well a key explains the other fields: agreement where it is equal, difference where it is not."""
     own = {s.partition("/")[2] for s in option if s.startswith("field/")}
@@ -240,7 +208,7 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
     differ = abroad = 0.0
     pairs = meetings = clash = recurring = echoed = used = 0
     for instance in instances:
-        key = tuple(v for s in option if (v := _value(instance, s)) is not None)
+        key = tuple(v for s in option if (v := value_at(instance, s)) is not None)
         if len(key) != len(option):
             continue
         used += 1
@@ -273,7 +241,7 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
 def _is_asked_for(source: str, instances: Sequence[Instance]) -> bool:
     """Whether calls of the conversation name the values of a field often: only then can it be an id."""
     some = instances[:200]
-    return sum(_value(i, source) in i.asked for i in some) >= 0.15 * len(some)
+    return sum(value_at(i, source) in i.asked for i in some) >= 0.15 * len(some)
 
 
 def _is_count(source: str, instances: Sequence[Instance]) -> bool:
@@ -318,7 +286,8 @@ def learn_schema(conversations: Conversations) -> Schema:
     keys = {site: choose_key(*site, instances) for site, instances in found.items()}
     keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
     keys.update(dict.fromkeys(session, ()))
-    keys = {site: None if key is None else (*key, *_hidden(site, key, found[site])) for site, key in keys.items()}
+    keys = {site: None if key is None else (*key, *hidden_part(site, key, found[site])) for site, key in keys.items()}
+    renamed = aliases({tool: found[(tool, path)] for tool, path in keys if not path and keys[(tool, path)] == ()})
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     sites = []
     for (tool, path), key in keys.items():
@@ -326,39 +295,10 @@ def learn_schema(conversations: Conversations) -> Schema:
             continue
         fields = sorted({n for i in found[(tool, path)] for n in i.placed.fields})
         parts = tuple(KeyPart(source) for source in key)
-        sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields)))
+        alias = {n: renamed[(tool, n)] for n in fields if not path and (tool, n) in renamed}
+        sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields), alias))
     maps = {tool: tuple(sorted(paths)) for tool, paths in places.maps.items() if paths}
     return Schema(sites=tuple(sites), maps=maps)
-
-
-def _hidden(site: tuple[str, str], key: tuple[str, ...], instances: Sequence[Instance]) -> tuple[str, ...]:
-    """A field of the session that an answer hangs on beside its key, such as the place where the agent is: what was
-    shown there is shown again when the agent comes back, and not while it is elsewhere."""
-    if "[]" in site[1] or "{}" in site[1]:
-        return ()
-    own = {n for i in instances[:50] for n in i.frozen}
-    names = Counter(n for i in instances for n, v in i.now.items() if isinstance(v, str) and n not in own)
-    best: tuple[float, str] | None = None
-    for name in sorted(names):
-        back: list[bool] = []
-        away: list[bool] = []
-        before: dict[Any, tuple[str, dict[str, Any]]] = {}
-        seen: dict[Any, dict[str, Any]] = {}
-        for instance in instances:
-            mark = (instance.conversation, tuple(_value(instance, s) for s in key))
-            value = _value(instance, f"now/{name}") or AT_START
-            last = before.get(mark)
-            if last is not None and last[0] != value:
-                away.append(last[1] == instance.frozen)
-                if (mark, value) in seen:
-                    back.append(seen[(mark, value)] == instance.frozen)
-            before[mark] = (value, instance.frozen)
-            seen[(mark, value)] = instance.frozen
-        if len(back) >= 4 and len(away) >= 8:
-            gain = sum(back) / len(back) - sum(away) / len(away)
-            if gain >= 0.3 and sum(back) >= 0.6 * len(back) and (best is None or gain > best[0]):
-                best = (gain, name)
-    return () if best is None else (f"now/{best[1]}",)
 
 
 def _session_fields(found: Mapping[tuple[str, str], list[Instance]]) -> set[str]:
@@ -443,7 +383,7 @@ def _finer(key: tuple[str, ...], than: tuple[str, ...], instances: Sequence[Inst
 
 
 def _echoes(key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
-    told = sum(all(_value(i, s) in i.echoed for s in key) for i in instances)
+    told = sum(all(value_at(i, s) in i.echoed for s in key) for i in instances)
     return told >= 0.95 * len(instances)
 
 
@@ -478,7 +418,7 @@ def _types(
 def _seen_keys(key: tuple[str, ...], instances: Sequence[Instance]) -> dict[str, set[tuple[str | None, ...]]]:
     out: dict[str, set[tuple[str | None, ...]]] = defaultdict(set)
     for instance in instances:
-        out[instance.conversation].add(tuple(_value(instance, s) for s in key))
+        out[instance.conversation].add(tuple(value_at(instance, s) for s in key))
     return out
 
 

@@ -112,25 +112,24 @@ def _case(row: dict[str, Any], target: list[Any], whole: Select) -> _Case | None
 
 def _narrowed(whole: Select, cases: Sequence[_Case]) -> Select:
     """Conditions, then an order, then a cut: each where it explains more of the cases."""
-    best, found = whole, _right(whole, cases)
+    bases = [whole]
     conditions = list(_conditions([c.row for c in cases], whole.list))
     for _ in range(2):
-        kept = {condition: _kept(best.where + (condition,), cases) for condition in conditions}
+        kept = {condition: _kept(bases[-1].where + (condition,), cases) for condition in conditions}
         better = max(kept, key=lambda c: kept[c], default=None)
-        if better is None or kept[better] <= _kept(best.where, cases):
+        if better is None or kept[better] <= _kept(bases[-1].where, cases):
             break
-        best = msgspec.structs.replace(best, where=(*best.where, better))
-    found = _right(best, cases)
-    names = [n for n in {n for c in cases[:20] for item in c.items if isinstance(item, dict) for n in item}]
-    options: list[Select] = [best]
-    options += [msgspec.structs.replace(best, order=n, falling=f) for n in sorted(names) for f in (False, True)]
-    cuts: list[Select] = []
-    for option in options:
-        cuts += _cuts(option, cases)
-    for option in [*options, *cuts]:
-        right = _right(option, cases)
-        if right > found:
-            best, found = option, right
+        bases.append(msgspec.structs.replace(whole, where=(*bases[-1].where, better)))
+    names = sorted({n for c in cases[:20] for item in c.items if isinstance(item, dict) for n in item})
+    best, found = whole, -1
+    for base in bases:  # a condition may only look like one where an order and a cut explain all
+        ordered = [msgspec.structs.replace(base, order=n, falling=f) for n in names for f in (False, True)]
+        for option in [base, *ordered, *(cut for o in (base, *ordered) for cut in _cuts(o, cases))]:
+            right = _right(option, cases)
+            if right > found:
+                best, found = option, right
+        if found >= 0.95 * len(cases):
+            break
     return best
 
 
