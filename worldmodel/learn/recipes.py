@@ -45,8 +45,10 @@ def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
         return _with_rest(rows, targets, best, deep)
     if deep:
         chosen = _choice(rows, targets, best)
+        kept = best is not None and least(best.expression) == KEPT and best.precision >= KEPT
         if chosen is not None and (best is None or _worth(chosen) > _worth(best)):
-            return chosen
+            if not (kept and best is not None and best.support > 1.1 * chosen.support):
+                return chosen
     return best if best is not None and best.precision >= least(best.expression) else None
 
 
