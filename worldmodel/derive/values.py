@@ -78,7 +78,9 @@ def text_of(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A scalar as a text of production shows it: a float keeps its point."""
+    """A scalar as a text of production shows it: a float keeps its point, and not the noise of a sum."""
+    if isinstance(value, float) and abs(value) < 1e6:
+        value = round(value, 9)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -15,6 +15,8 @@ from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, s
 from worldmodel.steps import OK, Step, outcome_of
 
 MOST_FORMS = 12
+MANY = 6
+"""More templates than this of one outcome may be one sentence."""
 LONGEST_TEXT = 600
 _PIECES = re.compile(r"\w+|\s+|[^\w\s]")
 
@@ -116,6 +118,13 @@ def _texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Seq
             best = drafts
         if covered >= 0.9:
             break
+    if sum(len(d.at) >= 2 for d in best) > MANY:  # one sentence with words in it that no argument shows as they are
+        aligned = align(outcome, places, dict(zip(places, bodies, strict=True)))
+        if aligned is not None and len(aligned.at) >= 0.9 * len(places):
+            gone = set(aligned.at)
+            best = [aligned, *_by_template(outcome, [i for i in places if i not in gone],
+                                           [b for i, b in zip(places, bodies, strict=True) if i not in gone], rows,
+                                           ("arg/",))]  # fmt: skip
     single = {i for d in best if len(d.at) < max(3, 0.02 * len(places)) for i in d.at}
     if len(single) >= 8:
         aligned = align(outcome, [i for i in places if i in single], dict(zip(places, bodies, strict=True)))
