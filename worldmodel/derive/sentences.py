@@ -27,6 +27,7 @@ from worldmodel.derive.expressions import (
 )
 from worldmodel.derive.functions import FUNCTIONS
 from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
+from worldmodel.derive.schema import KeyPart
 from worldmodel.derive.templates import GAP, NUMBER_GAP
 from worldmodel.derive.trees import Leaf, Split, Test, Tree
 from worldmodel.derive.values import dumps
@@ -43,9 +44,14 @@ def describe_rules(rules: Rules, tool: str | None = None) -> Iterator[str]:
         yield "RECORDS"
         for type_ in sorted({site.type for site in rules.schema.sites}):
             sites = [site for site in rules.schema.sites if site.type == type_]
-            keys = ", ".join(part.source.partition("/")[2] or "its key" for part in sites[0].keys) or "one a session"
+            keys = ", ".join(map(_key_part, sites[0].keys)) or "one a session"
             places = ", ".join(f"{s.tool}{':' if s.path else ''}{s.path}" for s in sites)
             yield f"  {type_}: key {keys}; shown by {places}"
+
+
+def _key_part(part: KeyPart) -> str:
+    kind, _, name = part.source.partition("/")
+    return f"the latest {name}" if kind == "now" else name or "its key"
 
 
 def describe_tool(rules: ToolRules) -> Iterator[str]:
@@ -90,12 +96,13 @@ def _leaf(leaf: Leaf) -> str:
 
 def _form(label: str, form: Form) -> Iterator[str]:
     shown = form.template
+    varied = ", its class is that of its text" if form.varied else ""
     if shown is not None:
         text = shown if isinstance(shown, str) else dumps(shown)
         for number in range(len(form.slots)):
             found = NUMBER_GAP if NUMBER_GAP in text else GAP
             text = text.replace(found, f"{{{number}}}", 1).replace(dumps(found)[1:-1], f"{{{number}}}", 1)
-        yield f"  answer {label} ({form.n} seen): {text[:200]}"
+        yield f"  answer {label} ({form.n} seen{varied}): {text[:200]}"
     else:
         yield f"  answer {label} ({form.n} seen)"
     for slot in form.slots:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from worldmodel.derive.schema import EPISODE, Schema, Site, key_at, objects
@@ -198,7 +199,7 @@ def plain_fields(body: Any) -> list[tuple[str, Any]]:
     """The scalar fields of an answer that stand beside no list; not of a large one."""
     if not isinstance(body, dict) or len(body) > MOST_PLAIN:
         return []
-    return [(k, v) for k, v in list(flatten(body))[:MOST_PLAIN] if is_scalar(v)]
+    return [(k, v) for k, v in islice(flatten(body), MOST_PLAIN) if is_scalar(v)]
 
 
 def _near(left: str, right: str) -> bool:

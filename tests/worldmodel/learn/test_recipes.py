@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.derive import measure_stateful
+from benchmarks.kinds import KINDS
+from benchmarks.stateful import StatefulSystem
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.expressions import Call, Const, Expression, Select, Source, evaluate
 from worldmodel.derive.functions import FUNCTIONS, apply
@@ -188,6 +190,23 @@ def test_stateful_systems_are_recovered(kind: str) -> None:
     found = measure_stateful(f"{kind} 5", [kind], train=90, test=12)
     assert found["determined"] > 80
     assert found["exact"] >= 0.9, found["wrong"]
+
+
+def test_no_argument_makes_the_rules_fail() -> None:
+    """Wrong kinds, huge lists and texts, missing arguments: an answer or a hole, never an exception."""
+    system = StatefulSystem("junk", [KINDS[kind] for kind in ("nested", "query", "place")])
+    rules, facts = induce({f"c{k}": [s for s, _ in system.conversation(f"junk {k}")] for k in range(30)})
+    session = Engine(rules, facts).session()
+    large = ["a", None, {"b": [1]}] * 300
+    junk: list[Any] = [None, "", "x" * 20_000, -1, 10**30, 0.5, True, [], large, {"c": {"d": "e"}}]
+    asked = 0
+    for step, _ in [call for k in range(4) for call in system.conversation(f"junk {k}")]:
+        for value in junk:
+            for arguments in ({}, {"odd": value}, dict.fromkeys(step.arguments, value)):
+                session.derive(step.tool, arguments)
+                asked += 1
+        session.told(step.tool, dict.fromkeys(step.arguments, junk[asked % len(junk)]), step.content, step.outcome)
+    assert asked > 1000
 
 
 # ----- what is learned from
