@@ -2,6 +2,8 @@
 
     python -m benchmarks.derive --seeds 200                 random systems with known rules (benchmarks/systems.py)
     python -m benchmarks.derive --desk 3000                 the support desk's production (examples/support_desk)
+    python -m benchmarks.derive --stateful 20               random stateful systems, per kind (benchmarks/kinds.py)
+    python -m benchmarks.derive --scale 100000              time and memory of learning, median time of an answer
     python -m benchmarks.derive --lake DIR                  a lake, split by entity and time as `world fit` splits it
 
 Prints JSON: for random systems the share of determined calls answered exactly (median, worst tenth, worst seeds); for a
@@ -13,65 +15,119 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
+import resource
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from benchmarks.kinds import KINDS
+from benchmarks.stateful import StatefulSystem
 from benchmarks.systems import System
 from examples.support_desk.environment import SupportDesk
 from examples.support_desk.production import play
 from ingest.records import Transition
 from training.models.edits import canonical
-from worldmodel.card.make import ask_rules, questions
-from worldmodel.card.measures import summary
+from worldmodel.card.make import HOLE, Question, ask_rules, questions
+from worldmodel.card.measures import Judged, summary
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.fit import learn
 from worldmodel.generate.resolver import Resolver
 from worldmodel.learn.induce import induce
 from worldmodel.profiles import learn_profiles
-from worldmodel.steps import OK, steps_of_messages
+from worldmodel.steps import OK, Step, steps_of_messages
+
+Recording = list[tuple[Step, bool]]
+"""One conversation: its calls, each with whether what was shown before it determines its answer."""
 
 
 def measure_system(seed: int, train: int = 220, test: int = 50) -> dict[str, Any]:
     """Learn one random system from `train` conversations and ask it about `test` others."""
     system = System(seed)
-    recorded = {f"c{k}": [step for step, _ in system.conversation(f"{seed} {k}")] for k in range(train)}
+    return {"seed": seed, **_measure(lambda k: system.conversation(f"{seed} {k}"), train, test)}
+
+
+def measure_stateful(seed: object, kinds: Sequence[str], train: int = 150, test: int = 40) -> dict[str, Any]:
+    """The same for a random system of some stateful kinds; `by` counts right and asked calls per kind."""
+    system = StatefulSystem(seed, [KINDS[kind] for kind in kinds])
+    found = _measure(lambda k: system.conversation(f"{seed} {k}"), train, test)
+    by: dict[str, list[int]] = {kind: [0, 0] for kind in kinds}
+    for tool, (right, asked) in found["by_tool"].items():
+        of = by[system.kind_of[tool]]
+        of[0], of[1] = of[0] + right, of[1] + asked
+    return {"seed": seed, **found, "by": by}
+
+
+def _measure(conversation: Callable[[int], Recording], train: int, test: int) -> dict[str, Any]:
+    recorded = {f"c{k}": [step for step, _ in conversation(k)] for k in range(train)}
     began = time.perf_counter()
     rules, facts = induce(recorded)
     learned = time.perf_counter() - began
     engine = Engine(rules, facts)
-    right = asked = spent = 0.0
-    wrong: dict[str, int] = {}
+    spent = 0.0
     calls = 0
+    wrong: Counter[str] = Counter()
+    by_tool: dict[str, list[int]] = {}
     for k in range(train, train + test):
         session = Session(engine)
-        for step, determined in system.conversation(f"{seed} {k}"):
+        for step, determined in conversation(k):
             began = time.perf_counter()
             answer = session.derive(step.tool, step.arguments, k, accidents=False)
             spent += time.perf_counter() - began
             calls += 1
             if determined:
-                asked += 1
-                good = answer is not None and answer.content is not None
-                if good and answer is not None and canonical(answer.content or "") == canonical(step.content):
-                    right += 1
-                else:
-                    said = "hole" if not good else "wrong"
-                    mark = f"{step.tool}:{step.outcome}:{said}"
-                    wrong[mark] = wrong.get(mark, 0) + 1
+                said = None if answer is None else answer.content
+                right = said is not None and canonical(said) == canonical(step.content)
+                counts = by_tool.setdefault(step.tool, [0, 0])
+                counts[0], counts[1] = counts[0] + right, counts[1] + 1
+                if not right:
+                    wrong[f"{step.tool}:{step.outcome}:{'hole' if said is None else 'wrong'}"] += 1
             session.told(step.tool, step.arguments, step.content, step.outcome)
-    top = dict(sorted(wrong.items(), key=lambda p: -p[1])[:5])
-    return {"seed": seed, "exact": right / max(1, asked), "determined": int(asked), "calls": calls,
-            "learn_s": learned, "ms": 1000 * spent / calls, "wrong": top}  # fmt: skip
+    exact, asked = (sum(counts[at] for counts in by_tool.values()) for at in (0, 1))
+    return {"exact": exact / max(1, asked), "determined": asked, "calls": calls, "learn_s": learned,
+            "ms": 1000 * spent / calls, "wrong": dict(wrong.most_common(5)), "by_tool": by_tool}  # fmt: skip
+
+
+def measure_kinds(seeds: Sequence[int], kinds: Sequence[str], train: int) -> dict[str, Any]:
+    """Each kind by itself: the share of determined calls answered exactly, over all seeds, and its worst system."""
+    out: dict[str, Any] = {}
+    for kind in kinds:
+        found = [measure_stateful(f"{kind} {seed}", [kind], train) for seed in seeds]
+        right, asked = (sum(f["by"][kind][at] for f in found) for at in (0, 1))
+        worst = min(found, key=lambda f: f["exact"])
+        out[kind] = {"exact": round(right / max(1, asked), 3), "n": asked, "worst": round(worst["exact"], 3)}
+        print(kind, json.dumps({**out[kind], "seed": worst["seed"], "wrong": worst["wrong"]}), flush=True)
+    return out
+
+
+def measure_mixtures(seeds: Sequence[int], kinds: Sequence[str], size: int, train: int) -> dict[str, Any]:
+    """Systems of `size` kinds each: the median, the worst tenth, and every kind among others."""
+    found = []
+    by: dict[str, list[int]] = {kind: [0, 0] for kind in kinds}
+    for seed in seeds:
+        found.append(measure_stateful(seed, random.Random(seed).sample(list(kinds), min(size, len(kinds))), train))
+        for kind, (right, asked) in found[-1]["by"].items():
+            by[kind][0], by[kind][1] = by[kind][0] + right, by[kind][1] + asked
+    shares = sorted(f["exact"] for f in found)
+    return {
+        "systems": len(found),
+        "median": round(shares[len(shares) // 2], 3),
+        "worst_tenth": round(shares[max(0, len(shares) // 10 - 1)], 3),
+        "by_kind": {kind: [round(right / max(1, asked), 3), asked] for kind, (right, asked) in by.items()},
+        "learn_s_median": round(sorted(f["learn_s"] for f in found)[len(found) // 2], 1),
+        "ms_median": round(sorted(f["ms"] for f in found)[len(found) // 2], 2),
+    }
 
 
 def measure_systems(seeds: Sequence[int], train: int) -> dict[str, Any]:
     found = []
     for seed in seeds:
         found.append(measure_system(seed, train))
-        print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in found[-1].items()}), flush=True)
+        shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in found[-1].items() if k != "by_tool"}
+        print(json.dumps(shown), flush=True)
     shares = sorted(f["exact"] for f in found)
     return {
         "systems": len(found),
@@ -122,8 +178,56 @@ def measure_transitions(transitions: Sequence[Transition]) -> dict[str, Any]:
         "ms_a_call": round(1000 * spent / max(1, len(asked)), 2),
         "shared_entities": split.shared_entities,
         "overall": _brief(summary(judged, profiles)),
+        "without_drawn_faults": without_faults(engine, asked, judged),
+        "misses": misses(asked, judged),
         "tools": tools,
     }
+
+
+def without_faults(engine: Engine, asked: Sequence[Question], judged: Sequence[Judged]) -> dict[str, Any]:
+    """The same share of derivable calls, over those where no fault that passes by itself was drawn: a drawn timeout is
+    right at its rate, and never right call by call."""
+    kept = [j for q, j in zip(asked, judged, strict=True) if q.derivable and not engine.passes(j.truth.tool, j.outcome)]
+    writes = [j for j in judged if j.writes and not any(engine.passes(j.truth.tool, o) for o in
+                                                        (j.outcome, j.truth.outcome))]  # fmt: skip
+    reads = [j for j in kept if j.after_write]
+    return {name: [len(of), _rounded(sum(j.exact for j in of) / max(1, len(of)))]
+            for name, of in (("derivable", kept), ("state_changing", writes), ("read_after_write", reads))}  # fmt: skip
+
+
+def misses(asked: Sequence[Question], judged: Sequence[Judged], most: int = 12) -> dict[str, int]:
+    """The derivable calls that were not answered exactly, by tool, what production said and what is wrong."""
+    found: Counter[str] = Counter()
+    for question, one in zip(asked, judged, strict=True):
+        if question.derivable and not one.exact:
+            wrong = f"said {one.outcome}"
+            if one.answer is not None and one.outcome == one.truth.outcome:
+                wrong = "a hole" if one.answer.content == HOLE else "another body"
+            found[f"{one.truth.tool}: {one.truth.outcome}, {wrong}"] += 1
+    return dict(found.most_common(most))
+
+
+def measure_scale(transitions: int, first: int) -> dict[str, Any]:
+    """Learning from this many calls of one stateful system of four kinds, and the median time of an answer."""
+    kinds = random.Random(first).sample(sorted(KINDS), 4)
+    system = StatefulSystem(first, [KINDS[kind] for kind in kinds])
+    recorded = {f"c{k}": [s for s, _ in system.conversation(f"{first} {k}")] for k in range(transitions // 16 + 1)}
+    began, cpu = time.perf_counter(), time.process_time()
+    rules, facts = induce(recorded)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    engine = Engine(rules, facts)
+    spent = []
+    for k in range(60):
+        session = engine.session()
+        for step, _ in system.conversation(f"{first} test {k}"):
+            began = time.perf_counter()
+            session.derive(step.tool, step.arguments, k)
+            spent.append(1000 * (time.perf_counter() - began))
+            session.told(step.tool, step.arguments, step.content, step.outcome)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"transitions": sum(map(len, recorded.values())), "kinds": kinds, "learn_s": round(seconds, 1),
+            "learn_cpu_s": round(cpu, 1), "ms_median": round(sorted(spent)[len(spent) // 2], 2),
+            "peak_gib": round(peak, 2)}  # fmt: skip
 
 
 def _brief(found: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +258,21 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=220, help="recorded conversations of each system")
     parser.add_argument("--lake", type=Path, help="measure a lake instead")
     parser.add_argument("--desk", type=int, default=0, help="measure this many conversations of the support desk")
+    parser.add_argument("--stateful", type=int, default=0, help="how many random systems of stateful kinds")
+    parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS), help="which of them")
+    parser.add_argument("--mixed", type=int, default=0, help="kinds in one system; 0 measures each kind by itself")
+    parser.add_argument("--scale", type=int, default=0, help="learn from this many calls, and time it")
     arguments = parser.parse_args()
+    if arguments.scale:
+        print(json.dumps(measure_scale(arguments.scale, arguments.first)))
+        return
+    if arguments.stateful:
+        chosen = range(arguments.first, arguments.first + arguments.stateful)
+        if arguments.mixed:
+            print(json.dumps(measure_mixtures(chosen, arguments.kinds, arguments.mixed, arguments.conversations)))
+        else:
+            print(json.dumps(measure_kinds(chosen, arguments.kinds, arguments.conversations)))
+        return
     if arguments.lake is not None:
         from ingest.lake import Lake
 

@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.models.edits import canonical
-from worldmodel.derive.rules import Effect, Form, Leaf, Rules, Test, ToolRules, evaluate, leaf_of
+from worldmodel.derive.expressions import evaluate
+from worldmodel.derive.paths import fields_of
+from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
 from worldmodel.derive.situation import History, Row, Situation
 from worldmodel.derive.store import Facts, Layout, Store
 from worldmodel.derive.templates import fill
+from worldmodel.derive.trees import Leaf, Test, leaf_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, parse, unflatten
-from worldmodel.steps import OK, Step, call_key
+from worldmodel.steps import OK, Step, call_key, outcome_of
 
 SURE = 0.97
 """A leaf whose largest share is smaller is drawn from."""
@@ -133,8 +136,9 @@ class Engine:
             content = _content(form, known)
         rule = f"{rules.tool}/{label}"
         templated = form.template is not None
+        outcome = outcome_of(content, True, "") if form.varied and content is not None else form.outcome
         return Derivation(
-            form.outcome, content, label, rule, purity * precision, known, tuple(path), purity, accident, templated
+            outcome, content, label, rule, purity * precision, known, tuple(path), purity, accident, templated
         )
 
     def _misspelt(self, situation: Situation) -> bool:
@@ -171,16 +175,20 @@ class Engine:
         values = []
         for effect in effects:
             key = situation.keys.get(effect.link)
-            if key is not None:
-                values.append((effect, key, evaluate(effect.expression, row)))
-        for effect, key, value in values:
-            old = store.get(effect.type, key, effect.field)
+            if key is None:
+                continue
+            for name in fields_of(effect.field, situation.arguments):
+                if name != effect.field:
+                    row = {**row, f"rec/{effect.link}/{effect.field}": store.get(effect.type, key, name)}
+                values.append((effect, key, name, evaluate(effect.expression, row)))
+        for effect, key, name, value in values:
+            old = store.get(effect.type, key, name)
             for reader in effect.lag:
-                before.setdefault((reader, (effect.type, key)), {})[effect.field] = old
+                before.setdefault((reader, (effect.type, key)), {})[name] = old
             if value is UNKNOWN:
-                store.forget(effect.type, key, effect.field)
+                store.forget(effect.type, key, name)
             else:
-                store.set(effect.type, key, effect.field, value, "written")
+                store.set(effect.type, key, name, value, "written")
         store.late.update(before)
 
 
@@ -194,7 +202,7 @@ def store_determines(engine: Engine, steps: Sequence[Step]) -> list[bool]:
         row = session.situation(step.tool, step.arguments).row if rules else {}
         found = False
         for form in rules.forms.values() if rules else ():
-            if form.outcome == step.outcome:
+            if form.outcome == step.outcome or form.varied and step.outcome != OK:
                 known, _ = _fill_slots(form, row)
                 if len(known) == len(form.slots) and (form.slots or form.template is not None):
                     found = found or canonical(_content(form, known)) == canonical(step.content)

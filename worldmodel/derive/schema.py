@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ from worldmodel.derive.values import UNKNOWN, flatten, key_of
 
 EPISODE = "episode"
 """The record type with an empty key: what a system keeps for the whole session."""
+AT_START = "?"
+"""A part of a key that the session has not shown yet."""
 
 
 class KeyPart(msgspec.Struct, frozen=True):
@@ -35,7 +38,8 @@ class Site(msgspec.Struct, frozen=True):
     """A place in a tool's answers where an object of one record type stands.
 
     `path` is dotted, with `[]` for the items of a list and `{}` for those of a map; `keys` are `field/...` (of the
-    object), `arg/...` (of the call), `parent/...` (of the object around it) or `@` (the key in its map).
+    object), `arg/...` (of the call), `parent/...` (of the object around it), `now/...` (of the session: the place where
+    the agent is, the thing that it chose) or `@` (the key in its map).
     """
 
     tool: str
@@ -43,6 +47,8 @@ class Site(msgspec.Struct, frozen=True):
     type: str
     keys: tuple[KeyPart, ...]
     fields: tuple[str, ...]
+    alias: dict[str, str] = {}
+    """Fields of the session whose name other tools use for something else: how they are called in the record."""
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -126,8 +132,10 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def key_at(site: Site, placed: Placed, arguments: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The key of an object found at a site; None where a part of it is missing."""
+def key_at(
+    site: Site, placed: Placed, arguments: Mapping[str, Any], now: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[str, ...] | None:
+    """The key of an object found at a site; None where a part of it is missing. `now` is the state of the session."""
     parts = []
     for part in site.keys:
         kind, _, name = part.source.partition("/")
@@ -137,6 +145,8 @@ def key_at(site: Site, placed: Placed, arguments: Mapping[str, Any]) -> tuple[st
             value = arguments.get(name, UNKNOWN)
         elif kind == "parent":
             value = placed.parent.get(name, UNKNOWN)
+        elif kind == "now":
+            value = now.get(name, AT_START)
         else:
             value = placed.map_key
         text = part.read(value) if value is not UNKNOWN else None

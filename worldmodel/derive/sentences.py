@@ -5,33 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from worldmodel.derive.rules import (
+from worldmodel.derive.expressions import (
     Absent,
     Append,
     Build,
+    Call,
     Choice,
     Concat,
     Const,
     Each,
-    Effect,
     Expression,
     First,
     FirstItem,
-    Form,
-    Leaf,
     Linear,
     Product,
     Quotient,
     Remove,
-    Rules,
+    Select,
     Source,
-    Split,
-    Test,
     Text,
-    ToolRules,
-    Tree,
 )
+from worldmodel.derive.functions import FUNCTIONS
+from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
+from worldmodel.derive.schema import KeyPart
 from worldmodel.derive.templates import GAP, NUMBER_GAP
+from worldmodel.derive.trees import Leaf, Split, Test, Tree
 from worldmodel.derive.values import dumps
 
 OPS = {"=": "is", "<": "is less than", "<=": "is at most", "in": "is in"}
@@ -46,9 +44,14 @@ def describe_rules(rules: Rules, tool: str | None = None) -> Iterator[str]:
         yield "RECORDS"
         for type_ in sorted({site.type for site in rules.schema.sites}):
             sites = [site for site in rules.schema.sites if site.type == type_]
-            keys = ", ".join(part.source.partition("/")[2] or "its key" for part in sites[0].keys) or "one a session"
+            keys = ", ".join(map(_key_part, sites[0].keys)) or "one a session"
             places = ", ".join(f"{s.tool}{':' if s.path else ''}{s.path}" for s in sites)
             yield f"  {type_}: key {keys}; shown by {places}"
+
+
+def _key_part(part: KeyPart) -> str:
+    kind, _, name = part.source.partition("/")
+    return f"the latest {name}" if kind == "now" else name or "its key"
 
 
 def describe_tool(rules: ToolRules) -> Iterator[str]:
@@ -93,20 +96,23 @@ def _leaf(leaf: Leaf) -> str:
 
 def _form(label: str, form: Form) -> Iterator[str]:
     shown = form.template
+    varied = ", its class is that of its text" if form.varied else ""
     if shown is not None:
         text = shown if isinstance(shown, str) else dumps(shown)
         for number in range(len(form.slots)):
             found = NUMBER_GAP if NUMBER_GAP in text else GAP
-            text = text.replace(found, f"{{{number}}}", 1)
-        yield f"  answer {label} ({form.n} seen): {text[:200]}"
+            text = text.replace(found, f"{{{number}}}", 1).replace(dumps(found)[1:-1], f"{{{number}}}", 1)
+        yield f"  answer {label} ({form.n} seen{varied}): {text[:200]}"
     else:
         yield f"  answer {label} ({form.n} seen)"
     for slot in form.slots:
         name = slot.path or "the whole"
+        score = "" if slot.held_out is None else f", {slot.held_out:.0%} right held out"
         if slot.expression is None:
-            yield f"    {name}: open, the model's"
+            yield f"    {name}: open, the model's{' (the best recipe:' + score[1:] + ')' if score else ''}"
         else:
-            yield f"    {name}: {expression(slot.expression)} ({slot.support} right, {slot.against} wrong)"
+            said = expression(slot.expression)
+            yield f"    {name}: {said} ({slot.support} right, {slot.against} wrong{score})"
 
 
 def _effect(effect: Effect) -> str:
@@ -118,6 +124,8 @@ def _effect(effect: Effect) -> str:
 
 def test(claim: Test) -> str:
     left = source(claim.left)
+    if claim.left.startswith("at/") and claim.against_source:
+        return f"{left} was before {source(str(claim.right))}"
     if claim.op == "is":
         return f"{left}"
     if claim.op in ("known", "absent"):
@@ -128,6 +136,12 @@ def test(claim: Test) -> str:
 
 def source(name: str) -> str:
     """A source's name in words."""
+    if name.startswith("times("):
+        left, _, right = name[name.index("(") + 1 : -1].partition("|")
+        return f"{source(left)} times {source(right)}"
+    if name.startswith("is("):
+        left, _, right = name[name.index("(") + 1 : -1].partition("|")
+        return f"1 where {source(left)} is {right!r}, else 0"
     inner = re.fullmatch(r"(len|sum|min|max|each|shape|form|prefix|type|said|has|all|items)\((.*)\)", name)
     if inner:
         words = {"len": "the length of", "said": "the conversation said", "has": "there is", "each": "each",
@@ -144,6 +158,14 @@ def source(name: str) -> str:
     if kind in ("rec", "pick"):
         link, _, field = rest.partition("/")
         return f"{field or 'the answer'} of {link}"
+    if kind == "ans":
+        return f"{rest or 'the whole'} of the answer"
+    if kind == "now":
+        return f"the latest {rest}"
+    if kind == "at":
+        return f"the last success of {rest}"
+    if kind == "all":
+        return f"all known records of {rest}"
     if kind == "known":
         return f"{rest} is known"
     if kind == "missing":
@@ -190,6 +212,10 @@ def expression(e: Expression) -> str:
             return f"{source(name)} followed by {expression(tail)}"
         case Remove(name, item):
             return f"{source(name)} without {source(item)}"
+        case Call(function, of):
+            return FUNCTIONS[function].said.format(*map(expression, of))
+        case Select():
+            return _selection(e)
         case Build(fields):
             return "{" + ", ".join(f"{n}: {expression(inner)}" for n, inner in fields.items()) + "}"
         case Each(name, item):
@@ -203,6 +229,25 @@ def expression(e: Expression) -> str:
             named = [expression(options[int(k)]) for k in sorted(used, key=int)]
             return f"by {_flat(tree)} one of: " + "; ".join(named[:6])
     return str(e)
+
+
+def _selection(e: Select) -> str:
+    said = f"the items of {source(e.list)}"
+    if e.where:
+        words = {**OPS, "holds": "contains", "starts": "starts with", "holds_any_case": "contains, in any case,",
+                 ">": "is more than", ">=": "is at least"}  # fmt: skip
+        said += " whose " + " and ".join(
+            f"{c.field or 'value'} {words[c.op]} {expression(c.value)}" for c in e.where
+        )
+    if e.order:
+        said += f", by {'falling' if e.falling else 'rising'} {e.order}"
+    if e.skip is not None:
+        said += f", after {expression(e.skip)}"
+    if e.take is not None:
+        said += f", at most {expression(e.take)}"
+    if e.only or e.fields:
+        said += f", of each {e.only or ', '.join(e.fields)}"
+    return said
 
 
 def _leaves(tree: Tree) -> Iterator[Leaf]:

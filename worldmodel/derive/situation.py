@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldmodel.derive.schema import Link, Schema
+from worldmodel.derive.schema import AT_START, Link, Schema
 from worldmodel.derive.store import Key, Store
 from worldmodel.derive.values import (
     ABSENT,
@@ -25,13 +25,15 @@ from worldmodel.derive.values import (
     parse,
     prefix,
     shape,
-    text_of,
+    shown,
     tokens,
 )
 from worldmodel.steps import OK, call_key
 
 Row = dict[str, Any]
 LONG_TEXT = 4000
+MOST_NOW = 24
+MOST_OF_TYPE = 60
 
 
 class History:
@@ -48,6 +50,8 @@ class History:
         self.last: dict[str, str] = {}
         self.told: dict[str, Mapping[str, Any]] = {}
         self.answers: dict[str, Mapping[str, Any]] = {}
+        self.at: dict[str, int] = {}
+        """When each tool last succeeded: what was done and not undone."""
         self.words: set[str] = set()
         self.previous = ""
         self.written = 0
@@ -73,6 +77,7 @@ class History:
             body = parse(content) if len(content) < LONG_TEXT else None
             flat = dict(flatten(body)) if isinstance(body, dict) else {}
             self.answers[tool] = {k: v for k, v in list(flat.items())[:12] if is_scalar(v)}
+            self.at[tool] = sum(self.tools.values())
             for text in _named(arguments):
                 self.done_on[(tool, text)] += 1
             for other in self.tools:
@@ -104,7 +109,8 @@ class Situation:
         self.row = self._row()
 
     def _row(self) -> Row:
-        row: Row = {}
+        now = self.store.now
+        row: Row = {f"now/{name}": now[name] for name in list(now)[-MOST_NOW:]}
         for name, value in flat_arguments(self.arguments):
             row[f"arg/{name}"] = value
             self._describe(row, f"arg/{name}", value)
@@ -112,6 +118,8 @@ class Situation:
             if not link.over:
                 self._follow(row, link)
         self._join(row)
+        for type_ in self.store.layout.listed:
+            row[f"all/{type_}"] = self.store.all_of(type_, MOST_OF_TYPE)
         self._remember(row)
         return row
 
@@ -175,7 +183,10 @@ class Situation:
     def _follow(self, row: Row, link: Link) -> None:
         parts = []
         for part in link.keys:
-            value = row.get(part.source, UNKNOWN)
+            if part.source.startswith("now/"):
+                value = self.store.now.get(part.source[4:], AT_START)
+            else:
+                value = row.get(part.source, UNKNOWN)
             text = None if value is UNKNOWN or value is ABSENT else part.read(value)
             if text is None:
                 return
@@ -221,6 +232,22 @@ class Situation:
                 elif found is not UNKNOWN:
                     row[at] = found
 
+        self._pick_deep(row, link, fields)
+
+    def _pick_deep(self, row: Row, link: Link, fields: Row) -> None:
+        """A field that two arguments name one after the other: `settings.<group>.<name>`."""
+        named = {n[4:]: v for n, v in row.items() if n.startswith("arg/") and isinstance(v, str) and 0 < len(v) <= 40}
+        if len(named) < 2:
+            return
+        for field, value in fields.items():
+            parts = field.rsplit(".", 2)
+            if len(parts) < 2 or not is_scalar(value):
+                continue
+            for outer, one in named.items():
+                for inner, other in named.items():
+                    if outer != inner and (one, other) == (parts[-2], parts[-1]):
+                        row[f"pick/{link.name}/{parts[0] if len(parts) == 3 else ''}/{outer}/{inner}"] = value
+
     def _remember(self, row: Row) -> None:
         history, tool = self.history, self.tool
         key = call_key(tool, self.arguments)
@@ -234,6 +261,8 @@ class Situation:
             row["prev/tool"] = history.last[tool]
         if history.previous:
             row["prev/any"] = history.previous
+        for other, time in history.at.items():
+            row[f"at/{other}"] = time
         named = _named(self.arguments)
         for other, count in history.done.items():
             row[f"did/{other}"] = count
@@ -279,4 +308,4 @@ def as_text(value: Any) -> str | None:
     """A value as a text shows it; None where it is not a scalar that is known."""
     if value is UNKNOWN or value is ABSENT or not is_scalar(value):
         return None
-    return text_of(value)
+    return shown(value)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from worldmodel.derive.schema import EPISODE, Schema, Site, key_at, objects
-from worldmodel.derive.values import ABSENT, UNKNOWN, same
+from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, is_scalar, same
 
 Key = tuple[str, ...]
+MOST_PLAIN = 12
 Shown = tuple[str, Key, str, Any]
 Facts = Mapping[tuple[str, Key], Mapping[str, Any]]
 
@@ -29,6 +31,8 @@ class Layout:
         self.sites = schema.by_tool()
         self.maps = {tool: frozenset(paths) for tool, paths in schema.maps.items()}
         self._alone = alone = {s.type for s in schema.sites if s.keys and "[]" not in s.path and "{}" not in s.path}
+        self.listed = sorted(s.type for s in {s.type: s for s in schema.sites if s.keys}.values())
+        """Types with keys: all records of one of them are a list that answers may be selected from."""
         self.items: dict[tuple[str, str], Site] = {}
         """(type, list field) to the site of its items, where these are records that are also shown alone."""
         for places in self.sites.values():
@@ -58,7 +62,7 @@ class Layout:
 
 def field_name(site: Site, name: str) -> str:
     """What a tool says without a field name is a field of its own in the session's record."""
-    return f"={site.tool}" if site.type == EPISODE and name == "" else name
+    return f"={site.tool}" if site.type == EPISODE and name == "" else site.alias.get(name, name)
 
 
 class Store:
@@ -72,6 +76,8 @@ class Store:
         self.keys: dict[str, dict[Key, None]] = {}
         self.late: dict[tuple[str, tuple[str, Key]], dict[str, Any]] = {}
         """What the next answer of a tool still shows of a record that was written to, by (tool, record)."""
+        self.now: dict[str, Any] = {}
+        """The latest value of each field that an answer showed beside no list: what a system may keep of a session."""
         self.time = 0
 
     def fork(self) -> Store:
@@ -79,6 +85,7 @@ class Store:
         copy = Store(self.layout, self.facts)
         copy.records = {mark: dict(cells) for mark, cells in self.records.items()}
         copy.missing, copy.time, copy.late = dict(self.missing), self.time, dict(self.late)
+        copy.now = dict(self.now)
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
         return copy
 
@@ -101,6 +108,13 @@ class Store:
         for name, cell in self.records.get((type_, key), {}).items():
             found[name] = self._fresh(type_, name, cell) if isinstance(cell.value, list) else cell.value
         return found
+
+    def all_of(self, type_: str, most: int) -> Any:
+        """All records of a type that this world knows, in the order in which they became known; UNKNOWN if too many."""
+        keys = self.keys.get(type_, {})
+        if len(keys) > most:
+            return UNKNOWN
+        return [{n: v for n, v in self.fields(type_, key).items() if v is not ABSENT} for key in keys]
 
     def _fresh(self, type_: str, field: str, cell: Cell) -> Any:
         """A list whose items show what was written to their records since."""
@@ -131,6 +145,8 @@ class Store:
         self.records.setdefault(mark, {})[field] = Cell(value, self.time, provenance)
         self.keys.setdefault(type_, {})[key] = None
         self.missing.pop(mark, None)
+        if type_ == EPISODE and is_scalar(value):
+            self.now[field] = value
 
     def absorb(self, tool: str, arguments: Mapping[str, Any], body: Any, provenance: str) -> list[Shown]:
         """Take over all records that a successful answer shows; returns (type, key, field, value) of each."""
@@ -141,13 +157,16 @@ class Store:
                 self.set(type_, key, name, value, provenance)
         for type_, key, _, _ in shown:
             self.late.pop((tool, (type_, key)), None)
+        for name, value in plain_fields(body):
+            self.now.pop(name, None)
+            self.now[name] = value
         return shown
 
     def shown(self, tool: str, arguments: Mapping[str, Any], body: Any) -> list[Shown]:
         """(type, key, field, value) of every record that an answer shows."""
         shown: list[Shown] = []
         for site, placed in self.layout.placed(tool, body):
-            key = key_at(site, placed, arguments)
+            key = key_at(site, placed, arguments, self.now)
             if key is None:
                 continue
             for name in site.fields:
@@ -161,6 +180,8 @@ class Store:
     def forget(self, type_: str, key: Key, field: str) -> None:
         """A field has changed to something that no rule knows."""
         self.records.get((type_, key), {}).pop(field, None)
+        if type_ == EPISODE:
+            self.now.pop(field, None)
 
     def deny(self, type_: str, key: Key, outcome: str) -> None:
         """A record that a call named was refused as `outcome` before anything was known of it."""
@@ -172,6 +193,13 @@ class Store:
         if len(key) != 1 or self.known(type_, key) or len(key[0]) < 4:
             return False
         return any(_near(key[0], other[0]) for other in self.keys.get(type_, {}) if len(other) == 1)
+
+
+def plain_fields(body: Any) -> list[tuple[str, Any]]:
+    """The scalar fields of an answer that stand beside no list; not of a large one."""
+    if not isinstance(body, dict) or len(body) > MOST_PLAIN:
+        return []
+    return [(k, v) for k, v in islice(flatten(body), MOST_PLAIN) if is_scalar(v)]
 
 
 def _near(left: str, right: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from worldmodel.derive.values import is_number, is_scalar, text_of
+from worldmodel.derive.values import is_number, is_scalar, shown
 
 GAP = "\x00"
 NUMBER_GAP = "\x00#"
@@ -82,7 +82,7 @@ def _fill(template: Any, gaps: Any) -> Any:
         pieces = template.split(GAP)
         out = [pieces[0]]
         for piece in pieces[1:]:
-            out += [text_of(next(gaps)), piece]
+            out += [shown(next(gaps)), piece]
         return "".join(out)
     return template
 

@@ -77,6 +77,13 @@ def text_of(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def shown(value: Any) -> str:
+    """A scalar as a text of production shows it: a float keeps its point, and not the noise of a sum."""
+    if isinstance(value, float) and abs(value) < 1e6:
+        value = round(value, 9)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def key_of(value: Any) -> str | None:
     """A scalar as part of a record's key; None where it cannot be one."""
     if isinstance(value, bool) or value is None or not is_scalar(value):

@@ -4,55 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from worldmodel.derive.rules import Effect, Source, evaluate
+from worldmodel.derive.expressions import Source, evaluate
+from worldmodel.derive.rules import Effect
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.situation import Row
-from worldmodel.derive.store import Key
 from worldmodel.derive.values import UNKNOWN, freeze
+from worldmodel.learn.paths import is_explained, learn_paths
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import PRECISION, Rows
-from worldmodel.steps import OK, Step
+from worldmodel.learn.sightings import Mark, Recorded, Sighting, Sightings, sightings_of
+from worldmodel.steps import OK
 
-Mark = tuple[str, Key]
 FEWEST = 3
 RATE = 0.04
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One recorded call with its situation, the records it names and the records that its answer shows."""
-
-    conversation: str
-    at: int
-    step: Step
-    row: Row
-    keys: Mapping[str, Key]
-    marks: Mapping[Mark, str]
-    """The records that the call names, and by which link."""
-    shown: Sequence[tuple[str, Key, str, Any]]
-    answer: Row
-
-
-@dataclass
-class _Sighting:
-    at: int
-    tool: str
-    value: Any
-
-
-Sightings = Mapping[tuple[Mark, str], list[_Sighting]]
-
-
-def sightings_of(recorded: Sequence[Recorded]) -> Sightings:
-    """For each field of each record of one conversation: when it was shown, by whom, and as what."""
-    found: dict[tuple[Mark, str], list[_Sighting]] = defaultdict(list)
-    for one in recorded:
-        for type_, key, name, value in one.shown:
-            found[((type_, key), name)].append(_Sighting(one.at, one.step.tool, value))
-    return found
 
 
 def learn_effects(
@@ -61,8 +27,8 @@ def learn_effects(
     """The effects of each tool, and the tools whose own answers show a change. Tools that are not `likely` to write
     need more evidence."""
     seen = {cid: sightings_of(recorded) for cid, recorded in conversations.items()}
-    writers, own = _find_writers(conversations, seen, likely)
-    effects: dict[str, list[Effect]] = defaultdict(list)
+    effects, explained = learn_paths(conversations, seen)
+    writers, own = _find_writers(conversations, seen, likely, explained)
     for (type_, field), tools in writers.items():
         for tool in tools:
             effects[tool] += _effects_of(tool, type_, field, tools, conversations, seen)
@@ -70,7 +36,8 @@ def learn_effects(
 
 
 def _find_writers(
-    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings], likely: frozenset[str]
+    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings], likely: frozenset[str],
+    explained: set[tuple[str, str]],
 ) -> tuple[dict[tuple[str, str], list[str]], set[str]]:
     """By (type, field): the tools that explain why its values change between two sightings."""
     between: dict[tuple[str, str], list[tuple[frozenset[str], bool]]] = defaultdict(list)
@@ -78,6 +45,8 @@ def _find_writers(
     own_kept: Counter[str] = Counter()
     for cid, recorded in conversations.items():
         for (mark, field), sightings in seen[cid].items():
+            if explained and is_explained(explained, mark[0], field):
+                continue
             for before, after in zip(sightings, sightings[1:], strict=False):
                 changed = freeze(before.value) != freeze(after.value)
                 tools = _linked(recorded, mark, before.at, after.at)
@@ -169,7 +138,7 @@ def _effects_of(
     return found
 
 
-_Given = tuple[Row, Any, str, list[_Sighting], Any]
+_Given = tuple[Row, Any, str, list[Sighting], Any]
 """A row at a write, the value shown last, its conversation, all later sightings, and the value before."""
 
 
@@ -193,7 +162,7 @@ def _next_write(recorded: Sequence[Recorded], mark: Mark, at: int, writers: Sequ
     return len(recorded)
 
 
-def _lag(rows: Sequence[tuple[Row, list[_Sighting], Any]], expression: Any) -> tuple[str, ...]:
+def _lag(rows: Sequence[tuple[Row, list[Sighting], Any]], expression: Any) -> tuple[str, ...]:
     """The tools whose first answer after the write still shows the old value, nine times of ten."""
     stale: Counter[str] = Counter()
     fresh: Counter[str] = Counter()

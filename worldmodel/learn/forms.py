@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any
 
 from worldmodel.derive.situation import Row
-from worldmodel.derive.templates import mask
-from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, text_of
-from worldmodel.steps import OK, Step
+from worldmodel.derive.templates import GAP, mask
+from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, shown
+from worldmodel.steps import OK, Step, outcome_of
 
 MOST_FORMS = 12
+MANY = 6
+"""More templates than this of one outcome may be one sentence."""
+LONGEST_TEXT = 600
+_PIECES = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 @dataclass
@@ -26,6 +32,8 @@ class Draft:
     at: list[int] = field(default_factory=list)
     slots: dict[str, list[Any]] = field(default_factory=dict)
     open: bool = False
+    varied: bool = False
+    """Whether the class of the error is that of its text, and differs with the values in it."""
 
 
 def draft_forms(steps: Sequence[Step], rows: Sequence[Row], maps: frozenset[str]) -> tuple[list[Draft], list[str]]:
@@ -35,7 +43,13 @@ def draft_forms(steps: Sequence[Step], rows: Sequence[Row], maps: frozenset[str]
     for at, step in enumerate(steps):
         by_outcome[step.outcome].append(at)
     drafts: list[Draft] = []
-    for outcome, places in sorted(by_outcome.items()):
+    for number, draft in enumerate(_varied(steps, rows)):
+        draft.label = f"refused~{number}"
+        for i in draft.at:
+            labels[i] = draft.label
+            by_outcome[steps[i].outcome].remove(i)
+        drafts.append(draft)
+    for outcome, places in sorted((o, found) for o, found in by_outcome.items() if found):
         bodies = [parse(steps[i].content) for i in places]
         if outcome == OK and sum(not isinstance(b, str) for b in bodies) >= 0.5 * len(bodies):
             made = _bodies(outcome, places, bodies, maps)
@@ -47,6 +61,25 @@ def draft_forms(steps: Sequence[Step], rows: Sequence[Row], maps: frozenset[str]
                 labels[i] = draft.label
         drafts += made
     return drafts, labels
+
+
+def _varied(steps: Sequence[Step], rows: Sequence[Row]) -> list[Draft]:
+    """Refusals of one text whose class comes from that text and differs with a value in it: one form, not many."""
+    failed = [i for i, s in enumerate(steps) if s.outcome != OK and s.outcome == outcome_of(s.content, True, "")]
+    if len({steps[i].outcome for i in failed}) < 2:
+        return []
+    bodies = [parse(steps[i].content) for i in failed]
+    found: list[Draft] = []
+    taken: set[int] = set()
+    for starts in (("arg/",), ("arg/", "rec/", "told/", "now/")):
+        places = [(i, b) for i, b in zip(failed, bodies, strict=True) if i not in taken]
+        for draft in _by_template("", [i for i, _ in places], [b for _, b in places], rows, starts):
+            classes = {steps[i].outcome for i in draft.at}
+            if len(classes) > 1 and len(draft.at) >= 3:
+                draft.outcome, draft.varied = steps[draft.at[0]].outcome, True
+                found.append(draft)
+                taken.update(draft.at)
+    return found[:MOST_FORMS]
 
 
 def _bodies(outcome: str, places: Sequence[int], bodies: Sequence[Any], maps: frozenset[str]) -> list[Draft]:
@@ -85,6 +118,20 @@ def _texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Seq
             best = drafts
         if covered >= 0.9:
             break
+    if sum(len(d.at) >= 2 for d in best) > MANY:  # one sentence with words in it that no argument shows as they are
+        aligned = align(outcome, places, dict(zip(places, bodies, strict=True)))
+        if aligned is not None and len(aligned.at) >= 0.9 * len(places):
+            gone = set(aligned.at)
+            best = [aligned, *_by_template(outcome, [i for i in places if i not in gone],
+                                           [b for i, b in zip(places, bodies, strict=True) if i not in gone], rows,
+                                           ("arg/",))]  # fmt: skip
+    single = {i for d in best if len(d.at) < max(3, 0.02 * len(places)) for i in d.at}
+    if len(single) >= 8:
+        aligned = align(outcome, [i for i in places if i in single], dict(zip(places, bodies, strict=True)))
+        if aligned is not None:
+            gone = set(aligned.at)
+            best = [aligned, *(d for d in best if not gone & set(d.at))]
+            best.sort(key=lambda d: -len(d.at))
     kept = [d for d in best if len(d.at) >= 2 or len(best) <= 3][:MOST_FORMS]
     rest = [d for d in best if d not in kept]
     if rest:
@@ -98,10 +145,46 @@ def _by_template(
 ) -> list[Draft]:
     found: dict[str, Draft] = {}
     for i, body in zip(places, bodies, strict=True):
-        known = [text_of(v) for n, v in rows[i].items() if n.startswith(starts) and is_scalar(v) and v is not None]
+        known = [shown(v) for n, v in rows[i].items() if n.startswith(starts) and is_scalar(v) and v is not None]
         template, gaps = mask(body, [t for t in known if len(t) <= 120])
         draft = found.setdefault(dumps(template), Draft("", outcome, template, isinstance(body, str)))
         draft.at.append(i)
         for number, gap in enumerate(gaps):
             draft.slots.setdefault(str(number), []).append(gap)
     return sorted(found.values(), key=lambda d: -len(d.at))
+
+
+def align(outcome: str, places: Sequence[int], bodies: Mapping[int, Any]) -> Draft | None:
+    """Texts that share their words but for a few gaps, whatever stands in these: one form."""
+    texts = [(i, bodies[i]) for i in places if isinstance(bodies[i], str) and len(bodies[i]) <= LONGEST_TEXT]
+    if len(texts) < 0.7 * len(places):
+        return None
+    common = _PIECES.findall(texts[0][1])
+    for _, text in texts[1:40]:
+        match = SequenceMatcher(None, common, other := _PIECES.findall(text), autojunk=False)
+        kept = [common[b.a : b.a + b.size] for b in match.get_matching_blocks()]
+        shorter = [piece for block in kept for piece in block]
+        if sum(piece.isalnum() for piece in shorter) >= 2 or not other:
+            common = shorter
+    if sum(piece.isalnum() for piece in common) < 2:
+        return None
+    first = _PIECES.findall(texts[0][1])
+    match = SequenceMatcher(None, common, first, autojunk=False)
+    fixed: list[str] = []
+    end = 0
+    for block in match.get_matching_blocks():
+        if block.b > end or not fixed:
+            fixed.append("")
+        fixed[-1] += "".join(first[block.b : block.b + block.size])
+        end = block.b + block.size
+    if end < len(first) or not fixed:
+        fixed.append("")
+    pattern = re.compile("(.*?)".join(map(re.escape, fixed)), re.S)
+    draft = Draft("", outcome, GAP.join(fixed), True)
+    for i, text in texts:
+        found = pattern.fullmatch(text)
+        if found is not None:
+            draft.at.append(i)
+            for number, gap in enumerate(found.groups()):
+                draft.slots.setdefault(str(number), []).append(gap)
+    return draft if len(draft.at) >= 0.7 * len(places) and len(fixed) > 1 else None

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.derive.rules import Expression, Linear, Product, Quotient
+from worldmodel.derive.expressions import Expression, Linear, Product, Quotient
 from worldmodel.derive.values import ABSENT, is_number
 from worldmodel.learn.rows import FEWEST, NO_VALUES, Rows, rank
+
+SHARE = 0.12
+"""The least share of rows that a formula must be exact on: a tree may choose among several."""
 
 
 def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 36) -> list[Expression]:
@@ -24,7 +27,8 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
 
     def offer(expression: Expression, exact: np.ndarray, known: np.ndarray) -> None:
         n = int(exact.sum())
-        if n >= max(FEWEST, 0.6 * known.sum()) and n >= 3:
+        some = n >= max(FEWEST, SHARE * len(at)) and len(np.unique(goal[exact])) >= 3
+        if n >= max(FEWEST, 0.6 * known.sum()) or some:
             found.append((n, expression))
 
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -32,8 +36,8 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
             known = ~np.isnan(columns[k])
             for shift in _modes(goal - columns[k]):
                 offer(Linear(((1.0, name),), shift), np.abs(columns[k] + shift - goal) < 5e-3, known)
-            for factor in _modes(goal / columns[k]):
-                offer(Linear(((factor, name),)), np.abs(columns[k] * factor - goal) < 5e-3, known)
+            for factor in _factors(columns[k], goal):
+                offer(Linear(((factor, name),)), _close(columns[k] * factor, goal), known)
             for shift in _modes(goal + columns[k]):
                 offer(Linear(((-1.0, name),), shift), np.abs(shift - columns[k] - goal) < 5e-3, known)
         if not any(n >= 0.9 * len(at) for n, _ in found):
@@ -53,12 +57,60 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
                         offer(Product(left, right, *line), np.abs(x * y * line[0] + line[1] - goal) < 5e-3, known)
                     offer(Quotient(left, right), np.abs(x / y - goal) < 5e-6, known)
                     offer(Quotient(right, left), np.abs(y / x - goal) < 5e-6, known)
+        if not any(n >= 0.9 * len(at) for n, _ in found):
+            for expression, exact in with_product(goal, names, columns):
+                offer(expression, exact, np.ones(len(goal), bool))
     if not any(n >= 0.9 * len(at) for n, _ in found):
         combined = exact_pair(goal, names, columns) or sparse(goal, names, columns)
         if combined is not None:
             found.append((len(at), combined))
     found.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
     return [e for _, e in found[:4]]
+
+
+def with_product(
+    goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], most: int = 14
+) -> list[tuple[Expression, np.ndarray]]:
+    """A column more or less a product of two others: what is left after a quantity at a price."""
+    found: list[tuple[Expression, np.ndarray]] = []
+    pairs = [(a, b) for a in range(len(names[:most])) for b in range(a + 1, len(names[:most]))]
+    products = np.stack([columns[a] * columns[b] for a, b in pairs]) if pairs else np.zeros((0, len(goal)))
+    for k, name in enumerate(names[:most]):
+        for sign in (-1.0, 1.0):
+            exact = np.abs(columns[k] + sign * products - goal) < 6e-3
+            hits = exact.sum(axis=1)
+            if len(hits) and hits.max() >= max(FEWEST, 0.3 * len(goal)):
+                best = int(np.argmax(hits))
+                a, b = pairs[best]
+                terms = ((1.0, name), (sign, f"times({names[a]}|{names[b]})"))
+                found.append((Linear(terms), exact[best]))
+    return found
+
+
+def _close(values: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Which values are the goal but for the noise of floats."""
+    return np.asarray(np.abs(values - goal) <= 1e-9 * np.maximum(1.0, np.abs(goal)))
+
+
+def _factors(column: np.ndarray, goal: np.ndarray) -> list[float]:
+    """The factors that give the goal in many rows, each written as short as it can be."""
+    ratios = goal / column
+    known = np.isfinite(ratios) & (ratios != 0)
+    found: list[float] = []
+    values, counts = np.unique(np.round(ratios[known], 4), return_counts=True)
+    for rough in values[np.argsort(-counts)][:6]:
+        at = known & (np.abs(ratios - rough) < 2e-4 * max(1.0, abs(rough)))
+        if at.sum() < FEWEST:
+            continue
+        middle = float(np.median(ratios[at]))
+        for digits in range(10):
+            factor = round(middle, digits)
+            if factor and _close(column[at] * factor, goal[at]).mean() >= 0.8:
+                found.append(factor)
+                break
+        else:
+            found.append(round(middle, 4))
+    return found
 
 
 def _numeric(rows: Rows, at: Sequence[int], most: int) -> tuple[list[str], list[np.ndarray]]:

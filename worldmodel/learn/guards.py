@@ -6,13 +6,14 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import permutations
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from worldmodel.derive.rules import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, compare, contains, value_of
 from worldmodel.derive.situation import Row
+from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, compare, contains, value_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number, is_scalar
 from worldmodel.steps import is_identifier
 
@@ -21,11 +22,13 @@ MOST_TESTS = 2500
 MOST_PAIRS = 900
 COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
-BALANCES = ("rec/", "pick/", "last/")
+BALANCES = ("rec/", "pick/", "last/", "now/")
 """What an argument may be added to or taken from before it is compared with a limit."""
 INDIRECT = (
     "plus(",
     "minus(",
+    "times(",
+    "at/",
     "last/",
     "told/",
     "prev/any",
@@ -89,24 +92,31 @@ class Table:
         numbers: dict[str, np.ndarray] = {}
         texts: dict[str, list[Any]] = {}
         wholes: dict[str, list[Any]] = {}
+        times: dict[str, np.ndarray] = {}
         for name, column in self.columns.items():
-            yield from self._unary(name, column)
+            if not name.startswith(("at/", "all/")):
+                yield from self._unary(name, column)
             kinds = Counter(
                 "n" if is_number(v) else "t" if isinstance(v, str) else "w" if isinstance(v, list | dict) else "-"
                 for v in column
             )
-            if kinds["n"]:
+            if kinds["n"] and name.startswith("at/"):
+                times[name] = np.array([v if is_number(v) else np.nan for v in column], dtype=float)
+            elif kinds["n"]:
                 numbers[name] = np.array([v if is_number(v) else np.nan for v in column], dtype=float)
             if kinds["t"] and not name.startswith(("shape(", "form(", "prefix(", "type(", "prev/")):
                 texts[name] = [v if isinstance(v, str) else UNKNOWN for v in column]
-            if kinds["w"] and not name.startswith(("arg/", "items(")):
+            if kinds["w"] and not name.startswith(("arg/", "items(", "all/")):
                 wholes[name] = column
         yield from self._pairs(numbers, texts)
+        with np.errstate(invalid="ignore"):
+            for a, b in list(permutations(sorted(times, key=lambda n: int(np.isnan(times[n]).sum()))[:16], 2)):
+                yield Test(a, "<", b, True), times[a] < times[b]
         yield from self._members(texts, wholes)
 
     def _unary(self, name: str, column: list[Any]) -> Iterable[tuple[Test, np.ndarray]]:
         known = np.array([v is not UNKNOWN for v in column])
-        if name.startswith(("arg/", "rec/", "missing/", "told/", "last/", "pick/", "prev/")):
+        if name.startswith(("arg/", "rec/", "missing/", "now/", "told/", "last/", "pick/", "prev/")):
             yield Test(name, "known"), known
             absent = np.array([v is ABSENT for v in column])
             if absent.any():
@@ -146,7 +156,8 @@ class Table:
             for n in numbers
             if n.startswith(("arg/", "len(arg", "sum(arg", "item/", "sum(items")) and not n.startswith("len(arg/x")
         ]
-        right = [n for n in numbers if n.startswith(("rec/", "pick/", "told/", "last/", "len(rec", "sum(rec", "law/"))]
+        kept = ("rec/", "pick/", "now/", "told/", "last/", "len(rec", "sum(rec", "law/")
+        right = [n for n in numbers if n.startswith(kept)]
         pairs = [(a, b) for a in left for b in right] + [(a, b) for a in left for b in left if a < b]
         pairs += [(a, b) for a in right for b in right if a < b and a.startswith(("rec/", "law/"))]
         with np.errstate(invalid="ignore"):
@@ -156,6 +167,13 @@ class Table:
                 yield Test(a, "<", b, True), numbers[a] < numbers[b]
                 yield Test(a, "<=", b, True), numbers[a] <= numbers[b]
                 yield Test(a, "=", b, True), numbers[a] == numbers[b]
+            products = [(a, b) for a in left if a.startswith("arg/") for b in [*left, *right] if a != b][:60]
+            limits = [n for n in right if n.startswith((*BALANCES, "law/"))][:12]
+            for a, b in products if limits else ():
+                column = numbers[a] * numbers[b]
+                for limit in limits:
+                    if limit != b:
+                        yield Test(f"times({a}|{b})", "<=", limit, True), column <= numbers[limit]
             for a, b in [(a, b) for a in left if a.startswith("arg/") for b in right if b.startswith(BALANCES)][:40]:
                 for sign, column in (("minus", numbers[a] - numbers[b]), ("plus", numbers[a] + numbers[b])):
                     values = sorted(set(column[np.isfinite(column)].tolist()))
@@ -164,7 +182,7 @@ class Table:
                             yield Test(f"{sign}({a}|{b})", "<=", cut), column <= cut
         dated = {n for n, column in texts.items() if sum(map(is_date, column[:200])) > 2}
         left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
-        right = [n for n in texts if n.startswith(("rec/", "told/", "last/", "pick/", "arg/"))]
+        right = [n for n in texts if n.startswith(("rec/", "now/", "told/", "last/", "pick/", "arg/"))]
         pairs = [(a, b) for a in left for b in right if a != b and not (a.startswith("rec/") and b.startswith("arg/"))]
         for a, b in pairs[:MOST_PAIRS]:
             one, other = texts[a], texts[b]

@@ -13,29 +13,37 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
-from worldmodel.derive.rules import First, FirstItem, Form, ItemTest, Leaf, Rules, Slot, Split, ToolRules, leaf_of
+from worldmodel.derive.expressions import Choice, First, FirstItem
+from worldmodel.derive.rules import Form, ItemTest, Rules, Slot, ToolRules
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Facts
-from worldmodel.derive.values import dumps, parse, text_of
+from worldmodel.derive.trees import Leaf, Split, leaf_of
+from worldmodel.derive.values import dumps, parse, shown
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
-from worldmodel.learn.effects import Recorded, learn_effects
+from worldmodel.learn.effects import learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.links import learn_links
-from worldmodel.learn.recipes import find
+from worldmodel.learn.recipes import find, least
 from worldmodel.learn.records import learn_schema
 from worldmodel.learn.rows import Rows
+from worldmodel.learn.sightings import Recorded
 from worldmodel.steps import OK, Step
 
 MOST_ROWS = 1000
+MOST_TRANSITIONS = 12_000
+RARE = 20
+FEWEST_TO_HOLD_OUT = 40
+ACCEPTED = 0.8
+"""The least share of held-out transitions that a recipe must be right on, where it says something."""
 MOST_OF_FORM = 700
 FEWEST_ROWS = 3
 AGREEMENT = 0.97
@@ -50,8 +58,9 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     rules = Rules(schema, {}, tuple(sorted(writes)))
     first = replay(chosen, Engine(rules))
     effects, own = learn_effects(first, frozenset(writes))
-    writes |= own | {tool for tool, found in effects.items() if found}
-    schema, facts = shared_facts(first, schema, writes)
+    changing = own | {tool for tool, found in effects.items() if found}
+    writes = (writes - repeatable(chosen)) | changing
+    schema, facts = shared_facts(first, schema, changing)
     bare = {tool: ToolRules(tool, 0, {}, Leaf({}), effects=tuple(found)) for tool, found in effects.items()}
     rules = Rules(schema, bare, tuple(sorted(writes)))
     second = replay(chosen, Engine(rules, facts))
@@ -67,16 +76,40 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     return Rules(schema, tools, tuple(sorted(writes))), facts
 
 
-def sample(conversations: Conversations, most: int = MOST_ROWS) -> Conversations:
-    """The conversations, without those of whose tools enough was seen in others. In an order that no name decides."""
+def sample(conversations: Conversations, most: int = MOST_TRANSITIONS, rare: int = RARE) -> Conversations:
+    """At most about `most` calls in whole conversations, in an order that no name decides; then those that show what is
+    still rare among them, up to a half more. So learning takes the same time for any number of conversations."""
     order = sorted(conversations, key=lambda cid: hashlib.blake2b(cid.encode(), digest_size=8).digest())
     seen: Counter[tuple[str, str]] = Counter()
-    kept = set()
-    for cid in order:
-        if any(seen[(s.tool, s.outcome)] < most for s in conversations[cid]):
-            kept.add(cid)
-            seen.update((s.tool, s.outcome) for s in conversations[cid])
+    kept: set[str] = set()
+    total = 0
+    for fewest, limit in ((MOST_ROWS, most), (rare, most + most // 2)):
+        for cid in order:
+            if total >= limit:
+                break
+            if cid not in kept and any(seen[(s.tool, s.outcome)] < fewest for s in conversations[cid]):
+                kept.add(cid)
+                total += len(conversations[cid])
+                seen.update((s.tool, s.outcome) for s in conversations[cid])
     return {cid: steps for cid, steps in conversations.items() if cid in kept}
+
+
+def repeatable(conversations: Conversations, fewest: int = 5) -> set[str]:
+    """Tools whose call, made again in a conversation, always got the same answer: reads, whatever their name says."""
+    same: Counter[str] = Counter()
+    other: set[str] = set()
+    for steps in conversations.values():
+        before: dict[str, str] = {}
+        for step in steps:
+            if step.outcome == OK:
+                if step.key in before:
+                    same[step.tool] += before[step.key] == step.content
+                    if before[step.key] != step.content:
+                        other.add(step.tool)
+                before[step.key] = step.content
+            elif step.key in before:
+                other.add(step.tool)
+    return {tool for tool, n in same.items() if n >= fewest} - other
 
 
 def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recorded]]:
@@ -234,30 +267,65 @@ def _spread(size: int, most: int) -> list[int]:
 def learn_form(
     draft: Draft, rows: Sequence[Row], cids: Sequence[str], steps: Sequence[Step], passed: Sequence[Row] = ()
 ) -> Form:
+    """The form with a recipe for each slot that one was found and accepted for."""
     kept = _spread(len(draft.at), MOST_OF_FORM)
-    some = Rows(
-        [rows[draft.at[k]] for k in kept], [cids[draft.at[k]] for k in kept], passed if draft.outcome != OK else ()
-    )
+    places = [draft.at[k] for k in kept]
+    apart = held_out([cids[i] for i in places])
+    train, test = [k for k in range(len(kept)) if not apart[k]], [k for k in range(len(kept)) if apart[k]]
+    if len(kept) < FEWEST_TO_HOLD_OUT or len(test) < 5 or not train:
+        train, test = list(range(len(kept))), []
+    refusals = passed if draft.outcome != OK else ()
+
+    def table(at: Sequence[int]) -> Rows:
+        return Rows([rows[places[k]] for k in at], [cids[places[k]] for k in at], refusals)
+
+    parts = Parts(table(range(len(kept))), table(train), table(test), train, test)
     slots = []
     for path, all_targets in draft.slots.items():
         targets = [all_targets[k] for k in kept]
-        found = None if draft.open else find(some, targets)
-        if draft.template is not None and (found is None or found.support < len(targets)):
-            numbers = [_number(t) for t in targets]
-            if any(n is not t for n, t in zip(numbers, targets, strict=True)):
-                other = find(some, numbers)
-                if other is not None and (found is None or other.support > found.support):
-                    found = other
-        if found is None:
-            slots.append(Slot(path, None))
-        else:
-            slots.append(Slot(path, found.expression, found.support, found.against))
+        slots.append(Slot(path, None) if draft.open else learn_slot(path, targets, parts, draft.template is not None))
     example = steps[draft.at[0]].content[:300]
     template = None if draft.open else draft.template
     if draft.open:
         slots = [Slot("", None)]
     call = dumps(dict(steps[draft.at[0]].arguments))[:300]
-    return Form(draft.outcome, tuple(slots), template, draft.text, len(draft.at), call, example)
+    return Form(draft.outcome, tuple(slots), template, draft.text, len(draft.at), call, example, draft.varied)
+
+
+class Parts(NamedTuple):
+    """The rows of a form: all of them, those that recipes are searched on, and those that they are judged by."""
+
+    whole: Rows
+    train: Rows
+    test: Rows
+    train_at: Sequence[int]
+    test_at: Sequence[int]
+
+
+def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -> Slot:
+    """The recipe of one slot, searched on three quarters of the conversations and judged by the others. A recipe that
+    fails there is not used: the slot stays open. A tree that passes is grown again on all rows."""
+    learned = [targets[k] for k in parts.train_at]
+    found = find(parts.train, learned)
+    if in_text and (found is None or found.support < len(learned)):
+        numbers = [_number(t) for t in learned]
+        if any(n is not t for n, t in zip(numbers, learned, strict=True)):
+            other = find(parts.train, numbers)
+            if other is not None and (found is None or other.support > found.support):
+                found, targets = other, [_number(t) for t in targets]
+    if found is None:
+        return Slot(path, None)
+    score = None
+    if parts.test_at:
+        judged = parts.test.judge(found.expression, [targets[k] for k in parts.test_at], range(len(parts.test_at)))
+        score = judged.precision if judged.support + judged.against else None
+        if score is not None and score < min(ACCEPTED, least(found.expression) - 0.1):
+            return Slot(path, None, held_out=score)
+        if isinstance(found.expression, Choice | First):
+            found = find(parts.whole, targets) or found
+        else:
+            found = parts.whole.judge(found.expression, targets, range(len(targets)))
+    return Slot(path, found.expression, found.support, found.against, score)
 
 
 def _number(text: Any) -> Any:
@@ -269,7 +337,7 @@ def _number(text: Any) -> Any:
             value = kind(text)
         except ValueError:
             continue
-        return value if text_of(value) == text else text
+        return value if shown(value) == text else text
     return text
 
 

@@ -16,6 +16,8 @@ from worldmodel.steps import OK, Step
 
 FEWEST = 3
 RATE = 0.3
+RATE_OF_NAMED = 0.05
+"""Where an argument has the name of the key, fewer of the named records need to have been shown before."""
 LONGEST_AFFIX = 6
 
 
@@ -23,16 +25,20 @@ class _Counts:
     def __init__(self) -> None:
         self.hits: Counter[Any] = Counter()
         self.tries: Counter[Any] = Counter()
+        self.named: set[tuple[str, int, str]] = set()
+        """(type, part of its key, name) of the fields and arguments that keys have where records are shown."""
 
 
 def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> Schema:
     """The schema with the links of every tool."""
     layout = Layout(schema)
     sizes = {site.type: len(site.keys) for site in schema.sites}
+    named = {(s.type, at, k.source.partition("/")[2]) for s in schema.sites for at, k in enumerate(s.keys)}
     direct, through, items = _Counts(), _Counts(), _Counts()
     tools: Counter[str] = Counter()
     for steps in conversations.values():
         store = Store(layout)
+        later = _shown_keys(Store(layout), steps)
         known: dict[str, list[set[str]]] = {t: [set() for _ in range(n)] for t, n in sizes.items()}
         for step in steps:
             tools[step.tool] += 1
@@ -42,8 +48,10 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
                 for at, part in enumerate(key):
                     known[type_][at].add(part)
             _count_arguments(step, known, direct)
+            _count_named(step, later, named, direct)
             _count_items(step, known, items)
         _count_fields(store, known, through)
+    direct.named = named
     links = {tool: (*_links(tool, schema, sizes, direct, through), *_item_links(tool, sizes, items)) for tool in tools}
     return msgspec.structs.replace(schema, links=links)
 
@@ -67,6 +75,28 @@ def _count_arguments(step: Step, known: Mapping[str, list[set[str]]], counts: _C
                         counts.hits[(*mark, "", text[: -len(other)])] += 1
                     elif other.endswith(text) and 0 < len(other) - len(text) <= LONGEST_AFFIX and len(text) >= 3:
                         counts.hits[(*mark, other[: -len(text)], "")] += 1
+
+
+def _shown_keys(store: Store, steps: Sequence[Step]) -> set[tuple[str, int, str]]:
+    """(type, part of the key, text) of all records that a conversation shows."""
+    found: set[tuple[str, int, str]] = set()
+    for step in steps:
+        if step.outcome == OK:
+            for type_, key, _, _ in store.absorb(step.tool, step.arguments, parse(step.content), "seen"):
+                found.update((type_, at, text) for at, text in enumerate(key))
+    return found
+
+
+def _count_named(
+    step: Step, later: set[tuple[str, int, str]], named: set[tuple[str, int, str]], counts: _Counts
+) -> None:
+    """Arguments with the name of a key whose record is shown at some time: what a call creates is named before."""
+    for name, value in step.arguments.items():
+        text = key_of(value) if is_scalar(value) else None
+        for type_, at, of in named if text else ():
+            if of == name and (type_, at, text) in later:
+                counts.hits[(step.tool, type_, at, name, "", "")] += 1
+                counts.tries[(step.tool, type_, at, name)] += 1
 
 
 def _count_items(step: Step, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:
@@ -114,13 +144,14 @@ def _count_fields(store: Store, known: Mapping[str, list[set[str]]], counts: _Co
 
 def _links(tool: str, schema: Schema, sizes: Mapping[str, int], direct: _Counts, through: _Counts) -> tuple[Link, ...]:
     found: dict[str, Link] = {EPISODE: Link(EPISODE, EPISODE, ())}
+    hidden = {(s.type, at): [k] for s in schema.sites for at, k in enumerate(s.keys) if k.source.startswith("now/")}
     for site in schema.sites:
-        if site.tool == tool and site.keys and all(k.source.startswith("arg/") for k in site.keys):
+        if site.tool == tool and site.keys and all(k.source.startswith(("arg/", "now/")) for k in site.keys):
             names = ",".join(k.source[4:] for k in site.keys)
             link = Link(f"{site.type}({names})", site.type, site.keys)
             found.setdefault(link.name, link)
     for type_, size in sizes.items():
-        parts = [_sources(tool, type_, at, direct) for at in range(size)]
+        parts = [hidden.get((type_, at)) or _sources(tool, type_, at, direct) for at in range(size)]
         if not parts or not all(parts):
             continue
         if size == 1:
@@ -146,8 +177,8 @@ def _sources(tool: str, type_: str, at: int, counts: _Counts) -> list[KeyPart]:
     options = []
     for (of, kind, part, name, add, strip), hits in counts.hits.items():
         if (of, kind, part) == (tool, type_, at):
-            tries = counts.tries[(of, kind, part, name)]
-            if hits >= FEWEST and hits >= RATE * tries:
+            rate = RATE_OF_NAMED if (type_, at, name) in counts.named and not add and not strip else RATE
+            if hits >= FEWEST and hits >= rate * counts.tries[(of, kind, part, name)]:
                 options.append((hits, KeyPart(f"arg/{name}", add, strip)))
     best: dict[str, tuple[int, KeyPart]] = defaultdict(lambda: (0, KeyPart("")))
     for hits, option in options:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from worldmodel.derive.rules import (
+from worldmodel.derive.expressions import (
     Absent,
     Append,
     Build,
@@ -17,20 +17,24 @@ from worldmodel.derive.rules import (
     Expression,
     First,
     FirstItem,
-    Leaf,
     Remove,
     Source,
-    Split,
     Text,
-    Tree,
     evaluate,
     item_row,
 )
 from worldmodel.derive.situation import Row
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, text_of
+from worldmodel.derive.trees import Leaf, Split, Tree
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, shown
 from worldmodel.learn.formulas import formulas
+from worldmodel.learn.functions import functions
 from worldmodel.learn.guards import Table, grow
 from worldmodel.learn.rows import FEWEST, GOOD, NO_VALUES, PRECISION, Found, Rows, rank
+from worldmodel.learn.selections import selections, sizes
+
+KEPT = 0.7
+MOST_CASES = 6
+"""Different formulas among which a tree may choose."""
 
 
 def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
@@ -41,9 +45,17 @@ def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
         return _with_rest(rows, targets, best, deep)
     if deep:
         chosen = _choice(rows, targets, best)
+        kept = best is not None and least(best.expression) == KEPT and best.precision >= KEPT
         if chosen is not None and (best is None or _worth(chosen) > _worth(best)):
-            return chosen
-    return best if best is not None and best.precision >= PRECISION else None
+            if not (kept and best is not None and best.support > 1.1 * chosen.support):
+                return chosen
+    return best if best is not None and best.precision >= least(best.expression) else None
+
+
+def least(expression: Expression) -> float:
+    """How often an expression must be right. What a record showed last is used also where others change it now and
+    then: nothing else is known of the field, and a world sticks to what it said."""
+    return KEPT if isinstance(expression, Source) and expression.name.startswith("rec/") else PRECISION
 
 
 def _worth(found: Found) -> float:
@@ -98,10 +110,12 @@ def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) 
         int: formulas, float: formulas, str: texts, list: lists, dict: builds,
     }  # fmt: skip
     kind = max(kinds, key=lambda k: kinds[k], default=None)
-    if kind in search:
-        found += [rows.judge(e, targets, at) for e in search[kind](rows, targets, present)]
-    if kind is str:
-        found += [rows.judge(e, targets, at) for e in named_items(rows, targets, present)]
+    searches = [search[kind]] if kind in search else []
+    searches += [named_items] if kind is str else [selections] if kind is list else [sizes] if kind is int else []
+    for way in [*searches, functions]:
+        found += [rows.judge(e, targets, at) for e in way(rows, targets, present)]
+        if any(o.precision >= GOOD and o.support >= max(FEWEST, 0.9 * len(at)) for o in found):
+            break
     return found
 
 
@@ -131,7 +145,7 @@ def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
         for name, value in rows.rows[i].items():
             if value is None or isinstance(value, bool) or not is_scalar(value) or name.startswith(NO_VALUES):
                 continue
-            text = text_of(value)
+            text = shown(value)
             if len(text) >= 1 and len(text) <= 200:
                 held[name] += 1
                 occurs[name] += text in targets[i]
@@ -149,7 +163,7 @@ def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
 
 
 def _skeleton(text: str, row: Row, names: Sequence[str]) -> tuple[str, ...]:
-    values = [(text_of(row[n]), k, n) for k, n in enumerate(names) if n in row and is_scalar(row[n])]
+    values = [(shown(row[n]), k, n) for k, n in enumerate(names) if n in row and is_scalar(row[n])]
     pieces: list[str] = [text]
     for value, _, name in sorted(values, key=lambda v: (-len(v[0]), v[1])):
         out: list[str] = []
@@ -288,7 +302,7 @@ def _build(rows: Rows, items: Sequence[Any]) -> Build | None:
     for name in names:
         inner = [item.get(name, ABSENT) for item in items]
         found = _best(rows, inner, range(len(inner)), deep=all(is_scalar(v) or v is ABSENT for v in inner))
-        if found is None or found.precision < PRECISION:
+        if found is None or found.precision < least(found.expression):
             return None
         fields[name] = found.expression
     return Build(fields)
@@ -317,10 +331,18 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
         for i in some
         if not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])
     ]
-    if best is not None and len(left) >= FEWEST:
+    for _ in range(MOST_CASES):
+        if len(left) < max(FEWEST, 0.03 * size):
+            break
         again = _best(rows, targets, left, deep=True)
-        if again is not None and again.precision >= 0.5 and not isinstance(again.expression, Const | Absent):
-            found.append(rows.judge(again.expression, targets, some))
+        if again is None or isinstance(again.expression, Const | Absent):
+            break
+        reached = {freeze(targets[i]) for i in left
+                   if freeze(evaluate(again.expression, rows.rows[i])) == freeze(targets[i])}  # fmt: skip
+        if again.support < max(FEWEST, 0.1 * len(left)) or len(reached) < 2:
+            break
+        found.append(rows.judge(again.expression, targets, some))
+        left = [i for i in left if freeze(evaluate(again.expression, rows.rows[i])) != freeze(targets[i])]
     options = [o.expression for o in found] + options
     if not options:
         return None

@@ -11,30 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import msgspec
-
 from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
+from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
+from worldmodel.learn.instances import Instance, aliases, hidden_part, value_at
 from worldmodel.steps import OK, Step
 
 MOST_INSTANCES = 400
 Conversations = Mapping[str, Sequence[Step]]
-
-
-class Instance(msgspec.Struct):
-    """One object at a site: in which conversation, after how many calls, for which arguments."""
-
-    conversation: str
-    at: int
-    arguments: Mapping[str, Any]
-    placed: Placed
-    recurring: frozenset[str]
-    frozen: dict[str, Any]
-    echoed: frozenset[str]
-    bare: bool
-    """Whether the call had no arguments at all."""
-    asked: frozenset[str]
-    """The values in the arguments of all calls of the conversation."""
 
 
 def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,30 +111,34 @@ def gather(conversations: Conversations, places: Places) -> dict[tuple[str, str]
         shown: Counter[str] = Counter()
         asked = frozenset(text for s in steps for v in scalars(s.arguments).values() if (text := key_of(v)))
         per_step = []
+        now: dict[str, Any] = {}
         for step in steps:
             mine = {text for v in scalars(step.arguments).values() if (text := key_of(v))}
-            placed = places.objects(step.tool, parse(step.content)) if step.outcome == OK else []
+            body = parse(step.content) if step.outcome == OK else None
+            placed = places.objects(step.tool, body) if step.outcome == OK else []
             for one in placed:
                 mine.update(text for v in one.fields.values() if is_scalar(v) and (text := key_of(v)))
             shown.update(mine)
-            per_step.append((step, placed))
+            per_step.append((step, placed, now))
+            now = {**now, **dict(plain_fields(body))}
         recurring = frozenset(text for text, n in shown.items() if n > 1)
-        for at, (step, placed) in enumerate(per_step):
+        for at, (step, placed, now) in enumerate(per_step):
             for one in placed:
                 into = found[(step.tool, one.path)]
                 if len(into) < MOST_INSTANCES:
-                    into.append(_instance(cid, at, step.arguments, one, recurring, asked))
+                    into.append(_instance(cid, at, step.arguments, one, recurring, asked, now))
     return found
 
 
 def _instance(
-    cid: str, at: int, told: Mapping[str, Any], placed: Placed, recurring: frozenset[str], asked: frozenset[str]
-) -> Instance:
+    cid: str, at: int, told: Mapping[str, Any], placed: Placed, recurring: frozenset[str], asked: frozenset[str],
+    now: Mapping[str, Any],
+) -> Instance:  # fmt: skip
     arguments = scalars(told)
     named = {key_of(v) for v in arguments.values()}
     echoed = {text for v in placed.fields.values() if is_scalar(v) and (text := key_of(v)) and text in named}
     frozen = {name: freeze(v) for name, v in placed.fields.items()}
-    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked)
+    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked, now)
 
 
 # ----- keys
@@ -209,17 +197,6 @@ def _sources(instance: Instance, nested: bool) -> Iterable[tuple[str, Any]]:
             yield f"arg/{name}", value
 
 
-def _value(instance: Instance, source: str) -> str | None:
-    kind, _, name = source.partition("/")
-    if kind == "field":
-        return key_of(instance.placed.fields.get(name))
-    if kind == "arg":
-        return key_of(instance.arguments.get(name))
-    if kind == "parent":
-        return key_of(instance.placed.parent.get(name))
-    return instance.placed.map_key
-
-
 def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
     """How well a key explains the other fields: agreement where it is equal, difference where it is not."""
     own = {s.partition("/")[2] for s in option if s.startswith("field/")}
@@ -231,7 +208,7 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
     differ = abroad = 0.0
     pairs = meetings = clash = recurring = echoed = used = 0
     for instance in instances:
-        key = tuple(v for s in option if (v := _value(instance, s)) is not None)
+        key = tuple(v for s in option if (v := value_at(instance, s)) is not None)
         if len(key) != len(option):
             continue
         used += 1
@@ -264,7 +241,7 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
 def _is_asked_for(source: str, instances: Sequence[Instance]) -> bool:
     """Whether calls of the conversation name the values of a field often: only then can it be an id."""
     some = instances[:200]
-    return sum(_value(i, source) in i.asked for i in some) >= 0.15 * len(some)
+    return sum(value_at(i, source) in i.asked for i in some) >= 0.15 * len(some)
 
 
 def _is_count(source: str, instances: Sequence[Instance]) -> bool:
@@ -309,6 +286,8 @@ def learn_schema(conversations: Conversations) -> Schema:
     keys = {site: choose_key(*site, instances) for site, instances in found.items()}
     keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
     keys.update(dict.fromkeys(session, ()))
+    keys = {site: None if key is None else (*key, *hidden_part(site, key, found[site])) for site, key in keys.items()}
+    renamed = aliases({tool: found[(tool, path)] for tool, path in keys if not path and keys[(tool, path)] == ()})
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     sites = []
     for (tool, path), key in keys.items():
@@ -316,7 +295,8 @@ def learn_schema(conversations: Conversations) -> Schema:
             continue
         fields = sorted({n for i in found[(tool, path)] for n in i.placed.fields})
         parts = tuple(KeyPart(source) for source in key)
-        sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields)))
+        alias = {n: renamed[(tool, n)] for n in fields if not path and (tool, n) in renamed}
+        sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields), alias))
     maps = {tool: tuple(sorted(paths)) for tool, paths in places.maps.items() if paths}
     return Schema(sites=tuple(sites), maps=maps)
 
@@ -403,7 +383,7 @@ def _finer(key: tuple[str, ...], than: tuple[str, ...], instances: Sequence[Inst
 
 
 def _echoes(key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
-    told = sum(all(_value(i, s) in i.echoed for s in key) for i in instances)
+    told = sum(all(value_at(i, s) in i.echoed for s in key) for i in instances)
     return told >= 0.95 * len(instances)
 
 
@@ -438,7 +418,7 @@ def _types(
 def _seen_keys(key: tuple[str, ...], instances: Sequence[Instance]) -> dict[str, set[tuple[str | None, ...]]]:
     out: dict[str, set[tuple[str | None, ...]]] = defaultdict(set)
     for instance in instances:
-        out[instance.conversation].add(tuple(_value(instance, s) for s in key))
+        out[instance.conversation].add(tuple(value_at(instance, s) for s in key))
     return out
 
 

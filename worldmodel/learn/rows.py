@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from worldmodel.derive.rules import Expression, evaluate
+from worldmodel.derive.expressions import Expression, evaluate
 from worldmodel.derive.situation import Row
 from worldmodel.derive.values import UNKNOWN, freeze
 from worldmodel.learn.guards import Table
@@ -14,8 +14,9 @@ from worldmodel.learn.guards import Table
 FEWEST = 3
 PRECISION = 0.9
 GOOD = 0.985
-NO_VALUES = ("shape(", "form(", "prefix(", "type(", "said(", "known/", "has(", "prev/", "missing/")
-KINDS = ("arg/", "item/", "ans/", "each(", "pick/", "rec/", "told/", "last/", "sum(", "len(", "did", "n/", "since/")
+NO_VALUES = ("shape(", "form(", "prefix(", "type(", "said(", "known/", "has(", "prev/", "missing/", "at/")
+KINDS = ("arg/", "item/", "ans/", "each(", "pick/", "rec/", "now/", "told/", "last/", "sum(", "len(", "all/", "did",
+         "n/", "since/")  # fmt: skip
 
 
 class Found(NamedTuple):

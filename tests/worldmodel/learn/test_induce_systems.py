@@ -13,7 +13,8 @@ from benchmarks.derive import measure_system
 from benchmarks.systems import System
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine
-from worldmodel.derive.rules import Append, Const, Linear, Source, decode, encode
+from worldmodel.derive.expressions import Append, Const, Linear, Source
+from worldmodel.derive.rules import decode, encode
 from worldmodel.derive.sentences import describe_rules
 from worldmodel.derive.situation import Situation
 from worldmodel.learn.induce import induce

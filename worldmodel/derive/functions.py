@@ -1,0 +1,161 @@
+"""Functions of values that recipes may use: of a text, of a number, of two values, of a list.
+
+A function answers UNKNOWN where its arguments are not of its kind. Each has a sentence for `rehearsal world rules`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number
+
+LARGEST = 1e15
+MOST_DIGITS = 12
+
+
+class Function(NamedTuple):
+    """`kinds` are the kinds of its arguments: `t` text, `n` number, `l` list, `N` list of numbers, `*` any scalar."""
+
+    kinds: str
+    run: Callable[..., Any]
+    said: str
+
+
+def _power(x: Any, y: Any) -> Any:
+    return x**y if abs(y) <= 64 and abs(x) <= 1e6 else UNKNOWN
+
+
+def _rounded(x: Any, digits: Any) -> Any:
+    return round(x, int(digits)) if float(digits).is_integer() and 0 <= digits <= MOST_DIGITS else UNKNOWN
+
+
+def _first_words(text: str, count: Any) -> Any:
+    return " ".join(text.split()[: int(count)])
+
+
+FUNCTIONS: dict[str, Function] = {
+    # of a text
+    "upper": Function("t", str.upper, "{0} in upper case"),
+    "lower": Function("t", str.lower, "{0} in lower case"),
+    "title": Function("t", str.title, "{0} with capital words"),
+    "capitalize": Function("t", str.capitalize, "{0} with a capital letter"),
+    "strip": Function("t", str.strip, "{0} without spaces around it"),
+    "reverse": Function("t", lambda x: x[::-1], "{0} backwards"),
+    "length": Function("t", len, "the length of {0}"),
+    "words": Function("t", str.split, "the words of {0}"),
+    "word_count": Function("t", lambda x: len(x.split()), "the number of words of {0}"),
+    "lines": Function("t", str.splitlines, "the lines of {0}"),
+    "line_count": Function("t", lambda x: len(x.splitlines()), "the number of lines of {0}"),
+    "line_breaks": Function("t", lambda x: x.count("\n") + 1, "the number of line breaks of {0} and one"),
+    "first_word": Function("t", lambda x: (x.split() or [UNKNOWN])[0], "the first word of {0}"),
+    "last_word": Function("t", lambda x: (x.split() or [UNKNOWN])[-1], "the last word of {0}"),
+    "last_line": Function("t", lambda x: (x.splitlines() or [UNKNOWN])[-1], "the last line of {0}"),
+    "sorted_words": Function("t", lambda x: " ".join(sorted(x.split())), "the words of {0} in order"),
+    "sorted_lines": Function("t", lambda x: "\n".join(sorted(x.splitlines())), "the lines of {0} in order"),
+    "underscored": Function("t", lambda x: x.replace(" ", "_"), "{0} with underscores"),
+    "hyphenated": Function("t", lambda x: x.lower().replace(" ", "-"), "{0} in lower case with hyphens"),
+    "number": Function("t", lambda x: float(x) if "." in x else int(x), "{0} as a number"),
+    "last_part": Function("t", lambda x: x.rpartition("/")[2], "the last part of {0}"),
+    "parent_part": Function("t", lambda x: x.rpartition("/")[0], "{0} without its last part"),
+    # of a number
+    "absolute": Function("n", abs, "{0} without its sign"),
+    "negative": Function("n", lambda x: -x, "minus {0}"),
+    "root": Function("n", math.sqrt, "the square root of {0}"),
+    "square": Function("n", lambda x: x * x, "the square of {0}"),
+    "floor": Function("n", math.floor, "{0} rounded down"),
+    "ceiling": Function("n", math.ceil, "{0} rounded up"),
+    "whole": Function("n", round, "{0} rounded"),
+    "ln": Function("n", math.log, "the natural logarithm of {0}"),
+    "log10": Function("n", math.log10, "the logarithm of {0} to base 10"),
+    "factorial": Function("n", lambda x: math.factorial(x) if x <= 20 else UNKNOWN, "the factorial of {0}"),
+    "float": Function("n", float, "{0} as a fraction"),
+    # of two numbers
+    "add": Function("nn", lambda x, y: x + y, "{0} plus {1}"),
+    "subtract": Function("nn", lambda x, y: x - y, "{0} minus {1}"),
+    "multiply": Function("nn", lambda x, y: x * y, "{0} times {1}"),
+    "divide": Function("nn", lambda x, y: x / y, "{0} divided by {1}"),
+    "whole_divide": Function("nn", lambda x, y: x // y, "{0} divided by {1}, rounded down"),
+    "remainder": Function("nn", lambda x, y: x % y, "the remainder of {0} by {1}"),
+    "power": Function("nn", _power, "{0} to the power {1}"),
+    "percent": Function("nn", lambda x, y: x / y * 100, "{0} in percent of {1}"),
+    "percent_of": Function("nn", lambda x, y: x * y / 100, "{1} percent of {0}"),
+    "logarithm": Function("nn", math.log, "the logarithm of {0} to base {1}"),
+    "larger": Function("nn", max, "the larger of {0} and {1}"),
+    "smaller": Function("nn", min, "the smaller of {0} and {1}"),
+    "round": Function("nn", _rounded, "{0} rounded to {1} places"),
+    # of two values
+    "contains": Function("tt", lambda x, y: y in x, "whether {0} contains {1}"),
+    "starts": Function("tt", lambda x, y: x.startswith(y), "whether {0} starts with {1}"),
+    "ends": Function("tt", lambda x, y: x.endswith(y), "whether {0} ends with {1}"),
+    "occurrences": Function("tt", lambda x, y: x.count(y), "how often {1} occurs in {0}"),
+    "split": Function("tt", lambda x, y: x.split(y), "{0} split at {1}"),
+    "matching_lines": Function("tt", lambda x, y: [line for line in x.splitlines() if y in line],
+                               "the lines of {0} that contain {1}"),
+    "first_words": Function("tn", _first_words, "the first {1} words of {0}"),
+    "first_letters": Function("tn", lambda x, y: x[: int(y)], "the first {1} letters of {0}"),
+    "first_lines": Function("tn", lambda x, y: "\n".join(x.splitlines()[: int(y)]), "the first {1} lines of {0}"),
+    "last_lines": Function("tn", lambda x, y: "\n".join(x.splitlines()[-int(y) :]), "the last {1} lines of {0}"),
+    "repeated": Function("tn", lambda x, y: x * int(y) if len(x) * y <= 10_000 else UNKNOWN, "{0}, {1} times"),
+    "among": Function("*l", lambda x, y: freeze(x) in [freeze(v) for v in y], "whether {0} is in {1}"),
+    "equal": Function("**", lambda x, y: freeze(x) == freeze(y), "whether {0} and {1} are equal"),
+    "at_least": Function("nn", lambda x, y: x >= y, "whether {0} is at least {1}"),
+    "more": Function("nn", lambda x, y: x > y, "whether {0} is more than {1}"),
+    # of a list
+    "count": Function("l", len, "the number of items of {0}"),
+    "empty": Function("l", lambda x: not x, "whether {0} is empty"),
+    "some": Function("l", lambda x: bool(x), "whether {0} has items"),
+    "first": Function("l", lambda x: x[0], "the first item of {0}"),
+    "last": Function("l", lambda x: x[-1], "the last item of {0}"),
+    "backwards": Function("l", lambda x: x[::-1], "{0} backwards"),
+    "sorted": Function("l", sorted, "{0} in order"),
+    "sorted_down": Function("l", lambda x: sorted(x, reverse=True), "{0} in falling order"),
+    "distinct": Function("l", lambda x: list(dict.fromkeys(x)), "{0}, each once"),
+    "joined": Function("l", lambda x: ", ".join(x), "the items of {0} with commas"),
+    "spaced": Function("l", lambda x: " ".join(x), "the items of {0} with spaces"),
+    "sum": Function("N", sum, "the sum of {0}"),
+    "mean": Function("N", lambda x: sum(x) / len(x), "the mean of {0}"),
+    "fmean": Function("N", statistics.fmean, "the mean of {0} as a fraction"),
+    "median": Function("N", statistics.median, "the median of {0}"),
+    "least": Function("N", min, "the least of {0}"),
+    "most": Function("N", max, "the most of {0}"),
+    "deviation": Function("N", statistics.pstdev, "the standard deviation of {0}"),
+    "root_variance": Function("N", lambda x: math.sqrt(sum((v - sum(x) / len(x)) ** 2 for v in x) / len(x)),
+                              "the root of the variance of {0}"),
+    "sample_deviation": Function("N", statistics.stdev, "the sample's standard deviation of {0}"),
+    "variance": Function("N", statistics.pvariance, "the variance of {0}"),
+    "product": Function("N", math.prod, "the product of {0}"),
+    "range": Function("N", lambda x: max(x) - min(x), "the range of {0}"),
+    "first_items": Function("ln", lambda x, y: x[: int(y)], "the first {1} items of {0}"),
+    "last_items": Function("ln", lambda x, y: x[-int(y) :], "the last {1} items of {0}"),
+    "item": Function("ln", lambda x, y: x[int(y)], "item {1} of {0}"),
+    "position": Function("l*", lambda x, y: x.index(y), "the place of {1} in {0}"),
+    "times": Function("l*", lambda x, y: x.count(y), "how often {1} is in {0}"),
+}  # fmt: skip
+
+
+def is_of(kind: str, value: Any) -> bool:
+    """Whether a value is of a kind that a function takes."""
+    if kind == "t":
+        return isinstance(value, str)
+    if kind == "n":
+        return is_number(value)
+    if kind == "*":
+        return isinstance(value, str | int | float)
+    return isinstance(value, list) and (kind == "l" or all(map(is_number, value)))
+
+
+def apply(name: str, values: Sequence[Any]) -> Any:
+    """The value of a function; UNKNOWN where it has none."""
+    function = FUNCTIONS[name]
+    if any(v is UNKNOWN or v is ABSENT for v in values) or not all(map(is_of, function.kinds, values)):
+        return UNKNOWN
+    try:
+        found = function.run(*values)
+    except (ArithmeticError, ValueError, TypeError, IndexError, statistics.StatisticsError):
+        return UNKNOWN
+    if isinstance(found, complex) or is_number(found) and not abs(found) < LARGEST:
+        return UNKNOWN
+    return found

@@ -1,0 +1,124 @@
+"""Tests of a situation, and the decision trees made of them. JSON by msgspec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from worldmodel.derive.values import ABSENT, UNKNOWN, is_date, is_number, is_scalar, same, text_of
+
+ZERO_WHERE_MISSING = ("n/", "did/", "did_on/", "since/")
+COMPOUND = ("plus(", "minus(", "times(", "is(")
+"""Sources made of two others, `kind(left|right)`; `is(source|text)` is 1 where the source is that text, else 0."""
+
+
+def value_of(row: Mapping[str, Any], name: str) -> Any:
+    """A source's value; counters that nothing has raised are 0."""
+    value = row.get(name, UNKNOWN)
+    if value is UNKNOWN and name.startswith(ZERO_WHERE_MISSING):
+        return 0
+    if value is UNKNOWN and name.startswith(COMPOUND):
+        kind, _, inside = name.partition("(")
+        left, _, right = inside[:-1].partition("|")
+        a = value_of(row, left)
+        if kind == "is":
+            return UNKNOWN if a is UNKNOWN else int(not isinstance(a, bool) and is_scalar(a) and text_of(a) == right)
+        b = value_of(row, right)
+        if is_number(a) and is_number(b):
+            return a + b if kind == "plus" else a - b if kind == "minus" else a * b
+    return value
+
+
+class Test(msgspec.Struct, frozen=True):
+    """A claim about a situation: `is` (true), `absent`, `=`, `<`, `<=`, `in`; false where a source is unknown."""
+
+    __test__ = False
+
+    left: str
+    op: str
+    right: Any = None
+    against_source: bool = False
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        left = value_of(row, self.left)
+        if self.op == "absent":
+            return left is ABSENT
+        if self.op == "known":
+            return left is not UNKNOWN
+        if left is UNKNOWN or left is ABSENT:
+            return False
+        if self.op == "is":
+            return left is True
+        right = value_of(row, self.right) if self.against_source else self.right
+        if right is UNKNOWN or right is ABSENT:
+            return False
+        return compare(self.op, left, right)
+
+
+def compare(op: str, left: Any, right: Any) -> bool:
+    if op == "=":
+        return same(left, right)
+    if op == "in":
+        return contains(right, left)
+    if is_number(left) and is_number(right) or is_date(left) and is_date(right):
+        return left < right if op == "<" else left <= right
+    return False
+
+
+def contains(whole: Any, part: Any) -> bool:
+    if isinstance(whole, dict):
+        return isinstance(part, str) and part in whole
+    if isinstance(whole, list):
+        return any(same(item, part) for item in whole) or any(
+            isinstance(item, dict) and any(is_scalar(v) and same(v, part) for v in item.values()) for item in whole
+        )
+    return False
+
+
+class Leaf(msgspec.Struct, frozen=True, tag="leaf"):
+    """How often each label was seen here, and in which conversations (a few of them)."""
+
+    counts: dict[str, int]
+    seen_in: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        return sum(self.counts.values())
+
+    def best(self) -> tuple[str, float]:
+        label = max(self.counts, key=lambda name: (self.counts[name], name))
+        return label, self.counts[label] / self.n
+
+    def draw(self, u: float, among: Sequence[str] | None = None) -> str | None:
+        """The label at quantile `u` of the leaf's odds, rare ones last."""
+        kept = {k: n for k, n in self.counts.items() if among is None or k in among}
+        total = sum(kept.values())
+        if not total:
+            return None
+        u *= total
+        for label in sorted(kept, key=lambda name: (-kept[name], name)):
+            if u < kept[label]:
+                return label
+            u -= kept[label]
+        return max(kept, key=lambda name: kept[name])
+
+
+class Split(msgspec.Struct, frozen=True, tag="split"):
+    test: Test
+    yes: Split | Leaf
+    no: Split | Leaf
+
+
+Tree = Split | Leaf
+
+
+def leaf_of(tree: Tree, row: Mapping[str, Any]) -> tuple[Leaf, list[tuple[Test, bool]]]:
+    """The leaf of a situation, and the tests on the way to it."""
+    path = []
+    while isinstance(tree, Split):
+        holds = tree.test.holds(row)
+        path.append((tree.test, holds))
+        tree = tree.yes if holds else tree.no
+    return tree, path

@@ -1,0 +1,108 @@
+"""Values that are a function of a text, a number, two values or a list (`worldmodel.derive.functions`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from worldmodel.derive.expressions import Call, Const, Expression, Source, evaluate
+from worldmodel.derive.functions import FUNCTIONS, apply, is_of
+from worldmodel.derive.values import UNKNOWN, freeze, is_number
+from worldmodel.learn.rows import FEWEST, NO_VALUES, Rows, rank
+
+MOST_SOURCES = 12
+PROBES = 10
+"""Rows with different targets that a function is tried on first."""
+SHARE = 0.15
+"""The least share of the rows that a function must be right on to be offered: a tree may choose among several."""
+MOST_PLACES = 6
+NOT_OF = ("sum(", "len(", "did", "n/", "since/", "at/", "told/", "min(", "max(", *NO_VALUES)
+
+
+def functions(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    """Calls of functions that give the target in many rows, the plainest first."""
+    at = list(at)[:200]
+    probes = _probes(targets, at)
+    if len(probes) < 2 or len(at) < FEWEST:
+        return []
+    found: list[tuple[int, int, Expression]] = []
+    for expression in _candidates(rows, targets, probes):
+        hits = sum(freeze(evaluate(expression, rows.rows[i])) == freeze(targets[i]) for i in at)
+        if hits >= max(FEWEST, SHARE * len(at)) and hits >= 2:
+            found.append((-hits, _depth(expression), expression))
+    found.sort(key=lambda entry: (entry[0], entry[1], repr(entry[2])))
+    return [expression for _, _, expression in found[:4]]
+
+
+def _probes(targets: Sequence[Any], at: Sequence[int]) -> list[int]:
+    chosen: dict[Any, int] = {}
+    for i in at:
+        chosen.setdefault(freeze(targets[i]), i)
+    first = list(chosen.values())[:PROBES]
+    return first + [i for i in at if i not in set(first)][: PROBES - len(first)]
+
+
+def _depth(expression: Expression) -> int:
+    return 1 + max(map(_depth, expression.of), default=0) if isinstance(expression, Call) else 0
+
+
+def _candidates(rows: Rows, targets: Sequence[Any], probes: Sequence[int]) -> Iterable[Expression]:
+    """Calls that are right on a few of the probes."""
+    sources = _sources(rows, probes)
+    columns = {name: [rows.rows[i].get(name, UNKNOWN) for i in probes] for name in sources}
+    goals = [freeze(targets[i]) for i in probes]
+    places = [n for n in sources if all(isinstance(v, int) and 0 <= v <= 12 for v in columns[n] if v is not UNKNOWN)]
+    rounds = any(isinstance(targets[i], float) for i in probes)
+    for name, function in FUNCTIONS.items():
+        if name == "round":
+            continue
+        for of in _arguments(function.kinds, sources, columns):
+            values = [apply(name, row) for row in zip(*(columns[s] for s in of), strict=True)]
+            call = Call(name, tuple(Source(s) for s in of))
+            if _agree(values, goals):
+                yield call
+            elif rounds and any(isinstance(v, float) for v in values):
+                yield from _rounded(call, values, goals, places, columns)
+    for name in sources if rounds else ():
+        if any(isinstance(v, float) for v in columns[name]):
+            yield from _rounded(Source(name), columns[name], goals, places, columns)
+
+
+def _agree(values: Sequence[Any], goals: Sequence[Any]) -> bool:
+    known = [(freeze(v), g) for v, g in zip(values, goals, strict=True) if v is not UNKNOWN]
+    right = [v for v, g in known if v == g]
+    return len(right) >= 2 and len(right) >= 0.3 * len(known) and (len(set(right)) > 1 or isinstance(right[0], tuple))
+
+
+def _rounded(
+    inner: Expression, values: Sequence[Any], goals: Sequence[Any], places: Sequence[str],
+    columns: dict[str, list[Any]],
+) -> Iterable[Expression]:  # fmt: skip
+    """The same, rounded to as many places as an argument says, or always to as many."""
+    if not any(is_number(v) and is_number(g) and abs(v - g) <= 1 for v, g in zip(values, goals, strict=True)):
+        return
+    for name in places:
+        if _agree([apply("round", pair) for pair in zip(values, columns[name], strict=True)], goals):
+            yield Call("round", (inner, Source(name)))
+    for digits in range(MOST_PLACES):
+        if _agree([apply("round", (v, digits)) for v in values], goals):
+            yield Call("round", (inner, Const(digits)))
+            return
+
+
+def _sources(rows: Rows, probes: Sequence[int]) -> list[str]:
+    counts: Counter[str] = Counter()
+    for i in probes:
+        counts.update(n for n, v in rows.rows[i].items() if isinstance(v, str | int | float | list)
+                      and not isinstance(v, bool) and not n.startswith(NOT_OF))  # fmt: skip
+    usual = [n for n, c in counts.items() if c >= 0.4 * len(probes)]
+    return sorted(usual, key=lambda n: (rank(n), -counts[n]))[: 2 * MOST_SOURCES]
+
+
+def _arguments(kinds: str, sources: Sequence[str], columns: dict[str, list[Any]]) -> Iterable[tuple[str, ...]]:
+    fitting = [[s for s in sources if any(is_of(k, v) for v in columns[s])][:MOST_SOURCES] for k in kinds]
+    if len(kinds) == 1:
+        yield from ((s,) for s in fitting[0])
+        return
+    yield from ((a, b) for a in fitting[0] for b in fitting[1] if a != b)

@@ -1,0 +1,108 @@
+"""The objects that answers show, one by one, and the part of their keys that no call names."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from worldmodel.derive.schema import AT_START, Placed
+from worldmodel.derive.values import key_of
+
+
+class Instance(msgspec.Struct):
+    """One object at a site: in which conversation, after how many calls, for which arguments."""
+
+    conversation: str
+    at: int
+    arguments: Mapping[str, Any]
+    placed: Placed
+    recurring: frozenset[str]
+    frozen: dict[str, Any]
+    echoed: frozenset[str]
+    bare: bool
+    """Whether the call had no arguments at all."""
+    asked: frozenset[str]
+    """The values in the arguments of all calls of the conversation."""
+    now: Mapping[str, Any]
+    """What the session's answers had shown before the call, beside lists."""
+
+
+def value_at(instance: Instance, source: str) -> str | None:
+    kind, _, name = source.partition("/")
+    if kind == "field":
+        return key_of(instance.placed.fields.get(name))
+    if kind == "arg":
+        return key_of(instance.arguments.get(name))
+    if kind == "parent":
+        return key_of(instance.placed.parent.get(name))
+    if kind == "now":
+        return key_of(instance.now.get(name, AT_START)) or AT_START
+    return instance.placed.map_key
+
+
+def hidden_part(site: tuple[str, str], key: tuple[str, ...], instances: Sequence[Instance]) -> tuple[str, ...]:
+    """A field of the session that an answer hangs on beside its key, such as the place where the agent is: what was
+    shown there is shown again when the agent comes back, and not while it is elsewhere."""
+    if "[]" in site[1] or "{}" in site[1]:
+        return ()
+    own = {n for i in instances[:50] for n in i.frozen}
+    names = Counter(n for i in instances for n, v in i.now.items() if isinstance(v, str) and n not in own)
+    best: tuple[float, str] | None = None
+    for name in sorted(names):
+        back: list[bool] = []
+        away: list[bool] = []
+        before: dict[Any, tuple[str, dict[str, Any]]] = {}
+        seen: dict[Any, dict[str, Any]] = {}
+        for instance in instances:
+            mark = (instance.conversation, tuple(value_at(instance, s) for s in key))
+            value = value_at(instance, f"now/{name}") or AT_START
+            last = before.get(mark)
+            if last is not None and last[0] != value:
+                away.append(last[1] == instance.frozen)
+                if (mark, value) in seen:
+                    back.append(seen[(mark, value)] == instance.frozen)
+            before[mark] = (value, instance.frozen)
+            seen[(mark, value)] = instance.frozen
+        if len(back) >= 4 and len(away) >= 8:
+            gain = sum(back) / len(back) - sum(away) / len(away)
+            if gain >= 0.3 and sum(back) >= 0.6 * len(back) and (best is None or gain > best[0]):
+                best = (gain, name)
+    return () if best is None else (f"now/{best[1]}",)
+
+
+def aliases(found: Mapping[str, Sequence[Instance]], fewest: int = 3) -> dict[tuple[str, str], str]:
+    """By (tool, field): another name for a session field that this tool shows, where what other tools show under its
+    name is something else. Two tools show one field where the second repeats what the first said, unless it writes."""
+    sightings: dict[str, list[tuple[str, int, str, Any]]] = defaultdict(list)
+    for tool, instances in found.items():
+        for instance in instances:
+            for name, value in instance.frozen.items():
+                if name:
+                    sightings[name].append((instance.conversation, instance.at, tool, value))
+    out: dict[tuple[str, str], str] = {}
+    for name, seen in sightings.items():
+        tools = Counter(tool for _, _, tool, _ in seen)
+        if len(tools) < 2:
+            continue
+        seen.sort(key=lambda one: one[:2])
+        agree: Counter[tuple[str, str]] = Counter()
+        total: Counter[tuple[str, str]] = Counter()
+        for before, after in zip(seen, seen[1:], strict=False):
+            if before[0] == after[0] and before[2] != after[2]:
+                total[(before[2], after[2])] += 1
+                agree[(before[2], after[2])] += before[3] == after[3]
+        first = max(sorted(tools), key=lambda t: tools[t])
+        joined, grew = {first}, True
+        while grew:
+            grew = False
+            for tool in sorted(set(tools) - joined):
+                pairs = [p for p in total if tool in p and (set(p) - {tool}) <= joined]
+                tried = [p for p in pairs if total[p] >= fewest]
+                if not tried or any(agree[p] >= 0.6 * total[p] for p in tried):
+                    joined.add(tool)
+                    grew = True
+        out.update({(tool, name): f"{name}@{tool}" for tool in tools if tool not in joined})
+    return out

@@ -1,0 +1,66 @@
+"""Writes to a field that the call itself names: `settings.{group}.{name}`, or one for each item of a list argument."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldmodel.derive.paths import fits, pattern_of
+from worldmodel.derive.rules import Effect
+from worldmodel.derive.situation import Row
+from worldmodel.derive.values import UNKNOWN, freeze
+from worldmodel.learn.recipes import find
+from worldmodel.learn.rows import PRECISION, Rows
+from worldmodel.learn.sightings import Mark, Recorded, Sightings
+from worldmodel.steps import OK
+
+FEWEST = 5
+MOST = 400
+
+
+def learn_paths(
+    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings]
+) -> tuple[dict[str, list[Effect]], set[tuple[str, str]]]:
+    """The effects by tool, and the (type, pattern) pairs that they explain."""
+    rows: dict[tuple[str, str, str, str], list[tuple[Row, Any, str, str, Any]]] = defaultdict(list)
+    for cid, recorded in conversations.items():
+        for (mark, field), sightings in seen[cid].items():
+            if "." not in field:
+                continue
+            for before, after in zip(sightings, sightings[1:], strict=False):
+                found = _last_named(recorded, mark, field, before.at, after.at)
+                if found is None:
+                    continue
+                one, link, pattern = found
+                old = before.value
+                row = {**one.row, **one.answer, f"rec/{link}/{pattern}": old}
+                rows[(one.step.tool, link, mark[0], pattern)].append((row, after.value, cid, field, old))
+    effects: dict[str, list[Effect]] = defaultdict(list)
+    explained: set[tuple[str, str]] = set()
+    for (tool, link, type_, pattern), given in sorted(rows.items()):
+        given = given[:MOST]
+        changed = sum(freeze(new) != freeze(old) for _, new, _, _, old in given if old is not UNKNOWN)
+        if len(given) < FEWEST or len({g[3] for g in given}) < 2 or changed < max(3, 0.2 * len(given)):
+            continue
+        recipe = find(Rows([g[0] for g in given], [g[2] for g in given]), [g[1] for g in given])
+        if recipe is not None and recipe.precision >= PRECISION and recipe.support >= FEWEST:
+            effects[tool].append(Effect(link, type_, pattern, recipe.expression, recipe.support, recipe.against))
+            explained.add((type_, pattern))
+    return effects, explained
+
+
+def is_explained(explained: set[tuple[str, str]], type_: str, field: str) -> bool:
+    return any(of == type_ and fits(pattern, field) for of, pattern in explained)
+
+
+def _last_named(
+    recorded: Sequence[Recorded], mark: Mark, field: str, after: int, before: int
+) -> tuple[Recorded, str, str] | None:
+    """The last success between two sightings that named the field, by which link, and how."""
+    for one in reversed(recorded[after + 1 : before]):
+        if one.step.outcome == OK and mark in one.marks and not any(s[:3] == (*mark, field) for s in one.shown):
+            pattern = pattern_of(field, one.step.arguments)
+            if pattern is not None:
+                return one, one.marks[mark], pattern
+    return None
