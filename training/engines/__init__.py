@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ingest.errors import UserError
+from training.engines.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Sampling:
     (arXiv 2407.01082); equal seeds give equal draws, whatever else is in the batch.
 
     `learned` says that the log-probabilities will be learned from: they must be those of the distribution that the
-    tokens are drawn from, temperature and min_p included. An engine that cannot give them raises UserError."""
+    tokens are drawn from, temperature and min_p included. An engine that cannot give them raises UserError. With a
+    `grammar`, only tokens that its JSON schema allows are drawn; the log-probabilities are still the model's own."""
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -24,6 +26,7 @@ class Sampling:
     seed: int | None = None
     min_p: float = 0.0
     learned: bool = False
+    grammar: Grammar | None = None
 
     def check_whole(self, engine: str) -> None:
         """For engines whose log-probabilities are always of the whole distribution at temperature 1."""
