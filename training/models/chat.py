@@ -40,6 +40,7 @@ class AssistantTurn:
 class ChatFormat(Protocol):
     """How one base model writes conversations."""
 
+    tokenizer: Any
     stop_ids: tuple[int, ...]
     pad_id: int
     compact: bool
