@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,9 +20,6 @@ from training.models.edits import dumps
 from worldmodel.derive.engine import Derivation, Session, uniform
 from worldmodel.derive.rules import leaf_of
 from worldmodel.steps import OK, Step, call_key
-
-if TYPE_CHECKING:
-    from worldmodel.world import Episode
 
 KINDS = ("truncated", "missing", "null", "stale")
 """Implicit faults: a list without its last items, an object without a field or with a null in it, an old answer."""
@@ -148,19 +145,18 @@ class Steering:
 
     # ----- answers that are quietly wrong
 
-    def shown(self, episode: Episode, step: Step) -> str:
-        """The answer as the agent is shown it."""
-        session = episode.session
+    def shown(self, session: Session | None, steps: Sequence[Step], step: Step, seed: object) -> str:
+        """The answer to the last of an episode's steps as the agent is shown it."""
         if session is None or step.outcome != OK or step.tool in session.engine.writes:
             return step.content
         rates = {kind: self._rate(kind, step.tool) for kind in KINDS}
         if not any(rates.values()):
             return step.content
-        again = sum(s.key == step.key for s in episode.steps)
+        again = sum(s.key == step.key for s in steps)
         for kind, rate in rates.items():
-            u = uniform(episode.world.seed, kind, step.key, again)
+            u = uniform(seed, kind, step.key, again)
             if u < rate:
-                before = [s.content for s in episode.steps[:-1] if s.key == step.key and s.content != step.content]
+                before = [s.content for s in steps[:-1] if s.key == step.key and s.content != step.content]
                 return spoilt(kind, step.content, before, u / rate)
         return step.content
 

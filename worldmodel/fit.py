@@ -41,9 +41,9 @@ from worldmodel.generate.shapes import Shapes, learn_shapes
 from worldmodel.learn.induce import derived_calls, induce
 from worldmodel.profiles import learn_profiles
 from worldmodel.split import Split, entity_groups, split_conversations
-from worldmodel.steps import Step, group_steps, outcome_classes
+from worldmodel.steps import Step, group_steps, outcome_classes, said_in
 from worldmodel.support import fit_support
-from worldmodel.users.user import patience, said_in, user_rows
+from worldmodel.users.user import patience, user_rows
 from worldmodel.world import WorldModel
 
 FEWEST_FOR_BIAS = 20

@@ -30,9 +30,9 @@ from worldmodel.generate.recording import Recording
 from worldmodel.generate.resolver import Answer, Resolver, abstained, uniform
 from worldmodel.generate.shapes import Shapes
 from worldmodel.generate.unknown import Heard, declared_missing, found_after_all, why_unknown
-from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages
+from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages, utterances
 from worldmodel.support import Curves, calibrated
-from worldmodel.users.user import UserSide, utterances
+from worldmodel.users.user import UserSide
 
 if TYPE_CHECKING:
     from training.models.base import Base
@@ -262,7 +262,7 @@ class Episode:
         self.steps.append(step)
         if step.outcome == OK and self.world.model.resolver.frame.effects.is_write(step.tool):
             self.writes.append(step)
-        shown = self.steering.shown(self, step)
+        shown = self.steering.shown(self.session, self.steps, step, self.world.seed)
         self.heard.add(shown)
         wrong = step.outcome != OK
         error_class = step.outcome if wrong else ""

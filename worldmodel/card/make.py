@@ -37,7 +37,7 @@ from worldmodel.card.holes import ask_holes
 from worldmodel.card.measures import Judged, summary
 from worldmodel.card.verdict import in_words, verdict
 from worldmodel.generate.retrieval import read_conversations
-from worldmodel.steps import Step, group_steps
+from worldmodel.steps import Step, group_steps, said_in
 from worldmodel.world import WorldModel
 
 MODEL_CALLS = 400
@@ -186,7 +186,6 @@ def _held_out(path: Path) -> tuple[dict[str, list[Step]], Said]:
 
 def _unseen(path: Path, lake: Path) -> tuple[dict[str, list[Step]], Said]:
     from ingest.lake import Lake
-    from worldmodel.users.user import said_in
 
     split = read_split(path)
     seen = {*split.train, *split.calibrate}

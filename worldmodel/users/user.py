@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from ingest.records import Conversation
 from training.engines import Engine, Sampling
 from training.models.chat import ChatFormat
 from training.models.roles import LEAVES, user_messages
+from worldmodel.steps import utterances
 
 
 class Settles(Protocol):
@@ -68,23 +69,6 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
         else:
             said.append((speaker, content))
     return said
-
-
-def utterances(messages: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """What was said aloud, message by message."""
-    speakers = {"user": "user", "assistant": "agent"}
-    for message in messages:
-        if message["role"] in speakers and message.get("content") and not message.get("tool_calls"):
-            yield speakers[message["role"]], message["content"]
-
-
-def said_in(conversations: Iterable[Conversation]) -> dict[str, list[tuple[str, str]]]:
-    """By conversation, what was said aloud, with the system prompt first."""
-    found = {}
-    for conversation in conversations:
-        system = [("system", m["content"] or "") for m in conversation.messages if m["role"] == "system"]
-        found[conversation.conversation_id] = [*system, *utterances(conversation.messages)]
-    return found
 
 
 def user_rows(
