@@ -57,8 +57,11 @@ class Trajectory:
         return [replace(row, rollout=name) for row in rows]
 
     def supported(self) -> float:
-        """Share of the observations that production supports: 1 less the share that the world abstained from."""
-        return 1 - self.provenance().get("abstained", 0) / max(1, len(self.observations))
+        """How much of what the episode saw is to be trusted: the mean support of its observations, 1 without any. The
+        world calibrates support (worldmodel.support); real answers have all, and abstentions none."""
+        if not self.observations:
+            return 1.0
+        return sum(o.support for o in self.observations) / len(self.observations)
 
     def row(self, advantage: float) -> Row:
         """The only row. Raises ValueError where there are several."""
