@@ -31,6 +31,7 @@ from worldmodel.card.holes import ask_holes
 from worldmodel.card.make import measure
 from worldmodel.control import Control, difference, measure_implicit
 from worldmodel.derive.engine import Engine
+from worldmodel.derive.values import ABSENT
 from worldmodel.effects import learn_effects
 from worldmodel.generate.context import Frame, learn_patched
 from worldmodel.generate.examples import build_index
@@ -59,7 +60,8 @@ def show(fields: dict[str, Any]) -> Step:
 
 def listing(town: str, found: list[dict[str, Any]]) -> Step:
     rows = [{"crate": f["crate"], "state": f["state"], "kilos": f["kilos"]} for f in found]
-    return Step("list_crates", {"town": town}, json.dumps({"town": town, "crates": rows}), OK, 20.0)
+    note = {"note": "cold store"} if town == "York" else {}  # what rules know to be absent stands beside a hole
+    return Step("list_crates", {"town": town}, json.dumps({"town": town, "crates": rows, **note}), OK, 20.0)
 
 
 def sell(fields: dict[str, Any]) -> Step:
@@ -156,6 +158,17 @@ def test_a_list_and_its_detail_read_agree(model: WorldModel) -> None:
             for row in listed[:2]:
                 detail = json.loads(settle(episode, "show_crate", {"crate": row["crate"]}).content)
                 assert {name: detail[name] for name in row} == row
+
+
+def test_a_field_that_rules_know_to_be_absent_may_stand_beside_a_hole(model: WorldModel) -> None:
+    world = model.world(seed=0)
+    session = world.episode().session
+    assert session is not None and world.holes is not None
+    decided = session.derive("list_crates", {"town": "Lund"})
+    assert decided is not None and decided.content is None
+    decided = replace(decided, known={"town": "Lund", "note": ABSENT})
+    answer = model.run(world.holes.fill(session.fork(), "list_crates", {"town": "Lund"}, decided, ()))
+    assert json.loads(answer.step.content)["town"] == "Lund" and "note" not in json.loads(answer.step.content)
 
 
 def test_nothing_generated_is_a_trained_conversations_own(model: WorldModel) -> None:

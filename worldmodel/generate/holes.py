@@ -114,7 +114,8 @@ class Holes:
         if body is None or isinstance(body, str) and not values.kinds.get("text"):
             body = self._drawn(values, known, rng)
         else:
-            body = self.inventor.cleaned(body, [dict(arguments), known], rng)
+            told = {name: value for name, value in known.items() if value is not ABSENT}
+            body = self.inventor.cleaned(body, [dict(arguments), told], rng)
         if known and isinstance(body, dict):
             body = unflatten({**dict(flatten(body)), **known})
         if body is ABSENT:
