@@ -29,6 +29,7 @@ from worldmodel.generate.shapes import learn_shapes
 from worldmodel.learn.induce import induce
 from worldmodel.profiles import learn_profiles
 from worldmodel.steps import OK, Step, outcome_classes
+from worldmodel.users.match import ask_users, auc, match
 from worldmodel.users.user import UserSide, dialogue, patience
 from worldmodel.world import Grounding
 
@@ -263,6 +264,20 @@ def test_users_answer_alike_in_one_world_and_leave_at_last(model: WorldModel) ->
     first, second = (model.run(talk(world.episode())) for _ in range(2))
     assert first == second
     assert first[-1] is None
+
+
+def test_users_are_compared_with_real_ones_turn_by_turn(model: WorldModel) -> None:
+    said = {f"c{k}": [("user", f"ship P-{k}00 to me"), ("agent", "shall I?"), ("user", f"yes, it is for U-{k}77"),
+                      ("agent", "done")] for k in range(12)}  # fmt: skip
+    assert model.user is not None
+    turns = model.run(ask_users(model.user, said))
+    assert len(turns) == 24 and sum(t.real is None for t in turns) == 12
+    found = match(turns)
+    assert found["left"]["real"] == 0.5 and 0 <= found["stop_agreement"] <= 1 and found["disclosed"]["real"] == 1.0
+    perfect = match([replace(t, simulated=t.real) for t in turns])
+    assert perfect["stop_agreement"] == 1.0 and perfect["said_ahead"] == 0.0
+    assert perfect["discriminator_auc"] == pytest.approx(0.5, abs=0.05)
+    assert auc(["yes please"] * 12, ["xqz wkj"] * 12) == 1.0 and auc(["a"], ["b"]) is None
 
 
 def test_dialogue_is_what_customers_hear() -> None:

@@ -38,6 +38,7 @@ from worldmodel.card.measures import Judged, summary
 from worldmodel.card.verdict import in_words, verdict
 from worldmodel.generate.retrieval import read_conversations
 from worldmodel.steps import Step, group_steps, said_in
+from worldmodel.users.match import ask_users, match
 from worldmodel.world import WorldModel
 
 MODEL_CALLS = 400
@@ -152,6 +153,8 @@ def make_card(
         else:
             card = model.run(measure(model, asked, with_base, on_progress))
         card["holes"] = model.run(ask_holes(opened(model, "both"), asked))
+        if model.user is not None and said:
+            card["users"] = match(model.run(ask_users(model.user, {cid: said[cid] for cid in chosen if cid in said})))
         replayed = model.run(replay_episodes(opened(model, "both"), {cid: held_out[cid] for cid in chosen}, said))
     finally:
         model.close()
@@ -240,6 +243,13 @@ def health(card: Mapping[str, Any]) -> list[str]:
             f"Holes, {h['n']} answers: field F1 {_shown(h['by_schema']['field_f1'])} under the schema, "
             f"{_shown(h['freely']['field_f1'])} without, {_shown(h['drawn']['field_f1'])} drawn from the values; "
             f"usable {_shown(h['by_schema']['usable'])}, {_shown(h['freely']['usable'])}."
+        )
+    if card.get("users", {}).get("n"):
+        u = card["users"]
+        lines.append(
+            f"Users, {u['n']} turns: they leave when real ones do in {_shown(u['stop_agreement'])}; identifiers told a "
+            f"turn {_shown(u['disclosed']['simulated'])} (real {_shown(u['disclosed']['real'])}); a discriminator's "
+            f"area under the curve is {_shown(u['discriminator_auc'])}."
         )
     error = card.get("support", {}).get("error")
     if error is not None:
