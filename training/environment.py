@@ -24,7 +24,7 @@ class Observation:
     """What came back. `content` is what the agent reads: minified JSON where it is JSON, else plain text.
 
     `provenance` is one of real, derived, replayed, generated, abstained (DESIGN.md, The world); `support` in [0, 1]
-    says how much production data stands behind the answer.
+    says how much production data stands behind the answer. `reason` says why there is none, where it is abstained.
     """
 
     content: str
@@ -33,6 +33,7 @@ class Observation:
     latency_ms: float = 0.0
     provenance: str = "real"
     support: float = 1.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -177,13 +177,16 @@ class World:
             return await self.alone.answer(tool, asked, episode.steps)
         session = episode.session
         blocked = tool in self.model.resolver.blocked
+
+        def recorded() -> Answer | None:
+            return self.recording.answer(tool, asked, episode.steps, episode.writes)
+
         # guard: what cannot exist is refused; else the rules decide, and the control may make them fail
         unknown = why_unknown(session, tool, asked, episode.heard, episode.gone)
         decided = None if blocked else episode.steering.decide(session, tool, asked, self.seed)
         if decided is not None:
             decided = found_after_all(self.model.shapes, session, tool, asked, decided)
-        recorded = self.recording.answer(tool, asked, episode.steps, episode.writes)
-        if unknown is not None and recorded is None and not blocked and (decided is None or decided.outcome == OK):
+        if unknown is not None and not blocked and (decided is None or decided.outcome == OK) and not recorded():
             refused = session.refused(tool, asked, self.seed)
             if refused is None or refused.content is None:
                 return abstained(tool, asked, f"{unknown}, and no recorded answer says how {tool} refuses that")
@@ -192,8 +195,9 @@ class World:
         if decided is not None and decided.content is not None and (decided.sure or decided.accident):
             return derived(tool, asked, decided)
         # recording
-        if recorded is not None:
-            return recorded
+        answered = recorded()
+        if answered is not None:
+            return answered
         if decided is not None and decided.content is not None:
             return derived(tool, asked, decided)
         # a hole: invented records, then the rules again, then the model
@@ -256,7 +260,7 @@ class Episode:
         self.provenance[answer.provenance] = self.provenance.get(answer.provenance, 0) + 1
         if answer.provenance == "abstained":
             self.ended = answer.rule or "nothing in production supports an answer"
-            return Observation("", True, "abstained", latency, "abstained", 0.0)
+            return Observation("", True, "abstained", latency, "abstained", 0.0, self.ended)
         if self.session is not None:
             self._store(answer, self.session)
         self.steps.append(step)

@@ -237,7 +237,7 @@ def test_an_id_that_nobody_mentioned_is_refused_and_one_that_was_said_is_not(mod
 def test_abstention_is_no_observation(model: WorldModel) -> None:
     episode = model.world(seed=0).episode()
     seen = episode.call("burn_crate", {"crate": "K-1"})
-    assert (seen.content, seen.provenance) == ("", "abstained") and "burn_crate" in (episode.ended or "")
+    assert (seen.content, seen.provenance) == ("", "abstained") and "burn_crate" in seen.reason == episode.ended
     assert not episode.steps
 
 
