@@ -9,6 +9,8 @@ Curve = Sequence[Sequence[float]]
 """(support, share that was right) steps, rising."""
 Curves = Mapping[str, Curve]
 """By provenance."""
+FEWEST = 10
+"""A step of a curve stands on so many answers, the last one aside."""
 
 
 def fit_support(pairs: Sequence[tuple[float, bool]]) -> list[tuple[float, float]]:
@@ -21,7 +23,9 @@ def fit_support(pairs: Sequence[tuple[float, bool]]) -> list[tuple[float, float]
         grouped[round(support, 3)].append(was_right)
     for support, found in sorted(grouped.items()):
         blocks.append([support, float(sum(found)), float(len(found))])
-        while len(blocks) > 1 and blocks[-2][1] * blocks[-1][2] >= blocks[-1][1] * blocks[-2][2]:
+        while len(blocks) > 1 and (
+            blocks[-2][2] < FEWEST or blocks[-2][1] * blocks[-1][2] >= blocks[-1][1] * blocks[-2][2]
+        ):
             _, hits, n = blocks.pop()
             blocks[-1][1] += hits
             blocks[-1][2] += n

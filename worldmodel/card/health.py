@@ -123,7 +123,8 @@ def _standard_errors(was: int, of: int, now: int, out_of: int) -> float:
 
 def memorisation(judged: Sequence[Judged], held_out: Conversations, shapes: Shapes) -> dict[str, int]:
     """Texts in generated answers that belong to one trained or one held-out conversation, and that nothing before the
-    call had said. All but `answers` should be 0."""
+    call had said. No answer may repeat a trained conversation's; where few values are possible, an answer repeats a
+    held-out one's by chance, which no world has seen."""
     owners: dict[str, set[str]] = defaultdict(set)
     for conversation_id, steps in held_out.items():
         for text in {t for step in steps for t in texts_of(step)}:
