@@ -56,6 +56,7 @@ def save_tools(path: Path, resolver: Resolver) -> None:
         "profiles": {tool: profile.to_json() for tool, profile in resolver.profiles.items()},
         "biases": {tool: list(bias) for tool, bias in resolver.biases.items()},
         "blocked": sorted(resolver.blocked),
+        "writes": resolver.writes,
     }
     write_json(path / "tools.json", tools)
     resolver.index.save(path / "index.parquet")
@@ -156,6 +157,7 @@ def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) 
         profiles={tool: Profile.from_json(value) for tool, value in tools["profiles"].items()},
         biases=tools["biases"],
         blocked=frozenset(tools["blocked"]),
+        writes=tools.get("writes", True),
     )
 
 

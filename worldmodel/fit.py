@@ -30,6 +30,7 @@ from training.models.lora import LoraSettings, manifest_of, save_weights
 from worldmodel.artifact import VERSION, read_manifest, save_rules, save_shapes, save_tools, write_json, write_split
 from worldmodel.card.ask import ask_world, questions
 from worldmodel.card.health import right
+from worldmodel.card.holes import ask_holes
 from worldmodel.control import measure_implicit
 from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
@@ -51,6 +52,8 @@ KEEP_DERIVED = 0.15
 """Share of the rows that rules answer which the model sees as well: it must know what such answers look like."""
 MOST_FOR_SUPPORT = 600
 """Held-out calls that support is calibrated on."""
+MOST_FOR_WAYS = 60
+"""Held-out holes on which the ways to fill them are compared."""
 MAX_FOR_BIAS = 300
 """Held-out calls per tool that biases are fitted on."""
 
@@ -158,6 +161,9 @@ def fit_world(
         history["user"] = train(said, out / "user", share=0.25)
         adapters["user"] = "user"
     resolver = _calibrated(learned, base, out, settings)
+    held_out, known = learned.part(learned.split.calibrate), learned.part(learned.split.train)
+    ways = asyncio.run(_ways(WorldModel(resolver, None, engine, shapes), held_out, known))
+    resolver = replace(resolver, writes=model_is_better(ways))
     save_tools(out, resolver)
     write_json(out / "support.json", _support(resolver, engine, shapes, learned))
     write_json(out / "said.json", said_in([c for c in conversations if c.conversation_id in set(learned.split.test)]))
@@ -179,6 +185,7 @@ def fit_world(
             "too_long": len(framed) - len(usable),
         },
         "history": history,
+        "holes": ways,
     }
     write_json(out / "manifest.json", manifest)
     return manifest
@@ -271,6 +278,21 @@ def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings) 
     biases = asyncio.run(fit_biases(resolver, learned.part(learned.split.calibrate)))
     seen = learned.part((*learned.split.train, *learned.split.calibrate))
     return replace(resolver, biases=biases, index=build_index(seen, learned.frame))
+
+
+async def _ways(
+    model: WorldModel, held_out: Mapping[str, Sequence[Step]], trained: Mapping[str, Sequence[Step]]
+) -> dict[str, Any]:
+    """How well holes are filled by the model and by drawn values, on conversations that nothing was learned from."""
+    asked = questions(held_out, trained, model.resolver, MOST_FOR_SUPPORT, model.rules)
+    return await ask_holes(model, asked, MOST_FOR_WAYS, ("by_schema", "drawn"))
+
+
+def model_is_better(ways: Mapping[str, Any]) -> bool:
+    """Whether the model fills holes at least as well as values drawn field by field; yes where nothing says."""
+    if not ways["n"]:
+        return True
+    return (ways["by_schema"]["field_f1"] or 0.0) >= (ways["drawn"]["field_f1"] or 0.0)
 
 
 def _support(resolver: Resolver, engine: Engine, shapes: Shapes, learned: Learned) -> dict[str, Any]:

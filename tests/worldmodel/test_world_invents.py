@@ -33,6 +33,7 @@ from worldmodel.control import Control, difference, measure_implicit
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.values import ABSENT
 from worldmodel.effects import learn_effects
+from worldmodel.fit import model_is_better
 from worldmodel.generate.context import Frame, learn_patched
 from worldmodel.generate.examples import build_index
 from worldmodel.generate.pins import PinFile
@@ -417,6 +418,13 @@ def test_the_card_replays_whole_episodes_and_compares_ways_to_fill_holes(model: 
     assert card["memorisation"]["repeat_a_trained_conversation"] == 0
     assert card["memorisation"]["repeat_a_held_out_conversation"] == 0
     assert card["overall"]["value_types"] == 1.0 and card["tools"]["sell_crate"]["status"] != "block"
+
+
+def test_the_model_is_asked_only_where_it_beats_drawn_values() -> None:
+    def ways(model: float, drawn: float) -> dict[str, Any]:
+        return {"n": 9, "by_schema": {"field_f1": model}, "drawn": {"field_f1": drawn}}
+
+    assert model_is_better(ways(0.5, 0.4)) and not model_is_better(ways(0.3, 0.4)) and model_is_better({"n": 0})
 
 
 def test_support_is_calibrated_by_what_was_right() -> None:

@@ -15,9 +15,12 @@ from worldmodel.steps import OK
 from worldmodel.world import WorldModel
 
 MOST_HOLES = 120
+WAYS = ("by_schema", "freely", "drawn")
 
 
-async def ask_holes(model: WorldModel, asked: Sequence[Question]) -> dict[str, Any]:
+async def ask_holes(
+    model: WorldModel, asked: Sequence[Question], most: int = MOST_HOLES, wanted: Sequence[str] = WAYS
+) -> dict[str, Any]:
     """The measures of each way, over the calls that the rules leave open and that production answered well."""
     if model.rules is None:
         return {"n": 0}
@@ -27,10 +30,15 @@ async def ask_holes(model: WorldModel, asked: Sequence[Question]) -> dict[str, A
         for question, judged in zip(asked, await ask_world(drawn, asked), strict=True)
         if judged.provenance == "generated" and question.truth.outcome == OK == judged.outcome
     ]
-    some = open_[:: max(1, -(-len(open_) // MOST_HOLES))] if open_ else []
-    ways = {"by_schema": _with(model, by_schema=True), "freely": _with(model, by_schema=False), "drawn": drawn}
+    some = open_[:: max(1, -(-len(open_) // most))] if open_ else []
+    ways = {
+        "by_schema": _with(model, writes=True, by_schema=True),
+        "freely": _with(model, writes=True, by_schema=False),
+        "drawn": drawn,
+    }
     out: dict[str, Any] = {"n": len(some)}
-    for name, way in ways.items():
+    for name in wanted:
+        way = ways[name]
         before = way.resolver.tally.copy()
         judged = await ask_world(way, some)
         out[name] = {**_measures(judged, way), "usable": _usable(way, before)}
