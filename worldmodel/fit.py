@@ -289,8 +289,8 @@ async def _ways(
 
 
 def model_is_better(ways: Mapping[str, Any]) -> bool:
-    """Whether the model fills holes at least as well as values drawn field by field; yes where nothing says."""
-    if not ways["n"]:
+    """Whether the model fills holes at least as well as values drawn field by field; yes where too few say."""
+    if ways["n"] < FEWEST_FOR_BIAS:
         return True
     return (ways["by_schema"]["field_f1"] or 0.0) >= (ways["drawn"]["field_f1"] or 0.0)
 

@@ -422,9 +422,9 @@ def test_the_card_replays_whole_episodes_and_compares_ways_to_fill_holes(model: 
 
 def test_the_model_is_asked_only_where_it_beats_drawn_values() -> None:
     def ways(model: float, drawn: float) -> dict[str, Any]:
-        return {"n": 9, "by_schema": {"field_f1": model}, "drawn": {"field_f1": drawn}}
+        return {"n": 30, "by_schema": {"field_f1": model}, "drawn": {"field_f1": drawn}}
 
-    assert model_is_better(ways(0.5, 0.4)) and not model_is_better(ways(0.3, 0.4)) and model_is_better({"n": 0})
+    assert model_is_better(ways(0.5, 0.4)) and not model_is_better(ways(0.3, 0.4)) and model_is_better({"n": 7})
 
 
 def test_support_is_calibrated_by_what_was_right() -> None:
