@@ -32,7 +32,7 @@ from pathlib import Path
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from benchmarks.libraries import libraries
+from benchmarks.peers.libraries import libraries
 from dagster_project.loop import memory
 from ingest import processes
 from ingest.journal import segments as journal

@@ -30,7 +30,7 @@ from statistics import median
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from benchmarks.bare_grpc import BareGrpc
+from benchmarks.peers.bare_grpc import BareGrpc
 from ingest.journal import blocks
 from ingest.journal import segments as journal
 

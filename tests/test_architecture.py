@@ -52,7 +52,7 @@ SUBROOMS: dict[str, dict[str, set[str]]] = {
         "learn": {"derive"},
         "generate": {"derive"},
         "users": set(),
-        "card": {"derive", "generate"},
+        "card": {"derive", "generate", "users"},
     },
     "dagster_project": {
         "loop": set(),

@@ -24,7 +24,7 @@ class Observation:
     """The result of a call. `content` is the text that the agent reads: minified JSON, or plain text.
 
     `provenance` is one of real, derived, replayed, generated, abstained (DESIGN.md, The world). `support` in [0, 1] is
-    the degree to which production data supports the answer.
+    the degree to which production data supports the answer. `reason` of an abstained answer says what is missing.
     """
 
     content: str
@@ -33,6 +33,7 @@ class Observation:
     latency_ms: float = 0.0
     provenance: str = "real"
     support: float = 1.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)

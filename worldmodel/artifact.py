@@ -4,10 +4,13 @@
 manifest.json     what this is, which base it stands on, counts
 rules.json        what the traces determine: record types, guards, projections, recipes, effects, with their counts
 facts.json        records that are the same in all conversations
+shapes.json       what values look like; hashes of what belongs to one conversation
 tools.json        effects, outcome classes, patched fields, profiles, biases, blocked tools
+support.json      by provenance, how support is calibrated
 index.parquet     past transitions for retrieval and replay
 split.json        which conversations were trained on, calibrated on, held out
 held_out.parquet  the held-out conversations' calls, which the card asks
+said.json         what was said in them
 adapter/          the world LoRA      user/    the user LoRA      (peft directories; absent if not trained)
 card.json         the fidelity card, once measured
 ```
@@ -19,6 +22,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ingest.atomic import write_json as write_json
 from ingest.atomic import write_text
@@ -32,11 +37,13 @@ from worldmodel.effects import Effects
 from worldmodel.generate.context import Frame
 from worldmodel.generate.resolver import Resolver
 from worldmodel.generate.retrieval import TransitionIndex
+from worldmodel.generate.shapes import Shapes
 from worldmodel.profiles import Profile
 from worldmodel.split import Split
+from worldmodel.support import Curves
 from worldmodel.users.user import UserSide
 
-VERSION = 2
+VERSION = 3
 
 
 def save_tools(path: Path, resolver: Resolver) -> None:
@@ -49,6 +56,7 @@ def save_tools(path: Path, resolver: Resolver) -> None:
         "profiles": {tool: profile.to_json() for tool, profile in resolver.profiles.items()},
         "biases": {tool: list(bias) for tool, bias in resolver.biases.items()},
         "blocked": sorted(resolver.blocked),
+        "writes": resolver.writes,
     }
     write_json(path / "tools.json", tools)
     resolver.index.save(path / "index.parquet")
@@ -97,12 +105,26 @@ def write_split(path: Path, split: Split) -> None:
     write_json(path / "split.json", asdict(split))
 
 
-Parts = tuple[Resolver, UserSide | None, Engine]
-"""What answers for the model, what answers for the user (None where no user was fitted), and the rules."""
+def save_shapes(path: Path, shapes: Shapes) -> None:
+    write_text(path / "shapes.json", msgspec.json.encode(shapes).decode())
 
 
-def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = None) -> Parts:
-    """The parts of a WorldModel. An engine that is given must serve the base that the manifest names."""
+def read_shapes(path: Path) -> Shapes:
+    """The shapes of a world; empty where the world was fitted before there were any."""
+    file = path / "shapes.json"
+    return msgspec.json.decode(file.read_bytes(), type=Shapes) if file.exists() else Shapes()
+
+
+Parts = tuple[Resolver, UserSide | None, Engine, Shapes, str]
+"""What answers for the model, what answers for the user (None where no user was fitted), the rules, what values look
+like, and the world's id."""
+
+
+def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = None) -> tuple[Parts, Curves]:
+    """The parts of a WorldModel, and how its support is calibrated.
+
+    An engine that is given must serve the base that the manifest names.
+    """
     manifest = read_manifest(path)
     base = base or load_base(manifest["base"])
     engine = engine or _local_engine(base)
@@ -115,7 +137,8 @@ def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = No
     user = None
     if "user" in names:
         user = UserSide(engine, base.format, names["user"], manifest["max_turns"])
-    return resolver, user, read_rules(path)
+    curves = json.loads((path / "support.json").read_text()) if (path / "support.json").exists() else {}
+    return (resolver, user, read_rules(path), read_shapes(path), manifest["id"]), curves
 
 
 def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) -> Resolver:
@@ -134,6 +157,7 @@ def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) 
         profiles={tool: Profile.from_json(value) for tool, value in tools["profiles"].items()},
         biases=tools["biases"],
         blocked=frozenset(tools["blocked"]),
+        writes=tools.get("writes", True),
     )
 
 

@@ -27,22 +27,33 @@ from training.learning.fits import fit_sft, unfinished, warm_start
 from training.learning.learner import LearnerSettings
 from training.models.base import Base, load_base
 from training.models.lora import LoraSettings, manifest_of, save_weights
-from worldmodel.artifact import VERSION, read_manifest, save_rules, save_tools, write_json, write_split
+from worldmodel.artifact import VERSION, read_manifest, save_rules, save_shapes, save_tools, write_json, write_split
+from worldmodel.card.ask import ask_world, questions
+from worldmodel.card.health import right
+from worldmodel.card.holes import ask_holes
+from worldmodel.control import measure_implicit
 from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
 from worldmodel.generate.context import Frame, learn_patched
 from worldmodel.generate.examples import Example, build_index, frame_step, world_examples, world_row
 from worldmodel.generate.resolver import Resolver, fit_bias
 from worldmodel.generate.retrieval import TransitionIndex, write_conversations
+from worldmodel.generate.shapes import Shapes, learn_shapes
 from worldmodel.learn.induce import derived_calls, induce
 from worldmodel.profiles import learn_profiles
-from worldmodel.split import Split, split_conversations
-from worldmodel.steps import Step, group_steps, outcome_classes
+from worldmodel.split import Split, entity_groups, split_conversations
+from worldmodel.steps import Step, group_steps, outcome_classes, said_in
+from worldmodel.support import fit_support
 from worldmodel.users.user import patience, user_rows
+from worldmodel.world import WorldModel
 
 FEWEST_FOR_BIAS = 20
 KEEP_DERIVED = 0.15
 """Share of the rows that rules answer which the model sees as well: it must know what such answers look like."""
+MOST_FOR_SUPPORT = 600
+"""Held-out calls that support is calibrated on."""
+MOST_FOR_WAYS = 60
+"""Held-out holes on which the ways to fill them are compared."""
 MAX_FOR_BIAS = 300
 """Held-out calls per tool that biases are fitted on."""
 
@@ -93,7 +104,8 @@ def learn(transitions: Sequence[Transition]) -> Learned:
     effects = learn_effects(list(trained.values()))
     classes = outcome_classes(s for part in trained.values() for s in part)
     frame = Frame(effects, classes, learn_patched(list(trained.values()), effects))
-    return Learned(frame, build_index(trained, frame), split, steps)
+    index = build_index(trained, frame, entity_groups(trained, effects))
+    return Learned(frame, index, split, steps)
 
 
 def fit_world(
@@ -123,7 +135,11 @@ def fit_world(
     trained = learned.part(learned.split.train)
     rules, facts = induce(trained)
     save_rules(out, rules, facts)
-    settled = derived_calls(Engine(rules, facts), trained)
+    engine = Engine(rules, facts)
+    shapes = learn_shapes(engine, trained)
+    shapes.implicit = measure_implicit(trained, engine.writes)
+    save_shapes(out, shapes)
+    settled = derived_calls(engine, trained)
     examples = [
         example
         for example in world_examples(trained, learned.frame, learned.index, rng)
@@ -145,7 +161,12 @@ def fit_world(
         history["user"] = train(said, out / "user", share=0.25)
         adapters["user"] = "user"
     resolver = _calibrated(learned, base, out, settings)
+    held_out, known = learned.part(learned.split.calibrate), learned.part(learned.split.train)
+    ways = asyncio.run(_ways(WorldModel(resolver, None, engine, shapes), held_out, known))
+    resolver = replace(resolver, writes=model_is_better(ways))
     save_tools(out, resolver)
+    write_json(out / "support.json", _support(resolver, engine, shapes, learned))
+    write_json(out / "said.json", said_in([c for c in conversations if c.conversation_id in set(learned.split.test)]))
     write_split(out, learned.split)
     write_conversations(out / "held_out.parquet", learned.part(learned.split.test))
     stopped = next((found for found in map(unfinished, history.values()) if found), None)
@@ -164,6 +185,7 @@ def fit_world(
             "too_long": len(framed) - len(usable),
         },
         "history": history,
+        "holes": ways,
     }
     write_json(out / "manifest.json", manifest)
     return manifest
@@ -256,6 +278,35 @@ def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings) 
     biases = asyncio.run(fit_biases(resolver, learned.part(learned.split.calibrate)))
     seen = learned.part((*learned.split.train, *learned.split.calibrate))
     return replace(resolver, biases=biases, index=build_index(seen, learned.frame))
+
+
+async def _ways(
+    model: WorldModel, held_out: Mapping[str, Sequence[Step]], trained: Mapping[str, Sequence[Step]]
+) -> dict[str, Any]:
+    """How well holes are filled by the model and by drawn values, on conversations that nothing was learned from."""
+    asked = questions(held_out, trained, model.resolver, MOST_FOR_SUPPORT, model.rules)
+    return await ask_holes(model, asked, MOST_FOR_WAYS, ("by_schema", "drawn"))
+
+
+def model_is_better(ways: Mapping[str, Any]) -> bool:
+    """Whether the model fills holes at least as well as values drawn field by field; yes where too few say."""
+    if ways["n"] < FEWEST_FOR_BIAS:
+        return True
+    return (ways["by_schema"]["field_f1"] or 0.0) >= (ways["drawn"]["field_f1"] or 0.0)
+
+
+def _support(resolver: Resolver, engine: Engine, shapes: Shapes, learned: Learned) -> dict[str, Any]:
+    """By provenance, support calibrated on conversations that nothing was learned from. No model is asked: what it
+    would invent is drawn, and of that only the outcome can be right."""
+    held_out = learned.part(learned.split.calibrate)
+    trained = learned.part(learned.split.train)
+    asked = questions(held_out, trained, resolver, MOST_FOR_SUPPORT, engine)
+    model = WorldModel(replace(resolver, writes=False), None, engine, shapes)
+    pairs: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for judged in asyncio.run(ask_world(model, asked)):
+        if judged.answer is not None:
+            pairs[judged.provenance].append((judged.support, right(judged)))
+    return {name: fit_support(found) for name, found in sorted(pairs.items()) if len(found) >= FEWEST_FOR_BIAS}
 
 
 async def fit_biases(resolver: Resolver, held_out: Mapping[str, Sequence[Step]]) -> dict[str, list[float]]:

@@ -53,6 +53,12 @@ def split_conversations(
     return Split(train, held, tested, len(in_train & in_test))
 
 
+def entity_groups(conversations: Mapping[str, Sequence[Step]], effects: Effects) -> dict[str, int]:
+    """The number of each conversation's group: those that name a common entity, directly or through others."""
+    named = {cid: _entities(steps, effects) for cid, steps in conversations.items()}
+    return {cid: number for number, group in enumerate(_groups(named)) for cid in group}
+
+
 def _entities(steps: Sequence[Step], effects: Effects) -> set[str]:
     """Entities that a conversation really met: named in a call that succeeded."""
     return {

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from ingest.messages.error_class import classify_error, says_error
-from ingest.records import Transition
+from ingest.records import Conversation, Transition
 from training.models.edits import canonical, dumps
 
 OK = "ok"
@@ -134,6 +134,26 @@ def _answered(call: Mapping[str, Any], message: Mapping[str, Any]) -> Step | Non
         return None
     outcome = outcome_of(content, message.get("is_error"), message.get("error_class") or "")
     return Step(inner["name"], arguments, content, outcome, message.get("latency_ms"))
+
+
+# ----- what was said
+
+
+def utterances(messages: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What was said aloud, message by message."""
+    speakers = {"user": "user", "assistant": "agent"}
+    for message in messages:
+        if message["role"] in speakers and message.get("content") and not message.get("tool_calls"):
+            yield speakers[message["role"]], message["content"]
+
+
+def said_in(conversations: Iterable[Conversation]) -> dict[str, list[tuple[str, str]]]:
+    """By conversation, what was said aloud, with the system prompt first."""
+    found = {}
+    for conversation in conversations:
+        system = [("system", m["content"] or "") for m in conversation.messages if m["role"] == "system"]
+        found[conversation.conversation_id] = [*system, *utterances(conversation.messages)]
+    return found
 
 
 # ----- values

@@ -2,8 +2,7 @@
 
 A `World` is one sampled reality. What it answers is a function of its seed, its grounding, the call, and the state of
 the episode that asks, so the members of a group meet the same world whoever asks first. `World.answer` is the way of a
-call: what the rules determine is derived, what production answered in this state is replayed, a hole is filled by the
-model, and what nothing supports is abstained from.
+call: guard, projection or recipe, recording, model, store.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,43 +18,89 @@ from ingest.records import Scenario
 from training.engines import Engine
 from training.environment import Observation, ToolCall
 from training.models.edits import minify
+from worldmodel.control import NO_CONTROL, Control, Steering
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.engine import Engine as Rules
-from worldmodel.derive.grounding import continued, opened
-from worldmodel.effects import Effects
-from worldmodel.generate.by_model import Asked, ByModel
-from worldmodel.generate.resolver import Answer, Resolver, uniform
-from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages
-from worldmodel.users.user import UserSide, utterances
+from worldmodel.derive.grounding import opened
+from worldmodel.generate.alone import ModelAlone
+from worldmodel.generate.holes import Holes, put
+from worldmodel.generate.invent import Inventor
+from worldmodel.generate.pins import PinFile, Pins
+from worldmodel.generate.recording import Recording
+from worldmodel.generate.resolver import Answer, Resolver, abstained, uniform
+from worldmodel.generate.shapes import Shapes
+from worldmodel.generate.unknown import Heard, declared_missing, found_after_all, why_unknown
+from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages, utterances
+from worldmodel.support import Curves, calibrated
+from worldmodel.users.user import UserSide
 
 if TYPE_CHECKING:
     from training.models.base import Base
 
 
+@dataclass(frozen=True)
+class Grounding:
+    """What a world stands on. Practice and the card make the same one.
+
+    `facts` are recorded calls: they say what is true of the world, and what production answered. `prior` are calls that
+    the episodes of this world have made themselves. `said` is the conversation so far, `goal` what the user will say.
+    """
+
+    facts: tuple[Step, ...] = ()
+    prior: tuple[Step, ...] = ()
+    said: tuple[tuple[str, str], ...] = ()
+    goal: tuple[str, ...] = ()
+
+    def session(self, rules: Rules) -> Session:
+        """The records and the history that an episode starts with: the recording's facts, then its own calls."""
+        session = opened(rules, self.facts)
+        for step in self.prior:
+            session.told(step.tool, step.arguments, step.content, step.outcome)
+        return session
+
+
 @dataclass
 class WorldModel:
-    """A fitted world model: makes worlds, each grounded in a scenario or in a recorded conversation."""
+    """A fitted world model: makes worlds, each grounded in a scenario or in a recorded conversation.
+
+    `pins` keeps what its worlds have answered in an SQLite file. `control` steers all of its worlds.
+    """
 
     resolver: Resolver
     user: UserSide | None = None
     rules: Rules | None = None
+    shapes: Shapes = field(default_factory=Shapes)
+    name: str = ""
+    pins: PinFile | None = None
+    control: Control = NO_CONTROL
+    curves: Curves = field(default_factory=dict)
     _loop: _Loop = field(default_factory=lambda: _Loop(), repr=False)
 
     @classmethod
-    def load(cls, path: str | Path, engine: Engine | None = None, base: Base | None = None) -> WorldModel:
+    def load(
+        cls,
+        path: str | Path,
+        engine: Engine | None = None,
+        base: Base | None = None,
+        pins: str | Path | None = None,
+        control: Control = NO_CONTROL,
+    ) -> WorldModel:
         """Load what `rehearsal world fit` wrote. Without an engine, one is made in this process.
 
-        Raises ingest.errors.UserError where `path` holds no finished world.
+        With `pins`, an SQLite file, worlds stick to their answers across processes and restarts. Raises
+        ingest.errors.UserError where `path` holds no finished world.
         """
         from worldmodel.artifact import load_parts  # loads torch
 
-        return cls(*load_parts(Path(path), engine, base))
+        parts, curves = load_parts(Path(path), engine, base)
+        return cls(*parts, pins=PinFile(pins) if pins else None, control=control, curves=curves)
 
     def world(
         self,
         scenario: Scenario | None = None,
         messages: Sequence[Mapping[str, Any]] | None = None,
         seed: int = 0,
+        control: Control | None = None,
     ) -> World:
         """A world in which the given facts hold.
 
@@ -65,13 +110,14 @@ class WorldModel:
         if scenario is not None and messages is not None:
             raise ValueError("a world is grounded in a scenario or in messages, not in both")
         if scenario is not None:
-            facts = [step_of(fact) for fact in scenario.facts]
-            opening = (("user", scenario.first_user_message),)
-            return World(self, seed, facts, prior=(), goal=scenario.goal, said=opening)
-        steps = steps_of_messages(messages or ())
-        said = tuple(utterances(messages or ()))
-        goal = tuple(text for speaker, text in said if speaker == "user")
-        return World(self, seed, steps, prior=tuple(steps), goal=goal, said=said)
+            facts = tuple(step_of(fact) for fact in scenario.facts)
+            said = (("system", scenario.system), ("user", scenario.first_user_message))
+            return World(self, seed, Grounding(facts, (), said, tuple(scenario.goal)), control)
+        steps = tuple(steps_of_messages(messages or ()))
+        told = tuple(utterances(messages or ()))
+        system = tuple(("system", m["content"]) for m in messages or () if m["role"] == "system" and m.get("content"))
+        goal = tuple(text for speaker, text in told if speaker == "user")
+        return World(self, seed, Grounding(steps, steps, (*system, *told), goal), control)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine on this model's own event loop and wait for it; for callers that are not
@@ -85,35 +131,30 @@ class WorldModel:
 
 
 class World:
-    """One reality. Make episodes with `episode`; `fork` gives a copy that shares all that has been
-    answered.
-    """
+    """One reality. Make episodes with `episode`; `fork` gives a copy that shares all that has been answered."""
 
     def __init__(
-        self,
-        model: WorldModel,
-        seed: int,
-        facts: Sequence[Step],
-        prior: Sequence[Step] = (),
-        goal: Sequence[str] = (),
-        said: Sequence[tuple[str, str]] = (),
+        self, model: WorldModel, seed: int, grounding: Grounding | None = None, control: Control | None = None
     ) -> None:
-        self.model, self.seed = model, seed
-        self.goal, self.said, self.prior = tuple(goal), tuple(said), tuple(prior)
-        self.by_model = ByModel(model.resolver, seed, facts, prior)
-        self.start: Session | None = None
-        if model.rules is not None:
-            self.start = continued(model.rules, prior) if prior else opened(model.rules, facts)
+        self.model, self.seed, self.grounding = model, seed, grounding or Grounding()
+        self.control = control or model.control
+        facts, resolver = self.grounding.facts, model.resolver
+        self.recording = Recording(facts, resolver.frame.effects, resolver.index)
+        self.start = self.grounding.session(model.rules) if model.rules is not None else None
+        self._connect(Pins(world_name(model.name, seed, self.grounding), model.pins))
 
-    @property
-    def _effects(self) -> Effects:
-        return self.model.resolver.frame.effects
+    def _connect(self, pins: Pins) -> None:
+        model = self.model
+        self.pins = pins
+        self.holes: Holes | None = None
+        if model.rules is not None:
+            inventor = Inventor(model.rules, model.shapes, model.resolver, self.seed, pins)
+            self.holes = Holes(inventor, model.resolver, model.shapes, self.seed)
+        self.alone = ModelAlone(model.resolver, self.seed, pins)
 
     def episode(self) -> Episode:
-        """A new run, from where the world's grounding says that it starts."""
-        writes = [s for s in self.prior if s.outcome == OK and self._effects.is_write(s.tool)]
-        session = self.start.fork() if self.start else None
-        return Episode(self, list(self.prior), writes, list(self.said), session)
+        """A new run, from where the world's grounding says that it starts. It sees no other run's writes."""
+        return Episode(self, list(self.grounding.prior), self.start.fork() if self.start else None)
 
     def fork(self) -> World:
         """The same reality, which may be told apart from here on: what is answered in one is not known to the
@@ -123,28 +164,64 @@ class World:
         """
         copy = World.__new__(World)
         copy.__dict__.update(self.__dict__)
-        copy.by_model = self.by_model.fork()
+        copy._connect(self.pins.fork())
         return copy
 
     async def answer(self, episode: Episode, tool: str, arguments: Mapping[str, Any]) -> Answer:
-        """The answer to a call in the state that an episode is in: guard, then projection or recipe, then the
-        recording, then the model. The episode is left as it is."""
-        asked = Asked(tool, dict(arguments), call_key(tool, arguments), episode.steps, episode.writes)
+        """The answer to a call in the state that an episode is in; the episode is left as it is."""
+        answer = await self._answer(episode, tool, dict(arguments))
+        return replace(answer, support=calibrated(self.model.curves.get(answer.provenance, ()), answer.support))
+
+    async def _answer(self, episode: Episode, tool: str, asked: dict[str, Any]) -> Answer:
+        if episode.session is None or self.holes is None:
+            return await self.alone.answer(tool, asked, episode.steps)
+        session = episode.session
         blocked = tool in self.model.resolver.blocked
-        decided = None if episode.session is None or blocked else episode.session.derive(tool, arguments, self.seed)
+
+        def recorded() -> Answer | None:
+            return self.recording.answer(tool, asked, episode.steps, episode.writes)
+
+        # guard: what cannot exist is refused; else the rules decide, and the control may make them fail
+        unknown = why_unknown(session, tool, asked, episode.heard, episode.gone)
+        decided = None if blocked else episode.steering.decide(session, tool, asked, self.seed)
+        if decided is not None:
+            decided = found_after_all(self.model.shapes, session, tool, asked, decided)
+        if unknown is not None and not blocked and (decided is None or decided.outcome == OK) and not recorded():
+            refused = session.refused(tool, asked, self.seed)
+            if refused is None or refused.content is None:
+                return abstained(tool, asked, f"{unknown}, and no recorded answer says how {tool} refuses that")
+            return derived(tool, asked, refused)
+        # projection or recipe
         if decided is not None and decided.content is not None and (decided.sure or decided.accident):
-            return derived(asked, decided, decided.content)
-        recorded = self.by_model.recorded(asked)
-        if recorded is not None:
-            return recorded
+            return derived(tool, asked, decided)
+        # recording
+        answered = recorded()
+        if answered is not None:
+            return answered
         if decided is not None and decided.content is not None:
-            return derived(asked, decided, decided.content)
-        return await self.by_model.answer(asked, decided)
+            return derived(tool, asked, decided)
+        # a hole: invented records, then the rules again, then the model
+        why = self.model.resolver.objection(tool, asked)
+        if decided is None or why is not None:
+            return abstained(tool, asked, why or f"nothing was learned of the tool {tool!r}")
+        session = session.fork()
+        made = await self.holes.meet(session, tool, asked) if tool in session.engine.writes else []
+        if made:
+            decided = session.derive(tool, asked, self.seed) or decided
+        answer = await self.holes.fill(session, tool, asked, decided, episode.steps)
+        return replace(answer, records=(*made, *answer.records))
 
 
-def derived(asked: Asked, decided: Derivation, content: str) -> Answer:
-    step = Step(asked.tool, asked.arguments, content, decided.outcome)
+def derived(tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Answer:
+    """An answer that the rules determine."""
+    step = Step(tool, arguments, decided.content or "", decided.outcome)
     return Answer(step, "derived", decided.support, decided.rule)
+
+
+def world_name(model: str, seed: int, grounding: Grounding) -> str:
+    """A name under which equal worlds find each other's answers in a file of pins."""
+    facts = [f"{s.key} {s.content}" for s in (*grounding.facts, None, *grounding.prior) if s is not None]
+    return f"{model} {seed} {int(2**53 * uniform(len(grounding.prior), *facts)):x}"
 
 
 class Episode:
@@ -152,15 +229,17 @@ class Episode:
     synchronously.
     """
 
-    def __init__(
-        self,
-        world: World,
-        steps: list[Step],
-        writes: list[Step],
-        said: list[tuple[str, str]],
-        session: Session | None = None,
-    ) -> None:
-        self.world, self.steps, self.writes, self.said, self.session = world, steps, writes, said, session
+    def __init__(self, world: World, steps: list[Step], session: Session | None = None) -> None:
+        self.world, self.steps, self.session = world, steps, session
+        effects = world.model.resolver.frame.effects
+        self.writes = [s for s in steps if s.outcome == OK and effects.is_write(s.tool)]
+        grounding = world.grounding
+        self.said = [(speaker, text) for speaker, text in grounding.said if speaker != "system"]
+        self.heard = Heard([text for _, text in grounding.said] + list(grounding.goal))
+        for step in steps:
+            self.heard.add(step.content)
+        self.gone: set[tuple[str, tuple[str, ...]]] = set()
+        self.steering = Steering(world.control, world.model.shapes.implicit)
         self.provenance: dict[str, int] = {}
         self.ended: str | None = None
         self._turn: asyncio.Lock | None = None
@@ -181,16 +260,30 @@ class Episode:
         self.provenance[answer.provenance] = self.provenance.get(answer.provenance, 0) + 1
         if answer.provenance == "abstained":
             self.ended = answer.rule or "nothing in production supports an answer"
-            return Observation("", True, "abstained", latency, "abstained", 0.0)
-        self.steps.append(step)
-        if step.outcome == OK and self.world._effects.is_write(step.tool):
-            self.writes.append(step)
+            return Observation("", True, "abstained", latency, "abstained", 0.0, self.ended)
         if self.session is not None:
-            source = "invented" if answer.provenance == "generated" else "seen"
-            self.session.told(step.tool, step.arguments, step.content, step.outcome, source)
+            self._store(answer, self.session)
+        self.steps.append(step)
+        if step.outcome == OK and self.world.model.resolver.frame.effects.is_write(step.tool):
+            self.writes.append(step)
+        shown = self.steering.shown(self.session, self.steps, step, self.world.seed)
+        self.heard.add(shown)
         wrong = step.outcome != OK
         error_class = step.outcome if wrong else ""
-        return Observation(minify(step.content), wrong, error_class, latency, answer.provenance, answer.support)
+        return Observation(minify(shown), wrong, error_class, latency, answer.provenance, answer.support)
+
+    def _store(self, answer: Answer, session: Session) -> None:
+        step = answer.step
+        for type_, key, record in answer.records:
+            put(session, type_, key, record)
+        rules = session.engine
+        self.steering.met(session, step.tool)
+        if step.outcome != OK:
+            self.gone |= declared_missing(
+                rules, self.world.model.shapes, session, step.tool, step.arguments, step.outcome
+            )
+        source = "generated" if answer.provenance == "generated" else "seen"
+        session.told(step.tool, step.arguments, step.content, step.outcome, source)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Observation:
         """`observe`, for callers that are not asynchronous."""
@@ -202,16 +295,18 @@ class Episode:
         user = self.world.model.user
         if user is None:
             return None
-        reply = await user.reply(self.world.goal, self.said, self.world.seed, self.world.by_model.pins)
+        reply = await user.reply(self.world.grounding.goal, self.said, self.world.seed, self.world.pins)
         if reply is not None:
             self.said.append(("user", reply))
+            self.heard.add(reply)
         return reply
 
     def fork(self) -> Episode:
         """A second run that has lived through the same so far, in the same world."""
-        session = self.session.fork() if self.session else None
-        copy = Episode(self.world, list(self.steps), list(self.writes), list(self.said), session)
-        copy.provenance, copy.ended = dict(self.provenance), self.ended
+        copy = Episode(self.world, list(self.steps), self.session.fork() if self.session else None)
+        copy.writes, copy.said = list(self.writes), list(self.said)
+        copy.provenance, copy.ended, copy.gone = dict(self.provenance), self.ended, set(self.gone)
+        copy.heard, copy.steering = self.heard.fork(), self.steering.fork()
         return copy
 
     def _latency(self, answer: Answer, call: ToolCall) -> float:

@@ -151,6 +151,9 @@ def card_rows(card: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             "replay": (baselines.get("replay_cache") or {}).get("exact_match"),
             "status": entry.get("status", ""),
             "why": "; ".join(entry.get("why", [])),
+            "says": entry.get("says", ""),
+            "rules": (baselines.get("rules_alone") or {}).get("exact_match"),
+            "model": (baselines.get("model_alone") or {}).get("exact_match"),
         }
 
 

@@ -105,7 +105,8 @@ def summary(told: Contents) -> str:
 
 def card(value: Mapping[str, Any]) -> str:
     """The fidelity card as a Markdown table."""
-    head = ["tool", "n", "exact", "copy", "replay", "field F1", "outcome F1", "errors sim/real", "status"]
+    head = ["tool", "n", "exact", "rules", "model", "copy", "replay"]
+    head += ["field F1", "outcome F1", "errors sim/real", "status"]
     rows = []
     for tool, entry in [*value["tools"].items(), ("all", value["overall"])]:
         baselines, errors = entry["baselines"], entry["errors"]
@@ -114,6 +115,8 @@ def card(value: Mapping[str, Any]) -> str:
                 tool,
                 entry["n"],
                 entry["exact_match"],
+                baselines.get("rules_alone", {}).get("exact_match"),
+                baselines.get("model_alone", {}).get("exact_match"),
                 baselines["nearest_copy"]["exact_match"],
                 baselines["replay_cache"]["exact_match"],
                 entry["field_f1"],
@@ -122,4 +125,5 @@ def card(value: Mapping[str, Any]) -> str:
                 entry.get("status", ""),
             ]
         )
-    return grid(head, rows)
+    said = [f"- {entry['says']}" for entry in value["tools"].values() if "says" in entry]
+    return "\n\n".join([grid(head, rows), "\n".join(said)]) if said else grid(head, rows)

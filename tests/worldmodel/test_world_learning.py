@@ -12,7 +12,7 @@ import pytest
 from worldmodel.effects import Effects, is_read_verb, learn_effects
 from worldmodel.generate.context import Frame, abbreviate, canonical_history, learn_patched, select, trail_of
 from worldmodel.generate.examples import build_index, derivable, frame_step, is_repeat, learn_vocabulary
-from worldmodel.generate.resolver import Odds, corrected, fit_bias, uniform
+from worldmodel.generate.resolver import corrected, fit_bias, uniform
 from worldmodel.generate.retrieval import TransitionIndex, features_of
 from worldmodel.profiles import Profile, learn_profiles
 from worldmodel.split import split_conversations
@@ -270,11 +270,9 @@ def test_bias_makes_the_mean_prediction_the_observed_rate() -> None:
     assert abs(mean - 0.3) < 0.01
 
 
-def test_accidents_and_lasting_outcomes_are_drawn_apart() -> None:
-    odds = Odds((OK, "timeout", "missing"), (0.5, 0.25, 0.25), (False, True, False))
-    assert odds.draw_transient(0.1) == 1 and odds.draw_transient(0.3) is None
-    assert odds.draw_lasting(0.6) == 0 and odds.draw_lasting(0.7) == 2
+def test_uniform_is_a_function_of_its_arguments() -> None:
     draws = [uniform(0, "x", k) for k in range(2000)]
+    assert draws[:5] == [uniform(0, "x", k) for k in range(5)]
     assert abs(sum(draws) / len(draws) - 0.5) < 0.03
 
 

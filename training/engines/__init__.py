@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ingest.errors import UserError
+from training.engines.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Sampling:
     sampled (arXiv 2407.01082). Equal seeds give equal samples, whatever else is in the batch.
 
     `learned`: the log-probabilities are used for training, so they must be those of the sampling distribution,
-    temperature and min_p included. An engine that cannot provide them raises UserError."""
+    temperature and min_p included. An engine that cannot provide them raises UserError. `grammar`: only tokens that its
+    JSON schema allows are sampled; the log-probabilities are still the model's own."""
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -24,6 +26,7 @@ class Sampling:
     seed: int | None = None
     min_p: float = 0.0
     learned: bool = False
+    grammar: Grammar | None = None
 
     def check_whole(self, engine: str) -> None:
         """Raise UserError unless sampling is at temperature 1 over all tokens; for engines that only report that."""

@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from training.engines import Sample, Sampling
+from training.engines.grammar import Matcher
 from training.models.devices import sharing_weights
 from training.models.kv_cache import BatchCache, CacheMemory, PrefixStore
 from training.models.lora_layers import AdapterSlots, Factors, Span, read_adapter, spans_of
@@ -60,6 +61,7 @@ class _Request:
     answer: asyncio.Future[Any]
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    matcher: Matcher | None = None
 
     @property
     def kind(self) -> Kind:
@@ -176,7 +178,10 @@ class LocalEngine:
             raise ValueError("a prompt needs at least one token")
         asked = {"sampling": None, "candidates": (), "completion": (), **wanted}
         answer = asyncio.get_running_loop().create_future()
-        return _Request(tuple(prompt_ids), adapter, self._adapters.get(adapter), answer=answer, **asked)
+        request = _Request(tuple(prompt_ids), adapter, self._adapters.get(adapter), answer=answer, **asked)
+        if request.sampling is not None and request.sampling.grammar is not None:
+            request.matcher = request.sampling.grammar.start()
+        return request
 
     async def _submit(self, request: _Request) -> None:
         loop = asyncio.get_running_loop()
@@ -376,6 +381,7 @@ class LocalEngine:
     def _drawn(self, rows: list[_Request], logits_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One token per row by inverse transform, with one uniform number per (seed, step), whatever the batch."""
         logprobs_BV = logits_BV.log_softmax(-1)
+        logits_BV = self._masked(rows, logits_BV)
         temperature_B = torch.tensor([r.sampling.temperature if r.sampling else 1.0 for r in rows], device=self.device)
         seeds = [r.sampling.seed if r.sampling else None for r in rows]
         uniform_B = torch.from_numpy(_uniform(seeds, [len(r.ids) for r in rows])).to(self.device)
@@ -397,6 +403,17 @@ class LocalEngine:
             drawn_from_B = probabilities_BV.gather(-1, ids_B[:, None])[:, 0].log()
             told_B = torch.where(learned_B & (temperature_B > 0), drawn_from_B, told_B)
         return ids_B, told_B
+
+    def _masked(self, rows: list[_Request], logits_BV: torch.Tensor) -> torch.Tensor:
+        """The logits with what a row's grammar does not allow set to minus infinity."""
+        if all(r.matcher is None or r.over for r in rows):
+            return logits_BV
+        size = logits_BV.shape[-1]
+        allowed_BV = np.ones((len(rows), size), dtype=bool)
+        for k, request in enumerate(rows):
+            if request.matcher is not None and not request.over:
+                allowed_BV[k] = request.matcher.allowed(request.ids, size)
+        return logits_BV.masked_fill(~torch.from_numpy(allowed_BV).to(logits_BV.device), -torch.inf)
 
     def _remember(self, cache: BatchCache, row_of: dict[_Text, int]) -> None:
         for (factors, ids), row in row_of.items():

@@ -185,11 +185,13 @@ class VllmEngine:
     async def _generate(self, ids: list[int], name: str | None, wanted: dict[str, Any]) -> Any:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         if name is not None and name not in self._adapters:
             raise UserError(f"no adapter {name!r}; loaded are {sorted(self._adapters) or 'none'}")
         held = self._blank if name is None else self._adapters[name]
+        if "structured_outputs" in wanted:
+            wanted = {**wanted, "structured_outputs": StructuredOutputsParams(**wanted["structured_outputs"])}
         params = SamplingParams(**wanted, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
         lora = None if held is None else held.request
         if held is not None:
@@ -254,7 +256,7 @@ def sampling_request(sampling: Sampling) -> dict[str, Any]:
 
     vLLM reports raw log-probabilities (`logprobs_mode`): the model's own, before temperature.
     """
-    return {
+    wanted: dict[str, Any] = {
         **PLAIN,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
@@ -263,6 +265,9 @@ def sampling_request(sampling: Sampling) -> dict[str, Any]:
         "seed": None if sampling.seed is None else sampling.seed & (2**63 - 1),
         "logprobs": 0,
     }
+    if sampling.grammar is not None:
+        wanted["structured_outputs"] = {"json": sampling.grammar.schema, "disable_any_whitespace": True}
+    return wanted
 
 
 def check_length(ids: Sequence[int], most: int) -> None:

@@ -57,8 +57,12 @@ class Trajectory:
         return [replace(row, rollout=name) for row in rows]
 
     def supported(self) -> float:
-        """Share of the observations that the world did not abstain from."""
-        return 1 - self.provenance().get("abstained", 0) / max(1, len(self.observations))
+        """Mean support of the episode's observations; 1 without any. The world calibrates it (worldmodel/support.py).
+        Real answers have 1 and abstained ones 0.
+        """
+        if not self.observations:
+            return 1.0
+        return sum(o.support for o in self.observations) / len(self.observations)
 
     def row(self, advantage: float) -> Row:
         """The only row. Raises ValueError if there are several."""

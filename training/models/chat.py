@@ -40,6 +40,7 @@ class AssistantTurn:
 class ChatFormat(Protocol):
     """The chat format of one base model."""
 
+    tokenizer: Any
     stop_ids: tuple[int, ...]
     pad_id: int
     compact: bool

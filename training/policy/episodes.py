@@ -49,6 +49,7 @@ def as_record(trajectory: Trajectory, step: int, group: int, member: int) -> dic
         "advantage": trajectory.extra.get("advantage", 0.0),
         "reason": trajectory.extra.get("reason", ""),
         "ended": trajectory.ended,
+        "abstained": trajectory.extra.get("abstained", ""),
         "malformed": trajectory.malformed,
         "provenance": trajectory.provenance(),
         "messages": trajectory.messages,

@@ -335,6 +335,7 @@ def _describe(trajectories: Sequence[Trajectory], judged: Sequence[Judgement], f
         "calls": seen / max(1, len(trajectories)),
         "turns": float(np.mean([sum(m["role"] == "assistant" for m in t.messages) for t in trajectories])),
         "left": float(np.mean([t.ended == "left" for t in trajectories])),
+        "abstained": float(np.mean([t.ended == "abstained" for t in trajectories])),
         "order_disagreement": float(np.mean([j.disagreement for j in judged])) if judged else 0.0,
         "judge_tokens": sum(j.tokens for j in judged),
         "judge_failures": sum(j.failed_calls for j in judged),

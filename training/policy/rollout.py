@@ -102,6 +102,7 @@ async def _act(
             trajectory.observations.append(seen)
             if seen.provenance == "abstained":  # the episode ends; the agent must not read the placeholder
                 trajectory.ended = "abstained"
+                trajectory.extra["abstained"] = seen.reason
                 return False
             back.append(_result(seen, call))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.models.edits import canonical
+from worldmodel.derive.values import parse
+from worldmodel.generate.shapes import Shapes
+from worldmodel.generate.values import typed
 from worldmodel.profiles import Profile
 from worldmodel.steps import OK, Step
 
 ENOUGH_OF_CLASS = 10
+HOLE = "\x00"
+"""The body of an answer whose outcome the rules know and whose body they do not."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Judged:
     """One held-out call: what production answered, what was answered instead (None: nothing).
 
     `derivable`: every value of the truth could be known. `after_write`: a read whose entity had been written
-    to.
+    to. `provenance` and `support` are those of the answer.
     """
 
     conversation_id: str
@@ -30,6 +36,13 @@ class Judged:
     derivable: bool
     after_write: bool
     writes: bool = False
+    provenance: str = ""
+    support: float = 0.0
+    odds: float | None = None
+    """The probability that the answerer gave to production's outcome, where it gave any."""
+    why: str = ""
+    """Why there is no answer."""
+    before: tuple[Step, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -83,6 +96,21 @@ def outcome_f1(judged: Sequence[Judged]) -> float | None:
     return _mean([2 * right[pair] / (truth[pair] + said[pair]) for pair in often or truth])
 
 
+def macro(judged: Sequence[Judged]) -> dict[str, float | None]:
+    """Exact match and outcome F1 as means over tools: each tool counts as much as another."""
+    by_tool: dict[str, list[Judged]] = defaultdict(list)
+    for j in judged:
+        by_tool[j.truth.tool].append(j)
+    exact = [found for of_tool in by_tool.values() if (found := exact_match(of_tool)) is not None]
+    f1 = [found for of_tool in by_tool.values() if (found := outcome_f1(of_tool)) is not None]
+    return {"exact_match": _mean(exact), "outcome_f1": _mean(f1)}
+
+
+def log_loss(judged: Sequence[Judged]) -> float | None:
+    """Mean negative log-probability (nats) of production's outcomes, over the calls for which odds were given."""
+    return _mean([-math.log(max(j.odds, 1e-6)) for j in judged if j.odds is not None])
+
+
 def error_rates(judged: Sequence[Judged], draws: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Real and simulated error rates and their ratio with a 95 % interval, resampling whole conversations.
 
@@ -116,13 +144,31 @@ def _ratio_interval(rows: Sequence[Sequence[int]], draws: int, seed: int) -> lis
     return [ratios[int(0.025 * draws)], ratios[int(0.975 * draws)]]
 
 
+def value_types(judged: Sequence[Judged], shapes: Shapes) -> float | None:
+    """The share of answers of which every value has a JSON type that production showed at its place."""
+    answers = [j.answer for j in judged if j.answer is not None and j.answer.content != HOLE]
+    answered = [s for s in answers if s.outcome in shapes.bodies.get(s.tool, {})]
+    return _mean([typed(shapes.bodies[s.tool][s.outcome], parse(s.content)) for s in answered])
+
+
+def provenances(judged: Sequence[Judged]) -> dict[str, dict[str, float | None]]:
+    """By where answers came from: how many, and how many were exact."""
+    by_source: dict[str, list[Judged]] = defaultdict(list)
+    for j in judged:
+        if j.provenance:
+            by_source[j.provenance].append(j)
+    return {name: {"n": len(found), "exact_match": exact_match(found)} for name, found in sorted(by_source.items())}
+
+
 def schema_validity(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> float | None:
     """The share of answers that have the shape of the tool's past answers of that outcome."""
-    answered = [j.answer for j in judged if j.answer is not None]
+    answered = [j.answer for j in judged if j.answer is not None and j.answer.content != HOLE]
     return _mean([s.tool not in profiles or profiles[s.tool].allows(s.outcome, s.content) for s in answered])
 
 
-def summary(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> dict[str, Any]:
+def summary(
+    judged: Sequence[Judged], profiles: Mapping[str, Profile], shapes: Shapes | None = None
+) -> dict[str, Any]:
     """All measures of one answerer over some calls."""
     derivable = [j for j in judged if j.derivable]
     after_write = [j for j in judged if j.after_write]
@@ -133,8 +179,11 @@ def summary(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> dict[s
         "derivable": {"n": len(derivable), "exact_match": exact_match(derivable)},
         "field_f1": field_f1(judged),
         "outcome_f1": outcome_f1(judged),
+        "log_loss": log_loss(judged),
+        "macro": macro(judged),
         "errors": error_rates(judged),
         "schema_validity": schema_validity(judged, profiles),
+        "value_types": value_types(judged, shapes) if shapes is not None else None,
         "read_after_write": {
             "n": len(after_write),
             "exact_match": exact_match(after_write),
@@ -142,6 +191,7 @@ def summary(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> dict[s
         },
         "state_changing": {"n": len(writes), "exact_match": exact_match(writes)},
         "coverage": _mean([j.answer is not None for j in judged]),
+        "provenance": provenances(judged),
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.models.edits import canonical
@@ -77,6 +77,26 @@ class Session:
         if rules is None:
             return None
         return self.engine.decide(rules, self.situation(tool, arguments), seed, accidents)
+
+    def again(self, tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Derivation:
+        """The same form, filled from the store as it is now."""
+        form = self.engine.rules.tools[tool].forms[decided.label]
+        known, precision = _fill_slots(form, self.situation(tool, arguments).row)
+        whole = len(known) == len(form.slots) and (form.slots or form.template is not None)
+        content = _content(form, known) if whole else None
+        return replace(decided, content=content, known=known, support=decided.purity * precision)
+
+    def refused(self, tool: str, arguments: Mapping[str, Any], seed: object = 0) -> Derivation | None:
+        """The refusal of a record that does not exist, by the odds of such refusals; None where none was ever seen."""
+        rules = self.engine.rules.tools.get(tool)
+        if rules is None or not rules.unknown:
+            return None
+        leaf = Leaf(rules.unknown)
+        label = leaf.draw(uniform(seed, "unknown", call_key(tool, arguments))) or next(iter(rules.unknown))
+        form = rules.forms[label]
+        rule = f"{tool}/{label}"
+        first = Derivation(form.outcome, None, label, rule, 1.0, templated=form.template is not None)
+        return self.again(tool, arguments, first)
 
     def told(
         self, tool: str, arguments: Mapping[str, Any], content: str, outcome: str, provenance: str = "seen"

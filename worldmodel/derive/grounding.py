@@ -29,19 +29,30 @@ def opened(engine: Engine, steps: Sequence[Step]) -> Session:
     session = engine.session()
     store = session.store
     touched: set[tuple[str, Key]] = set()
+    changed: set[tuple[str, Key, str]] = set()
     for step in steps:
         situation = session.situation(step.tool, step.arguments)
         named = {(link.type, situation.keys[link.name]) for link in situation.links if link.name in situation.keys}
         if step.tool in engine.writes:
             if step.outcome == OK:
                 shown = store.shown(step.tool, step.arguments, parse(step.content))
-                touched |= named | {(type_, key) for type_, key, _, _ in shown} | {(EPISODE, ())}
+                fields = _changes(engine, step.tool)
+                if not fields:
+                    touched |= named
+                changed |= {(type_, key, name) for type_, key in named for of, name in fields if of == type_}
+                touched |= {(type_, key) for type_, key, _, _ in shown} | {(EPISODE, ())}
             continue
         if step.outcome != OK:
             continue
         for type_, key, name, value in store.shown(step.tool, step.arguments, parse(step.content)):
             mark = (type_, key)
-            if mark not in touched and name not in store.records.get(mark, {}):
+            if mark not in touched and (type_, key, name) not in changed and name not in store.records.get(mark, {}):
                 store.set(type_, key, name, value, "seen")
     store.missing.clear()
     return session
+
+
+def _changes(engine: Engine, tool: str) -> set[tuple[str, str]]:
+    """The (type, field) pairs that a write is known to change; empty where that is not known."""
+    rules = engine.rules.tools.get(tool)
+    return {(effect.type, effect.field) for effect in rules.effects} if rules is not None else set()

@@ -20,6 +20,9 @@ from worldmodel.generate.retrieval import TransitionIndex, features_of
 from worldmodel.steps import OK, Step, call_key, is_identifier, leaves
 
 MAX_SEEN = 3
+RETRIEVED = 3
+"""Transitions of other conversations that a prompt shows; those after the first only as far as there is room."""
+RETRIEVED_TEXT = 900
 LONG_SCALAR = 48
 """Longer strings are left out of what is shown, unless the call names them."""
 
@@ -56,18 +59,20 @@ class Frame:
     ) -> Framed:
         """`history` as `canonical_history` leaves it; no retrieval where `index` is None."""
         chosen = select(tool, arguments, history, self.effects)
-        nearest = None
+        alike: list[Step] = []
         if index is not None:
             features = features_of(tool, arguments, [s.content for s in chosen])
-            nearest = index.nearest(tool, features, not_conversation)
+            alike = index.nearest_of(tool, features, RETRIEVED, not_conversation)
         seen = [self._seen(tool, arguments, step, retrieved=False) for step in chosen]
         sources = [step.content for step in chosen]
-        if nearest is not None:
-            seen.append(self._seen(tool, arguments, nearest, retrieved=True))
-            sources.append(nearest.content)
+        for number, step in enumerate(alike):
+            if number and sum(len(s.content) for s in alike[: number + 1]) > RETRIEVED_TEXT:
+                break
+            seen.append(self._seen(tool, arguments, step, retrieved=True))
+            sources.append(step.content)
         shown = tuple((_brief(s), s.outcome) for s in trail)
         prompt = WorldPrompt(tuple(seen), shown, tool, arguments, self.classes.get(tool, (OK,)))
-        return Framed(prompt, tuple(sources), nearest)
+        return Framed(prompt, tuple(sources), alike[0] if alike else None)
 
     def _seen(self, tool: str, arguments: Mapping[str, Any], step: Step, retrieved: bool) -> Seen:
         if retrieved and not self.effects.is_write(tool):

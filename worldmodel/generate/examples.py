@@ -36,13 +36,15 @@ class Example:
         return encode(self.step.content, self.framed.sources, cost)
 
 
-def build_index(conversations: Conversations, frame: Frame) -> TransitionIndex:
-    """The retrieval index over some conversations."""
+def build_index(
+    conversations: Conversations, frame: Frame, groups: Mapping[str, int] | None = None
+) -> TransitionIndex:
+    """The retrieval index over some conversations. `groups` says which of them name a common entity."""
     entries = []
     for conversation_id, steps in conversations.items():
         for at, step in enumerate(steps):
             entries.append(_entry(conversation_id, steps, at, step, frame))
-    return TransitionIndex(entries)
+    return TransitionIndex(entries, groups or {})
 
 
 def _entry(conversation_id: str, steps: Sequence[Step], at: int, step: Step, frame: Frame) -> Entry:
@@ -62,7 +64,7 @@ def _entry(conversation_id: str, steps: Sequence[Step], at: int, step: Step, fra
 def frame_step(
     conversation_id: str, steps: Sequence[Step], at: int, frame: Frame, index: TransitionIndex | None
 ) -> Example:
-    """One transition, framed from the recorded steps before it; its own conversation is never retrieved."""
+    """One transition, framed from the recorded steps before it. What is retrieved shares no entity with it."""
     step, before = steps[at], steps[:at]
     history = canonical_history(before, frame.effects)
     trail = trail_of(step.tool, step.arguments, before, frame.effects)

@@ -1,25 +1,25 @@
-"""How one call is answered: which outcome, which body, and how much production stands behind it.
-
-The model says the outcome's digit first; its distribution, corrected per tool, is split in two. Transient
-classes (timeouts, 429) are drawn anew for every try; the rest is drawn once for a call in a state, so that
-what was not found stays not found.
-"""
+"""What the model is asked: the odds of the outcome classes, and bodies, under a JSON schema or as an edit."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ingest.errors import UserError
 from training.engines import Engine, Sampling
+from training.engines.grammar import Grammar
 from training.models.chat import ChatFormat
-from training.models.edits import REFERENCE, EditError, decode, minify
+from training.models.edits import EditError, decode, minify
+from worldmodel.derive.values import parse
 from worldmodel.generate.context import Frame, Framed
 from worldmodel.generate.retrieval import TransitionIndex
 from worldmodel.profiles import Profile
-from worldmodel.steps import OK, Step
+from worldmodel.steps import Step
 
 MAX_BODY_TOKENS = 640
 
@@ -35,48 +35,28 @@ def uniform(*parts: object) -> float:
 @dataclass(frozen=True)
 class Answer:
     """A step and where it came from; `support` in [0, 1] is how much production stands behind it. `rule` names the rule
-    that derived it, or says why there is no answer."""
+    that derived it, or says why there is no answer. `records` were invented on the way: (type, key, fields)."""
 
     step: Step
     provenance: str
     support: float
     rule: str = ""
+    records: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = ()
 
 
-@dataclass(frozen=True)
-class Odds:
-    """The corrected distribution over a tool's outcome classes for one call in one state."""
-
-    names: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    transient: tuple[bool, ...]
-
-    def draw_transient(self, u: float) -> int | None:
-        """The class of an accident, or None if the call goes through."""
-        for number, (p, passes) in enumerate(zip(self.probabilities, self.transient, strict=True)):
-            if passes:
-                if u < p:
-                    return number
-                u -= p
-        return None
-
-    def draw_lasting(self, u: float) -> int:
-        """The class that the call has in this state, accidents aside."""
-        kept = [(n, p) for n, p in enumerate(self.probabilities) if not self.transient[n]]
-        u *= sum(p for _, p in kept)
-        for number, p in kept:
-            if u < p:
-                return number
-            u -= p
-        return max(kept, key=lambda pair: pair[1])[0] if kept else 0
+def abstained(tool: str, arguments: Mapping[str, Any], why: str) -> Answer:
+    """No answer, and why."""
+    return Answer(Step(tool, arguments, "", "abstained"), "abstained", 0.0, why)
 
 
 @dataclass
 class Resolver:
-    """All that answers need besides a state: the model, what was learned without one, and past transitions.
+    """The model, what was learned without one, and past transitions.
 
     `adapter` None asks the base as it is. `biases` are added to the log-probabilities of a tool's digits.
-    Tools in `blocked` (their card failed) are replayed or abstained from, never generated.
+    Tools in `blocked` (their card failed) are replayed or abstained from, never generated. `by_schema`: bodies are
+    written under a JSON schema; else freely, as an edit, and used where they turn out to be possible. Without `writes`,
+    no model is asked for a body.
     """
 
     engine: Engine
@@ -88,17 +68,19 @@ class Resolver:
     biases: Mapping[str, Sequence[float]] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()
     body_tokens: int = MAX_BODY_TOKENS
+    by_schema: bool = True
+    writes: bool = True
+    tally: Counter[str] = field(default_factory=Counter)
+    """Bodies that the model was `asked` for, and those that were `usable` as they came."""
 
     # ----- outcome
 
-    async def odds(self, framed: Framed) -> Odds:
+    async def odds(self, framed: Framed) -> tuple[float, ...]:
+        """The corrected distribution over the tool's outcome classes."""
         names = framed.prompt.outcomes
-        effects, tool = self.frame.effects, framed.prompt.tool
-        transient = tuple(effects.is_transient(tool, name) for name in names)
         if len(names) == 1:
-            return Odds(names, (1.0,), transient)
-        logprobs = await self.digit_logprobs(framed)
-        return Odds(names, corrected(logprobs, self.biases.get(tool)), transient)
+            return (1.0,)
+        return corrected(await self.digit_logprobs(framed), self.biases.get(framed.prompt.tool))
 
     async def digit_logprobs(self, framed: Framed) -> tuple[float, ...]:
         """The model's own log-probabilities of the outcome digits, one a class, not normalised over them."""
@@ -108,60 +90,59 @@ class Resolver:
 
     # ----- body
 
-    async def generate(self, framed: Framed, outcome: int, odds: Odds, seed: int) -> Answer:
-        """The body for a chosen outcome: greedy, then once at temperature 1, then the nearest past
-        transition.
-        """
-        tool, arguments = framed.prompt.tool, framed.prompt.arguments
-        name = framed.prompt.outcomes[outcome]
-        confidence = odds.probabilities[outcome]
-        prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
-        prompt = [*prompt, *self.chat.encode(str(outcome))]
-        for temperature in (0.0, 1.0):
-            sampling = Sampling(self.body_tokens, temperature, self.chat.stop_ids, seed % 2**31)
-            sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
-            content = self._body(framed, name, self.chat.decode(sample.ids)) if sample.stopped else None
-            if content is not None:
-                support = confidence * self._grounding(framed, name, self.chat.decode(sample.ids))
-                return Answer(
-                    Step(tool, arguments, self._echo(framed, name, content), name), "generated", support
-                )
-        nearest = self.nearest(tool, arguments, framed, name)
-        if nearest is None:
-            return self.abstain(tool, arguments, "no recorded answer of that kind")
-        content = self._echo(framed, name, nearest.content)
-        return Answer(Step(tool, arguments, content, name), "generated", 0.25 * confidence)
+    async def written(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        outcome: str,
+        schema: str,
+        seed: int,
+        history: Sequence[Step] = (),
+        trail: Sequence[Step] = (),
+    ) -> Any:
+        """A JSON body for an outcome, under a schema; None where the model writes none that can be read."""
+        framed = self.frame.frame(tool, arguments, history, trail, self.index)
+        self.tally["asked"] += 1
+        body = await self._body(framed, outcome, schema, seed)
+        self.tally["usable"] += body is not None
+        return body
 
-    def _body(self, framed: Framed, name: str, edit: str) -> str | None:
-        """The observation that an edit stands for, if it is one that this tool could have given."""
+    async def _body(self, framed: Framed, outcome: str, schema: str, seed: int) -> Any:
+        if outcome not in framed.prompt.outcomes:
+            return None
+        if not self.by_schema:
+            content = await self.edited(framed, framed.prompt.outcomes.index(outcome), seed, 1.0)
+            return None if content is None else parse(content)
+        grammar = Grammar(schema, self.chat.tokenizer, self.chat.stop_ids[0])
+        prompt = self._prompt(framed, framed.prompt.outcomes.index(outcome), "=")
+        sampling = Sampling(self.body_tokens, 1.0, self.chat.stop_ids, seed % 2**31, grammar=grammar)
         try:
-            content = minify(decode(edit, framed.sources))
+            sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+        except UserError:  # the schema, or the prompt, is more than the engine can follow
+            return None
+        try:
+            return json.loads(self.chat.decode(sample.ids)) if sample.stopped else None
+        except ValueError:
+            return None
+
+    async def edited(self, framed: Framed, outcome: int, seed: int, temperature: float) -> str | None:
+        """A body that the model writes freely, as an edit; None where it is none that this tool could give."""
+        name = framed.prompt.outcomes[outcome]
+        sampling = Sampling(self.body_tokens, temperature, self.chat.stop_ids, seed % 2**31)
+        prompt = self._prompt(framed, outcome, "")
+        sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+        if not sample.stopped:
+            return None
+        try:
+            content = minify(decode(self.chat.decode(sample.ids), framed.sources))
         except EditError:
             return None
-        return content if self._allows(framed, name, content) else None
-
-    def _allows(self, framed: Framed, name: str, content: str) -> bool:
         profile = self.profiles.get(framed.prompt.tool)
-        return profile is None or profile.allows(name, content)
+        return content if profile is None or profile.allows(name, content) else None
 
-    def _echo(self, framed: Framed, name: str, content: str) -> str:
-        profile = self.profiles.get(framed.prompt.tool)
-        if profile is None or name != OK:
-            return content
-        return profile.echo(content, framed.prompt.arguments)
-
-    def _grounding(self, framed: Framed, name: str, edit: str) -> float:
-        """1 where the answer is an error or edits something known of this entity, a half where it is
-        invented.
-        """
-        reference = REFERENCE.match(edit)
-        known = sum(not seen.retrieved for seen in framed.prompt.seen)
-        return 1.0 if name != OK or (reference and int(reference[1]) <= known) else 0.5
-
-    def nearest(self, tool: str, arguments: Mapping[str, Any], framed: Framed, outcome: str) -> Step | None:
-        if framed.nearest is not None and framed.nearest.outcome == outcome:
-            return framed.nearest
-        return self.index.nearest_call(tool, arguments, framed.sources[:1], among=outcome)
+    def _prompt(self, framed: Framed, outcome: int, start: str) -> list[int]:
+        prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
+        return [*prompt, *self.chat.encode(str(outcome)), *(self.chat.encode(start) if start else ())]
 
     # ----- no answer
 
@@ -173,9 +154,6 @@ class Resolver:
         if tool in self.blocked:
             return f"tool {tool!r} may only be replayed"
         return profile.objection(arguments)
-
-    def abstain(self, tool: str, arguments: Mapping[str, Any], why: str) -> Answer:
-        return Answer(Step(tool, arguments, "", "abstained"), "abstained", 0.0, why)
 
 
 def corrected(logprobs: Sequence[float], bias: Sequence[float] | None) -> tuple[float, ...]:

@@ -86,6 +86,8 @@ class TransitionIndex:
     """All training transitions, searchable. Build with `of`, store with `save`, read with `load`."""
 
     entries: list[Entry]
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """By conversation, the group of those that name a common entity: none of them is retrieved for another."""
     _postings: dict[tuple[str, str], np.ndarray] = field(init=False, repr=False)
     _of_tool: dict[str, np.ndarray] = field(init=False, repr=False)
     _always: dict[str, Step] = field(init=False, repr=False)
@@ -112,9 +114,18 @@ class TransitionIndex:
         """The most similar past transition of a tool (the latest of equals), optionally of one outcome
         class.
         """
+        return next(iter(self.nearest_of(tool, features, 1, not_conversation, among)), None)
+
+    def nearest_of(
+        self, tool: str, features: Sequence[str], most: int, not_conversation: str = "", among: str | None = None
+    ) -> list[Step]:
+        """The `most` most similar past transitions of a tool, from conversations that share no entity with the one
+        that is named, and no two of them of one call."""
         rows = self._of_tool.get(tool)
         if rows is None:
-            return None
+            return []
+        own = self.groups.get(not_conversation)
+        found: dict[str, Step] = {}
         scores = np.zeros(len(self.entries), dtype=np.float32)
         for feature in features:
             hits = self._postings.get((tool, feature))
@@ -122,9 +133,13 @@ class TransitionIndex:
                 scores[hits] += math.log((len(rows) + 1) / len(hits))
         for at in rows[np.argsort(-scores[rows] - 1e-6 * np.arange(len(rows)), kind="stable")]:
             entry = self.entries[at]
+            if own is not None and self.groups.get(entry.conversation_id) == own:
+                continue
             if entry.conversation_id != not_conversation and among in (None, entry.step.outcome):
-                return entry.step
-        return None
+                found.setdefault(entry.step.key, entry.step)
+                if len(found) == most:
+                    break
+        return list(found.values())
 
     def nearest_call(
         self, tool: str, arguments: Mapping[str, Any], states: Sequence[str], among: str | None = None

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ingest.records import Conversation
 from training.engines import Engine, Sampling
 from training.models.chat import ChatFormat
 from training.models.roles import LEAVES, user_messages
+from worldmodel.steps import utterances
+
+
+class Settles(Protocol):
+    """What remembers replies: worldmodel.generate.pins.Pins."""
+
+    async def settle(self, question: str, make: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer to a question; made once."""
+        ...
 
 
 @dataclass
@@ -28,7 +37,7 @@ class UserSide:
     max_tokens: int = 160
 
     async def reply(
-        self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: dict[str, Any]
+        self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: Settles
     ) -> str | None:
         """The customer's next message, None when they leave. The same words so far get the same reply in
         a world.
@@ -37,13 +46,14 @@ class UserSide:
             return None
         prompt = self.chat.prompt(user_messages(goal, said, self.chat.compact))
         digest = hashlib.blake2b(repr((seed, prompt)).encode(), digest_size=8)
-        pin = f"user {digest.hexdigest()}"
-        if pin not in pins:
-            seed = int.from_bytes(digest.digest()[:4], "big") >> 1
-            sampling = Sampling(self.max_tokens, self.temperature, self.chat.stop_ids, seed)
+
+        async def write() -> str:
+            drawn = int.from_bytes(digest.digest()[:4], "big") >> 1
+            sampling = Sampling(self.max_tokens, self.temperature, self.chat.stop_ids, drawn)
             sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
-            pins.setdefault(pin, self.chat.decode(sample.ids).strip())
-        text = pins[pin]
+            return self.chat.decode(sample.ids).strip()
+
+        text = await pins.settle(f"user {digest.hexdigest()}", write)
         return None if not text or LEAVES in text else text
 
 
@@ -59,14 +69,6 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
         else:
             said.append((speaker, content))
     return said
-
-
-def utterances(messages: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """What was said aloud, message by message."""
-    speakers = {"user": "user", "assistant": "agent"}
-    for message in messages:
-        if message["role"] in speakers and message.get("content") and not message.get("tool_calls"):
-            yield speakers[message["role"]], message["content"]
 
 
 def user_rows(

@@ -24,6 +24,7 @@ from worldmodel.effects import learn_effects
 from worldmodel.generate.context import Frame, learn_patched
 from worldmodel.generate.examples import build_index
 from worldmodel.generate.resolver import Resolver
+from worldmodel.generate.shapes import learn_shapes
 from worldmodel.learn.induce import induce
 from worldmodel.profiles import learn_profiles
 from worldmodel.steps import OK, Step, outcome_classes
@@ -70,8 +71,9 @@ def model() -> Iterator[WorldModel]:
     effects = learn_effects(list(conversations.values()))
     frame = Frame(effects, outcome_classes(steps), learn_patched(list(conversations.values()), effects))
     index = build_index(conversations, frame)
-    resolver = Resolver(engine, chat, None, frame, index, learn_profiles(steps), body_tokens=16)
-    made = WorldModel(resolver, None, Engine(*induce(conversations)))
+    resolver = Resolver(engine, chat, None, frame, index, learn_profiles(steps), body_tokens=120)
+    rules = Engine(*induce(conversations))
+    made = WorldModel(resolver, None, rules, learn_shapes(rules, conversations))
     yield made
     made.close()
 

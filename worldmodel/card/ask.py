@@ -1,0 +1,188 @@
+"""Held-out calls, put to the world as practice puts them, and to what is free: a cache, a copy, the rules, the model.
+
+A question is a recorded call with the conversation before it. The world that is asked stands on that prefix as an
+episode's own past (`worldmodel.world.Grounding`), so one wrong answer does not spoil the next question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from worldmodel.card.measures import HOLE, Judged
+from worldmodel.derive.engine import Engine, Session, store_determines
+from worldmodel.derive.rules import Leaf, leaf_of
+from worldmodel.generate.context import canonical_history
+from worldmodel.generate.examples import derivable, learn_constants, learn_vocabulary
+from worldmodel.generate.resolver import Resolver, uniform
+from worldmodel.steps import OK, Step
+from worldmodel.world import Grounding, World, WorldModel
+
+AT_ONCE = 128
+Progress = Callable[[int, int], None]
+"""Told how many questions are answered, and of how many."""
+Said = Mapping[str, Sequence[tuple[str, str]]]
+"""By conversation, what was said in it: (speaker, text)."""
+
+
+def silent(done: int, total: int) -> None:
+    """A progress that tells nobody."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out call with its recorded prefix."""
+
+    conversation_id: str
+    truth: Step
+    before: tuple[Step, ...]
+    derivable: bool
+    after_write: bool
+    writes: bool = False
+    said: tuple[tuple[str, str], ...] = ()
+
+    def grounding(self) -> Grounding:
+        """The grounding of a world whose episode has lived through the recorded prefix."""
+        goal = tuple(text for speaker, text in self.said if speaker == "user")
+        return Grounding(self.before, self.before, self.said, goal)
+
+    def seed(self, seed: int) -> int:
+        return int(2**31 * uniform(seed, self.conversation_id, len(self.before)))
+
+    def judged(self, answer: Step | None, provenance: str = "", support: float = 0.0, odds: float | None = None,
+               why: str = "") -> Judged:  # fmt: skip
+        return Judged(
+            self.conversation_id, self.truth, answer, self.derivable, self.after_write, self.writes,
+            provenance, support, odds, why, self.before,
+        )  # fmt: skip
+
+
+def questions(
+    held_out: Mapping[str, Sequence[Step]],
+    trained: Mapping[str, Sequence[Step]],
+    resolver: Resolver,
+    most: int | None = None,
+    rules: Engine | None = None,
+    said: Said | None = None,
+) -> list[Question]:
+    """Every call of the held-out conversations, or an even sample of `most` of them.
+
+    A call is derivable where the store determines its answer (some form of the tool, filled from the store, is what
+    production answered), or where every value of the answer occurs in what came before. What passes by itself (a
+    timeout, a 429) is determined by nothing.
+    """
+    vocabulary = learn_vocabulary(trained) if rules is None else learn_constants(trained)
+    found = []
+    for conversation_id, steps in held_out.items():
+        determined = store_determines(rules, steps) if rules is not None else [False] * len(steps)
+        accident = [rules is not None and rules.passes(step.tool, step.outcome) for step in steps]
+        told = tuple((said or {}).get(conversation_id, ()))
+        for at, step in enumerate(steps):
+            before = tuple(steps[:at])
+            known = determined[at] or derivable(step, before, vocabulary, by_outcome=rules is not None)
+            known = known and not accident[at]
+            after, writes = _after_write(step, before, resolver), resolver.frame.effects.is_write(step.tool)
+            found.append(Question(conversation_id, step, before, known, after, writes, told))
+    if most is not None and len(found) > most:
+        found = sorted(found, key=lambda q: uniform(q.conversation_id, len(q.before)))[:most]
+        found.sort(key=lambda q: q.conversation_id)
+    return found
+
+
+def _after_write(step: Step, before: Sequence[Step], resolver: Resolver) -> bool:
+    effects = resolver.frame.effects
+    if effects.is_write(step.tool) or step.outcome != OK:
+        return False
+    writes = [s for s in before if s.outcome == OK and effects.is_write(s.tool)]
+    return bool(effects.bearing(step.tool, step.arguments, step, writes))
+
+
+async def ask_world(
+    model: WorldModel, asked: Sequence[Question], seed: int = 0, on_progress: Progress = silent
+) -> list[Judged]:
+    """What the world answers to each question."""
+    finished = 0
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(question: Question) -> Judged:
+        nonlocal finished
+        async with slots:
+            episode = World(model, question.seed(seed), question.grounding()).episode()
+            tool, arguments = question.truth.tool, question.truth.arguments
+            answer = await episode.world.answer(episode, tool, arguments)
+            odds = outcome_odds(episode.session, question.truth) if episode.session is not None else None
+            finished += 1
+            on_progress(finished, len(asked))
+            step = None if answer.provenance == "abstained" else answer.step
+            return question.judged(step, answer.provenance, answer.support, odds, answer.rule if step is None else "")
+
+    return list(await asyncio.gather(*(one(question) for question in asked)))
+
+
+def outcome_odds(session: Session, truth: Step) -> float | None:
+    """The probability that the rules give to the outcome that production had, smoothed by one count a class."""
+    rules = session.engine.rules.tools.get(truth.tool)
+    if rules is None:
+        return None
+    situation = session.situation(truth.tool, truth.arguments)
+    row = situation.row
+    passes = 0.0
+    if rules.accidents is not None:
+        leaf, _ = leaf_of(rules.accidents, row)
+        of_truth = sum(n for label, n in leaf.counts.items() if label != "none" and _is(rules.forms, label, truth))
+        passes = sum(n for label, n in leaf.counts.items() if label != "none") / max(1, leaf.n)
+        if session.engine.passes(truth.tool, truth.outcome):
+            return (of_truth + 0.5) / (leaf.n + 1)
+    if rules.items:
+        row = {**row, **{item.name: item.holds(row) for item in rules.items}}
+    leaf, _ = leaf_of(rules.guard, row)
+    return (1 - passes) * _share(leaf, rules.forms, truth)
+
+
+def _share(leaf: Leaf, forms: Mapping[str, object], truth: Step) -> float:
+    classes = len({getattr(form, "outcome", "") for form in forms.values()}) or 1
+    right = sum(n for label, n in leaf.counts.items() if _is(forms, label, truth))
+    return (right + 1 / classes) / (leaf.n + 1)
+
+
+def _is(forms: Mapping[str, object], label: str, truth: Step) -> bool:
+    return label in forms and getattr(forms[label], "outcome", "") == truth.outcome
+
+
+def ask_rules(rules: Engine, asked: Sequence[Question], seed: int = 0) -> list[Judged]:
+    """Baseline: the rules without a model; a hole is no answer. Grounded and drawn as the world is."""
+    judged = []
+    for question in asked:
+        session = question.grounding().session(rules)
+        truth = question.truth
+        said = session.derive(truth.tool, truth.arguments, question.seed(seed))
+        answer = None if said is None else Step(truth.tool, truth.arguments, said.content or HOLE, said.outcome)
+        odds = outcome_odds(session, truth)
+        judged.append(question.judged(answer, "derived", said.support if said else 0.0, odds))
+    return judged
+
+
+def ask_cache(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
+    """Baseline: the answer to the same call earlier in this conversation, else production's only answer
+    to it.
+    """
+    judged = []
+    for question in asked:
+        own = [s for s in question.before if s.key == question.truth.key]
+        judged.append(question.judged(own[-1] if own else resolver.index.always(question.truth.key)))
+    return judged
+
+
+def ask_nearest(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
+    """Baseline: a copy of the most similar transition, of this conversation's past or of the training
+    data.
+    """
+    judged = []
+    for question in asked:
+        truth = question.truth
+        own = [s for s in question.before if s.key == truth.key]
+        history = canonical_history(question.before, resolver.frame.effects)
+        framed = resolver.frame.frame(truth.tool, truth.arguments, history, (), resolver.index)
+        judged.append(question.judged(own[-1] if own else framed.nearest))
+    return judged

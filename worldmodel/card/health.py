@@ -1,0 +1,181 @@
+"""What else a card says: whether support is right, what has changed, whose data is repeated, what is scarce."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from worldmodel.card.measures import Judged
+from worldmodel.derive.values import parse
+from worldmodel.generate.shapes import Shapes, texts_of
+from worldmodel.generate.values import kind_of
+from worldmodel.steps import OK, Step
+
+BINS = 5
+SCARCE_CALLS = 20
+SCARCE_CLASS = 5
+SCARCE_ARGUMENT = 3
+SHIFTED = 3.0
+"""Standard errors by which an error rate must differ to count as shifted."""
+FEWEST = 20
+
+Conversations = Mapping[str, Sequence[Step]]
+
+
+def right(judged: Judged) -> bool:
+    """Whether an answer did what can be asked of it: exact where the traces determine it, else the right outcome."""
+    return judged.exact if judged.derivable else judged.outcome == judged.truth.outcome
+
+
+# ----- support
+
+
+def reliability(judged: Iterable[Judged]) -> dict[str, Any]:
+    """Support against what was right, in bins of equal size; `error` is the mean gap, weighted by size."""
+    answered = sorted((j.support, right(j)) for j in judged if j.answer is not None and j.provenance)
+    rows = []
+    for k in range(BINS):
+        some = answered[k * len(answered) // BINS : (k + 1) * len(answered) // BINS]
+        if some:
+            said = sum(s for s, _ in some) / len(some)
+            rows.append({"n": len(some), "support": said, "right": sum(r for _, r in some) / len(some)})
+    gaps = [row["n"] * abs(row["support"] - row["right"]) for row in rows]
+    return {"bins": rows, "error": sum(gaps) / len(answered) if answered else None}
+
+
+# ----- drift
+
+
+def drift(trained: Conversations, newest: Conversations) -> list[str]:
+    """What the newest conversations have that the trained ones had not, in sentences."""
+    old, new = _by_tool(trained), _by_tool(newest)
+    said = []
+    for tool in sorted(new):
+        if tool not in old:
+            said.append(f"{tool} is a new tool: {len(new[tool])} calls, none before")
+            continue
+        said += _new_names(tool, old[tool], new[tool])
+        was, now = (sum(s.outcome != OK for s in steps) for steps in (old[tool], new[tool]))
+        shift = _standard_errors(was, len(old[tool]), now, len(new[tool]))
+        if abs(shift) >= SHIFTED:
+            rates = f"{was / len(old[tool]):.2f} to {now / len(new[tool]):.2f}"
+            said.append(f"{tool}: the error rate went from {rates} ({shift:+.1f} standard errors)")
+    gone = [tool for tool in old if tool not in new and len(old[tool]) >= 0.02 * sum(map(len, old.values()))]
+    return said + [f"{tool} is not called any more" for tool in sorted(gone)]
+
+
+def _by_tool(conversations: Conversations) -> dict[str, list[Step]]:
+    found: dict[str, list[Step]] = defaultdict(list)
+    for steps in conversations.values():
+        for step in steps:
+            found[step.tool].append(step)
+    return found
+
+
+def _new_names(tool: str, old: Sequence[Step], new: Sequence[Step]) -> list[str]:
+    """Arguments and fields that are new, gone, or of another type, where enough calls say so."""
+    said = []
+    for what, names in (("argument", _arguments), ("field", _fields)):
+        before, after = names(old), names(new)
+        enough = max(2, 0.05 * len(new))
+        for name in sorted(after):
+            if name not in before and sum(after[name].values()) >= enough:
+                said.append(f"{tool}: the {what} {name!r} is new")
+            elif name in before:
+                kinds = {k for k, n in after[name].items() if n >= enough} - set(before[name])
+                said += [f"{tool}: the {what} {name!r} is now also {kind}" for kind in sorted(kinds)]
+        for name in sorted(before):
+            if name not in after and sum(before[name].values()) >= 0.5 * len(old) and len(new) >= FEWEST:
+                said.append(f"{tool}: the {what} {name!r} is gone")
+    return said
+
+
+def _arguments(steps: Sequence[Step]) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for step in steps:
+        for name, value in step.arguments.items():
+            found[name][kind_of(value)] += 1
+    return found
+
+
+def _fields(steps: Sequence[Step]) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for step in steps:
+        body = parse(step.content) if step.outcome == OK else None
+        for name, value in body.items() if isinstance(body, dict) and len(body) <= 60 else ():
+            if not any(char.isdigit() for char in name):
+                found[name][kind_of(value)] += 1
+    return found
+
+
+def _standard_errors(was: int, of: int, now: int, out_of: int) -> float:
+    if min(of, out_of) < FEWEST:
+        return 0.0
+    pooled = (was + now) / (of + out_of)
+    spread = math.sqrt(pooled * (1 - pooled) * (1 / of + 1 / out_of))
+    return (now / out_of - was / of) / spread if spread else 0.0
+
+
+# ----- memorisation
+
+
+def memorisation(judged: Sequence[Judged], held_out: Conversations, shapes: Shapes) -> dict[str, int]:
+    """Texts in generated answers that belong to one trained or one held-out conversation, and that nothing before the
+    call had said. No answer may repeat a trained conversation's; where few values are possible, an answer repeats a
+    held-out one's by chance, which no world has seen."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    for conversation_id, steps in held_out.items():
+        for text in {t for step in steps for t in texts_of(step)}:
+            owners[text].add(conversation_id)
+    trained = others = answers = 0
+    for j in judged:
+        if j.provenance != "generated" or j.answer is None or j.answer.outcome != OK:
+            continue
+        answers += 1
+        known = {t for step in j.before for t in texts_of(step)}
+        known |= set(texts_of(Step(j.truth.tool, j.truth.arguments, "")))
+        fresh = [t for t in texts_of(j.answer) if t not in known]
+        trained += any(shapes.is_private(t) for t in fresh)
+        others += any(len(owners.get(t, ())) == 1 and t not in set(texts_of(j.truth)) and not _common(t, shapes)
+                      for t in fresh)  # fmt: skip
+    return {"answers": answers, "repeat_a_trained_conversation": trained, "repeat_a_held_out_conversation": others}
+
+
+def _common(text: str, shapes: Shapes) -> bool:
+    """Whether a text is one that records may share."""
+    for fields in shapes.fields.values():
+        for values in fields.values():
+            if any(value == text for value, _ in values.common):
+                return True
+    return any(_holds(values, text) for of_tool in shapes.bodies.values() for values in of_tool.values())
+
+
+def _holds(values: Any, text: str) -> bool:
+    if any(value == text for value, _ in values.common):
+        return True
+    inner = [*values.fields.values(), *([values.items] if values.items else [])]
+    return any(_holds(one, text) for one in inner)
+
+
+# ----- coverage
+
+
+def scarce(trained: Conversations) -> list[str]:
+    """Tools, outcomes and arguments with too few traces to learn from, in sentences."""
+    said = []
+    for tool, steps in sorted(_by_tool(trained).items()):
+        if len(steps) < SCARCE_CALLS:
+            said.append(f"{tool}: only {len(steps)} recorded calls; about {SCARCE_CALLS} are needed")
+            continue
+        outcomes = Counter(step.outcome for step in steps)
+        few = [f"{name} ({n})" for name, n in sorted(outcomes.items()) if n < SCARCE_CLASS]
+        if few:
+            said.append(f"{tool}: outcomes seen fewer than {SCARCE_CLASS} times: {', '.join(few)}")
+        names = Counter(name for step in steps for name in step.arguments)
+        rare = [f"{name} ({n})" for name, n in sorted(names.items()) if n < SCARCE_ARGUMENT]
+        if rare:
+            said.append(f"{tool}: arguments seen fewer than {SCARCE_ARGUMENT} times: {', '.join(rare)}")
+    return said
+

@@ -1,0 +1,178 @@
+"""An unseen record is invented once, whole, for (seed, type, key): by the model under the schema of its type's reader,
+else from the values that its fields have.
+
+The record is a function of the world's seed alone. Who asks first, in which episode or process, changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldmodel.derive.engine import Engine
+from worldmodel.derive.schema import EPISODE, Link, Site
+from worldmodel.derive.store import Key, Store
+from worldmodel.derive.values import ABSENT, dumps
+from worldmodel.generate.pins import Pins
+from worldmodel.generate.resolver import Resolver, uniform
+from worldmodel.generate.shapes import Shapes
+from worldmodel.generate.values import Values, json_schema, object_schema
+from worldmodel.steps import OK, leaves
+
+LEFT_OUT = "\x00left out"
+"""How a pin, which is JSON, says that a field is absent."""
+
+
+class Inventor:
+    """Invents the records of one world."""
+
+    def __init__(self, engine: Engine, shapes: Shapes, resolver: Resolver, seed: int, pins: Pins) -> None:
+        self.engine, self.shapes, self.resolver, self.seed, self.pins = engine, shapes, resolver, seed, pins
+        self._readers = readers(engine)
+
+    def invents(self, type_: str) -> bool:
+        """Whether records of a type are read one by one, so that an unseen one can be invented."""
+        return type_ in self._readers and type_ in self.shapes.fields
+
+    async def record(self, type_: str, key: Key) -> dict[str, Any]:
+        """The fields of the record, `ABSENT` where it has none."""
+        question = f"record {type_} {json.dumps(key)}"
+        made = await self.pins.settle(question, lambda: self._record(type_, key))
+        return {name: ABSENT if value == LEFT_OUT else value for name, value in made.items()}
+
+    async def _record(self, type_: str, key: Key) -> dict[str, Any]:
+        rng = random.Random(int(2**53 * uniform(self.seed, "record", type_, *key)))
+        fields = self.shapes.record(type_, rng)
+        site, link = self._readers[type_]
+        arguments = self.typed(self.shapes.arguments.get(site.tool, {}), arguments_of(link, key))
+        written = await self._by_model(site, arguments, key, rng)
+        fields.update(written)
+        fields.update(self.keyed(site, key))
+        return {name: LEFT_OUT if value is ABSENT else value for name, value in fields.items()}
+
+    async def _by_model(self, site: Site, arguments: dict[str, Any], key: Key, rng: random.Random) -> dict[str, Any]:
+        """What the model says of the record; nothing where it may not be asked or says nothing that can be used."""
+        values = self.shapes.bodies.get(site.tool, {}).get(OK)
+        if values is None or not self.resolver.writes or site.tool in self.resolver.blocked:
+            return {}
+        shown = {f"{site.path}.{name}".lstrip("."): value for name, value in self.keyed(site, key).items()}
+        body = await self.resolver.written(
+            site.tool, arguments, OK, schema_with(values, shown), int(2**31 * rng.random())
+        )
+        if body is None:
+            return {}
+        body = self.cleaned(body, [arguments, shown], rng)
+        store = Store(self.engine.layout)
+        return {
+            name: value
+            for type_, found, name, value in store.shown(site.tool, arguments, body)
+            if type_ == site.type and found == key
+        }
+
+    def cleaned(self, body: Any, known: Sequence[Any], rng: random.Random) -> Any:
+        """An invented value in which nothing private is repeated, unless the call itself says it."""
+        said = {text for value in known for _, text in leaves(value)}
+        if not any(self.shapes.is_private(text) and text not in said for _, text in leaves(body)):
+            return body
+        return self._cleaned(body, said, rng)
+
+    def _cleaned(self, value: Any, said: set[str], rng: random.Random) -> Any:
+        if isinstance(value, dict):
+            return {name: self._cleaned(inner, said, rng) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self._cleaned(inner, said, rng) for inner in value]
+        return value if isinstance(value, str) and value in said else self.shapes.cleaned(value, rng)
+
+    def keyed(self, site: Site, key: Key) -> dict[str, Any]:
+        """The fields that repeat the key, as numbers where production has numbers there."""
+        return self.typed(self.shapes.fields[site.type], key_fields(site, key))
+
+    @staticmethod
+    def typed(values: Mapping[str, Values], texts: Mapping[str, Any]) -> dict[str, Any]:
+        out = {}
+        for name, text in texts.items():
+            kinds = values[name].kinds if name in values else {}
+            out[name] = int(text) if kinds.get("int", 0) > kinds.get("text", 0) and text.isdigit() else text
+        return out
+
+    def related(self, type_: str, key: Key, store: Store) -> dict[str, Any]:
+        """Fields that name a record which is known to name this one: a list and its detail agree on who owns what."""
+        out = {}
+        for field, other in self._owners().get(type_, ()):
+            for known in store.keys.get(other, {}):
+                shown = {text for name, v in store.fields(other, known).items() if v is not ABSENT
+                         for _, text in leaves(v, name)}  # fmt: skip
+                if len(known) == 1 and all(part in shown for part in key):
+                    out[field] = known[0]
+                    break
+        return out
+
+    def _owners(self) -> Mapping[str, list[tuple[str, str]]]:
+        found: dict[str, list[tuple[str, str]]] = {}
+        for links in self.engine.rules.schema.links.values():
+            types = {link.name: link.type for link in links}
+            for link in links:
+                source = link.keys[0].source if len(link.keys) == 1 else ""
+                if source.startswith("rec/"):
+                    outer, _, field = source[4:].rpartition("/")
+                    if (field, link.type) not in found.setdefault(types.get(outer, ""), []):
+                        found[types.get(outer, "")].append((field, link.type))
+        return found
+
+
+def readers(engine: Engine) -> dict[str, tuple[Site, Link]]:
+    """By record type: the place in a reading tool's answers that shows most of it, and how a call names it."""
+    found: dict[str, tuple[Site, Link]] = {}
+    for site in engine.rules.schema.sites:
+        if site.tool in engine.writes or "[]" in site.path or "{}" in site.path or site.type == EPISODE:
+            continue
+        for link in engine.rules.schema.links.get(site.tool, ()):
+            named = [part.source for part in link.keys]
+            direct = bool(named) and all(source.startswith("arg/") for source in named) and not link.over
+            if link.type == site.type and direct:
+                best = found.get(site.type)
+                if best is None or len(site.fields) > len(best[0].fields):
+                    found[site.type] = (site, link)
+    return found
+
+
+def arguments_of(link: Link, key: Key) -> dict[str, Any]:
+    """The arguments of the call that reads the record with this key."""
+    out = {}
+    for part, text in zip(link.keys, key, strict=True):
+        bare = text[len(part.add) :] if part.add and text.startswith(part.add) else text
+        out[part.source[4:]] = part.strip + bare
+    return out
+
+
+def key_fields(site: Site, key: Key) -> dict[str, Any]:
+    """The fields that repeat the key."""
+    out = {}
+    for part, text in zip(site.keys, key, strict=True):
+        if part.source.startswith("field/"):
+            out[part.source[6:]] = text[len(part.add) :] if part.add and text.startswith(part.add) else text
+    return out
+
+
+def schema_with(values: Values, known: Mapping[str, Any], at: str = "") -> str:
+    """The JSON schema of an answer, with what is known (by dotted field) as constants."""
+    return dumps(_schema_with(values, known, at))
+
+
+def _schema_with(values: Values, known: Mapping[str, Any], at: str) -> dict[str, Any]:
+    if at in known and at:
+        return {"const": known[at]}
+    if not values.fields or not any(name.startswith(f"{at}." if at else "") for name in known):
+        return json_schema(values)
+    schema = object_schema(values.fields)
+    for name, inner in values.fields.items():
+        place = f"{at}.{name}" if at else name
+        if known.get(place) is ABSENT:
+            schema["properties"].pop(name)
+            schema["required"] = [n for n in schema["required"] if n != name]
+        elif place in known or any(other.startswith(f"{place}.") for other in known):
+            schema["properties"][name] = _schema_with(inner, known, place)
+            schema["required"] = list(dict.fromkeys([*schema["required"], name]))
+    return schema

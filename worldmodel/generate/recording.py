@@ -1,0 +1,68 @@
+"""What production answered: in the recording that grounds a world, and always and to everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldmodel.effects import Effects
+from worldmodel.generate.resolver import Answer
+from worldmodel.generate.retrieval import TransitionIndex
+from worldmodel.steps import OK, Step, call_key
+
+
+class Recording:
+    """The answers of one recording, each with the state (the writes that bear on it) that it was given in."""
+
+    def __init__(self, facts: Sequence[Step], effects: Effects, index: TransitionIndex) -> None:
+        self._effects, self._index = effects, index
+        self._answers: dict[str, list[tuple[str, Step]]] = {}
+        writes: list[Step] = []
+        for step in facts:
+            if not effects.is_transient(step.tool, step.outcome):
+                related = effects.bearing(step.tool, step.arguments, step, writes)
+                self._answers.setdefault(step.key, []).append((_state(related), step))
+            if step.outcome == OK and effects.is_write(step.tool):
+                writes.append(step)
+
+    def answer(
+        self, tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], writes: Sequence[Step]
+    ) -> Answer | None:
+        """What production answered to this call after the steps that an episode made, of which `writes` changed
+        something; None where it was not asked that in this state."""
+        found, related = self._replay(tool, arguments, steps, writes)
+        if found is None and not related and not self._effects.is_write(tool):
+            found = self._index.always(call_key(tool, arguments))
+        return None if found is None else Answer(found, "replayed", 1.0)
+
+    def _replay(
+        self, tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], writes: Sequence[Step]
+    ) -> tuple[Step | None, list[Step]]:
+        key, effects = call_key(tool, arguments), self._effects
+        related = effects.bearing(tool, arguments, None, writes)
+        matching = []
+        for state, step in self._answers.get(key, ()):
+            related = effects.bearing(tool, arguments, step, writes)
+            if state == _state(related):
+                matching.append((step, related))
+        if not matching:
+            return None, related
+        lasting = sum(
+            s.key == key and not effects.is_transient(s.tool, s.outcome) for s in _since(matching[0][1], steps)
+        )
+        step, related = matching[min(lasting, len(matching) - 1)]
+        if lasting and len(matching) == 1 and effects.lags(tool, related):
+            return None, related  # production stopped at what may have been stale
+        return step, related
+
+
+def _state(related: Sequence[Step]) -> str:
+    return "|".join(s.key for s in related)
+
+
+def _since(related: Sequence[Step], steps: Sequence[Step]) -> Sequence[Step]:
+    """The steps after the last write that bears on a call."""
+    if not related:
+        return steps
+    last = next((at for at in range(len(steps) - 1, -1, -1) if steps[at] is related[-1]), -1)
+    return steps[last + 1 :]

@@ -1,0 +1,208 @@
+"""What was learned of values without a model: of each record type, of each open answer, and who owns which value.
+
+`Shapes` is what inventing needs. It holds no record of a training conversation: what belongs to one conversation is
+kept as a hash, so that a generated answer that repeats it is noticed and made anew.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import xxhash
+
+from worldmodel.derive.engine import Engine
+from worldmodel.derive.schema import EPISODE
+from worldmodel.derive.values import ABSENT, parse
+from worldmodel.generate.values import COMMON, Values, draw, kind_of, learn_values
+from worldmodel.steps import OK, Step, leaves
+
+MOST_SIGHTINGS = 800
+MOST_SKELETONS = 120
+LONG_ENOUGH = 4
+"""Shorter texts are never private: they are seen everywhere."""
+
+
+class Skeleton(msgspec.Struct):
+    """Which fields one record had: common values as they are, of others the JSON type alone."""
+
+    kept: dict[str, Any] = {}
+    kinds: dict[str, str] = {}
+
+
+class Shapes(msgspec.Struct):
+    """By record type and field, and by tool and outcome class, what values look like."""
+
+    fields: dict[str, dict[str, Values]] = {}
+    skeletons: dict[str, list[Skeleton]] = {}
+    bodies: dict[str, dict[str, Values]] = {}
+    """By tool, then by outcome class: whole answers."""
+    arguments: dict[str, dict[str, Values]] = {}
+    """By tool, the values of each argument."""
+    private: frozenset[int] = frozenset()
+    """Hashes of the texts that fewer than three conversations show."""
+    missing: dict[str, list[str]] = {}
+    """By tool, the outcomes after which no call of the conversation ever found the record that was named."""
+    implicit: dict[str, dict[str, float]] = {}
+    """By tool, the rates of answers that are quietly wrong (worldmodel.control.KINDS)."""
+
+    def is_private(self, text: str) -> bool:
+        """Whether a text was one conversation's own."""
+        return len(text) >= LONG_ENOUGH and _hash(text) in self.private
+
+    def record(self, type_: str, rng: random.Random) -> dict[str, Any]:
+        """The fields of a new record: the common values of one real record, and new values for the others."""
+        fields, options = self.fields.get(type_, {}), self.skeletons.get(type_, ())
+        if not options:
+            return {name: self.fresh(values, rng) for name, values in fields.items()}
+        chosen = options[rng.randrange(len(options))]
+        out = {}
+        for name, values in fields.items():
+            if name in chosen.kept:
+                out[name] = chosen.kept[name]
+            elif name in chosen.kinds:
+                out[name] = self.fresh(values, rng, chosen.kinds[name])
+            else:
+                out[name] = ABSENT
+        return out
+
+    def fresh(self, values: Values, rng: random.Random, kind: str = "") -> Any:
+        """A drawn value in which nothing private is repeated."""
+        for _ in range(8):
+            value = draw(values, rng, kind)
+            if value is ABSENT or not any(self.is_private(text) for _, text in leaves(value)):
+                return value
+        return self.cleaned(value, rng)
+
+    def cleaned(self, value: Any, rng: random.Random) -> Any:
+        """A value with every private text in it made anew, letter by letter."""
+        if isinstance(value, dict):
+            return {name: self.cleaned(inner, rng) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self.cleaned(inner, rng) for inner in value]
+        for _ in range(20):
+            if not isinstance(value, str) or not self.is_private(value):
+                break
+            value = "".join(_other(char, rng) for char in value)
+        return value
+
+
+def _other(char: str, rng: random.Random) -> str:
+    for letters in ("0123456789", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"):
+        if char in letters:
+            return rng.choice(letters)
+    return char
+
+
+def _hash(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode()) >> 1  # msgspec's integers are signed
+
+
+# ----- learning
+
+
+def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) -> Shapes:
+    """Learn from recorded conversations, in one pass over their answers."""
+    found: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
+    bodies: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
+    told: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
+    records: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for cid, steps in conversations.items():
+        store = engine.session().store
+        for step in steps:
+            body = parse(step.content)
+            into = bodies[(step.tool, step.outcome)]
+            if len(into) < MOST_SIGHTINGS:
+                into.append((cid, body))
+                for name, value in step.arguments.items():
+                    told[(step.tool, name)].append((cid, value))
+            if step.outcome != OK:
+                continue
+            one: dict[tuple[str, Any], dict[str, Any]] = defaultdict(dict)
+            for type_, key, name, value in store.shown(step.tool, step.arguments, body):
+                if type_ != EPISODE and len(found[(type_, name)]) < MOST_SIGHTINGS:
+                    found[(type_, name)].append((cid, value))
+                    one[(type_, key)][name] = value
+            for (type_, _), fields in one.items():
+                if len(records[type_]) < MOST_SKELETONS:
+                    records[type_].append(fields)
+    shapes = Shapes(missing=learn_missing(engine, conversations), private=private_texts(conversations))
+    for (type_, name), seen in found.items():
+        shapes.fields.setdefault(type_, {})[name] = learn_values(seen)
+    for (tool, outcome), seen in bodies.items():
+        shapes.bodies.setdefault(tool, {})[outcome] = learn_values(seen)
+    for (tool, name), seen in told.items():
+        shapes.arguments.setdefault(tool, {})[name] = learn_values(seen[:MOST_SIGHTINGS])
+    for type_, some in records.items():
+        shapes.skeletons[type_] = [_skeleton(fields, shapes.fields[type_]) for fields in some]
+    return shapes
+
+
+def _skeleton(record: Mapping[str, Any], fields: Mapping[str, Values]) -> Skeleton:
+    out = Skeleton()
+    for name, value in record.items():
+        common = [v for v, _ in fields[name].common]
+        if any(kind_of(v) == kind_of(value) and v == value for v in common):
+            out.kept[name] = value
+        elif value is not ABSENT:
+            out.kinds[name] = kind_of(value)
+    return out
+
+
+def private_texts(conversations: Mapping[str, Sequence[Step]]) -> frozenset[int]:
+    """Hashes of all texts in answers and arguments that fewer than three conversations show."""
+    owners: dict[int, set[str] | None] = {}
+    for cid, steps in conversations.items():
+        for text in {t for step in steps for t in texts_of(step)}:
+            mark = _hash(text)
+            known = owners.get(mark, set())
+            if known is not None:
+                owners[mark] = None if len(known) + 1 >= COMMON and cid not in known else known | {cid}
+    return frozenset(mark for mark, known in owners.items() if known is not None)
+
+
+def texts_of(step: Step) -> Iterable[str]:
+    """The texts of a call and its answer that could be somebody's own."""
+    body = parse(step.content)
+    values = [*leaves(dict(step.arguments)), *(leaves(body) if isinstance(body, dict | list) else ())]
+    return (text for _, text in values if len(text) >= LONG_ENOUGH and not _is_plain_number(text))
+
+
+def _is_plain_number(text: str) -> bool:
+    return len(text) < 6 and text.replace(".", "", 1).lstrip("-").isdigit()
+
+
+def learn_missing(engine: Engine, conversations: Mapping[str, Sequence[Step]]) -> dict[str, list[str]]:
+    """By reading tool, the lasting errors after which the record that was named was never found."""
+    denied: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for steps in conversations.values():
+        session = engine.session()
+        named = []
+        for step in steps:
+            situation = session.situation(step.tool, step.arguments)
+            named.append(frozenset(named_alone(engine, situation)))
+            session.told(step.tool, step.arguments, step.content, step.outcome)
+        found = set[tuple[str, tuple[str, ...]]]()
+        for step, marks in zip(reversed(steps), reversed(named), strict=True):
+            if step.outcome == OK:
+                found |= marks
+            elif step.tool not in engine.writes and not engine.passes(step.tool, step.outcome) and marks:
+                denied[(step.tool, step.outcome)][bool(marks & found)] += 1
+    out: dict[str, list[str]] = defaultdict(list)
+    for (tool, outcome), (never, later) in sorted(denied.items()):
+        if never >= 2 and later <= 0.02 * never:
+            out[tool].append(outcome)
+    return dict(out)
+
+
+def named_alone(engine: Engine, situation: Any) -> list[tuple[str, tuple[str, ...]]]:
+    """The (type, key) of the records that a call itself names and that are looked up one by one."""
+    out = []
+    for link in situation.links:
+        key = situation.keys.get(link.name)
+        if key and engine.layout.alone(link.type) and all(part.source.startswith("arg/") for part in link.keys):
+            out.append((link.type, key))
+    return out

@@ -1,0 +1,82 @@
+"""Records that do not exist: ids that nobody mentioned, misspelt ids, and what was declared missing before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from worldmodel.derive.engine import Derivation, Engine, Session
+from worldmodel.derive.store import Key
+from worldmodel.generate.shapes import Shapes, named_alone
+from worldmodel.steps import OK, core, is_identifier
+
+Mark = tuple[str, Key]
+
+
+class Heard:
+    """All that was said or shown in an episode, to look ids up in. Falsy: nothing is known of what was said."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._text = "\n".join(texts)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def add(self, text: str) -> None:
+        if self._text:
+            self._text += "\n" + text
+
+    def fork(self) -> Heard:
+        return Heard([self._text] if self._text else [])
+
+    def has(self, key: Key) -> bool:
+        """Whether every part of a key occurs, with or without the short prefix that another tool wants."""
+        return all(part in self._text or core(part) in self._text for part in key)
+
+
+def why_unknown(
+    session: Session, tool: str, arguments: Mapping[str, Any], heard: Heard, gone: set[Mark]
+) -> str | None:
+    """Why a record that a call names cannot exist, if so: it was declared missing, or nobody has mentioned its id."""
+    for mark in named_alone(session.engine, session.situation(tool, arguments)):
+        type_, key = mark
+        if session.store.known(type_, key) or not has_identity(session.engine, type_):
+            continue
+        if mark in gone:
+            return f"{' '.join(key)} was declared missing"
+        if heard and any(is_identifier(part) for part in key) and not heard.has(key):
+            return f"nobody has mentioned {' '.join(key)}"
+    return None
+
+
+def has_identity(engine: Engine, type_: str) -> bool:
+    """Whether records of a type say their own key: what a query answers has none."""
+    return any(
+        site.type == type_ and all(part.source.startswith("field/") for part in site.keys)
+        for site in engine.rules.schema.sites
+    )
+
+
+def found_after_all(
+    shapes: Shapes, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation
+) -> Derivation:
+    """What the rules decided, unless they call a record missing that the world holds: then the tool's usual answer."""
+    if decided.outcome not in shapes.missing.get(tool, ()):
+        return decided
+    marks = named_alone(session.engine, session.situation(tool, arguments))
+    well = [(form.n, label) for label, form in session.engine.rules.tools[tool].forms.items() if form.outcome == OK]
+    if not well or not marks or not any(session.store.known(*mark) for mark in marks):
+        return decided
+    label = max(well)[1]
+    first = Derivation(OK, None, label, f"{tool}/{label}", 1.0)
+    return session.again(tool, arguments, first)
+
+
+def declared_missing(
+    engine: Engine, shapes: Shapes, session: Session, tool: str, arguments: Mapping[str, Any], outcome: str
+) -> set[Mark]:
+    """The records that a refusal says do not exist."""
+    if outcome not in shapes.missing.get(tool, ()):
+        return set()
+    marks = named_alone(engine, session.situation(tool, arguments))
+    return {mark for mark in marks if not session.store.known(*mark)}
