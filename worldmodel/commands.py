@@ -93,8 +93,10 @@ def card(
 ) -> None:
     """Measure a world on conversations that it never saw, tool by tool, beside three baselines."""
     from training.progress import bars, track
+    from worldmodel.artifact import read_manifest
     from worldmodel.card.make import make_card, table
 
+    read_manifest(world)  # a missing world is an error before the first progress line
     with bars(Console(stderr=True)):
         report = track("measuring the fidelity card")
         made = make_card(

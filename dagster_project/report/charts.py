@@ -72,12 +72,17 @@ def before_and_after(slices: Sequence[Mapping[str, Any]]) -> Figure:
                 [point["low"], point["high"]], [row + shift] * 2, color=colour, linewidth=1.4, alpha=0.5
             )
             axes.scatter([point["rate"]], [row], color=colour, s=52, zorder=3)
-    names = [f"{p['name']}  (n={p['n']})" for p in reversed(slices)]
+    names = [f"{_short(p['name'])}  (n={p['n']})" for p in reversed(slices)]
     axes.set_yticks(range(len(slices)), names, parse_math=False)  # a name can contain dollar signs
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.6, len(slices) - 0.4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     return figure
+
+
+def _short(name: str, length: int = 28) -> str:
+    """A slice's name, cut so that it leaves room for the chart."""
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def svg(figure: Figure) -> str:

@@ -290,6 +290,7 @@ def test_world_fit_and_card_print_progress_lines(
 
     monkeypatch.setattr("worldmodel.fit.fit_world", fit)
     monkeypatch.setattr("worldmodel.card.make.make_card", card)
+    monkeypatch.setattr("worldmodel.artifact.read_manifest", lambda world: MANIFEST)
     found = CliRunner().invoke(app, ["world", "fit", "--lake", str(ingested / "lake"), "--out", "w"])
     assert "fitting the world: started\n" in found.stderr, found.output
     assert "fitting the world: 50/100, loss 0.500" in found.stderr and "user adapter: 100/100" in found.stderr
