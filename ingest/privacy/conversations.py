@@ -1,4 +1,4 @@
-"""Assembled conversations with surrogates, before a row of any table is made of them."""
+"""Replace personal and secret values in assembled conversations, before any row is written."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ingest.privacy.screen import Told, may_hold
 from ingest.privacy.scrub import Scrubber
 from ingest.records import Message
 
-_TOLD = {"text", "reasoning", "tool_call", "tool_call_response"}  # parts whose words the message has as well
+_TOLD = {"text", "reasoning", "tool_call", "tool_call_response"}  # parts whose content is in the message too
 _MAX_KEPT = 100  # lists of tools that hold nothing, as JSON
 
 
 @dataclass
 class _Done:
-    """What of one message has been replaced already, and how often: texts, and JSON values by their identity."""
+    """The replacements in one message so far, with their counts: of texts, and of JSON values by their ``id``."""
 
     texts: dict[str, tuple[str, Counter[str]]] = field(default_factory=dict)
     values: dict[int, tuple[Any, Counter[str]]] = field(default_factory=dict)
 
 
 class Privacy:
-    """Makes conversations fit to learn from. Linking has been done with the originals; nothing later sees them.
+    """Replaces values in conversations. Calls are linked before, with the originals; later steps see surrogates only.
 
-    ``totals`` counts the places replaced by ``table.column`` and kind.
+    ``totals`` counts the replaced places by ``table.column`` and kind.
     """
 
     def __init__(self, scrubber: Scrubber) -> None:
@@ -44,8 +44,8 @@ class Privacy:
         self._plain_tools: set[str] = set()
 
     def conversation(self, c: Assembled, told: Told | None = None) -> Assembled:
-        """The same conversation with surrogates; its own objects are left as they are, and are those of the result
-        where nothing is to be replaced. ``told`` is all that it says: with it, most need not be searched."""
+        """Return the conversation with surrogates. Objects are copied only where a value is replaced. ``told`` has all
+        texts of the conversation; with it, most conversations need not be searched."""
         known = self._learned(c) if told is None or self.scrubber.fields.may_learn(told.whole) else {}
         if told and not known and self._is_plain(c.conversation_id, told):
             self._ids[c.conversation_id] = c.conversation_id
@@ -65,7 +65,7 @@ class Privacy:
         return replace(c, conversation_id=conversation_id, thread=thread, links=links)
 
     def evaluation(self, e: Evaluation, conversation_id: str | None) -> tuple[str | None, Evaluation]:
-        """A judgement with surrogates, those of its conversation among them, and the conversation's id."""
+        """Return the conversation id and the judgement, both with the surrogates of the conversation."""
         at = self._id(conversation_id) if conversation_id else conversation_id
         known = self._known.get(at or "", {})
         label = self._value("outcomes.label", e.label, known)
@@ -97,7 +97,8 @@ class Privacy:
         return not may_hold(f"{conversation_id}\n{told.whole}") and self._are_plain(told.tools)
 
     def _are_plain(self, tools: str) -> bool:
-        """Whether a conversation's tools, as JSON, hold nothing; most conversations of an agent have the same."""
+        """Whether the tools of a conversation, as JSON, have nothing to replace. Agents have few sets of tools, so this
+        is cached."""
         if tools not in self._plain_tools:
             if may_hold(tools):
                 return False
@@ -146,14 +147,14 @@ class Privacy:
         return new
 
     def _counted(self, column: str, value: Any, known: Known) -> tuple[Any, Counter[str]]:
-        """A value with surrogates, and how many it has, which are added to its column's."""
+        """Return a value with surrogates and their counts, and add the counts to the column's."""
         counts: Counter[str] = Counter()
         made = self.scrubber.value(value, known, counts)
         _add(self.counts[column], counts)
         return made, counts
 
     def _part(self, part: dict[str, Any], done: _Done, known: Known) -> dict[str, Any]:
-        """A part with surrogates; most of what it says the message says too, and that is not searched again."""
+        """Return a part with surrogates. Content that is also in the message is not searched again."""
         total = self.counts["message_bodies.parts"]
         made: dict[str, Any] = {}
         for key, item in part.items():
@@ -180,35 +181,35 @@ class Privacy:
         return self.scrubber.value(value, known, self.counts[column])
 
     def _id(self, text: str) -> str:
-        """An id that is an e-mail address or another's personal data; any other stays."""
+        """Return an id, with surrogates if it contains personal data, such as an e-mail address."""
         found = self._ids.get(text)
         if found is None:
             found = self._ids[text] = self._value("conversations.conversation_id", text, {})
         return found
 
     def known_of(self, conversation_id: str) -> Known:
-        """The personal values of a conversation that was told, by its own id: judgements of it need them."""
+        """Return the personal values of a conversation by its original id. Its judgements need them."""
         return self._known.get(self._id(conversation_id), {})
 
     def remember(self, conversation_id: str, known: Known) -> None:
-        """Takes what another's ``known_of`` said, in place of all it was told before."""
+        """Replace all known values by those of one conversation, from ``known_of`` in another process."""
         self._known = {self._id(conversation_id): known}
 
     def totals(self) -> Totals:
-        """What was replaced so far."""
+        """Return what was replaced so far."""
         return Totals(self.counts, self.conversations, self.scrubber.values, self.scrubber.allowed)
 
 
 def _add(total: Counter[str], counts: Counter[str]) -> None:
-    """Most texts have nothing to replace: then there is nothing to add, and asking is cheaper."""
+    """Add counts. Most are empty, and the test is cheaper than an update."""
     if counts:
         total.update(counts)
 
 
 @dataclass
 class Totals:
-    """What was replaced, by ``table.column`` and kind; by kind, ``values`` holds the surrogates given out and
-    ``allowed`` what the allow-list left."""
+    """Counts of replacements by ``table.column`` and kind. By kind, ``values`` holds the surrogates in use and
+    ``allowed`` the values on the allow-list."""
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     conversations: int = 0
@@ -216,7 +217,7 @@ class Totals:
     allowed: dict[str, set[str]] = field(default_factory=dict)
 
     def merge(self, other: Totals) -> None:
-        """Adds what was replaced elsewhere."""
+        """Add the totals of another process."""
         for column, n in other.counts.items():
             self.counts.setdefault(column, Counter()).update(n)
         for mine, others in ((self.values, other.values), (self.allowed, other.allowed)):
@@ -225,7 +226,7 @@ class Totals:
         self.conversations += other.conversations
 
     def report(self) -> dict[str, Any]:
-        """Without a word of it: places by column and kind, different values by kind."""
+        """Return the counts only, without values: places by column and kind, different values by kind."""
         by_column = {column: dict(sorted(n.items())) for column, n in sorted(self.counts.items()) if n}
         total: Counter[str] = Counter()
         for column, n in self.counts.items():

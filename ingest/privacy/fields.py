@@ -1,8 +1,8 @@
-"""Values learned from the fields that hold them: what stands under "first_name" in one tool's answer is a name
-wherever the conversation says it.
+"""Learn personal values from the fields that hold them: a value under "first_name" in one tool result is a name in the
+whole conversation.
 
-A value that others have too (a short one, one of digits alone, a common word) is told by its equal alone nowhere: it is
-replaced under its field, and behind words that say what it is ("my password is 12345")."""
+A common value (short, digits only, or an everyday word) may be equal to something else. It is replaced only in its
+field, and after words that say what it is ("my password is 12345")."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ AMBIGUOUS = set(
 _LOOSE = re.compile(r"""["']([\w .-]{2,30})\\*["']\s*:\s*\\*["']([^"'\\\n]{2,200})""")
 # Any key, in JSON that may be told within JSON.
 _KEY = re.compile(r"""["']([^"'\\:]+)\\*["'](?:\s|\\+[nrtf])*:""")
-# Keys of the settings that may be written otherwise, or that ``_KEY`` would miss.
+# Keys of the settings that may have another spelling in JSON, or that ``_KEY`` does not match.
 _IN_NO_KEY = re.compile(r"""["'\\:\x00-\x1f]|\A(?:none|true|false|\d.*|)\Z""")
-_MAX_KEPT = 10_000  # keys that are known to say nothing
+_MAX_KEPT = 10_000  # cached keys that are not personal
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
@@ -47,13 +47,13 @@ class Value(NamedTuple):
 
 
 Known = dict[str, Value]  # by the value in lower case
-# Words of a message about a secret, which stands where the secret would: {"password": "is required"}.
+# Words of messages about a secret in the place of the secret: {"password": "is required"}.
 _OF_MESSAGES = set(
     "required invalid incorrect missing wrong expired short long weak must should cannot is not too be the a an reset "
     "changed updated sent hidden redacted masked null none true false yes no set unset ok failed success string text "
     "unknown empty optional mandatory needed provided enter your valid mismatch rejected accepted match matches".split()
 )
-# What people say before a value, besides the names of its fields.
+# Words before a value in texts, besides the names of its fields.
 _SPOKEN = {
     "secret": ("password", "passcode", "passphrase", "passwd", "pwd", "pin", "secret", "access code", "api key",
                "token"),
@@ -70,7 +70,7 @@ _NEAR = 48  # characters before a value in which something may say what it is
 
 
 class Fields:
-    """Finds the values of personal fields."""
+    """Finds the values of personal fields by the settings."""
 
     def __init__(self, settings: PrivacySettings, is_allowed: Callable[[str], bool]) -> None:
         self._kinds = {_plain(key): kind for key, kind in settings.fields.items()}
@@ -81,7 +81,7 @@ class Fields:
         self._silent: set[str] = set()  # keys under which nothing is learned
 
     def says(self, kind: str, low: str, at: int) -> bool:
-        """Whether what stands before a place says that a value of this kind follows: its field's key, or a word."""
+        """Whether the text before a position names this kind of value: by its field's key, or by a word."""
         return self._cues[kind].search(low[max(0, at - _NEAR) : at]) is not None
 
     @cached_property
@@ -93,13 +93,13 @@ class Fields:
         return {kind: _cue(words) for kind, words in found.items()}
 
     def holds(self, key: Any, kind: str) -> bool:
-        """Whether a value of this kind may stand under a key."""
+        """Whether a key is a field of this kind of value."""
         told = _plain(str(key))
         return self._kinds.get(told) == kind or (kind == "name" and (told == "name" or told in self._persons))
 
     @cached_property
     def _mentions(self) -> re.Pattern[str]:
-        """What is in every text that has a personal field."""
+        """A pattern that matches every text with a personal field."""
         keys = sorted({"name", *self._kinds}, key=len, reverse=True)
         spaced = ("[_ -]?".join(map(re.escape, key)) if len(key) < 40 else re.escape(key) for key in keys)
         return re.compile(rf"""(?i)["'](?:{"|".join(spaced)})\\*["']\s*:""")
@@ -110,8 +110,8 @@ class Fields:
         return self._met[key]
 
     def may_learn(self, told: str) -> bool:
-        """Whether there may be a value to learn in texts and JSON told as one text: a superset of ``_mentions`` and of
-        the keys that ``learn`` knows."""
+        """Whether a text (all texts and JSON of a conversation) may have a value to learn. It is a superset of
+        ``_mentions`` and of the keys that ``learn`` knows."""
         if self._is_hard_to_see or "\\u" in told or "\\/" in told:
             return True
         new = _keys(told) - self._silent
@@ -122,7 +122,7 @@ class Fields:
         return False
 
     def learn_text(self, text: str, known: Known) -> None:
-        """Adds the values of the fields of a text, if it is JSON or looks like a record's repr."""
+        """Add the values of the fields of a text, if it is JSON or looks like the repr of a record."""
         if ":" not in text or '"' not in text and "'" not in text or not self._mentions.search(text):
             return
         value = parse(text)
@@ -135,8 +135,8 @@ class Fields:
                 self._note(self._kinds.get(_plain(key)), found, known)
 
     def learn(self, value: Any, known: Known, above: str = "") -> None:
-        """Adds the values of the fields of a JSON value; ``above`` is the key that it stands under. A record
-        whose e-mail is allowed is a test's: nothing in it is personal."""
+        """Add the values of the fields of a JSON value. ``above`` is its key. A record whose e-mail address is on the
+        allow-list is test data: nothing in it is personal."""
         if isinstance(value, list):
             for item in value:
                 self.learn(item, known, above)
@@ -183,8 +183,8 @@ class Fields:
                 known[told] = found._replace(is_number=True)
 
     def weaken(self, value: Any, known: Known) -> None:
-        """Notes which known secrets of a JSON value stand under the key of an identifier too, as the name of a user who
-        has it for a password: there they are no secrets."""
+        """Mark known secrets that are also values of identifier keys (a user name equal to the password) as common:
+        under these keys they are no secrets."""
         if isinstance(value, str) and value[:1] in ("{", "["):
             value = parse(value)
         if isinstance(value, list):
@@ -211,7 +211,7 @@ class Fields:
 
 
 def _keys(told: str) -> set[str]:
-    """What stands in quotes before a colon, and at times more."""
+    """Return all quoted texts before a colon: every key, and sometimes other texts."""
     if "\\" in told:
         return set(_KEY.findall(told))
     found = set()
@@ -223,7 +223,8 @@ def _keys(told: str) -> set[str]:
 
 
 def _cue(words: Iterable[str]) -> re.Pattern[str]:
-    """One of some words or keys, however their parts are put together, and what may stand between it and a value."""
+    """Return a pattern for one of some words or keys, with any separators, and the characters between it and a
+    value."""
     ordered = sorted(words, key=len, reverse=True)
     # A key of several words is known without what divides them: it may have a mark between any two characters.
     told = "|".join(
@@ -238,7 +239,7 @@ def _plain(key: str) -> str:
 
 
 def _is_told(kind: str, value: str) -> bool:
-    """Whether the value of a field can be what its key says: not empty, not a placeholder, not an object."""
+    """Whether a value can be of the kind of its field: not empty, not a placeholder, not an object."""
     if not 1 < len(value) < 400 or value[0] in "{[<" or set(value) <= set("*xX-# ."):
         return False
     if kind == "email":
@@ -255,7 +256,7 @@ def _is_told(kind: str, value: str) -> bool:
 
 
 def places(text: str, low: str, known: Known, fields: Fields) -> Iterable[tuple[int, int, str]]:
-    """Where a text says known values: start, end, kind. Whole words only, so that ids made of names stay."""
+    """Yield the places of known values in a text: start, end, kind. Only whole words, so ids made of names stay."""
     for value, (kind, written, needs_more, _) in known.items():
         at = low.find(value)
         while at >= 0:
@@ -267,7 +268,7 @@ def places(text: str, low: str, known: Known, fields: Fields) -> Iterable[tuple[
 
 
 def _is_common(kind: str, value: str) -> bool:
-    """Whether others than what a field tells may be equal to its value, in lower case."""
+    """Whether a value (in lower case) may be equal to other things than its field's value."""
     if kind == "secret":
         if len(value) >= _LONGEST_COMMON:
             return value.isdigit()
@@ -279,7 +280,8 @@ def _is_common(kind: str, value: str) -> bool:
 
 
 def _is_addressed(text: str, start: int, end: int) -> bool:
-    """Whether a name that is a common word too is used as a name: with a capital within a sentence, or called."""
+    """Whether a name that is also a common word is used as a name: with a capital within a sentence, or before a comma
+    or "'s"."""
     if not text[start].isupper():
         return False
     before, after = text[:start].rstrip(" "), text[end : end + 2]

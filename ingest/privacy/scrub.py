@@ -1,4 +1,4 @@
-"""Texts and JSON values with surrogates in place of what is personal or secret."""
+"""Replace personal and secret values in texts and JSON values by surrogates."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ingest.privacy.settings import PrivacySettings
 from ingest.privacy.surrogates import Surrogates
 from ingest.privacy.tokens import find_secrets
 
-_MAX_KEPT = 20_000  # texts whose places are remembered; system prompts and tools come again and again
-SHORTEST = 6  # characters of what a detector may find: a@b.cc
+_MAX_KEPT = 20_000  # cached texts with their places; system prompts and tools repeat
+SHORTEST = 6  # characters of the shortest value that a detector finds: a@b.cc
 ALLOWED = ""  # the kind of a place that stays as it is
 # Strings of JSON text, and numbers that may be replaced.
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.\-])\d{3,19}(?![\w.])')
@@ -27,9 +27,9 @@ _ESCAPE = re.compile(r"\\[nrtbf\"'/]")
 
 
 class Scrubber:
-    """Replaces by one lake's settings and key, and counts what it replaced.
+    """Replaces values by the settings and the key of one lake, and counts them.
 
-    By kind, ``values`` holds the surrogates given out and ``allowed`` what the allow-list left.
+    By kind, ``values`` holds the surrogates in use and ``allowed`` the values on the allow-list.
     """
 
     def __init__(self, settings: PrivacySettings, key: bytes) -> None:
@@ -42,11 +42,11 @@ class Scrubber:
         self._hits: dict[str, tuple[Hit, ...]] = {}
 
     def is_allowed(self, value: str) -> bool:
-        """Whether the allow-list says that a value stays."""
+        """Whether a value is on the allow-list."""
         return self._allow.match(value.lower()) is not None
 
     def text(self, text: str, known: Known, counts: Counter[str]) -> str:
-        """A text, JSON or not, with surrogates; ``counts`` is told what was replaced, by kind."""
+        """Return a text, JSON or not, with surrogates. Add the replacements by kind to ``counts``."""
         if not known and (len(text) < SHORTEST or self._hits.get(text) == ()):
             return text
         value = parse(text)
@@ -55,7 +55,7 @@ class Scrubber:
         return self._plain(text, known, counts)
 
     def value(self, value: Any, known: Known, counts: Counter[str], key: Any = None) -> Any:
-        """A JSON value with surrogates; the same object where nothing was replaced. ``key`` is what it stands under."""
+        """Return a JSON value with surrogates; the same object if nothing was replaced. ``key`` is its key."""
         if isinstance(value, str):
             if key is not None and known and (made := self._at_field(key, value, known, counts)) is not None:
                 return made
@@ -80,7 +80,7 @@ class Scrubber:
         return value
 
     def _at_field(self, key: Any, text: str, known: Known, counts: Counter[str]) -> str | None:
-        """The surrogate of a common value under the field that tells it; None for any other."""
+        """Return the surrogate of a common value in its field; None for any other value or field."""
         value = text.strip()
         found = known.get(value.lower())
         if found is None or not found.is_common or not self.fields.holds(key, found.kind):
@@ -122,7 +122,7 @@ class Scrubber:
         return "".join([*out, text[at:]])
 
     def _found(self, text: str) -> tuple[Hit, ...]:
-        """What the detectors find in a text; the same text is searched once."""
+        """Return what the detectors find in a text. Results are cached."""
         if len(text) < SHORTEST:
             return ()
         hits = self._hits.get(text)
@@ -135,7 +135,7 @@ class Scrubber:
         return hits
 
     def _permitted(self, hit: Hit, found: str) -> Hit:
-        """The hit, marked if it stays as it is: nothing within it is replaced either."""
+        """Return the hit, marked as ``ALLOWED`` if it must stay. Then nothing within it is replaced either."""
         if hit.kind == "email" and self.surrogates.is_email(found):
             return hit._replace(kind=ALLOWED)
         if self.is_allowed(found):
@@ -144,7 +144,7 @@ class Scrubber:
         return hit
 
     def _json_text(self, text: str, value: Any, known: Known, counts: Counter[str]) -> str:
-        """JSON text changed in the strings that have something to replace; not a byte beside them."""
+        """Return JSON text with surrogates. Only the strings and numbers with a replacement change."""
         if "\\" not in text:  # no string of it is written otherwise than it reads
             seen: Counter[str] = Counter()
             made = self._plain(text, known, seen)
@@ -162,7 +162,7 @@ class Scrubber:
         self, value: Any, known: Known, changed: dict[str, str], common: Common,
         counts: Counter[str], key: Any = None,
     ) -> None:  # fmt: skip
-        """Adds what becomes of the strings and numbers of a JSON value: by themselves, and by the key before them."""
+        """Add the replacements of strings and numbers of a JSON value: by value, and for common ones by key."""
         if isinstance(value, str):
             if key is not None and known and (made := self._at_field(key, value, known, counts)) is not None:
                 common.setdefault(value, {})[str(key)] = made
@@ -186,11 +186,11 @@ class Scrubber:
 
 
 def _without_escapes(text: str) -> str:
-    """Text of the same length in which escapes of cut JSON and of reprs are no letters."""
+    """Return text of the same length with spaces in place of escapes, so that they do not count as letters."""
     return _ESCAPE.sub("  ", text) if "\\" in text else text
 
 
-Common = dict[str, dict[str, str]]  # by a value and the key that it stands under, what becomes of it there
+Common = dict[str, dict[str, str]]  # replacements by value and key
 _LONGEST_KEY = 256
 # The key before a place in JSON text, with the list in which the value is the first.
 _KEY_BEFORE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*\[?\s*\Z')
