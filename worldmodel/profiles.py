@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from training.models.edits import dumps
 from worldmodel.steps import OK, Step
 
 QUANTILES = tuple(k / 20 for k in range(21))
@@ -41,17 +40,13 @@ class Shape:
 @dataclass(frozen=True)
 class Profile:
     """One tool: calls seen, argument keys (and those never left out), latency quantiles and shapes by
-    outcome.
-
-    `echoes` are the (field, argument) pairs that are equal in its successes: what was asked for comes back.
-    """
+    outcome."""
 
     calls: int
     argument_keys: tuple[str, ...]
     always: tuple[str, ...]
     latency_ms: Mapping[str, tuple[float, ...]]
     shapes: Mapping[str, Shape]
-    echoes: tuple[tuple[str, str], ...] = ()
 
     def latency(self, outcome: str, u: float) -> float:
         """The latency at quantile `u`, interpolated, for that outcome (or for `ok`)."""
@@ -76,18 +71,6 @@ class Profile:
         shape = self.shapes.get(outcome)
         return shape is None or shape.allows(content)
 
-    def echo(self, content: str, arguments: Mapping[str, Any]) -> str:
-        """A successful body with the fields that repeat arguments set to them."""
-        value, kind = _parse(content)
-        if kind != "object":
-            return content
-        told = {
-            f: arguments[a]
-            for f, a in self.echoes
-            if a in arguments and f in value and value[f] != arguments[a]
-        }
-        return dumps({**value, **told}) if told else content
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -98,10 +81,7 @@ class Profile:
             for name, s in value["shapes"].items()
         }
         latency = {name: tuple(q) for name, q in value["latency_ms"].items()}
-        echoes = tuple((pair[0], pair[1]) for pair in value["echoes"])
-        return cls(
-            value["calls"], tuple(value["argument_keys"]), tuple(value["always"]), latency, shapes, echoes
-        )
+        return cls(value["calls"], tuple(value["argument_keys"]), tuple(value["always"]), latency, shapes)
 
 
 def learn_profiles(steps: Iterable[Step]) -> dict[str, Profile]:
@@ -121,19 +101,7 @@ def _profile(steps: Sequence[Step]) -> Profile:
     latency = {name: _quantiles([s.latency_ms for s in found]) for name, found in by_outcome.items()}
     shapes = {name: _shape(found) for name, found in by_outcome.items()}
     known = {k: q for k, q in latency.items() if q}
-    return Profile(len(steps), tuple(sorted(keys)), always, known, shapes, _echoes(succeeded))
-
-
-def _echoes(steps: Sequence[Step], at_least: int = 10, share: float = 0.98) -> tuple[tuple[str, str], ...]:
-    same: Counter[tuple[str, str]] = Counter()
-    both: Counter[tuple[str, str]] = Counter()
-    for step in steps:
-        value, kind = _parse(step.content)
-        for field in value if kind == "object" else ():
-            for argument, told in step.arguments.items():
-                both[(field, argument)] += 1
-                same[(field, argument)] += value[field] == told and type(value[field]) is type(told)
-    return tuple(sorted(p for p, n in both.items() if n >= at_least and same[p] >= share * n))
+    return Profile(len(steps), tuple(sorted(keys)), always, known, shapes)
 
 
 def _quantiles(values: Sequence[float | None]) -> tuple[float, ...]:

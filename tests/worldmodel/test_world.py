@@ -145,11 +145,12 @@ def test_provenance_says_who_answered(model: WorldModel) -> None:
     assert (everywhere.provenance, everywhere.content) == ("replayed", '["P-1003"]')
     unseen = [episode.call("get_parcel", {"parcel_id": "P-502"}) for _ in range(4)]
     assert [s.provenance for s in unseen if not s.is_error][0] == "generated"
-    for name, arguments in (("fly", {}), ("get_parcel", {"parcel": "P-1"}), ("ship_parcel", {})):
+    for name, arguments in (("fly", {}), ("ship_parcel", {})):
         nothing = episode.call(name, arguments)
         assert (nothing.provenance, nothing.support, nothing.is_error) == ("abstained", 0.0, True)
         assert nothing.content == "" and episode.ended, "the agent reads nothing, and the episode is over"
-    assert episode.provenance["abstained"] == 3
+    assert episode.provenance["abstained"] == 2
+    assert episode.call("get_parcel", {"parcel": "P-1"}).is_error, "refused, or not answered"
 
 
 def test_an_invented_record_names_what_was_asked_for(model: WorldModel) -> None:

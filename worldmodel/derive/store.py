@@ -78,6 +78,8 @@ class Store:
         """What the next answer of a tool still shows of a record that was written to, by (tool, record)."""
         self.now: dict[str, Any] = {}
         """The latest value of each field that an answer showed beside no list: what a system may keep of a session."""
+        self.mentioned: set[Key] = set()
+        """Keys that somebody has said: they are no misspellings, however near to a known one."""
         self.time = 0
 
     def fork(self) -> Store:
@@ -87,6 +89,7 @@ class Store:
         copy.missing, copy.time, copy.late = dict(self.missing), self.time, dict(self.late)
         copy.now = dict(self.now)
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
+        copy.mentioned = set(self.mentioned)
         return copy
 
     # ----- reading
@@ -190,7 +193,7 @@ class Store:
 
     def near(self, type_: str, key: Key) -> bool:
         """Whether an unknown key is a misspelling of a known one: equal but for case and signs, or an edit apart."""
-        if len(key) != 1 or self.known(type_, key) or len(key[0]) < 4:
+        if len(key) != 1 or self.known(type_, key) or len(key[0]) < 4 or key in self.mentioned:
             return False
         return any(_near(key[0], other[0]) for other in self.keys.get(type_, {}) if len(other) == 1)
 

@@ -91,7 +91,6 @@ class TransitionIndex:
     _postings: dict[tuple[str, str], np.ndarray] = field(init=False, repr=False)
     _of_tool: dict[str, np.ndarray] = field(init=False, repr=False)
     _always: dict[str, Step] = field(init=False, repr=False)
-    _outcomes: dict[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         postings: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -103,7 +102,6 @@ class TransitionIndex:
         self._postings = {key: np.asarray(rows) for key, rows in postings.items()}
         self._of_tool = {tool: np.asarray(rows) for tool, rows in of_tool.items()}
         self._always = _unanimous(self.entries, lambda step: canonical(step.content))
-        self._outcomes = {key: s.outcome for key, s in _unanimous(self.entries, lambda step: step.outcome).items()}
 
     def calls(self, tool: str) -> int:
         return len(self._of_tool.get(tool, ()))
@@ -141,18 +139,9 @@ class TransitionIndex:
                     break
         return list(found.values())
 
-    def nearest_call(
-        self, tool: str, arguments: Mapping[str, Any], states: Sequence[str], among: str | None = None
-    ) -> Step | None:
-        return self.nearest(tool, features_of(tool, arguments, states), among=among)
-
     def always(self, key: str) -> Step | None:
         """The answer that production gave to a call every time, where there was only one such answer."""
         return self._always.get(key)
-
-    def outcome(self, key: str) -> str | None:
-        """How a call ended every time, whatever its answers were."""
-        return self._outcomes.get(key)
 
     def save(self, path: Path) -> None:
         _write(path, self.entries)

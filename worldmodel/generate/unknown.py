@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,6 +30,10 @@ class Heard:
     def fork(self) -> Heard:
         return Heard([self._text] if self._text else [])
 
+    def says(self, key: Key) -> bool:
+        """Whether every part of a key stands in what was said as it is written, as a word of its own."""
+        return bool(key) and all(re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", self._text) for part in key)
+
     def has(self, key: Key) -> bool:
         """Whether every part of a key occurs, with or without the short prefix that another tool wants."""
         return all(part in self._text or core(part) in self._text for part in key)
@@ -42,6 +47,8 @@ def why_unknown(
         type_, key = mark
         if session.store.known(type_, key) or not has_identity(session.engine, type_):
             continue
+        if heard.says(key):
+            session.store.mentioned.add(key)
         if mark in gone:
             return f"{' '.join(key)} was declared missing"
         if heard and any(is_identifier(part) for part in key) and not heard.has(key):
