@@ -29,6 +29,7 @@ INDIRECT = (
     "minus(",
     "times(",
     "at/",
+    "now/",
     "last/",
     "told/",
     "prev/any",
