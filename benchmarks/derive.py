@@ -31,8 +31,8 @@ from examples.support_desk.environment import SupportDesk
 from examples.support_desk.production import play
 from ingest.records import Transition
 from training.models.edits import canonical
-from worldmodel.card.make import HOLE, Question, ask_rules, questions
-from worldmodel.card.measures import Judged, summary
+from worldmodel.card.ask import Question, ask_rules, questions
+from worldmodel.card.measures import HOLE, Judged, summary
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.fit import learn
 from worldmodel.generate.resolver import Resolver

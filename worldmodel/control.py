@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ingest.errors import UserError
 from training.models.edits import dumps
 from worldmodel.derive.engine import Derivation, Session, uniform
-from worldmodel.derive.rules import leaf_of
+from worldmodel.derive.trees import leaf_of
 from worldmodel.steps import OK, Step, call_key
 
 KINDS = ("truncated", "missing", "null", "stale")

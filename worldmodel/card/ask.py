@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from worldmodel.card.measures import HOLE, Judged
 from worldmodel.derive.engine import Engine, Session, store_determines
-from worldmodel.derive.rules import Leaf, leaf_of
+from worldmodel.derive.trees import Leaf, leaf_of
 from worldmodel.generate.context import canonical_history
 from worldmodel.generate.examples import derivable, learn_constants, learn_vocabulary
 from worldmodel.generate.resolver import Resolver, uniform
