@@ -53,6 +53,9 @@ def is_date(value: Any) -> bool:
 
 def freeze(value: Any) -> Any:
     """A hashable form: equal JSON values have equal forms, `true` and `1` do not, `1` and `1.0` do."""
+    kind = value.__class__
+    if kind is str or kind is int or value is None:
+        return value
     if isinstance(value, bool):
         return ("b", value)
     if isinstance(value, float):

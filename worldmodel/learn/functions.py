@@ -12,8 +12,8 @@ from worldmodel.derive.values import UNKNOWN, freeze, is_number
 from worldmodel.learn.rows import FEWEST, NO_VALUES, Rows, rank
 
 MOST_SOURCES = 12
-PROBES = 10
-"""Rows with different targets that a function is tried on first."""
+PROBES, FIRST = 10, 5
+"""Rows with different targets that a function is tried on; it must be right on one of the first of them."""
 SHARE = 0.15
 """The least share of the rows that a function must be right on to be offered: a tree may choose among several."""
 MOST_PLACES = 6
@@ -58,7 +58,10 @@ def _candidates(rows: Rows, targets: Sequence[Any], probes: Sequence[int]) -> It
         if name == "round":
             continue
         for of in _arguments(function.kinds, sources, columns):
-            values = [apply(name, row) for row in zip(*(columns[s] for s in of), strict=True)]
+            values = [apply(name, row) for row in zip(*(columns[s][:FIRST] for s in of), strict=True)]
+            if not _may_agree(values, goals, rounds):
+                continue
+            values += [apply(name, row) for row in zip(*(columns[s][FIRST:] for s in of), strict=True)]
             call = Call(name, tuple(Source(s) for s in of))
             if _agree(values, goals):
                 yield call
@@ -67,6 +70,16 @@ def _candidates(rows: Rows, targets: Sequence[Any], probes: Sequence[int]) -> It
     for name in sources if rounds else ():
         if any(isinstance(v, float) for v in columns[name]):
             yield from _rounded(Source(name), columns[name], goals, places, columns)
+
+
+def _may_agree(values: Sequence[Any], goals: Sequence[Any], rounds: bool) -> bool:
+    """Whether one of the first values is right, perhaps after rounding."""
+    for value, goal in zip(values, goals, strict=False):
+        if value is UNKNOWN:
+            continue
+        if freeze(value) == goal or (rounds and is_number(value) and is_number(goal) and abs(value - goal) <= 1):
+            return True
+    return False
 
 
 def _agree(values: Sequence[Any], goals: Sequence[Any]) -> bool:

@@ -25,6 +25,8 @@ from worldmodel.learn.rows import FEWEST, Rows, rank
 
 MOST_LISTS = 8
 MOST_ROWS = 120
+PROBES = 9
+"""Rows on which a condition is tried first; one that is wrong on most of them is not tried on the others."""
 OPS = ("=", "holds", "<=", ">=", "<", ">", "starts", "holds_any_case")
 
 
@@ -54,11 +56,14 @@ def selections(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Ex
 def sizes(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
     """For number targets: how many items of a list fulfil a condition."""
     at = [i for i in at if isinstance(targets[i], int) and not isinstance(targets[i], bool)][:MOST_ROWS]
+    probes = at[:PROBES]
     out: list[tuple[int, Expression]] = []
     for name in _lists(rows, at):
         options = [Select(name), *(Select(name, where=(c,)) for c in _conditions([rows.rows[i] for i in at], name))]
         for option in options:
             call = Call("count", (option,))
+            if 3 * sum(evaluate(call, rows.rows[i]) == targets[i] for i in probes) < len(probes):
+                continue
             hits = sum(freeze(evaluate(call, rows.rows[i])) == freeze(targets[i]) for i in at)
             if hits >= max(FEWEST, 0.7 * len(at)):
                 out.append((hits, call))
