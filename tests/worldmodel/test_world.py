@@ -58,7 +58,8 @@ def corpus() -> dict[str, list[Step]]:
         if number % 5 == 0:
             missing = json.dumps({"error": "not_found", "message": "no such parcel"})
             steps.insert(0, Step("get_parcel", {"parcel_id": f"X-{number}"}, missing, "not_found", 20.0))
-        find = Step("find_parcels", {"town": f"T{number}"}, json.dumps([f"P-{number}"]), OK, 50.0)
+        about = number if number % 3 == 0 else number + 3  # not what was read before: the argument alone decides
+        find = Step("find_parcels", {"town": f"T{about}"}, json.dumps([f"P-{about}"]), OK, 50.0)
         steps.insert(0 if number % 3 == 0 else len(steps), find)
         found[f"c{number}"] = steps
     return found
