@@ -121,10 +121,10 @@ def origins(ties: Ties) -> dict[int, set[int]]:
     here: dict[tuple[int, int, int], _Makers] = {}
     anywhere: dict[tuple[int, int], _Makers] = {}
     asked = {name for _, _, name, _ in ties.named}
-    own: set[tuple[int, int, int]] = set()
+    own: dict[tuple[int, int, int], set[int]] = defaultdict(set)
     for group, emitter, name, content in ties.made:
         if name in asked:
-            own.add((group, emitter, name))
+            own[group, emitter, name].add(content)
             for kind in (content, _ANY):
                 _add(here, (emitter, name, kind), group)
                 _add(anywhere, (name, kind), group)
@@ -132,7 +132,8 @@ def origins(ties: Ties) -> dict[int, set[int]]:
     found: dict[int, set[int]] = defaultdict(set)
     for group, emitter, name, content in ties.named:
         # As in ``Ties.add``, for parts of one group that were read apart.
-        if (group, emitter, name) in own or (not content and (group, emitter, name) in told):
+        made = own.get((group, emitter, name))
+        if _is_own(made, content) or (not content and (group, emitter, name) in told):
             continue
         kinds = (content, 0) if content else (_ANY,)
         makers = [m for k in kinds if (m := here.get((emitter, name, k)))]
@@ -144,8 +145,8 @@ def origins(ties: Ties) -> dict[int, set[int]]:
 
 
 def _is_own(made: set[int] | None, content: int) -> bool:
-    """Whether a call that a group names is one that it made. An id that is counted in each answer is made again by
-    later calls: then the content tells."""
+    """Return whether a call that a group names is one that it made. If ids are counted in each answer, later calls have
+    the same id, so the content is compared."""
     return made is not None and (not content or content in made or 0 in made)
 
 

@@ -281,8 +281,10 @@ def _origins(db: duckdb.DuckDBPyConnection, aside: Path) -> dict[int, set[int]]:
         WITH told AS (SELECT * FROM read_parquet({listed(sorted(aside.glob("made-*.parquet")))})),
         made AS (SELECT * FROM told UNION ALL SELECT * REPLACE (-1 AS content) FROM told),
         named AS (  -- as in grouping.Ties.add, for parts of one group that were read apart
-            SELECT DISTINCT * FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))})
-            ANTI JOIN told USING (owner, emitter, name)
+            SELECT DISTINCT calls.* FROM read_parquet({listed(sorted(aside.glob("named-*.parquet")))}) AS calls
+            ANTI JOIN told
+                ON told.owner = calls.owner AND told.emitter = calls.emitter AND told.name = calls.name
+                AND (calls.content = 0 OR told.content IN (calls.content, 0))
             QUALIFY content <> 0 OR max(content) OVER (PARTITION BY owner, emitter, name) = 0
         ),
         here AS (
