@@ -115,6 +115,7 @@ def start(tmp_path: Path, hour: str, what: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=null, stderr=null, stdin=null)
 
 
+@pytest.mark.slow
 def test_steps_of_two_runs_in_a_pool_do_not_overlap(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """Two runs of one job at once, whatever started them: their steps never overlap."""
     Lake.create(tmp_path / "home" / "lake")

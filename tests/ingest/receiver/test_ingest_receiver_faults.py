@@ -113,8 +113,9 @@ class JavaScript:
         self._reader.join(60)
 
 
-@pytest.mark.parametrize("how", [pytest.param("http", marks=pytest.mark.slow), "grpc"])
-@pytest.mark.parametrize("language", [Python, pytest.param(JavaScript, marks=[NPM, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["http", "grpc"])
+@pytest.mark.parametrize("language", [Python, pytest.param(JavaScript, marks=NPM)])
 def test_acknowledged_minus_stored_is_zero_after_sigkills(
     tmp_path: Path, language: type[Python] | type[JavaScript], how: str
 ) -> None:

@@ -41,6 +41,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> spark.SparkRunner:
     return spark.SparkRunner(spark.session())
 
 
+@pytest.mark.slow
 def test_what_is_tied_across_parts_meets_on_spark_too(tmp_path: Path, runner: spark.SparkRunner) -> None:
     requests = [conversation(n, f"c-{n % 9}") for n in range(1, 30)]
     for n in range(6):

@@ -68,6 +68,7 @@ def digests(out: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_equal_seeds_give_equal_adapters_beside_competing_processes(undisturbed: Path, tmp_path: Path) -> None:
     with competition(2):
@@ -76,7 +77,8 @@ def test_equal_seeds_give_equal_adapters_beside_competing_processes(undisturbed:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 20])
 def test_a_run_that_is_killed_again_and_again_reaches_the_same_weights(
     undisturbed: Path, tmp_path: Path, kills: int
 ) -> None:

@@ -28,7 +28,7 @@ def answer(**fields: object) -> str:
     return json.dumps(fields)
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_random_systems_are_recovered(seed: int) -> None:
     found = measure_system(seed, train=150, test=25)
     assert found["determined"] > 100
