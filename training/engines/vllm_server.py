@@ -24,8 +24,11 @@ TOKEN_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 ANSWER_SECONDS = 600.0  # longer than the queue of a busy server; after that the server is assumed to hang
 
 
+MAX_RESTARTS = 2  # of the server during one request; a request that crashes it each time is an error
+
+
 class _Gone(UserError):
-    """The server does not answer."""
+    """The server does not answer, or it was restarted and does not know the model any more."""
 
 
 class VllmServer:
@@ -108,14 +111,17 @@ class VllmServer:
     async def _complete(self, ids: list[int], adapter: str | None, wanted: dict[str, Any]) -> dict[str, Any]:
         if adapter is not None and adapter not in self._names:
             raise UserError(f"no adapter {adapter!r}; loaded are {sorted(self._names) or 'none'}")
-        while True:
+        for restarts_left in reversed(range(MAX_RESTARTS + 1)):
             known = dict(self._names)
             model = self._model if adapter is None else known[adapter][0]
             asked = {"model": model, "prompt": ids, **TOKEN_IDS, **wanted}
             try:
                 return (await self._send("POST", "/v1/completions", asked)).json()["choices"][0]
             except _Gone:
+                if not restarts_left:
+                    raise
                 await self._return_of(known)
+        raise AssertionError("unreachable")
 
     async def _return_of(self, known: dict[str, tuple[str, Path]]) -> None:
         """Wait until the server answers again, and load the adapters that it knew."""
@@ -170,7 +176,8 @@ class VllmServer:
         if answer.status_code == 404 and path.endswith("_lora_adapter") and "cannot be found" not in answer.text:
             raise UserError(f"the vLLM server at {self._url} loads no adapters; start it so: {self._command}")
         if answer.is_error:
-            raise UserError(f"the vLLM server at {self._url} refused {path}: {_message(answer)}")
+            kind = _Gone if answer.status_code == 404 and path == "/v1/completions" else UserError
+            raise kind(f"the vLLM server at {self._url} refused {path}: {_message(answer)}")
         return answer
 
 

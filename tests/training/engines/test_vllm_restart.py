@@ -89,6 +89,7 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.loaded: dict[str, str] = {}
+        self.forgets = False
         self.start()
 
     def start(self) -> None:
@@ -125,7 +126,7 @@ class Server:
 
     async def complete(self, request: Request) -> Response:
         model = (await request.json())["model"]
-        if model != "tiny" and model not in self.loaded:
+        if model != "tiny" and (self.forgets or model not in self.loaded):
             return JSONResponse({"error": {"message": f"no model {model}"}}, status_code=404)
         said = [1] if model == "tiny" else [2]
         return JSONResponse({"choices": [{"token_ids": said, "logprobs": {"token_logprobs": [-0.5]}}]})
@@ -156,6 +157,18 @@ def test_a_server_that_comes_back_gets_its_adapters_again(server: Server, adapte
     assert asyncio.run(both_while_it_restarts()) == [(2,), (1,), (2,)]
     assert list(server.loaded.values()) == [str(adapter)]
     asyncio.run(engine.close())
+
+
+def test_a_restart_that_no_request_met_is_noticed_by_the_missing_adapter(server: Server, adapter: Path) -> None:
+    engine = VllmServer("tiny", f"http://127.0.0.1:{server.port}")
+    engine.load_adapter("policy", adapter)
+    server.stop()
+    server.start()
+    found = asyncio.run(engine.sample([1, 2], adapter="policy", sampling=Sampling(4)))
+    assert found.ids == (2,) and list(server.loaded.values()) == [str(adapter)]
+    server.forgets = True
+    with pytest.raises(UserError, match="no model policy"):
+        asyncio.run(engine.sample([1, 2], adapter="policy", sampling=Sampling(4)))
 
 
 def test_a_server_that_stays_away_is_an_error_that_says_how_to_start_one(server: Server) -> None:
