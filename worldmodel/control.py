@@ -1,7 +1,7 @@
-"""Steering a world: errors at a higher or lower rate, one error on purpose, answers that are quietly wrong.
+"""Control of a world: error rates, one scheduled error, and implicit faults in answers.
 
-`Control` is what a person sets, as fields or as one line of text (`Control.parse`). `Steering` carries it out in one
-episode. The store always holds the true answer; only what the agent is shown is wrong.
+`Control` holds the settings, given as fields or as one line of text (`Control.parse`). `Steering` applies them in one
+episode. The store always holds the true answer; only the answer that the agent reads is changed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HELP = (
 
 
 class Failure(BaseModel):
-    """One call that is to fail: the next `write`, `read`, `call`, or call of a named tool."""
+    """One scheduled failure: of the next `write`, `read`, `call`, or call of a named tool."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,7 +53,7 @@ class Failure(BaseModel):
 
 
 class Control(BaseModel):
-    """How a world is steered. Rates of None are the measured ones."""
+    """Settings of a world's faults. A rate of None is the measured rate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,7 +66,7 @@ class Control(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Control:
-        """A control from one line of text. Raises UserError for what it cannot read."""
+        """Parse one line of text. Raises UserError for an unknown clause."""
         values: dict[str, Any] = {}
         failures = []
         for clause in filter(None, (part.strip() for part in re.split(r"[;,\n]|\band\b|\.\s", text.rstrip(".")))):
@@ -88,7 +88,7 @@ NO_CONTROL = Control()
 
 
 class Steering:
-    """What a control does in one episode."""
+    """Applies a control in one episode."""
 
     def __init__(self, control: Control, measured: Mapping[str, Mapping[str, float]] | None = None) -> None:
         self.control, self.measured = control, measured or {}
@@ -102,18 +102,18 @@ class Steering:
     # ----- errors
 
     def due(self, session: Session, tool: str) -> Failure | None:
-        """The failure that this call is to meet, if any."""
+        """Return the scheduled failure for this call, if any."""
         kind = "write" if tool in session.engine.writes else "read"
         return next((f for f in self.waiting if f.of in ("call", kind, tool)), None)
 
     def met(self, session: Session, tool: str) -> None:
-        """A call was answered: what was due has happened."""
+        """Remove the scheduled failure of a call that was answered."""
         failure = self.due(session, tool)
         if failure is not None:
             self.waiting.remove(failure)
 
     def decide(self, session: Session, tool: str, arguments: Mapping[str, Any], seed: object) -> Derivation | None:
-        """What the rules decide, with what is due and with errors at the wanted rate."""
+        """Return the decision of the rules, with scheduled failures and scaled error rates applied."""
         failure = self.due(session, tool)
         if failure is not None:
             return fail(session, tool, arguments, failure.outcome)
@@ -127,7 +127,7 @@ class Steering:
         return self._more(session, tool, arguments, u) or decided
 
     def _more(self, session: Session, tool: str, arguments: Mapping[str, Any], u: float) -> Derivation | None:
-        """An error beyond the measured rate: of the calls that pass, so many fail that the rate is the wanted one."""
+        """Return an additional transient error or None, so that the error rate is the measured one times `faults`."""
         tree = session.engine.rules.tools[tool].accidents
         if tree is None:
             return None
@@ -146,7 +146,7 @@ class Steering:
     # ----- answers that are quietly wrong
 
     def shown(self, session: Session | None, steps: Sequence[Step], step: Step, seed: object) -> str:
-        """The answer to the last of an episode's steps as the agent is shown it."""
+        """Return the answer of the last step as the agent reads it."""
         if session is None or step.outcome != OK or step.tool in session.engine.writes:
             return step.content
         rates = {kind: self._rate(kind, step.tool) for kind in KINDS}
@@ -196,7 +196,7 @@ def means(wanted: str, outcome: str) -> bool:
 
 
 def spoilt(kind: str, content: str, before: Sequence[str], u: float) -> str:
-    """An answer with one implicit fault in it, where it has a place for it."""
+    """Return the answer with one implicit fault, if it has a place for it."""
     if kind == "stale":
         return before[-1] if before else content
     try:
@@ -255,7 +255,7 @@ def measure_implicit(
 
 
 def difference(left: str, right: str) -> str:
-    """The implicit fault that tells two answers apart, empty where something else does."""
+    """Return the implicit fault by which two answers differ; empty for any other difference."""
     if left == right:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""How far an answer is to be trusted: the share of answers of its support that were right on held-out conversations."""
+"""Calibration of support: the share of held-out answers with this support that were right."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FEWEST = 10
 
 
 def fit_support(pairs: Sequence[tuple[float, bool]]) -> list[tuple[float, float]]:
-    """Isotonic regression of what was right on support, by pooling adjacent violators: (support, share) steps, rising.
+    """Isotonic regression of correctness on support (pool adjacent violators). Returns rising (support, share) steps.
 
-    Each step is smoothed by one case on either side, so that a few lucky answers do not make a certainty."""
+    One right and one wrong case are added to each step, so that few answers do not give a share of 0 or 1."""
     blocks: list[list[float]] = []
     grouped: dict[float, list[bool]] = defaultdict(list)
     for support, was_right in pairs:
@@ -33,7 +33,7 @@ def fit_support(pairs: Sequence[tuple[float, bool]]) -> list[tuple[float, float]
 
 
 def calibrated(curve: Curve, support: float) -> float:
-    """Support as the share of such answers that are right; as it is where nothing was fitted."""
+    """Return the calibrated support; without a curve, the support itself."""
     if not curve:
         return support
     found = curve[0][1]

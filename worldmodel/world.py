@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grounding:
-    """What a world stands on. Practice and the card make the same one.
+    """The facts and the history of a world. Practice and the card build it in the same way.
 
     `facts` are recorded calls: they say what is true of the world, and what production answered. `prior` are calls that
     the episodes of this world have made themselves. `said` is the conversation so far, `goal` what the user will say.
@@ -219,7 +219,7 @@ def derived(tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Ans
 
 
 def world_name(model: str, seed: int, grounding: Grounding) -> str:
-    """A name under which equal worlds find each other's answers in a file of pins."""
+    """Return the world's name in a file of pins. Equal worlds have equal names."""
     facts = [f"{s.key} {s.content}" for s in (*grounding.facts, None, *grounding.prior) if s is not None]
     return f"{model} {seed} {int(2**53 * uniform(len(grounding.prior), *facts)):x}"
 

@@ -1,4 +1,4 @@
-"""Histories that leave out the messages by which a model called its tools, and keep the results: OpenLIT writes those.
+"""Restore tool calls in histories that contain only the results (OpenLIT).
 
 The call is known from the answer of an earlier model call, by its id. It is put back in front of its result.
 """
@@ -11,7 +11,7 @@ from ingest.messages.chatform import Turn
 
 
 def lacks_calls(history: Sequence[Turn], start: int) -> bool:
-    """Whether the turns from ``start`` have more results than the calls before them."""
+    """Whether the turns from ``start`` on contain results without a call before them."""
     begin = start
     while begin and history[begin - 1].message["role"] == "tool":
         begin -= 1
@@ -30,13 +30,13 @@ _UNTOLD = 1_000  # calls that may be in an assistant's turn of which nothing is 
 
 
 def _calls(turn: Turn) -> int:
-    """How many results may follow a turn."""
+    """Return how many results a turn expects."""
     m = turn.message
     return len(m.get("tool_calls") or ()) or (_UNTOLD if m["role"] == "assistant" and not turn.parts else 0)
 
 
 def put_back(history: list[Turn], told: Iterable[Sequence[Turn]]) -> list[Turn]:
-    """A history with the calls that it leaves out, from the turns ``told`` before, the latest first."""
+    """Return the history with its missing calls, taken from the earlier turns ``told`` (latest first)."""
     makers: dict[str, Turn] = {}
     for turns in told:
         for turn in turns:

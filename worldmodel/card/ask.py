@@ -1,4 +1,4 @@
-"""Held-out calls, put to the world as practice puts them, and to what is free: a cache, a copy, the rules, the model.
+"""Held-out calls for the card, answered by the world as in practice, and by the baselines.
 
 A question is a recorded call with the conversation before it. The world that is asked stands on that prefix as an
 episode's own past (`worldmodel.world.Grounding`), so one wrong answer does not spoil the next question.
@@ -27,7 +27,7 @@ Said = Mapping[str, Sequence[tuple[str, str]]]
 
 
 def silent(done: int, total: int) -> None:
-    """A progress that tells nobody."""
+    """Report no progress."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _after_write(step: Step, before: Sequence[Step], resolver: Resolver) -> bool
 async def ask_world(
     model: WorldModel, asked: Sequence[Question], seed: int = 0, on_progress: Progress = silent
 ) -> list[Judged]:
-    """What the world answers to each question."""
+    """Return the world's answer to each question."""
     finished = 0
     slots = asyncio.Semaphore(AT_ONCE)
 

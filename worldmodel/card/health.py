@@ -1,4 +1,4 @@
-"""What else a card says: whether support is right, what has changed, whose data is repeated, what is scarce."""
+"""Parts of the card: calibration of support, drift, memorisation, and tools with too few traces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Conversations = Mapping[str, Sequence[Step]]
 
 
 def right(judged: Judged) -> bool:
-    """Whether an answer did what can be asked of it: exact where the traces determine it, else the right outcome."""
+    """Whether an answer is right: exact if the traces determine it, else with the right outcome."""
     return judged.exact if judged.derivable else judged.outcome == judged.truth.outcome
 
 
@@ -49,7 +49,7 @@ def reliability(judged: Iterable[Judged]) -> dict[str, Any]:
 
 
 def drift(trained: Conversations, newest: Conversations) -> list[str]:
-    """What the newest conversations have that the trained ones had not, in sentences."""
+    """Return, in sentences, the differences between the newest and the trained conversations."""
     old, new = _by_tool(trained), _by_tool(newest)
     said = []
     for tool in sorted(new):

@@ -1,7 +1,7 @@
-"""Answers that a world has settled, by question: in memory, or in an SQLite file that outlives the process.
+"""Pins: the answers that a world has given, by question, in memory or in an SQLite file.
 
-Whoever asks first settles a question. With a file, the first writer of any process does, so that the members of a
-group, a restarted run, and champion and candidate meet the same answers.
+The first answer to a question is kept. With a file, this holds across processes, so the members of a group, a restarted
+run, and champion and candidate get the same answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class PinFile:
-    """An SQLite file of settled answers: (world, question) to JSON. Safe to share among processes and threads."""
+    """An SQLite file of answers: (world, question) to JSON. Processes and threads can share it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -36,7 +36,7 @@ class PinFile:
         return found
 
     def get(self, world: str, question: str) -> Any:
-        """The settled answer; None where there is none."""
+        """Return the kept answer, or None."""
         row = (
             self._connection()
             .execute("SELECT answer FROM pins WHERE world = ? AND question = ?", (world, question))
@@ -45,7 +45,7 @@ class PinFile:
         return None if row is None else json.loads(row[0])
 
     def settle(self, world: str, question: str, answer: Any) -> Any:
-        """Settle a question, unless somebody was faster; returns what is settled now."""
+        """Keep an answer unless the question already has one. Returns the kept answer."""
         with self._connection() as connection:
             text = json.dumps(answer, ensure_ascii=False)
             connection.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", (world, question, text))
@@ -57,7 +57,7 @@ class PinFile:
 
 
 class Pins:
-    """The settled answers of one world. An answer is a JSON value."""
+    """The kept answers of one world. An answer is a JSON value."""
 
     def __init__(self, world: str = "", file: PinFile | None = None, known: dict[str, Any] | None = None) -> None:
         self.world, self.file = world, file
@@ -65,11 +65,11 @@ class Pins:
         self._waiting: dict[str, asyncio.Future[Any]] = {}
 
     def fork(self) -> Pins:
-        """A copy that shares what is settled; what is settled from here on is not shared."""
+        """Return a copy with the same answers. Later answers are not shared."""
         return Pins(self.world, None, self.known)
 
     async def settle(self, question: str, make: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer to a question; `make` is awaited once, however many ask at the same time."""
+        """Return the answer to a question. `make` is awaited once, also for concurrent callers."""
         if question in self.known:
             return self.known[question]
         if question in self._waiting:

@@ -1,4 +1,4 @@
-"""What production answered: in the recording that grounds a world, and always and to everybody."""
+"""Replay: production's answers in the grounding conversation, and answers that never varied in production."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldmodel.steps import OK, Step, call_key
 
 
 class Recording:
-    """The answers of one recording, each with the state (the writes that bear on it) that it was given in."""
+    """The answers of one conversation, each with its state: the earlier writes that affect it."""
 
     def __init__(self, facts: Sequence[Step], effects: Effects, index: TransitionIndex) -> None:
         self._effects, self._index = effects, index
@@ -28,8 +28,8 @@ class Recording:
     def answer(
         self, tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], writes: Sequence[Step]
     ) -> Answer | None:
-        """What production answered to this call after the steps that an episode made, of which `writes` changed
-        something; None where it was not asked that in this state."""
+        """Return production's answer to this call in the state after the episode's steps, of which `writes` are the
+        successful writes. None if production did not make this call in this state."""
         found, related = self._replay(tool, arguments, steps, writes)
         if found is None and not related and not self._effects.is_write(tool):
             found = self._index.always(call_key(tool, arguments))

@@ -15,7 +15,7 @@ Mark = tuple[str, Key]
 
 
 class Heard:
-    """All that was said or shown in an episode, to look ids up in. Falsy: nothing is known of what was said."""
+    """All texts of an episode, to search for ids. False if no texts are known."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._text = "\n".join(texts)
@@ -42,7 +42,7 @@ class Heard:
 def why_unknown(
     session: Session, tool: str, arguments: Mapping[str, Any], heard: Heard, gone: set[Mark]
 ) -> str | None:
-    """Why a record that a call names cannot exist, if so: it was declared missing, or nobody has mentioned its id."""
+    """Return why a record that a call names cannot exist: it was declared missing, or its id was never mentioned."""
     for mark in named_alone(session.engine, session.situation(tool, arguments)):
         type_, key = mark
         if session.store.known(type_, key) or not has_identity(session.engine, type_):
@@ -67,7 +67,7 @@ def has_identity(engine: Engine, type_: str) -> bool:
 def found_after_all(
     shapes: Shapes, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation
 ) -> Derivation:
-    """What the rules decided, unless they call a record missing that the world holds: then the tool's usual answer."""
+    """Return the decision of the rules. If it calls a known record missing, return the tool's usual answer instead."""
     if decided.outcome not in shapes.missing.get(tool, ()):
         return decided
     marks = named_alone(session.engine, session.situation(tool, arguments))
@@ -82,7 +82,7 @@ def found_after_all(
 def declared_missing(
     engine: Engine, shapes: Shapes, session: Session, tool: str, arguments: Mapping[str, Any], outcome: str
 ) -> set[Mark]:
-    """The records that a refusal says do not exist."""
+    """Return the records that an error declares missing."""
     if outcome not in shapes.missing.get(tool, ()):
         return set()
     marks = named_alone(engine, session.situation(tool, arguments))

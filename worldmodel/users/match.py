@@ -1,4 +1,4 @@
-"""How much simulated users are like real ones: what they answer, when they leave, what they disclose, on held-out talk.
+"""Compare simulated users with real ones on held-out conversations: answers, stops, disclosure.
 
 Every message of a held-out customer after the first is asked of the `user` adapter, with the real conversation before
 it. A discriminator that cannot tell the two apart has an area under the curve of 0.5.
@@ -36,7 +36,7 @@ class Turn:
 
 
 class Fresh:
-    """Remembers nothing: every turn is asked."""
+    """Pins that keep nothing, so that every turn is generated."""
 
     async def settle(self, question: str, make: Any) -> Any:
         return await make()

@@ -19,7 +19,7 @@ _OPENERS = {"summary": "leafUuid", "file-history-snapshot": "snapshot", "queue-o
 
 @dataclass(slots=True)
 class _Thread:
-    """What one agent of the session said and was told, the latest branch; ``places`` are those of its lines."""
+    """The messages of one agent, on the latest branch. ``places`` maps line ids to message positions."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Session:
         self._left: list[tuple[str, _Thread]] = []  # branches that were left
 
     def take(self, line: dict[str, Any]) -> bool:
-        """Takes in a line; says whether it is one of this agent's."""
+        """Add a line. Return whether it belongs to this agent."""
         kind = line.get("type")
         if not isinstance(kind, str) or "messages" in line or "payload" in line:
             return False
@@ -84,7 +84,7 @@ class Session:
 
     @staticmethod
     def _goes_on(thread: _Thread, message_id: Any, content: Any) -> bool:
-        """Adds blocks to the answer that they belong to; results may have come between."""
+        """Append content blocks to the answer with their id. Results can be between them."""
         for told in reversed(thread.messages):
             if told["role"] == "assistant":
                 if message_id is None or told.get("id") != message_id:
@@ -97,7 +97,7 @@ class Session:
         return False
 
     def _rewind(self, agent: str, thread: _Thread, parent: Any) -> None:
-        """A prompt that follows a line before another prompt: what came after that line is a branch that was left."""
+        """Handle a prompt after a rewind: the messages after its parent line become an abandoned branch."""
         at = self._place(thread, parent)
         if at is None or not any(p > at for p in thread.prompts):
             return
@@ -110,7 +110,7 @@ class Session:
         self._threads[agent] = _Thread(kept, places, [p for p in thread.prompts if p < end], thread.model)
 
     def _place(self, thread: _Thread, uuid: Any) -> int | None:
-        """Where the message is that a line follows; lines between may tell nothing of the conversation."""
+        """Return the position of the message that a line follows. Lines without a message are skipped."""
         for _ in range(len(self._parents) + 1):
             if not isinstance(uuid, str):
                 return -1 if uuid is None and thread.messages and thread.prompts else None
@@ -120,7 +120,7 @@ class Session:
         return None
 
     def _agent_of(self, line: dict[str, Any], uuid: str) -> str:
-        """The sub-agent that a line is of: by its id, by the call that started it, else by the first of its lines."""
+        """Return the sub-agent of a line: by its id, else by the call that started it, else by its first line."""
         if line.get("parent_tool_use_id"):
             return str(line["parent_tool_use_id"])
         if not line.get("isSidechain"):
@@ -131,7 +131,7 @@ class Session:
         return str(found)
 
     def trajectories(self) -> list[Trajectory]:
-        """One conversation for each agent and each branch; sub-agents after the session's own."""
+        """Return one conversation for each agent and each branch. Sub-agents come last."""
         told = [*self._left, *self._threads.items()]
         told.sort(key=lambda found: found[0] != "")
         is_own = bool(told) and told[0][0] == ""

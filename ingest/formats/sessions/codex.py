@@ -35,7 +35,7 @@ class Session:
         self._failed: set[str] = set()
 
     def take(self, line: dict[str, Any]) -> bool:
-        """Takes in a line; says whether it is one of this agent's."""
+        """Add a line. Return whether it belongs to this agent."""
         payload = line.get("payload")
         if isinstance(payload, dict) and (line.get("type") in _KINDS or self._form == "payload"):
             self._form = "payload"
@@ -114,7 +114,7 @@ class Session:
         return not self._typed or _text(item).strip() in self._typed
 
     def trajectories(self) -> list[Trajectory]:
-        """The session's conversation; those before a compaction, or of turns that were taken back, before it."""
+        """Return the conversations. Those before a compaction and those of withdrawn turns come first."""
         return [t for items in (*self._before, self._items) if (t := self._trajectory(items))]
 
     def _trajectory(self, items: list[dict[str, Any]]) -> Trajectory | None:

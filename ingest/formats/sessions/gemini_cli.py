@@ -21,7 +21,7 @@ class Session:
         self._left: list[list[dict[str, Any]]] = []  # what was taken back
 
     def take(self, line: dict[str, Any]) -> bool:
-        """Takes in a session, or a line of one; says whether it is one of this agent's."""
+        """Add a session or one line of it. Return whether it belongs to this agent."""
         if "sessionId" in line and "projectHash" in line:
             self._session = {**self._session, **{k: v for k, v in line.items() if k != "messages"}}
             self._add(line.get("messages"))
@@ -51,7 +51,7 @@ class Session:
             self._messages = {i: self._messages[i] for i in ids[: ids.index(message_id)]}
 
     def trajectories(self) -> list[Trajectory]:
-        """The conversation, and what was taken back of it before."""
+        """Return the withdrawn branches, then the conversation."""
         return [t for told in (*self._left, list(self._messages.values())) if (t := self._trajectory(told))]
 
     def _trajectory(self, told: list[dict[str, Any]]) -> Trajectory | None:
@@ -67,7 +67,7 @@ class Session:
 
 
 def _messages(line: dict[str, Any]) -> list[dict[str, Any]]:
-    """The messages of one line: a prompt, or an answer with the results of its calls; none of what the program said."""
+    """Return the messages of one line: a prompt, or an answer with its results. Program output is skipped."""
     if line.get("type") == "user":
         return [{"role": "user", "content": line.get("content"), "timestamp": line.get("timestamp")}]
     if line.get("type") != "gemini":
@@ -92,7 +92,7 @@ def _thought(thought: dict[str, Any]) -> str:
 
 
 def _result(call: dict[str, Any]) -> dict[str, Any]:
-    """What a tool gave the model, out of Gemini's ``functionResponse``."""
+    """Return the tool result in Gemini's ``functionResponse``."""
     told: Any = call.get("result")
     items = told if isinstance(told, list) else [told]
     answer = next((i["functionResponse"] for i in items if isinstance(i, dict) and "functionResponse" in i), None)

@@ -19,11 +19,11 @@ class Session(Protocol):
     name: str
 
     def take(self, line: dict[str, Any]) -> bool:
-        """Takes in a line; says whether it is one of this agent's."""
+        """Add a line. Return whether it belongs to this agent."""
         ...
 
     def trajectories(self) -> list[Trajectory]:
-        """The conversations of the lines so far; a ``parent`` is a place in this list."""
+        """Return the conversations of the lines so far. A ``parent`` is an index into this list."""
         ...
 
 
@@ -35,13 +35,13 @@ class SessionFile:
         self._found: Session | None = None
 
     def take(self, value: Any) -> bool:
-        """Takes in a JSON value, or a list of lines; says whether it is of a session."""
+        """Add a JSON value or a list of lines. Return whether it belongs to a session."""
         if isinstance(value, list):
             return self._take_lines(value)
         return isinstance(value, dict) and self._take(value)
 
     def _take_lines(self, lines: list[Any]) -> bool:
-        """Takes in all of some lines, or none."""
+        """Add all of the lines, or none."""
         if not lines or not all(isinstance(line, dict) for line in lines):
             return False
         tried = SessionFile()
@@ -57,7 +57,7 @@ class SessionFile:
 
     @property
     def name(self) -> str | None:
-        """The agent whose session this is; None if no line was of a session."""
+        """The name of the agent; None without session lines."""
         return self._found.name if self._found else None
 
     def trajectories(self) -> list[Trajectory]:
