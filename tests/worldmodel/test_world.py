@@ -9,28 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from world_samples import random_world
 
 from ingest.records import Scenario, Transition
-from training.engines.local import LocalEngine
-from training.models.chat import CompactFormat
-from training.models.roles import transcript
-from training.tiny.pretraining.run import new_model
-from training.tiny.pretraining.talk import Talk
-from training.tiny.pretraining.tokenizer import train_tokenizer
 from worldmodel import Episode, World, WorldModel
 from worldmodel.card.ask import ask_cache, ask_nearest, ask_world, questions
 from worldmodel.card.make import measure
-from worldmodel.derive.engine import Engine
-from worldmodel.effects import learn_effects
-from worldmodel.generate.context import Frame, learn_patched
-from worldmodel.generate.examples import build_index
-from worldmodel.generate.resolver import Resolver
-from worldmodel.generate.shapes import learn_shapes
-from worldmodel.learn.induce import induce
-from worldmodel.profiles import learn_profiles
-from worldmodel.steps import OK, Step, outcome_classes
+from worldmodel.steps import OK, Step
 from worldmodel.users.match import ask_users, auc, match
-from worldmodel.users.user import UserSide, dialogue, patience
+from worldmodel.users.user import dialogue, patience
 from worldmodel.world import Grounding
 
 TIMEOUT = json.dumps({"error": "timeout", "message": "no answer in 5 s"})
@@ -77,20 +64,7 @@ def messages_of(steps: Sequence[Step]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def model() -> Iterator[WorldModel]:
     """A world model on a small random base: the bodies that it writes are random, so far as their schema allows."""
-    tokenizer = train_tokenizer((transcript(Talk(random.Random(s)).run().messages) for s in range(100)), 900)
-    chat = CompactFormat(tokenizer)
-    engine = LocalEngine(new_model(tokenizer, seed=3), chat.pad_id)
-    conversations = corpus()
-    steps = [s for part in conversations.values() for s in part]
-    effects = learn_effects(list(conversations.values()))
-    patched = learn_patched(list(conversations.values()), effects)
-    frame = Frame(effects, outcome_classes(steps), patched)
-    resolver = Resolver(
-        engine, chat, None, frame, build_index(conversations, frame), learn_profiles(steps), body_tokens=120
-    )
-    rules = Engine(*induce(conversations))
-    user = UserSide(engine, chat, None, max_turns=6, max_tokens=8)
-    made = WorldModel(resolver, user, rules, learn_shapes(rules, conversations))
+    made = random_world(corpus(), 100, 900, body_tokens=120, with_user=True)
     yield made
     made.close()
 

@@ -13,16 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from world_samples import random_world
 
 from ingest.errors import UserError
 from ingest.records import Scenario, Transition
-from training.engines.local import LocalEngine
 from training.environment import ToolCall
-from training.models.chat import CompactFormat
-from training.models.roles import transcript
-from training.tiny.pretraining.run import new_model
-from training.tiny.pretraining.talk import Talk
-from training.tiny.pretraining.tokenizer import train_tokenizer
 from worldmodel import WorldModel
 from worldmodel.card.ask import questions
 from worldmodel.card.episodes import episode_measures, replay_episodes
@@ -32,17 +27,12 @@ from worldmodel.card.make import measure
 from worldmodel.control import Control, difference, measure_implicit
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.values import ABSENT
-from worldmodel.effects import learn_effects
 from worldmodel.fit import model_is_better
-from worldmodel.generate.context import Frame, learn_patched
-from worldmodel.generate.examples import build_index
 from worldmodel.generate.pins import PinFile
-from worldmodel.generate.resolver import Resolver
 from worldmodel.generate.shapes import Shapes, learn_shapes
 from worldmodel.generate.values import learn_values, typed
 from worldmodel.learn.induce import induce
-from worldmodel.profiles import learn_profiles
-from worldmodel.steps import OK, Step, outcome_classes
+from worldmodel.steps import OK, Step
 from worldmodel.support import calibrated, fit_support
 
 STATES = ("stored", "moved", "sold")
@@ -96,17 +86,7 @@ def corpus(n: int = 90) -> dict[str, list[Step]]:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[WorldModel]:
-    tokenizer = train_tokenizer((transcript(Talk(random.Random(s)).run().messages) for s in range(60)), 700)
-    chat = CompactFormat(tokenizer)
-    engine = LocalEngine(new_model(tokenizer, seed=3), chat.pad_id)
-    conversations = corpus()
-    steps = [s for part in conversations.values() for s in part]
-    effects = learn_effects(list(conversations.values()))
-    frame = Frame(effects, outcome_classes(steps), learn_patched(list(conversations.values()), effects))
-    index = build_index(conversations, frame)
-    resolver = Resolver(engine, chat, None, frame, index, learn_profiles(steps), body_tokens=160)
-    rules = Engine(*induce(conversations))
-    made = WorldModel(resolver, None, rules, learn_shapes(rules, conversations), "test")
+    made = random_world(corpus(), 60, 700, body_tokens=160, name="test")
     yield made
     made.close()
 

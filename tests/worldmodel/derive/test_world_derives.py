@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from world_samples import random_world
 
 from ingest.records import Scenario, Transition
-from training.engines.local import LocalEngine
-from training.models.chat import CompactFormat
-from training.models.roles import transcript
-from training.tiny.pretraining.run import new_model
-from training.tiny.pretraining.talk import Talk
-from training.tiny.pretraining.tokenizer import train_tokenizer
 from worldmodel import WorldModel
 from worldmodel.artifact import read_rules, save_rules
 from worldmodel.card.make import ask_rules, measure, questions
-from worldmodel.derive.engine import Engine
-from worldmodel.effects import learn_effects
-from worldmodel.generate.context import Frame, learn_patched
-from worldmodel.generate.examples import build_index
-from worldmodel.generate.resolver import Resolver
-from worldmodel.generate.shapes import learn_shapes
-from worldmodel.learn.induce import induce
-from worldmodel.profiles import learn_profiles
-from worldmodel.steps import OK, Step, outcome_classes
+from worldmodel.steps import OK, Step
 
 
 def body(number: int, state: str) -> str:
@@ -63,17 +49,7 @@ def corpus() -> dict[str, list[Step]]:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[WorldModel]:
-    tokenizer = train_tokenizer((transcript(Talk(random.Random(s)).run().messages) for s in range(60)), 700)
-    chat = CompactFormat(tokenizer)
-    engine = LocalEngine(new_model(tokenizer, seed=3), chat.pad_id)
-    conversations = corpus()
-    steps = [s for part in conversations.values() for s in part]
-    effects = learn_effects(list(conversations.values()))
-    frame = Frame(effects, outcome_classes(steps), learn_patched(list(conversations.values()), effects))
-    index = build_index(conversations, frame)
-    resolver = Resolver(engine, chat, None, frame, index, learn_profiles(steps), body_tokens=120)
-    rules = Engine(*induce(conversations))
-    made = WorldModel(resolver, None, rules, learn_shapes(rules, conversations))
+    made = random_world(corpus(), 60, 700, body_tokens=120)
     yield made
     made.close()
 
