@@ -18,7 +18,9 @@ from ingest.records import Conversation
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-hypothesis.settings.register_profile("counted", deadline=None)  # no test fails because a machine is busy
+# No test fails because a machine is busy, nor by chance. New examples are drawn by ``--hypothesis-profile random``.
+hypothesis.settings.register_profile("counted", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("counted")
 for name in list(os.environ):
     if name.startswith(("OTEL_", "REHEARSAL_")) and name != "REHEARSAL_NO_SKIPS":

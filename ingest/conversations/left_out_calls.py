@@ -5,6 +5,7 @@ The call is known from the answer of an earlier model call, by its id. It is put
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ingest.messages.chatform import Turn
@@ -36,19 +37,23 @@ def _calls(turn: Turn) -> int:
 
 
 def put_back(history: list[Turn], told: Iterable[Sequence[Turn]]) -> list[Turn]:
-    """Return the history with its missing calls, taken from the earlier turns ``told`` (latest first)."""
+    """Return the history with its missing calls, taken from the earlier turns ``told`` (latest first). A call that the
+    history has after its result is not missing."""
     makers: dict[str, Turn] = {}
     for turns in told:
         for turn in turns:
             for call in turn.message.get("tool_calls") or ():
                 if call.get("id"):
                     makers.setdefault(call["id"], turn)
+    to_come = Counter(c["id"] for turn in history for c in turn.message.get("tool_calls") or ())
     out: list[Turn] = []
     left = 0
     for turn in history:
         is_result = turn.message["role"] == "tool"
         left = left - 1 if is_result else _calls(turn)
-        maker = makers.get(turn.message.get("tool_call_id", "")) if is_result and left < 0 else None
+        to_come.subtract(c["id"] for c in turn.message.get("tool_calls") or ())
+        answered = turn.message.get("tool_call_id", "")
+        maker = makers.get(answered) if is_result and left < 0 and not to_come[answered] else None
         if maker is not None:
             left = _calls(maker) - 1
             if out and _is_rest_of(out[-1], maker):
