@@ -149,7 +149,7 @@ def train(
 def offline(
     lake: Annotated[Path, typer.Option(help="Lake directory, from `rehearsal ingest`.")],
     out: Annotated[Path, typer.Option(help="Home directory for the clone and the retrained adapter.")],
-    method: Annotated[str, typer.Option(help="asymre, kto or reward_weighted_sft.")] = "asymre",
+    method: Annotated[str, typer.Option(help="asymre, kto, reward_weighted_sft or iterative_ppo.")] = "asymre",
     base: Annotated[str, typer.Option(help="Base model.")] = "rehearsal-tiny",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:

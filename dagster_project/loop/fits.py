@@ -17,7 +17,7 @@ from training.judging.judge import fit_judge
 from training.learning.deadline import Stop
 from training.models.base import Base, load_base
 from training.policy.clone import fit_clone
-from training.policy.offline import fit_offline
+from training.policy.offline.fit import fit_offline
 from training.workers import Tell, Workers
 from worldmodel.fit import FitSettings, fit_world
 

@@ -24,7 +24,7 @@ from training.learning.fits import FitSettings
 from training.models.template import ChatSettings
 from training.policy.gate import GateSettings
 from training.policy.grpo import TrainSettings
-from training.policy.offline import OfflineSettings
+from training.policy.offline.fit import OfflineSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
 HOME = Path("artifacts/home")

@@ -19,7 +19,7 @@ from training.learning.offline_losses import AsymRe, Kto, OfflineLoss, RewardWei
 from training.models.base import Base
 from training.models.lora import LoraSettings, manifest_of, save_weights
 from training.policy.clone import policy_rows
-from training.policy.offline import OfflineSettings, fit_offline, offline_rows, rewarded
+from training.policy.offline.fit import OfflineSettings, fit_offline, offline_rows, rewarded
 
 LEARNER = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=2e-3, warmup_steps=0, bf16=False)
 FIT = FitSettings(learner=LEARNER, max_tokens=6000, max_epochs=100, step_tokens=800, evaluations=2)
@@ -133,4 +133,4 @@ def test_outcomes_that_do_not_differ_are_refused(base: Base, start: Path, tmp_pa
     good = [c for c, reward in rewarded(conversations(24)) if reward == 1.0]
     with pytest.raises(UserError, match=f"got {len(good)} conversations with outcomes"):
         fit_offline(base, good, start, tmp_path / "out", OfflineSettings(), show_system=False)
-    assert offline_rows([(good[0], 0.0)], base, OfflineSettings(loss=RewardWeightedSft()), False) == []
+    assert offline_rows([(good[0], 0.0)], base, RewardWeightedSft(), False) == []

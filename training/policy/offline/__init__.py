@@ -1,0 +1,1 @@
+"""Training without a world: from recorded conversations and their outcomes."""
