@@ -24,7 +24,7 @@ from training.policy.offline.values import Value, ValueSettings, auc, turn_ends,
 
 LORA = LoraSettings(rank=4, alpha=8)
 LEARNER = LearnerSettings(lora=LORA, learning_rate=3e-3, warmup_steps=0, bf16=False)
-VALUE = ValueSettings(lora=LORA, learning_rate=3e-3, max_tokens=20_000, max_epochs=100, step_tokens=800, evaluations=4)
+VALUE = ValueSettings(lora=LORA, learning_rate=3e-3, max_tokens=10_000, max_epochs=100, step_tokens=800, evaluations=4)
 METHOD = IterativePpo(value=VALUE, learner=LEARNER, steps=6, points=6, samples=6)
 
 

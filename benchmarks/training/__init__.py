@@ -1,0 +1,1 @@
+"""Measurements of training methods against each other."""
