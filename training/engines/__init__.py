@@ -34,15 +34,15 @@ class Sampling:
             raise UserError(
                 f"{engine} gives log-probabilities at temperature 1 over all tokens, but practice draws at temperature "
                 f"{self.temperature} with min_p {self.min_p}: the policy gradient would be of another distribution. "
-                "Set train.temperature to 1 and train.min_p to 0, or use the engine 'transformers'"
+                "Set train.temperature to 1 and train.min_p to 0, or let vLLM run in this process (no vllm.server)"
             )
 
 
 @dataclass(frozen=True)
 class Sample:
     """A sampled continuation. `ids` ends with the stop id if one was sampled. `logprobs` are the log-probabilities of
-    these ids: the model's own (temperature 1, all tokens) or, if `learned`, of the sampling distribution. `adapter` is
-    the version that sampled them."""
+    these ids: if `learned`, of the sampling distribution; otherwise the model's own (temperature 1, all tokens) where the
+    engine can tell them apart. `adapter` is the version that sampled them."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]

@@ -110,7 +110,6 @@ class VllmEngine:
     # ----- the protocol
 
     async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
-        sampling.check_whole("vllm")
         output = (await self._ask(prompt_ids, adapter, sampling_request(sampling))).outputs[0]
         ids = tuple(output.token_ids)
         logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
@@ -254,7 +253,8 @@ ONE_TOKEN = {**PLAIN, "max_tokens": 1, "temperature": 0.0}
 def sampling_request(sampling: Sampling) -> dict[str, Any]:
     """Sampling parameters, with the sampled token's log-probability (`logprobs` 0: no other token's).
 
-    vLLM reports raw log-probabilities (`logprobs_mode`): the model's own, before temperature.
+    An engine started here reports those of the sampling distribution (`logprobs_mode`); a server, unless it was started
+    otherwise, the model's own.
     """
     wanted: dict[str, Any] = {
         **PLAIN,
@@ -311,7 +311,7 @@ async def _start(base: str, settings: VllmSettings) -> Any:
         "max_cpu_loras": 2 * settings.max_adapters + on_cpu,
         "kv_cache_memory_bytes": int(cache_gib * GIB) if cache_gib else None,
         "enforce_eager": on_cpu,
-        "logprobs_mode": "raw_logprobs",
+        "logprobs_mode": "processed_logprobs",
         "max_logprobs": -1,
         "generation_config": "vllm",
         "disable_log_stats": True,

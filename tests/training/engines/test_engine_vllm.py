@@ -20,6 +20,10 @@ from training.engines.choose import open_engine
 from training.engines.local import LocalEngine
 from training.engines.vllm import VllmEngine, VllmSettings
 from training.engines.vllm_server import VllmServer
+from training.learning.batch import Row
+from training.learning.learner import Learner, LearnerSettings
+from training.learning.losses import Drawing
+from training.learning.policy_losses import Cispo
 from training.models.base import base_path, load_base
 from training.models.lora import LoraSettings, new_adapter, save_adapter
 
@@ -202,6 +206,24 @@ def test_temperature_one_draws_from_the_whole_distribution(in_process, local, ba
     asked = [Sampling(1, seed=k, min_p=least) for k in range(60)]
     bounded = run(*(in_process.sample(prompt, adapter=None, sampling=s) for s in asked))
     assert all(probabilities[s.ids[0]] >= 0.9 * least * probabilities[top] for s in bounded)
+
+
+@vllm
+@pytest.mark.slow
+@pytest.mark.parametrize(("temperature", "min_p"), [(0.6, 0.0), (1.0, 0.3), (1.7, 0.05)])
+def test_learned_logprobs_are_of_the_sampling_distribution(in_process, base, prompts, temperature, min_p):
+    shape = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-30, warmup_steps=0, bf16=False)
+    asked = [(p, Sampling(12, temperature, seed=k, min_p=min_p, learned=True)) for k, p in enumerate(prompts)]
+    samples = run(*(in_process.sample(p, adapter=None, sampling=how) for p, how in asked))
+    rows = [
+        Row((*p, *s.ids), (*[False] * len(p), *[True] * len(s.ids)), 1.0, s.logprobs)
+        for (p, _), s in zip(asked, samples, strict=True)
+    ]
+    gaps = [
+        Learner(base, shape, drawing=drawing).policy_step(rows, Cispo(kl_penalty=0.0))["engine_kl"]
+        for drawing in (Drawing(temperature, min_p), Drawing())
+    ]
+    assert gaps[0] < 0.02 and gaps[1] > 4 * gaps[0]
 
 
 @vllm

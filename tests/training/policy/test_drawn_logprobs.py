@@ -13,7 +13,6 @@ from training_samples import Walls, scenario, stir, tiny_base
 from ingest.errors import UserError
 from training.engines import Sampling
 from training.engines.local import LocalEngine
-from training.engines.vllm import VllmEngine
 from training.engines.vllm_server import VllmServer
 from training.judging.ruler import Ruler
 from training.learning.learner import Learner, LearnerSettings
@@ -78,12 +77,11 @@ def test_evaluation_still_sees_the_model_s_own(base: Base) -> None:
     assert all(a < b for a, b in zip(plain, learned, strict=True))
 
 
-@pytest.mark.parametrize("engine", [VllmEngine, VllmServer])
 @pytest.mark.parametrize("asked", [Sampling(4, 0.7, learned=True), Sampling(4, 1.0, min_p=0.05, learned=True)])
-def test_an_engine_that_cannot_say_refuses_before_it_samples(engine: Any, asked: Sampling) -> None:
-    closed = object.__new__(engine)
+def test_a_server_whose_logprobs_may_be_others_is_refused_before_it_samples(asked: Sampling) -> None:
+    closed = object.__new__(VllmServer)
     with pytest.raises(UserError, match="train.min_p to 0"):
-        asyncio.run(engine.sample(closed, [1, 2], adapter=None, sampling=asked))
+        asyncio.run(VllmServer.sample(closed, [1, 2], adapter=None, sampling=asked))
 
 
 def test_rates_are_by_size_unless_they_are_given(base: Base, tmp_path: Path) -> None:
