@@ -227,6 +227,7 @@ class Loop(Landing):
             "data": data.fingerprint,
             "clone": clone.fingerprint,
             "offline": settings.offline,
+            "ruler": self._scoring() if settings.offline.rewards == "ruler" else None,
             "seed": settings.seed,
         }
 
@@ -248,7 +249,7 @@ class Loop(Landing):
             "card": self.read("card").fingerprint,  # the tools that may be generated
             "clone": clone.fingerprint,
             "judge": self.read("judge").fingerprint,
-            "ruler": self._ruler().model_copy(update={"hosted": HostedSettings()}),  # changes no score
+            "ruler": self._scoring(),
             "train": how,
             "gate": settings.gate.scenarios,
         }
@@ -409,7 +410,7 @@ class Loop(Landing):
         recipe = PracticeRecipe(
             settings.base, settings.engine, settings.compact, self.read("world").directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
-            self._ruler(), self.limits, settings.train.temperature, settings.train.min_p, settings.vllm,
+            fits.ruler_of(settings), self.limits, settings.train.temperature, settings.train.min_p, settings.vllm,
             settings.chat,
         )  # fmt: skip
         count = self._processes()
@@ -419,13 +420,9 @@ class Loop(Landing):
         else:
             yield recipe.open()
 
-    def _ruler(self) -> RulerSettings:
-        """The ruler's settings with this agent's rubric and, for a hosted judge, a cache of its answers."""
-        ruler = self.settings.ruler.of_agent(self.settings.agent)
-        if ruler.base_url is None or ruler.hosted.cache_dir is not None:
-            return ruler
-        hosted = ruler.hosted.model_copy(update={"cache_dir": self.settings.home / "judge-cache"})
-        return ruler.model_copy(update={"hosted": hosted})
+    def _scoring(self) -> RulerSettings:
+        """The ruler's settings that change scores: without limits, retries and cache."""
+        return fits.ruler_of(self.settings).model_copy(update={"hosted": HostedSettings()})
 
     def _last(self, stage: str) -> Path | None:
         """The directory of the current version of a stage, from which its next fit starts; None if there is none."""

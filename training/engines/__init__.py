@@ -41,8 +41,8 @@ class Sampling:
 @dataclass(frozen=True)
 class Sample:
     """A sampled continuation. `ids` ends with the stop id if one was sampled. `logprobs` are the log-probabilities of
-    these ids: if `learned`, of the sampling distribution; otherwise the model's own (temperature 1, all tokens) where the
-    engine can tell them apart. `adapter` is the version that sampled them."""
+    these ids: if `learned`, of the sampling distribution; otherwise the model's own (temperature 1, all tokens) where
+    the engine can tell them apart. `adapter` is the version that sampled them."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]

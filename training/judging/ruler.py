@@ -32,14 +32,21 @@ RUBRIC = """- A trajectory that reaches the user's goal scores significantly hig
 - When trajectories differ little, their scores differ little.
 - Partial progress earns partial credit; claiming what the tools did not confirm earns none."""
 
-INSTRUCTIONS = """All trajectories below were given the same goal. Score each between 0 and 1 for how well the agent \
-reached it. Tool replies may be simulated; judge the agent, not the replies. Each trajectory begins with the \
-context, if there is one. {{"see": "r1"}} stands for the result r1 of the results.
+INSTRUCTIONS = """{goal} Tool replies may be simulated; judge the agent, not the replies. Each trajectory begins \
+with the context, if there is one. {{"see": "r1"}} stands for the result r1 of the results.
 
 Grading standards:
 {rubric}
 
 Answer with JSON only: {{"scores": [{{"trajectory_id": "...", "explanation": "...", "score": 0.0}}]}}, every id once."""
+
+SAME_GOAL = (
+    "All trajectories below were given the same goal. Score each between 0 and 1 for how well the agent reached it."
+)
+SIMILAR_GOALS = (
+    "The users of all trajectories below had similar goals. Score each between 0 and 1 for how well the agent reached "
+    "its own user's goal."
+)
 
 
 class RulerSettings(BaseModel):
@@ -93,10 +100,16 @@ class Judgement:
 
 
 class Ruler:
-    """Scores groups through an OpenAI-compatible endpoint. `client` can be bound to an app in this process."""
+    """Scores groups through an OpenAI-compatible endpoint. `client` can be bound to an app in this process.
 
-    def __init__(self, settings: RulerSettings, client: httpx.AsyncClient) -> None:
+    `same_goal`: whether the members of a group have one goal, or only similar ones.
+    """
+
+    def __init__(self, settings: RulerSettings, client: httpx.AsyncClient, same_goal: bool = True) -> None:
         self.settings, self.client = settings, client
+        self._instructions = INSTRUCTIONS.format(
+            goal=SAME_GOAL if same_goal else SIMILAR_GOALS, rubric=settings.rubric
+        )
 
     async def judge(self, group: Sequence[Trajectory], seed: int = 0, planted: bool = False) -> Judgement:
         """Scores in the order of `group`. Verbatim duplicates are shown once and share their score, except if they are
@@ -165,7 +178,7 @@ class Ruler:
         request = {
             "model": self.settings.model,
             "messages": [
-                {"role": "system", "content": INSTRUCTIONS.format(rubric=self.settings.rubric)},
+                {"role": "system", "content": self._instructions},
                 {"role": "user", "content": shown},
             ],
             "response_format": {"type": "json_object"},

@@ -156,7 +156,7 @@ def greedy(engine, base, prompts, names, length=16):
 
 @vllm
 @pytest.mark.slow
-def test_one_batch_of_the_base_and_four_adapters_says_what_the_local_engine_says(engine, local, base, prompts, adapters):
+def test_one_batch_of_the_base_and_four_adapters_samples_as_the_local_engine(engine, local, base, prompts, adapters):
     """On a CPU a server's base requests must not meet adapters (vllm#48421), so there they are a batch of their own."""
     names = (None, *adapters)
     batches = [names] if isinstance(engine, VllmEngine) else [(None,), tuple(adapters)]

@@ -110,7 +110,7 @@ def likelihood(base: Base, adapter: Path, success: bool) -> float:
 @pytest.mark.parametrize("loss", [RewardWeightedSft(), AsymRe(), Kto(beta=1.0)], ids=lambda v: v.method)
 def test_what_ended_well_becomes_likelier_than_what_did_not(base: Base, start: Path, tmp_path: Path, loss: Any) -> None:
     settings = OfflineSettings(loss=loss, fit=FIT)
-    manifest = fit_offline(base, conversations(24), start, tmp_path / "out", settings, show_system=False)
+    manifest = fit_offline(base, rewarded(conversations(24)), start, tmp_path / "out", settings, show_system=False)
     kept = manifest_of(tmp_path / "out")
     assert kept is not None and kept["method"] == loss.method and manifest["partial"] is None
 
@@ -122,7 +122,8 @@ def test_what_ended_well_becomes_likelier_than_what_did_not(base: Base, start: P
 
 def test_a_ratio_without_a_recorded_log_probability_is_refused(base: Base, start: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no log-probabilities: a ratio without them would be made up. Use asymre"):
-        fit_offline(base, conversations(24), start, tmp_path / "o", OfflineSettings(loss=Topr()), show_system=False)
+        scored = rewarded(conversations(24))
+        fit_offline(base, scored, start, tmp_path / "o", OfflineSettings(loss=Topr()), show_system=False)
     learner = Learner(base, LEARNER)
     stir(learner)
     with pytest.raises(ValueError, match="sampler's log-probabilities for every row"):
@@ -131,6 +132,6 @@ def test_a_ratio_without_a_recorded_log_probability_is_refused(base: Base, start
 
 def test_outcomes_that_do_not_differ_are_refused(base: Base, start: Path, tmp_path: Path) -> None:
     good = [c for c, reward in rewarded(conversations(24)) if reward == 1.0]
-    with pytest.raises(UserError, match=f"got {len(good)} conversations with outcomes"):
-        fit_offline(base, good, start, tmp_path / "out", OfflineSettings(), show_system=False)
+    with pytest.raises(UserError, match=f"got {len(good)} conversations with rewards"):
+        fit_offline(base, rewarded(good), start, tmp_path / "out", OfflineSettings(), show_system=False)
     assert offline_rows([(good[0], 0.0)], base, RewardWeightedSft(), False) == []

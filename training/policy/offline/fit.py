@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from ingest.errors import UserError
 from ingest.records import Conversation
+from training.judging.similar import SimilarSettings
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
@@ -49,12 +50,16 @@ class OfflineSettings(BaseModel):
         ),
         description="The fit, except for iterative_ppo. Its adapter has the shape of the start adapter.",
     )
+    rewards: Literal["outcomes", "ruler"] = Field(
+        "outcomes", description="outcomes: as recorded; ruler: the judge at ruler.base_url compares similar ones."
+    )
+    similar: SimilarSettings = Field(SimilarSettings(), description="Groups of similar conversations, for ruler.")
     held_out_share: float = Field(0.1, gt=0, lt=1, description="Latest conversations; their successes select weights.")
 
 
 def fit_offline(
     base: Base,
-    conversations: Sequence[Conversation],
+    scored: Sequence[tuple[Conversation, float]],
     start: Path,
     out: Path,
     settings: OfflineSettings,
@@ -65,10 +70,11 @@ def fit_offline(
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
     stop: Stop = never,
 ) -> dict[str, Any]:
-    """Retrain the adapter `start` on conversations with outcomes (oldest first); writes `out`, returns its manifest.
+    """Retrain the adapter `start` on conversations with rewards in [0, 1] (oldest first, `rewarded` or
+    `judge_similar`); writes `out`, returns its manifest.
 
     The weights with the highest likelihood of held-out successes are kept; `iterative_ppo` keeps its last weights.
-    Raises UserError if outcomes are missing or all equal, and for a method whose ratio needs log-probabilities, which
+    Raises UserError if rewards are missing or all equal, and for a method whose ratio needs log-probabilities, which
     recorded conversations do not have.
     """
     if not isinstance(settings.loss, IterativePpo) and settings.loss.needs_sampler:
@@ -77,11 +83,11 @@ def fit_offline(
             "carry no log-probabilities: a ratio without them would be made up. Use asymre, kto, reward_weighted_sft "
             "or iterative_ppo"
         )
-    scored = rewarded(conversations)
     if len({reward for _, reward in scored}) < 2:
         raise UserError(
-            f"offline learning needs outcomes that differ, got {len(scored)} conversations with outcomes; record "
-            "gen_ai.evaluation.result for some, good and bad"
+            f"offline learning needs rewards that differ, got {len(scored)} conversations with rewards; record "
+            "gen_ai.evaluation.result for some, good and bad, or let a judge compare similar conversations "
+            "(offline.rewards=ruler and ruler.base_url)"
         )
     train, held_out = split_latest(scored, settings.held_out_share)
     if isinstance(settings.loss, IterativePpo):

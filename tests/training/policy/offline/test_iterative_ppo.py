@@ -18,7 +18,7 @@ from training.models.base import Base
 from training.models.lora import LoraSettings, save_weights
 from training.models.lora_layers import read_adapter
 from training.policy.clone import policy_rows
-from training.policy.offline.fit import OfflineSettings, fit_offline
+from training.policy.offline.fit import OfflineSettings, fit_offline, rewarded
 from training.policy.offline.iterative_ppo import IterativePpo
 from training.policy.offline.values import Value, ValueSettings, auc, turn_ends, turn_starts
 
@@ -46,7 +46,7 @@ def start(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fitted(base: Base, start: Path, out: Path, scored: list[Conversation] | None = None, **more: Any) -> dict[str, Any]:
     settings = OfflineSettings(loss=METHOD, held_out_share=0.25)
-    return fit_offline(base, scored or conversations(48), start, out, settings, show_system=False, **more)
+    return fit_offline(base, rewarded(scored or conversations(48)), start, out, settings, show_system=False, **more)
 
 
 def test_turns_are_the_runs_of_learned_tokens() -> None:
