@@ -4,7 +4,7 @@
 
 A group is the conversations of a lake whose ids are equal up to the last `-` (several trials of one task). ART's
 prompt is built as its `ruler.py` builds it: the common opening once, then each trajectory as `json.dumps` of its
-messages in the OpenAI form, asked once. Ours is asked in `RulerSettings.orders` orders, so both are printed: a call,
+messages in the OpenAI form, asked once. Ours is asked in `RulerSettings.rounds` orders, so both are printed: a call,
 and a group.
 Answers are not counted: both ask for one explanation and one score a trajectory and call.
 """
@@ -76,10 +76,11 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(base_path(options.tokenizer))
     found = groups(options.lake)
     art, ours = (sum(len(tokenizer.encode(of(g))) for g in found) for of in (art_prompt, our_prompt))
-    orders = RulerSettings().orders
     print(f"{len(found)} groups of {sum(map(len, found)) / max(1, len(found)):.1f} trajectories")
     print(f"ART: {art:,} prompt tokens; ours: {ours:,} a call ({ours / art:.2f})")
-    print(f"a group, {orders} orders: {orders * ours:,} ({orders * ours / art:.2f})")
+    for judge, url in (("an endpoint", "https://judge.test"), ("the local judge", None)):
+        orders = RulerSettings(base_url=url).rounds
+        print(f"a group, {judge}, {orders} orders: {orders * ours:,} ({orders * ours / art:.2f})")
 
 
 if __name__ == "__main__":

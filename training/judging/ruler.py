@@ -1,8 +1,8 @@
 """RULER: an LLM judge scores the trajectories of a group relative to each other (OpenPipe ART, ruler.py).
 
 Differences from the original (docs/training.md). Labels are random and opaque, and scores are mapped by label: a judge
-that answers in rank order would otherwise permute the rewards. A group is judged in two orders, because judges have a
-position bias. An answer with scores that are out of range, missing or doubled is a failed call. A trajectory without a
+that answers in rank order would otherwise permute the rewards. Members are shown in random orders, because judges have
+a position bias. An answer with scores that are out of range, missing or doubled is a failed call. A trajectory without a
 score is unscored, never zero. Text inside a trajectory is escaped, so that it cannot close its tag.
 """
 
@@ -62,7 +62,13 @@ class RulerSettings(BaseModel):
     rubric: str = Field(RUBRIC, description="The grading standards.")
     rubrics: Path | None = Field(None, description="YAML file with a rubric per agent; overrides `rubric`.")
     hosted: HostedSettings = Field(HostedSettings(), description="Requests to an endpoint: limits, retries, cache.")
-    orders: int = Field(2, ge=1, le=4, description="Orders in which a group is judged; one more if two disagree.")
+    orders: int | None = Field(
+        None,
+        ge=1,
+        le=4,
+        description="Orders in which a group is judged; null: 1 for an endpoint, whose tokens cost money, and 2 for "
+        "the local judge. If two orders disagree, a third decides.",
+    )
     retries: int = Field(2, ge=0, description="Further attempts after an invalid answer.")
     max_characters: int = Field(12_000, ge=200, description="Per trajectory; the middle is cut, errors are kept.")
     timeout_seconds: float = Field(120.0, gt=0, description="Timeout of one judge call.")
@@ -74,6 +80,11 @@ class RulerSettings(BaseModel):
         if url is not None and ((parts := urlsplit(url)).query or "@" in parts.netloc):
             raise ValueError("the URL holds a user or a query, which may be a secret; give it as api_key")
         return url
+
+    @property
+    def rounds(self) -> int:
+        """The number of orders in which a group is judged."""
+        return self.orders or (1 if self.base_url else 2)
 
     def of_agent(self, agent: str) -> RulerSettings:
         """The settings with the agent's rubric from `rubrics`. Raises UserError for an invalid file."""
@@ -127,10 +138,10 @@ class Ruler:
         random.Random(seed).shuffle(order)
         rounds: list[list[float | None]] = []
         reasons = [""] * len(kept)
-        for number in range(self.settings.orders):
+        for number in range(self.settings.rounds):
             turned = order if number % 2 == 0 else order[::-1]
             rounds.append(await self._round(group, text, turned, seed + number, found, reasons))
-        if self.settings.orders == 2 and _disagree(*rounds):
+        if self.settings.rounds == 2 and _disagree(*rounds):
             random.Random(seed + 99).shuffle(order)
             rounds.append(await self._round(group, text, order, seed + 2, found, reasons))
         merged = [_mean(given) for given in zip(*rounds, strict=True)]

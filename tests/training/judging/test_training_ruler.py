@@ -140,6 +140,11 @@ def test_ties_are_no_disagreement() -> None:
     assert judge.score("9", "7", "1").calls == 2
 
 
+def test_an_endpoint_is_asked_once_a_group_and_the_local_judge_twice() -> None:
+    assert Judge(honest).score("1", "2", base_url="https://judge.test/v1").calls == 1
+    assert Judge(honest).score("1", "2").calls == 2
+
+
 @pytest.mark.parametrize("orders", [1, 3, 4])
 def test_as_many_orders_as_were_asked_for(orders: int) -> None:
     assert Judge(taken_by_position).score("1", "2", "3", orders=orders).calls == orders
