@@ -24,7 +24,7 @@ from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from training.models.lora import manifest_of
 from training.policy.evaluate import Run, difference
-from training.policy.offline.fit import OfflineMethod, OfflineSettings, fit_offline
+from training.policy.offline.fit import OfflineMethod, OfflineSettings, fit_offline, rewarded
 from training.progress import bars, track
 
 METHODS = ("reward_weighted_sft", "kto", "asymre", "iterative_ppo")
@@ -39,7 +39,7 @@ def trained(loop: Loop, method: str, clone: Path, out: Path) -> Path:
         how = OfflineSettings(loss=chosen, fit=settings.offline.fit)
         report = track(f"offline training: {method}")
         fit_offline(
-            fits.policy_base(settings), fits.conversations(tables, settings.agent), clone, out, how,
+            fits.policy_base(settings), rewarded(fits.conversations(tables, settings.agent)), clone, out, how,
             show_system=not settings.compact, seed=settings.seed, checkpoint=out.with_name(f"{out.name}.pt"),
             on_progress=lambda done, metrics: report(int(100 * done), 100, ""),
         )  # fmt: skip

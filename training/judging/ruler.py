@@ -2,8 +2,8 @@
 
 Differences from the original (docs/training.md). Labels are random and opaque, and scores are mapped by label: a judge
 that answers in rank order would otherwise permute the rewards. Members are shown in random orders, because judges have
-a position bias. An answer with scores that are out of range, missing or doubled is a failed call. A trajectory without a
-score is unscored, never zero. Text inside a trajectory is escaped, so that it cannot close its tag.
+a position bias. An answer with scores that are out of range, missing or doubled is a failed call. A trajectory without
+a score is unscored, never zero. Text inside a trajectory is escaped, so that it cannot close its tag.
 """
 
 from __future__ import annotations
