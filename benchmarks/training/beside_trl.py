@@ -121,7 +121,8 @@ def trl(task: Task, base: str, steps: int, recompute: bool) -> dict[str, float]:
             )  # fmt: skip
             data = Dataset.from_dict({"prompt": ["x"]})
             trainer: Any = GRPOTrainer(
-                model, reward_funcs=_no_reward, args=how, train_dataset=data, processing_class=tokenizer, peft_config=lora,
+                model, reward_funcs=_no_reward, args=how, train_dataset=data, processing_class=tokenizer,
+                peft_config=lora,
             )  # fmt: skip
         else:
             how = SFTConfig(
