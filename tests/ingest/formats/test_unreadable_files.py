@@ -48,7 +48,7 @@ SEEN: dict[str, tuple[Any, str, str]] = {
     "sqlite": (b"SQLite format 3\0\x10\0", "SQLite", "export"),
     "xml": ('<?xml version="1.0"?>\n<a/>\n', "XML", "JSON"),
     "log": ("2026-09-14 05:02:14,123 INFO started\n" * 3, "log in plain text", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-    "prometheus": ("# HELP up Whether\n# TYPE up gauge\nup 1\n", "Prometheus", "metrics tell no conversation"),
+    "prometheus": ("# HELP up Whether\n# TYPE up gauge\nup 1\n", "Prometheus", "metrics hold no conversation"),
     "json log": ('{"level":"info","msg":"x","ts":1}\n' * 3, "log in JSON", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     "container log": ('{"log":"x\\n","stream":"stdout","time":"t"}\n', "container's log", "OTLP"),
     "claude code": ({"type": "summary", "summary": "x", "leafUuid": "u"}, "Claude Code without", "leave it out"),
@@ -206,7 +206,7 @@ def test_a_directory_of_other_files_is_told(tmp_path: Path) -> None:
         Lake.create(tmp_path / "lake").ingest([data])
 
 
-def test_files_that_were_not_looked_into_are_told(tmp_path: Path) -> None:
+def test_files_that_were_not_read_are_listed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "a.jsonl").write_text(json.dumps(GOOD) + "\n")
@@ -214,11 +214,11 @@ def test_files_that_were_not_looked_into_are_told(tmp_path: Path) -> None:
         (data / name).write_text("x")
     command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(data)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "not looked into: " in done.stdout
+    assert done.returncode == 0 and "not read: " in done.stdout
     assert "2 .csv" in done.stdout and "1 without a suffix" in done.stdout and "give it by name" in done.stdout
 
 
-def test_the_summary_says_why_things_were_left_out(tmp_path: Path) -> None:
+def test_the_summary_explains_what_was_left_out(tmp_path: Path) -> None:
     nameless, odd = {**SPAN, "traceId": ""}, {**SPAN, "attributes": 5}
     spans = {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN, nameless, odd]}]}], "resourceMetrics": [{}]}
     (tmp_path / "a.json").write_text(json.dumps(spans))
@@ -227,7 +227,7 @@ def test_the_summary_says_why_things_were_left_out(tmp_path: Path) -> None:
     assert "left out: metrics 1, unreadable 1, without ids 1" in shown
     assert "spans need a traceId and a spanId that are not zero" in shown
     assert "fields have values of another type than OTLP's" in shown
-    assert "metrics tell no conversation: export traces or logs as well" in shown
+    assert "metrics hold no conversation: export traces or logs as well" in shown
 
 
 def test_a_bad_file_is_one_line_on_stderr_and_exit_status_2(tmp_path: Path) -> None:
