@@ -33,7 +33,7 @@ class Sampling:
         if self.learned and (self.temperature != 1.0 or self.min_p):
             raise UserError(
                 f"{engine} gives log-probabilities at temperature 1 over all tokens, but practice samples at "
-                f"temperature {self.temperature} with min_p {self.min_p}, so the gradient would be of another distribution. "
+                f"temperature {self.temperature} with min_p {self.min_p}; gradients would be of another distribution. "
                 "Set train.temperature to 1 and train.min_p to 0, or use the engine 'transformers'"
             )
 
