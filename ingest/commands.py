@@ -1,4 +1,4 @@
-"""`rehearsal receive`, `ingest`, `sql` and `conversations`: thin commands over the lake."""
+"""The commands `rehearsal receive`, `ingest`, `sql`, `conversations` and `privacy`. They call functions of the lake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LakeOption = Annotated[Path, typer.Option("--lake", help="Directory of the lake.
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this room's commands to the application."""
+    """Add this room's commands to the application."""
     app.command("receive")(receive)
     app.command("ingest")(ingest)
     app.command("sql")(sql)
@@ -38,21 +38,21 @@ def receive(
     http: Annotated[int, typer.Option("--http", help="Port for OTLP/HTTP; 0 picks a free one.")] = 4318,
     grpc: Annotated[
         int | None,
-        typer.Option("--grpc", help="Port for OTLP/gRPC; 0 picks a free one. Not given: 4317, if it is free."),
+        typer.Option("--grpc", help="Port for OTLP/gRPC; 0 picks a free one. Default: 4317, if it is free."),
     ] = None,
     grpc_processes: Annotated[
         int | None,
-        typer.Option("--grpc-processes", min=1, help="How many take OTLP/gRPC. Not given: 2, or 1 on one CPU."),
+        typer.Option("--grpc-processes", min=1, help="Number of processes for OTLP/gRPC. Default: 2, or 1 on one CPU."),
     ] = None,
     no_grpc: Annotated[bool, typer.Option("--no-grpc", help="OTLP/HTTP only.")] = False,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="File of accepted bearer tokens, one a line.")
+        Path | None, typer.Option("--token-file", help="File of accepted bearer tokens, one per line.")
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate chain, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Private key of the certificate, PEM.")] = None,
 ) -> None:
-    """Receive OTLP (traces and logs); every success means that the data is on disk."""
+    """Receive OTLP (traces and logs). A request is acknowledged only after fsync."""
     from ingest.receiver.service import GRPC_PORT, Options, grpc_processes_here, serve
 
     serve(
@@ -68,20 +68,20 @@ def receive(
 def ingest(
     lake: LakeOption,
     paths: Annotated[
-        list[str] | None, typer.Argument(help="Files or directories, or URIs of them; none: the journal.")
+        list[str] | None, typer.Argument(help="Files, directories or URIs. Default: the journal.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Read the whole journal again, not only what is new in it.")
+        bool, typer.Option("--again", help="Read the whole journal again, not only its new part.")
     ] = False,
     engine: Annotated[
-        Literal["duckdb", "spark"], typer.Option(help="What makes the tables: this machine, or a Spark session.")
+        Literal["duckdb", "spark"], typer.Option(help="Engine that builds the tables: this machine or a Spark session.")
     ] = "duckdb",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Read OTLP files, directories or what is new in the journal into the lake and rebuild its tables."""
+    """Read OTLP files, directories or the new part of the journal into the lake, and rebuild its tables."""
     runner = None
     if engine == "spark":
-        from ingest.tables import spark  # here: it takes a while to load
+        from ingest.tables import spark  # imported here because it loads slowly
 
         runner = spark.SparkRunner(spark.session())
     home = Lake.create(lake)
@@ -117,28 +117,28 @@ def _told(s: IngestSummary) -> str:
     lines += [why for count, why in _LEFT_OUT.items() if getattr(s, count)]
     if s.skipped:
         names = ", ".join(f"{count} {suffix}" for suffix, count in s.skipped.items())
-        lines.append(f"not looked into: {names}; to have such a file read, give it by name (docs/files.md)")
+        lines.append(f"not read: {names}; to read such a file, give it by name (docs/files.md)")
     if s.unread_log_records:
         lines.append(_unread(s.unread_log_records))
     return "\n".join(lines)
 
 
-# Why things are left out, for those who do not know it.
+# Explanations of the counts of what was left out.
 _LEFT_OUT = {
     "rejected": "  without ids: spans need a traceId and a spanId that are not zero",
-    "unreadable": "  unreadable: items whose fields have values of another type than OTLP's",
-    "metrics": "  metrics tell no conversation: export traces or logs as well",
+    "unreadable": "  unreadable: items with fields of another type than OTLP defines",
+    "metrics": "  metrics hold no conversation: export traces or logs as well",
 }
 
 
 def _unread(records: dict[str, int]) -> str:
-    """How many log records tell nothing, with the names of most of them."""
+    """Describe the log records that were not understood, with their most frequent names."""
     total, shown = sum(records.values()), list(records.items())[:3]
     names = ", ".join(f"{name or 'without an event name'} {count}" for name, count in shown)
     more = ", ..." if len(records) > len(shown) else ""
     were = "log record was" if total == 1 else "log records were"
     return (
-        f"{total} {were} not understood ({names}{more}): they tell nothing of a conversation, or name neither a span"
+        f"{total} {were} not understood ({names}{more}): they hold no conversation content, or name neither a span"
         f" that was read nor a session (docs/files.md); {_SHOW_THEM}"
     )
 
@@ -147,7 +147,7 @@ _SHOW_THEM = 'to see them: rehearsal sql --lake LAKE "SELECT event_name, body, a
 
 
 def _balance(told: dict[str, Any]) -> list[str]:
-    """What of the raw rows is in conversations, and what is not."""
+    """Describe how many raw rows are in conversations and how many are not."""
     lines = []
     for kind, what in KINDS.items():
         count = told.get(kind)
@@ -156,7 +156,7 @@ def _balance(told: dict[str, Any]) -> list[str]:
             rest = f"; not: {_counts(left)}" if left else ""
             lines.append(f"{what}: {count['placed']} of {count['raw']} are in one conversation{rest}")
     if told and not told["holds"]:
-        lines.append("something is lost: see rehearsal conservation")
+        lines.append("data is missing: see rehearsal conservation")
     return lines
 
 
@@ -167,9 +167,9 @@ def _counts(counts: dict[str, int]) -> str:
 def sql(
     lake: LakeOption,
     query: Annotated[str, typer.Argument(help="A query in DuckDB's SQL.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
 ) -> None:
-    """Ask any table of the lake: spans, log_records, conversations, messages, tool_calls, ..."""
+    """Query any table of the lake: spans, log_records, conversations, messages, tool_calls, ..."""
     table = Lake.open(lake).query(query)
     if as_json:
         for row in table.to_pylist():
@@ -198,7 +198,7 @@ def _short(value: Any) -> str:
 
 def conversations(
     lake: LakeOption,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Print every conversation, oldest first."""
     for c in Lake.open(lake).conversations():
@@ -220,16 +220,16 @@ def privacy(
     lake: LakeOption,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Say what was replaced by surrogates: counts by kind and by column, never an original."""
+    """Show what surrogates replaced: counts by kind and by column, never an original value."""
     report = Lake.open(lake).privacy_report()
     if as_json:
         print(json.dumps(report))
     elif not report["enabled"]:
-        print("off: privacy.toml says enabled = false; tables hold what the spans say")
+        print("off: privacy.toml has enabled = false; the tables hold the original values")
     else:
         print(f"replaced: {_counts(report['replaced'])}, in {report['conversations']} conversations")
         print(f"different surrogates: {_counts(report['values'])}")
         for column, counts in report["columns"].items():
             print(f"  {column}: {_counts(counts)}")
-        print(f"different values left by the allow-list: {_counts(report['allowed'])}")
+        print(f"different values kept by the allow-list: {_counts(report['allowed'])}")
         print(f"raw tables: {report['raw']}")

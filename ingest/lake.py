@@ -58,7 +58,7 @@ Progress = Callable[[Path, int], None]
 @dataclass
 class IngestSummary:
     """What one ingest did. ``read_before`` counts segments of the journal that had nothing new and were not
-    read; ``unread_log_records`` are those of the lake that tell nothing of a conversation, by the events' names;
+    read; ``unread_log_records`` are those of the lake without conversation content, by event name;
     ``skipped`` are files in directories that were not looked into, by suffix; ``problems`` are one-line messages about
     input that could not be read."""
 

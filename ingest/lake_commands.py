@@ -1,4 +1,4 @@
-"""`rehearsal conservation`, `renormalise`, `compact` and `retain`: what keeps a lake in order."""
+"""The commands that maintain a lake: `rehearsal conservation`, `renormalise`, `compact` and `retain`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ingest.upkeep.renormalising import ASPECTS, Changes
 from ingest.upkeep.retention import Retained
 
 LakeOption = Annotated[Path, typer.Option("--lake", help="Directory of the lake.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds these commands to the application."""
+    """Add these commands to the application."""
     app.command("conservation")(conservation)
     app.command("renormalise")(renormalise)
     app.command("compact")(compact)
@@ -27,8 +27,8 @@ def register(app: typer.Typer) -> None:
 
 
 def conservation(lake: LakeOption, as_json: JsonOption = False) -> None:
-    """Read the raw rows again and look for each model output, tool execution and judgement in the tables; exit 1 if
-    one is lost, told twice, or not as the raw rows tell it."""
+    """Read the raw rows again and search each model output, tool execution and judgement in the tables. Exit with
+    status 1 if one is missing, duplicated or different from the raw rows."""
     balance = Lake.open(lake).conservation()
     if as_json:
         print(json.dumps(balance.as_dict()))
@@ -40,10 +40,10 @@ def conservation(lake: LakeOption, as_json: JsonOption = False) -> None:
 
 def renormalise(
     lake: LakeOption,
-    apply: Annotated[bool, typer.Option("--apply", help="Let the new tables take the old ones' place.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Replace the old tables by the new ones.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read the raw rows with today's mapping and say what that changes in the tables."""
+    """Read the raw rows with the current mapping and show how the tables would change."""
     changes = Lake.open(lake).renormalise(apply)
     print(json.dumps(asdict(changes), default=str) if as_json else _told(changes, lake))
 
@@ -82,7 +82,7 @@ def _short(value: Any) -> str:
 
 
 def compact(lake: LakeOption, as_json: JsonOption = False) -> None:
-    """Merge the small raw files of a lake into large ones, sorted by time and trace; nothing else changes."""
+    """Merge the small raw files of a lake into large ones, sorted by time and trace. The content does not change."""
     done = Lake.open(lake).compact()
     if as_json:
         print(json.dumps([asdict(d) for d in done]))
@@ -95,11 +95,12 @@ def compact(lake: LakeOption, as_json: JsonOption = False) -> None:
 
 def retain(
     lake: LakeOption,
-    days: Annotated[float, typer.Option("--days", help="How long to keep rows, by their arrival.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    days: Annotated[float, typer.Option("--days", help="Days to keep rows after their arrival.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Drop raw rows and journal segments that arrived long ago; no conversation is dropped in part."""
+    """Delete raw rows and journal segments that arrived before a date. A conversation is deleted as a whole or not at
+    all."""
     done = Lake.open(lake).retain(days, dry_run)
     print(json.dumps(asdict(done)) if as_json else _dropped(done))
 

@@ -72,7 +72,7 @@ REFUSED = {
     "gpt-oss": (
         Family("gptoss.jinja", ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>"), (),
                "<|return|>"),
-        "cannot be read back",
+        "cannot be parsed",
     ),
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "old"}
 
 
-def test_what_json_does_not_know_is_written_as_text(tmp_path: Path) -> None:
+def test_values_that_json_does_not_support_are_written_as_text(tmp_path: Path) -> None:
     write_json(tmp_path / "new" / "a.json", {"where": Path("x"), "ü": 1})
     assert (tmp_path / "new" / "a.json").read_text() == '{\n "where": "x",\n "ü": 1\n}\n'
 
@@ -94,7 +94,7 @@ def test_no_file_is_written_in_place(room: str) -> None:
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "ingest", "examples", "benchmarks", "tests"])
-def test_nothing_that_is_loaded_may_run(room: str) -> None:
+def test_torch_load_executes_no_code(room: str) -> None:
     """torch.load reads tensors and plain values alone."""
     for where, call in calls(room):
         if ast.unparse(call.func) in ("torch.load", "load"):

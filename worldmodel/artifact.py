@@ -47,7 +47,7 @@ VERSION = 3
 
 
 def save_tools(path: Path, resolver: Resolver) -> None:
-    """Write everything of a resolver but its model."""
+    """Write everything of a resolver except its model."""
     frame = resolver.frame
     tools = {
         "effects": frame.effects.to_json(),
@@ -70,7 +70,7 @@ def save_rules(path: Path, rules: Rules, facts: Facts) -> None:
 
 
 def read_rules(path: Path) -> Engine:
-    """The rules of a world. Raises UserError where the world was fitted before there were any."""
+    """Return the rules of a world. Raises UserError if the world was fitted by a version without rules."""
     if not (path / "rules.json").exists():
         raise UserError(f"the world in {path} has no rules; fit it again with `rehearsal world fit --out {path}`")
     facts = {(type_, tuple(key)): fields for type_, key, fields in json.loads((path / "facts.json").read_text())}
@@ -78,9 +78,7 @@ def read_rules(path: Path) -> Engine:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a finished world. Raises UserError where there is none, or a newer one than this
-    code.
-    """
+    """Return the manifest of a finished world. Raises UserError if there is none, or if it is newer than this code."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError) as error:
@@ -110,7 +108,7 @@ def save_shapes(path: Path, shapes: Shapes) -> None:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """The shapes of a world; empty where the world was fitted before there were any."""
+    """Return the shapes of a world; empty if the world was fitted by a version without shapes."""
     file = path / "shapes.json"
     return msgspec.json.decode(file.read_bytes(), type=Shapes) if file.exists() else Shapes()
 
@@ -121,9 +119,9 @@ like, and the world's id."""
 
 
 def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = None) -> tuple[Parts, Curves]:
-    """The parts of a WorldModel, and how its support is calibrated.
+    """Return the parts of a WorldModel and the calibration of its support.
 
-    An engine that is given must serve the base that the manifest names.
+    A given engine must serve the base that the manifest names.
     """
     manifest = read_manifest(path)
     base = base or load_base(manifest["base"])

@@ -1,4 +1,4 @@
-"""`rehearsal world`: fit a world, and measure how true it is."""
+"""The commands `rehearsal world`: fit a world, show its rules, and measure its fidelity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-world = typer.Typer(help="The world: learn it from a lake, measure it.", no_args_is_help=True)
+world = typer.Typer(help="Fit a world on a lake, and measure it.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,19 +21,19 @@ def register(app: typer.Typer) -> None:
 @world.command()
 def fit(
     lake: Annotated[Path, typer.Option(help="Lake directory, as `rehearsal ingest` made it.")],
-    out: Annotated[Path, typer.Option(help="Where the world goes.")],
+    out: Annotated[Path, typer.Option(help="Directory of the new world.")],
     base: Annotated[
         str, typer.Option(envvar="REHEARSAL_BASE", help="Base model: shipped name, directory or Hugging Face id.")
     ] = "rehearsal-tiny",
     tokens: Annotated[
         int, typer.Option(envvar="REHEARSAL_WORLD__MAX_TOKENS", help="Training budget of both adapters, in tokens.")
     ] = 6_000_000,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop between two steps after so long; partial.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after this time; the world is then partial.")] = None,
     seed: Annotated[
         int, typer.Option(envvar="REHEARSAL_SEED", help="Seed of the split's rows, the adapters and the dropout.")
     ] = 0,
 ) -> None:
-    """Train the world (and its users) on a lake's conversations."""
+    """Train the world and its users on a lake's conversations."""
     from ingest.lake import Lake
     from training.learning.deadline import Deadline, never
     from training.progress import FitReport, bars, fit_report
@@ -86,12 +86,12 @@ def rules(
 @world.command()
 def card(
     world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
-    lake: Annotated[Path | None, typer.Option(help="Ask this lake instead.")] = (None),
+    lake: Annotated[Path | None, typer.Option(help="Use the conversations of this lake.")] = (None),
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
-    most: Annotated[int | None, typer.Option(help="Ask at most this many held-out calls.")] = None,
-    base: Annotated[bool, typer.Option(help="Also ask the base model without its adapter.")] = True,
+    most: Annotated[int | None, typer.Option(help="Use at most this many held-out calls.")] = None,
+    base: Annotated[bool, typer.Option(help="Also measure the base model without its adapter.")] = True,
 ) -> None:
-    """Measure a world on conversations that it never saw, tool by tool, beside three baselines."""
+    """Measure a world on held-out conversations, per tool, with baselines."""
     from training.progress import bars, track
     from worldmodel.artifact import read_manifest
     from worldmodel.card.make import make_card, table

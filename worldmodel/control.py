@@ -166,8 +166,8 @@ class Steering:
 
 
 def fail(session: Session, tool: str, arguments: Mapping[str, Any], wanted: str) -> Derivation:
-    """A failure of a tool with a status or an outcome class: as the tool fails so, else as another tool does, else in
-    the words of HTTP."""
+    """Return a failure of a tool with a status or an outcome class: with the tool's own error text, or else another
+    tool's, or else the text of HTTP."""
     rules = session.engine.rules.tools
     for name in (tool, *rules):
         if name not in rules:
@@ -190,7 +190,7 @@ def fail(session: Session, tool: str, arguments: Mapping[str, Any], wanted: str)
 
 
 def means(wanted: str, outcome: str) -> bool:
-    """Whether an outcome class is the one that a status or a name means."""
+    """Whether a status or a name means an outcome class."""
     names = (wanted.lower(), *SYNONYMS.get(int(wanted), ())) if wanted.isdigit() else (wanted.lower(),)
     return any(name in outcome.lower() for name in names)
 
@@ -229,8 +229,8 @@ def _places(value: Any) -> list[Any]:
 def measure_implicit(
     conversations: Mapping[str, Sequence[Step]], writes: frozenset[str], fewest: int = 20
 ) -> dict[str, dict[str, float]]:
-    """By reading tool, the rates at which a repeated read, with no write between, lacks items or fields, or has nulls
-    where the other read has values. Stale answers after a write are rules of their own (`lag`)."""
+    """Per reading tool, the rates at which a repeated read, without a write in between, lacks items or fields, or has
+    nulls where the other read has values. Stale answers after a write are separate rules (`lag`)."""
     pairs: Counter[str] = Counter()
     found: Counter[tuple[str, str]] = Counter()
     for steps in conversations.values():

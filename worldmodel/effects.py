@@ -1,8 +1,7 @@
-"""What tools do, learned from how answers change: who writes, who reads an entity, which errors pass by
-themselves.
+"""What tools do, learned from how answers change: which tools write, which read an entity, which errors are transient.
 
-Nothing here is configured per system. Where the data say nothing, a verb prior decides (`get`, `search`, ...
-read).
+Nothing here is configured per system. Without data, a prior on the verb in the tool's name decides (`get`, `search`,
+... read).
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ TRAIL = 6
 class Effects:
     """The learned facts about all tools of one system.
 
-    `readers` maps an entity argument's key to the tool that returns that entity; `transient` holds (tool,
-    outcome class) pairs whose repetition usually ends otherwise; `historic` are the tools whose outcome hangs
-    on how many calls came just before. Of (write, read) pairs, `alters` holds those where an answer was seen
-    to change, `inert` those where it never did, and `lagging` those where the first read after the write often
-    says something else than the second; `changes` names the fields that a write changes.
+    `readers` maps an entity argument's key to the tool that returns that entity. `transient` has (tool, outcome class)
+    pairs whose repetition usually ends otherwise. `historic` are the tools whose outcome depends on the number of
+    recent calls. Of (write, read) pairs, `alters` has those where an answer was seen to change, `inert` those where it
+    never did, and `lagging` those where the first read after the write often differs from the second. `changes` names
+    the fields that a write changes.
     """
 
     writes: frozenset[str]
@@ -57,7 +56,7 @@ class Effects:
         return tool in self.writes
 
     def lags(self, tool: str, writes: Iterable[Step]) -> bool:
-        """Whether the first answer of a read after these writes may be stale."""
+        """Whether the first answer of a read after these writes can be stale."""
         return any((w.tool, tool) in self.lagging for w in writes)
 
     def is_reader(self, tool: str) -> bool:
@@ -67,7 +66,7 @@ class Effects:
         return (tool, outcome) in self.transient
 
     def entities(self, arguments: Mapping[str, Any]) -> dict[str, str]:
-        """The entities that a call names: argument key to id."""
+        """Return the entities that a call names: argument key to id."""
         found = {}
         for key, value in arguments.items():
             if key in self.readers and isinstance(value, str | int) and not isinstance(value, bool):
@@ -75,17 +74,17 @@ class Effects:
         return found
 
     def touched(self, arguments: Mapping[str, Any]) -> frozenset[str]:
-        """The marks of the entities that a call names, to intersect with `Step.mentions`."""
+        """Return the marks of the entities that a call names, to intersect with `Step.mentions`."""
         return frozenset(m for key in self.entities(arguments) for m in entity_marks(key, arguments[key]))
 
     def bearing(
         self, tool: str, arguments: Mapping[str, Any], answer: Step | None, writes: Iterable[Step]
     ) -> list[Step]:
-        """The writes that bear on a call whose answer, as far as it is known, is `answer`.
+        """Return the writes that affect a call whose answer, as far as it is known, is `answer`.
 
-        A write that names the call's entity does, unless it was seen to change nothing there. One that merely
-        shares a mention (an order in a customer's list) does if it was seen to change such answers, or if the
-        answer has a field that it changes.
+        A write that names the call's entity affects it, unless it was seen to change nothing there. A write that only
+        shares a mention (an order in a customer's list) affects it if it was seen to change such answers, or if the
+        answer has a field that the write changes.
         """
         asked = self.touched(arguments)
         return [w for w in writes if self._bears(w, tool, asked, answer)]
@@ -165,10 +164,10 @@ def _learn_writes(conversations: Sequence[Sequence[Step]]) -> frozenset[str]:
 
 
 def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> None:
-    """The same call again: whoever succeeded in between on one of its values changed the answer, or did not.
+    """Compare repeated reads: a tool that succeeded between two equal calls, on one of their values, changed the answer
+    or did not.
 
-    The first read after a write may be stale, so a change is also looked for before the read that preceded
-    it.
+    The first read after a write can be stale, so a change is also searched before the previous read.
     """
     reads: dict[str, list[int]] = defaultdict(list)
     for at, step in enumerate(steps):
@@ -187,7 +186,7 @@ def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> No
 
 
 def _suspects(steps: Sequence[Step], first: int, second: int) -> set[str]:
-    """Tools that succeeded between two reads of one call and named one of its values."""
+    """Return the tools that succeeded between two equal reads and named one of their values."""
     values = {core(text) for _, text in leaves(dict(steps[first].arguments)) if len(text) >= 3}
     return {
         s.tool
@@ -199,7 +198,7 @@ def _suspects(steps: Sequence[Step], first: int, second: int) -> set[str]:
 
 
 def _weigh_edits(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> None:
-    """A response that repeats another tool's observation of the same entity, with some fields changed."""
+    """Compare an answer that repeats another tool's observation of the same entity with some fields changed."""
     known: dict[str, tuple[str, dict[str, Any]]] = {}
     for step in steps:
         body = _record(step.content) if step.outcome == OK else None
@@ -252,7 +251,8 @@ def _learn_readers(conversations: Sequence[Sequence[Step]], writes: frozenset[st
 
 
 def _reads_entity(key: str, steps: Sequence[Step]) -> float:
-    """How much a tool's answers look like the record that its one argument names; 0 if they do not."""
+    """Return the degree to which a tool's answers look like the record that its one argument names; 0 if they do not.
+    """
     records = [(s, _record(s.content)) for s in steps]
     objects = sum(r is not None for _, r in records)
     texts = [str(s.arguments[key]) for s in steps]
@@ -264,7 +264,7 @@ def _reads_entity(key: str, steps: Sequence[Step]) -> float:
 
 
 def _names_itself(key: str, steps: Sequence[Step]) -> float:
-    """The share of answers that carry the argument's value at their top level."""
+    """Return the share of answers that have the argument's value at their top level."""
     hits = 0
     for step in steps:
         record = _record(step.content) or {}
@@ -279,7 +279,7 @@ def _names_itself(key: str, steps: Sequence[Step]) -> float:
 def _learn_transient(
     conversations: Sequence[Sequence[Step]], writes: frozenset[str]
 ) -> frozenset[tuple[str, str]]:
-    """An outcome is transient if the same call, repeated with no write in between, mostly ends otherwise."""
+    """An outcome is transient if the same call, repeated without a write in between, mostly ends otherwise."""
     repeated: Counter[tuple[str, str]] = Counter()
     changed: Counter[tuple[str, str]] = Counter()
     seen: set[tuple[str, str]] = set()
@@ -300,7 +300,7 @@ def _learn_transient(
 
 
 def _passes(outcome: str, repeated: int, changed: int) -> bool:
-    """Beta prior from the name, worth four repetitions, then the data."""
+    """A Beta prior from the name, worth four repetitions, updated with the data."""
     prior = 0.9 if TRANSIENT_NAMES.search(outcome) else 0.1
     return (changed + 4 * prior) / (repeated + 4) > 0.5
 
@@ -308,7 +308,7 @@ def _passes(outcome: str, repeated: int, changed: int) -> bool:
 def _learn_historic(
     conversations: Sequence[Sequence[Step]], transient: frozenset[tuple[str, str]]
 ) -> frozenset[str]:
-    """Tools whose transient errors depend on how often they were called just before (a G-test per tool)."""
+    """Return the tools whose transient errors depend on the number of recent calls (a G-test per tool)."""
     tables: dict[str, Counter[tuple[int, bool]]] = defaultdict(Counter)
     for steps in conversations:
         for at, step in enumerate(steps):
@@ -360,7 +360,7 @@ def _with_relations(effects: Effects, conversations: Sequence[Sequence[Step]]) -
 
 
 def _learn_lagging(effects: Effects, conversations: Sequence[Sequence[Step]]) -> frozenset[tuple[str, str]]:
-    """The pairs in which one of five second reads after the write, or more, differs from the first."""
+    """Return the pairs in which at least one of five second reads after the write differs from the first."""
     twice: Counter[tuple[str, str]] = Counter()
     differ: Counter[tuple[str, str]] = Counter()
     for steps in conversations:
@@ -391,9 +391,8 @@ def _weigh_pair(
     unchanged: Counter[tuple[str, str]],
     named: Mapping[str, Counter[str]],
 ) -> None:
-    """One read answered twice. What changed between is due to the writes since the read before (or, as
-    the first read after a write may be stale, to the write before that).
-    """
+    """Compare two answers of one read. A change is due to the writes since the previous read, or, as the first read
+    after a write can be stale, to the write before that."""
     old, new = steps[before], steps[at]
     same = old.content == new.content
     between = successful_writes(steps[before:at] if same else steps[:at], effects)
@@ -421,7 +420,7 @@ def _count_fields(counts: Counter[str], old: Step | None, new: Step) -> None:
 
 
 def _field_names(content: str) -> frozenset[str]:
-    """All keys in a JSON body, at any depth."""
+    """Return all keys in a JSON body, at any depth."""
     try:
         value = json.loads(content)
     except ValueError:

@@ -62,10 +62,9 @@ Progress = Callable[[str, float, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a world is trained. `max_tokens` is the budget of both adapters together; a quarter goes to the
-    user's. `outcome_weight` is how much more than another token the outcome's digit counts: it is one of about
-    sixty, and all else hangs on it.
-    """
+    """Settings of a fit. `max_tokens` is the budget of both adapters together; a quarter is for the user adapter.
+    `outcome_weight` is the weight of the outcome digit relative to another token: it is one of about sixty tokens, and
+    the rest of the answer depends on it."""
 
     base: str = "rehearsal-tiny"
     max_tokens: int = 3_000_000
@@ -81,7 +80,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Learned:
-    """What is known before any model is trained."""
+    """Everything that is known before a model is trained."""
 
     frame: Frame
     index: TransitionIndex
@@ -93,11 +92,11 @@ class Learned:
 
 
 def learn(transitions: Sequence[Transition]) -> Learned:
-    """Everything but the adapters. Raises UserError where there are no tool calls to learn from."""
+    """Learn everything except the adapters. Raises UserError if there are no tool calls to learn from."""
     steps = group_steps(transitions)
     if not steps:
         raise UserError(
-            "this lake has no tool calls with results; ingest traces that carry tool results first"
+            "this lake has no tool calls with results; ingest traces with tool results first"
         )
     split = split_conversations(steps, learn_effects(list(steps.values())))
     trained = {cid: steps[cid] for cid in split.train}
@@ -117,12 +116,11 @@ def fit_world(
     stop: Stop = never,
     last: Path | None = None,
 ) -> dict[str, Any]:
-    """Fit a world and write it to `out`; returns its manifest.
+    """Fit a world, write it to `out`, and return its manifest.
 
-    A finished fit of the same data is not done again, and a killed one goes on; so does one that `stop` ended between
-    two steps, whose manifest says so in `partial`. `last` is the world before this one: its adapters are gone on from
-    where the base is the same. `on_progress` is told an adapter's name, how much of it is done (0 to 1), and the latest
-    metrics.
+    A finished fit of the same data is reused, and a killed fit is resumed. A fit that `stop` ended between two steps is
+    resumed as well; its manifest has `partial`. `last` is the previous world: if it has the same base, its adapters are
+    the start. `on_progress` is called with an adapter's name, the share that is done (0 to 1), and the latest metrics.
     """
     learned = learn(transitions)
     identity = _identity(transitions, settings)
@@ -192,7 +190,7 @@ def fit_world(
 
 
 def _identity(transitions: Sequence[Transition], settings: FitSettings) -> str:
-    """A name for (data, settings): equal inputs give equal worlds."""
+    """Return a name for (data, settings): equal inputs give equal worlds."""
     digest = hashlib.blake2b(json.dumps(asdict(settings), sort_keys=True).encode(), digest_size=6)
     for t in transitions:
         digest.update(f"{t.conversation_id} {t.index} {t.content}".encode())
@@ -225,7 +223,7 @@ def _train(
     stop: Stop,
     last: Path | None,
 ) -> list[dict[str, float]]:
-    """Train one adapter on `share` of the budget, unless a killed fit of the same data got that far."""
+    """Train one adapter on `share` of the budget, unless a killed fit of the same data has finished it."""
     done = manifest_of(out)
     if done is not None and done["fit"] == identity:
         return done["history"]
@@ -259,7 +257,7 @@ def _train(
 
 
 def _weights(trained: Sequence[bool], outcome: float) -> tuple[float, ...]:
-    """Of the learned tokens of a world row, the first of which is the outcome's digit."""
+    """Return the weights of the learned tokens of a world row; the first is the outcome digit."""
     return outcome, *[1.0] * (sum(trained) - 1)
 
 
@@ -267,7 +265,7 @@ def _weights(trained: Sequence[bool], outcome: float) -> tuple[float, ...]:
 
 
 def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings) -> Resolver:
-    """The resolver with its biases; its index then also holds the conversations that those were fitted on."""
+    """Return the resolver with its biases. Its index then also has the conversations on which they were fitted."""
     from training.engines.local import LocalEngine
 
     engine = LocalEngine(base.model, base.format.pad_id)
@@ -283,21 +281,22 @@ def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings) 
 async def _ways(
     model: WorldModel, held_out: Mapping[str, Sequence[Step]], trained: Mapping[str, Sequence[Step]]
 ) -> dict[str, Any]:
-    """How well holes are filled by the model and by drawn values, on conversations that nothing was learned from."""
+    """Compare how well the model and drawn values fill holes, on conversations from which nothing was learned."""
     asked = questions(held_out, trained, model.resolver, MOST_FOR_SUPPORT, model.rules)
     return await ask_holes(model, asked, MOST_FOR_WAYS, ("by_schema", "drawn"))
 
 
 def model_is_better(ways: Mapping[str, Any]) -> bool:
-    """Whether the model fills holes at least as well as values drawn field by field; yes where too few say."""
+    """Whether the model fills holes at least as well as values drawn field by field; True if there are too few cases.
+    """
     if ways["n"] < FEWEST_FOR_BIAS:
         return True
     return (ways["by_schema"]["field_f1"] or 0.0) >= (ways["drawn"]["field_f1"] or 0.0)
 
 
 def _support(resolver: Resolver, engine: Engine, shapes: Shapes, learned: Learned) -> dict[str, Any]:
-    """By provenance, support calibrated on conversations that nothing was learned from. No model is asked: what it
-    would invent is drawn, and of that only the outcome can be right."""
+    """Return, per provenance, support calibrated on conversations from which nothing was learned. No model is used:
+    what it would invent is drawn, and of that only the outcome can be right."""
     held_out = learned.part(learned.split.calibrate)
     trained = learned.part(learned.split.train)
     asked = questions(held_out, trained, resolver, MOST_FOR_SUPPORT, engine)
@@ -310,7 +309,7 @@ def _support(resolver: Resolver, engine: Engine, shapes: Shapes, learned: Learne
 
 
 async def fit_biases(resolver: Resolver, held_out: Mapping[str, Sequence[Step]]) -> dict[str, list[float]]:
-    """Per tool with more than one outcome class and enough held-out calls: what to add to its digits."""
+    """Return, per tool with several outcome classes and enough held-out calls, the bias of its digits."""
     asked: dict[str, list[Example]] = defaultdict(list)
     for conversation_id, steps in held_out.items():
         for at, step in enumerate(steps):

@@ -1,4 +1,4 @@
-"""What is known of each tool without a model: its arguments, its latencies, the shape of its answers."""
+"""What is known of each tool without a model: its arguments, latencies, and the shape of its answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEWEST_CALLS = 3
 
 @dataclass(frozen=True)
 class Shape:
-    """What answers of one outcome class look like: JSON kinds, fields always there, every path ever seen."""
+    """The shape of answers of one outcome class: JSON kinds, required fields, and every path seen."""
 
     kinds: tuple[str, ...]
     required: tuple[str, ...]
@@ -26,9 +26,7 @@ class Shape:
     seen: int
 
     def allows(self, content: str) -> bool:
-        """Whether an answer has a kind and only paths that production showed, and no required field is
-        missing.
-        """
+        """Whether an answer has a kind and only paths that production showed, and every required field."""
         value, kind = _parse(content)
         if kind not in self.kinds:
             return False
@@ -39,8 +37,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Profile:
-    """One tool: calls seen, argument keys (and those never left out), latency quantiles and shapes by
-    outcome."""
+    """One tool: number of calls, argument keys (and the required ones), latency quantiles and shapes by outcome."""
 
     calls: int
     argument_keys: tuple[str, ...]
@@ -49,7 +46,7 @@ class Profile:
     shapes: Mapping[str, Shape]
 
     def latency(self, outcome: str, u: float) -> float:
-        """The latency at quantile `u`, interpolated, for that outcome (or for `ok`)."""
+        """Return the interpolated latency at quantile `u` for that outcome (or for `ok`)."""
         quantiles = self.latency_ms.get(outcome) or self.latency_ms.get(OK)
         if not quantiles:
             return 0.0
@@ -58,7 +55,7 @@ class Profile:
         return quantiles[low] + (at - low) * (quantiles[low + 1] - quantiles[low])
 
     def objection(self, arguments: Mapping[str, Any]) -> str | None:
-        """Why nothing in production supports an answer to these arguments, if so."""
+        """Return the reason why production does not support an answer to these arguments; None if it does."""
         if self.calls < FEWEST_CALLS:
             return f"only {self.calls} recorded calls"
         unseen = [key for key in arguments if key not in self.argument_keys]
@@ -136,7 +133,7 @@ def _parse(content: str) -> tuple[Any, str]:
 
 
 def _paths(value: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
-    """Every key path of a JSON value; keys that carry digits (ids) count as `*`."""
+    """Return every key path of a JSON value. Keys with digits (ids) become `*`."""
     if depth > 6:
         return
     if isinstance(value, dict):

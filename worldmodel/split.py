@@ -1,8 +1,8 @@
-"""Held-out conversations by entity and time: no entity of a test conversation was seen in training.
+"""Hold out conversations by entity and time: no entity of a test conversation was seen in training.
 
-Conversations that name a common entity belong together (union-find); groups are then cut by the time of their
-first conversation. An entity that links a large share of all conversations (a shared warehouse, a test
-account) would glue everything into one group and is not counted.
+Conversations that name a common entity are one group (union-find). Groups are split by the time of their first
+conversation. An entity that links a large share of all conversations (a shared warehouse, a test account) would join
+everything into one group, so it is ignored.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ SHARED_BY_TOO_MANY = 0.02
 
 @dataclass(frozen=True)
 class Split:
-    """Conversation ids of the three parts, in time order, and how many entities test shares with train (0
-    at best).
-    """
+    """Conversation ids of the three parts, in time order, and the number of entities that test shares with train
+    (ideally 0)."""
 
     train: tuple[str, ...]
     calibrate: tuple[str, ...]
@@ -32,7 +31,7 @@ class Split:
 def split_conversations(
     conversations: Mapping[str, Sequence[Step]], effects: Effects, calibrate: float = 0.1, test: float = 0.15
 ) -> Split:
-    """Cut conversations (in time order) into train, calibrate and test, latest groups last."""
+    """Split conversations (in time order) into train, calibrate and test; the latest groups are last."""
     named = {cid: _entities(steps, effects) for cid, steps in conversations.items()}
     groups = _groups(named)
     total = len(conversations)
@@ -54,13 +53,13 @@ def split_conversations(
 
 
 def entity_groups(conversations: Mapping[str, Sequence[Step]], effects: Effects) -> dict[str, int]:
-    """The number of each conversation's group: those that name a common entity, directly or through others."""
+    """Return the group number of each conversation: those that name a common entity, directly or through others."""
     named = {cid: _entities(steps, effects) for cid, steps in conversations.items()}
     return {cid: number for number, group in enumerate(_groups(named)) for cid in group}
 
 
 def _entities(steps: Sequence[Step], effects: Effects) -> set[str]:
-    """Entities that a conversation really met: named in a call that succeeded."""
+    """Return the entities that a conversation accessed: those named in a call that succeeded."""
     return {
         f"{key}={value}"
         for s in steps
@@ -70,7 +69,7 @@ def _entities(steps: Sequence[Step], effects: Effects) -> set[str]:
 
 
 def _groups(named: Mapping[str, set[str]]) -> list[list[str]]:
-    """Connected conversations, groups in the order of their first member."""
+    """Return connected conversations, groups in the order of their first member."""
     parent = {cid: cid for cid in named}
 
     def root(cid: str) -> str:

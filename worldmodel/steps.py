@@ -1,5 +1,4 @@
-"""One answered call, the identifiers in it, and the class of its outcome: what the rest of the room
-counts in.
+"""One answered call, the identifiers in it, and the class of its outcome: the unit of the other modules of this room.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ MAX_CLASSES = 10
 
 @dataclass(frozen=True)
 class Step:
-    """A call and what came back; `outcome` is `ok` or the error's class."""
+    """A call and its answer. `outcome` is `ok` or the error's class."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -48,7 +47,7 @@ class Step:
 
 
 def call_key(tool: str, arguments: Mapping[str, Any]) -> str:
-    """One text for one call: equal JSON arguments give equal keys."""
+    """Return the key of a call: calls with equal JSON arguments have equal keys."""
     return f"{tool} {canonical(dumps(dict(arguments)))}"
 
 
@@ -56,7 +55,7 @@ def call_key(tool: str, arguments: Mapping[str, Any]) -> str:
 
 
 def outcome_of(content: str, is_error: bool | None, error_class: str) -> str:
-    """`ok`, or the error's class as ingest names it. Where nothing says whether it is an error, its text does."""
+    """Return `ok`, or the error's class as in ingest. If nothing declares an error, the text of the answer decides."""
     if error_class:
         return error_class
     failed = says_error(content) if is_error is None else is_error
@@ -74,9 +73,7 @@ def _object(content: str) -> dict[str, Any]:
 
 
 def outcome_classes(steps: Iterable[Step]) -> dict[str, tuple[str, ...]]:
-    """Per tool, its classes as the prompt numbers them: `ok`, then errors by falling frequency, at most
-    ten.
-    """
+    """Per tool, its classes as the prompt numbers them: `ok`, then errors by falling frequency, at most ten."""
     counts: dict[str, dict[str, int]] = {}
     for step in steps:
         of_tool = counts.setdefault(step.tool, {})
@@ -100,7 +97,7 @@ def step_of(transition: Transition) -> Step:
 
 
 def group_steps(transitions: Sequence[Transition]) -> dict[str, list[Step]]:
-    """Steps by conversation, conversations by their first call, calls in order."""
+    """Group steps by conversation: conversations by their first call, calls in order."""
     found: dict[str, list[Transition]] = defaultdict(list)
     for transition in sorted(transitions, key=lambda t: (t.started_at_ns, t.conversation_id, t.index)):
         found[transition.conversation_id].append(transition)
@@ -108,9 +105,9 @@ def group_steps(transitions: Sequence[Transition]) -> dict[str, list[Step]]:
 
 
 def steps_of_messages(messages: Sequence[Mapping[str, Any]]) -> list[Step]:
-    """The answered calls of a conversation in chat-completions form, in the order of their answers.
+    """Return the answered calls of a conversation in chat-completions form, in the order of their answers.
 
-    A result finds its call by id, else it belongs to the oldest call that still waits for one.
+    A result is matched to its call by id, or else to the oldest call without a result.
     """
     waiting: list[Mapping[str, Any]] = []
     steps: list[Step | None] = []
@@ -140,7 +137,7 @@ def _answered(call: Mapping[str, Any], message: Mapping[str, Any]) -> Step | Non
 
 
 def utterances(messages: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """What was said aloud, message by message."""
+    """Return the spoken text of each message."""
     speakers = {"user": "user", "assistant": "agent"}
     for message in messages:
         if message["role"] in speakers and message.get("content") and not message.get("tool_calls"):
@@ -148,7 +145,7 @@ def utterances(messages: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str
 
 
 def said_in(conversations: Iterable[Conversation]) -> dict[str, list[tuple[str, str]]]:
-    """By conversation, what was said aloud, with the system prompt first."""
+    """By conversation, the spoken texts, with the system prompt first."""
     found = {}
     for conversation in conversations:
         system = [("system", m["content"] or "") for m in conversation.messages if m["role"] == "system"]
@@ -162,9 +159,7 @@ _DATE = re.compile(r"\d{4}-\d\d(-\d\d)?([T ].*)?|\d\d:\d\d.*")
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """(key, text) of every scalar in a JSON value; list items carry their list's key, dict keys count as
-    items.
-    """
+    """Yield (key, text) of every scalar in a JSON value. List items have their list's key; dict keys count as items."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if re.search(r"\d", name):
@@ -186,29 +181,27 @@ def content_leaves(content: str) -> list[tuple[str, str]]:
 
 
 def is_identifier(text: str) -> bool:
-    """Whether a value looks like it names something: it has a digit and a letter (or is long), and is no
-    date.
-    """
+    """Whether a value looks like an identifier: it has a digit and a letter (or is long), and is not a date."""
     if _DATE.fullmatch(text) or len(text) < 3 or len(text) > 64 or " " in text:
         return False
     return bool(re.search(r"\d", text)) and (bool(re.search(r"[A-Za-z#]", text)) or len(text) >= 5)
 
 
 def core(text: str) -> str:
-    """An id without a short prefix: `#W4821`, `W4821` and `4821` are one order to two tools that disagree."""
+    """Return an id without a short prefix: tools may write one order as `#W4821`, `W4821` or `4821`."""
     match = re.fullmatch(r"[^0-9]{1,4}(\d{3,})", text)
     return match[1] if match else text
 
 
 def marks(key: str, text: str) -> tuple[str, ...]:
-    """How a value is recognised elsewhere: as key and bare number, and as it is if it looks like an id."""
+    """Return the forms by which a value is recognised elsewhere: key with bare number, and the value itself if it looks
+    like an id."""
     return (f"{key}={core(text)}", text) if is_identifier(text) else (f"{key}={core(text)}",)
 
 
 def entity_marks(key: str, value: Any) -> tuple[str, ...]:
-    """The marks of an argument that names an entity: also its bare number, whatever key another tool has
-    for it.
-    """
+    """Return the marks of an argument that names an entity, with its bare number, whatever key another tool uses for
+    it."""
     text = str(value)
     bare = core(text)
     return (

@@ -1,7 +1,7 @@
-"""Worlds, episodes in them, and the model that makes them.
+"""Worlds, their episodes, and the model that creates them.
 
-A `World` is one sampled reality. What it answers is a function of its seed, its grounding, the call, and the state of
-the episode that asks, so the members of a group meet the same world whoever asks first. `World.answer` is the way of a
+A `World` is one sampled reality. Its answers are a function of its seed, its grounding, the call, and the state of the
+calling episode, so the members of a group have the same world whoever asks first. `World.answer` shows the steps of a
 call: guard, projection or recipe, recording, model, store.
 """
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 class Grounding:
     """The facts and the history of a world. Practice and the card build it in the same way.
 
-    `facts` are recorded calls: they say what is true of the world, and what production answered. `prior` are calls that
-    the episodes of this world have made themselves. `said` is the conversation so far, `goal` what the user will say.
+    `facts` are recorded calls: the facts of the world, and production's answers. `prior` are calls that the episodes of
+    this world have made themselves. `said` is the conversation so far, and `goal` is what the user will say.
     """
 
     facts: tuple[Step, ...] = ()
@@ -52,7 +52,7 @@ class Grounding:
     goal: tuple[str, ...] = ()
 
     def session(self, rules: Rules) -> Session:
-        """The records and the history that an episode starts with: the recording's facts, then its own calls."""
+        """Return the records and the history at the start of an episode: the recording's facts, then its own calls."""
         session = opened(rules, self.facts)
         for step in self.prior:
             session.told(step.tool, step.arguments, step.content, step.outcome)
@@ -61,9 +61,9 @@ class Grounding:
 
 @dataclass
 class WorldModel:
-    """A fitted world model: makes worlds, each grounded in a scenario or in a recorded conversation.
+    """A fitted world model. It creates worlds, each grounded in a scenario or in a recorded conversation.
 
-    `pins` keeps what its worlds have answered in an SQLite file. `control` steers all of its worlds.
+    `pins` stores the answers of its worlds in an SQLite file. `control` applies to all of its worlds.
     """
 
     resolver: Resolver
@@ -85,10 +85,10 @@ class WorldModel:
         pins: str | Path | None = None,
         control: Control = NO_CONTROL,
     ) -> WorldModel:
-        """Load what `rehearsal world fit` wrote. Without an engine, one is made in this process.
+        """Load the output of `rehearsal world fit`. Without an engine, one is created in this process.
 
-        With `pins`, an SQLite file, worlds stick to their answers across processes and restarts. Raises
-        ingest.errors.UserError where `path` holds no finished world.
+        With `pins`, an SQLite file, worlds keep their answers across processes and restarts. Raises
+        ingest.errors.UserError if `path` has no finished world.
         """
         from worldmodel.artifact import load_parts  # loads torch
 
@@ -102,10 +102,10 @@ class WorldModel:
         seed: int = 0,
         control: Control | None = None,
     ) -> World:
-        """A world in which the given facts hold.
+        """Return a world in which the given facts hold.
 
-        With `messages`, episodes go on where that conversation stops; with `scenario`, they start where it
-        started and the recorded conversation says what is true. With neither, nothing is known beforehand.
+        With `messages`, episodes continue where that conversation stops. With `scenario`, they start where the recorded
+        conversation started, and the conversation provides the facts. With neither, the world starts without facts.
         """
         if scenario is not None and messages is not None:
             raise ValueError("a world is grounded in a scenario or in messages, not in both")
@@ -120,18 +120,16 @@ class WorldModel:
         return World(self, seed, Grounding(steps, steps, (*system, *told), goal), control)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on this model's own event loop and wait for it; for callers that are not
-        asynchronous.
-        """
+        """Run a coroutine on this model's own event loop and wait for it, for synchronous callers."""
         return self._loop.run(coroutine)
 
     def close(self) -> None:
-        """Stop the engine and this model's event loop; for callers that are not asynchronous."""
+        """Stop the engine and this model's event loop, for synchronous callers."""
         self._loop.close(self.resolver.engine)
 
 
 class World:
-    """One reality. Make episodes with `episode`; `fork` gives a copy that shares all that has been answered."""
+    """One reality. `episode` starts an episode; `fork` returns a copy that shares all answers so far."""
 
     def __init__(
         self, model: WorldModel, seed: int, grounding: Grounding | None = None, control: Control | None = None
@@ -153,14 +151,13 @@ class World:
         self.alone = ModelAlone(model.resolver, self.seed, pins)
 
     def episode(self) -> Episode:
-        """A new run, from where the world's grounding says that it starts. It sees no other run's writes."""
+        """Start an episode at the world's grounding. It does not see the writes of other episodes."""
         return Episode(self, list(self.grounding.prior), self.start.fork() if self.start else None)
 
     def fork(self) -> World:
-        """The same reality, which may be told apart from here on: what is answered in one is not known to the
-        other.
+        """Return the same reality for separate use: later answers in one are not known to the other.
 
-        Both are pure functions of the same seed, so they still agree on whatever both are asked.
+        Both are pure functions of the same seed, so they agree on calls that both are asked.
         """
         copy = World.__new__(World)
         copy.__dict__.update(self.__dict__)
@@ -168,7 +165,7 @@ class World:
         return copy
 
     async def answer(self, episode: Episode, tool: str, arguments: Mapping[str, Any]) -> Answer:
-        """The answer to a call in the state that an episode is in; the episode is left as it is."""
+        """Return the answer to a call in the state of an episode. The episode is not changed."""
         answer = await self._answer(episode, tool, dict(arguments))
         return replace(answer, support=calibrated(self.model.curves.get(answer.provenance, ()), answer.support))
 
@@ -225,8 +222,7 @@ def world_name(model: str, seed: int, grounding: Grounding) -> str:
 
 
 class Episode:
-    """One agent's run in a world; fulfils training.environment.Episode, and has the same calls
-    synchronously.
+    """One agent's run in a world. Implements training.environment.Episode, and has the same calls in synchronous form.
     """
 
     def __init__(self, world: World, steps: list[Step], session: Session | None = None) -> None:
@@ -245,9 +241,9 @@ class Episode:
         self._turn: asyncio.Lock | None = None
 
     async def observe(self, call: ToolCall) -> Observation:
-        """Answer a tool call in the state that this episode is in; calls made at once are answered in their order.
+        """Answer a tool call in the state of this episode. Concurrent calls are answered in their order.
 
-        What nothing supports is no observation: its content is empty, and the episode has ended (`ended` says why).
+        For an unsupported call, the content is empty and the episode has ended (`ended` has the reason).
         """
         self._turn = self._turn or asyncio.Lock()
         async with self._turn:
@@ -286,11 +282,11 @@ class Episode:
         session.told(step.tool, step.arguments, step.content, step.outcome, source)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Observation:
-        """`observe`, for callers that are not asynchronous."""
+        """`observe`, for synchronous callers."""
         return self.world.model.run(self.observe(ToolCall(name, dict(arguments))))
 
     async def respond(self, text: str) -> str | None:
-        """The user's next message after the agent said `text`; None when the user has left."""
+        """Return the user's next message after the agent's `text`; None if the user has left."""
         self.said.append(("agent", text))
         user = self.world.model.user
         if user is None:
@@ -302,7 +298,7 @@ class Episode:
         return reply
 
     def fork(self) -> Episode:
-        """A second run that has lived through the same so far, in the same world."""
+        """Return a second run with the same past in the same world."""
         copy = Episode(self.world, list(self.steps), self.session.fork() if self.session else None)
         copy.writes, copy.said = list(self.writes), list(self.said)
         copy.provenance, copy.ended, copy.gone = dict(self.provenance), self.ended, set(self.gone)
@@ -319,7 +315,7 @@ class Episode:
 
 
 class _Loop:
-    """An event loop in a thread of its own, started when first needed."""
+    """An event loop in its own thread, started at first use."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None

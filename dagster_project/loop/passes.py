@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from dagster_project.loop import fits
 from dagster_project.loop.landing import Landing
+from dagster_project.loop.needs import check_data
 from dagster_project.loop.pins import Pins, collect, name_of
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
 from dagster_project.loop.settings import Settings
@@ -122,6 +123,8 @@ class Loop(Landing):
             done: Done = getattr(self, stage)()
             if stage == last:
                 return done
+            if stage == "data":
+                self.check_data(list(STAGES)[: list(STAGES).index(last) + 1])
         raise ValueError(f"no stage {last!r}; there are {', '.join(STAGES)}")
 
     def _do(self, stage: str, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any]]) -> Done:
@@ -149,6 +152,12 @@ class Loop(Landing):
                 return self._do("data", {"made_of": made_of}, partial(_freeze, lake, made_of, rows))
             except _TablesChanged:
                 continue  # another process ingested rows in between
+
+    def check_data(self, stages: Sequence[str]) -> None:
+        """Raise UserError if the tables do not suffice for `stages`. Called before the first fit."""
+        check_data(
+            self.settings, fits.conversations(self.tables.path, self.settings.agent), self.scenarios, stages
+        )
 
     @property
     def tables(self) -> FrozenTables:
@@ -197,8 +206,11 @@ class Loop(Landing):
     # ----- judge and policy
 
     def judge(self) -> Done:
-        """Fit the judge adapter on production outcomes."""
+        """Fit the judge adapter on production outcomes. With a hosted judge nothing is fitted; no outcome is needed."""
         settings, data = self.settings, self.read("data")
+        if settings.ruler.base_url:
+            hosted = {"form": "hosted", "endpoint": settings.ruler.base_url, "model": settings.ruler.model}
+            return self._do("judge", hosted, lambda directory: hosted)
         inputs = {"data": data.fingerprint, "base": settings.base, "judge": settings.judge, "seed": settings.seed}
 
         def work(directory: Path) -> dict[str, Any]:

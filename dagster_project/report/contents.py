@@ -17,6 +17,8 @@ from dagster_project.report.page import Contents, Rate, Reality, Slice
 from ingest.errors import UserError
 from ingest.frozen import FrozenTables
 
+JUDGE = {"agreement": "agreement", "interval": "interval", "n": "pairs"}
+"""The figures about a fitted judge in the report, and their facts. A hosted judge has none."""
 CLOCK = "clock.json"
 """File in the home directory: seconds of all finished runs, and the start of the current run."""
 
@@ -32,7 +34,7 @@ def gather(loop: Loop) -> Contents:
     stages = [
         _stage("World and users", world, f"fitted on {world.facts['counts']['rows']:,} tool calls"),
         _stage("Fidelity card", card, f"measured on {card.facts['held_out']['calls']:,} held-out calls"),
-        _stage("Judge", judge, f"fitted on {judge.facts['labelled']:,} outcomes, answers {judge.facts['form']}"),
+        _stage("Judge", judge, _judged(judge.facts)),
         _stage("Clone", clone, f"fitted on {clone.facts['rows']:,} conversations"),
         _stage("Practice", candidate, _practised(candidate.facts)),
         _stage("Gate", gate, f"{gate.facts['n']:,} held-out scenarios, played by both"),
@@ -54,7 +56,7 @@ def gather(loop: Loop) -> Contents:
         history=candidate.facts["history"],
         reality=_reality(evaluation.facts) if evaluation else None,
         reality_note=note,
-        judge={"agreement": judge.facts["agreement"], "interval": judge.facts["interval"], "n": judge.facts["pairs"]},
+        judge={name: judge.facts.get(fact) for name, fact in JUDGE.items()},
         gate={**gate.facts, **_standing(loop, gate)},
         real=report.turns(recorded.messages),
         simulated=report.turns(example["messages"]),
@@ -120,6 +122,12 @@ def _rate(rate: float, interval: tuple[float, float] | list[float]) -> Rate:
 
 def _stage(name: str, done: Done, says: str) -> dict[str, Any]:
     return {"name": name, "seconds": done.seconds, "says": says}
+
+
+def _judged(facts: Mapping[str, Any]) -> str:
+    if facts["form"] == "hosted":
+        return f"hosted: {facts['model']}"
+    return f"fitted on {facts['labelled']:,} outcomes, answers {facts['form']}"
 
 
 def _measured(facts: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ TRACES = (
          {"url": _NO_CHAT}),
     Mark("resource_spans|resource_logs|scope_spans",
          Guess("OTLP with names in snake_case", "write it with protobuf's MessageToJson, which writes camelCase")),
-    Mark("resourceProfiles", Guess("OTLP profiles", "profiles tell no conversation: give traces or logs")),
+    Mark("resourceProfiles", Guess("OTLP profiles", "profiles hold no conversation: give traces or logs")),
     Mark("scopeSpans|scopeLogs|scopeMetrics",
          Guess("a part of an OTLP request", 'put it into {"resourceSpans": [...]} or {"resourceLogs": [...]}')),
     Mark("traceId spanId startTimeUnixNano",
@@ -90,10 +90,10 @@ OTHERS = (
     Mark("steps agent", Guess("an ATIF trajectory without its version", 'add "schema_version": "ATIF-v1.7"')),
     Mark("traceEvents", Guess("a trace of Chrome's profiler", AS_MESSAGES)),
     Mark("cells nbformat", Guess("a Jupyter notebook", AS_MESSAGES)),
-    Mark("log stream", Guess("a container's log", f"such lines tell no conversation; {SEND_OTLP}")),
+    Mark("log stream", Guess("a container's log", f"such lines hold no conversation; {SEND_OTLP}")),
     Mark("level message|level msg|level event|severity message|severity textPayload|severity jsonPayload|@timestamp"
          "|levelname message",
-         Guess("an application's log in JSON", f"such lines tell no conversation; {SEND_OTLP}")),
+         Guess("an application's log in JSON", f"such lines hold no conversation; {SEND_OTLP}")),
     Mark("error", Guess("an error answer of an API", "fetch the data again")),
 )  # fmt: skip
 

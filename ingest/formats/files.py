@@ -393,7 +393,7 @@ def only_metrics(paths: list[Path], count: int) -> str:
     """What to say of files that hold metrics and nothing else."""
     told = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
     return (
-        f"{told} cannot be used: it seems to hold OTLP metrics only ({count}), which tell no conversation; export "
+        f"{told} cannot be used: it seems to hold OTLP metrics only ({count}), which hold no conversation; export "
         f"traces (and logs) as well; {recognise.READABLE}"
     )
 

@@ -1,9 +1,9 @@
-"""OTLP requests, protobuf or JSON, become rows of the raw tables; nothing is dropped.
+"""Convert OTLP requests, protobuf or JSON, to rows of the raw tables, without loss.
 
-A row is a tuple in the order of ``SPAN_SCHEMA`` or ``LOG_SCHEMA``. Attributes, events and links are JSON
-text. What JSON cannot say is written as an object with one ``$`` key: ``{"$bytes": base64}``,
-``{"$double": "NaN"}``; a real map whose only key starts with ``$`` is wrapped as ``{"$map": ...}``.
-Source: opentelemetry-proto, docs/specification.md (v1.11) and trace.proto, logs.proto.
+A row is a tuple in the order of ``SPAN_SCHEMA`` or ``LOG_SCHEMA``. Attributes, events and links are JSON text. Values
+that JSON cannot represent are written as an object with one ``$`` key: ``{"$bytes": base64}``, ``{"$double": "NaN"}``.
+A real map whose only key starts with ``$`` is wrapped as ``{"$map": ...}``. Source: opentelemetry-proto,
+docs/specification.md (v1.11) and trace.proto, logs.proto.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SCOPE = [
     ("scope_dropped_attributes_count", pa.int64()), ("scope_schema_url", pa.string()),
 ]  # fmt: skip
 _ARRIVAL = [
-    ("oddities", pa.string()),  # what was repaired on the way in: "duplicate_key zero_span_id ..." or ""
+    ("oddities", pa.string()),  # what was repaired: "duplicate_key zero_span_id ..." or ""
     ("row_hash", pa.binary(16)),  # xxh3-128 of everything that was sent: the identity of a row
     ("arrived_at_ns", pa.int64()),
     ("source", pa.string()),
@@ -60,19 +60,19 @@ LOG_SCHEMA = pa.schema(
 )  # fmt: skip
 SCHEMAS = {"spans": SPAN_SCHEMA, "log_records": LOG_SCHEMA}
 
-# What decoding a value of the wrong shape raises (orjson's errors are TypeError and ValueError).
+# Exceptions of decoding a value of the wrong shape (orjson raises TypeError and ValueError).
 BAD_VALUE = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 EMPTY = "{}"
 NONE = "[]"
 
 
 class NotOtlp(ValueError):
-    """The bytes are no OTLP request of the expected kind."""
+    """The bytes are not an OTLP request of the expected kind."""
 
 
 @dataclass
 class Rows:
-    """Rows read so far, and what was refused: spans without a valid trace or span id."""
+    """Rows read so far, and the counts of what was refused, such as spans without a valid trace or span id."""
 
     spans: list[tuple[Any, ...]] = field(default_factory=list)
     log_records: list[tuple[Any, ...]] = field(default_factory=list)
@@ -84,14 +84,14 @@ class Rows:
         return len(self.spans) + len(self.log_records)
 
     def take(self) -> Rows:
-        """All of it as a batch of its own; this one is empty afterwards and goes on collecting."""
+        """Return all rows and counts as a batch, and start again empty."""
         batch = replace(self)
         self.spans, self.log_records = [], []
         self.rejected = self.metrics = self.unreadable = 0
         return batch
 
     def extend(self, other: Rows) -> None:
-        """Adds another's rows and counts."""
+        """Add the rows and counts of another object."""
         self.spans += other.spans
         self.log_records += other.log_records
         self.rejected += other.rejected
@@ -100,7 +100,7 @@ class Rows:
 
 
 def to_table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Rows as one Arrow table."""
+    """Return rows as an Arrow table."""
     if not rows:
         return schema.empty_table()
     columns: Iterable[Sequence[Any]] = zip(*rows, strict=True)
@@ -108,7 +108,8 @@ def to_table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Many columns hold one value, as a rule one object, and are not looked at value by value."""
+    """Return one column. Many columns hold one value, usually the same object; these are built without a loop over
+    their values."""
     if len(values) > 1 and values[0] is values[-1] and all(map(is_, values, repeat(values[0]))):
         return pa.repeat(pa.scalar(values[0], kind), len(values))
     if kind == _STRING and isinstance(values[0], str) and len(values[0]) >= _LONG and None not in values:
@@ -121,7 +122,8 @@ _LONG = 256  # characters
 
 
 def _texts(values: Sequence[str]) -> pa.Array:
-    """Long texts, put behind each other at once: Arrow's own way moves them whenever they outgrow their place."""
+    """Return a column of long texts, built from one joined buffer. Arrow's own builder copies the texts each time its
+    buffer grows."""
     told = "".join(values)
     if told.isascii():
         data, sizes = told.encode(), map(len, values)
@@ -146,7 +148,7 @@ def _dumps(value: Any) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """Values that orjson refuses: integers beyond 64 bits and lone surrogates, kept as text."""
+    """Return values that orjson refuses as text: integers beyond 64 bits and lone surrogates."""
     if isinstance(value, dict):
         return {_printable(k): _printable(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -205,11 +207,11 @@ def _pb_value(value: Any, odd: list[str]) -> Any:
         return _pb_map(value.kvlist_value.values, odd)
     if kind == "bytes_value":
         return {"$bytes": base64.b64encode(value.bytes_value).decode()}
-    return None  # unset, or string_value_strindex, which means nothing outside profiles
+    return None  # unset, or string_value_strindex, which is only defined for profiles
 
 
 def _pb_map(attributes: Any, odd: list[str]) -> dict[str, Any]:
-    """Most values are texts and most keys differ: those cost no call of their own."""
+    """Return a map. Most values are texts and most keys differ; the fast path needs no function call for them."""
     out: dict[str, Any] = {}
     for a in attributes:
         value = a.value
@@ -271,7 +273,7 @@ def _pb_log(r: Any, scope: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def parse_request(signal: str, payload: bytes | bytearray) -> Any:
-    """A protobuf ExportTraceServiceRequest or ExportLogsServiceRequest; raises ``NotOtlp``."""
+    """Parse a protobuf ExportTraceServiceRequest or ExportLogsServiceRequest. Raises ``NotOtlp``."""
     kind = ExportTraceServiceRequest if signal == "traces" else ExportLogsServiceRequest
     try:
         return kind.FromString(payload)
@@ -280,7 +282,7 @@ def parse_request(signal: str, payload: bytes | bytearray) -> Any:
 
 
 def count_protobuf(signal: str, payload: bytes | bytearray) -> tuple[int, int]:
-    """How many spans or log records a request holds, and how many are rejected; no row is made."""
+    """Return the number of accepted and of rejected spans or log records of a request, without making rows."""
     request = parse_request(signal, payload)
     if signal == "logs":
         return sum(len(s.log_records) for r in request.resource_logs for s in r.scope_logs), 0
@@ -296,7 +298,7 @@ def count_protobuf(signal: str, payload: bytes | bytearray) -> tuple[int, int]:
 
 
 def read_protobuf(signal: str, payload: bytes, rows: Rows, arrived_at_ns: int, source: str) -> None:
-    """Adds the rows of one protobuf request; ids that are empty or all zero count as rejected."""
+    """Add the rows of one protobuf request. Spans with an empty or all-zero id are counted as rejected."""
     request = parse_request(signal, payload)
     tail = (arrived_at_ns, source)
     for resource_part in request.resource_spans if signal == "traces" else ():
@@ -338,18 +340,18 @@ def _int(value: Any) -> int:
 
 
 def _fit(value: Any, bits: int = 63) -> int:
-    """An integer that the column can hold; JSON's have no size."""
+    """Return an integer that fits into the column; integers in JSON have no size limit."""
     return max(-(2**bits), min(_int(value), 2**bits - 1))
 
 
 def _text(value: Any) -> str:
-    """A string, whatever was sent in its place."""
+    """Return a string; any other value is returned as JSON text."""
     return value if isinstance(value, str) else "" if value is None else _dumps(value)
 
 
 def _js_id(value: Any, size: int, odd: list[str]) -> str:
-    """Hex in lower case. Ids in base64, which generic protobuf-to-JSON converters write, are put right; of
-    another length they are kept as they are, and noted."""
+    """Return an id in lower-case hex. Base64 ids, which generic protobuf-to-JSON converters write, are converted. Ids
+    of another length are kept and recorded as an oddity."""
     text: str = (value or "").lower()
     if len(text) == 2 * size or not text:
         return text
@@ -453,9 +455,9 @@ SIGNALS = frozenset(("resourceSpans", "resourceLogs", "resourceMetrics"))
 
 
 def read_json(payload: bytes | bytearray | str, rows: Rows, arrived_at_ns: int, source: str) -> None:
-    """Adds the rows of one OTLP/JSON object (traces, logs, or both); raises ``NotOtlp``.
+    """Add the rows of one OTLP/JSON object (traces, logs, or both). Raises ``NotOtlp``.
 
-    Metrics are counted, not kept. An empty object is an empty request.
+    Metrics are counted and not stored. An empty object is an empty request.
     """
     try:
         request = half_characters.loads(payload)
@@ -466,13 +468,13 @@ def read_json(payload: bytes | bytearray | str, rows: Rows, arrived_at_ns: int, 
 
 
 def check_json_request(request: Any) -> None:
-    """Raises ``NotOtlp`` for what is no request at all."""
+    """Raise ``NotOtlp`` if the value is not a request."""
     if not isinstance(request, dict) or (request and SIGNALS.isdisjoint(request)):
         raise NotOtlp("a JSON value without resourceSpans, resourceLogs or resourceMetrics")
 
 
 def add_json_request(request: dict[str, Any], rows: Rows, arrived_at_ns: int, source: str) -> None:
-    """The same for a request that is parsed already: all of it, or ``NotOtlp`` and nothing."""
+    """Add the rows of a parsed request: all of them, or, with ``NotOtlp``, none."""
     found = Rows()
     try:
         _add_json(request, found, (arrived_at_ns, source))

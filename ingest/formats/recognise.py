@@ -81,7 +81,7 @@ def of_bytes(head: bytes) -> Guess | None:
     if start.startswith(b"<"):
         return Guess("XML", TEXT)
     if _METRIC.match(head):
-        return Guess("metrics in Prometheus' text format", f"metrics tell no conversation: {TEXT}")
+        return Guess("metrics in Prometheus' text format", f"metrics hold no conversation: {TEXT}")
     if _TIMED.match(head):
         return Guess("an application's log in plain text", exports.SEND_OTLP)
     return Guess(f"{table} (a table as text)", _to_lines("read_csv")) if (table := _table(head)) else None

@@ -1,7 +1,7 @@
-"""Parts of messages of any vendor, recognised by their shape, become the standard's.
+"""Convert message parts of any vendor, recognised by their shape, to parts of the OpenTelemetry standard.
 
-Read here are ``text``, ``reasoning``, ``tool_call {id, name, arguments}`` and ``tool_call_response {id, name?,
-response, is_error?}``. Any other part stays as it came.
+Recognised parts become ``text``, ``reasoning``, ``tool_call {id, name, arguments}`` and ``tool_call_response {id,
+name?, response, is_error?}``. Any other part is left unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OPENINGS = frozenset("{[")
 
 
 def parse(value: Any) -> Any:
-    """JSON text as its value; anything else, and text that is no JSON object or list, as it is."""
+    """Parse JSON text. Other values, and text that is not a JSON object or list, are returned unchanged."""
     if not isinstance(value, str):
         return value
     head = value[:1]
@@ -38,7 +38,7 @@ def parse(value: Any) -> Any:
 
 
 def parse_any(value: Any) -> Any:
-    """Like ``parse``; text that is a Python repr as what it shows, and cut JSON as far as it goes."""
+    """Like ``parse``, but also read Python reprs, and the readable beginning of truncated JSON."""
     parsed = parse(value)
     if not isinstance(parsed, str):
         return parsed
@@ -51,13 +51,14 @@ def parse_any(value: Any) -> Any:
 
 
 def is_cut(value: Any) -> bool:
-    """Whether text starts like JSON and is none: an attribute length limit cut it, nothing counts those."""
+    """Whether text starts like JSON but cannot be parsed, because an attribute length limit truncated it. SDKs do not
+    count such truncations."""
     looks = isinstance(value, str) and value[:1] in ("{", "[") and parse(value) is value
     return looks and cut_json(value)
 
 
 def first(source: dict[str, Any], *keys: str) -> Any:
-    """The first of the keys whose value is neither missing, None nor empty text."""
+    """Return the value of the first key that is present and neither None nor an empty text."""
     for key in keys:
         value = source.get(key)
         if value is not None and value != "":
@@ -77,7 +78,7 @@ def text_part(text: str) -> Part:
 
 
 def call_part(name: Any, arguments: Any, call_id: Any = None) -> Part:
-    """A tool call; arguments that are JSON text are parsed, others stay as they came."""
+    """Return a tool call. Arguments given as JSON text are parsed; other arguments are left unchanged."""
     part: Part = {"type": "tool_call", "name": str(name or "")}
     if isinstance(call_id, str) and call_id and not call_id.startswith("<not "):
         part["id"] = call_id
@@ -87,7 +88,7 @@ def call_part(name: Any, arguments: Any, call_id: Any = None) -> Part:
 
 
 def result_part(response: Any, call_id: Any = None, name: Any = None, is_error: Any = None) -> Part:
-    """What a tool answered."""
+    """Return a tool result."""
     part: Part = {"type": "tool_call_response", "response": response}
     if isinstance(call_id, str) and call_id and not call_id.startswith("<not "):
         part["id"] = call_id
@@ -104,7 +105,7 @@ def read_call(x: dict[str, Any]) -> Part:
     name = first(inner, *_NAMES, "recipient_name") or first(x, *_NAMES)
     arguments = first_not_none(inner, "arguments", "args", "input", "parameters", "args_json", "tool_kwargs")
     hosting = x.get("server_tool_call")
-    if isinstance(hosting, dict):  # the standard's: what is asked lies beside the kind of tool
+    if isinstance(hosting, dict):  # the standard's form: the arguments are beside the kind of tool
         name = name or hosting.get("type")
         arguments = {k: v for k, v in hosting.items() if k != "type"} if arguments is None else arguments
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "id", "ref")
@@ -140,7 +141,7 @@ _RESPONSES = ("response", "result", "output", "content", "return_value", "error"
 
 
 def _says_failed(x: dict[str, Any]) -> Any:
-    """Whether a result says that it is an error; None if it says nothing."""
+    """Whether a result declares an error; None if it does not say."""
     said = first(x, "is_error", "isError")
     if said is None and isinstance(x.get("error"), bool):
         return x["error"]
@@ -148,7 +149,7 @@ def _says_failed(x: dict[str, Any]) -> Any:
 
 
 def plain_content(value: Any) -> Any:
-    """Content blocks that are all text are that text; other values stay as they are."""
+    """Join content blocks that are all text to one text; other values are returned unchanged."""
     if isinstance(value, list) and value and all(_is_text_block(v) for v in value):
         return "\n".join(_block_text(v) for v in value)
     only = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) else {}
@@ -171,7 +172,8 @@ def _block_text(x: dict[str, Any]) -> str:
 
 
 def _spoken(text: str) -> list[Part]:
-    """Text; what is the repr of objects that are calls, results or text parts is those parts. JSON is text."""
+    """Return the parts of a text: one text part, or, if the text is the repr of calls, results or text parts, these
+    parts. JSON text stays text."""
     shown = read_repr(text) if text.endswith((")", ")]")) or text.startswith("{'") else None
     items = shown if isinstance(shown, list) else [shown]
     if items and all(isinstance(x, dict) for x in items):
@@ -185,18 +187,18 @@ READ = {"text", "reasoning", "tool_call", "tool_call_response"}
 
 
 def is_unread(part: Part) -> bool:
-    """Whether a part stayed as it came because nobody knows what it is; pictures and files are known."""
+    """Whether a part was left unchanged because its kind is unknown. Images and files are known kinds."""
     return part["type"] not in READ and kind_of(part) not in QUIET
 
 
 def read_part(x: Any) -> Part | None:
-    """The first part that one part of any vendor says; None for what says nothing (an empty text)."""
+    """Return the first part of one part of any vendor; None if it has no content (an empty text)."""
     return next(iter(parts_of(x)), None)
 
 
 def parts_of(x: Any) -> list[Part]:
-    """What one part of any vendor says: as a rule one part; none if it says nothing; a call and its result where one
-    item tells both."""
+    """Return the standard's parts of one part of any vendor: usually one, none if it has no content, and two if one
+    item holds a call and its result."""
     if isinstance(x, str):
         return _spoken(x) if x else []
     if not isinstance(x, dict):
@@ -232,7 +234,7 @@ def _text_parts(x: dict[str, Any]) -> list[Part]:
 
 
 def json_text(value: Any) -> str:
-    """A structured answer as the text that the model wrote."""
+    """Return a structured answer as JSON text, as the model wrote it."""
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
@@ -245,7 +247,7 @@ def _hosted_parts(x: dict[str, Any]) -> list[Part]:
 
 
 def transcript(x: Any, depth: int = 3) -> str | None:
-    """What was said, where an audio part or message tells it in words."""
+    """Return the transcript of an audio part or message, if it has one."""
     if not isinstance(x, dict):
         return None
     if isinstance(x.get("transcript"), str):
@@ -276,12 +278,12 @@ def _untyped_parts(x: dict[str, Any]) -> list[Part]:
         return [text_part(x["text"])] if x["text"] else []
     if not x or (set(x) <= {"text", "type"} and not x.get("text")):
         return []
-    if not isinstance(x.get("type", ""), str) or x.get("type") in READ:  # it says that it is one and is none
+    if not isinstance(x.get("type", ""), str) or x.get("type") in READ:  # not of its declared type
         return [{"type": "unknown", "content": x}]
     return [{"type": "unknown", **x}]
 
 
-# What stands beside the text of a block without a type (Gemini, Bedrock); a text beside anything else is no block.
+# Fields beside the text of a block without a type (Gemini, Bedrock). A text beside other fields is not a block.
 _BESIDE_TEXT = {"text", "thought", "thoughtSignature", "thought_signature", "signature", "cache_control", "cachePoint",
                 "annotations", "citations", "id", "index", "partMetadata", "part_metadata", "finish_reason", "logprobs",
                 "finishReason", "generation_info", "role", "mediaResolution", "videoMetadata"}  # fmt: skip
@@ -289,7 +291,7 @@ _OF_ANSWERS = {"generation_id", "response_id", "finish_reason", "finishReason", 
 
 
 def read_parts(content: Any) -> list[Part]:
-    """The parts of a content value: text, a block, or a list of them."""
+    """Return the parts of a content value: a text, a block, or a list of these."""
     if content is None or content == "" or content == []:
         return []
     items = content if isinstance(content, list) else [content]

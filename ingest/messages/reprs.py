@@ -1,7 +1,8 @@
-"""Python reprs in place of JSON: some instrumentations write ``str(message)``. Read safely, as syntax.
+"""Read Python reprs: some instrumentations write ``str(message)`` instead of JSON.
 
-``ToolCall(name='get', arguments={'id': 1})`` becomes ``{"type": "ToolCall", "name": ..., ...}``; private fields
-lose their underscore, enum members (``<Role.USER: 'user'>``) become their value. Nothing is evaluated.
+``ToolCall(name='get', arguments={'id': 1})`` becomes ``{"type": "ToolCall", "name": ..., ...}``. Private fields lose
+their underscore, and enum members (``<Role.USER: 'user'>``) become their value. The text is only parsed; nothing is
+evaluated.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ MAX_CHARS = 200_000
 _LOOKS = re.compile(r"^\s*\[?\s*[A-Za-z_][\w.]*\(\w+=|^\s*[\[{]\s*['\"\[{]|^\s*\{\s*\}|^\w+='")
 _ENUM = re.compile(r"<[\w.]+: ('(?:[^'\\]|\\.)*'|-?\d+)>")
 _OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>|<class '[^']*'>|<(?:bound )?(?:function|method) [^<>]*>")
-_DECLARED = ("block_type", "part_kind")  # what a part says that it is counts more than its class
+_DECLARED = ("block_type", "part_kind")  # a declared type overrides the class name
 _FIELDS = re.compile(r"^\w+='")
 
 
 def read_repr(text: str) -> Any:
-    """The value of a Python repr, or None if the text is none."""
+    """Return the value of a Python repr, or None if the text is not a repr."""
     if len(text) > MAX_CHARS or not _LOOKS.match(text):
         return None
     source = _OBJECT.sub("None", _ENUM.sub(r"\1", text.strip()))
@@ -48,7 +49,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def _object(node: ast.Call) -> dict[str, Any]:
-    """A constructor call as the object's fields; its class is its type, unless a field says that."""
+    """Return the fields of a constructor call. The class name is the type, unless a field declares one."""
     told = {k.arg.lstrip("_"): _value(k.value) for k in node.keywords if k.arg}
     declared = next((told[k] for k in _DECLARED if isinstance(told.get(k), str)), None)
     fields: dict[str, Any] = {"type": declared or ast.unparse(node.func).rsplit(".", 1)[-1], **told}

@@ -1,7 +1,7 @@
-"""JSON that an attribute length limit cut: what was whole before the cut.
+"""Read the complete members of JSON that an attribute length limit truncated.
 
-SDKs cut in the middle of a string and count nothing (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), so a cut list of
-messages would cost all of them.
+SDKs truncate in the middle of a string and do not count it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT). Without this module,
+all messages of a truncated list would be lost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def is_cut(text: str) -> bool:
 
 
 def salvage(text: str) -> Any:
-    """The value with everything after the last whole member left out, or None if nothing is whole."""
+    """Return the value without everything after its last complete member; None if no member is complete."""
     for end, closers in reversed(_scan(text)[0][-TRIES:]):
         try:
             return orjson.loads(text[:end] + closers)
@@ -30,8 +30,8 @@ def salvage(text: str) -> Any:
 
 
 def _scan(text: str) -> tuple[list[tuple[int, str]], bool]:
-    """Places before a comma or after a bracket, outside strings, with the brackets that are open there; and
-    whether one is still open at the end."""
+    """Return the positions before a comma or after a bracket, outside strings, each with the brackets that are open
+    there; and whether a bracket is still open at the end."""
     ends: list[tuple[int, str]] = []
     stack: list[str] = []
     in_string = escaped = False

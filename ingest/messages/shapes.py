@@ -1,9 +1,9 @@
-"""Message-like JSON of any vendor, recognised by its shape, becomes OpenTelemetry GenAI messages.
+"""Convert message-like JSON of any vendor, recognised by its shape, to OpenTelemetry GenAI messages.
 
-The normal form is the standard's (semantic-conventions-genai, gen-ai-input-messages.json): a message is
-``{"role", "parts": [...], "finish_reason"?, "name"?}``; ingest.messages.parts reads the parts. Understood: OTel parts,
-OpenAI chat and Responses, Anthropic, Gemini, Bedrock and Strands, LangChain, LlamaIndex, Haystack, Genkit,
-Vercel AI SDK, Pydantic AI. One bad part never costs the list.
+The normal form is the standard's (semantic-conventions-genai, gen-ai-input-messages.json): a message is ``{"role",
+"parts": [...], "finish_reason"?, "name"?}``. ``ingest.messages.parts`` reads the parts. Supported: OTel parts, OpenAI
+chat and Responses, Anthropic, Gemini, Bedrock and Strands, LangChain, LlamaIndex, Haystack, Genkit, Vercel AI SDK,
+Pydantic AI. An unreadable part does not affect the other parts of its list.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROLES = {
 
 
 def role_of(message: dict[str, Any]) -> str | None:
-    """The normal role, by ``role`` or the class names that frameworks write into ``type`` or ``id``."""
+    """Return the normal role, from ``role`` or from the class name that frameworks write into ``type`` or ``id``."""
     role = first(message, "role", "messageType")
     if isinstance(role, dict):
         role = first(role, "value", "label", "name")
@@ -57,7 +57,7 @@ def role_of(message: dict[str, Any]) -> str | None:
 
 
 def read_message(x: Any, default_role: str = "user") -> NormalMessage | None:
-    """One message of any vendor; None if it holds nothing that is one."""
+    """Read one message of any vendor; None if the value contains no message."""
     value = parse_any(x)
     if isinstance(x, str) and not isinstance(value, dict):
         value = x
@@ -80,8 +80,8 @@ def read_message(x: Any, default_role: str = "user") -> NormalMessage | None:
 
 
 def _unwrapped(x: dict[str, Any]) -> dict[str, Any]:
-    """LangChain's ``{"lc", "id": [..., "HumanMessage"], "kwargs"}`` and ``{"type": "human", "data"}``,
-    OpenInference's and OpenAI's ``{"message": {...}}``."""
+    """Unwrap LangChain's ``{"lc", "id": [..., "HumanMessage"], "kwargs"}`` and ``{"type": "human", "data"}``, and the
+    ``{"message": {...}}`` of OpenInference and OpenAI."""
     if isinstance(x.get("kwargs"), dict) and isinstance(x.get("id"), list) and x["id"]:
         return {"type": str(x["id"][-1]), **x["kwargs"], "role": str(x["id"][-1])}
     if isinstance(x.get("data"), dict) and isinstance(x.get("type"), str) and x["type"] in ROLES:
@@ -142,8 +142,8 @@ def _tool_body(body: Any, x: dict[str, Any]) -> Any:
 
 
 def _beside(x: dict[str, Any], place: str) -> list[Part]:
-    """What a message tells beside its content: thoughts and what the provider's tools did come before it, a refusal or
-    the words of an audio answer stand in its place."""
+    """Return what a message has beside its content: first reasoning and provider-executed tools, which happened before
+    the content, then a refusal or an audio transcript, which take the place of the content."""
     extra = x["additional_kwargs"] if isinstance(x.get("additional_kwargs"), dict) else {}  # LangChain
     if place == "instead":
         said = x.get("refusal") or extra.get("refusal") or transcript(x.get("audio") or extra.get("audio"))
@@ -161,7 +161,7 @@ def _items(listed: Any) -> list[dict[str, Any]]:
 
 
 def _listed_results(x: dict[str, Any]) -> list[Part]:
-    """The answers to several calls that one tool message lists: AG2's ``tool_responses``, Cohere's ``tool_results``."""
+    """Return the results of several calls in one tool message: AG2's ``tool_responses``, Cohere's ``tool_results``."""
     listed = parse(first(x, "tool_responses", "tool_results"))
     if not isinstance(listed, list) or not listed or not all(isinstance(r, dict) for r in listed):
         return []
@@ -169,8 +169,8 @@ def _listed_results(x: dict[str, Any]) -> list[Part]:
 
 
 def strict_parts(text: Any, bare: bool = False) -> Any:
-    """A text that some exporters write in place of content blocks, as those blocks; any other value as it is. Text is
-    what it is, unless every item of it is plainly a block and nothing else; ``bare`` blocks say no type (Bedrock)."""
+    """Parse a text that some exporters write instead of content blocks; other values are returned unchanged. A text is
+    parsed only if every item of it is clearly a block. ``bare`` blocks declare no type (Bedrock)."""
     items = parse(text) if isinstance(text, str) and text[:2] == "[{" else None
     return items if isinstance(items, list) and all(_is_block(i, bare) for i in items) else text
 
@@ -194,8 +194,8 @@ def _holds_results(body: Any) -> bool:
 
 
 def _listed_calls(x: dict[str, Any]) -> list[Part]:
-    """Calls beside the content: OpenAI's ``tool_calls`` (LangChain keeps a second copy in
-    ``additional_kwargs``) and the old ``function_call``."""
+    """Return the calls beside the content: OpenAI's ``tool_calls`` (LangChain keeps a second copy in
+    ``additional_kwargs``) and the older ``function_call``."""
     listed = parse(first(x, "tool_calls", "toolCalls"))
     extra = x.get("additional_kwargs")
     if not listed and isinstance(extra, dict):
@@ -211,7 +211,7 @@ def _listed_calls(x: dict[str, Any]) -> list[Part]:
 
 
 def _item(x: dict[str, Any], default_role: str) -> NormalMessage | None:
-    """A list item without a role: OpenAI Responses items, bare parts, Gemini and Bedrock outputs."""
+    """Read a list item without a role: OpenAI Responses items, single parts, Gemini and Bedrock outputs."""
     if isinstance(x.get("parts"), list):
         return {"role": default_role, "parts": read_parts(x["parts"])}
     parts = parts_of(x)
@@ -236,7 +236,7 @@ _CONTAINERS = ("messages", "input_messages", "output_messages", "choices", "cont
 
 
 def read_messages(value: Any, default_role: str = "user") -> list[NormalMessage]:
-    """The messages of a list, of one message, or of a request or response that contains them."""
+    """Return the messages of a list, of one message, or of a request or response that contains them."""
     if not isinstance(value, str):
         return _told_by(value, default_role)
     shown = parse_any(value)
@@ -256,11 +256,11 @@ def _told_by(value: Any, default_role: str) -> list[NormalMessage]:
 
 
 def messages_of_item(item: Any, default_role: str) -> list[NormalMessage]:
-    """What one item of a list tells. It is remembered, because every call repeats the history; what is repeated
-    is the same object then, and nobody may change it."""
+    """Return the messages of one list item. The result is cached, because every call repeats the history, so it is
+    shared and must not be changed."""
     try:
         key = (item if isinstance(item, str) else orjson.dumps(item)), default_role
-    except (TypeError, ValueError):  # what JSON cannot say is not asked twice
+    except (TypeError, ValueError):  # values that JSON cannot represent are not cached
         return _read_item(item, default_role)
     if len(key[0]) > _LONG:
         return _read_item(item, default_role)
@@ -295,7 +295,7 @@ _DIRECTIONS = {"request": "user", "response": "assistant"}
 
 
 def _pydantic_part(part: Any, role: str) -> NormalMessage | None:
-    """A part of Pydantic AI's own messages: its kind says whose it is."""
+    """Read a part of Pydantic AI's own messages. The kind of the part determines the role."""
     kind = str(part.get("part_kind")) if isinstance(part, dict) else ""
     if kind in ("system-prompt", "user-prompt"):
         return {"role": kind.split("-")[0], "parts": read_parts(part.get("content"))}
@@ -308,8 +308,8 @@ def _pydantic_part(part: Any, role: str) -> NormalMessage | None:
 
 
 def join_turns(messages: list[NormalMessage], before: Iterable[NormalMessage] = ()) -> list[NormalMessage]:
-    """Neighbouring assistant items of one turn (a text, then its calls) are one message, as in OTel; ``before`` are
-    joined already."""
+    """Join neighbouring assistant items of one turn (a text, then its calls) to one message, as in OTel. ``before`` has
+    messages that are already joined."""
     out = [*before]
     for m in messages:
         mergeable = m["role"] == "assistant" and out and out[-1]["role"] == "assistant"
@@ -349,17 +349,18 @@ def _from_object(value: dict[str, Any], default_role: str) -> list[NormalMessage
 
 
 def _is_told(x: Any) -> bool:
-    """Whether an item says by its role or its kind what it is."""
+    """Whether an item declares a role or a kind."""
     return isinstance(x, dict) and (role_of(x) is not None or str(x.get("type")).startswith("function_call"))
 
 
 def _is_cohere(x: Any) -> bool:
-    """A message of Cohere's first API, whose new message stands beside its history."""
+    """Whether a value is a message of Cohere's first API, which has the new message beside the history."""
     return isinstance(x, dict) and isinstance(x.get("role"), str) and ("message" in x or "tool_results" in x)
 
 
 def _is_answer(value: dict[str, Any], key: str) -> bool:
-    """Whether an object with a text under a usual name is the structured answer itself, not what wraps one."""
+    """Whether an object with a text under a usual name is itself the structured answer, and not a wrapper of an answer.
+    """
     return len(value) > 1 and _ENVELOPE.isdisjoint(k for k in value if k != key)
 
 
@@ -374,7 +375,7 @@ _CHOICES = ("choices", "candidates", "generations")
 
 
 def choices_of(value: Any, default_role: str) -> list[NormalMessage] | None:
-    """The messages of several answers to one request, each marked with its number; None for one answer."""
+    """Return the messages of several answers to one request, each with its number; None if there is only one answer."""
     value = parse(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):  # LangChain lists them by prompt
         value = value[0]
@@ -385,7 +386,7 @@ def choices_of(value: Any, default_role: str) -> list[NormalMessage] | None:
 
 
 def by_choice(messages: list[NormalMessage]) -> list[list[NormalMessage]]:
-    """One list for each of several answers to one request."""
+    """Split messages into one list per answer, for several answers to one request."""
     if len(messages) < 2:
         return [messages]
     if not any(CHOICE in m for m in messages):
@@ -402,7 +403,7 @@ def by_choice(messages: list[NormalMessage]) -> list[list[NormalMessage]]:
 _TASKS = ("question", "query", "task", "prompt", "user_input", "input", "request", "message", "text", "content")
 _ANSWERS = ("answer", "final_answer", "final_output", "output", "response", "result", "text", "content")
 def _is_aside(key: str) -> bool:
-    """Whether a field is not about the task or the answer: names, ids, reasoning."""
+    """Whether a field is about neither the task nor the answer: names, ids, reasoning."""
     return key in _ASIDES or key.endswith(("_name", "_id", "Name", "Id"))
 
 
@@ -410,8 +411,8 @@ _ASIDES = {"trajectory", "reasoning", "rationale", "thought", "model", "stream"}
 
 
 def lone_text(value: Any, role: str, is_named: bool = False) -> str | None:
-    """The text that an agent was given, or gave back, among other fields of an object: under a usual name, or
-    as the only text there is, unless it must be ``is_named``."""
+    """Return the input or output text of an agent from an object with other fields: the text under a usual name, or,
+    unless ``is_named``, the only text of the object."""
     value = parse_any(value)
     if isinstance(value, dict) and len(value) == 1 and isinstance(inner := parse(next(iter(value.values()))), dict):
         return lone_text(inner, role, is_named)
@@ -428,7 +429,7 @@ def lone_text(value: Any, role: str, is_named: bool = False) -> str | None:
 
 
 def system_parts(value: Any) -> list[Part]:
-    """System instructions: text, parts, or a message whose parts they are."""
+    """Return the parts of system instructions, given as text, as parts, or as a message with parts."""
     value = parse(value)
     if isinstance(value, dict) and isinstance(value.get("parts"), list):
         value = value["parts"]

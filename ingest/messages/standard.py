@@ -1,7 +1,8 @@
-"""Messages in the standard's own form (semantic-conventions-genai, gen-ai-input-messages.json), which most are.
+"""Fast path for messages that are already in the standard's form (semantic-conventions-genai,
+gen-ai-input-messages.json).
 
-What is read here needs no guess at a vendor's shape; ``shapes`` would make the same of it, more slowly. All
-that leaves any doubt (other keys, a text that may be a repr, a result that is no text) is left to it.
+``shapes`` would give the same result, more slowly. Anything ambiguous (other keys, a text that may be a repr, a result
+that is not text) is left to ``shapes``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ _PLAIN_TEXT, _CALL, _RESULT = {"type", "content"}, {"type", "id", "name", "argum
 
 
 def standard_message(x: Any) -> dict[str, Any] | None:
-    """A message with its parts as ``shapes.read_message`` makes them; None for what is not plainly one."""
+    """Return a message with its parts as ``shapes.read_message`` returns them; None if it is not clearly in the
+    standard's form."""
     if type(x) is not dict or x.keys() not in _MESSAGES:
         return None
     role, told = x["role"], x["parts"]

@@ -1,6 +1,6 @@
-"""Stateful APIs: a call sends only what is new and names the response or the conversation that it continues.
+"""Stateful APIs: a call sends only the new messages, and the id of the response or conversation that it continues.
 
-The names stand in attributes of many dialects, or only in the raw request and response that they export as JSON:
+The ids are attributes in many dialects; in others they are only in the raw request and response, exported as JSON:
 ``previous_response_id`` and ``conversation`` (OpenAI Responses), ``previous_interaction_id`` (Gemini), ``thread_id``
 (Assistants), ``conversation_id`` (Mistral, Cohere), ``sessionId`` (Bedrock).
 """
@@ -30,8 +30,8 @@ Places = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 def note_ids(places: Places, attributes: dict[str, Any], seen: Observed) -> None:
-    """Fills in the response that a model call continues, its own response's id and its conversation, where the
-    attributes of its dialect did not say them. They are looked for at ``places``, of ``places_of``."""
+    """Set the id of the previous response, of the response, and of the conversation of a model call, if the dialect's
+    attributes did not have them. They are searched at ``places`` (from ``places_of``)."""
     named, asked, answered = places
     for key in named:
         if isinstance(value := attributes[key], str) and value:
@@ -44,8 +44,8 @@ def note_ids(places: Places, attributes: dict[str, Any], seen: Observed) -> None
 
 
 def places_of(names: tuple[str, ...]) -> Places:
-    """The attributes that are named after the response before; those that may hold a raw request, and those that may
-    hold a raw response: not the flattened ones, of which there are many."""
+    """Return the attributes that are named after the previous response, those that may hold a raw request, and those
+    that may hold a raw response. Flattened attributes are left out, because there are many."""
     named = tuple(name for name in names if _PREVIOUS_NAME.search(name))
     whole = [name for name in names if not _FLAT.search(name) and not _SMALL.search(name)]
     answered = tuple(name for name in whole if any(word in name.lower() for word in _ANSWERS))
@@ -91,7 +91,7 @@ def _note(told: dict[str, Any], seen: Observed, is_answer: bool) -> None:
 
 
 def _conversation_in(told: dict[str, Any], depth: int = 2) -> str | None:
-    """The id under one of the usual names, at the top or in what wraps a request."""
+    """Return the id under one of the usual names, at the top level or in a wrapper of the request."""
     if named := _named(told, _CONVERSATIONS):
         return named
     inner = [told[k] for k in _WRAPPERS if isinstance(told.get(k), dict)] if depth else []
@@ -108,7 +108,7 @@ def _named(told: dict[str, Any], names: tuple[str, ...]) -> str | None:
 
 
 def _response_in(told: dict[str, Any]) -> str | None:
-    """The id of a raw response: an object with an id and an answer."""
+    """Return the id of a raw response, that is, of an object with an id and an answer."""
     named = first(told, "response_id", "responseId")
     if isinstance(named, str):
         return named

@@ -1,4 +1,4 @@
-"""Tool definitions of any vendor as flat ones: ``{"name", "description"?, "parameters"?}``."""
+"""Convert tool definitions of any vendor to flat ones: ``{"name", "description"?, "parameters"?}``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TOOL_LISTS = ("tools", "functions", "functionDeclarations", "function_declarati
 
 
 def listed_tools(request: Any, depth: int = 2) -> list[Any]:
-    """The list of tools in a request, or in a configuration within it."""
+    """Return the list of tools in a request, or in a configuration within the request."""
     if not isinstance(request, dict):
         return []
     found = next((request[k] for k in _TOOL_LISTS if isinstance(request.get(k), list)), None)
@@ -21,9 +21,9 @@ def listed_tools(request: Any, depth: int = 2) -> list[Any]:
 
 
 def read_tools(value: Any) -> list[dict[str, Any]]:
-    """Tool definitions, flat: ``{"name", "description"?, "parameters"?}``; OpenAI-nested, Anthropic,
-    Gemini, Bedrock and lists of JSON strings or of bare names are understood. They may not be changed: text is
-    remembered, because every call repeats it."""
+    """Return flat tool definitions: ``{"name", "description"?, "parameters"?}``. Supported: OpenAI (nested), Anthropic,
+    Gemini, Bedrock, and lists of JSON strings or of names. Results for text are cached, because every call repeats the
+    definitions, and must not be changed."""
     if isinstance(value, str):
         return _read_text(value) if len(value) <= _LONG else _read(parse_any(value))
     return [] if value is None else _read(value)

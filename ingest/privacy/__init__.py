@@ -1,7 +1,7 @@
-"""Secrets and personal data become stable surrogates before anything is learned.
+"""Replace secrets and personal data by stable surrogates before anything is learned.
 
-``settings`` is what a person may choose, ``detectors`` and ``tokens`` know data by its form, ``fields`` by the
-key that it stands under, ``screen`` tells at once that there is none of it, ``surrogates`` replaces, ``scrub`` does
-so in texts and JSON, ``conversations`` in everything that tables are made of, ``lakes`` as a lake's settings ask for.
-docs/privacy.md tells how it looks to a user.
+``settings``: user settings. ``detectors`` and ``tokens``: find data by its form. ``fields``: find data by the key of
+its field. ``screen``: a fast test that finds texts without such data. ``surrogates``: make the replacements. ``scrub``:
+replace in texts and JSON. ``conversations``: replace in everything that tables are made of. ``lakes``: apply the
+settings of a lake. docs/privacy.md describes all this for users.
 """

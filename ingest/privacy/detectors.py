@@ -1,7 +1,7 @@
-"""Personal data that is known by its form: e-mail, phone, card, IBAN, IP address, national identifiers.
+"""Find personal data by its form: e-mail, phone, card, IBAN, IP address, national identifiers.
 
-Whatever has a checksum must pass it. Business identifiers are no match: bare digits are a card number only with
-a scheme's prefix, its length and Luhn's check, and never a phone number (those need their separators or a +).
+A form with a checksum must pass it. Business identifiers must not match: plain digits are a card number only with a
+card scheme's prefix, its length and a valid Luhn check, and are never a phone number (which needs separators or a +).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ingest.privacy.forms import is_documentation, is_national_id, phone_parts
 
 
 class Hit(NamedTuple):
-    """A place in a text and what it holds."""
+    """A place in a text, its kind and its value."""
 
     start: int
     end: int
@@ -55,7 +55,7 @@ IN_IPV6 = re.compile(r":[0-9a-fA-F]{0,4}:[0-9a-fA-F]{0,4}:")
 
 
 def find(text: str, wanted: frozenset[str]) -> list[Hit]:
-    """What of the wanted kinds a text holds, in order; places do not overlap within one kind."""
+    """Return the matches of the wanted kinds in a text, in order. Places of one kind do not overlap."""
     hits: list[Hit] = []
     if "@" in text and "email" in wanted:
         hits += [Hit(*m.span(), "email") for m in EMAIL.finditer(text)]
@@ -83,7 +83,8 @@ def _forms(text: str) -> Iterator[Hit]:
 
 
 def _otherwise(text: str, start: int) -> Hit | None:
-    """What begins at a place where something has a form and not its checksum: what is no card may be a phone."""
+    """Return another kind that matches at a place where a form has no valid checksum: digits that are not a card may be
+    a phone number."""
     for group, pattern in _ALONE.items():
         found = pattern.match(text, start)
         if found and (hit := _judged(text, start, found.end(), group)):
@@ -101,7 +102,8 @@ def _judged(text: str, start: int, end: int, group: str) -> Hit | None:
 
 
 def _phone(text: str, start: int, end: int) -> Hit | None:
-    """The number without what a greedy search took along behind it; None if it has too few or many digits."""
+    """Return the number without the text behind it that the greedy search included; None if it has too few or too many
+    digits."""
     value = text[start:end]
     most = 11 if value.startswith("+1") else 15
     at = [i for i, c in enumerate(value) if c.isdigit()]
@@ -116,7 +118,7 @@ def _phone(text: str, start: int, end: int) -> Hit | None:
 
 
 def _iban(text: str, start: int, end: int) -> Hit | None:
-    """The longest that passes the check; words in capitals may follow an account number."""
+    """Return the longest match that passes the check; capitalised words may follow an account number."""
     value = text[start:end]
     ends = [len(value), *(i for i in range(len(value) - 1, 14, -1) if value[i] == " ")]
     found = next((n for n in ends if iban.is_valid(value[:n], check_country=False)), None)
@@ -135,7 +137,7 @@ def _addresses(pattern: re.Pattern[str], text: str) -> Iterator[Hit]:
 
 
 def is_card(text: str) -> bool:
-    """Whether digits are a payment card's: a scheme's prefix and length, and Luhn's check."""
+    """Whether digits are a payment card number: prefix and length of a scheme, and the Luhn check."""
     digits = "".join(c for c in text if c.isdigit())
     return _has_scheme(digits) and luhn.is_valid(digits)
 

@@ -37,8 +37,9 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
 class Value(NamedTuple):
-    """A personal value: its kind, how it was first written, and whether others than it may be equal to it. Of a secret
-    that is a JSON number in some field (``is_number``), the surrogate is digits of the same length."""
+    """A personal value: its kind, its first spelling, and whether the same text may also mean something else.
+    ``is_number``: some field holds this secret as a JSON number, so its surrogate has digits only and the same length.
+    """
 
     kind: str
     written: str
@@ -81,7 +82,7 @@ class Fields:
         self._silent: set[str] = set()  # keys under which nothing is learned
 
     def says(self, kind: str, low: str, at: int) -> bool:
-        """Whether the text before a position names this kind of value: by its field's key, or by a word."""
+        """Whether the text before a position names this kind of value, by a field's key or by a word."""
         return self._cues[kind].search(low[max(0, at - _NEAR) : at]) is not None
 
     @cached_property
@@ -172,8 +173,8 @@ class Fields:
                     self.learn(item, known, key)
 
     def _note_number(self, kind: str, value: int, known: Known) -> None:
-        """Adds a number under a personal field: a phone number, or a secret of some digits. Fewer are a count or a
-        flag."""
+        """Add a number under a personal field: a phone number, or a secret with enough digits. A short number is a
+        count or a flag."""
         told = str(value)
         if kind == "phone":
             self._note(kind, told, known)
@@ -223,7 +224,7 @@ def _keys(told: str) -> set[str]:
 
 
 def _cue(words: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern for one of some words or keys, with any separators, and the characters between it and a
+    """Return a pattern for one of some words or keys, with any separators, and for the characters between it and a
     value."""
     ordered = sorted(words, key=len, reverse=True)
     # A key of several words is known without what divides them: it may have a mark between any two characters.

@@ -1,4 +1,4 @@
-"""Forms that detectors look for and surrogates keep: phone numbers, reserved networks, national identifiers."""
+"""Forms that detectors search and surrogates preserve: phone numbers, reserved networks, national identifiers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DOCUMENTATION = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/2
 
 
 def phone_parts(text: str, digits: str) -> tuple[str, str, str]:
-    """What stays in front, the number itself, and what a surrogate's number starts with. The number is the same
-    with and without +1, and with 00 for +."""
+    """Return the prefix of a phone number that is kept, the number itself, and the prefix of its surrogate. The number
+    is the same with and without +1, and with 00 for +."""
     prefix, number = ("00", digits[2:]) if digits.startswith("00") and not digits.startswith("000") else ("", digits)
     if len(number) == 11 and number[0] == "1":
         return prefix + "1", number[1:], "10"
@@ -31,7 +31,7 @@ def phone_parts(text: str, digits: str) -> tuple[str, str, str]:
 
 
 def is_documentation(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address lies in a network that is reserved for documentation."""
+    """Whether an address is in a network that is reserved for documentation."""
     return any(address in network for network in DOCUMENTATION)
 
 
@@ -61,5 +61,5 @@ _IDENTIFIERS: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = tuple(
 
 
 def is_national_id(text: str) -> bool:
-    """Whether a text is an identifier of the USA, Brazil, India, Sweden, Finland, France, Spain or Italy."""
+    """Whether a text is a national identifier of the USA, Brazil, India, Sweden, Finland, France, Spain or Italy."""
     return any(form.fullmatch(text) and check(text) for form, check in _IDENTIFIERS)

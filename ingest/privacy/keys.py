@@ -1,4 +1,4 @@
-"""The lake's key: surrogates and the encryption of raw parts are derived from it, each in its own way."""
+"""The lake's key. The surrogates and the encryption of raw parts each use a key that is derived from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHORTEST = 16  # characters of a key in the environment
 
 
 def load_key(lake: Path) -> bytes:
-    """32 bytes: from the environment, else from the lake's key file, which is made (0600) at first use."""
+    """Return 32 bytes from the environment, or from the lake's key file, which is created (0600) at first use."""
     given = os.environ.get(VARIABLE)
     if given is not None:
         if len(given) < SHORTEST:
@@ -34,7 +34,8 @@ def load_key(lake: Path) -> bytes:
 
 
 def _made(path: Path) -> bytes:
-    """A new key, complete under its name from the first moment; of two who make one, both get the first's."""
+    """Create a key file that is complete when it appears under its name. Of two processes that create one, both use the
+    first."""
     key = secrets.token_bytes(32)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -55,10 +56,10 @@ def _made(path: Path) -> bytes:
 
 
 def derived(key: bytes, purpose: str) -> bytes:
-    """32 bytes for one purpose; they tell nothing of the key nor of another purpose's."""
+    """Return 32 bytes for one purpose. They reveal neither the key nor another purpose's bytes."""
     return blake2b(b"", key=key, digest_size=32, person=purpose.encode()[:16]).digest()
 
 
 def name_of(key: bytes) -> str:
-    """A public name of a key: equal keys have equal names, and the name says nothing else."""
+    """Return a public name of a key. Equal keys have equal names; the name reveals nothing else about the key."""
     return derived(key, "key-name").hex()[:12]

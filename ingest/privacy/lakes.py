@@ -1,4 +1,4 @@
-"""What the settings and the key of a lake make of its conversations."""
+"""Apply the settings and the key of a lake to its conversations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PRIVACY_VERSION = 1
 
 
 def open_privacy(lake: Path) -> Privacy | None:
-    """What the settings of a lake ask for; None if they ask for nothing. Makes the key at first use."""
+    """Return the privacy of a lake according to its settings; None if they are off. Creates the key at first use."""
     settings = load(lake)
     return Privacy(Scrubber(settings, load_key(lake))) if settings.enabled else None
 
 
 def fingerprint(lake: Path) -> dict[str, Any]:
-    """What of privacy decides how tables look: equal settings, key and version have equal fingerprints."""
+    """Return a hash of everything about privacy that affects the tables: settings, key and version."""
     settings = load(lake)
     if not settings.enabled:
         return {"enabled": False}

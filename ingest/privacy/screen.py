@@ -1,8 +1,8 @@
-"""Whether texts may hold anything that a detector finds: asked once of many, instead of every detector of each.
+"""A fast test whether texts may hold anything that a detector finds, applied to many texts at once.
 
-What is asked is told as one text: texts and JSON, a line each. Every question here is one that is answered
-with yes for the whole if it is for a part, and a text written as JSON differs from itself by its escapes alone.
-Yes may be wrong; no is not.
+The texts and JSON of a conversation are joined, one per line. A test that is true for a part is true for the whole, and
+JSON escapes are the only difference between a text and its JSON form. The test can give false positives, but no false
+negatives.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _SAID_IN_ANY_CASE = re.compile(_SAID.pattern, re.IGNORECASE)
 
 
 class Told:
-    """What a conversation tells: of each of its turns the texts, and its tools as JSON. Of a call only the arguments'
-    JSON is among the texts, and its id and name, for the keys are those under which values may be learned."""
+    """The content of a conversation: the texts of each turn, and its tools as JSON. Of a call, the texts hold its
+    arguments as JSON, its id and its name, because values are learned by keys."""
 
     def __init__(self, turns: list[list[str]], tools: str) -> None:
         self.turns, self.tools = turns, tools
         self.whole = "\n".join(chain.from_iterable(turns))
 
     def plain_turns(self) -> list[bool]:
-        """Whether each turn holds nothing."""
+        """For each turn, whether it has nothing to replace."""
         return [not may_hold("\n".join(texts)) for texts in self.turns]
 
 
@@ -62,7 +62,8 @@ def _is_hard_to_read(told: str) -> bool:
 
 
 def _may_hold_secret(told: str) -> bool:
-    """What ``tokens`` looks for in long words: a digit in one, a password in an address, a prefix, a key's block."""
+    """Whether the text has what ``tokens`` searches for: a long word with a digit, a password in an address, a prefix,
+    a key block."""
     if "xox" in told or "PRIVATE KEY" in told or ("://" in told and _LINK.search(told)):
         return True
     words = told.replace('"', " ").split()

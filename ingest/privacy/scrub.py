@@ -213,7 +213,8 @@ def _rewritten(token: re.Match[str], changed: dict[str, str], common: Common) ->
 
 
 def _apart(spots: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """Spots in order; those that overlap become one, of the longer's kind (of equals the first told)."""
+    """Return the spots in order, with overlapping ones merged. A merged spot has the kind of the longer one; of equal
+    lengths, of the first."""
     kept: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(spots, key=lambda s: (s[0], -s[1])):
         if kept and start < kept[-1][1]:

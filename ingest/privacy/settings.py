@@ -1,4 +1,4 @@
-"""What a person may choose about privacy: ``privacy.toml`` in the lake."""
+"""User settings of privacy: ``privacy.toml`` in the lake."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PrivacySettings(BaseModel):
 
 
 def load(lake: Path) -> PrivacySettings:
-    """The settings of a lake; the defaults where there is no file. Raises UserError for what nobody may choose."""
+    """Return the settings of a lake, or the defaults if it has no file. Raises UserError for an invalid setting."""
     path = lake / FILE
     try:
         given = tomllib.loads(path.read_text())

@@ -1,11 +1,11 @@
-"""Surrogates: for a value and a key always the same other value, of the same form, that belongs to nobody.
+"""Surrogates: the same value and key always give the same replacement, of the same form, that belongs to nobody.
 
-The replacement is drawn from BLAKE2b(key, kind, canonical value), so it is the same in every conversation and
-every run with that key, however the value is written (case of an e-mail, separators of a number), and says
-nothing about the value without the key. What it looks like can be nobody's: e-mail in ``.example`` (RFC 2606),
-phone numbers in ranges that no plan assigns, cards in the schemes' test ranges, addresses in the documentation
-networks (RFC 5737, 3849), identifiers whose check digit is wrong, birthdays before 1920. A surrogate is known as
-one by that, or by letters that only the key can check, and is its own surrogate: replacing twice changes nothing.
+The replacement is drawn from BLAKE2b(key, kind, canonical value). It is therefore the same in every conversation and
+run with that key, for every spelling of the value (case of an e-mail, separators of a number), and reveals nothing
+about the value without the key. Surrogates are in reserved ranges: e-mail in ``.example`` (RFC 2606), phone numbers in
+unassigned ranges, cards in the schemes' test ranges, addresses in the documentation networks (RFC 5737, 3849),
+identifiers with a wrong check digit, birthdays before 1920. A surrogate is recognised by its range or by letters that
+only the key can verify. It is its own surrogate, so replacing twice changes nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SEAL = 6  # characters at the end of a token that the rest of it decides
 
 
 class Surrogates:
-    """The mapping of one key."""
+    """The surrogates of one key."""
 
     def __init__(self, key: bytes) -> None:
         self._key = derived(key, "surrogates")
@@ -55,15 +55,15 @@ class Surrogates:
         }  # fmt: skip
 
     def of(self, kind: str, text: str) -> str:
-        """The surrogate of a value of one kind; of a surrogate, itself."""
+        """Return the surrogate of a value of one kind; a surrogate is returned unchanged."""
         found = self._known.get((kind, text))
         if found is None:
             found = self._known[kind, text] = self._makers[kind](text)
         return found
 
     def digits_of(self, kind: str, text: str) -> str:
-        """The surrogate of a number as a number of the same length, so that it fits the same schema. Nothing in it
-        tells it from other numbers: unlike ``of``, replacing twice gives a third number."""
+        """Return the surrogate of a number as a number of the same length, so that it fits the same schema. It cannot
+        be recognised as a surrogate: unlike ``of``, replacing twice gives a third number."""
         for salt in range(8):
             draws = self._draw(kind, f"number\0{salt}\0{text}", len(text))
             made = str(1 + next(draws) % 9) + "".join(str(n % 10) for n in draws)
@@ -72,19 +72,19 @@ class Surrogates:
         return made
 
     def is_email(self, text: str) -> bool:
-        """Whether an e-mail address is one that this key made."""
+        """Whether this key made an e-mail address."""
         local, _, domain = text.lower().rpartition("@")
         label, _, rest = domain.partition(".")
         return rest == "example" and len(label) == 8 and label == label[:4] + self._check(local + label[:4], 2)
 
     def is_card(self, digits: str) -> bool:
-        """Whether a card number is one that this key made."""
+        """Whether this key made a card number."""
         return digits[:6] in _TEST_RANGE.values() and digits[-3:-1] == self._card_check(digits[:-3])
 
     # ----------------------------------------------------------------------------------- drawing
 
     def _draw(self, kind: str, canonical: str, n: int) -> Iterator[int]:
-        """``n`` numbers below 65536."""
+        """Return ``n`` numbers below 65536."""
         data = canonical.encode("utf-8", "surrogatepass")
         seed = blake2b(data, key=self._key, person=kind.encode()[:16]).digest()
         stream = shake_256(seed).digest(2 * n)
@@ -98,7 +98,8 @@ class Surrogates:
         return self._syllables("check", text, n)
 
     def _like(self, kind: str, text: str, canonical: str) -> str:
-        """Digits for digits, letters of the same case for letters, all else as it is; never the text itself."""
+        """Replace digits by digits and letters by letters of the same case, and keep everything else. The result
+        differs from the text."""
         for salt in range(8):
             draws = self._draw(kind, f"{salt}\0{canonical}", len(text))
             out = "".join(_same_class(c, next(draws)) if c.isalnum() else c for c in text)
@@ -117,7 +118,8 @@ class Surrogates:
         return f"{made}@{entropy}{self._check(made.lower() + entropy, 2)}.example"
 
     def _phone(self, text: str) -> str:
-        """Area code 10x (NANP has none), country code 999, or 000 in front: no plan assigns these."""
+        """Return area code 10x (not assigned in the NANP), country code 999, or a number that starts with 000. No
+        numbering plan assigns these."""
         digits = "".join(_DIGIT.findall(text))
         prefix, number, head = phone_parts(text, digits)
         if number.startswith(head):
@@ -143,7 +145,7 @@ class Surrogates:
         return "".join(str(n % 10) for n in self._draw("card-check", body, 2))
 
     def _iban(self, text: str) -> str:
-        """The same country; its check digits are 00, which no account has."""
+        """Return an IBAN of the same country with check digits 00, which no account has."""
         compact = "".join(text.split())
         made = iter(compact[:2] + "00" + self._like("iban", compact[4:], compact.upper()))
         return "".join(c if c.isspace() else next(made) for c in text)
@@ -176,7 +178,8 @@ class Surrogates:
         return made
 
     def _secret(self, text: str) -> str:
-        """The vendor's prefix stays; a short secret becomes a longer one. The last characters are the key's seal."""
+        """Keep the vendor's prefix and lengthen a short secret. The last characters are a seal that the key can verify.
+        """
         prefix, body, end = _secret_parts(text)
         lacking = SHORTEST_TOKEN - sum(_is_plain(c) for c in body)
         if lacking <= 0 and self._sealed(body) == body:
@@ -195,7 +198,7 @@ class Surrogates:
         return "".join(out)
 
     def word(self, text: str) -> str:
-        """A word that can be spoken for a word, in the same case."""
+        """Return a pronounceable word of the same case for a word."""
         if self.is_word(text):
             return text
         canonical = text.casefold()
@@ -206,7 +209,7 @@ class Surrogates:
         return made.capitalize() if text[:1].isupper() or not text[:1].islower() else made
 
     def is_word(self, text: str) -> bool:
-        """Whether a word is one that this key made."""
+        """Whether this key made a word."""
         low = text.lower()
         return len(low) in (10, 12) and low.isascii() and low.endswith(self._check(low[:-4], 2))
 
@@ -248,12 +251,12 @@ class Surrogates:
 
 
 def is_no_name(word: str) -> bool:
-    """Titles and initials, which stay."""
+    """Whether a word is a title or an initial, which are kept."""
     return word.lower() in TITLES or (len(word) == 1 and word.isascii())
 
 
 def _secret_parts(text: str) -> tuple[str, str, str]:
-    """The prefix by which a vendor's tokens are known, the secret itself, and what closes a key's block."""
+    """Return the vendor's prefix of a token, the secret itself, and the end of a key block."""
     found = _PREFIX.match(text) if len(text) >= 16 else None
     prefix = found.group() if found else ""
     body, mark, after = text[len(prefix) :].partition("-----END")
@@ -277,6 +280,6 @@ def _same_class(c: str, draw: int) -> str:
 
 
 def _filled(template: str, digits: str) -> str:
-    """The template with its digits replaced, in order."""
+    """Return the template with its digits replaced, in order."""
     rest = iter(digits)
     return _DIGIT.sub(lambda _: next(rest), template)

@@ -1,4 +1,4 @@
-"""Secrets by their form: the plugins of detect-secrets, and tokens that it does not know."""
+"""Find secrets by their form: the plugins of detect-secrets, and tokens that it does not know."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SAYS = ("passw", "passc", "passp", "pwd", "key", "secret", "token", "bearer", "b
 
 @cache
 def _patterns() -> tuple[re.Pattern[str], ...]:
-    """The patterns of the plugins themselves: ``analyze_string`` would tell what was found, but not where."""
+    """Return the plugins' own patterns: ``analyze_string`` would return the value of a match, but not its place."""
     # Imported when needed: it brings a client for HTTP along, which takes longer to load than all else here.
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
@@ -44,7 +44,7 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
 
 
 def find_secrets(text: str) -> list[Hit]:
-    """Where a text holds secrets, in order."""
+    """Return the places of secrets in a text, in order."""
     hits = []
     if "PRIVATE KEY" in text or _has_long(text):
         for pattern in (_OTHERS, *_patterns()):
@@ -81,6 +81,7 @@ def _trimmed(m: re.Match[str]) -> Hit:
 
 
 def _looks_secret(value: str) -> bool:
-    """Digits and letters in one word: "the password is Hunter42x" tells one, "the token is invalid" does not."""
+    """Whether a word has digits and letters: "the password is Hunter42x" has a secret, "the token is invalid" has none.
+    """
     value = value.rstrip(".!?)]}\\")
     return len(value) >= 6 and any(c.isdigit() for c in value) and any(c.isalpha() for c in value)

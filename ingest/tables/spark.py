@@ -1,7 +1,7 @@
-"""The parts of a normalisation, and the SQL of the tables, on Apache Spark (docs/spark.md).
+"""Run the normalisation and the SQL of the tables on Apache Spark (docs/spark.md).
 
-Spark reads and divides the raw rows, runs the parts as Arrow functions on its executors, and the SQL files as they
-are, in its own dialect. Executors and driver see the lake under the same path: a volume that all of them mount.
+Spark reads and partitions the raw rows, runs the parts as Arrow functions on its executors, and runs the SQL files,
+transpiled to its dialect. Executors and driver must see the lake under the same path, for example on a shared volume.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 def session() -> SparkSession:
-    """The session of the cluster that this runs on (``spark-submit``, Databricks, EMR), else a local one. Raises
-    UserError where Spark is not installed."""
+    """Return the active session of a cluster (``spark-submit``, Databricks, EMR), or a local session. Raises UserError
+    if Spark is not installed."""
     try:
         from pyspark.sql import SparkSession
     except ImportError:
         raise UserError("the engine spark needs PySpark and Java 17; install it with: make spark") from None
     from pyspark.errors import PySparkException
 
-    if SparkSession.getActiveSession() is None and "SPARK_ENV_LOADED" not in os.environ:  # nobody's cluster
+    if SparkSession.getActiveSession() is None and "SPARK_ENV_LOADED" not in os.environ:  # not on a cluster
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("rehearsal").config("spark.sql.session.timeZone", "UTC")
     try:
@@ -44,7 +44,7 @@ def session() -> SparkSession:
 
 
 class SparkRunner:
-    """Runs parts on a Spark session."""
+    """Runs the parts of a normalisation on a Spark session."""
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
@@ -73,7 +73,7 @@ class SparkRunner:
         return [found[number] for number in range(len(tasks))]
 
     def query(self, db: duckdb.DuckDBPyConnection, sql: str, target: Path) -> int:
-        """The views of ``db`` are of Parquet files; Spark reads the same ones."""
+        """Write the result of a query. The views of ``db`` read Parquet files; Spark reads the same files."""
         for name, files in db.execute(_VIEWS).fetchall():
             self.spark.read.parquet(files).createOrReplaceTempView(name)
         aside = target.with_name(f"{target.name}.spark")
@@ -92,12 +92,12 @@ _VIEWS = """
 
 
 def in_spark(sql: str) -> str:
-    """A query in DuckDB's SQL in Spark's."""
+    """Translate a query from DuckDB's SQL to Spark's."""
     return sqlglot.parse_one(sql, read="duckdb").transform(_in_spark).sql("spark")
 
 
 def _in_spark(node: exp.Expr) -> exp.Expr:
-    """What sqlglot does not carry over: ordered arrays, and exact quantiles."""
+    """Translate what sqlglot does not: ordered arrays and exact quantiles."""
     if isinstance(node, exp.ArrayAgg) and isinstance(node.this, exp.Order):
         value, by = node.this.this, node.this.expressions[0].this
         pairs = f"array_sort(collect_list(struct({by.sql('spark')} AS place, {value.sql('spark')} AS value)))"

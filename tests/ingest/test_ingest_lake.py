@@ -35,7 +35,7 @@ def test_a_file_of_many_batches_is_read_whole(tmp_path: Path, batch: int) -> Non
     assert len(read) == len(set(read)) == 10
 
 
-def test_a_conversation_comes_back_whole(tmp_path: Path) -> None:
+def test_a_conversation_is_recovered_completely(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.ingest([write(tmp_path / "a.jsonl", conversation())])
     (c,) = lake.conversations()
@@ -125,7 +125,7 @@ def test_a_truncated_file_keeps_its_good_lines(tmp_path: Path) -> None:
     assert len(Lake.open(tmp_path / "lake").conversations()) == 1
 
 
-def test_files_that_are_no_otlp_are_told_and_cost_nothing(tmp_path: Path) -> None:
+def test_files_that_are_not_otlp_are_reported_and_skipped(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"hello": 1}\n')
     (tmp_path / "bad.pb").write_bytes(b"\x00\x01nonsense")
     good = write(tmp_path / "good.jsonl", conversation())
@@ -143,7 +143,7 @@ def test_files_that_are_no_otlp_are_told_and_cost_nothing(tmp_path: Path) -> Non
         ("{", "no manifest"),
     ],
 )
-def test_a_lake_that_cannot_be_opened(tmp_path: Path, manifest: str | None, said: str) -> None:
+def test_an_invalid_lake_is_refused(tmp_path: Path, manifest: str | None, said: str) -> None:
     if manifest:
         (tmp_path / "lake.json").write_text(manifest)
     done = run("conversations", "--lake", str(tmp_path))
@@ -156,7 +156,7 @@ def test_an_empty_lake_says_how_to_fill_it(tmp_path: Path) -> None:
         lake.transitions()
 
 
-def test_a_directory_with_other_things_is_no_lake(tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_not_a_lake(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="is no lake"):
         Lake.create(tmp_path)

@@ -30,7 +30,7 @@ def test_results_come_back_in_order_and_failures_as_they_were() -> None:
         assert processes.submit(print, "no result of anybody's").result() is None
 
 
-def test_kept_ones_serve_whoever_asks_next_and_end_with_the_block() -> None:
+def test_kept_processes_are_reused_and_end_with_the_block() -> None:
     with kept():
         with some(1) as first:
             worker = first.submit(os.getpid).result()
@@ -43,7 +43,7 @@ def test_kept_ones_serve_whoever_asks_next_and_end_with_the_block() -> None:
         assert alone.submit(os.getpid).result() != worker
 
 
-def test_one_that_is_killed_is_told_of_and_not_waited_for() -> None:
+def test_a_killed_process_is_reported_and_not_waited_for() -> None:
     with Processes(1) as processes:
         processes.submit(os.getpid).result()
         for _ in range(2):
@@ -77,7 +77,7 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "ran 12\n"), done.stderr
 
 
-def test_segments_that_processes_read_land_as_they_do_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_read_by_processes_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lakes = [Lake.create(tmp_path / name) for name in ("here", "there")]
     for lake in lakes:
         for numbers in (range(1, 4), range(3, 6), range(6, 9)):  # a conversation comes twice
@@ -95,7 +95,7 @@ def test_segments_that_processes_read_land_as_they_do_here(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_one_segment_is_read_by_several_as_by_one(
+def test_one_segment_read_by_several_processes_gives_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
     """A record that is damaged ends what is read, also where another process reads behind it."""
@@ -137,7 +137,7 @@ def test_drafts_of_a_killed_ingest_are_removed(tmp_path: Path) -> None:
     assert not list((lake.path / "raw").rglob("*.tmp"))
 
 
-def test_a_segment_that_grows_after_it_was_looked_at_is_read(
+def test_a_segment_that_grows_during_ingest_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(landing, "PARALLEL_FROM", 1)

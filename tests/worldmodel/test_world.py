@@ -88,7 +88,7 @@ def answers(
 
 
 @pytest.mark.parametrize("writes", [False, True])
-def test_whoever_asks_first_the_answers_are_the_same(model: WorldModel, writes: bool) -> None:
+def test_answers_do_not_depend_on_who_asks_first(model: WorldModel, writes: bool) -> None:
     """Members of a group ask the same things in random orders, in one world and in one made anew."""
     known = messages_of([read(500)])
     start = [("ship_parcel", {"parcel_id": "P-501"})] if writes else []
@@ -101,13 +101,13 @@ def test_whoever_asks_first_the_answers_are_the_same(model: WorldModel, writes: 
             assert answers(world.episode(), start + order) == expected
 
 
-def test_a_world_sticks_to_what_it_said_until_something_is_written(model: WorldModel) -> None:
+def test_answers_are_stable_until_a_write(model: WorldModel) -> None:
     episode = model.world(seed=1).episode()
     said = {episode.call("get_parcel", {"parcel_id": "P-501"}).content for _ in range(8)} - {TIMEOUT}
     assert len({s for s in said if "timeout" not in s}) == 1
 
 
-def test_provenance_says_who_answered(model: WorldModel) -> None:
+def test_provenance_names_the_source_of_an_answer(model: WorldModel) -> None:
     known = [read(500), ship(501), Step("find_parcels", {"town": "T502"}, '["P-502"]')]
     episode = model.world(messages=messages_of(known), seed=0).episode()
     seen = [episode.call("get_parcel", {"parcel_id": "P-500"}) for _ in range(4)]
@@ -154,7 +154,7 @@ def test_a_scenario_starts_before_its_facts_and_replays_them_state_by_state(mode
         assert contents == ["packed", "shipped", "shipped"]
 
 
-def test_what_production_read_stale_does_not_stay_so_for_ever(model: WorldModel) -> None:
+def test_a_stale_recorded_read_is_corrected(model: WorldModel) -> None:
     effects = replace(model.resolver.frame.effects, lagging=frozenset({("ship_parcel", "get_parcel")}))
     frame = replace(model.resolver.frame, effects=effects)
     lagging = replace(model, resolver=replace(model.resolver, frame=frame))
@@ -175,7 +175,7 @@ def test_what_production_read_stale_does_not_stay_so_for_ever(model: WorldModel)
         assert seen[3].content == seen[4].content == seen[5].content, "and then it stays so"
 
 
-def test_forks_share_the_past_and_part_ways(model: WorldModel) -> None:
+def test_forks_share_the_past_and_then_diverge(model: WorldModel) -> None:
     world = model.world(messages=messages_of([Step("find_parcels", {"town": "T501"}, '["P-501"]')]))
     before = world.episode()
     first = before.call("get_parcel", {"parcel_id": "P-501"}).content
@@ -216,7 +216,7 @@ async def _ask(model: WorldModel, held_out: dict[str, list[Step]]) -> dict[str, 
     return await measure(model, asked, with_base=False)
 
 
-def test_the_card_counts_what_it_says(model: WorldModel) -> None:
+def test_the_card_has_its_counts(model: WorldModel) -> None:
     held_out = {f"h{n}": [read(n), ship(n), read(n, "shipped")] for n in (600, 601, 602)}
     card = model.run(_ask(model, held_out))
     assert card["overall"]["n"] == 9 and set(card["tools"]) == {"get_parcel", "ship_parcel"}
@@ -231,7 +231,7 @@ def test_the_card_counts_what_it_says(model: WorldModel) -> None:
 # ----- users
 
 
-def test_users_answer_alike_in_one_world_and_leave_at_last(model: WorldModel) -> None:
+def test_users_answer_equally_in_one_world_and_leave_in_the_end(model: WorldModel) -> None:
     world = World(model, 0, Grounding(goal=("ship it", "yes"), said=(("user", "ship it"),)))
 
     async def talk(episode: Episode) -> list[str | None]:
@@ -256,7 +256,7 @@ def test_users_are_compared_with_real_ones_turn_by_turn(model: WorldModel) -> No
     assert auc(["yes please"] * 12, ["xqz wkj"] * 12) == 1.0 and auc(["a"], ["b"]) is None
 
 
-def test_dialogue_is_what_customers_hear() -> None:
+def test_dialogue_has_only_what_customers_read() -> None:
     messages = [
         {"role": "user", "content": "hello"},
         {

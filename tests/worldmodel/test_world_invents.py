@@ -117,7 +117,7 @@ def settle(episode: Any, tool: str, arguments: dict[str, Any]) -> Any:
 # ----- invention
 
 
-def test_an_unseen_record_is_invented_whole_and_stays(model: WorldModel) -> None:
+def test_an_unseen_record_is_invented_once_and_completely(model: WorldModel) -> None:
     bodies = set()
     for seed in range(4):
         first, again = ask(model, seed, 9123), ask(model, seed, 9123)
@@ -152,7 +152,7 @@ def test_a_field_that_rules_know_to_be_absent_may_stand_beside_a_hole(model: Wor
     assert body["town"] == "Lund" and "note" not in body
 
 
-def test_nothing_generated_is_a_trained_conversations_own(model: WorldModel) -> None:
+def test_generated_answers_repeat_no_trained_conversation(model: WorldModel) -> None:
     owners = {json.loads(s.content)["owner"] for steps in corpus().values() for s in steps
               if s.tool == "show_crate" and s.outcome == OK}  # fmt: skip
     drawn = replace(model, resolver=replace(model.resolver, writes=False))
@@ -172,7 +172,7 @@ def test_types_of_values_are_checked_all_the_way_down() -> None:
 # ----- ids that do not exist
 
 
-def test_a_misspelt_id_never_pays(model: WorldModel) -> None:
+def test_a_misspelt_id_never_succeeds(model: WorldModel) -> None:
     """The goal's crate is sold by the right id; by a misspelt one nothing is, in the same world."""
     one = crate(700, random.Random(1)) | {"state": "stored"}
     task = scenario([show(one), sell(one), show({**one, "state": "sold"})], "sell my crate K-700")
@@ -279,7 +279,7 @@ def test_episodes_of_a_world_do_not_see_each_other(model: WorldModel, seed: int,
 # ----- control
 
 
-def test_the_next_write_fails_as_it_was_told(model: WorldModel) -> None:
+def test_the_next_write_fails_as_scheduled(model: WorldModel) -> None:
     one = crate(700, random.Random(1)) | {"state": "stored"}
     task = scenario([show(one), sell(one)], "sell K-700")
     control = Control.parse("the next write fails with 404; no faults")
@@ -292,7 +292,7 @@ def test_the_next_write_fails_as_it_was_told(model: WorldModel) -> None:
     assert conflict.call("show_crate", {"crate": "K-700"}).error_class == "conflict"
 
 
-def test_faults_come_as_often_as_they_are_wanted(model: WorldModel) -> None:
+def test_fault_rates_are_those_of_the_control(model: WorldModel) -> None:
     one = crate(700, random.Random(1))
     task = scenario([show(one)], "show K-700")
 
@@ -308,7 +308,7 @@ def test_faults_come_as_often_as_they_are_wanted(model: WorldModel) -> None:
     assert rate("no faults") == 0 and 0 < once and 1.8 * once < thrice < 4.5 * once
 
 
-def test_answers_that_are_quietly_wrong_leave_the_world_as_it_is(model: WorldModel) -> None:
+def test_implicit_faults_do_not_change_the_store(model: WorldModel) -> None:
     one = crate(700, random.Random(1)) | {"state": "stored"}
     task = scenario([listing(one["town"], [one, crate(701, random.Random(2))]), show(one), sell(one)], "sell K-700")
     shown = {}
@@ -407,7 +407,7 @@ def test_the_model_is_asked_only_where_it_beats_drawn_values() -> None:
     assert model_is_better(ways(0.5, 0.4)) and not model_is_better(ways(0.3, 0.4)) and model_is_better({"n": 7})
 
 
-def test_support_is_calibrated_by_what_was_right() -> None:
+def test_support_is_calibrated_on_correctness() -> None:
     pairs = [(0.2, k % 5 == 0) for k in range(50)] + [(0.8, k % 10 > 0) for k in range(50)]
     pairs += [(0.9, k % 2 > 0) for k in range(8)]
     curve = fit_support(pairs)

@@ -109,7 +109,7 @@ def test_a_write_with_a_reading_name_is_found_by_what_it_changes() -> None:
     assert "check_parcel_out" in learn_effects(renamed).writes
 
 
-def test_a_read_with_a_writing_name_is_cleared_by_what_it_leaves_alone() -> None:
+def test_a_read_with_a_writing_name_is_recognised_by_unchanged_answers() -> None:
     conversations = [
         [read(k), Step("rate_parcel", {"parcel_id": f"P-{k}"}, '"good"'), read(k)] for k in range(100, 110)
     ]
@@ -122,7 +122,7 @@ def test_a_lasting_error_is_not_transient() -> None:
     assert not learn_effects([[missing, missing, missing]] * 5).transient
 
 
-def test_haste_is_seen() -> None:
+def test_errors_from_frequent_calls_are_learned() -> None:
     def search(k: int, outcome: str) -> Step:
         return Step("search", {"query": str(k)}, "[]" if outcome == OK else "slow down", outcome)
 
@@ -150,7 +150,7 @@ def test_context_is_the_latest_write_then_the_record_and_nothing_of_others(effec
     assert chosen == [history[2], history[1]]
 
 
-def test_unrelated_calls_leave_no_trail(effects: Effects) -> None:
+def test_unrelated_calls_are_not_in_the_trail(effects: Effects) -> None:
     arguments = {"parcel_id": "P-1"}
     calm = replace(effects, historic=frozenset())
     assert trail_of("get_parcel", arguments, [read(2), ship(2)], calm) == []
@@ -200,7 +200,7 @@ def test_a_write_is_taught_as_a_small_patch_and_a_later_read_as_a_reference() ->
     )
 
 
-def test_what_can_be_known_is_told_from_what_cannot() -> None:
+def test_derivable_answers_are_distinguished_from_others() -> None:
     vocabulary = learn_vocabulary(corpus())
     assert derivable(ship(500), [read(500)], vocabulary)
     assert not derivable(read(500), [], vocabulary)
@@ -258,7 +258,7 @@ def test_only_unanimous_reads_before_any_write_are_replayed_for_all() -> None:
 # ----- profiles
 
 
-def test_profiles_know_shapes_and_what_was_never_asked() -> None:
+def test_profiles_have_shapes_and_refuse_unknown_arguments() -> None:
     profile = learn_profiles(s for steps in corpus().values() for s in steps)["get_parcel"]
     profile = Profile.from_json(json.loads(json.dumps(profile.to_json())))
     assert profile.allows(OK, body(**parcel(7)))
@@ -314,7 +314,7 @@ def desk_conversation(number: str) -> list[Step]:
     return [read_before, opened, read_before, fresh]
 
 
-def test_writes_behind_a_lagging_replica_and_another_key_are_found_and_related() -> None:
+def test_writes_with_lagging_reads_and_another_key_are_learned() -> None:
     conversations = [desk_conversation(str(number)) for number in range(4100, 4120)]
     effects = learn_effects(conversations)
     assert effects.writes == {"open_return"}
@@ -327,7 +327,7 @@ def test_writes_behind_a_lagging_replica_and_another_key_are_found_and_related()
 
 
 @pytest.mark.parametrize("is_lagging", [True, False])
-def test_a_store_that_lags_is_told_from_one_that_does_not(is_lagging: bool) -> None:
+def test_a_lagging_store_is_distinguished_from_another(is_lagging: bool) -> None:
     conversations = []
     for number in range(4100, 4120):
         before, _, stale, fresh = desk_conversation(str(number))

@@ -32,9 +32,9 @@ class Sampling:
         """Raise UserError unless sampling is at temperature 1 over all tokens; for engines that only report that."""
         if self.learned and (self.temperature != 1.0 or self.min_p):
             raise UserError(
-                f"{engine} gives log-probabilities at temperature 1 over all tokens, but practice draws at temperature "
-                f"{self.temperature} with min_p {self.min_p}: the policy gradient would be of another distribution. "
-                "Set train.temperature to 1 and train.min_p to 0, or let vLLM run in this process (no vllm.server)"
+                f"{engine} gives log-probabilities at temperature 1 over all tokens, but practice samples at "
+                f"temperature {self.temperature} with min_p {self.min_p}; gradients would be of another distribution. "
+                "Set train.temperature to 1 and train.min_p to 0, or run vLLM in this process (no vllm.server)"
             )
 
 

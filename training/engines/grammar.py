@@ -39,7 +39,7 @@ class Grammar:
 
         matcher = LLMatcher(_tokens(self.tokenizer, self.stop_id), _compiled(self.schema))
         if matcher.is_error():
-            raise UserError(f"the grammar library cannot follow a schema: {matcher.get_error()}")
+            raise UserError(f"the grammar library cannot process a schema: {matcher.get_error()}")
         return Matcher(matcher)
 
 

@@ -169,12 +169,12 @@ class VllmServer:
             answer = await self._http.request(method, path, json=body)
         except httpx.ReadTimeout as error:
             raise UserError(
-                f"the vLLM server at {self._url} was silent for {ANSWER_SECONDS:.0f} s; see its log"
+                f"the vLLM server at {self._url} did not answer within {ANSWER_SECONDS:.0f} s; see its log"
             ) from error
         except httpx.TransportError as error:
             raise _Gone(f"no vLLM server answers at {self._url}; start one: {self._command}") from error
         if answer.status_code == 404 and path.endswith("_lora_adapter") and "cannot be found" not in answer.text:
-            raise UserError(f"the vLLM server at {self._url} loads no adapters; start it so: {self._command}")
+            raise UserError(f"the vLLM server at {self._url} cannot load adapters; start it with: {self._command}")
         if answer.is_error:
             kind = _Gone if answer.status_code == 404 and path == "/v1/completions" else UserError
             raise kind(f"the vLLM server at {self._url} refused {path}: {_message(answer)}")

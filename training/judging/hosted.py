@@ -225,6 +225,6 @@ def read_rubric(path: Path, agent: str) -> str | None:
     except (yaml.YAMLError, ValidationError) as error:
         problem = str(error).splitlines()[0]
         raise UserError(
-            f"{path} is no file of rubrics ({problem}); expected `default: text` and `agents: {{name: text}}`"
+            f"{path} is not a rubrics file ({problem}); expected `default: text` and `agents: {{name: text}}`"
         ) from error
     return found.agents.get(agent, found.default)

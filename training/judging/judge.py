@@ -198,6 +198,24 @@ def labelled(conversations: Sequence[Conversation]) -> list[tuple[Conversation, 
     return found
 
 
+def split_labelled(
+    conversations: Sequence[Conversation], held_out_share: float
+) -> tuple[list[tuple[Conversation, bool]], list[tuple[Conversation, bool]]]:
+    """The conversations with a known outcome (oldest first), as earlier and latest ones.
+
+    Raises UserError unless there are 20, with successes and failures among the earlier and among the latest.
+    """
+    examples = labelled(conversations)
+    earlier, latest = split_latest(examples, held_out_share) if len(examples) >= 20 else ([], [])
+    if len({s for _, s in earlier}) < 2 or len({s for _, s in latest}) < 2:
+        raise UserError(
+            f"the judge needs outcomes of both kinds and at least 20 of them, got {len(examples)} "
+            f"({sum(s for _, s in examples)} successes); record gen_ai.evaluation.result for some conversations, or "
+            "name a hosted judge (ruler.base_url)"
+        )
+    return list(earlier), list(latest)
+
+
 def judge_rows(examples: Sequence[tuple[str, bool]], chat: ChatFormat, settings: JudgeSettings, seed: int) -> list[Row]:
     """A pointwise row per example, and pairs of a success and a failure in random order."""
     rng = random.Random(seed)
@@ -236,14 +254,8 @@ def fit_judge(
     chosen form orders correctly (the area under the ROC curve), with a 95 % bootstrap interval. The fit starts from the
     adapter `last` if it is given. Raises UserError if outcomes are missing or all equal.
     """
-    examples = labelled(conversations)
-    earlier, latest = split_latest(examples, settings.held_out_share) if len(examples) >= 20 else ([], [])
+    earlier, latest = split_labelled(conversations, settings.held_out_share)
     train, held_out = ([(transcript(c.messages), s) for c, s in part] for part in (earlier, latest))
-    if len({s for _, s in train}) < 2 or len({s for _, s in held_out}) < 2:
-        raise UserError(
-            f"the judge needs outcomes of both kinds and at least 20 of them, got {len(examples)}; record "
-            "gen_ai.evaluation.result for some conversations, or set an external judge"
-        )
     rows = judge_rows(train, base.format, settings, seed)
     weights, config, history = fit_sft(
         base, rows, judge_rows(held_out, base.format, settings, seed)[:300], settings.fit, checkpoint, seed,
@@ -265,7 +277,7 @@ def fit_judge(
         **(corrected if form == "pointwise" else {}),
         "forms": measured,
         "evidence": (evidence if form == "pointwise" else Evidence()).plain(),
-        "labelled": len(examples),
+        "labelled": len(earlier) + len(latest),
         "held_out": len(held_out),
         "pairs": good * (len(held_out) - good),
         "max_tokens": settings.max_tokens,

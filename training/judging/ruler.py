@@ -219,9 +219,9 @@ def read_answer(answer: str, labels: Sequence[str]) -> dict[str, tuple[float, st
     for entry in value["scores"]:
         label, score = str(entry["trajectory_id"]), entry["score"]
         if label in scores or label not in labels:
-            raise ValueError(f"the judge named {label!r}, which is unknown or doubled")
+            raise ValueError(f"the judge named {label!r}, which is unknown or repeated")
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise ValueError(f"a score is a number from 0 to 1, got {score!r}")
+            raise ValueError(f"expected a score from 0 to 1, got {score!r}")
         reason = entry.get("explanation")
         scores[label] = (float(score), reason if isinstance(reason, str) else "")
     if len(scores) != len(labels):

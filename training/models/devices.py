@@ -71,7 +71,7 @@ def placement(settings: DeviceSettings | None = None) -> Placement:
     except (ValidationError, RuntimeError) as error:
         raise UserError(f"REHEARSAL_DEVICE, _DTYPE, _QUANTIZE or _ATTENTION: {_first_line(error)}") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device {str(device)!r} is not here: {torch.cuda.device_count()} CUDA devices were found")
+        raise UserError(f"device {str(device)!r} does not exist: {torch.cuda.device_count()} CUDA devices were found")
     if settings.quantize == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("4-bit bases need bitsandbytes; pip install 'rehearsal[quantized]'")
     if settings.attention == "flash_attention_2" and device.type != "cuda":

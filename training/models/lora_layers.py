@@ -143,7 +143,9 @@ class AdapterSlots:
         strange = set(factors.modules) - set(self._layers)
         if strange:
             layer = sorted(strange)[0]
-            raise UserError(f"adapter {name!r} is for another base model: it has {layer!r}, which this has not")
+            raise UserError(
+                f"adapter {name!r} is for another base model: it has weights for {layer!r}, which this model lacks"
+            )
         self._held[name] = factors
 
     def drop(self, name: str) -> None:

@@ -190,7 +190,9 @@ class TemplateFormat:
             header = self.text(messages[:k], tools, header=True)
             whole = self.until_stop(self.text(messages[: k + 1], tools, header=False))
             if not whole.startswith(header):
-                raise RefusedConversation("the chat template begins this turn otherwise than its prompt ends")
+                raise RefusedConversation(
+                    "the chat template starts this turn with other text than its generation prompt"
+                )
             if rows and not header.startswith(text) and self.settings.history == "kept":
                 added = self._after_last_turn(*_last_turn(messages[:k]), tools)
             elif rows and header.startswith(text):

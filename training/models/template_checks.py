@@ -52,7 +52,7 @@ class ResponseTemplate:
         try:
             found = self.tokenizer.parse_response(text, prefix=self.prefix, tools=list(tools) or None)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MalformedCall(f"a turn is not written as {self.name} says: {error}") from error
+            raise MalformedCall(f"a turn is not in the form of {self.name}: {error}") from error
         calls = []
         for call in found.get("tool_calls") or ():
             function = call.get("function") if isinstance(call, Mapping) else None
@@ -111,7 +111,7 @@ def _stop_ids(chat: TemplateFormat) -> tuple[int, ...]:
     special = {i for i, token in chat.tokenizer.added_tokens_decoder.items() if token.special}
     tail = [i for i in chat._encode(after) if i in special or i in chat.stop_ids]
     if not tail:
-        raise UserError("its chat template ends an assistant's turn without a stop token, so no turn would ever end")
+        raise UserError("its chat template ends an assistant turn without a stop token, so generation would not stop")
     return tuple(dict.fromkeys([tail[0], *chat.stop_ids]))
 
 
@@ -144,7 +144,7 @@ def _check_header(chat: TemplateFormat, messages: Sequence[Message], tools: Tool
     if not whole.startswith(header):
         other = "on" if chat.settings.thinking == "off" else "off"
         raise UserError(
-            "its chat template begins a turn otherwise than the prompt before it ends "
+            "its chat template starts a turn with other text than its generation prompt "
             f"({header[-60:]!r}); models that always reason need thinking={other!r}"
         )
 
@@ -175,7 +175,7 @@ def _with_calls(chat: TemplateFormat) -> TemplateFormat:
         found = replace(chat, syntax=syntax, extra_stop_ids=chat.stop_ids)
         if _reads_back(found, called, 1):
             return replace(found, parallel_calls=_several(found), extra_stop_ids=chat.stop_ids)
-    raise UserError(f"its calls cannot be read back from what its chat template writes: {written[:200]!r}")
+    raise UserError(f"the tool calls that its chat template writes cannot be parsed: {written[:200]!r}")
 
 
 def _last_special(chat: TemplateFormat, written: str) -> int:
@@ -223,4 +223,6 @@ def _check_typed_controls(chat: TemplateFormat) -> None:
     ids = {i for i, t in chat.tokenizer.added_tokens_decoder.items() if t.content in chat._number}
     count: Callable[[Sequence[Message]], int] = lambda m: sum(i in ids for i in chat.prompt(m, ()))  # noqa: E731
     if count([_user(f"a {typed} b")]) != count([_user("a b")]) or set(chat.encode(typed)) & ids:
-        raise UserError("control tokens that a user types cannot be kept from being control tokens with its tokenizer")
+        raise UserError(
+            "its tokenizer encodes control tokens in a user's text as control tokens, so users could inject turns"
+        )

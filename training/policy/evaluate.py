@@ -87,8 +87,8 @@ def load_environment(path: str) -> Environment:
         return cast(Environment, made())
     except Exception as error:  # noqa: BLE001 - user code
         raise UserError(
-            f"environment {path!r} cannot be made ({_told(error)}); expected 'package.module:Class', "
-            "a class that is made without arguments"
+            f"environment {path!r} cannot be created ({_told(error)}); expected 'package.module:Class', "
+            "a class whose constructor needs no arguments"
         ) from error
 
 
@@ -116,7 +116,7 @@ def check_environment(path: str, seed: int = 0) -> None:
         starts = environment.starts(1, seed)
         if not starts or not isinstance(starts[0], Start):
             found = f"{starts!r:.80}" if not starts else f"a {type(starts[0]).__name__}"
-            raise TypeError(f"starts(1, {seed}) gives {found}, not one training.environment.Start")
+            raise TypeError(f"starts(1, {seed}) returned {found}, expected one training.environment.Start")
         episode: Any = environment.episode(starts[0], seed)
         for name in ("observe", "respond", "success", "facts"):
             if not callable(method := getattr(episode, name, None)):
@@ -152,14 +152,14 @@ class _Guarded:
         with _environment():
             seen = await self._episode.observe(call)
             if not isinstance(seen, Observation):
-                raise TypeError(f"observe() gave a {type(seen).__name__}, expected an Observation")
+                raise TypeError(f"observe() returned a {type(seen).__name__}, expected an Observation")
             return seen
 
     async def respond(self, text: str) -> str | None:
         with _environment():
             said = await self._episode.respond(text)
             if not isinstance(said, str | None):
-                raise TypeError(f"respond() gave a {type(said).__name__}, expected a text or None")
+                raise TypeError(f"respond() returned a {type(said).__name__}, expected a text or None")
             return said
 
 

@@ -206,7 +206,9 @@ class Grpo:
         for trajectory in (t for group in groups for t in group):
             drawn = Drawing(trajectory.temperature, trajectory.min_p)
             if drawn != wanted:
-                raise UserError(f"practice draws with {drawn}, but the learner expects {wanted}: give both the same")
+                raise UserError(
+                    f"practice samples with {drawn}, but the learner expects {wanted}; use the same values for both"
+                )
 
     async def _measure_noise(self, chosen: Sequence[tuple[Trajectory, int]]) -> None:
         """Plant groups of verbatim copies and measure the deviation of the judge's scores."""
@@ -358,10 +360,10 @@ def alarms(metrics: dict[str, float]) -> list[str]:
     episodes = max(1.0, metrics["episodes"] + metrics["failed_episodes"])
     raised = {
         "sampler and learner disagree": metrics.get("engine_kl", 0.0) > 0.01,
-        "many episodes broke": metrics["failed_episodes"] / episodes > 0.05,
-        "the judge often gives no score": metrics["unscored"] / episodes > 0.1,
-        "advantage follows what the world invented": metrics["invention_correlation"] > 0.3,
-        "behaviour has collapsed": metrics.get("entropy", 1.0) < 0.005,
+        "many episodes failed": metrics["failed_episodes"] / episodes > 0.05,
+        "the judge often returns no valid score": metrics["unscored"] / episodes > 0.1,
+        "advantages correlate with the share of invented answers": metrics["invention_correlation"] > 0.3,
+        "entropy has collapsed": metrics.get("entropy", 1.0) < 0.005,
     }
     return [name for name, up in raised.items() if up]
 

@@ -52,13 +52,14 @@ def check_served(
     gap_now = _mean_gap(served, now)
     if before is not None and _mean_gap(served, before) < gap_now / 4:
         raise StaleAdapter(
-            f"the engine serves the adapter before {name!r} under its name (log-probabilities are {gap_now:.2g} nats "
-            "off the learner's, and those of the step before fit); restart the engine, or look for a cache before it"
+            f"the engine serves the previous adapter under the name {name!r}: log-probabilities differ from the "
+            f"learner's by {gap_now:.2g} nats, and agree with those of the step before; restart the engine, or look "
+            "for a cache in front of it"
         )
     if gap_now > MAX_GAP:
         raise StaleAdapter(
-            f"under {name!r} the engine serves something else than the learner holds: log-probabilities are "
-            f"{gap_now:.2g} nats off on average; check that engine and learner load the same base, in one precision"
+            f"the adapter that the engine serves as {name!r} is not the learner's: log-probabilities differ by "
+            f"{gap_now:.2g} nats on average; check that both load the same base in the same precision"
         )
     return gap_now
 

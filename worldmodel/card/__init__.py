@@ -1,1 +1,1 @@
-"""The fidelity card: how true a world is, per tool. Start with `make.py`."""
+"""The fidelity card: how accurate a world is, per tool. Start with `make.py`."""

@@ -1,7 +1,7 @@
 """Held-out calls for the card, answered by the world as in practice, and by the baselines.
 
-A question is a recorded call with the conversation before it. The world that is asked stands on that prefix as an
-episode's own past (`worldmodel.world.Grounding`), so one wrong answer does not spoil the next question.
+A question is a recorded call with the conversation before it. The world has this prefix as the episode's own past
+(`worldmodel.world.Grounding`), so one wrong answer does not affect the next question.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Question:
     said: tuple[tuple[str, str], ...] = ()
 
     def grounding(self) -> Grounding:
-        """The grounding of a world whose episode has lived through the recorded prefix."""
+        """The grounding of a world whose episode has the recorded prefix as its past."""
         goal = tuple(text for speaker, text in self.said if speaker == "user")
         return Grounding(self.before, self.before, self.said, goal)
 
@@ -66,11 +66,11 @@ def questions(
     rules: Engine | None = None,
     said: Said | None = None,
 ) -> list[Question]:
-    """Every call of the held-out conversations, or an even sample of `most` of them.
+    """Return every call of the held-out conversations, or an even sample of `most` of them.
 
-    A call is derivable where the store determines its answer (some form of the tool, filled from the store, is what
-    production answered), or where every value of the answer occurs in what came before. What passes by itself (a
-    timeout, a 429) is determined by nothing.
+    A call is derivable if the store determines its answer (some form of the tool, filled from the store, equals
+    production's answer), or if every value of the answer occurs in the prefix. Transient errors (a timeout, a 429) are
+    never derivable.
     """
     vocabulary = learn_vocabulary(trained) if rules is None else learn_constants(trained)
     found = []
@@ -121,7 +121,7 @@ async def ask_world(
 
 
 def outcome_odds(session: Session, truth: Step) -> float | None:
-    """The probability that the rules give to the outcome that production had, smoothed by one count a class."""
+    """Return the probability that the rules give to production's outcome, smoothed by one count per class."""
     rules = session.engine.rules.tools.get(truth.tool)
     if rules is None:
         return None
@@ -151,7 +151,7 @@ def _is(forms: Mapping[str, object], label: str, truth: Step) -> bool:
 
 
 def ask_rules(rules: Engine, asked: Sequence[Question], seed: int = 0) -> list[Judged]:
-    """Baseline: the rules without a model; a hole is no answer. Grounded and drawn as the world is."""
+    """Baseline: the rules without a model. A hole counts as no answer. Grounding and seeds are the world's."""
     judged = []
     for question in asked:
         session = question.grounding().session(rules)
@@ -164,9 +164,7 @@ def ask_rules(rules: Engine, asked: Sequence[Question], seed: int = 0) -> list[J
 
 
 def ask_cache(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
-    """Baseline: the answer to the same call earlier in this conversation, else production's only answer
-    to it.
-    """
+    """Baseline: the answer to the same call earlier in this conversation, or else production's only answer to it."""
     judged = []
     for question in asked:
         own = [s for s in question.before if s.key == question.truth.key]
@@ -175,9 +173,7 @@ def ask_cache(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
 
 
 def ask_nearest(resolver: Resolver, asked: Sequence[Question]) -> list[Judged]:
-    """Baseline: a copy of the most similar transition, of this conversation's past or of the training
-    data.
-    """
+    """Baseline: a copy of the most similar transition, of this conversation's past or of the training data."""
     judged = []
     for question in asked:
         truth = question.truth

@@ -1,6 +1,6 @@
-"""Whole episodes: the tool calls of a held-out conversation, made in a world that its own answers change.
+"""Replay whole episodes: the tool calls of a held-out conversation, made in a world whose state its own answers change.
 
-The world is grounded as practice grounds it: the conversation says what is true, and the episode starts before it.
+The world is grounded as in practice: the conversation provides the facts, and the episode starts before it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worldmodel.world import Grounding, World, WorldModel
 
 @dataclass
 class Replayed:
-    """One conversation's calls in a world. `ended` says why the world stopped before the last of them."""
+    """The calls of one conversation in a world. `ended` is the reason why the world stopped before the last call."""
 
     judged: list[Judged] = field(default_factory=list)
     unreached: int = 0
@@ -31,7 +31,7 @@ class Replayed:
 async def replay_episodes(
     model: WorldModel, held_out: Mapping[str, Sequence[Step]], said: Said | None = None, seed: int = 0
 ) -> list[Replayed]:
-    """Every conversation as one episode."""
+    """Replay every conversation as one episode."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(conversation_id: str, steps: Sequence[Step]) -> Replayed:
@@ -66,8 +66,8 @@ async def _replay(world: World, conversation_id: str, steps: Sequence[Step]) -> 
 
 
 def episode_measures(replayed: Sequence[Replayed], passing: frozenset[tuple[str, str]] = frozenset()) -> dict[str, Any]:
-    """The episode part of the card: calls of whole episodes, compared one by one. Calls in which production or the
-    world met an error that passes by itself (`passing`) are left out of `lasting`."""
+    """Return the episode part of the card: the calls of whole episodes, compared one by one. `lasting` leaves out calls
+    in which production or the world had a transient error (`passing`)."""
     judged = [j for one in replayed for j in one.judged]
     lasting = [
         j for j in judged

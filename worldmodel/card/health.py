@@ -25,7 +25,7 @@ Conversations = Mapping[str, Sequence[Step]]
 
 
 def right(judged: Judged) -> bool:
-    """Whether an answer is right: exact if the traces determine it, else with the right outcome."""
+    """Whether an answer is right: exact if the traces determine it, otherwise with the right outcome."""
     return judged.exact if judged.derivable else judged.outcome == judged.truth.outcome
 
 
@@ -33,7 +33,7 @@ def right(judged: Judged) -> bool:
 
 
 def reliability(judged: Iterable[Judged]) -> dict[str, Any]:
-    """Support against what was right, in bins of equal size; `error` is the mean gap, weighted by size."""
+    """Return support against correctness, in bins of equal size. `error` is the mean gap, weighted by size."""
     answered = sorted((j.support, right(j)) for j in judged if j.answer is not None and j.provenance)
     rows = []
     for k in range(BINS):
@@ -49,7 +49,7 @@ def reliability(judged: Iterable[Judged]) -> dict[str, Any]:
 
 
 def drift(trained: Conversations, newest: Conversations) -> list[str]:
-    """Return, in sentences, the differences between the newest and the trained conversations."""
+    """Return, in sentences, the differences between the newest conversations and the training conversations."""
     old, new = _by_tool(trained), _by_tool(newest)
     said = []
     for tool in sorted(new):
@@ -75,7 +75,7 @@ def _by_tool(conversations: Conversations) -> dict[str, list[Step]]:
 
 
 def _new_names(tool: str, old: Sequence[Step], new: Sequence[Step]) -> list[str]:
-    """Arguments and fields that are new, gone, or of another type, where enough calls say so."""
+    """Return arguments and fields that are new, gone, or of another type, if enough calls show it."""
     said = []
     for what, names in (("argument", _arguments), ("field", _fields)):
         before, after = names(old), names(new)
@@ -122,9 +122,9 @@ def _standard_errors(was: int, of: int, now: int, out_of: int) -> float:
 
 
 def memorisation(judged: Sequence[Judged], held_out: Conversations, shapes: Shapes) -> dict[str, int]:
-    """Texts in generated answers that belong to one trained or one held-out conversation, and that nothing before the
-    call had said. No answer may repeat a trained conversation's; where few values are possible, an answer repeats a
-    held-out one's by chance, which no world has seen."""
+    """Return texts in generated answers that belong to one training or one held-out conversation and that did not occur
+    before the call. No answer may repeat a training conversation. A held-out conversation, which no world has seen, can
+    be repeated by chance where few values are possible."""
     owners: dict[str, set[str]] = defaultdict(set)
     for conversation_id, steps in held_out.items():
         for text in {t for step in steps for t in texts_of(step)}:
@@ -144,7 +144,7 @@ def memorisation(judged: Sequence[Judged], held_out: Conversations, shapes: Shap
 
 
 def _common(text: str, shapes: Shapes) -> bool:
-    """Whether a text is one that records may share."""
+    """Whether a text may be shared by records."""
     for fields in shapes.fields.values():
         for values in fields.values():
             if any(value == text for value, _ in values.common):

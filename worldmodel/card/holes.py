@@ -1,6 +1,7 @@
-"""The holes, filled in three ways on the same calls: by the model under a schema, by the model freely, by drawn values.
+"""Fill the holes in three ways on the same calls: by the model under a schema, by the model freely, by drawn values.
 
-Exact match says little of invented records, so field F1, value types and the share of usable answers are compared.
+Exact match is not informative for invented records, so field F1, value types and the share of usable answers are
+compared.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ WAYS = ("by_schema", "freely", "drawn")
 async def ask_holes(
     model: WorldModel, asked: Sequence[Question], most: int = MOST_HOLES, wanted: Sequence[str] = WAYS
 ) -> dict[str, Any]:
-    """The measures of each way, over the calls that the rules leave open and that production answered well."""
+    """Return the measures of each way, over the calls that the rules leave open and that succeeded in production."""
     if model.rules is None:
         return {"n": 0}
     drawn = _with(model, writes=False)
@@ -55,6 +56,6 @@ def _measures(judged: Sequence[Judged], model: WorldModel) -> dict[str, float | 
 
 
 def _usable(model: WorldModel, before: Any) -> float | None:
-    """Of the bodies that the model wrote, the share that could be used as they were, before anything was repaired."""
+    """Return the share of the model's bodies that could be used without a repair."""
     tally = model.resolver.tally - before
     return tally["usable"] / tally["asked"] if tally["asked"] else None

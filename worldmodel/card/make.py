@@ -1,7 +1,7 @@
-"""The fidelity card: per tool, how true the world is on held-out conversations, beside what is free.
+"""Make the fidelity card: per tool, how accurate the world is on held-out conversations, with baselines.
 
-In one run the same calls go to the world (rules and model), to the rules alone, to the model alone, to a replay cache,
-to a copy of the nearest past transition, and to the base model without its adapter. Whole conversations are then
+The same calls are answered by the world (rules and model), by the rules alone, by the model alone, by a replay cache,
+by a copy of the nearest past transition, and by the base model without its adapter. Then complete conversations are
 replayed as episodes.
 """
 
@@ -59,9 +59,8 @@ async def measure(
     on_progress: Progress = silent,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """The card: `overall` and per tool, each with the world's numbers, the baselines', and per tool a
-    status. `workers`, if given, each hold the model and share the questions.
-    """
+    """Return the card: `overall` and per tool, each with the measures of the world and of the baselines, and a status
+    per tool. `workers`, if given, each have the model and share the questions."""
     resolver = model.resolver
     answers = {
         "world": await _ask(model, asked, "both", on_progress, workers),
@@ -94,7 +93,8 @@ def _some(asked: Sequence[Question], most: int) -> Sequence[Question]:
 async def _ask(
     model: WorldModel, asked: Sequence[Question], who: str, on_progress: Progress, workers: Workers | None
 ) -> list[Judged]:
-    """What `both`, the `model` alone or the `base` answer with no tool blocked, here or by turns in the workers."""
+    """Return the answers of `both`, of the `model` alone or of the `base`, with no tool blocked, computed here or in
+    the workers."""
     if workers is None:
         return await ask_world(opened(model, who), asked, on_progress=on_progress)
     shares = [(asked[k :: len(workers)], who) for k in range(len(workers))]
@@ -107,7 +107,8 @@ async def _ask_share(model: WorldModel, share: tuple[Sequence[Question], str], t
 
 
 def opened(model: WorldModel, who: str) -> WorldModel:
-    """The model with no tool blocked: with its rules (`both`), without them (`model`), or bare (`base`)."""
+    """Return the model with no tool blocked: with its rules (`both`), without them (`model`), or without its adapter
+    (`base`)."""
     resolver = replace(model.resolver, blocked=frozenset())
     if who == "base":
         return WorldModel(replace(resolver, adapter=None, biases={}))
@@ -129,10 +130,11 @@ def make_card(
     on_progress: Progress = silent,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Measure the world in `path` on its own held-out conversations, or on those of another lake, with as many
-    processes.
+    """Measure the world in `path` on its own held-out conversations, or on the conversations of another lake, in
+    `processes` processes.
 
-    On its own, the card is written beside it, and the tools that it blocks may from then on only be replayed.
+    For its own conversations, the card is written beside the world, and the tools that it blocks are only replayed from
+    then on.
     """
     model = WorldModel.load(path)
     resolver = model.resolver
@@ -198,7 +200,7 @@ def _unseen(path: Path, lake: Path) -> tuple[dict[str, list[Step]], Said]:
 
 
 def table(card: Mapping[str, Any], console: Console) -> None:
-    """Print a card for a person."""
+    """Print a card as a table."""
     grid = Table(title="fidelity on held-out conversations (same calls for all)")
     for name in COLUMNS:
         grid.add_column(name, justify="left" if name in ("tool", "status") else "right")
@@ -228,7 +230,7 @@ def table(card: Mapping[str, Any], console: Console) -> None:
 
 
 def health(card: Mapping[str, Any]) -> list[str]:
-    """What the card says beyond its table, in sentences."""
+    """Return what the card says beyond its table, in sentences."""
     lines = [card["split"]] if "split" in card else []
     if "episodes" in card:
         e = card["episodes"]

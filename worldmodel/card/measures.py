@@ -1,4 +1,4 @@
-"""How true a simulated answer is: the numbers of the fidelity card, for any answerer."""
+"""Measures of the accuracy of simulated answers: the numbers of the fidelity card, for any answerer."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ HOLE = "\x00"
 
 @dataclass(frozen=True)
 class Judged:
-    """One held-out call: what production answered, what was answered instead (None: nothing).
+    """One held-out call: production's answer, and the answer given instead (None: no answer).
 
-    `derivable`: every value of the truth could be known. `after_write`: a read whose entity had been written
-    to. `provenance` and `support` are those of the answer.
+    `derivable`: every value of production's answer could be known. `after_write`: a read of an entity that had been
+    written to. `provenance` and `support` are those of the given answer.
     """
 
     conversation_id: str
@@ -58,7 +58,7 @@ def exact_match(judged: Sequence[Judged]) -> float | None:
 
 
 def field_f1(judged: Sequence[Judged]) -> float | None:
-    """Mean F1 of (path, value) pairs of the bodies; words of a text count as its pairs."""
+    """Return the mean F1 of (path, value) pairs of the bodies. Words of a text count as its pairs."""
     return _mean([_pairs_f1(j.truth.content, j.answer.content) if j.answer else 0.0 for j in judged])
 
 
@@ -87,8 +87,8 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
 
 
 def outcome_f1(judged: Sequence[Judged]) -> float | None:
-    """Macro F1 over the (tool, outcome class) pairs that production showed at least ten times, or over all of them
-    where none was."""
+    """Return the macro F1 over the (tool, outcome class) pairs with at least ten cases in production, or over all pairs
+    if there are none."""
     truth = Counter((j.truth.tool, j.truth.outcome) for j in judged)
     often = {pair: n for pair, n in truth.items() if n >= ENOUGH_OF_CLASS}
     said = Counter((j.truth.tool, j.outcome) for j in judged)
@@ -97,7 +97,7 @@ def outcome_f1(judged: Sequence[Judged]) -> float | None:
 
 
 def macro(judged: Sequence[Judged]) -> dict[str, float | None]:
-    """Exact match and outcome F1 as means over tools: each tool counts as much as another."""
+    """Return exact match and outcome F1 as means over tools, with equal weight per tool."""
     by_tool: dict[str, list[Judged]] = defaultdict(list)
     for j in judged:
         by_tool[j.truth.tool].append(j)
@@ -107,14 +107,15 @@ def macro(judged: Sequence[Judged]) -> dict[str, float | None]:
 
 
 def log_loss(judged: Sequence[Judged]) -> float | None:
-    """Mean negative log-probability (nats) of production's outcomes, over the calls for which odds were given."""
+    """Return the mean negative log-probability (nats) of production's outcomes, over the calls with known
+    probabilities."""
     return _mean([-math.log(max(j.odds, 1e-6)) for j in judged if j.odds is not None])
 
 
 def error_rates(judged: Sequence[Judged], draws: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Real and simulated error rates and their ratio with a 95 % interval, resampling whole conversations.
+    """Return real and simulated error rates and their ratio with a 95 % interval, by resampling whole conversations.
 
-    Calls without an answer count on neither side. The ratio is None where production never failed.
+    Calls without an answer are excluded from both. The ratio is None if production had no error.
     """
     answered = [j for j in judged if j.answer is not None]
     by_conversation: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -145,14 +146,14 @@ def _ratio_interval(rows: Sequence[Sequence[int]], draws: int, seed: int) -> lis
 
 
 def value_types(judged: Sequence[Judged], shapes: Shapes) -> float | None:
-    """The share of answers of which every value has a JSON type that production showed at its place."""
+    """Return the share of answers in which every value has a JSON type that production showed at its place."""
     answers = [j.answer for j in judged if j.answer is not None and j.answer.content != HOLE]
     answered = [s for s in answers if s.outcome in shapes.bodies.get(s.tool, {})]
     return _mean([typed(shapes.bodies[s.tool][s.outcome], parse(s.content)) for s in answered])
 
 
 def provenances(judged: Sequence[Judged]) -> dict[str, dict[str, float | None]]:
-    """By where answers came from: how many, and how many were exact."""
+    """Return, per provenance, the number of answers and how many were exact."""
     by_source: dict[str, list[Judged]] = defaultdict(list)
     for j in judged:
         if j.provenance:
@@ -161,7 +162,7 @@ def provenances(judged: Sequence[Judged]) -> dict[str, dict[str, float | None]]:
 
 
 def schema_validity(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> float | None:
-    """The share of answers that have the shape of the tool's past answers of that outcome."""
+    """Return the share of answers with the shape of the tool's past answers of that outcome."""
     answered = [j.answer for j in judged if j.answer is not None and j.answer.content != HOLE]
     return _mean([s.tool not in profiles or profiles[s.tool].allows(s.outcome, s.content) for s in answered])
 
@@ -169,7 +170,7 @@ def schema_validity(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -
 def summary(
     judged: Sequence[Judged], profiles: Mapping[str, Profile], shapes: Shapes | None = None
 ) -> dict[str, Any]:
-    """All measures of one answerer over some calls."""
+    """Return all measures of one answerer over some calls."""
     derivable = [j for j in judged if j.derivable]
     after_write = [j for j in judged if j.after_write]
     writes = [j for j in judged if j.writes]

@@ -1,4 +1,4 @@
-"""Whether a tool may be practised with, and the card in words: what is derived, generated, blocked, and why."""
+"""Whether a tool may be used for practice, and the card in words: what is derived, generated, blocked, and why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = {
 
 
 def verdict(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """pass, warn or block, and why not pass."""
+    """Return pass, warn or block, and the reasons for not passing."""
     nearest = entry["baselines"]["nearest_copy"]
     why: list[str] = []
     bad: list[str] = []
@@ -46,7 +46,7 @@ def verdict(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def in_words(tool: str, entry: Mapping[str, Any]) -> str:
-    """One or two sentences about a tool: where its answers came from, and whether it may be practised with."""
+    """Describe a tool in one or two sentences: the sources of its answers, and whether it may be used for practice."""
     n = entry["n"]
     parts = []
     for source, words in WORDS.items():
@@ -66,6 +66,6 @@ def in_words(tool: str, entry: Mapping[str, Any]) -> str:
 
 
 def listed(parts: Any) -> str:
-    """Parts of a sentence with commas and a last 'and'."""
+    """Join parts of a sentence with commas and a last 'and'."""
     found = list(parts)
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}" if found else ""

@@ -1,1 +1,1 @@
-"""The language model's part of a world: prompts, retrieval, outcome and body. Start with `by_model.py`."""
+"""The language model's part of a world: prompts, retrieval, outcome and body. Start with `holes.py`."""

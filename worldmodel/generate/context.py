@@ -1,8 +1,7 @@
-"""What the world is shown for one call: the observations that bear on it, abbreviated, and what just
-happened.
+"""The prompt of the world model for one call: the relevant observations, abbreviated, and the recent calls.
 
-The same functions serve training (the history is a recorded prefix) and use (the history is the world's facts
-and the episode's writes), so the model meets in use what it was taught on.
+Training (where the history is a recorded prefix) and inference (where it is the world's facts and the episode's writes)
+use the same functions, so the prompts have the same form in both.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ LONG_SCALAR = 48
 
 @dataclass(frozen=True)
 class Framed:
-    """One call as the model meets it. `sources` are the whole observations behind the numbered,
-    abbreviated ones.
-    """
+    """One call as the model sees it. `sources` are the complete observations behind the numbered, abbreviated ones."""
 
     prompt: WorldPrompt
     sources: tuple[str, ...]
@@ -40,9 +37,7 @@ class Framed:
 
 @dataclass(frozen=True)
 class Frame:
-    """Turns (call, history, recent calls) into prompts. `patched` names the fields that a tool's answers
-    change.
-    """
+    """Builds prompts from (call, history, recent calls). `patched` names the fields that a tool's answers change."""
 
     effects: Effects
     classes: Mapping[str, tuple[str, ...]]
@@ -57,7 +52,7 @@ class Frame:
         index: TransitionIndex | None,
         not_conversation: str = "",
     ) -> Framed:
-        """`history` as `canonical_history` leaves it; no retrieval where `index` is None."""
+        """`history` is the result of `canonical_history`. Without `index` nothing is retrieved."""
         chosen = select(tool, arguments, history, self.effects)
         alike: list[Step] = []
         if index is not None:
@@ -83,17 +78,17 @@ class Frame:
 
 
 def _brief(step: Step) -> str:
-    """A call in the trail: its tool, and a lone number that it took (how long it waited)."""
+    """Return a call for the trail: its tool, and its number if a number is its only argument (a waiting time)."""
     values = list(step.arguments.values())
     lone = len(values) == 1 and isinstance(values[0], int | float) and not isinstance(values[0], bool)
     return f"{step.tool} {values[0]}" if lone else step.tool
 
 
 def canonical_history(steps: Sequence[Step], effects: Effects) -> list[Step]:
-    """What of a conversation the world keeps: successful writes in order, and each read's first answer.
+    """Return the part of a conversation that the world stores: the successful writes in order, and the first answer of
+    each read.
 
-    A read repeated after a write is left out, because what it says follows from the first answer and the
-    write.
+    A read that is repeated after a write is left out, because its answer follows from the first answer and the write.
     """
     kept: list[Step] = []
     keys: set[str] = set()
@@ -106,9 +101,8 @@ def canonical_history(steps: Sequence[Step], effects: Effects) -> list[Step]:
 
 
 def select(tool: str, arguments: Mapping[str, Any], history: Sequence[Step], effects: Effects) -> list[Step]:
-    """At most three observations that bear on a call: writes to its entities (latest first), then the
-    entities' own records, then whatever else mentions most of the identifiers in its arguments.
-    """
+    """Return at most three observations that are relevant for a call: writes to its entities (latest first), then the
+    entities' own records, then other observations that mention most of the identifiers in its arguments."""
     marks = effects.touched(arguments)
     done = [s for s in history if effects.is_write(s.tool)]
     writes = effects.bearing(tool, arguments, None, done)[:-3:-1]
@@ -131,11 +125,11 @@ def select(tool: str, arguments: Mapping[str, Any], history: Sequence[Step], eff
 
 
 def trail_of(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], effects: Effects) -> list[Step]:
-    """The recent calls that a call's outcome may hang on.
+    """Return the recent calls that can affect a call's outcome.
 
-    All of the last few for a tool that was seen to depend on haste. Else earlier tries of the same call and
-    the writes to its entities (the first read after one may be stale), so that unrelated calls cannot change
-    an answer.
+    For a tool whose errors depend on the call rate, these are the last few calls. For other tools they are earlier
+    attempts of the same call and the writes to its entities (the first read after a write can be stale), so that
+    unrelated calls cannot change an answer.
     """
     recent = list(steps[-TRAIL:])
     if tool in effects.historic:
@@ -149,10 +143,10 @@ def trail_of(tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], eff
 
 
 def abbreviate(content: str, patched: frozenset[str], named: set[str]) -> str:
-    """An observation without the parts that no answer to this call needs.
+    """Return an observation without the parts that no answer to this call needs.
 
-    A reference to it still means the whole: a merge patch leaves alone what it does not name. Kept are short
-    scalars, the fields that the tool is known to change, and the items that carry a value of the call.
+    A reference to it still means the complete observation, because a merge patch keeps what it does not name. Kept are
+    short scalars, the fields that the tool is known to change, and the items that contain a value of the call.
     """
     try:
         value = json.loads(content)
@@ -193,7 +187,7 @@ def _names(value: Any, named: set[str]) -> bool:
 def learn_patched(
     conversations: Sequence[Sequence[Step]], effects: Effects, at_least: float = 0.02
 ) -> dict[str, frozenset[str]]:
-    """Per tool, the top-level fields in which its answers differ from what was known of the same entity."""
+    """Per tool, the top-level fields in which its answers differ from earlier observations of the same entity."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     totals: Counter[str] = Counter()
     for steps in conversations:

@@ -1,4 +1,4 @@
-"""Recorded conversations as training rows of the world: prompt, outcome digit, shortest edit."""
+"""Convert recorded conversations to training rows of the world: prompt, outcome digit, shortest edit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ Conversations = Mapping[str, Sequence[Step]]
 
 @dataclass(frozen=True)
 class Example:
-    """One recorded transition as the world meets it. `history` and `before` are its prefix: as kept, and
-    whole.
-    """
+    """One recorded transition. `history` (what the world stores) and `before` (everything) are its prefix."""
 
     conversation_id: str
     at: int
@@ -39,7 +37,7 @@ class Example:
 def build_index(
     conversations: Conversations, frame: Frame, groups: Mapping[str, int] | None = None
 ) -> TransitionIndex:
-    """The retrieval index over some conversations. `groups` says which of them name a common entity."""
+    """Return the retrieval index over some conversations. `groups` has the conversations that name a common entity."""
     entries = []
     for conversation_id, steps in conversations.items():
         for at, step in enumerate(steps):
@@ -64,7 +62,7 @@ def _entry(conversation_id: str, steps: Sequence[Step], at: int, step: Step, fra
 def frame_step(
     conversation_id: str, steps: Sequence[Step], at: int, frame: Frame, index: TransitionIndex | None
 ) -> Example:
-    """One transition, framed from the recorded steps before it. What is retrieved shares no entity with it."""
+    """Frame one transition with the recorded steps before it. Retrieved transitions share no entity with it."""
     step, before = steps[at], steps[:at]
     history = canonical_history(before, frame.effects)
     trail = trail_of(step.tool, step.arguments, before, frame.effects)
@@ -73,7 +71,7 @@ def frame_step(
 
 
 def class_number(step: Step, classes: Mapping[str, tuple[str, ...]]) -> int:
-    """The digit of a step's outcome; classes too rare for a digit of their own share `other_error`."""
+    """Return the digit of a step's outcome. Classes that are too rare for a digit share `other_error`."""
     names = classes.get(step.tool, (OK,))
     if step.outcome in names:
         return names.index(step.outcome)
@@ -90,11 +88,10 @@ def world_examples(
     dropout: float = 0.15,
     keep_unknowable: float = 0.15,
 ) -> list[Example]:
-    """One example a transition, shuffled, with retrieval dropped out at a rate.
+    """Return one example per transition, shuffled, with retrieval dropped out at a rate.
 
-    Of the successes that nothing before them determines, and of the repeats that the world answers from what
-    is pinned, only a share is kept: the first teach invention, which cannot be right, the second what no
-    model is asked.
+    Two kinds are subsampled: successes that nothing before them determines, because they only teach invention, and
+    repeats that the world answers from its pins, because the model is not asked for them.
     """
     vocabulary = learn_vocabulary(conversations)
     examples = []
@@ -112,7 +109,7 @@ def world_examples(
 
 
 def is_repeat(steps: Sequence[Step], at: int, frame: Frame) -> bool:
-    """Whether the same call was answered before in the same state, with the same answer."""
+    """Whether the same call was answered equally in the same state before."""
     step = steps[at]
     for earlier in range(at - 1, -1, -1):
         before = steps[earlier]
@@ -124,7 +121,7 @@ def is_repeat(steps: Sequence[Step], at: int, frame: Frame) -> bool:
 
 
 def world_row(example: Example, chat: ChatFormat, longest: int = 1024) -> tuple[list[int], list[bool]] | None:
-    """(token ids, which of them are learned); None where the row would be longer than `longest`."""
+    """Return (token ids, mask of learned tokens); None if the row is longer than `longest`."""
     prompt = chat.prompt(example.framed.prompt.messages(chat.compact))
     edit = example.edit(lambda text: len(chat.encode(text)))
     answer = [*answer_ids(example.outcome, edit, chat)]
@@ -134,7 +131,8 @@ def world_row(example: Example, chat: ChatFormat, longest: int = 1024) -> tuple[
 
 
 def answer_ids(outcome: int, edit: str, chat: ChatFormat) -> list[int]:
-    """The digit is a token of its own, so that its distribution can be read and corrected."""
+    """Return the ids of an answer. The outcome digit is a token of its own, so that its distribution can be read and
+    corrected."""
     digit = world_answer(outcome, "")
     return [*chat.encode(digit), *chat.encode(edit), chat.stop_ids[0]]
 
@@ -143,9 +141,7 @@ def answer_ids(outcome: int, edit: str, chat: ChatFormat) -> list[int]:
 
 
 def learn_vocabulary(conversations: Conversations, share: float = 0.01) -> dict[str, frozenset[str]]:
-    """Per tool, the values in the answers of at least three and a share of its conversations: its
-    constants.
-    """
+    """Per tool, the constants: values in the answers of at least three conversations and of a minimum share of them."""
     spread: dict[str, Counter[str]] = defaultdict(Counter)
     users: Counter[str] = Counter()
     for steps in conversations.values():
@@ -159,8 +155,8 @@ def learn_vocabulary(conversations: Conversations, share: float = 0.01) -> dict[
 
 
 def learn_constants(conversations: Conversations, share: float = 0.3) -> dict[str, frozenset[str]]:
-    """Per `tool:outcome`, the values in a large share of its answers: what is said whatever was asked. A value that is
-    one of many (a city, a day) is none of them, since nothing says which it is."""
+    """Per `tool:outcome`, the values in a large share of its answers, whatever the arguments. A value that is one of
+    many (a city, a day) is not a constant, because nothing determines which one it is."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     totals: Counter[str] = Counter()
     for steps in conversations.values():
@@ -177,10 +173,10 @@ def learn_constants(conversations: Conversations, share: float = 0.3) -> dict[st
 def derivable(
     step: Step, before: Sequence[Step], vocabulary: Mapping[str, frozenset[str]], by_outcome: bool = False
 ) -> bool:
-    """Whether every value of an answer is in its call, in an earlier observation, or in the tool's
-    vocabulary (that of its outcome, if `by_outcome`).
+    """Whether every value of an answer is in its call, in an earlier observation, or in the vocabulary of the tool
+    (with `by_outcome`, of its outcome).
 
-    What needs arithmetic beyond a change of sign counts as not derivable.
+    Values that need arithmetic, other than a change of sign, count as not derivable.
     """
     known = set(vocabulary.get(f"{step.tool}:{step.outcome}" if by_outcome else step.tool, ()))
     for call in (step, *before):

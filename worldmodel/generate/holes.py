@@ -1,4 +1,4 @@
-"""What the rules leave open is filled: records that nobody has seen are invented, and the rest of an answer is written.
+"""Fill what the rules leave open: invent records that were never seen, and write the rest of an answer.
 
     hole ──▶ invent the records that its call names ──▶ the rules again ──▶ still open? ──▶ the model ──▶ drawn values
 """
@@ -33,7 +33,7 @@ class Holes:
         self.pins = inventor.pins
 
     async def meet(self, session: Session, tool: str, arguments: Mapping[str, Any]) -> Invented:
-        """The unseen records that a call itself names, invented and put into the session."""
+        """Invent the unseen records that the call itself names, and put them into the session."""
         made: Invented = []
         for type_, key in named_alone(session.engine, session.situation(tool, arguments)):
             if self.inventor.invents(type_) and not session.store.known(type_, key):
@@ -43,7 +43,7 @@ class Holes:
     async def fill(
         self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation, before: Sequence[Step]
     ) -> Answer:
-        """The answer to a call of which the rules know the outcome. The session is brought up to date."""
+        """Return the answer to a call whose outcome the rules know. Updates the session."""
         made = await self._named(session, tool, arguments, decided)
         if made:
             decided = session.again(tool, arguments, decided)
@@ -62,7 +62,7 @@ class Holes:
     async def _named(
         self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation
     ) -> Invented:
-        """The unseen records that open slots of the answer take their values from, through one link or several."""
+        """Return the unseen records whose fields fill open slots of the answer, through one link or several."""
         form = session.engine.rules.tools[tool].forms[decided.label]
         made: Invented = []
         for _ in range(3):
@@ -82,7 +82,7 @@ class Holes:
         return made
 
     async def _put(self, session: Session, type_: str, key: Key) -> tuple[str, Key, dict[str, Any]]:
-        """Invent a record and put it into the store, beside what is known of it."""
+        """Invent a record and add it to the store, together with what is known of it."""
         record = await self.inventor.record(type_, key)
         record = {**record, **self.inventor.related(type_, key, session.store)}
         put(session, type_, key, record)
@@ -93,7 +93,7 @@ class Holes:
     async def _written(
         self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation, before: Sequence[Step]
     ) -> str | None:
-        """A body for what is still open; the same for one call in one state."""
+        """Return a body for what is still open. Equal calls in equal states get equal bodies."""
         state = f"{session.history.written}" if tool not in session.engine.writes else f"{len(before)}"
         question = f"body {call_key(tool, arguments)} {decided.label} {state}"
         made = await self.pins.settle(question, lambda: self._write(session, tool, arguments, decided, question))
@@ -123,7 +123,7 @@ class Holes:
         return body if isinstance(body, str) else dumps(body)
 
     def _drawn(self, values: Values, known: Mapping[str, Any], rng: random.Random) -> Any:
-        """Values that the fields have, from nobody's record."""
+        """Draw values for the open fields from the values that these fields have in production."""
         if known and values.fields:
             return {n: v for n, inner in values.fields.items() if (v := self.shapes.fresh(inner, rng)) is not ABSENT}
         return self.shapes.fresh(values, rng)
@@ -133,7 +133,7 @@ class Holes:
     async def _agreed(
         self, session: Session, tool: str, content: str, decided: Derivation
     ) -> tuple[str, Invented]:
-        """The answer, with the records in its lists as they are when they are read one by one."""
+        """Return the answer with the records in its lists as they are when they are read one by one."""
         if decided.outcome != OK or not content.startswith(("{", "[")):
             return content, []
         try:
@@ -154,7 +154,7 @@ class Holes:
 
 
 def put(session: Session, type_: str, key: Key, record: Mapping[str, Any]) -> None:
-    """Put an invented record into a session's store; what is known of it already stays."""
+    """Add an invented record to a session's store. Known fields of the record are kept."""
     known = session.store.records.get((type_, key), {})
     for name, value in record.items():
         if name not in known:
@@ -162,7 +162,8 @@ def put(session: Session, type_: str, key: Key, record: Mapping[str, Any]) -> No
 
 
 def listed(layout: Layout, tool: str, body: Any) -> list[tuple[str, Key, dict[str, Any]]]:
-    """The (type, key, item) of the records that stand in lists of an answer and are looked up one by one elsewhere."""
+    """Yield the (type, key, item) of the records that are in lists of an answer and that another tool reads one by one.
+    """
     out = []
     for path, site in layout.sites.get(tool, {}).items():
         if not path.endswith("[]") or not layout.alone(site.type):

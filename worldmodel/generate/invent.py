@@ -1,7 +1,7 @@
-"""An unseen record is invented once, whole, for (seed, type, key): by the model under the schema of its type's reader,
-else from the values that its fields have.
+"""Invent an unseen record once, completely, for (seed, type, key): by the model under the schema of the tool that reads
+its type, or else from the values that its fields have in production.
 
-The record is a function of the world's seed alone. Who asks first, in which episode or process, changes nothing.
+The record is a function of the world's seed. It does not depend on which episode or process asks first.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Inventor:
         self._readers = readers(engine)
 
     def invents(self, type_: str) -> bool:
-        """Whether records of a type are read one by one, so that an unseen one can be invented."""
+        """Whether a tool reads records of this type one by one, so that an unseen one can be invented."""
         return type_ in self._readers and type_ in self.shapes.fields
 
     async def record(self, type_: str, key: Key) -> dict[str, Any]:
-        """The fields of the record, `ABSENT` where it has none."""
+        """Return the fields of the record; `ABSENT` for a field that it does not have."""
         question = f"record {type_} {json.dumps(key)}"
         made = await self.pins.settle(question, lambda: self._record(type_, key))
         return {name: ABSENT if value == LEFT_OUT else value for name, value in made.items()}
@@ -53,7 +53,7 @@ class Inventor:
         return {name: LEFT_OUT if value is ABSENT else value for name, value in fields.items()}
 
     async def _by_model(self, site: Site, arguments: dict[str, Any], key: Key, rng: random.Random) -> dict[str, Any]:
-        """What the model says of the record; nothing where it may not be asked or says nothing that can be used."""
+        """Return the model's fields for the record; none if the model may not be asked or its answer is not usable."""
         values = self.shapes.bodies.get(site.tool, {}).get(OK)
         if values is None or not self.resolver.writes or site.tool in self.resolver.blocked:
             return {}
@@ -72,7 +72,7 @@ class Inventor:
         }
 
     def cleaned(self, body: Any, known: Sequence[Any], rng: random.Random) -> Any:
-        """An invented value in which nothing private is repeated, unless the call itself says it."""
+        """Replace private texts in an invented value, except those that the call itself contains."""
         said = {text for value in known for _, text in leaves(value)}
         if not any(self.shapes.is_private(text) and text not in said for _, text in leaves(body)):
             return body
@@ -86,7 +86,7 @@ class Inventor:
         return value if isinstance(value, str) and value in said else self.shapes.cleaned(value, rng)
 
     def keyed(self, site: Site, key: Key) -> dict[str, Any]:
-        """The fields that repeat the key, as numbers where production has numbers there."""
+        """Return the fields that repeat the key, as numbers where production has numbers."""
         return self.typed(self.shapes.fields[site.type], key_fields(site, key))
 
     @staticmethod
@@ -98,7 +98,8 @@ class Inventor:
         return out
 
     def related(self, type_: str, key: Key, store: Store) -> dict[str, Any]:
-        """Fields that name a record which is known to name this one: a list and its detail agree on who owns what."""
+        """Return the fields that name a record which is known to name this one, so that a list and its detail name the
+        same owner."""
         out = {}
         for field, other in self._owners().get(type_, ()):
             for known in store.keys.get(other, {}):
@@ -123,7 +124,7 @@ class Inventor:
 
 
 def readers(engine: Engine) -> dict[str, tuple[Site, Link]]:
-    """By record type: the place in a reading tool's answers that shows most of it, and how a call names it."""
+    """Per record type, the place in a tool's answers that shows most of the record, and how a call names it."""
     found: dict[str, tuple[Site, Link]] = {}
     for site in engine.rules.schema.sites:
         if site.tool in engine.writes or "[]" in site.path or "{}" in site.path or site.type == EPISODE:
@@ -139,7 +140,7 @@ def readers(engine: Engine) -> dict[str, tuple[Site, Link]]:
 
 
 def arguments_of(link: Link, key: Key) -> dict[str, Any]:
-    """The arguments of the call that reads the record with this key."""
+    """Return the arguments of the call that reads the record with this key."""
     out = {}
     for part, text in zip(link.keys, key, strict=True):
         bare = text[len(part.add) :] if part.add and text.startswith(part.add) else text
@@ -148,7 +149,7 @@ def arguments_of(link: Link, key: Key) -> dict[str, Any]:
 
 
 def key_fields(site: Site, key: Key) -> dict[str, Any]:
-    """The fields that repeat the key."""
+    """Return the fields that repeat the key."""
     out = {}
     for part, text in zip(site.keys, key, strict=True):
         if part.source.startswith("field/"):
@@ -157,7 +158,7 @@ def key_fields(site: Site, key: Key) -> dict[str, Any]:
 
 
 def schema_with(values: Values, known: Mapping[str, Any], at: str = "") -> str:
-    """The JSON schema of an answer, with what is known (by dotted field) as constants."""
+    """Return the JSON schema of an answer, with the known values (by dotted field) as constants."""
     return dumps(_schema_with(values, known, at))
 
 

@@ -1,4 +1,4 @@
-"""What the model is asked: the odds of the outcome classes, and bodies, under a JSON schema or as an edit."""
+"""Queries to the model: probabilities of outcome classes, and bodies, under a JSON schema or as an edit."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ MAX_BODY_TOKENS = 640
 
 
 def uniform(*parts: object) -> float:
-    """A number in [0, 1) that is a function of its arguments alone: common random numbers for whoever
-    asks.
-    """
+    """Return a number in [0, 1) that is a function of the arguments only, so that all callers use common random
+    numbers."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A step and where it came from; `support` in [0, 1] is how much production stands behind it. `rule` names the rule
-    that derived it, or says why there is no answer. `records` were invented on the way: (type, key, fields)."""
+    """A step and its source. `support` in [0, 1] is the degree to which production supports it. `rule` names the rule
+    that derived it, or the reason why there is no answer. `records` are the records that were invented for it: (type,
+    key, fields)."""
 
     step: Step
     provenance: str
@@ -45,18 +45,18 @@ class Answer:
 
 
 def abstained(tool: str, arguments: Mapping[str, Any], why: str) -> Answer:
-    """No answer, and why."""
+    """Return an answer that abstains, with the reason."""
     return Answer(Step(tool, arguments, "", "abstained"), "abstained", 0.0, why)
 
 
 @dataclass
 class Resolver:
-    """The model, what was learned without one, and past transitions.
+    """The model, the statistics that were learned without it, and past transitions.
 
-    `adapter` None asks the base as it is. `biases` are added to the log-probabilities of a tool's digits.
-    Tools in `blocked` (their card failed) are replayed or abstained from, never generated. `by_schema`: bodies are
-    written under a JSON schema; else freely, as an edit, and used where they turn out to be possible. Without `writes`,
-    no model is asked for a body.
+    With `adapter` None the base model is used. `biases` are added to the log-probabilities of a tool's outcome digits.
+    Tools in `blocked` (which failed their card) are replayed or abstained from, never generated. With `by_schema`,
+    bodies are written under a JSON schema; otherwise freely, as an edit, and used if they are possible. Without
+    `writes`, the model writes no bodies.
     """
 
     engine: Engine
@@ -76,14 +76,14 @@ class Resolver:
     # ----- outcome
 
     async def odds(self, framed: Framed) -> tuple[float, ...]:
-        """The corrected distribution over the tool's outcome classes."""
+        """Return the corrected distribution over the tool's outcome classes."""
         names = framed.prompt.outcomes
         if len(names) == 1:
             return (1.0,)
         return corrected(await self.digit_logprobs(framed), self.biases.get(framed.prompt.tool))
 
     async def digit_logprobs(self, framed: Framed) -> tuple[float, ...]:
-        """The model's own log-probabilities of the outcome digits, one a class, not normalised over them."""
+        """Return the model's log-probabilities of the outcome digits, one per class, not normalised."""
         digits = [self.chat.encode(str(n))[0] for n in range(len(framed.prompt.outcomes))]
         prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
         return tuple(await self.engine.next_token_logprobs(prompt, digits, adapter=self.adapter))
@@ -100,7 +100,7 @@ class Resolver:
         history: Sequence[Step] = (),
         trail: Sequence[Step] = (),
     ) -> Any:
-        """A JSON body for an outcome, under a schema; None where the model writes none that can be read."""
+        """Return a JSON body for an outcome, written under a schema; None if the model writes no valid JSON."""
         framed = self.frame.frame(tool, arguments, history, trail, self.index)
         self.tally["asked"] += 1
         body = await self._body(framed, outcome, schema, seed)
@@ -126,7 +126,7 @@ class Resolver:
             return None
 
     async def edited(self, framed: Framed, outcome: int, seed: int, temperature: float) -> str | None:
-        """A body that the model writes freely, as an edit; None where it is none that this tool could give."""
+        """Return a body that the model writes freely, as an edit; None if this tool could not give it."""
         name = framed.prompt.outcomes[outcome]
         sampling = Sampling(self.body_tokens, temperature, self.chat.stop_ids, seed % 2**31)
         prompt = self._prompt(framed, outcome, "")
@@ -147,7 +147,7 @@ class Resolver:
     # ----- no answer
 
     def objection(self, tool: str, arguments: Mapping[str, Any]) -> str | None:
-        """Why no answer to this call can be supported, if so."""
+        """Return the reason why no answer to this call can be supported; None if there is none."""
         profile = self.profiles.get(tool)
         if profile is None:
             return f"unknown tool {tool!r}"
@@ -157,7 +157,7 @@ class Resolver:
 
 
 def corrected(logprobs: Sequence[float], bias: Sequence[float] | None) -> tuple[float, ...]:
-    """Log-probabilities plus a bias, as probabilities over the classes."""
+    """Return log-probabilities plus a bias as probabilities over the classes."""
     shifted = [lp + b for lp, b in zip(logprobs, bias or [0.0] * len(logprobs), strict=True)]
     top = max(shifted)
     weights = [math.exp(v - top) for v in shifted]
@@ -168,9 +168,10 @@ def corrected(logprobs: Sequence[float], bias: Sequence[float] | None) -> tuple[
 def fit_bias(
     logprobs_NC: Sequence[Sequence[float]], outcomes: Sequence[int], rounds: int = 100
 ) -> list[float]:
-    """The bias under which the mean predicted class distribution is the observed one (half a count smoothed).
+    """Return the bias for which the mean predicted class distribution equals the observed one (smoothed by half a
+    count).
 
-    Iterative proportional fitting on held-out calls; the last step that matters moves no probability by 1e-4.
+    Iterative proportional fitting on held-out calls, until no probability changes by 1e-4.
     """
     classes = len(logprobs_NC[0])
     observed = [0.5 / classes] * classes

@@ -1,8 +1,8 @@
-"""The training corpus as memory: the nearest past transition, and answers that production always gave.
+"""The training corpus as a memory: the nearest past transition, and answers that production always gave.
 
-Similarity is the summed inverse document frequency, within the tool, of what two calls share: argument
-values, their shapes (a number of cents is not a number of dollars), and short values of the entity's state
-before the call.
+Similarity is the summed inverse document frequency, within the tool, of the features that two calls share: argument
+values, their shapes (a number of cents differs from a number of dollars), and short values of the entity's state before
+the call.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from worldmodel.steps import Step, is_identifier, leaves
 
 @dataclass(frozen=True)
 class Entry:
-    """One past transition. `pristine`: nothing had been written to its entities, and its outcome was no
-    accident.
+    """One past transition. `pristine`: no write to its entities came before, and its outcome was not a transient error.
     """
 
     conversation_id: str
@@ -38,7 +37,8 @@ class Entry:
 
 
 def features_of(tool: str, arguments: Mapping[str, Any], states: Sequence[str]) -> tuple[str, ...]:
-    """What a call is compared by; `states` are the entity's observations before the call, nearest first."""
+    """Return the features by which a call is compared. `states` are the entity's observations before the call, nearest
+    first."""
     found = {f"={key}={text}" for key, text in leaves(dict(arguments))}
     found |= {f"~{key}={_shape(value)}" for key, value in _scalars(arguments)}
     found |= {f"#{key}={len(value)}" for key, value in arguments.items() if isinstance(value, list)}
@@ -59,7 +59,7 @@ def _scalars(value: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _shape(value: Any) -> str:
-    """`W4821` is A9999, `-12.5` is a negative float: what a validator would look at."""
+    """Return the shape of a value as a validator would see it: `W4821` is A9999, `-12.5` is a negative float."""
     if isinstance(value, str):
         letters = re.sub(r"[a-z]+", "a", re.sub(r"[A-Z]+", "A", value))
         return re.sub(r"\d", "9", letters) if len(value) < 32 else "text"
@@ -83,7 +83,7 @@ def _state(content: str) -> Iterable[tuple[str, str]]:
 
 @dataclass
 class TransitionIndex:
-    """All training transitions, searchable. Build with `of`, store with `save`, read with `load`."""
+    """All training transitions, searchable. Build it with `of`, store it with `save`, read it with `load`."""
 
     entries: list[Entry]
     groups: Mapping[str, int] = field(default_factory=dict)
@@ -109,16 +109,14 @@ class TransitionIndex:
     def nearest(
         self, tool: str, features: Sequence[str], not_conversation: str = "", among: str | None = None
     ) -> Step | None:
-        """The most similar past transition of a tool (the latest of equals), optionally of one outcome
-        class.
-        """
+        """Return the most similar past transition of a tool (the latest of equals), optionally of one outcome class."""
         return next(iter(self.nearest_of(tool, features, 1, not_conversation, among)), None)
 
     def nearest_of(
         self, tool: str, features: Sequence[str], most: int, not_conversation: str = "", among: str | None = None
     ) -> list[Step]:
-        """The `most` most similar past transitions of a tool, from conversations that share no entity with the one
-        that is named, and no two of them of one call."""
+        """Return the `most` most similar past transitions of a tool, from conversations that share no entity with the
+        given one, at most one per call."""
         rows = self._of_tool.get(tool)
         if rows is None:
             return []
@@ -140,7 +138,7 @@ class TransitionIndex:
         return list(found.values())
 
     def always(self, key: str) -> Step | None:
-        """The answer that production gave to a call every time, where there was only one such answer."""
+        """Return production's answer to a call if it was always the same."""
         return self._always.get(key)
 
     def save(self, path: Path) -> None:
@@ -152,7 +150,7 @@ class TransitionIndex:
 
 
 def write_conversations(path: Path, conversations: Mapping[str, Sequence[Step]]) -> None:
-    """Store conversations' steps, in order."""
+    """Store the steps of conversations, in order."""
     _write(path, [Entry(cid, step, (), False) for cid, steps in conversations.items() for step in steps])
 
 
@@ -188,7 +186,7 @@ def _read(path: Path) -> list[Entry]:
 
 
 def _unanimous(entries: Iterable[Entry], told: Callable[[Step], str]) -> dict[str, Step]:
-    """The latest step of every call that was told the same each time, before anything was written to."""
+    """Return the latest step of every call that always had the same answer before any write."""
     answers: dict[str, set[str]] = defaultdict(set)
     examples: dict[str, Step] = {}
     for entry in entries:

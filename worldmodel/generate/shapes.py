@@ -1,7 +1,7 @@
-"""What was learned of values without a model: of each record type, of each open answer, and who owns which value.
+"""Statistics of values, learned without a model: per record type, per open answer, and which texts are private.
 
-`Shapes` is what inventing needs. It holds no record of a training conversation: what belongs to one conversation is
-kept as a hash, so that a generated answer that repeats it is noticed and made anew.
+`Shapes` is the input of inventing. It contains no record of a training conversation: texts of one conversation are
+stored as hashes, so that a generated answer that repeats one is detected and replaced.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LONG_ENOUGH = 4
 
 
 class Skeleton(msgspec.Struct):
-    """Which fields one record had: common values as they are, of others the JSON type alone."""
+    """The fields of one record: common values as they are, and only the JSON type of other values."""
 
     kept: dict[str, Any] = {}
     kinds: dict[str, str] = {}
 
 
 class Shapes(msgspec.Struct):
-    """By record type and field, and by tool and outcome class, what values look like."""
+    """Value statistics by record type and field, and by tool and outcome class."""
 
     fields: dict[str, dict[str, Values]] = {}
     skeletons: dict[str, list[Skeleton]] = {}
@@ -50,11 +50,12 @@ class Shapes(msgspec.Struct):
     """By tool, the rates of answers that are quietly wrong (worldmodel.control.KINDS)."""
 
     def is_private(self, text: str) -> bool:
-        """Whether a text was one conversation's own."""
+        """Whether a text occurred in too few conversations to be common."""
         return len(text) >= LONG_ENOUGH and _hash(text) in self.private
 
     def record(self, type_: str, rng: random.Random) -> dict[str, Any]:
-        """The fields of a new record: the common values of one real record, and new values for the others."""
+        """Return the fields of a new record: the common values of one real record, and new values for the other fields.
+        """
         fields, options = self.fields.get(type_, {}), self.skeletons.get(type_, ())
         if not options:
             return {name: self.fresh(values, rng) for name, values in fields.items()}
@@ -70,7 +71,7 @@ class Shapes(msgspec.Struct):
         return out
 
     def fresh(self, values: Values, rng: random.Random, kind: str = "") -> Any:
-        """A drawn value in which nothing private is repeated."""
+        """Draw a value without private texts."""
         for _ in range(8):
             value = draw(values, rng, kind)
             if value is ABSENT or not any(self.is_private(text) for _, text in leaves(value)):
@@ -78,7 +79,7 @@ class Shapes(msgspec.Struct):
         return self.cleaned(value, rng)
 
     def cleaned(self, value: Any, rng: random.Random) -> Any:
-        """A value with every private text in it made anew, letter by letter."""
+        """Return a value in which every private text is replaced letter by letter."""
         if isinstance(value, dict):
             return {name: self.cleaned(inner, rng) for name, inner in value.items()}
         if isinstance(value, list):
@@ -153,7 +154,7 @@ def _skeleton(record: Mapping[str, Any], fields: Mapping[str, Values]) -> Skelet
 
 
 def private_texts(conversations: Mapping[str, Sequence[Step]]) -> frozenset[int]:
-    """Hashes of all texts in answers and arguments that fewer than three conversations show."""
+    """Return hashes of all texts in answers and arguments that occur in fewer than three conversations."""
     owners: dict[int, set[str] | None] = {}
     for cid, steps in conversations.items():
         for text in {t for step in steps for t in texts_of(step)}:
@@ -165,7 +166,7 @@ def private_texts(conversations: Mapping[str, Sequence[Step]]) -> frozenset[int]
 
 
 def texts_of(step: Step) -> Iterable[str]:
-    """The texts of a call and its answer that could be somebody's own."""
+    """Return the texts of a call and its answer that can be private."""
     body = parse(step.content)
     values = [*leaves(dict(step.arguments)), *(leaves(body) if isinstance(body, dict | list) else ())]
     return (text for _, text in values if len(text) >= LONG_ENOUGH and not _is_plain_number(text))
@@ -176,7 +177,7 @@ def _is_plain_number(text: str) -> bool:
 
 
 def learn_missing(engine: Engine, conversations: Mapping[str, Sequence[Step]]) -> dict[str, list[str]]:
-    """By reading tool, the lasting errors after which the record that was named was never found."""
+    """Per reading tool, the lasting errors after which the named record was never found."""
     denied: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for steps in conversations.values():
         session = engine.session()
@@ -199,7 +200,7 @@ def learn_missing(engine: Engine, conversations: Mapping[str, Sequence[Step]]) -
 
 
 def named_alone(engine: Engine, situation: Any) -> list[tuple[str, tuple[str, ...]]]:
-    """The (type, key) of the records that a call itself names and that are looked up one by one."""
+    """Return the (type, key) of the records that a call itself names and that are read one by one."""
     out = []
     for link in situation.links:
         key = situation.keys.get(link.name)

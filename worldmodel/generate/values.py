@@ -1,8 +1,7 @@
-"""What the values of one field look like, and new values of that kind.
+"""Statistics of the values of one field, and new values of the same kind.
 
-A value that several conversations show (a status, a city) may be said again. Any other value belongs to somebody: of it
-only the form is kept (the lengths of its runs of letters and digits, and words that are common), and new values are
-made in that form.
+A value that several conversations have (a status, a city) is common and may be repeated. Other values are private: only
+their form is stored (lengths of runs of letters and digits, and common words), and new values are made in that form.
 """
 
 from __future__ import annotations
@@ -18,26 +17,26 @@ import msgspec
 from worldmodel.derive.values import ABSENT
 
 COMMON = 3
-"""A value or a word is common if so many conversations show it."""
+"""A value or a word is common if at least this many conversations have it."""
 MOST_VALUES = 60
 MOST_FORMS = 24
 DEEPEST = 4
 LETTER_SHARE = 0.2
-"""A single letter belongs to the form if so many texts have it (a prefix of ids)."""
+"""A single letter is part of the form if at least this share of the texts has it (a prefix of ids)."""
 _PIECES = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+|\s+|[^A-Za-z\d\s]")
 _CONSONANTS, _VOWELS = "bcdfghklmnprstvz", "aeiou"
 
 Sighting = tuple[str, Any]
-"""A conversation, and the value that a field has there."""
+"""A conversation, and the value of a field in it."""
 
 
 class Values(msgspec.Struct):
-    """The values of one field. `kinds` counts JSON types, `absent` among them."""
+    """The values of one field. `kinds` counts JSON types, including `absent`."""
 
     kinds: dict[str, int] = {}
     common: list[tuple[Any, int]] = []
     rest: int = 0
-    """How many sightings have a value that is not common."""
+    """The number of sightings with a value that is not common."""
     forms: list[tuple[list[str], int]] = []
     """Of texts that are not common: their pieces, where `\\x00a5` stands for five lower-case letters."""
     longest: int = 0
@@ -51,7 +50,7 @@ class Values(msgspec.Struct):
 
 
 def learn_values(seen: Sequence[Sighting], deepest: int = DEEPEST) -> Values:
-    """The values of a field from (conversation, value) pairs; `ABSENT` where the field is left out."""
+    """Return the statistics of (conversation, value) pairs; `ABSENT` marks a field that was left out."""
     out = Values(dict(Counter(kind_of(v) for _, v in seen)))
     spread: dict[Any, set[str]] = defaultdict(set)
     times: Counter[Any] = Counter()
@@ -88,7 +87,7 @@ def learn_values(seen: Sequence[Sighting], deepest: int = DEEPEST) -> Values:
 
 
 def kind_of(value: Any) -> str:
-    """The JSON type of a value: absent, null, bool, int, float, text, list or object."""
+    """Return the JSON type of a value: absent, null, bool, int, float, text, list or object."""
     if value is ABSENT:
         return "absent"
     if value is None:
@@ -107,7 +106,7 @@ def _decimals(value: float) -> int:
 
 
 def _forms(texts: Sequence[tuple[str, str]]) -> list[tuple[list[str], int]]:
-    """The forms of texts, with words that are no common ones and all digits as lengths."""
+    """Return the forms of texts. Words that are not common, and all digits, are stored as lengths."""
     spread: dict[str, set[str]] = defaultdict(set)
     for conversation, text in texts:
         for piece in _PIECES.findall(text[:400]):
@@ -130,7 +129,8 @@ def _masked(piece: str, seen_in: int, of: int) -> str:
 
 
 def make_text(values: Values, rng: random.Random) -> str:
-    """A new text: pieces are drawn place by place among the forms of one length, so that no text is repeated whole."""
+    """Make a new text. Pieces are drawn position by position from the forms of one length, so no text is repeated
+    completely."""
     if not values.forms:
         return ""
     chosen = rng.choices([f for f, _ in values.forms], [n for _, n in values.forms])[0]
@@ -163,7 +163,8 @@ def _unmasked(piece: str, rng: random.Random) -> str:
 
 
 def draw(values: Values, rng: random.Random, kind: str = "") -> Any:
-    """A value of this kind, or of one JSON type of it; `ABSENT` at the rate at which the field is left out."""
+    """Draw a value of this kind, or of one JSON type of it. `ABSENT` is drawn at the rate at which the field is left
+    out."""
     kinds = {k: n for k, n in values.kinds.items() if n}
     if not kinds:
         return None
@@ -199,7 +200,7 @@ def _number(values: Values, kind: str, rng: random.Random) -> Any:
 
 
 def json_schema(values: Values) -> dict[str, Any]:
-    """A schema that allows values of this kind, in the subset that grammar libraries follow."""
+    """Return a schema that allows values of this kind, in the subset that grammar libraries support."""
     options = []
     for kind in sorted(k for k, n in values.kinds.items() if n and k != "absent"):
         options.append(_schema_of(kind, values))
@@ -229,7 +230,7 @@ def _schema_of(kind: str, values: Values) -> dict[str, Any]:
 
 
 def object_schema(fields: dict[str, Values], known: dict[str, Any] | None = None) -> dict[str, Any]:
-    """An object's schema; what is `known` is a constant in it, and fields known to be absent are left out."""
+    """Return an object's schema. Values in `known` are constants, and fields known to be absent are left out."""
     known = known or {}
     properties: dict[str, Any] = {}
     required = []
@@ -257,7 +258,7 @@ def _pattern(form: Iterable[str]) -> str:
 
 
 def typed(values: Values, value: Any) -> bool:
-    """Whether a value has a JSON type that production showed here, all the way down."""
+    """Whether a value has JSON types that production showed here, at every level."""
     kind = kind_of(value)
     known = values.kinds
     if kind == "int" and known.get("float") or kind == "float" and known.get("int") and float(value).is_integer():

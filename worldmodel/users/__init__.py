@@ -1,1 +1,1 @@
-"""The human side of a world."""
+"""The users of a world."""

@@ -1,7 +1,7 @@
 """Compare simulated users with real ones on held-out conversations: answers, stops, disclosure.
 
-Every message of a held-out customer after the first is asked of the `user` adapter, with the real conversation before
-it. A discriminator that cannot tell the two apart has an area under the curve of 0.5.
+The `user` adapter generates every message of a held-out customer after the first, given the real conversation before
+it. A discriminator that cannot distinguish the two has an area under the curve of 0.5.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONG = 20
 
 @dataclass(frozen=True)
 class Turn:
-    """What a real customer said (None: they left) and what the simulated one did, after the same words."""
+    """A real customer's message (None: they left) and the simulated one, after the same dialogue."""
 
     before: tuple[tuple[str, str], ...]
     real: str | None
@@ -36,7 +36,7 @@ class Turn:
 
 
 class Fresh:
-    """Pins that keep nothing, so that every turn is generated."""
+    """Pins that store nothing, so that every turn is generated."""
 
     async def settle(self, question: str, make: Any) -> Any:
         return await make()
@@ -45,7 +45,7 @@ class Fresh:
 async def ask_users(
     user: UserSide, said: Mapping[str, Sequence[tuple[str, str]]], seed: int = 0, most: int = MOST_TURNS
 ) -> list[Turn]:
-    """The turns of held-out conversations, evenly sampled. `said` is (speaker, text) by conversation."""
+    """Return the turns of held-out conversations, evenly sampled. `said` has (speaker, text) by conversation."""
     wanted: list[tuple[tuple[str, ...], tuple[tuple[str, str], ...], str | None, tuple[str, ...]]] = []
     for talk in said.values():
         spoken = [(speaker, text) for speaker, text in talk if speaker in ("user", "agent")]
@@ -66,7 +66,7 @@ async def ask_users(
 
 
 def match(turns: Sequence[Turn]) -> dict[str, Any]:
-    """The measures of the card; counts beside shares."""
+    """Return the measures of the card: shares with their counts."""
     both = [t for t in turns if t.real is not None and t.simulated is not None]
     left = [t.real is None for t in turns]
     return {
@@ -87,13 +87,14 @@ def match(turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def disclosed(before: Sequence[tuple[str, str]], text: str) -> set[str]:
-    """The identifiers that a message names and nobody had named before."""
+    """Return the identifiers that a message names for the first time."""
     told = " ".join(words for _, words in before)
     return {word for word in re.findall(r"[\w#@.-]*\w", text) if is_identifier(word) and word not in told}
 
 
 def auc(real: Sequence[str], simulated: Sequence[str], folds: int = 4) -> float | None:
-    """Area under the curve of a logistic regression on letter trigrams, cross-validated; None below ten of each."""
+    """Return the area under the curve of a logistic regression on letter trigrams, cross-validated; None for fewer than
+    ten of each."""
     if min(len(real), len(simulated)) < 10:
         return None
     x_NF = np.stack([_trigrams(text) for text in (*real, *simulated)])

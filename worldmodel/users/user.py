@@ -1,4 +1,4 @@
-"""The human side of a world: what the customer says next, from the goal that the trace revealed."""
+"""The user of a world: the customer's next message, from the goal that the trace revealed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ from worldmodel.steps import utterances
 
 
 class Settles(Protocol):
-    """What remembers replies: worldmodel.generate.pins.Pins."""
+    """A store of replies: worldmodel.generate.pins.Pins."""
 
     async def settle(self, question: str, make: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer to a question; made once."""
+        """Return the answer to a question, computed once."""
         ...
 
 
 @dataclass
 class UserSide:
-    """The `user` adapter. `max_turns` is the patience of the most patient real customers (their 99th
-    percentile).
-    """
+    """The `user` adapter. `max_turns` is the patience of the most patient real customers (99th percentile)."""
 
     engine: Engine
     chat: ChatFormat
@@ -39,9 +37,7 @@ class UserSide:
     async def reply(
         self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: Settles
     ) -> str | None:
-        """The customer's next message, None when they leave. The same words so far get the same reply in
-        a world.
-        """
+        """Return the customer's next message; None if they leave. Equal dialogues get equal replies in one world."""
         if sum(speaker == "user" for speaker, _ in said) >= self.max_turns:
             return None
         prompt = self.chat.prompt(user_messages(goal, said, self.chat.compact))
@@ -58,9 +54,9 @@ class UserSide:
 
 
 def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What was said aloud, as (speaker, text); customers see neither tool calls nor what is noted beside them.
+    """Return the spoken messages as (speaker, text). Customers see neither tool calls nor notes.
 
-    Texts of one side in a row become one utterance, as that side's next turn would have shown them.
+    Consecutive texts of one side are joined to one utterance, as that side's next turn would have shown them.
     """
     said: list[tuple[str, str]] = []
     for speaker, content in utterances(messages):
@@ -74,7 +70,7 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
 def user_rows(
     conversations: Iterable[Conversation], chat: ChatFormat, rng: random.Random, longest: int = 1024
 ) -> list[tuple[list[int], list[bool]]]:
-    """Training rows: one per reply of a recorded customer after their first, and one per departure."""
+    """Return training rows: one per reply of a recorded customer after their first message, and one per departure."""
     rows = []
     for conversation in conversations:
         said = dialogue(conversation.messages)
@@ -98,6 +94,6 @@ def _row(
 
 
 def patience(conversations: Iterable[Conversation]) -> int:
-    """How many messages real customers write at most (99th percentile), at least two."""
+    """Return the maximum number of messages of real customers (99th percentile), at least two."""
     turns = sorted(sum(speaker == "user" for speaker, _ in dialogue(c.messages)) for c in conversations)
     return max(2, turns[int(0.99 * (len(turns) - 1))]) if turns else 2

@@ -6,6 +6,7 @@ import dagster as dg
 
 from dagster_project.defs.resources import LoopResource
 from dagster_project.defs.runs import LAKE
+from dagster_project.loop.passes import STAGES
 from dagster_project.report import show
 
 TABLES = {
@@ -66,6 +67,7 @@ def spans(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
     pool=LAKE,
 )
 def tables(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> Iterator[dg.MaterializeResult]:
+    """Fails after the tables are built if they do not suffice for the other stages of this run."""
     loop = rehearsal.open(context)
     rows = loop.data().facts["rows"]
     samples = show.samples(loop.tables)
@@ -80,3 +82,5 @@ def tables(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> Iterat
                 **(replaced if name == "conversations" else {}),
             },
         )
+    selected = {key.to_user_string() for key in context.job_def.asset_layer.selected_asset_keys}
+    loop.check_data([stage for stage, asset in STAGES.items() if asset in selected])

@@ -51,14 +51,14 @@ def told(threads: list[Thread]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", HISTORIES)
-def test_messages_that_are_one_object_prove_no_more_than_equal_ones(name: str) -> None:
+def test_shared_message_objects_join_no_more_than_equal_ones(name: str) -> None:
     calls = HISTORIES[name]
     shared = thread(copy.deepcopy(calls), Scopes(by_span(calls)))
     apart = thread([copy.deepcopy(o) for o in calls], Scopes(by_span(calls)))
     assert told(shared) == told(apart)
 
 
-def test_a_group_that_is_read_in_two_parts_names_what_it_would_in_one() -> None:
+def test_a_group_read_in_two_parts_has_the_same_names_as_in_one() -> None:
     """Counted ids: the group makes and answers ``call_0`` itself, and another group made a ``call_0`` as well."""
     made = message("assistant", call_part("look", {"n": 7}, "call_0"))
     other = message("assistant", call_part("look", {"n": 8}, "call_0"))
@@ -80,7 +80,7 @@ def test_a_group_that_is_read_in_two_parts_names_what_it_would_in_one() -> None:
     assert origins(spans[1:]) == origins(*([o] for o in spans[1:]))
 
 
-def test_an_execution_is_in_one_conversation_though_a_rebuilt_run_names_it(tmp_path: Path) -> None:
+def test_an_execution_named_by_a_rebuilt_run_is_in_one_conversation(tmp_path: Path) -> None:
     """A run of two tools: of one nothing is known, and it may be another thread's call; the other has arguments."""
     tool: dict[str, Any] = {"gen_ai.operation.name": "execute_tool"}
     agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "desk"}
@@ -103,7 +103,7 @@ def test_an_execution_is_in_one_conversation_though_a_rebuilt_run_names_it(tmp_p
     assert balance.holds and balance.execution.raw == 3, "\n".join(balance.lines())
 
 
-def test_a_span_that_log_records_alone_tell_is_the_same_whichever_arrived_first() -> None:
+def test_a_span_from_log_records_does_not_depend_on_arrival_order() -> None:
     """The records come from two scopes; the span has that of the earliest."""
     rows = [
         ("t1", "s1", 1000 + n, 0, f"gen_ai.{role}.message", json.dumps({"content": role}), "{}", scope, "{}")

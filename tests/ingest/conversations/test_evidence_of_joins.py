@@ -63,7 +63,7 @@ def test_runs_without_contents_in_one_trace_stay_apart(recover: Recover, lake: L
     assert lake.conservation().holds
 
 
-def test_two_who_begin_alike_are_not_mistaken_for_each_other(recover: Recover) -> None:
+def test_conversations_with_equal_beginnings_are_not_joined(recover: Recover) -> None:
     """Two users say hello, get the same answer, and go on: which goes on from which nobody can tell."""
     hello = [text("user", "Hello."), text("assistant", "Hi, what is it?")]
     begun = [request(chat(n, n, n, hello[:1], hello[1:], None)) for n in (1, 2)]
@@ -72,7 +72,7 @@ def test_two_who_begin_alike_are_not_mistaken_for_each_other(recover: Recover) -
     assert sorted(len(c.messages) for c in found) == [2, 2, 4, 4]
 
 
-def test_counted_ids_do_not_tie_conversations_whose_calls_differ(recover: Recover) -> None:
+def test_counted_ids_do_not_join_conversations_with_different_calls(recover: Recover) -> None:
     first = [text("user", "Cancel W1."), call("call_0", "cancel", {"id": "W1"})]
     other = [text("user", "Cancel W2."), call("call_0", "cancel", {"id": "W2"}), answer("call_0", "refused")]
     found = recover(
@@ -90,7 +90,7 @@ def named(name: str) -> dict[str, str]:
     return {"gen_ai.agent.name": name}
 
 
-def test_a_guardrail_that_was_asked_the_same_is_no_branch(recover: Recover) -> None:
+def test_a_guardrail_with_the_same_input_is_not_a_branch(recover: Recover) -> None:
     """The second question goes to both with the history of the first; the guardrail answers before the agent does."""
     ask, said, more = text("user", "Where is W1?"), text("assistant", "On its way."), text("user", "And W2?")
     verdict = text("assistant", "allowed")
@@ -107,7 +107,7 @@ def test_a_guardrail_that_was_asked_the_same_is_no_branch(recover: Recover) -> N
             assert c.messages[0]["content"] == "Say allowed or not." and c.messages[-1]["content"] == "allowed"
 
 
-def test_a_function_without_an_agent_that_was_asked_the_same_keeps_its_own_prompt(recover: Recover) -> None:
+def test_a_function_with_the_same_input_keeps_its_own_prompt(recover: Recover) -> None:
     ask = text("user", "Where is W1?")
     found = recover(request(
         chat(1, 2, 1.0, [ask], [text("assistant", "On its way.")], None, **system("Be kind.")),

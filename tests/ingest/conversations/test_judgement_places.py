@@ -42,7 +42,7 @@ def unattributed(lake: Lake) -> int:
 ASK, SAID, VERDICT = text("user", "Where is W1?"), text("assistant", "On its way."), text("assistant", "fine")
 
 
-def test_a_judge_in_the_trace_does_not_draw_the_judgement_of_the_agent(recover: Recover) -> None:
+def test_a_judgement_of_the_agent_is_not_assigned_to_a_judge_in_its_trace(recover: Recover) -> None:
     """The judge is an agent of its own, called after the one it judges, in one trace with it."""
     found = recover(request(
         agent(1, 1, "desk", 0, judged(1.0)),
@@ -53,7 +53,7 @@ def test_a_judge_in_the_trace_does_not_draw_the_judgement_of_the_agent(recover: 
     assert [c.agent for c in found] == ["desk", "judge"]
 
 
-def test_a_judgement_on_the_judge_s_own_call_is_of_the_response_that_it_names(recover: Recover) -> None:
+def test_a_judgement_on_a_judges_call_is_assigned_to_the_named_response(recover: Recover) -> None:
     verdict, own = judged(0.5, **{"gen_ai.response.id": "r-desk"}), {"gen_ai.response.id": "r-judge"}
     found = recover(request(
         agent(1, 1, "desk"), within(1, chat(1, 2, 1, [ASK], [SAID], None, **{"gen_ai.response.id": "r-desk"})),
@@ -63,7 +63,7 @@ def test_a_judgement_on_the_judge_s_own_call_is_of_the_response_that_it_names(re
     assert scores(found) == {"On its way.": [0.5], "fine": []}
 
 
-def test_a_judgement_of_a_branch_is_not_of_the_whole(recover: Recover) -> None:
+def test_a_judgement_of_a_branch_is_assigned_to_the_branch(recover: Recover) -> None:
     """The user asks again from the middle: both go on from one beginning, each has its judgement."""
     begun = [ASK, SAID]
     first, second = text("user", "Cancel it."), text("user", "Keep it.")
@@ -75,7 +75,7 @@ def test_a_judgement_of_a_branch_is_not_of_the_whole(recover: Recover) -> None:
     assert scores(found) == {"Cancelled.": [0.0], "Kept.": [1.0]}
 
 
-def test_feedback_names_a_response_or_a_trace_that_is_one_conversation(recover: Recover, lake: Lake) -> None:
+def test_feedback_is_assigned_by_response_or_by_a_trace_with_one_conversation(recover: Recover, lake: Lake) -> None:
     told = {"gen_ai.evaluation.name": "ok", "gen_ai.evaluation.score.value": 1.0}
     records = [
         log(0, "gen_ai.evaluation.result", {}, **told, **{"gen_ai.response.id": "r2"}),
@@ -95,7 +95,7 @@ def test_feedback_names_a_response_or_a_trace_that_is_one_conversation(recover: 
     assert unattributed(lake) == 2  # two conversations have the id "c"; nobody has the other
 
 
-def test_a_trace_that_holds_two_conversations_names_none(recover: Recover, lake: Lake) -> None:
+def test_a_trace_with_two_conversations_assigns_no_feedback(recover: Recover, lake: Lake) -> None:
     record = log(99, "gen_ai.evaluation.result", {"gen_ai.evaluation.name": "ok", "gen_ai.evaluation.score.value": 1})
     found = recover(request(
         chat(1, 2, 1, [ASK], [SAID], None), chat(1, 3, 2, [text("user", "Rate it.")], [VERDICT], None),
@@ -103,7 +103,7 @@ def test_a_trace_that_holds_two_conversations_names_none(recover: Recover, lake:
     assert scores(found) == {"On its way.": [], "fine": []} and unattributed(lake) == 1
 
 
-def test_the_judgement_of_a_tool_s_run_is_of_the_conversation_that_called_it(recover: Recover) -> None:
+def test_a_judgement_of_a_tool_run_is_assigned_to_the_calling_conversation(recover: Recover) -> None:
     """The run stands in a trace of its own, and an agent works within it."""
     asked = call("call_9f3b2a71", "research", {"q": "W1"})
     run = within(1, tool(1, 3, 2, "call_9f3b2a71", "research", {"q": "W1"}, "it is open"), judged(1.0))
@@ -116,7 +116,7 @@ def test_the_judgement_of_a_tool_s_run_is_of_the_conversation_that_called_it(rec
     assert scores(found) == {"On its way.": [1.0], "it is open": []}
 
 
-def test_a_judgement_of_an_unspoken_span_between_two_agents_is_of_neither(recover: Recover, lake: Lake) -> None:
+def test_a_judgement_of_a_span_between_two_agents_is_unattributed(recover: Recover, lake: Lake) -> None:
     step = span(1, 9, "step", {}, parent=1, events=[judged(1.0)])
     found = recover(request(
         agent(1, 1, "desk"), within(1, chat(1, 2, 1, [ASK], [SAID], None)), step,
@@ -125,7 +125,7 @@ def test_a_judgement_of_an_unspoken_span_between_two_agents_is_of_neither(recove
     assert scores(found) == {"On its way.": [], "fine": []} and unattributed(lake) == 1
 
 
-def test_a_judgement_that_arrives_twice_is_one(recover: Recover, lake: Lake) -> None:
+def test_a_duplicate_judgement_is_kept_once(recover: Recover, lake: Lake) -> None:
     record = log(2, "gen_ai.evaluation.result", {"gen_ai.evaluation.name": "ok", "gen_ai.evaluation.score.value": 1})
     again = {**record, "observedTimeUnixNano": "1795000099000000000"}
     (c,) = recover(request(chat(1, 2, 1, [ASK], [SAID], None)), logs(record), logs(again))

@@ -26,7 +26,7 @@ def answers(c: Conversation) -> list[tuple[str | None, bool]]:
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("ids", [True, False])
-def test_of_retried_calls_the_last_attempt_counts(recover: Recover, lake: Lake, told: bool, ids: bool) -> None:
+def test_the_last_attempt_of_a_retried_call_is_used(recover: Recover, lake: Lake, told: bool, ids: bool) -> None:
     """A framework tries the tool three times and tells the model of the last."""
     made = call("call_7c21aa90", "book", {"id": 1})
     runs = [tool(1, 3 + n, 2 + n, "call_7c21aa90", "book", {"id": 1}, "", "TimeoutError") for n in range(2)]
@@ -39,7 +39,7 @@ def test_of_retried_calls_the_last_attempt_counts(recover: Recover, lake: Lake, 
     assert balance.holds and balance.execution.placed == 3
 
 
-def test_attempts_within_one_execution_are_one_run(recover: Recover, lake: Lake) -> None:
+def test_attempts_within_one_execution_are_one_execution(recover: Recover, lake: Lake) -> None:
     made = call("call_7c21aa90", "book", {"id": 1})
     outer = {**tool(1, 3, 2, "call_7c21aa90", "book", {"id": 1}, "booked"), "endTimeUnixNano": str(2**60 * 2)}
     inner = [tool(1, 4 + n, 2.1 + n, "", "book", {"id": 1}, "", "TimeoutError" if n == 0 else None) for n in range(2)]
@@ -48,7 +48,7 @@ def test_attempts_within_one_execution_are_one_run(recover: Recover, lake: Lake)
     assert answers(c) == [("booked", False)] and lake.conservation().execution.placed == 3
 
 
-def test_a_half_exported_attempt_hides_no_result(recover: Recover) -> None:
+def test_an_incomplete_attempt_does_not_replace_a_result(recover: Recover) -> None:
     """A second telling of the run, by another library, knows no result and never ended."""
     made = call("call_7c21aa90", "book", {"id": 1})
     half = without(tool(1, 4, 3, "call_7c21aa90", "book", {"id": 1}, ""), "call.result")
@@ -60,7 +60,7 @@ def test_a_half_exported_attempt_hides_no_result(recover: Recover) -> None:
 
 
 @pytest.mark.parametrize("call_id", ["call_0", "functions.look:0", "look"])
-def test_a_counted_id_is_repeated_from_turn_to_turn(recover: Recover, call_id: str) -> None:
+def test_counted_ids_may_repeat_in_later_turns(recover: Recover, call_id: str) -> None:
     """The same call is made again and answered otherwise; of three runs one never came."""
     history: list[dict[str, Any]] = [ASK]
     spans = []
@@ -74,7 +74,7 @@ def test_a_counted_id_is_repeated_from_turn_to_turn(recover: Recover, call_id: s
     assert answers(c) == [("open", False), ("packed", False), ("shipped", True)]
 
 
-def test_two_agents_in_one_trace_count_their_calls_alike(recover: Recover, lake: Lake) -> None:
+def test_counted_ids_of_two_agents_in_a_trace_do_not_collide(recover: Recover, lake: Lake) -> None:
     """Both call the tool with the same id and nothing else to tell them apart than where they stand."""
     spans = []
     for n, name in enumerate(("a", "b")):
@@ -88,7 +88,7 @@ def test_two_agents_in_one_trace_count_their_calls_alike(recover: Recover, lake:
 
 
 @pytest.mark.parametrize("kind", ["GraphInterrupt", "acme.ApprovalRequired", "CallDeferred", "WorkflowSuspended"])
-def test_a_tool_that_waits_for_a_person_has_not_failed(recover: Recover, kind: str) -> None:
+def test_a_tool_that_waits_for_approval_is_not_an_error(recover: Recover, kind: str) -> None:
     """It is approved in another trace; the model is told what it answered then."""
     made = call("call_7c21aa90", "cancel", {"id": 1})
     paused = without(tool(1, 3, 2, "call_7c21aa90", "cancel", {"id": 1}, "", kind), "call.result")
@@ -101,14 +101,14 @@ def test_a_tool_that_waits_for_a_person_has_not_failed(recover: Recover, kind: s
     assert answers(c) == [("cancelled", False)] and observation["error_class"] == "" and observation["latency_ms"] == 40
 
 
-def test_a_tool_that_still_waits_has_no_answer(recover: Recover) -> None:
+def test_a_pending_tool_has_no_result(recover: Recover) -> None:
     made = call("call_7c21aa90", "cancel", {"id": 1})
     paused = without(tool(1, 3, 2, "call_7c21aa90", "cancel", {"id": 1}, "", "GraphInterrupt"), "call.result")
     (c,) = recover(request(chat(1, 2, 1, [ASK], [made], None), paused))
     assert answers(c) == [] and "call_without_result" in c.flags
 
 
-def test_arguments_that_a_person_changed_do_not_cost_the_answer(recover: Recover) -> None:
+def test_edited_arguments_do_not_lose_the_result(recover: Recover) -> None:
     made = call("call_7c21aa90", "pay", {"amount": 100, "to": "a"})
     (c,) = recover(request(
         chat(1, 2, 1, [ASK], [made], None), tool(1, 3, 2, "call_7c21aa90", "pay", {"amount": 50, "to": "a"}, "paid 50"),
@@ -118,7 +118,7 @@ def test_arguments_that_a_person_changed_do_not_cost_the_answer(recover: Recover
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("at_end", [{"gen_ai.tool.call.arguments"}, set()])
-def test_a_span_that_is_exported_when_it_begins_and_when_it_ends(
+def test_a_span_exported_at_start_and_end_is_one_span(
     recover: Recover, order: int, at_end: set[str]
 ) -> None:
     """Its tellings come in any order; what only the first one says is kept."""

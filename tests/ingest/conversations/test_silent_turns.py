@@ -57,7 +57,7 @@ def run_of(
 
 @pytest.mark.parametrize("call_id", ["call_0", "look", ""], ids=["counted", "named after the tool", "no id"])
 @pytest.mark.parametrize("nothing", NOTHING)
-def test_two_agents_that_say_nothing_stay_apart(nothing: str, call_id: str) -> None:
+def test_two_agents_without_content_are_not_joined(nothing: str, call_id: str) -> None:
     """In traces of their own, in one, and under one conversation id."""
     for traces, cid in PLACES:
         runs = [run_of(n, agent, nothing, call_id, traces[n - 1], cid) for n, agent in enumerate(AGENTS, 1)]
@@ -68,14 +68,14 @@ def test_two_agents_that_say_nothing_stay_apart(nothing: str, call_id: str) -> N
 
 
 @pytest.mark.parametrize("nothing", NOTHING)
-def test_unnamed_runs_that_say_nothing_stay_apart(nothing: str) -> None:
+def test_unnamed_runs_without_content_are_not_joined(nothing: str) -> None:
     """No agent is named and the ids are counted: two traces have nothing in common."""
     runs = [run_of(n, "", nothing, "call_0", n, None) for n in (1, 2)]
     assert calls_of(normalised(request(*(s for run in runs for s in run)))) == [1, 1]
 
 
 @pytest.mark.parametrize("nothing", NOTHING)
-def test_a_later_trace_that_repeats_nothing_continues_nothing(nothing: str) -> None:
+def test_a_later_trace_without_repeated_content_starts_a_conversation(nothing: str) -> None:
     """Histories of silent turns alone are equal; the second trace has one turn more."""
     silent = [text("user", nothing), text("assistant", nothing)]
     made = normalised(
@@ -86,18 +86,18 @@ def test_a_later_trace_that_repeats_nothing_continues_nothing(nothing: str) -> N
 
 
 @pytest.mark.parametrize("content", [*NOTHING, "<REDACTED>", "[FILTERED]"])
-def test_a_placeholder_says_nothing(content: str) -> None:
+def test_a_placeholder_is_not_content(content: str) -> None:
     (turn,) = to_turns(text("assistant", content))
     assert not says(turn) and not say_something([turn])
 
 
 @pytest.mark.parametrize("content", ["no", "0", "[1]", "null and void", '{"a": null}', "nothing", "ok"])
-def test_a_short_text_says_something(content: str) -> None:
+def test_a_short_text_is_content(content: str) -> None:
     (turn,) = to_turns(text("assistant", content))
     assert says(turn)
 
 
-def test_a_later_trace_that_repeats_something_continues_it() -> None:
+def test_a_later_trace_with_repeated_content_continues_the_conversation() -> None:
     said = [text("user", "null"), text("assistant", "It is null.")]
     made = normalised(
         request(chat(1, 2, 1, said[:1], said[1:], None)),

@@ -87,7 +87,7 @@ def test_two_answers_are_two_branches(dialect: str, recover: Recover) -> None:
     assert told(found) == sorted([ASKED, t] for t in TAKE)
 
 
-def test_choices_told_by_events(recover: Recover) -> None:
+def test_choices_are_read_from_events(recover: Recover) -> None:
     told_by = [
         event("gen_ai.user.message", {"content": ASKED}),
         *(
@@ -113,7 +113,7 @@ def test_calls_of_two_answers_are_not_one_turn(recover: Recover) -> None:
     assert [len(m.get("tool_calls", ())) for c in found for m in c.messages if m["role"] == "assistant"] == [1, 1]
 
 
-def test_the_conversation_goes_on_from_the_answer_that_was_taken(recover: Recover) -> None:
+def test_the_conversation_continues_from_the_chosen_answer(recover: Recover) -> None:
     first = DIALECTS["otel, by the count"]
     second = {
         "gen_ai.operation.name": "chat",

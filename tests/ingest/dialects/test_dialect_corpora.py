@@ -73,7 +73,7 @@ def difference(corpus: Path, lake: Lake) -> str:
     return f"{len(got)} conversations too many" if any(got) else ""
 
 
-def test_every_corpus_is_recovered_whole(tmp_path: Path) -> None:
+def test_every_corpus_is_recovered_completely(tmp_path: Path) -> None:
     need_corpora()
     names = sorted(p.name for p in CORPORA.iterdir() if (p / "expected.json").exists())
     found = {name: difference(CORPORA / name, Lake.create(tmp_path / name)) for name in names}

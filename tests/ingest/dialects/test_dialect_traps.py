@@ -62,7 +62,7 @@ def test_structured_attributes_read_like_json_text(recover: Recover) -> None:
     assert facts(c) == FACTS[1:]
 
 
-def test_one_bad_message_or_part_costs_only_itself(recover: Recover) -> None:
+def test_a_bad_message_or_part_loses_no_other(recover: Recover) -> None:
     """2: Phoenix drops the whole list."""
     bad = [7, None, {"role": "user"}, {"parts": "?"}, {"role": "assistant", "parts": [None, {"type": "tool_call"}]}]
     (c,) = recover(request(chat(1, 2, 1, [*bad, *OTEL_HISTORY], [OTEL_ANSWER], None)))
@@ -99,7 +99,7 @@ def test_what_pydantic_ai_writes_instead_of_the_standard(recover: Recover) -> No
 
 
 @pytest.mark.parametrize("other_id", ["c1", "fc_9"])
-def test_double_instrumentation_tells_one_call(other_id: str, recover: Recover) -> None:
+def test_double_instrumentation_gives_one_call(other_id: str, recover: Recover) -> None:
     """7, 8: two spans a call, which may disagree on the call's id."""
     sample = SAMPLES["otel-genai"]()
     again = json.loads(json.dumps(SAMPLES["openinference"]()).replace('"c1"', f'"{other_id}"'))
@@ -144,7 +144,7 @@ def test_dropped_events_are_flagged(recover: Recover) -> None:
 
 
 @pytest.mark.parametrize("length", [150, 220, 300])
-def test_a_length_limit_cuts_one_history_and_is_told(length: int, recover: Recover) -> None:
+def test_a_history_truncated_by_a_length_limit_is_flagged(length: int, recover: Recover) -> None:
     """12: cut in the middle of the JSON, counted nowhere; what was whole before the cut is kept."""
     history = json.dumps(OTEL_HISTORY)
     second = chat(1, 4, 3, OTEL_HISTORY, [OTEL_ANSWER], None, **{"gen_ai.input.messages": history[:length]})
@@ -153,14 +153,14 @@ def test_a_length_limit_cuts_one_history_and_is_told(length: int, recover: Recov
     assert facts(c) == FACTS[1:] and "truncated:gen_ai.input.messages" in c.flags
 
 
-def test_adk_placeholders_say_nothing(recover: Recover, lake: Lake) -> None:
+def test_adk_placeholders_are_not_content(recover: Recover, lake: Lake) -> None:
     """13: ``<not specified>``, ``N/A``, ``{}``, ``<not serializable>`` and a made-up span for parallel calls."""
     (c,) = recover(SAMPLES["google-adk"]())
     (call,) = lake.query("SELECT * FROM tool_calls").to_pylist()
     assert facts(c) == FACTS and call["execution_span_id"] == f"{3:016x}"
 
 
-def test_attribute_names_cannot_make_big_lists(recover: Recover) -> None:
+def test_list_indices_in_attribute_names_are_bounded(recover: Recover) -> None:
     """16: ``gen_ai.prompt.9999999.content`` sorts and sizes nothing; odd names do no harm."""
     sample = SAMPLES["openllmetry"]()
     change(sample, 2, gen_ai__prompt__9999999__role="user", gen_ai__prompt__9999999__content="More.",
@@ -194,7 +194,7 @@ def test_runs_without_model_calls_are_rebuilt_from_their_tools(recover: Recover)
     assert "rebuilt" in c.flags
 
 
-def test_a_tool_of_which_only_its_running_is_told_invents_no_call(recover: Recover) -> None:
+def test_an_execution_without_a_call_adds_no_call(recover: Recover) -> None:
     """MCP servers export neither arguments nor results: the fact that a call was made, with what, is not there."""
     values = {"mcp.method.name": "tools/call", "gen_ai.tool.name": "find", "error.type": "tool_error"}
     (c,) = recover(request(span(1, 2, "tools/call find", values)))
@@ -229,7 +229,7 @@ def test_a_tool_result_in_another_trace_joins_the_call_that_it_answers(recover: 
     assert facts(c) == FACTS[1:]
 
 
-def test_a_hidden_history_is_flagged_where_nothing_says_which_it_is(recover: Recover) -> None:
+def test_an_ambiguous_hidden_history_is_flagged(recover: Recover) -> None:
     """A new user message in stateful mode names no earlier response: what it continues is not in the traces.
     Its token count shows that there was something; the conversation says so and repeats no system prompt."""
     system = {"gen_ai.system_instructions": json.dumps([{"type": "text", "content": SYSTEM}])}
@@ -244,7 +244,7 @@ def test_a_hidden_history_is_flagged_where_nothing_says_which_it_is(recover: Rec
     assert {"hidden_history", "missing_system"} <= set(rest.flags) and "hidden_history" not in whole.flags
 
 
-def test_a_new_id_every_turn_does_not_split_what_the_call_ids_join(recover: Recover) -> None:
+def test_a_new_conversation_id_per_turn_does_not_split_a_conversation_joined_by_call_ids(recover: Recover) -> None:
     """AG2 gives each run a conversation id of its own."""
     again = [*OTEL_HISTORY, OTEL_ANSWER, text("user", "Ok.")]
     (c,) = recover(request(
@@ -254,7 +254,7 @@ def test_a_new_id_every_turn_does_not_split_what_the_call_ids_join(recover: Reco
     assert facts(c) == [*FACTS[1:], ("user", "Ok."), ("assistant", "Bye.")] and c.conversation_id == "run-1"
 
 
-def test_conversations_with_ids_that_only_say_the_same_stay_apart(recover: Recover) -> None:
+def test_conversations_with_equal_content_and_different_ids_are_not_joined(recover: Recover) -> None:
     said = [text("user", "Hi."), text("assistant", "Hello.")]
     found = recover(request(
         chat(1, 2, 1, said[:1], said[1:], "a"), chat(2, 3, 5, [*said, text("user", "Bye.")], said[1:], "b"),

@@ -32,7 +32,7 @@ Recover = Callable[..., list[Conversation]]
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_every_dialect_tells_the_same_conversation(name: str, recover: Recover, lake: Lake) -> None:
+def test_every_dialect_gives_the_same_conversation(name: str, recover: Recover, lake: Lake) -> None:
     (c,) = recover(SAMPLES[name]())
     assert facts(c) == FACTS
     assert [x["id"] for m in c.messages for x in m.get("tool_calls", ())] == ["c1"]
@@ -51,7 +51,7 @@ def test_call_span_and_result_are_linked(name: str, recover: Recover, lake: Lake
 
 @pytest.mark.parametrize("name", ["otel-genai", "openinference", "openllmetry", "vercel-ai", "langfuse", "langsmith",
                                   "mlflow", "pydantic-ai logfire", "google-adk", "inferred"])  # fmt: skip
-def test_tool_definitions_are_flat_whatever_they_came_as(name: str, recover: Recover) -> None:
+def test_tool_definitions_are_flat_in_every_dialect(name: str, recover: Recover) -> None:
     (c,) = recover(SAMPLES[name]())
     assert c.tools == [{"name": "cancel", "parameters": SCHEMA}]
 

@@ -18,7 +18,7 @@ RESULT = {"toolUseId": "c1", "content": [{"text": FAILED}], "status": "error"}
 CALL = {"toolUseId": "c1", "name": "cancel", "input": ARGUMENTS}
 
 
-def test_a_result_that_is_an_event_and_a_block_of_the_users_message_is_one(recover: Recover) -> None:
+def test_a_result_in_an_event_and_in_a_user_block_is_kept_once(recover: Recover) -> None:
     """opentelemetry-instrumentation-botocore writes Bedrock's tool results twice."""
     named = {"gen_ai.system": "aws.bedrock", "gen_ai.operation.name": "chat"}
     called = {"id": "c1", "type": "function", "function": {"name": "cancel", "arguments": ARGUMENTS}}
@@ -149,7 +149,7 @@ ENVELOPES: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("how", ENVELOPES)
-def test_a_tool_message_that_failed_says_so_from_within_its_envelope(how: str, recover: Recover) -> None:
+def test_an_error_inside_an_envelope_is_an_error(how: str, recover: Recover) -> None:
     """The text "no" alone is no error: the message's status says it."""
     arguments, result = ENVELOPES[how]
     tool = {
@@ -256,7 +256,7 @@ def test_half_a_surrogate_pair_costs_one_character(recover: Recover) -> None:
     [("0.5", 0.5, None), ("80%", 0.8, None), (True, 1.0, None), ("pass", None, "pass"), ("true", 1.0, "true"),
      ("NaN", None, None)],
 )  # fmt: skip
-def test_scores_as_text(value: Any, score: float | None, label: str | None, recover: Recover) -> None:
+def test_scores_given_as_text_are_read(value: Any, score: float | None, label: str | None, recover: Recover) -> None:
     judged = {"gen_ai.evaluation.name": "task", "gen_ai.evaluation.score.value": value}
     values = {
         "gen_ai.operation.name": "chat",

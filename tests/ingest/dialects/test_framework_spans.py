@@ -66,7 +66,7 @@ TOOLS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", TOOLS)
-def test_a_tools_name_for_people_gives_way(how: str, recover: Recover) -> None:
+def test_a_technical_tool_name_replaces_a_display_name(how: str, recover: Recover) -> None:
     (c,) = recover(turn(FIRST, TOOLS[how], LAST))
     assert facts(c) == FACTS and "orphan_result" not in c.flags
     (row,) = [m for m in c.messages if m["role"] == "tool"]
@@ -100,7 +100,7 @@ def test_a_class_within_a_named_run_is_the_same_run(recover: Recover) -> None:
         f"content='{FAILED}' name='cancel' tool_call_id='c1' status='error'",
     ],
 )
-def test_results_come_out_of_their_envelopes(wrapped: str, recover: Recover) -> None:
+def test_results_are_unwrapped_from_envelopes(wrapped: str, recover: Recover) -> None:
     tool = {OI: "TOOL", "tool.name": "cancel", "input.value": json.dumps(ARGUMENTS), "output.value": wrapped}
     found = recover(
         request(span(1, 1, "run", {OI: "AGENT"}, took=9), span(1, 2, "m", FIRST, at=1), span(1, 3, "t", tool, at=2))
@@ -141,7 +141,7 @@ def test_executions_with_an_id_prove_calls_and_exceptions_are_results(recover: R
     ]
 
 
-def test_agents_that_tell_single_turns_of_their_models(recover: Recover) -> None:
+def test_agent_spans_with_single_model_turns_are_read(recover: Recover) -> None:
     """AG2 through OpenInference: a span of an agent tells the history and what its model said; the one around them
     tells the run; the user's side sees all roles the other way round."""
     results = {
@@ -239,7 +239,7 @@ def test_content_that_was_a_list_of_blocks_is_read_and_text_that_looks_like_one_
         '["red", "blue"]',
     ],
 )
-def test_an_answer_in_json_is_kept_whatever_the_dialect(answer: str, recover: Recover) -> None:
+def test_a_json_answer_is_kept_in_every_dialect(answer: str, recover: Recover) -> None:
     dialects: list[dict[str, Any]] = [
         {
             "langfuse.observation.type": "generation",
@@ -266,7 +266,7 @@ def test_an_answer_in_json_is_kept_whatever_the_dialect(answer: str, recover: Re
     assert [[asked, json.loads(said)] for asked, said in told] == [[ASK, json.loads(answer)]] * len(dialects)
 
 
-def test_items_that_logfire_does_not_know_are_read_from_their_data(recover: Recover) -> None:
+def test_logfire_items_of_unknown_kind_are_read_from_their_data(recover: Recover) -> None:
     item = {
         "type": "mcp_call",
         "id": "m1",
@@ -288,7 +288,7 @@ def test_items_that_logfire_does_not_know_are_read_from_their_data(recover: Reco
     assert facts(c) == FACTS
 
 
-def test_an_answer_that_the_next_request_tells_in_its_parts_is_told_in_them(recover: Recover) -> None:
+def test_an_answer_is_replaced_by_its_parts_from_the_next_request(recover: Recover) -> None:
     """The AI SDK writes the text and the calls of an answer, and not what the provider's tools gave in between."""
     searched = [
         {"type": "text", "text": "Let me look."},

@@ -84,7 +84,7 @@ CODEX = [
 ]  # fmt: skip
 
 
-def test_codex(tmp_path: Path) -> None:
+def test_codex_sessions_are_read(tmp_path: Path) -> None:
     (c,), done = read(tmp_path, logs(*codex(), service="codex_cli_rs"))
     assert (c.conversation_id, c.agent) == ("c-1", "codex_cli_rs") and told(c) == CODEX
     assert [t.latency_ms for t in Lake.open(tmp_path / "lake").transitions()] == [40.0, 7.0]
@@ -96,7 +96,7 @@ def test_the_order_of_arrival_changes_nothing(tmp_path: Path) -> None:
     assert told(c) == CODEX
 
 
-def test_sessions_stay_apart(tmp_path: Path) -> None:
+def test_sessions_are_not_joined(tmp_path: Path) -> None:
     both = [r for pair in zip(codex("c-1"), codex("c-2"), strict=True) for r in pair]
     found, _ = read(tmp_path, logs(*both))
     assert {c.conversation_id: told(c) for c in found} == {"c-1": CODEX, "c-2": CODEX}
@@ -115,7 +115,7 @@ def claude(name: str, at: float, **values: Any) -> dict[str, Any]:
     return record(name, {**own, **values}, at, body=value(f"claude_code.{name}"))
 
 
-def test_claude_code_without_bodies(tmp_path: Path) -> None:
+def test_claude_code_sessions_without_bodies_are_read(tmp_path: Path) -> None:
     events = [
         claude("user_prompt", 1, prompt="fix it", prompt_length=6, **{"event.sequence": 1}),
         claude("api_request", 2, model="claude-sonnet-4-6", cost_usd=0.1, input_tokens=5, **{"event.sequence": 2}),
@@ -136,7 +136,7 @@ def test_claude_code_without_bodies(tmp_path: Path) -> None:
     assert not done.unread_log_records
 
 
-def test_claude_code_with_bodies(tmp_path: Path) -> None:
+def test_claude_code_sessions_with_bodies_are_read(tmp_path: Path) -> None:
     system, tool = [{"type": "text", "text": "You code."}], {"name": "Bash", "input_schema": {"type": "object"}}
     asked = [{"role": "user", "content": "fix it"}]
     use = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"c": "ls"}}
@@ -164,7 +164,7 @@ def test_claude_code_with_bodies(tmp_path: Path) -> None:
     assert Lake.open(tmp_path / "lake").transitions()[0].latency_ms == 12.0
 
 
-def test_a_sub_agents_calls_are_not_its_callers(tmp_path: Path) -> None:
+def test_calls_of_a_sub_agent_are_in_its_own_conversation(tmp_path: Path) -> None:
     events = [
         claude("user_prompt", 1, prompt="fix it"),
         claude("tool_result", 2, tool_name="Grep", tool_use_id="t2", success="true", **{"agent.name": "explorer"}),
@@ -177,7 +177,7 @@ def test_a_sub_agents_calls_are_not_its_callers(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_the_agent_was_told_to_leave_out_is_not_made_up(tmp_path: Path) -> None:
+def test_content_that_the_agent_does_not_log_is_not_invented(tmp_path: Path) -> None:
     events = [claude("user_prompt", 1, prompt="<REDACTED>"),
               claude("tool_result", 2, tool_name="Read", success="true", duration_ms="1"),
               claude("assistant_response", 3, response="<REDACTED>")]  # fmt: skip
@@ -191,7 +191,7 @@ def gemini(name: str, at: float, **values: Any) -> dict[str, Any]:
                   body=value("a sentence for people"))  # fmt: skip
 
 
-def test_gemini_with_requests_and_streamed_responses(tmp_path: Path) -> None:
+def test_gemini_requests_and_streamed_responses_are_read(tmp_path: Path) -> None:
     asked = [{"role": "user", "parts": [{"text": "list files"}]}]
     called = {"role": "model", "parts": [{"functionCall": {"name": "ls", "args": {"path": "."}}}]}
     answered = {"role": "user", "parts": [{"functionResponse": {"name": "ls", "response": {"output": "a.py"}}}]}
@@ -213,7 +213,7 @@ def test_gemini_with_requests_and_streamed_responses(tmp_path: Path) -> None:
     assert not done.unread_log_records
 
 
-def test_gemini_with_responses_alone(tmp_path: Path) -> None:
+def test_gemini_responses_without_requests_are_read(tmp_path: Path) -> None:
     called = {"role": "model", "parts": [{"text": "I look."}, {"functionCall": {"name": "ls", "args": {}}}]}
     events = [
         gemini("user_prompt", 1, prompt="list files"), gemini("api_request", 2),
@@ -227,14 +227,14 @@ def test_gemini_with_responses_alone(tmp_path: Path) -> None:
     assert [t.latency_ms for t in Lake.open(tmp_path / "lake").transitions()] in ([None], [])
 
 
-def test_requests_alone_tell_the_history(tmp_path: Path) -> None:
+def test_the_history_is_read_from_requests_alone(tmp_path: Path) -> None:
     asked = [{"role": "user", "parts": [{"text": "hi"}]}, {"role": "model", "parts": [{"text": "yo"}]},
              {"role": "user", "parts": [{"text": "more"}]}]  # fmt: skip
     (c,), _ = read(tmp_path, logs(*(gemini("api_request", n, request_text=json.dumps(asked[:n])) for n in (1, 3))))
     assert told(c) == [("user", "hi"), ("assistant", "yo"), ("user", "more")]
 
 
-def test_gemini_without_texts(tmp_path: Path) -> None:
+def test_gemini_sessions_without_texts_are_read(tmp_path: Path) -> None:
     events = [
         gemini("user_prompt", 1, prompt_length=10), gemini("api_request", 2), gemini("api_response", 3),
         gemini("tool_call", 4, function_name="ls", function_args="{}", success=False, error="no", error_type="X"),
@@ -244,7 +244,7 @@ def test_gemini_without_texts(tmp_path: Path) -> None:
     assert Lake.open(tmp_path / "lake").transitions()[0].error_class == "X"
 
 
-def test_an_agent_that_nobody_named_with_the_same_events(tmp_path: Path) -> None:
+def test_an_unknown_agent_with_the_same_events_is_read(tmp_path: Path) -> None:
     events = [record("acme-code.user_prompt", {"session.id": "q", "prompt": "hi"}, 1),
               record("acme-code.tool_call", {"session.id": "q", "function_name": "f", "function_args": "{}",
                                              "success": True, "output": "1"}, 2)]  # fmt: skip
@@ -261,7 +261,7 @@ def test_the_standards_events_without_traces(tmp_path: Path) -> None:
     assert not done.unread_log_records
 
 
-def test_what_is_not_understood_is_said(tmp_path: Path) -> None:
+def test_log_records_that_are_not_understood_are_reported(tmp_path: Path) -> None:
     strange = [record("acme.started", {"host": "h"}, n) for n in range(4)]
     plain = [
         {"timeUnixNano": "1", "body": {"stringValue": "GET / 200"}},
@@ -286,7 +286,7 @@ def test_records_of_spans_that_were_read_are_understood(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shards", [2, 5])
-def test_in_parts_as_in_one_piece(tmp_path: Path, shards: int) -> None:
+def test_reading_in_parts_gives_the_same_sessions(tmp_path: Path, shards: int) -> None:
     requests = [logs(*codex(f"c-{n}")) for n in range(4)] + [logs(record("acme.started", {}, 1))]
     whole, done = read(tmp_path, *requests)
     lake = Lake.open(tmp_path / "lake")
@@ -314,7 +314,7 @@ def test_retention_keeps_a_session_whose_raw_rows_were_dropped(tmp_path: Path) -
     assert {c.conversation_id: told(c) for c in lake.conversations()} == {"young": CODEX}
 
 
-def test_retention_keeps_a_session_whole(tmp_path: Path) -> None:
+def test_retention_keeps_or_drops_a_whole_session(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     day = 86_400 * SECOND
     writer = journal.JournalWriter(lake.journal_path)

@@ -57,7 +57,7 @@ OTEL = {
         {"ai.operationId": "ai.rerank", "ai.prompt": '{"prompt": "x"}'},
     ],
 )
-def test_a_span_that_says_so_is_no_conversation(said: dict[str, Any], recover: Recover) -> None:
+def test_spans_of_silent_kinds_are_no_conversation(said: dict[str, Any], recover: Recover) -> None:
     asked, answered = text("user", "Hi."), text("assistant", "Hello.")
     found = recover(
         request(span(1, 1, "run", {}, took=9), span(1, 2, "it", said, at=1), chat(1, 3, 2, [asked], [answered], None))
@@ -81,5 +81,5 @@ def test_a_span_that_says_so_is_no_conversation(said: dict[str, Any], recover: R
         "invoke_agent",
     ],
 )
-def test_other_words_say_nothing_against_a_conversation(word: str) -> None:
+def test_spans_of_other_kinds_can_be_conversations(word: str) -> None:
     assert not is_silent(word)

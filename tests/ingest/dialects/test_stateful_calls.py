@@ -115,7 +115,7 @@ def test_a_response_continued_twice_is_a_branch(recover: Recover) -> None:
     assert sorted(map(said, recover(request(*made)))) == sorted([WHOLE[:4], [*WHOLE[:2], *WHOLE[4:]]])
 
 
-def test_the_same_words_in_two_chains_stay_two(recover: Recover) -> None:
+def test_equal_texts_in_two_response_chains_are_not_joined(recover: Recover) -> None:
     """The id decides where the words fit both."""
 
     def call(n: int, name: str, previous: str | None) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_the_same_words_in_two_chains_stay_two(recover: Recover) -> None:
     assert found == {("My order is W1.", f"Noted. {x}0", "Cancel it.", f"Cancelled. {x}1") for x in "ab"}
 
 
-def test_a_call_that_names_a_response_and_tells_the_history_is_not_doubled(recover: Recover) -> None:
+def test_a_call_with_a_response_id_and_a_history_is_not_duplicated(recover: Recover) -> None:
     history = [
         {"role": "user", "parts": [{"type": "text", "content": TURNS[0][0]}]},
         {"role": "assistant", "parts": [{"type": "text", "content": TURNS[0][1]}]},
@@ -149,7 +149,7 @@ def test_a_call_that_names_a_response_and_tells_the_history_is_not_doubled(recov
     ],
 )
 @pytest.mark.parametrize("session", [{}, {"session.id": "s-1"}])
-def test_a_conversation_that_the_api_keeps_is_one(
+def test_calls_with_one_stored_conversation_id_are_one_conversation(
     state: dict[str, Any], session: dict[str, Any], recover: Recover
 ) -> None:
     """Conversations, threads: every call tells only what is new."""
@@ -158,7 +158,7 @@ def test_a_conversation_that_the_api_keeps_is_one(
     assert said(c) == WHOLE and c.conversation_id == session.get("session.id", "conv_17")
 
 
-def test_a_session_that_the_request_names_groups_and_proves_no_order(recover: Recover) -> None:
+def test_a_session_id_groups_calls_without_ordering_them(recover: Recover) -> None:
     calls = [openinference(n, None, metadata={"session_id": "conv_17"}) for n in range(3)]
     found = recover(request(*(span(n + 1, n + 1, "call", v, at=n, parent=n + 1) for n, v in enumerate(calls))))
     assert {c.conversation_id.split("/")[0] for c in found} == {"conv_17"}
@@ -172,12 +172,12 @@ def test_a_session_that_the_request_names_groups_and_proves_no_order(recover: Re
         {"tools": [{"name": "x", "input": {"thread_id": "t-1234"}}]},
     ],
 )
-def test_what_only_looks_like_a_conversations_id_is_none(state: dict[str, Any], recover: Recover) -> None:
+def test_similar_fields_are_not_conversation_ids(state: dict[str, Any], recover: Recover) -> None:
     (c,) = recover(request(span(1, 1, "call", openinference(0, None, **state), parent=1)))
     assert c.conversation_id == f"{1:032x}"
 
 
-def test_a_call_that_only_approves_says_nothing_of_its_own(recover: Recover) -> None:
+def test_an_approval_adds_no_message(recover: Recover) -> None:
     """MCP with approval: the first response asks, the second request approves, the second response ran the tool."""
     approval = {"type": "mcp_approval_request", "id": "a1", "name": "cancel", "arguments": "{}"}
     ran = {

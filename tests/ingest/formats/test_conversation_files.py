@@ -210,7 +210,7 @@ def test_a_batch_of_embeddings_is_no_conversation(tmp_path: Path, record: dict[s
     assert not found and "line 1 is no OTLP/JSON request and no conversation" in problems[0]
 
 
-def test_tags_of_one_who_only_speaks_of_them_stay_text(tmp_path: Path) -> None:
+def test_tags_that_are_only_mentioned_stay_text(tmp_path: Path) -> None:
     said = '<tool_call>{"name": "x", "arguments": {}}</tool_call> is how Hermes calls.'
     (c,), _ = read(tmp_path, data={"messages": [USER, {"role": "assistant", "content": said}]})
     assert told(c)[-1] == ("assistant", said)
@@ -222,7 +222,7 @@ def test_a_system_prompt_between_tags_defines_the_tools(tmp_path: Path) -> None:
     assert c.tools == [{"name": "find", "parameters": {"type": "object"}}] and told(c)[1:] == WHOLE
 
 
-def test_what_stands_beside_the_messages_is_read_or_kept(tmp_path: Path) -> None:
+def test_fields_beside_the_messages_are_read_or_kept(tmp_path: Path) -> None:
     record = {"id": "m-1", "system": "Be kind.", "model": "m", "agent": {"name": "desk"}, "messages": OPENAI,
               "created_at": "2026-09-14T05:02:14Z", "split": "train", "reward": 1}  # fmt: skip
     (c,), _ = read(tmp_path, data=record)
@@ -258,7 +258,7 @@ def test_what_stands_beside_the_messages_is_read_or_kept(tmp_path: Path) -> None
     ],
     ids=str,
 )
-def test_rewards_are_outcomes_however_they_are_written(
+def test_rewards_in_every_spelling_are_outcomes(
     tmp_path: Path, beside: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     (c,), _ = read(tmp_path, data={"messages": OPENAI, **beside})
@@ -312,7 +312,7 @@ def batch(custom_id: str, content: str) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 @pytest.mark.parametrize("names", [("a_input", "b_output"), ("z_input", "b_output")])
-def test_the_results_of_a_batch_meet_their_requests(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_batch_results_are_joined_with_their_requests(tmp_path: Path, names: tuple[str, str]) -> None:
     (one, one_answered), (two, two_answered) = batch("r-1", "one"), batch("r-2", "two")
     found, problems = read(tmp_path, **{names[0]: [one, two], names[1]: [two_answered, one_answered]})
     assert not problems
@@ -323,7 +323,7 @@ def test_the_results_of_a_batch_meet_their_requests(tmp_path: Path, names: tuple
     assert all(c.tools for c in found)
 
 
-def test_an_id_that_two_batches_gave_to_other_requests_joins_nothing(tmp_path: Path) -> None:
+def test_an_id_used_in_two_batches_joins_nothing(tmp_path: Path) -> None:
     (one, answered), (other, _) = batch("r-1", "one"), batch("r-1", "other")
     found, _ = read(tmp_path, input1=[one], input2=[other], output=[answered])
     assert [("assistant", "one")] in [told(c) for c in found]
@@ -338,7 +338,7 @@ def test_a_failed_request_of_a_batch_is_no_answer(tmp_path: Path) -> None:
     assert [s["m"] for s in spans] == ["", "no"]
 
 
-def test_a_batch_of_anthropic(tmp_path: Path) -> None:
+def test_an_anthropic_batch_is_read(tmp_path: Path) -> None:
     asked = {"custom_id": "r", "params": {"model": "m", "system": "Be kind.", "messages": [USER]}}
     message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m",
                "content": [{"type": "text", "text": "Here."}]}  # fmt: skip
@@ -394,7 +394,7 @@ def test_a_preference_with_an_id_keeps_both_outcomes(tmp_path: Path) -> None:
     assert {told(c)[-1][1]: outcomes(c)["preferred"] for c in found} == {"Here.": 1.0, "No.": 0.0}
 
 
-def test_an_eval_log_of_inspect_tells_each_answer_once(tmp_path: Path, lake: Lake) -> None:
+def test_an_inspect_eval_log_gives_each_answer_once(tmp_path: Path, lake: Lake) -> None:
     """A sample's ``output`` is the last of its ``messages``."""
     said = {"role": "assistant", "content": "4", "source": "generate", "model": "m"}
     sample = {

@@ -59,7 +59,7 @@ def ingest(tmp_path: Path, *paths: Path) -> IngestSummary:
     return Lake.create(tmp_path / "lake").ingest(list(paths))
 
 
-def test_the_collectors_framed_files(tmp_path: Path) -> None:
+def test_framed_files_of_the_collector_are_read(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "traces.proto").write_bytes(framed(traces(1), traces(2), logs(), metrics()))
@@ -75,7 +75,7 @@ def test_the_collectors_framed_files(tmp_path: Path) -> None:
     assert (again.new, again.duplicates, again.rows) == (0, done.rows, done.rows)
 
 
-def test_objects_of_s3_and_messages_of_kafka(tmp_path: Path) -> None:
+def test_s3_objects_and_kafka_messages_are_read(tmp_path: Path) -> None:
     hour = tmp_path / "bucket" / "year=2026" / "month=09" / "day=14" / "hour=05" / "minute=02"
     hour.mkdir(parents=True)
     (hour / "traces_123.binpb").write_bytes(traces(1))
@@ -102,7 +102,7 @@ def test_objects_in_a_store_are_read_where_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["lines", "frames"])
-def test_a_file_that_is_still_written_is_read_to_its_last_whole_message(tmp_path: Path, form: str) -> None:
+def test_a_growing_file_is_read_up_to_its_last_complete_message(tmp_path: Path, form: str) -> None:
     if form == "lines":
         parts = [json.dumps(conversation(n, f"c-{n}")).encode() + b"\n" for n in range(1, 4)]
     else:
@@ -118,7 +118,7 @@ def test_a_file_that_is_still_written_is_read_to_its_last_whole_message(tmp_path
         assert len(Lake.open(tmp_path / "lake").conversations()) == seen
 
 
-def test_a_bad_line_costs_only_itself(tmp_path: Path) -> None:
+def test_a_bad_line_loses_no_other(tmp_path: Path) -> None:
     good = json.dumps(conversation())
     path = tmp_path / "a.jsonl"
     path.write_text(f'{good}\n{{"resourceSpans": 5}}\nnot json\n[[1]]\n{json.dumps(conversation(2, "c-2"))}\n')
@@ -132,7 +132,7 @@ def test_a_bad_line_costs_only_itself(tmp_path: Path) -> None:
     assert done.new == 12 and "message 2 is no" in done.problems[0]
 
 
-def test_another_kind_of_file_is_given_up_early(tmp_path: Path) -> None:
+def test_reading_a_file_of_another_kind_stops_early(tmp_path: Path) -> None:
     path = tmp_path / "server.log.json"
     path.write_text("something\n" * 100_000)
     with pytest.raises(files.BadFile, match="nor are 99 more"):
@@ -173,7 +173,7 @@ ATIF = {
     ],
     ids=["messages", "atif", "pretty", "list"],
 )
-def test_conversations_without_telemetry(tmp_path: Path, text: str, conversation_id: str) -> None:
+def test_conversations_without_telemetry_are_read(tmp_path: Path, text: str, conversation_id: str) -> None:
     path = tmp_path / "conversations.jsonl"
     path.write_text(text + "\n")
     assert ingest(tmp_path, path).new == 1 and ingest(tmp_path, path).new == 0
@@ -189,7 +189,7 @@ def test_conversations_without_telemetry(tmp_path: Path, text: str, conversation
     assert json.loads(kept) == ({"split": "train"} if conversation_id == "m-1" else ATIF)
 
 
-def test_bare_message_lists_are_told_apart_by_their_content(tmp_path: Path) -> None:
+def test_message_lists_without_ids_are_identified_by_content(tmp_path: Path) -> None:
     path = tmp_path / "lists.jsonl"
     other = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Hi."}]
     path.write_text("".join(json.dumps(x) + "\n" for x in (MESSAGES, other, MESSAGES)))
@@ -198,7 +198,7 @@ def test_bare_message_lists_are_told_apart_by_their_content(tmp_path: Path) -> N
     assert len(Lake.open(tmp_path / "lake").conversations()) == 2
 
 
-def test_the_summary_says_what_came_in(tmp_path: Path) -> None:
+def test_the_summary_counts_what_was_ingested(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(conversation()) + "\n")
     command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(path)]
@@ -208,7 +208,7 @@ def test_the_summary_says_what_came_in(tmp_path: Path) -> None:
     assert "spans by dialect:" in told[0] and "flagged:" in told[0]
 
 
-def test_half_a_character_in_a_line_costs_one_character(tmp_path: Path) -> None:
+def test_a_broken_character_loses_only_itself(tmp_path: Path) -> None:
     """JavaScript writes half of a surrogate pair where it cut a text within a character."""
     sample = request(span(1, 1, "chat", {"input.value": "smile \ud83d"}))
     path = tmp_path / "in.jsonl"

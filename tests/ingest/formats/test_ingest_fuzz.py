@@ -100,7 +100,7 @@ def test_any_json_is_rows_or_no_otlp(value: Any) -> None:
 
 @MANY
 @given(st.lists(SPAN, max_size=3), ANYTHING, ANYTHING)
-def test_malformed_spans_cost_only_themselves(spans: list[Any], resource: Any, scope: Any) -> None:
+def test_malformed_spans_lose_no_other(spans: list[Any], resource: Any, scope: Any) -> None:
     good = {"traceId": "a" * 32, "spanId": "b" * 16, "name": "good"}
     part = {"resource": resource, "scopeSpans": [{"scope": scope, "spans": [*spans, good]}]}
     request, rows = {"resourceSpans": [part]}, otlp.Rows()
@@ -158,7 +158,7 @@ def request(name: str, number: int, double: float, start: int, trace: bytes) -> 
 
 @MANY
 @given(TEXT, INTS, st.floats(), st.integers(0, 2**64 - 1) | st.just(0), st.sampled_from([b"\1" * 16, b"", bytes(16)]))
-def test_extremes_come_through_unchanged(name: str, number: int, double: float, start: int, trace: bytes) -> None:
+def test_extreme_values_are_unchanged(name: str, number: int, double: float, start: int, trace: bytes) -> None:
     rows = otlp.Rows()
     data = request(name, number, double, start, trace).SerializeToString()
     otlp.read_protobuf("traces", data, rows, 0, "")
@@ -221,7 +221,7 @@ def test_any_compressed_body_is_bytes_or_a_refusal(data: bytes, how: str, packed
 
 @pytest.mark.parametrize("how", ["gzip", "deflate", "zstd"])
 @pytest.mark.parametrize("members", [1, 2000])
-def test_bombs_cost_no_more_than_the_limit(how: str, members: int) -> None:
+def test_decompression_stops_at_the_limit(how: str, members: int) -> None:
     pack = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstandard.compress}[how]
     bomb = pack(bytes((1 << 30) // members)) * members
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -301,7 +301,7 @@ PIECES = st.sampled_from([
 
 @settings(max_examples=60, deadline=None)
 @given(parts=st.lists(PIECES | st.binary(max_size=20), min_size=1, max_size=10))
-def test_any_bytes_on_the_wire_leave_the_server_alive(port: int, parts: list[bytes]) -> None:
+def test_the_server_survives_any_bytes(port: int, parts: list[bytes]) -> None:
     exchange(port, *parts, read=False)
     assert alive(port)
 
@@ -326,7 +326,7 @@ def test_any_bytes_on_the_wire_leave_the_server_alive(port: int, parts: list[byt
           b"content-length: 5\r\n\r\n"], b"HTTP/1.1 100"),
     ],
 )  # fmt: skip
-def test_protocol_errors_have_their_answers(port: int, sent: list[bytes], answer: bytes) -> None:
+def test_protocol_errors_get_their_specified_answers(port: int, sent: list[bytes], answer: bytes) -> None:
     got = exchange(port, *sent)
     assert got.startswith(answer)
     if answer.endswith((b"413", b"503")):
@@ -345,7 +345,7 @@ def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     assert [part[:3] for part in got.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
 
 
-def test_a_client_that_has_said_all_still_hears_the_answer(port: int) -> None:
+def test_a_half_closed_connection_gets_its_answer(port: int) -> None:
     body = bytes(70_000)
     head = b"POST /v1/traces HTTP/1.1\r\ncontent-type: application/x-protobuf\r\ncontent-length: %d\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:

@@ -99,7 +99,7 @@ def test_a_session_of_claude_code_is_one_conversation(read: Read) -> None:
     assert told(c) == CLAUDE_TOLD and "call_without_result" not in c.flags
 
 
-def test_a_session_that_went_on_and_is_read_again_adds_what_is_new(read: Read) -> None:
+def test_reading_a_longer_session_again_adds_only_the_new_part(read: Read) -> None:
     read(*CLAUDE[:-2])
     (c,) = read(*CLAUDE)
     assert told(c) == CLAUDE_TOLD
@@ -126,7 +126,7 @@ def test_a_sub_agent_of_claude_code_is_a_conversation_of_its_own(read: Read) -> 
     assert told(again) == told(sub)
 
 
-def test_what_claude_prints_as_stream_json_is_read(read: Read) -> None:
+def test_claude_stream_json_output_is_read(read: Read) -> None:
     def line(kind: str, content: Any, **message: Any) -> dict[str, Any]:
         return {"type": kind, "session_id": "s-2", "uuid": str(content), "parent_tool_use_id": None,
                 "message": {"role": kind, "content": content, **message}}  # fmt: skip
@@ -201,7 +201,7 @@ def test_a_rollout_of_codex_is_one_conversation(read: Read) -> None:
     assert told(c) == CODEX_TOLD
 
 
-def test_the_older_form_of_rollouts_is_read(read: Read) -> None:
+def test_the_older_codex_format_is_read(read: Read) -> None:
     meta = {"id": "r-0", "timestamp": TIME.format(0), "instructions": None, "git": {}}
     (c,) = read(meta, {"record_type": "state"}, *ITEMS[1:2], {"record_type": "state"}, *ITEMS[3:])
     assert c.conversation_id == "r-0"
@@ -220,7 +220,7 @@ def test_a_compaction_of_codex_begins_a_history_of_its_own(read: Read) -> None:
     assert told(then)[-3:] == [("user", "The tests pass."), ("user", "Go on."), ("assistant", "Done.")]
 
 
-def test_turns_that_were_taken_back_in_codex_are_a_branch(read: Read) -> None:
+def test_codex_turns_that_were_undone_are_a_branch(read: Read) -> None:
     again = [
         codex(30, "event_msg", {"type": "thread_rolled_back", "num_turns": 1}),
         codex(31, "event_msg", {"type": "user_message", "message": "List the tests."}),
@@ -280,7 +280,7 @@ def test_the_lines_of_newer_gemini_sessions_are_read(read: Read) -> None:
     assert told(c) == GEMINI_TOLD
 
 
-def test_what_was_taken_back_in_gemini_is_a_branch(read: Read) -> None:
+def test_gemini_turns_that_were_undone_are_a_branch(read: Read) -> None:
     again = {"id": "5", "timestamp": TIME.format(5), "type": "gemini", "content": "See b."}
     found = read(GEMINI_META, *GEMINI, {"$rewindTo": "4"}, again)
     assert [told(c)[-1] for c in found] == [("assistant", "Only b is there."), ("assistant", "See b.")]
@@ -302,7 +302,7 @@ def test_a_session_without_messages_is_refused_with_what_it_is(tmp_path: Path, l
     assert "a session of Claude Code without messages" in problem and '{"messages"' in problem
 
 
-def test_a_session_that_is_cut_keeps_what_is_whole(tmp_path: Path, lake: Lake) -> None:
+def test_a_truncated_session_keeps_its_complete_part(tmp_path: Path, lake: Lake) -> None:
     path = tmp_path / "cut.jsonl"
     whole = "".join(json.dumps(line) + "\n" for line in CLAUDE[:5])
     path.write_text(whole + json.dumps(CLAUDE[5])[:40])
@@ -312,7 +312,7 @@ def test_a_session_that_is_cut_keeps_what_is_whole(tmp_path: Path, lake: Lake) -
     assert told(c) == CLAUDE_TOLD[:2]
 
 
-def test_a_line_that_is_no_json_costs_only_itself(tmp_path: Path, lake: Lake) -> None:
+def test_a_line_that_is_not_json_loses_no_other(tmp_path: Path, lake: Lake) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text("".join(json.dumps(x) + "\n" for x in CLAUDE[:4]) + "oops\n" + json.dumps(CLAUDE[4]) + "\n")
     with pytest.raises(UserError, match="line 5"):

@@ -48,7 +48,7 @@ SEEN: dict[str, tuple[Any, str, str]] = {
     "sqlite": (b"SQLite format 3\0\x10\0", "SQLite", "export"),
     "xml": ('<?xml version="1.0"?>\n<a/>\n', "XML", "JSON"),
     "log": ("2026-09-14 05:02:14,123 INFO started\n" * 3, "log in plain text", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-    "prometheus": ("# HELP up Whether\n# TYPE up gauge\nup 1\n", "Prometheus", "metrics tell no conversation"),
+    "prometheus": ("# HELP up Whether\n# TYPE up gauge\nup 1\n", "Prometheus", "metrics hold no conversation"),
     "json log": ('{"level":"info","msg":"x","ts":1}\n' * 3, "log in JSON", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     "container log": ('{"log":"x\\n","stream":"stdout","time":"t"}\n', "container's log", "OTLP"),
     "claude code": ({"type": "summary", "summary": "x", "leafUuid": "u"}, "Claude Code without", "leave it out"),
@@ -88,7 +88,7 @@ SEEN: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("kind", SEEN)
-def test_what_a_file_seems_to_be_and_what_to_do(tmp_path: Path, kind: str) -> None:
+def test_an_unreadable_file_is_refused_with_its_kind_and_a_remedy(tmp_path: Path, kind: str) -> None:
     content, seems, step = SEEN[kind]
     done = ingest(tmp_path, content)
     (problem,) = done.problems
@@ -97,7 +97,7 @@ def test_what_a_file_seems_to_be_and_what_to_do(tmp_path: Path, kind: str) -> No
     assert "truncated" not in problem
 
 
-def test_metrics_alone_are_told(tmp_path: Path) -> None:
+def test_metrics_alone_are_refused_with_a_reason(tmp_path: Path) -> None:
     done = ingest(tmp_path, {"resourceMetrics": [{"scopeMetrics": []}]})
     (problem,) = done.problems
     assert "OTLP metrics only" in problem and "export traces" in problem and READABLE in problem
@@ -106,7 +106,7 @@ def test_metrics_alone_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_the_command_that_a_message_names_makes_a_readable_file(tmp_path: Path, kind: str) -> None:
+def test_the_suggested_command_makes_a_readable_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
     messages = json.dumps(GOOD["messages"]) if kind == "csv" else GOOD["messages"]
     duckdb.sql(f"COPY (SELECT 's' AS id, $m AS messages, 0.5 AS reward) TO '{path}'", params={"m": messages})
@@ -132,31 +132,31 @@ def test_the_command_that_a_message_names_makes_a_readable_file(tmp_path: Path, 
     ],
     ids=["first line", "last line", "one value", "second value", "gzip", "zstd"],
 )
-def test_what_is_cut_is_called_so(tmp_path: Path, content: Any, kept: int) -> None:
+def test_truncated_files_are_called_truncated(tmp_path: Path, content: Any, kept: int) -> None:
     done = ingest(tmp_path, content)
     assert "truncated" in done.problems[0] and done.new == kept
 
 
 @pytest.mark.parametrize("last", ["hello", '{"foo": 1}', '{"messages": []}', "{'a': 1}", "[1, 2]"])
-def test_a_last_line_without_its_end_that_is_whole_is_not_cut(tmp_path: Path, last: str) -> None:
+def test_a_complete_last_line_without_a_newline_is_not_truncated(tmp_path: Path, last: str) -> None:
     done = ingest(tmp_path, json.dumps(GOOD) + "\n" + last)
     assert done.new == 1 and "truncated" not in done.problems[0] and "line 2" in done.problems[0]
 
 
-def test_a_damaged_compression_is_not_called_cut(tmp_path: Path) -> None:
+def test_a_damaged_compressed_stream_is_not_called_truncated(tmp_path: Path) -> None:
     whole = bytearray(gzip.compress((json.dumps(GOOD) + "\n").encode()))
     whole[-6] ^= 255  # in the checksum
     (problem,) = ingest(tmp_path, bytes(whole), "data.jsonl.gz").problems
     assert "damaged" in problem and "truncated" not in problem
 
 
-def test_a_cut_first_line_does_not_cost_the_others(tmp_path: Path) -> None:
+def test_a_truncated_first_line_loses_no_other(tmp_path: Path) -> None:
     done = ingest(tmp_path, "\n".join([json.dumps(GOOD)[:30], json.dumps(GOOD), json.dumps(OTHER)]) + "\n")
     assert done.new == 2 and "line 1 is no" in done.problems[0]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
-def test_text_as_windows_writes_it(tmp_path: Path, encoding: str) -> None:
+def test_windows_encodings_and_line_ends_are_read(tmp_path: Path, encoding: str) -> None:
     mark = "\ufeff" if encoding == "utf-16-le" else ""
     text = mark + "".join(json.dumps(x, ensure_ascii=False) + "\r\n" for x in (GOOD, OTHER))
     done = ingest(tmp_path, text.replace("hi", "h\u00ef").encode(encoding))
@@ -164,12 +164,12 @@ def test_text_as_windows_writes_it(tmp_path: Path, encoding: str) -> None:
     assert "h\u00ef" in [c.messages[0]["content"] for c in Lake.open(tmp_path / "lake").conversations()]
 
 
-def test_values_over_many_lines_one_after_another(tmp_path: Path) -> None:
+def test_consecutive_multi_line_values_are_read(tmp_path: Path) -> None:
     done = ingest(tmp_path, json.dumps(GOOD, indent=2) + "\n" + json.dumps(OTHER, indent=2) + "\n")
     assert (done.new, done.problems) == (2, [])
 
 
-def test_frames_of_zstd_one_after_another(tmp_path: Path) -> None:
+def test_consecutive_zstd_frames_are_read(tmp_path: Path) -> None:
     pack = zstandard.ZstdCompressor().compress
     done = ingest(tmp_path, b"".join(pack((json.dumps(x) + "\n").encode()) for x in (GOOD, OTHER)), "data.jsonl.zst")
     assert (done.new, done.problems) == (2, [])
@@ -193,12 +193,12 @@ SPAN = {
     ],
     ids=["tempo", "tempo 2", "before 2022"],
 )  # fmt: skip
-def test_other_forms_of_otlp(tmp_path: Path, value: Any) -> None:
+def test_other_otlp_forms_are_read(tmp_path: Path, value: Any) -> None:
     done = ingest(tmp_path, value)
     assert (done.spans, done.problems) == (1, [])
 
 
-def test_a_directory_of_other_files_is_told(tmp_path: Path) -> None:
+def test_a_directory_without_readable_files_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "a.csv").write_text("a,b\n1,2\n")
@@ -206,7 +206,7 @@ def test_a_directory_of_other_files_is_told(tmp_path: Path) -> None:
         Lake.create(tmp_path / "lake").ingest([data])
 
 
-def test_files_that_were_not_looked_into_are_told(tmp_path: Path) -> None:
+def test_files_that_were_not_read_are_listed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "a.jsonl").write_text(json.dumps(GOOD) + "\n")
@@ -214,11 +214,11 @@ def test_files_that_were_not_looked_into_are_told(tmp_path: Path) -> None:
         (data / name).write_text("x")
     command = [sys.executable, "-m", "ingest", "ingest", "--lake", str(tmp_path / "lake"), str(data)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "not looked into: " in done.stdout
+    assert done.returncode == 0 and "not read: " in done.stdout
     assert "2 .csv" in done.stdout and "1 without a suffix" in done.stdout and "give it by name" in done.stdout
 
 
-def test_the_summary_says_why_things_were_left_out(tmp_path: Path) -> None:
+def test_the_summary_explains_what_was_left_out(tmp_path: Path) -> None:
     nameless, odd = {**SPAN, "traceId": ""}, {**SPAN, "attributes": 5}
     spans = {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN, nameless, odd]}]}], "resourceMetrics": [{}]}
     (tmp_path / "a.json").write_text(json.dumps(spans))
@@ -226,8 +226,8 @@ def test_the_summary_says_why_things_were_left_out(tmp_path: Path) -> None:
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert "left out: metrics 1, unreadable 1, without ids 1" in shown
     assert "spans need a traceId and a spanId that are not zero" in shown
-    assert "fields have values of another type than OTLP's" in shown
-    assert "metrics tell no conversation: export traces or logs as well" in shown
+    assert "fields of another type than OTLP defines" in shown
+    assert "metrics hold no conversation: export traces or logs as well" in shown
 
 
 def test_a_bad_file_is_one_line_on_stderr_and_exit_status_2(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_bad_file_is_one_line_on_stderr_and_exit_status_2(tmp_path: Path) -> N
     assert "CSV" in done.stderr and READABLE in done.stderr
 
 
-def test_an_unreadable_line_among_good_ones_is_told_with_its_number(tmp_path: Path) -> None:
+def test_an_unreadable_line_is_reported_with_its_number(tmp_path: Path) -> None:
     done = ingest(tmp_path, "\n".join([json.dumps(GOOD), json.dumps(CONSOLE), json.dumps(OTHER)]) + "\n")
     assert done.new == 2
     assert "line 2 is no" in done.problems[0] and "console exporter" in done.problems[0]

@@ -38,7 +38,7 @@ def test_records_come_back_and_segments_seal_by_size(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=6), st.data())
-def test_a_torn_or_flipped_tail_costs_only_itself(
+def test_a_damaged_tail_loses_no_earlier_record(
     tmp_path_factory: pytest.TempPathFactory, sent: list[bytes], data: st.DataObject
 ) -> None:
     directory = tmp_path_factory.mktemp("journal")
@@ -59,7 +59,7 @@ def test_a_torn_or_flipped_tail_costs_only_itself(
     assert not list(directory.glob("*.open"))
 
 
-def test_a_living_writer_is_left_alone_and_its_records_are_readable(tmp_path: Path) -> None:
+def test_an_open_segment_is_readable_and_not_sealed(tmp_path: Path) -> None:
     writer = journal.JournalWriter(tmp_path)
     writer.append([journal.record("traces_json", 1, b"{}")])
     assert journal.recover(tmp_path) == [] and payloads(tmp_path) == [b"{}"]
@@ -118,7 +118,7 @@ def test_a_failing_disk_loses_nothing_and_recovers(
     assert [p for p in payloads(tmp_path) if p != b"refused"] == [b"first", b"also first", b"after"]
 
 
-def test_a_limit_on_the_file_size_is_only_a_refusal(tmp_path: Path) -> None:
+def test_a_file_size_limit_refuses_one_request(tmp_path: Path) -> None:
     """A real one, by the kernel: RLIMIT_FSIZE in a process of its own."""
     program = f"""
 import resource, signal, sys
@@ -168,7 +168,7 @@ while True:
     assert not list(tmp_path.glob("*.open"))
 
 
-def test_a_segment_sealed_while_it_is_read_is_found_and_a_foreign_file_is_told(tmp_path: Path) -> None:
+def test_a_segment_sealed_during_reading_is_found_and_a_foreign_file_is_reported(tmp_path: Path) -> None:
     writer = journal.JournalWriter(tmp_path)
     writer.append([journal.record("traces_json", 1, b"{}")])
     (listed,) = journal.segments(tmp_path)
@@ -179,7 +179,7 @@ def test_a_segment_sealed_while_it_is_read_is_found_and_a_foreign_file_is_told(t
         list(journal.read_entries(tmp_path / "segment-0.rjl"))
 
 
-def test_large_payloads_go_to_the_disk_from_where_they_lie(tmp_path: Path) -> None:
+def test_large_payloads_are_written_without_a_copy(tmp_path: Path) -> None:
     """At a block's boundary, between small ones, and larger than the memory for those."""
     large = aligned(300_001)
     large[:] = os.urandom(300_001)
@@ -201,7 +201,7 @@ def test_large_payloads_go_to_the_disk_from_where_they_lie(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 50])
-def test_a_segment_is_divided_where_records_begin(tmp_path: Path, parts: int) -> None:
+def test_a_segment_is_split_at_record_boundaries(tmp_path: Path, parts: int) -> None:
     writer = journal.JournalWriter(tmp_path)
     for n in range(20):
         writer.append([journal.record("traces_proto", n, os.urandom(70_000 + n))])
@@ -219,7 +219,7 @@ def test_a_segment_is_divided_where_records_begin(tmp_path: Path, parts: int) ->
 
 @given(st.lists(st.integers(65_536, 1 << 20), min_size=2, max_size=20), st.data())
 @settings(max_examples=30, deadline=None)
-def test_bodies_that_are_used_again_have_their_length_and_place(lengths: list[int], data: st.DataObject) -> None:
+def test_reused_buffers_keep_length_and_position(lengths: list[int], data: st.DataObject) -> None:
     bodies, used, views = Bodies(), [], []
     for number, length in enumerate(lengths):
         body = bodies.take(length)
@@ -233,7 +233,7 @@ def test_bodies_that_are_used_again_have_their_length_and_place(lengths: list[in
             bodies.give_back(used.pop())
 
 
-def test_memory_is_used_again() -> None:
+def test_buffers_are_reused() -> None:
     bodies = Bodies()
     first = bodies.take(300_000)
     bodies.give_back(first)
@@ -248,7 +248,7 @@ def test_memory_is_used_again() -> None:
     assert sum(any(body is old for old in many) for body in again) == 4
 
 
-def test_what_is_taken_back_is_gone_and_the_next_takes_its_place(tmp_path: Path) -> None:
+def test_a_withdrawn_record_is_removed_and_its_space_reused(tmp_path: Path) -> None:
     writer = journal.JournalWriter(tmp_path)
     for payload in (b"one", b"taken back", b"two"):
         stage = Stage()
@@ -260,7 +260,7 @@ def test_what_is_taken_back_is_gone_and_the_next_takes_its_place(tmp_path: Path)
     assert payloads(tmp_path) == [b"one", b"two"]
 
 
-def test_segments_of_the_version_before_are_read(tmp_path: Path) -> None:
+def test_segments_of_the_previous_version_are_read(tmp_path: Path) -> None:
     """``RJL2`` as it was written until November 2026: records without gaps, the kind before the time."""
     sent = [b"first", b"", b"third" * 1000]
     out = b"RJL2\n\0\0\0"
@@ -278,7 +278,7 @@ def test_segments_of_the_version_before_are_read(tmp_path: Path) -> None:
     assert entries[-1].end == len(out) == sealed.stat().st_size and journal.newest_arrival(sealed) == 2
 
 
-def test_a_file_system_that_knows_the_page_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_direct_io_is_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_DIRECT", 1 << 30)  # no flag that fcntl lets anybody set: it stays as it is
     real = os.pwritev
 

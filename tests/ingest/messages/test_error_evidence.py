@@ -36,7 +36,7 @@ def outcome(tmp_path: Path, body: Any, status: int | None, flag: bool | None = N
 
 @pytest.mark.parametrize("status", [None, 0, 1])
 @pytest.mark.parametrize("body", [{"success": False}, {"success": False, "session": "s-1"}])
-def test_success_false_is_the_answer_of_a_tool_that_was_asked_for_it(
+def test_success_false_as_a_normal_result_is_not_an_error(
     tmp_path: Path, body: Any, status: int | None
 ) -> None:
     assert outcome(tmp_path, body, status) == (False, "")
@@ -49,18 +49,18 @@ def test_success_false_is_the_answer_of_a_tool_that_was_asked_for_it(
      {"success": False, "message": "You were not logged in."}, {"errors": 3, "rows": 10}],
     ids=str,
 )  # fmt: skip
-def test_a_status_that_the_domain_means_is_no_error_where_the_span_went_well(
+def test_a_domain_status_is_not_an_error_if_the_span_is_ok(
     tmp_path: Path, body: Any, status: int
 ) -> None:
     assert outcome(tmp_path, body, status) == (False, "")
 
 
 @pytest.mark.parametrize("body", [{"success": False}, {"status": "failed"}, {"ok": True}, "done"], ids=str)
-def test_the_spans_status_and_type_come_first(tmp_path: Path, body: Any) -> None:
+def test_the_span_status_and_type_take_precedence(tmp_path: Path, body: Any) -> None:
     assert outcome(tmp_path, body, 2) == (True, "TimeoutError")
 
 
-def test_a_flag_beside_the_answer_is_evidence_too(tmp_path: Path) -> None:
+def test_a_flag_beside_the_result_decides(tmp_path: Path) -> None:
     body = {"success": False, "message": "You were not logged in."}
     assert outcome(tmp_path, body, None, flag=False) == (False, "")
 
@@ -75,7 +75,7 @@ def test_a_flag_beside_the_answer_is_evidence_too(tmp_path: Path) -> None:
      ({"status": "error", "message": "no such order"}, "no_such_order")],
     ids=str,
 )  # fmt: skip
-def test_an_answer_that_calls_itself_an_error_is_one(tmp_path: Path, body: Any, named: str, status: int | None) -> None:
+def test_a_result_that_declares_an_error_is_an_error(tmp_path: Path, body: Any, named: str, status: int | None) -> None:
     assert outcome(tmp_path, body, status) == (True, named)
 
 
@@ -86,6 +86,6 @@ def test_an_answer_that_calls_itself_an_error_is_one(tmp_path: Path, body: Any, 
      ({"success": False, "code": "E42"}, "e42")],
     ids=str,
 )  # fmt: skip
-def test_without_a_span_a_reason_beside_the_word_decides(body: Any, named: str) -> None:
+def test_without_a_span_an_error_needs_a_reason(body: Any, named: str) -> None:
     assert says_error(json.dumps(body)) and classify_error(None, json.dumps(body)) == named
     assert not says_error(json.dumps(body), went_well=True)

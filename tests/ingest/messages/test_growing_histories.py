@@ -36,7 +36,9 @@ FORMS: list[dict[str, Any]] = [{}, {"separators": (",", ":")}, {"indent": 1}, {"
 
 @settings(deadline=None)
 @given(st.data(), st.lists(MESSAGES, max_size=8), st.sampled_from(FORMS))
-def test_a_list_that_grows_is_read_as_the_whole_is(data: st.DataObject, told: list[Any], form: dict[str, Any]) -> None:
+def test_a_growing_list_gives_the_same_messages_as_the_whole(
+    data: st.DataObject, told: list[Any], form: dict[str, Any]
+) -> None:
     histories = Histories()
     for _ in range(6):
         shown = told[: data.draw(st.integers(0, len(told)))] + data.draw(st.lists(MESSAGES, max_size=2))
@@ -47,7 +49,7 @@ def test_a_list_that_grows_is_read_as_the_whole_is(data: st.DataObject, told: li
         assert found == (read_messages(whole, "user") if isinstance(whole, list) else None)
 
 
-def test_what_is_no_list_is_not_taken_for_the_rest_of_one() -> None:
+def test_text_that_is_not_a_list_is_not_read_as_a_continuation() -> None:
     histories = Histories()
     assert histories.read("[]", "user", ("c", "k")) == []
     assert histories.read('[,"hello"]', "user", ("c", "k")) is None
@@ -57,7 +59,7 @@ def test_what_is_no_list_is_not_taken_for_the_rest_of_one() -> None:
     assert histories.read('["",]', "user", ("c", "k")) is None
 
 
-def test_of_a_list_that_goes_on_the_messages_are_the_same_objects() -> None:
+def test_a_continued_list_reuses_its_message_objects() -> None:
     histories = Histories()
     told = [{**text("user", f"number {n}"), "name": "me"} for n in range(9)]
     before = histories.read(json.dumps(told[:-1]), "user", ("c", "k"))
@@ -66,7 +68,7 @@ def test_of_a_list_that_goes_on_the_messages_are_the_same_objects() -> None:
     assert all(a is b for a, b in zip(after, before, strict=False))
 
 
-def test_histories_keep_to_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingest.messages.histories._MAX_CHARACTERS", 1000)
     histories = Histories()
     for n in range(50):
@@ -82,7 +84,7 @@ VALUES = st.recursive(
 
 @settings(deadline=None)
 @given(VALUES)
-def test_a_key_is_that_of_the_canonical_value(value: Any) -> None:
+def test_a_key_is_the_hash_of_the_canonical_value(value: Any) -> None:
     told = orjson.dumps(canonical(orjson.loads(orjson.dumps(value))), option=orjson.OPT_SORT_KEYS)
     assert key_of(value) == xxhash.xxh3_64_digest(told)
 
@@ -97,7 +99,7 @@ TURNS = st.sampled_from(
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.lists(TURNS, max_size=3), st.integers(0, 9), TURNS), min_size=1, max_size=7))
-def test_conversations_are_those_of_comparing_every_turn(calls: list[tuple[list[Any], int, Any]]) -> None:
+def test_conversations_equal_those_of_a_full_comparison(calls: list[tuple[list[Any], int, Any]]) -> None:
     """Each call repeats the history, at times cut back (a branch), without its calls, or not at all, and adds to it."""
     history: list[Any] = []
     spans = []
@@ -114,7 +116,7 @@ def test_conversations_are_those_of_comparing_every_turn(calls: list[tuple[list[
         assert made_of(rows).rows == made.rows
 
 
-def test_what_goes_from_process_to_process_comes_out_as_it_went_in() -> None:
+def test_packed_values_are_unchanged() -> None:
     rows = otlp.Rows()
     otlp.read_json(json.dumps(conversation(1, "c-1")), rows, 1, "test")
     otlp.read_json(json.dumps(conversation(2, None)), rows, 1, "test")

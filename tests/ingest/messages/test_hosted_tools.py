@@ -107,12 +107,12 @@ ITEMS: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
 
 
 @pytest.mark.parametrize("name", ITEMS)
-def test_one_item_tells_call_and_answer(name: str) -> None:
+def test_one_item_gives_a_call_and_its_result(name: str) -> None:
     item, want = ITEMS[name]
     assert told(responses(item)) == [*want, ("assistant", "Done.")]
 
 
-def test_calls_of_the_users_own_stay_open() -> None:
+def test_calls_of_user_tools_have_no_result() -> None:
     """``function_call`` and ``computer_call`` are answered by an item of the next request."""
     asked = [
         {"type": "function_call", "call_id": "c1", "name": "get", "arguments": "{}"},
@@ -275,7 +275,7 @@ def test_one_message_is_split_at_its_results(vendor: str) -> None:
     ]
 
 
-def test_gemini_runs_code() -> None:
+def test_gemini_code_execution_is_a_call_with_a_result() -> None:
     parts = [
         {"text": "Let me compute."},
         {"executableCode": {"language": "PYTHON", **CODE}},
@@ -294,7 +294,7 @@ def test_gemini_runs_code() -> None:
     ]
 
 
-def test_groq_tells_what_ran_beside_the_answer() -> None:
+def test_groq_executed_tools_are_calls_with_results() -> None:
     ran = [{"index": 0, "type": "search", "arguments": json.dumps(ASKED), "output": "none"}]
     message = {"role": "assistant", "content": "There is none.", "executed_tools": ran}
     assert told({"choices": [{"message": message}]}) == [
@@ -344,7 +344,7 @@ def test_a_users_message_keeps_its_text_behind_the_results() -> None:
     assert told({"role": "user", "content": blocks}) == [("result", "one", False), ("user", "Go on.")]
 
 
-def test_langchain_tells_them_as_blocks_or_beside_the_content() -> None:
+def test_langchain_hosted_tools_are_read_from_blocks_and_extra_fields() -> None:
     item = {"type": "mcp_call", "id": "m1", "name": "get_order", "arguments": "{}", "output": "pending"}
     blocks = [
         {"type": "server_tool_call", "id": "s1", "name": "web_search", "args": ASKED},

@@ -177,14 +177,14 @@ def told(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("vendor", HISTORIES)
-def test_histories(vendor: str) -> None:
+def test_histories_of_every_vendor_are_read(vendor: str) -> None:
     assert told(read_messages(HISTORIES[vendor])) == WANT
     if not isinstance(HISTORIES[vendor], str):
         assert told(read_messages(json.dumps(HISTORIES[vendor]))) == WANT
 
 
 @pytest.mark.parametrize("vendor", RESPONSES)
-def test_responses(vendor: str) -> None:
+def test_responses_of_every_vendor_are_read(vendor: str) -> None:
     assert told(read_messages(RESPONSES[vendor], "assistant")) == WANT[1:2]
 
 
@@ -203,7 +203,7 @@ def test_reprs_are_read_and_never_run() -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 60))
-def test_cut_json_gives_what_was_whole(cut: int) -> None:
+def test_truncated_json_gives_its_complete_members(cut: int) -> None:
     whole = json.dumps([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes, [so]"}])
     saved = parse_any(whole[:-cut])
     assert saved[0] == {"role": "user", "content": "hi"} if cut < 49 else saved
@@ -216,7 +216,7 @@ def test_cut_json_gives_what_was_whole(cut: int) -> None:
     {"config": {"tools": [{"function_declarations": [{"name": "f", "parameters": {"type": "object"}}]}]}},
     [{"name": "f", "input_schema": {"type": "object"}}], ["Tool(name='f', parameters={'type': 'object'})"],
 ])  # fmt: skip
-def test_tool_definitions(tools: Any) -> None:
+def test_tool_definitions_of_every_vendor_are_read(tools: Any) -> None:
     assert read_tools(tools) == [{"name": "f", "parameters": {"type": "object"}}]
 
 
@@ -228,7 +228,7 @@ def test_tool_definitions(tools: Any) -> None:
     "Error executing tool f: missing required argument: id", '{"error": "missing required argument: id"}',
     "missing required argument: id\n\nFix the errors and try again.",
 ])  # fmt: skip
-def test_an_error_has_one_class_however_a_framework_words_it(text: str) -> None:
+def test_an_error_has_one_class_in_every_framework(text: str) -> None:
     assert says_error(text) and classify_error("common.ToolError", text) == "missing_required_argument"
 
 
@@ -236,5 +236,5 @@ def test_an_error_has_one_class_however_a_framework_words_it(text: str) -> None:
     "text", ["Errors were fixed.", "Error handling in Python: use try.", "Exception handling",
              '{"error": null, "id": 1}', "No errors found", "failed: 0", "", "W1"]
 )
-def test_answers_that_speak_of_errors_are_none(text: str) -> None:
+def test_results_that_mention_errors_are_not_errors(text: str) -> None:
     assert not says_error(text)

@@ -45,7 +45,7 @@ def test_any_json_is_read(value: Any, role: str) -> None:
 
 @MANY
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6))
-def test_any_part_is_one(value: dict[str, Any]) -> None:
+def test_any_value_gives_at_most_valid_parts(value: dict[str, Any]) -> None:
     assert all(isinstance(p["type"], str) for p in parts_of(value))
 
 

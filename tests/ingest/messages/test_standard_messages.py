@@ -45,12 +45,12 @@ MESSAGES = st.fixed_dictionaries(
 
 
 @given(MESSAGES, st.sampled_from(["user", "assistant"]))
-def test_they_are_what_the_guess_at_their_shape_makes_of_them(message: dict[str, Any], role: str) -> None:
+def test_the_fast_path_gives_the_same_messages(message: dict[str, Any], role: str) -> None:
     read = standard_message(message)
     assert read is None or json.dumps(read) == json.dumps(read_message(message, role))
 
 
-def test_a_whole_conversation_is_read_straight() -> None:
+def test_a_standard_conversation_takes_the_fast_path() -> None:
     told = [
         {"role": "system", "parts": [{"type": "text", "content": "Be kind."}]},
         {"role": "user", "parts": [{"type": "text", "content": "cancel W1"}]},

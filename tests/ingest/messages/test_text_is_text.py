@@ -47,7 +47,7 @@ def test_a_structured_answer_is_the_text_that_was_written() -> None:
     assert json.loads(to_turns(got)[0].message["content"] or "") == {"answer": 42, "why": ["a"]}
 
 
-def test_reprs_of_objects_are_what_they_say_that_they_are() -> None:
+def test_reprs_of_parts_are_read_as_parts() -> None:
     """A declared kind counts more than the class; the class counts where nothing is declared."""
     shown = read_repr("TextBlock(block_type='text', text='hi')")
     assert shown == {"type": "text", "block_type": "text", "text": "hi"}
@@ -63,13 +63,13 @@ def test_reprs_of_objects_are_what_they_say_that_they_are() -> None:
 
 
 @pytest.mark.parametrize("part", [{"type": "hologram", "data": "x"}, {"weird": 1}, {"type": 3, "x": 1}, 7])
-def test_what_nobody_knows_is_kept_and_seen_to_be_unread(part: Any) -> None:
+def test_unknown_parts_are_kept_and_counted_as_unread(part: Any) -> None:
     (got,) = read_messages({"role": "user", "content": ["hi", part]})
     assert got["parts"][0]["type"] == "text" and is_unread(got["parts"][1])
 
 
 @pytest.mark.parametrize("kind", ["image_url", "input_image", "file", "document", "blob", "uri", "source-url"])
-def test_pictures_and_files_are_no_riddles(kind: str) -> None:
+def test_media_parts_are_known_kinds(kind: str) -> None:
     (got,) = read_messages({"role": "user", "content": ["look", {"type": kind, "url": "https://x.example"}]})
     assert len(got["parts"]) == 2 and not any(map(is_unread, got["parts"]))
 
@@ -95,12 +95,12 @@ SPOKEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", SPOKEN)
-def test_what_was_said_otherwise_was_said(name: str) -> None:
+def test_transcripts_of_audio_are_text(name: str) -> None:
     (got,) = read_messages({"messages": [SPOKEN[name]]})
     assert to_turns(got)[0].message == {"role": "assistant", "content": "I won't."}
 
 
-def test_a_text_is_not_told_twice() -> None:
+def test_a_repeated_text_is_kept_once() -> None:
     message = {"role": "assistant", "content": "Hi.", "refusal": None, "audio": {"transcript": "Hi."}}
     (got,) = read_messages([message])
     assert to_turns(got)[0].message["content"] == "Hi."

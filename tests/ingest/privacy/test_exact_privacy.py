@@ -35,7 +35,7 @@ def answers_of(c: Conversation) -> list[str]:
 
 
 @pytest.mark.parametrize("password", ["12345", "0000", "abc12", "sunshine", "2024", "1234567890123456"])
-def test_a_common_password_rewrites_nothing_that_is_equal_to_it(tmp_path: Path, password: str) -> None:
+def test_a_common_password_does_not_replace_equal_values(tmp_path: Path, password: str) -> None:
     error = f"Error: order {password} not found (status {password}, item {password}-B)"
     record = {"order_id": password, "note": f'say "{password}"\n', "total": 12345}
     c = told(tmp_path, {"user": "u-1", "password": password}, error, record)
@@ -49,7 +49,7 @@ def test_a_common_password_rewrites_nothing_that_is_equal_to_it(tmp_path: Path, 
      "access code is {}!", 'token "{}" was refused'],
 )  # fmt: skip
 @pytest.mark.parametrize("password", ["12345", "sunshine"])
-def test_it_is_replaced_where_it_is_said_to_be_one(tmp_path: Path, said: str, password: str) -> None:
+def test_a_common_password_is_replaced_where_it_is_called_a_password(tmp_path: Path, said: str, password: str) -> None:
     c = told(tmp_path, {"password": password}, "ok", said=f"{said.format(password)} And order {password} is late.")
     content = str(c.messages[0]["content"])
     assert content.count(password) == 1 and f"order {password} is late" in content
@@ -57,7 +57,7 @@ def test_it_is_replaced_where_it_is_said_to_be_one(tmp_path: Path, said: str, pa
 
 
 @pytest.mark.parametrize("more", ["", "\n"], ids=["plain", "with escapes"])
-def test_its_own_field_in_an_answer_is_replaced_and_the_next_is_not(tmp_path: Path, more: str) -> None:
+def test_a_common_password_is_replaced_in_its_own_field_only(tmp_path: Path, more: str) -> None:
     record = {"password": "12345", "order": {"id": "12345", "note": f"x{more}"}, "passwords": ["12345"], "n": 12345}
     c = told(tmp_path, {}, record)
     seen = json.loads(answers_of(c)[0])
@@ -71,7 +71,7 @@ def test_other_passwords_and_codes_of_cards_are_secrets_in_their_fields(tmp_path
     assert kept == {"amount"} and "order 12345: 737 sunshine" in answers_of(c)[0]
 
 
-def test_a_password_that_nothing_else_is_equal_to_is_replaced_everywhere(tmp_path: Path) -> None:
+def test_an_uncommon_password_is_replaced_everywhere(tmp_path: Path) -> None:
     c = told(tmp_path, {"password": "hunter42x"}, "Error: hunter42x is wrong", {"echo": "hunter42x"})
     assert not any("hunter42x" in a for a in answers_of(c)) and arguments_of(c)["password"] in answers_of(c)[0]
 
@@ -79,13 +79,13 @@ def test_a_password_that_nothing_else_is_equal_to_is_replaced_everywhere(tmp_pat
 @pytest.mark.parametrize(
     "errors", [{"password": "is required"}, {"password": "incorrect"}, {"password": "must be 8 characters or longer."}]
 )
-def test_a_message_about_a_password_is_none(tmp_path: Path, errors: dict[str, str]) -> None:
+def test_a_message_about_a_password_is_not_a_password(tmp_path: Path, errors: dict[str, str]) -> None:
     c = told(tmp_path, {}, {"errors": errors}, "Error: the field is required; incorrect input")
     assert json.loads(answers_of(c)[0]) == {"errors": errors}
     assert answers_of(c)[1] == "Error: the field is required; incorrect input"
 
 
-def test_a_name_that_is_a_common_word_stays_where_it_is_the_word(tmp_path: Path) -> None:
+def test_a_name_that_is_also_a_word_is_kept_where_it_is_the_word(tmp_path: Path) -> None:
     record = {"customer": {"first_name": "Rose", "email": "rose@acme-mail.io"}, "item": "Rose gold ring"}
     c = told(tmp_path, {}, record, "Rose petals are out of stock.", "Thank you, Rose, bye", "I told Rose.")
     first, second, third, fourth = answers_of(c)
@@ -93,13 +93,13 @@ def test_a_name_that_is_a_common_word_stays_where_it_is_the_word(tmp_path: Path)
     assert second == "Rose petals are out of stock." and "Rose" not in third and "Rose" not in fourth
 
 
-def test_a_test_users_name_does_not_rewrite_an_error(tmp_path: Path) -> None:
+def test_the_name_of_a_test_user_does_not_change_an_error(tmp_path: Path) -> None:
     c = told(tmp_path, {}, {"user": {"first_name": "User", "last_name": "Test", "phone": "+1 415 555 2671"}},
              "User not found", "Error: Order 7 belongs to no user")  # fmt: skip
     assert answers_of(c)[1:] == ["User not found", "Error: Order 7 belongs to no user"]
 
 
-def test_a_year_of_birth_rewrites_no_other_number(tmp_path: Path) -> None:
+def test_a_year_of_birth_does_not_replace_other_numbers(tmp_path: Path) -> None:
     c = told(tmp_path, {"dob": "1987"}, "Error: order 1987 of 1987 not found", said="I was born in 1987, order 1987")
     assert answers_of(c) == ["Error: order 1987 of 1987 not found"]
     content = str(c.messages[0]["content"])
@@ -148,7 +148,7 @@ def test_equal_numbers_are_equal_in_other_conversations(tmp_path: Path) -> None:
     assert seen == [{"account_number": m, "order": a} for m, a in zip(made, accounts, strict=True)]
 
 
-def test_counts_and_flags_under_the_field_of_a_secret_are_none(tmp_path: Path) -> None:
+def test_counts_and_flags_under_a_secret_field_are_not_secrets(tmp_path: Path) -> None:
     said = {"password": 0, "pin": True, "otp": 12, "cvv": 737}
     kept = {key for key, value in arguments_of(told(tmp_path, said, "ok")).items() if value == said[key]}
     assert kept == {"password", "pin", "otp"}

@@ -88,12 +88,12 @@ def test_no_original_is_in_any_derived_table(tmp_path: Path) -> None:
     assert lake.query("SELECT count(*) n FROM conversations")["n"].to_pylist() == [1]
 
 
-def test_the_scan_of_the_tables_would_see_them(tmp_path: Path) -> None:
+def test_the_table_scan_detects_originals(tmp_path: Path) -> None:
     told = derived(lake_of(tmp_path / "lake", planted(), settings="enabled = false"))
     assert all(has(told, word) for word in PLANTED)
 
 
-def test_what_a_user_says_a_call_passes_and_a_tool_answers_is_one_surrogate(tmp_path: Path) -> None:
+def test_one_value_in_text_call_and_result_has_one_surrogate(tmp_path: Path) -> None:
     lake = lake_of(tmp_path / "lake", planted(), planted("c-2", 2, " Hello again."))
     found = set()
     for c in lake.conversations():
@@ -132,14 +132,14 @@ def test_the_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> Non
     assert path.read_text() == key and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_off_changes_no_byte_and_makes_no_key(tmp_path: Path) -> None:
+def test_switched_off_privacy_changes_no_byte_and_creates_no_key(tmp_path: Path) -> None:
     lake = lake_of(tmp_path / "lake", planted(), settings="enabled = false")
     (c,) = lake.conversations()
     assert c.messages[0]["content"] == SAID and c.messages[2]["content"] == json.dumps(PROFILE)
     assert not (lake.path / "privacy.key").exists() and lake.privacy_report()["enabled"] is False
 
 
-def test_what_holds_nothing_personal_is_the_same_on_and_off(tmp_path: Path) -> None:
+def test_data_without_personal_values_is_unchanged(tmp_path: Path) -> None:
     on = lake_of(tmp_path / "on" / "lake", conversation())
     off = lake_of(tmp_path / "off" / "lake", conversation(), settings="enabled = false")
     assert on.conversations() == off.conversations() and on.transitions() == off.transitions()
@@ -160,7 +160,7 @@ def test_the_report_counts_and_holds_no_original(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["encrypt", "drop"])
-def test_originals_leave_the_lake_and_more_can_come(tmp_path: Path, mode: str) -> None:
+def test_dropped_originals_are_gone_and_later_data_is_ingested(tmp_path: Path, mode: str) -> None:
     lake = lake_of(tmp_path / "lake", planted(), settings=f'raw = "{mode}"')
     before = lake.conversations()
     held = b"".join(p.read_bytes() for p in lake.path.rglob("*") if p.is_file())
@@ -184,7 +184,7 @@ def test_encrypted_raw_rows_are_normalised_again_with_the_key_and_not_without(tm
         lake.build_tables()
 
 
-def test_wrong_settings_are_told_in_one_line(tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_in_one_line(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     (lake.path / "privacy.toml").write_text('raw = "burn"')
     with pytest.raises(UserError, match="raw"):
@@ -229,7 +229,7 @@ def test_a_card_passes_luhn_in_a_test_range(digits: str) -> None:
 
 @settings(deadline=None)
 @given(st.ip_addresses(v=4, network="11.0.0.0/8"))
-def test_an_ip_address_is_one_of_documentation(address: ipaddress.IPv4Address) -> None:
+def test_an_ip_address_becomes_a_documentation_address(address: ipaddress.IPv4Address) -> None:
     made = scrubbed(f"from {address}.")[5:-1]
     assert any(ipaddress.ip_address(made) in ipaddress.ip_network(n)
                for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"))  # fmt: skip
@@ -254,7 +254,7 @@ def test_a_surrogate_is_its_own_surrogate(kind: str, one: str, two: str, number:
 
 @settings(deadline=None)
 @given(st.text(max_size=300))
-def test_any_text_is_taken_and_twice_is_once(value: str) -> None:
+def test_any_text_is_accepted_and_replacing_twice_changes_nothing(value: str) -> None:
     made = scrubbed(value)
     assert scrubbed(made) == made
 

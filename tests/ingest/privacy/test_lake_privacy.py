@@ -57,7 +57,7 @@ def plain_files(lake: Lake) -> list[Path]:
 
 
 @pytest.mark.parametrize("raw", MODES)
-def test_what_was_put_away_is_known_when_it_comes_again(tmp_path: Path, raw: str) -> None:
+def test_encrypted_rows_are_recognised_as_duplicates(tmp_path: Path, raw: str) -> None:
     lake, file = with_settings(Lake.create(tmp_path / "lake"), raw), tmp_path / "in.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in (*talks(1, 2), planted("c-3", 3))))
     first = lake.ingest([file])
@@ -75,7 +75,7 @@ def test_what_was_put_away_is_known_when_it_comes_again(tmp_path: Path, raw: str
 
 
 @pytest.mark.parametrize("raw", MODES)
-def test_segments_that_were_read_go_and_are_forgotten(tmp_path: Path, raw: str) -> None:
+def test_ingested_segments_are_deleted(tmp_path: Path, raw: str) -> None:
     lake = lake_of(tmp_path / "lake", raw, 1)
     writer = journal.JournalWriter(lake.journal_path)
     writer.append([journal.record("traces_json", ARRIVED, b"{ no JSON")])
@@ -92,7 +92,7 @@ def test_segments_that_were_read_go_and_are_forgotten(tmp_path: Path, raw: str) 
     assert (arrived.requests, arrived.acknowledged, arrived.landed) == (1, 0, 0), "the one that nothing can read"
 
 
-def test_compacting_leaves_encrypted_files_and_says_so(tmp_path: Path) -> None:
+def test_compaction_skips_and_reports_encrypted_files(tmp_path: Path) -> None:
     lake = lake_of(tmp_path / "lake", "encrypt", 1, 2, 3)
     before, parts = tables(lake), catalog.parts(lake.path, "spans")
     assert all(map(encrypted.is_encrypted, parts)) and len(parts) == 3
@@ -109,7 +109,7 @@ def test_compacting_leaves_encrypted_files_and_says_so(tmp_path: Path) -> None:
     assert not plain_files(lake) and tables(lake)[0][:3] == before[0]
 
 
-def test_compacting_what_was_dropped_brings_nothing_back(tmp_path: Path) -> None:
+def test_compaction_restores_no_dropped_row(tmp_path: Path) -> None:
     lake = lake_of(tmp_path / "lake", "drop", 1, 2)
     before = tables(lake)
     assert [(c.rows, c.parts_after) for c in lake.compact()] == [(0, 0), (0, 0)]
@@ -118,7 +118,7 @@ def test_compacting_what_was_dropped_brings_nothing_back(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("raw", MODES)
-def test_retention_drops_what_is_old_of_it_too(tmp_path: Path, raw: str) -> None:
+def test_retention_drops_old_encrypted_rows(tmp_path: Path, raw: str) -> None:
     plain, lake = landed(sample(tmp_path / "plain")), with_settings(sample(tmp_path / "lake"), raw)
     landed(lake)
     told = lake.retain(30, dry_run=True, now_ns=NOW)
@@ -135,7 +135,7 @@ def test_retention_drops_what_is_old_of_it_too(tmp_path: Path, raw: str) -> None
     assert lake.is_empty()
 
 
-def test_a_conversation_half_dropped_and_half_young_stays(tmp_path: Path) -> None:
+def test_a_conversation_with_recent_rows_is_kept(tmp_path: Path) -> None:
     lake = with_settings(Lake.create(tmp_path / "lake"), "drop")
     send(lake, *talks(1, 2), at=NOW - 40 * DAY)
     landed(lake)
@@ -147,7 +147,7 @@ def test_a_conversation_half_dropped_and_half_young_stays(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("raw", MODES)
-def test_killed_at_any_step_nothing_is_lost_or_doubled(
+def test_a_kill_at_any_step_neither_loses_nor_duplicates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: str
 ) -> None:
     number = itertools.count()
@@ -174,7 +174,7 @@ def test_killed_at_any_step_nothing_is_lost_or_doubled(
 
 
 @pytest.mark.parametrize("raw", MODES)
-def test_retention_killed_at_any_step_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: str) -> None:
+def test_killed_retention_is_completed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: str) -> None:
     number = itertools.count()
     steps = [1, 2, 3, 4, 6, 10, 999]
     for lake in killed_at_every_step(
@@ -206,7 +206,7 @@ def test_renormalising_keeps_the_privacy_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", MODES)
-def test_renormalising_what_was_put_away(tmp_path: Path, raw: str) -> None:
+def test_encrypted_rows_are_renormalised(tmp_path: Path, raw: str) -> None:
     lake = lake_of(tmp_path / "lake", raw, 1, 2)
     before = tables(lake)
     changes = lake.renormalise(apply=True)

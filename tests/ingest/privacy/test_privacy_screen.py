@@ -55,12 +55,12 @@ def test_a_number_in_a_list_does_not_pass(number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["the token of 12345-0", '{"id":"7998a803","name":"look"}', "at 10:30, on 2024-05-15"])
-def test_what_is_plain_passes(text: str) -> None:
+def test_plain_texts_pass(text: str) -> None:
     assert not may_hold(text)
 
 
 @given(JSON_VALUES)
-def test_what_says_that_nothing_is_to_be_learned_is_right(value: Any) -> None:
+def test_the_fast_test_has_no_false_negatives(value: Any) -> None:
     fields, known = Fields(PrivacySettings(), lambda _: False), Known()
     fields.learn(value, known)
     fields.learn_text(json.dumps(value), known)
@@ -80,7 +80,7 @@ def conversation(said: str, arguments: Any, answer: Any) -> Assembled:
 
 
 @given(SAID | st.just("hello"), JSON_VALUES, JSON_VALUES)
-def test_rows_are_those_of_a_full_search(said: str, arguments: Any, answer: Any) -> None:
+def test_the_fast_test_changes_no_row(said: str, arguments: Any, answer: Any) -> None:
     c = conversation(said, arguments, answer)
     screened, searched = Normalised().rows, Normalised().rows
     one, other = (Privacy(Scrubber(PrivacySettings(), KEY)) for _ in range(2))

@@ -65,7 +65,7 @@ def accepted(server: Server) -> float:
     return sum(float(line.removeprefix(COUNT)) for line in told.splitlines() if line.startswith(COUNT))
 
 
-def test_all_of_them_write_and_are_counted_as_one(server: Server, tmp_path: Path) -> None:
+def test_metrics_of_all_processes_are_summed(server: Server, tmp_path: Path) -> None:
     pids = {server.process.pid, *children(server.process.pid)}
     sent = send(server, range(60))
     assert accepted(server) == 60 and httpx.get(f"{server.url}/healthz").status_code == 200
@@ -74,7 +74,7 @@ def test_all_of_them_write_and_are_counted_as_one(server: Server, tmp_path: Path
     assert sorted(stored(tmp_path / "lake")) == sorted(sent)
 
 
-def test_one_that_dies_is_followed_and_its_counts_stay(server: Server, tmp_path: Path) -> None:
+def test_a_dead_process_is_replaced_and_its_counts_are_kept(server: Server, tmp_path: Path) -> None:
     before = children(server.process.pid)
     sent = send(server, range(30))
     assert accepted(server) == 30
@@ -85,7 +85,7 @@ def test_one_that_dies_is_followed_and_its_counts_stay(server: Server, tmp_path:
     assert sorted(stored(tmp_path / "lake")) == sorted(sent)
 
 
-def test_they_end_with_the_receiver_even_if_it_is_killed(tmp_path: Path) -> None:
+def test_processes_end_with_the_receiver_even_after_sigkill(tmp_path: Path) -> None:
     it = Server(tmp_path / "lake", grpc=0, grpc_processes=3)
     others = children(it.process.pid)
     sent = send(it, range(20))
@@ -121,7 +121,7 @@ def test_metrics_are_summed_sample_by_sample() -> None:
     }  # fmt: skip
 
 
-def test_where_its_port_is_taken_the_rest_may_have_all_that_may_wait(
+def test_the_http_door_gets_the_whole_queue_if_the_grpc_port_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def waiting(taken: int) -> list[int]:

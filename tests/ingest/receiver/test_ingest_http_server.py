@@ -51,7 +51,7 @@ class Client:
         return [int(part[:3]) for part in self.heard.split(b"HTTP/1.1 ")[1:]]
 
 
-def test_bodies_arrive_whole_in_any_pieces(tmp_path: Path, server: Server) -> None:
+def test_bodies_are_complete_for_any_chunking(tmp_path: Path, server: Server) -> None:
     bodies = [of_size(size, n) for n, size in enumerate((10, LEAST - 200, LEAST + 10, MOST - 200, MOST + 10, 10), 1)]
     client = Client(server)
     for number, body in enumerate(bodies, 1):
@@ -67,7 +67,7 @@ def test_bodies_arrive_whole_in_any_pieces(tmp_path: Path, server: Server) -> No
     assert stored(tmp_path / "lake") == 2 * bodies
 
 
-def test_a_refused_body_is_read_over_and_the_connection_goes_on(tmp_path: Path) -> None:
+def test_a_refused_body_is_skipped_and_the_connection_stays_open(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("right\n")
     server = Server(tmp_path / "lake", "--token-file", str(tmp_path / "tokens"))
     client, body = Client(server), of_size(3 * LEAST, 1)

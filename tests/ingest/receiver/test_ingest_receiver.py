@@ -57,7 +57,7 @@ def test_empty_requests_succeed(server: Server) -> None:
     assert post(server, b"", path="/v1/logs").status_code == 200
 
 
-def test_gzip_is_understood(server: Server) -> None:
+def test_gzip_is_accepted(server: Server) -> None:
     assert post(server, gzip.compress(protobuf()), content_encoding="gzip").status_code == 200
 
 
@@ -95,7 +95,7 @@ def test_errors_carry_a_status_of_the_same_type(
         assert said.code and said.message
 
 
-def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -106,7 +106,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2 and "choose another port" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_tokens_are_asked_for(tmp_path: Path) -> None:
+def test_tokens_are_required(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("first\nsecond\n")
     it = Server(tmp_path / "lake", "--token-file", str(tmp_path / "tokens"))
     try:

@@ -139,7 +139,7 @@ def test_acknowledged_minus_stored_is_zero_after_sigkills(
     assert len(stored) == len(set(stored))
 
 
-def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
+def test_sigterm_completes_running_requests(tmp_path: Path) -> None:
     """A request that is half sent when the signal comes is answered; the segment is sealed."""
     it = Server(tmp_path / "lake", grpc=0)
     body = protobuf(3)
@@ -162,7 +162,7 @@ def stored(lake: Path) -> list[bytes]:
     return [e.payload for s in journal.segments(directory) for e in journal.read_entries(s)]
 
 
-def test_a_full_disk_is_a_503_to_be_sent_again(tmp_path: Path) -> None:
+def test_a_full_disk_answers_503(tmp_path: Path) -> None:
     """Every segment ends at 100 kB: what does not fit is refused, what was said yes to is there, and a request
     that fits is accepted again."""
     it = Server(tmp_path / "lake", grpc=0, file_limit=100_000)
@@ -201,7 +201,7 @@ def retry_seconds(error: grpc.RpcError) -> int | None:
     return info.retry_delay.seconds
 
 
-def test_a_journal_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+def test_an_unwritable_journal_is_refused_at_start(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.journal_path.write_text("a file where the directory should be: permissions do not bind root")
     with pytest.raises(AssertionError, match="give a writable --lake"):
@@ -230,7 +230,7 @@ def test_many_senders_share_commits_and_lose_nothing(tmp_path: Path) -> None:
     assert sorted(stored(tmp_path / "lake")) == sorted(sent)
 
 
-def test_a_lone_sender_is_written_at_once_and_what_is_no_request_taken_back(
+def test_a_single_sender_is_written_immediately_and_an_invalid_request_is_withdrawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commits, "QUICK_SECONDS", 10.0)

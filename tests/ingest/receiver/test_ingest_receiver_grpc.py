@@ -57,7 +57,7 @@ def test_success_partial_success_and_empty_requests(server: Server) -> None:
     assert partial.partial_success.rejected_spans == 3 and partial.partial_success.error_message
 
 
-def test_gzip_is_understood_and_a_bomb_is_not(server: Server) -> None:
+def test_gzip_is_accepted_and_a_decompression_bomb_is_refused(server: Server) -> None:
     assert call(server, protobuf(50, text="x" * 1000), compression=grpc.Compression.Gzip) == b""
     assert b"x" * 1000 in stored_open(server)
     exhausted = (grpc.StatusCode.RESOURCE_EXHAUSTED, None)  # no RetryInfo: it would be too large again
@@ -77,7 +77,7 @@ def stored_open(server: Server) -> bytes:
     return b"".join(stored(lake))
 
 
-def test_what_cannot_be_read_is_not_to_be_sent_again(server: Server) -> None:
+def test_an_unreadable_request_gets_a_permanent_error(server: Server) -> None:
     assert code(server, b"\xff\xff\xff") == (grpc.StatusCode.INVALID_ARGUMENT, None)
     assert code(server, gzip.compress(b"cut")[:-5]) == (grpc.StatusCode.INVALID_ARGUMENT, None)
     assert code(server, b"", "/no.such/Method")[0] is grpc.StatusCode.UNIMPLEMENTED
@@ -87,7 +87,7 @@ def test_a_message_of_64_mib_passes(server: Server) -> None:
     assert call(server, protobuf(8, text="x" * (7 << 20))) == b""
 
 
-def test_tokens_at_both_doors_and_their_rotation(tmp_path: Path) -> None:
+def test_http_and_grpc_require_tokens_and_accept_rotated_ones(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("first\nsecond\n")
     it = Server(tmp_path / "lake", "--token-file", str(tokens), grpc=0)
@@ -118,7 +118,7 @@ def test_tokens_at_both_doors_and_their_rotation(tmp_path: Path) -> None:
         assert it.stop() == 0
 
 
-def test_tls_at_both_doors(tmp_path: Path) -> None:
+def test_http_and_grpc_support_tls(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     make = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
@@ -145,7 +145,7 @@ class SlowWriter(journal.JournalWriter):
         super().write(stage)
 
 
-def test_back_pressure_is_429_with_retry_after_and_passes(tmp_path: Path) -> None:
+def test_back_pressure_answers_429_with_retry_after(tmp_path: Path) -> None:
     async def run() -> tuple[int, list[Refused]]:
         commit = commits.GroupCommit(SlowWriter(tmp_path), max_waiting=1000)
         record = journal.record("traces_proto", 1, bytes(300))
@@ -167,7 +167,7 @@ def test_back_pressure_is_429_with_retry_after_and_passes(tmp_path: Path) -> Non
     assert sum(1 for s in journal.segments(tmp_path) for _ in journal.read_entries(s)) == accepted
 
 
-def test_what_is_done_beside_returns_or_raises_and_the_next_is_its_own() -> None:
+def test_background_work_returns_or_raises_to_its_own_caller() -> None:
     beside = Beside()
     one, two, three = beside.start(lambda: 1), beside.start(lambda: 1 // 0), beside.start(lambda: 3)
     assert three() == 3 and one() == one() == 1

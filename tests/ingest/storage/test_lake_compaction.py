@@ -75,7 +75,7 @@ def test_large_hours_become_several_parts(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(catalog.parts(lake.path, "spans")) > 1 and row_hashes(lake) == rows
 
 
-def test_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_at_any_step_neither_loses_nor_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = itertools.count()
     expected = row_hashes(lake_of_small_parts(tmp_path / "expected", range(1, 5)))
     lakes = 0
@@ -90,7 +90,7 @@ def test_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path, monkeypatc
     assert lakes >= 8
 
 
-def test_who_reads_goes_on_reading_the_old_parts(tmp_path: Path) -> None:
+def test_readers_keep_reading_the_old_parts(tmp_path: Path) -> None:
     lake = lake_of_small_parts(tmp_path / "lake")
     old = catalog.parts(lake.path, "spans")
     with lake._ready(raw=True) as db:
@@ -125,7 +125,7 @@ def test_a_set_of_hashes_answers_as_a_python_set_does() -> None:
     assert len(known) == len(mine)
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command_prints_its_result(tmp_path: Path) -> None:
     lake = lake_of_small_parts(tmp_path / "lake")
     assert "spans: 36 rows in 6 → 2 files, 0.1 MB" in run("compact", "--lake", str(lake.path))
     assert json.loads(run("compact", "--lake", str(lake.path), "--json"))[0]["parts_after"] == 2

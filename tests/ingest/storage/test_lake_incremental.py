@@ -40,7 +40,7 @@ def test_a_segment_that_was_read_is_not_read_again(tmp_path: Path) -> None:
     assert (again.files, again.rows, again.duplicates) == (2, 18, 18)
 
 
-def test_an_open_segment_is_read_on_from_its_last_whole_entry(tmp_path: Path) -> None:
+def test_an_open_segment_is_continued_after_its_last_complete_entry(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     writer = journal.JournalWriter(lake.journal_path)
     one, two = (journal.record("traces_json", 7, json.dumps(t).encode()) for t in talks(1, 2))
@@ -64,7 +64,7 @@ def test_an_open_segment_is_read_on_from_its_last_whole_entry(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("change", ["content", "shorter", "longer"])
-def test_a_segment_that_is_another_now_is_read_from_its_start(tmp_path: Path, change: str) -> None:
+def test_a_replaced_segment_is_read_from_its_start(tmp_path: Path, change: str) -> None:
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1))
     lake.ingest()
@@ -77,7 +77,7 @@ def test_a_segment_that_is_another_now_is_read_from_its_start(tmp_path: Path, ch
     assert lake.ingest().new == 6 * len(new)
 
 
-def test_without_its_memory_the_lake_has_the_same_tables(tmp_path: Path) -> None:
+def test_a_lost_read_position_changes_no_table(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1, 2))
     lake.ingest()
@@ -90,7 +90,7 @@ def test_without_its_memory_the_lake_has_the_same_tables(tmp_path: Path) -> None
     assert (lake.path / "tables" / "state.json").stat().st_mtime_ns == made, "nothing had to be rebuilt"
 
 
-def test_a_damaged_memory_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_read_position_is_refused_in_one_line(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1))
     lake.ingest()
@@ -99,7 +99,7 @@ def test_a_damaged_memory_is_told_in_one_line(tmp_path: Path) -> None:
         lake.ingest()
 
 
-def test_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_at_any_step_neither_loses_nor_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = rows_of(tmp_path, 1, 2, 3)
     number = itertools.count()
 
@@ -124,7 +124,7 @@ def test_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_sigkill_between_the_rows_and_the_memory(tmp_path: Path, when: str) -> None:
+def test_sigkill_between_rows_and_read_position_loses_nothing(tmp_path: Path, when: str) -> None:
     """A real one, in a process of its own, just before or after the rows are committed."""
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1, 2))
@@ -147,7 +147,9 @@ Lake.open({str(lake.path)!r}).ingest()
     assert row_hashes(lake) == dict.fromkeys(rows_of(tmp_path, 1, 2), 1) and not loose_files(lake)
 
 
-def test_a_killed_ingest_over_a_lost_memory_does_not_double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_ingest_without_read_position_duplicates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows twice in parts that nobody lists: only one of each is taken."""
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1, 2))

@@ -194,11 +194,11 @@ def test_nothing_is_lost_and_order_changes_nothing(mixture: Mixture) -> None:
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=QUIET)
 @given(mixtures())
-def test_nothing_is_lost_of_many_lakes(mixture: Mixture) -> None:
+def test_many_random_lakes_are_conserved(mixture: Mixture) -> None:
     check(mixture)
 
 
-def test_the_balance_of_everything_at_hand_holds(tmp_path: Path) -> None:
+def test_all_development_data_is_conserved(tmp_path: Path) -> None:
     lake = lake_of(tmp_path, [p for n, name in enumerate(sorted(CORPORA), 1) for p in pieces(CORPORA[name], n)])
     balance = lake.conservation()
     assert balance.holds and balance.inference.placed > 20, "\n".join(balance.lines())
@@ -207,7 +207,7 @@ def test_the_balance_of_everything_at_hand_holds(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------- losses are seen
 
 
-def test_a_thread_that_is_dropped_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_thread_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where assembly loses a thread, neither the counts nor the audit balance."""
     real = assembly.conversations_of
     monkeypatch.setattr(assembly, "conversations_of", lambda *a: real(*a)[1:])
@@ -227,7 +227,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_row_that_is_gone_is_seen(tmp_path: Path, table: str) -> None:
+def test_a_missing_row_is_detected(tmp_path: Path, table: str) -> None:
     lake = lake_of(tmp_path, [conversation(n, f"c-{n}") for n in (1, 2)])
     assert lake.conservation().holds
     path = lake.path / TABLES[table]
@@ -236,7 +236,7 @@ def test_a_row_that_is_gone_is_seen(tmp_path: Path, table: str) -> None:
     assert not lake.conservation().holds
 
 
-def test_calls_that_a_message_lost_are_seen(tmp_path: Path) -> None:
+def test_lost_calls_are_detected(tmp_path: Path) -> None:
     lake = lake_of(tmp_path, [conversation(1, "c-1")])
     lake.build_tables()
     path = lake.path / "tables" / "messages.parquet"
@@ -246,7 +246,7 @@ def test_calls_that_a_message_lost_are_seen(tmp_path: Path) -> None:
     assert lake.conservation().inference.wrong == 2
 
 
-def test_a_judgement_in_another_conversation_is_seen(tmp_path: Path) -> None:
+def test_a_judgement_in_another_conversation_is_detected(tmp_path: Path) -> None:
     requests = [conversation(n, f"c-{n}") for n in (1, 2)]
     for r in requests:  # on a model call, which is in a conversation itself
         spans = r["resourceSpans"][0]["scopeSpans"][0]["spans"]
@@ -260,7 +260,7 @@ def test_a_judgement_in_another_conversation_is_seen(tmp_path: Path) -> None:
     assert lake.conservation().judgement.wrong == 1
 
 
-def test_the_summary_tells_the_balance(tmp_path: Path) -> None:
+def test_the_summary_has_the_balance(tmp_path: Path) -> None:
     made = conversation(1, "c-1")
     made["resourceSpans"][0]["scopeSpans"][0]["spans"].append(
         rows_of(stripped(pieces([conversation(7, None)], 7)[1]))[0]

@@ -27,7 +27,7 @@ def dropping(tmp_path: Path) -> Lake:
     return lake
 
 
-def test_it_holds_while_rows_come_go_and_expire(dropping: Lake) -> None:
+def test_the_balance_holds_while_rows_are_added_dropped_and_expire(dropping: Lake) -> None:
     send(dropping, *talks(1, 2), at=ARRIVED - 40 * DAY)
     first = balance(dropping)
     assert first.holds and (first.inference.raw, first.execution.raw, first.judgement.raw) == (6, 4, 2)
@@ -39,7 +39,7 @@ def test_it_holds_while_rows_come_go_and_expire(dropping: Lake) -> None:
     assert left.holds and (left.inference.raw, left.execution.raw, left.judgement.raw) == (3, 2, 1)
 
 
-def test_what_is_told_anew_with_more_behind_it_is_still_there_once(dropping: Lake) -> None:
+def test_a_longer_export_of_a_conversation_is_kept_once(dropping: Lake) -> None:
     ask, made = text("user", "Do it."), call("call_7c21aa90", "look", {"id": 1})
     send(dropping, request(chat(1, 2, 1, [ask], [made], "c")))
     assert balance(dropping).holds

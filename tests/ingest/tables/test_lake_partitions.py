@@ -23,7 +23,7 @@ from ingest.tables.runners import LocalRunner
 
 
 @pytest.mark.parametrize("shards, processes", [(2, 0), (7, 0), (5, 2)])
-def test_the_tables_are_those_of_one_piece(tmp_path: Path, shards: int, processes: int) -> None:
+def test_tables_of_parts_equal_those_of_one_piece(tmp_path: Path, shards: int, processes: int) -> None:
     requests = [conversation(n, f"c-{n % 9}") for n in range(1, 30)]
     for n in range(12):
         requests += turns_in_traces_of_their_own(1000 + 10 * n, 1 + n % 5)
@@ -36,7 +36,7 @@ def test_the_tables_are_those_of_one_piece(tmp_path: Path, shards: int, processe
 
 
 @pytest.mark.parametrize("going_on, twice", [(0, False), (2, True), (40, False)])
-def test_rows_that_were_written_too_soon_are_written_once_more(
+def test_a_part_continued_by_a_later_part_is_rewritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, going_on: int, twice: bool
 ) -> None:
     """Buckets whose conversations seem to be whole are written at once, and again where one did go on elsewhere."""
@@ -69,7 +69,7 @@ def test_samples_of_every_dialect_in_one_lake(tmp_path: Path) -> None:
     assert_same_in_parts(lake, tmp_path / "made", 6)
 
 
-def test_judgements_find_conversations_in_other_parts_and_know_their_people(tmp_path: Path) -> None:
+def test_judgements_find_conversations_and_surrogates_of_other_parts(tmp_path: Path) -> None:
     requests = []
     for n in range(1, 12):
         values = {"gen_ai.evaluation.name": "quality", "gen_ai.evaluation.score.value": 1.0,
@@ -89,7 +89,7 @@ def test_judgements_find_conversations_in_other_parts_and_know_their_people(tmp_
     assert not any("person" in r["e"] for r in outcomes)
 
 
-def test_a_large_lake_is_made_in_parts_and_a_killed_one_leaves_nothing(
+def test_a_large_lake_is_built_in_parts_and_a_kill_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = lake_of(tmp_path, [conversation(n, f"c-{n}") for n in range(1, 20)])
@@ -117,7 +117,7 @@ def test_tools_that_ran_in_another_process_s_trace(tmp_path: Path) -> None:
     assert_same_in_parts(lake_of(tmp_path, requests), tmp_path / "made", 4)
 
 
-def test_a_branch_that_goes_on_elsewhere_leaves_the_others_where_they_were_seen(tmp_path: Path) -> None:
+def test_a_branch_continued_in_another_part_does_not_move_the_others(tmp_path: Path) -> None:
     begun = [text("user", "hello"), text("assistant", "what is it?")]
     requests = [request(chat(1, 1, 0, begun[:1], begun[1:], None))]
     for n, said in enumerate(("a refund", "an exchange"), 1):

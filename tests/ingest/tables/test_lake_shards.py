@@ -44,7 +44,7 @@ def ids(*numbers: int) -> set[str]:
     return {f"{n:032x}" for n in numbers}
 
 
-def test_a_trace_in_two_files_is_read_in_neither(tmp_path: Path) -> None:
+def test_a_trace_in_two_files_is_read_from_its_shard(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     whole = [spans_of(n) for n in range(1, 12)]
     files = landed(lake, sum(whole[:5], whole[10][:2]), sum(whole[5:10], whole[10][2:]))
@@ -55,7 +55,7 @@ def test_a_trace_in_two_files_is_read_in_neither(tmp_path: Path) -> None:
     assert len(lake.conversations()) == 11
 
 
-def test_a_trace_that_log_records_tell_of_is_read_with_them(tmp_path: Path) -> None:
+def test_a_trace_with_log_records_is_read_with_them(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     files = landed(lake, sum((spans_of(n) for n in range(1, 9)), []))
     told = tmp_path / "logs.json"
@@ -67,7 +67,7 @@ def test_a_trace_that_log_records_tell_of_is_read_with_them(tmp_path: Path) -> N
     assert_same_in_parts(lake, tmp_path / "made", 3)
 
 
-def test_where_most_would_be_put_aside_nothing_is_read_where_it_lies(tmp_path: Path) -> None:
+def test_without_local_traces_all_rows_are_shuffled(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     whole = [spans_of(n) for n in range(1, 7)]
     files = landed(lake, sum((spans[:3] for spans in whole), []), sum((spans[3:] for spans in whole), []))

@@ -42,7 +42,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> spark.SparkRunner:
 
 
 @pytest.mark.slow
-def test_what_is_tied_across_parts_meets_on_spark_too(tmp_path: Path, runner: spark.SparkRunner) -> None:
+def test_conversations_across_parts_are_joined_on_spark(tmp_path: Path, runner: spark.SparkRunner) -> None:
     requests = [conversation(n, f"c-{n % 9}") for n in range(1, 30)]
     for n in range(6):
         requests += turns_in_traces_of_their_own(1000 + 10 * n, 1 + n % 5)
@@ -51,7 +51,7 @@ def test_what_is_tied_across_parts_meets_on_spark_too(tmp_path: Path, runner: sp
 
 
 @pytest.mark.slow
-def test_every_data_set_at_hand(tmp_path: Path, runner: spark.SparkRunner) -> None:
+def test_spark_gives_equal_tables_for_all_development_data(tmp_path: Path, runner: spark.SparkRunner) -> None:
     """All captures of instrumentation libraries in one lake, where they are at hand, and the airline's traces."""
     need_corpora()
     files = [p for name in ("traces", "logs") for p in sorted(CORPORA.glob(f"*/{name}.jsonl"))]

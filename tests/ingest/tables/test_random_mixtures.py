@@ -125,7 +125,7 @@ def mixtures(draw: st.DrawFn) -> tuple[list[Values], int]:
 @pytest.mark.slow
 @settings(deadline=None, max_examples=300, suppress_health_check=QUIET)
 @given(mixtures())
-def test_nothing_is_lost_of_many_mixtures(mixture: tuple[list[Values], int]) -> None:
+def test_random_mixtures_are_conserved(mixture: tuple[list[Values], int]) -> None:
     found, seed = mixture
     rng, raw = Random(seed), raw_rows(found)
     whole = normalise(raw["spans"], raw["log_records"])

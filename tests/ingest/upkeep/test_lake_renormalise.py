@@ -47,7 +47,7 @@ def lake_of_an_older_mapping(path: Path, monkeypatch: pytest.MonkeyPatch) -> Lak
     return made
 
 
-def test_the_difference_is_shown_and_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_difference_is_shown_and_nothing_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = lake_of_an_older_mapping(tmp_path / "lake", monkeypatch)
     before = files(old)
     found = old.renormalise()
@@ -69,7 +69,7 @@ def test_the_difference_is_shown_and_nothing_is_touched(tmp_path: Path, monkeypa
     assert (three["conversation_id"], three["kind"]) == ("c-3", "added")
 
 
-def test_applied_the_tables_are_those_of_todays_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_applying_gives_the_tables_of_the_current_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = lake_of_an_older_mapping(tmp_path / "lake", monkeypatch)
     direct = Lake.create(tmp_path / "direct")
     send(direct, *talks(1, 2, 3, 4))
@@ -84,7 +84,7 @@ def test_applied_the_tables_are_those_of_todays_mapping(tmp_path: Path, monkeypa
     assert (again.same, again.added + again.removed + again.changed) == (4, 0)
 
 
-def test_killed_while_applying_the_tables_are_todays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_during_applying_leaves_the_current_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = itertools.count()
     expected: Any = None
     for lake_ in killed_at_every_step(
@@ -97,7 +97,7 @@ def test_killed_while_applying_the_tables_are_todays(tmp_path: Path, monkeypatch
         assert tables(lake_) == expected
 
 
-def test_rows_that_came_since_are_told(tmp_path: Path) -> None:
+def test_rows_added_since_are_reported(tmp_path: Path) -> None:
     made = Lake.create(tmp_path / "lake")
     send(made, *talks(1))
     made.ingest()
@@ -113,7 +113,7 @@ def test_without_tables_the_user_is_told_what_to_do(tmp_path: Path) -> None:
         Lake.create(tmp_path / "lake").renormalise()
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = lake_of_an_older_mapping(tmp_path / "lake", monkeypatch)
     told = run("renormalise", "--lake", str(old.path))
     assert f"mapping version 1 → {normal.MAPPING_VERSION}: 1 conversations as before" in told

@@ -31,7 +31,7 @@ from ingest.lake import Lake
 from ingest.storage import catalog
 
 
-def test_old_conversations_go_and_straddling_ones_stay_whole(tmp_path: Path) -> None:
+def test_old_conversations_are_dropped_and_straddling_ones_are_kept(tmp_path: Path) -> None:
     lake, rest = sample(tmp_path / "lake"), Lake.create(tmp_path / "rest")
     send(rest, *talks(3, 4))
     rest.ingest()
@@ -56,7 +56,7 @@ def test_a_dry_run_says_the_same_and_drops_nothing(tmp_path: Path) -> None:
     assert told == done
 
 
-def test_what_was_dropped_stays_dropped(tmp_path: Path) -> None:
+def test_dropped_rows_are_not_ingested_again(tmp_path: Path) -> None:
     """A segment with old and young requests stays; read again, without any memory, it brings nothing back."""
     lake = Lake.create(tmp_path / "lake")
     writer = journal.JournalWriter(lake.journal_path)
@@ -72,7 +72,7 @@ def test_what_was_dropped_stays_dropped(tmp_path: Path) -> None:
     assert (arrived.acknowledged, arrived.landed) == (6, 6), "the check does not miss what expired"
 
 
-def test_what_has_not_landed_lands_first_and_an_open_segment_stays(tmp_path: Path) -> None:
+def test_unread_segments_are_ingested_first_and_an_open_segment_is_kept(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1), at=NOW - DAY)
     writer = journal.JournalWriter(lake.journal_path)
@@ -107,7 +107,7 @@ def test_a_late_judgement_keeps_the_conversation_it_judges(tmp_path: Path) -> No
         assert c.conversation_id == "c-1" and {"late", "ok"} == {o["name"] for o in c.outcomes}, name
 
 
-def test_killed_at_any_step_the_next_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_retention_is_completed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = itertools.count()
 
     def make() -> Lake:
@@ -144,7 +144,7 @@ def test_a_negative_time_is_refused(tmp_path: Path) -> None:
         Lake.create(tmp_path / "lake").retain(-1)
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command_prints_its_result(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     send(lake, *talks(1), at=NOW - 4000 * DAY)
     assert "not landed" in run("retain", "--lake", str(lake.path), "--days", "30", "--dry-run")

@@ -76,7 +76,7 @@ def run(*requests):
     return asyncio.run(together())
 
 
-def test_sampled_logprobs_are_peft_s_own(engine, adapted):
+def test_sampled_logprobs_equal_those_of_peft(engine, adapted):
     asked = prompts(20)
     samples = run(
         *(
@@ -131,7 +131,7 @@ def test_score_and_next_logprobs_agree_with_plain_forward_passes(engine, adapted
         assert candidates[0] == pytest.approx(score[-1], abs=1e-4)
 
 
-def test_adapters_run_in_one_batch_and_each_writes_as_if_alone(engine):
+def test_adapters_in_one_batch_give_the_same_results_as_alone(engine):
     asked, adapters = prompts(18, seed=7), [None, "policy@1", "other@1"] * 6
     sampling = [Sampling(max_tokens=3 + k, seed=k) for k in range(18)]  # the last ones outlive the round
     wanted = list(zip(asked, adapters, sampling, strict=True))
@@ -175,7 +175,7 @@ def test_temperature_one_draws_from_the_model_s_distribution(engine):
     assert (drawn - probabilities).abs().sum() / 2 < 0.12
 
 
-def test_the_tail_is_not_drawn_and_log_probabilities_are_those_of_the_whole(engine):
+def test_min_p_excludes_the_tail_and_keeps_the_models_logprobs(engine):
     prompt = prompts(1, seed=6)[0]
     with torch.no_grad():
         logprobs = make_model()(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
@@ -214,7 +214,7 @@ def test_an_unknown_adapter_and_a_foreign_one_are_refused(engine, tmp_path):
         engine.load_adapter("y", tmp_path)
 
 
-def test_a_failing_round_reaches_its_waiters_and_the_engine_lives_on(engine):
+def test_a_failed_round_fails_its_requests_and_the_engine_continues(engine):
     with pytest.raises(IndexError):
         run(engine.next_token_logprobs([1, 2, VOCABULARY + 5], [1], adapter=None))
     assert run(engine.sample([1, 2], adapter=None, sampling=Sampling(2, seed=1)))[0].ids

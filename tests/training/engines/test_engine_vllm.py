@@ -156,7 +156,7 @@ def greedy(engine, base, prompts, names, length=16):
 
 @vllm
 @pytest.mark.slow
-def test_one_batch_of_the_base_and_four_adapters_samples_as_the_local_engine(engine, local, base, prompts, adapters):
+def test_a_batch_of_base_and_adapters_agrees_with_the_local_engine(engine, local, base, prompts, adapters):
     """On a CPU a server's base requests must not meet adapters (vllm#48421), so there they are a batch of their own."""
     names = (None, *adapters)
     batches = [names] if isinstance(engine, VllmEngine) else [(None,), tuple(adapters)]
@@ -179,7 +179,7 @@ def test_logprobs_at_temperature_one_are_the_model_s_own(engine, local, prompts)
 
 @vllm
 @pytest.mark.slow
-def test_seeds_repeat_alone_and_in_company_and_none_do_not(engine, prompts):
+def test_equal_seeds_give_equal_samples_in_any_batch(engine, prompts):
     def ask(seed):
         return engine.sample(prompts[0], adapter="policy@2", sampling=Sampling(12, temperature=1.5, seed=seed))
 
@@ -253,7 +253,7 @@ def test_scores_and_candidates_agree_with_the_local_engine(engine, local, prompt
 
 @vllm
 @pytest.mark.slow
-def test_a_name_loaded_again_says_the_new_thing(engine, local, base, prompts, adapters):
+def test_a_reloaded_name_serves_the_new_adapter(engine, local, base, prompts, adapters):
     """Keys and values that the first load left in the prefix cache must not be met by the second."""
     long = [prompts[0] * 12]
     engine.load_adapter("again", adapters["policy@1"])
@@ -283,7 +283,7 @@ def test_an_adapter_outlives_its_files_and_its_slot(in_process, base, prompts, a
 
 @vllm
 @pytest.mark.slow
-def test_an_unloaded_adapter_is_gone_but_who_runs_keeps_it(in_process, prompts, adapters):
+def test_running_requests_keep_an_unloaded_adapter(in_process, prompts, adapters):
     sampling = Sampling(48, temperature=0.0)
     in_process.load_adapter("passing", adapters["policy@1"])
 
@@ -304,7 +304,7 @@ def test_an_unloaded_adapter_is_gone_but_who_runs_keeps_it(in_process, prompts, 
 
 @vllm
 @pytest.mark.slow
-def test_what_does_not_fit_is_refused_and_the_engine_lives_on(in_process, prompts, tmp_path):
+def test_invalid_adapters_and_prompts_are_refused_and_the_engine_continues(in_process, prompts, tmp_path):
     with pytest.raises(UserError, match="rank 24.*raise max_rank"):
         in_process.load_adapter("wide", write_adapter(tmp_path / "wide", 3, LoraSettings(rank=24)))
     with pytest.raises(UserError, match="adapter_config.json"):
@@ -350,7 +350,7 @@ def test_an_unknown_engine_is_refused(base):
     assert isinstance(open_engine("transformers", base), LocalEngine)
 
 
-def test_the_background_loop_serves_several_loops_and_fails_who_waits_at_the_end():
+def test_the_background_loop_serves_several_loops_and_closing_fails_waiting_callers():
     background = BackgroundLoop("test")
 
     async def later(value, seconds=0.0):

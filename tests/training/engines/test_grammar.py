@@ -61,7 +61,7 @@ def test_a_random_model_writes_what_the_schema_allows(chat: CompactFormat) -> No
         json.loads(free)
 
 
-def test_vllm_is_told_the_schema(chat: CompactFormat) -> None:
+def test_the_schema_is_passed_to_vllm(chat: CompactFormat) -> None:
     grammar = Grammar(json.dumps(SCHEMA), chat.tokenizer, chat.stop_ids[0])
     wanted = sampling_request(Sampling(grammar=grammar))
     assert json.loads(wanted["structured_outputs"]["json"]) == SCHEMA

@@ -159,7 +159,7 @@ def test_a_server_that_comes_back_gets_its_adapters_again(server: Server, adapte
     asyncio.run(engine.close())
 
 
-def test_a_restart_that_no_request_met_is_noticed_by_the_missing_adapter(server: Server, adapter: Path) -> None:
+def test_a_restart_between_requests_is_detected_by_the_missing_adapter(server: Server, adapter: Path) -> None:
     engine = VllmServer("tiny", f"http://127.0.0.1:{server.port}")
     engine.load_adapter("policy", adapter)
     server.stop()

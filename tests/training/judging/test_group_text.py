@@ -33,14 +33,14 @@ def group() -> list[list[dict[str, Any]]]:
     return [[*opening(), *read, said[0]], [*opening(), *failed, *read, said[1]]]
 
 
-def test_what_all_begin_with_and_what_several_saw_is_written_once() -> None:
+def test_common_prefixes_and_repeated_observations_are_written_once() -> None:
     prompt = GroupText.of(group()).prompt(["aa", "bb"], [1, 0])
     assert prompt.count("Where is W1?") == prompt.count("Be brief.") == prompt.count("12}") == 1
     assert prompt.index("Be brief.") < prompt.index("12}") < prompt.index('"bb"') < prompt.index('"aa"')
     assert '\\"order_id' not in prompt and '{"result":{"order_id":"W1"' in prompt  # no JSON inside a JSON string
 
 
-def test_the_judge_reads_what_was_written() -> None:
+def test_the_local_judge_parses_the_group_text() -> None:
     read = read_prompt(GroupText.of(group()).prompt(["aa", "bb"], [1, 0]))
     assert [label for label, _ in read] == ["bb", "aa"]
     for (_, messages), written in zip(read, reversed(group()), strict=True):
@@ -49,7 +49,7 @@ def test_the_judge_reads_what_was_written() -> None:
         assert [m.get("is_error") for m in messages] == [m.get("is_error") for m in written]
 
 
-def test_equal_members_keep_a_message_of_their_own() -> None:
+def test_equal_members_keep_a_last_message() -> None:
     told = GroupText.of([opening(), opening()])
     assert len(told.context) == 1 and all(len(lines) == 1 for lines in told.members)
     assert [messages for _, messages in read_prompt(told.prompt(["a1", "b2"], [0, 1]))] == [opening(), opening()]
@@ -70,7 +70,7 @@ MESSAGE = st.one_of(
 
 
 @given(st.lists(st.lists(MESSAGE, min_size=1, max_size=5), min_size=1, max_size=3), st.booleans())
-def test_whatever_is_said_comes_back(members: list[list[dict[str, Any]]], doubled: bool) -> None:
+def test_any_group_text_can_be_parsed(members: list[list[dict[str, Any]]], doubled: bool) -> None:
     if doubled:
         members = [members[0], *members]
     labels = [f"{k:02x}" for k in range(len(members))]

@@ -83,7 +83,7 @@ def busy(status: int = 429, **headers: str) -> httpx.Response:
     return httpx.Response(status, headers=headers, text="slow down")
 
 
-def test_an_endpoint_that_refuses_half_of_the_time_costs_time_and_not_scores() -> None:
+def test_an_endpoint_that_fails_half_of_the_requests_loses_no_score() -> None:
     draw = random.Random(3)
     endpoint, waits = Endpoint(lambda r, n: busy() if draw.random() < 0.5 else None), Waits()
     found, transport = judged(endpoint, 10, waits)
@@ -94,13 +94,13 @@ def test_an_endpoint_that_refuses_half_of_the_time_costs_time_and_not_scores() -
     assert transport.costs.refusals == len(waits.seconds) == endpoint.asked - 20 > 5
 
 
-def test_outages_are_waited_out_too() -> None:
+def test_outages_are_retried() -> None:
     script: Any = [httpx.ConnectError("down"), busy(503), httpx.ReadTimeout("slow"), busy(500), None]
     found, transport = judged(Endpoint(lambda r, n: script[min(n - 1, 4)]), 1)
     assert found[0].scores == [0.0, 0.01, 0.02] and transport.costs.refusals == 4
 
 
-def test_waits_double_and_retry_after_counts() -> None:
+def test_waits_double_and_respect_retry_after() -> None:
     waits = Waits()
     script: Any = [busy(), busy(), busy(), busy(**{"retry-after": "30"}), *[busy()] * 5, None]
     judged(Endpoint(lambda r, n: script[min(n - 1, 9)]), 1, waits, first_wait_seconds=1, max_wait_seconds=20, at_once=1)
@@ -115,13 +115,13 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after("Thu, 01 Jan 1970 00:01:40 GMT", 400.0) == 0
 
 
-def test_no_more_calls_are_in_flight_than_may() -> None:
+def test_concurrent_calls_are_limited() -> None:
     endpoint = Endpoint()
     judged(endpoint, 12, at_once=3)
     assert endpoint.most_at_once == 3
 
 
-def test_answers_are_paid_for_once_and_counted(tmp_path: Path) -> None:
+def test_answers_are_cached_and_counted(tmp_path: Path) -> None:
     settings = {"cache_dir": tmp_path / "judge", "input_price": 2.0, "output_price": 8.0}
     first, second = Endpoint(), Endpoint()
     one, transport = judged(first, 4, **settings)
@@ -134,7 +134,7 @@ def test_answers_are_paid_for_once_and_counted(tmp_path: Path) -> None:
     assert read_costs(tmp_path / "nothing") == Costs()
 
 
-def test_what_failed_is_not_kept(tmp_path: Path) -> None:
+def test_failed_answers_are_not_cached(tmp_path: Path) -> None:
     endpoint = Endpoint(lambda r, n: httpx.Response(400, text="too long") if n <= 2 else None)
     lost, _ = judged(endpoint, 1, cache_dir=tmp_path)
     assert lost[0].scores == [None] * 3 and lost[0].failed_calls == 2
@@ -142,14 +142,14 @@ def test_what_failed_is_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_what_no_repetition_changes_ends_the_run_at_once(status: int) -> None:
+def test_a_permanent_error_ends_the_run(status: int) -> None:
     endpoint = Endpoint(lambda r, n: httpx.Response(status, text="no such key"))
     with pytest.raises(UserError, match=f"judge.test refuses: HTTP {status} no such key"):
         judged(endpoint, 1)
     assert endpoint.asked <= 2
 
 
-def test_patience_ends_with_a_message_and_never_with_unscored_members() -> None:
+def test_exhausted_retries_end_the_run_and_leave_no_member_unscored() -> None:
     with pytest.raises(UserError, match=r"did not answer in 5 tries .*HTTP 429 slow down.*continues"):
         judged(Endpoint(lambda r, n: busy()), 1, max_tries=5)
 
@@ -174,7 +174,7 @@ def test_each_agent_has_its_rubric_in_one_file(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_rubrics_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rubrics.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="no file of rubrics"):
+    with pytest.raises(UserError, match="not a rubrics file"):
         read_rubric(path, "desk")
     with pytest.raises(UserError, match="cannot be read"):
         read_rubric(tmp_path / "absent.yaml", "desk")

@@ -53,7 +53,7 @@ def measured(ruler: Ruler, groups: int, size: int = 8) -> JudgeNoise:
 
 
 @pytest.mark.parametrize("size", [4, 8])
-def test_groups_of_pure_noise_are_dropped_nineteen_times_in_twenty(size: int) -> None:
+def test_ninety_five_per_cent_of_noise_groups_are_dropped(size: int) -> None:
     ruler = noisy_judge(0.05)
     noise = measured(ruler, 60, size)
 
@@ -79,12 +79,12 @@ def test_planted_copies_are_shown_each_and_duplicates_otherwise_once() -> None:
     assert len(set(plain.scores)) == 1 and plain.explanations == ["place 0"] * 4
 
 
-def test_position_bias_is_told_from_noise() -> None:
+def test_position_bias_is_distinguished_from_noise() -> None:
     assert measured(noisy_judge(0.02, bias=0.3), 20).position_bias == pytest.approx(0.3, abs=0.03)
     assert measured(noisy_judge(0.02), 20).position_bias == pytest.approx(0.0, abs=0.03)
 
 
-def test_a_judge_without_noise_drops_nothing_by_it() -> None:
+def test_a_judge_without_noise_drops_no_group() -> None:
     noise = measured(noisy_judge(0.0), 4)
     assert noise.groups == 4 and noise.deviation == noise.spread(8) == 0.0
     assert JudgeNoise().spread(8) == 0.0
@@ -102,7 +102,7 @@ def test_advantages_sum_to_zero_after_every_exclusion(members: list[tuple[float 
     assert all(a == 0.0 for a, out in zip(found.advantages, excluded, strict=True) if out)
 
 
-def test_an_excluded_member_moves_no_mean() -> None:
+def test_an_excluded_member_does_not_change_the_mean() -> None:
     assert advantages([1.0, 0.0, 0.5], 0.0, [1.0, 1.0, 0.0]).advantages == pytest.approx([0.5, -0.5, 0.0])
     half = advantages([1.0, 0.0], 0.0, [0.5, 1.0]).advantages
     assert half == pytest.approx([0.5 * (1 - 1 / 3), -1 / 3])

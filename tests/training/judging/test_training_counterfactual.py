@@ -52,7 +52,7 @@ def test_one_value_of_one_speaker_is_exchanged(number: int, seed: int) -> None:
     assert was.isdigit() == is_.isdigit()
 
 
-def test_words_become_words_of_the_same_place_or_misspellings(known: Counterfactuals) -> None:
+def test_words_are_exchanged_for_words_of_the_same_field_or_misspelt(known: Counterfactuals) -> None:
     rng = random.Random(0)
     words = set()
     for _ in range(300):
@@ -65,7 +65,7 @@ def test_words_become_words_of_the_same_place_or_misspellings(known: Counterfact
     assert any(w not in COLOURS and len(w) == 5 for w in words)
 
 
-def test_what_users_want_changes_wherever_they_say_it(known: Counterfactuals) -> None:
+def test_a_users_value_changes_in_all_their_messages(known: Counterfactuals) -> None:
     rng = random.Random(1)
     for _ in range(50):
         other = known.of(sale("black", 1200), rng)
@@ -74,7 +74,7 @@ def test_what_users_want_changes_wherever_they_say_it(known: Counterfactuals) ->
             assert "black" not in other[4]["content"] and other[3] == sale("black", 1200)[3]
 
 
-def test_a_value_that_was_never_seen_before_stays(known: Counterfactuals) -> None:
+def test_values_without_alternatives_are_kept(known: Counterfactuals) -> None:
     new = [
         {"role": "user", "content": "the purple one?"},
         {"role": "tool", "content": '{"item":"purple"}'},
@@ -83,7 +83,7 @@ def test_a_value_that_was_never_seen_before_stays(known: Counterfactuals) -> Non
     assert known.of(new, random.Random(0)) is None
 
 
-def test_where_nothing_can_be_exchanged_there_is_none() -> None:
+def test_without_an_exchangeable_value_there_is_no_counterfactual() -> None:
     plain = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
     assert Counterfactuals([plain]).of(plain, random.Random(0)) is None
     assert Counterfactuals([]).of([], random.Random(0)) is None

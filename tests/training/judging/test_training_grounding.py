@@ -25,7 +25,7 @@ def known() -> Grounding:
     return Grounding.of([sale(colour, colour) for colour in ("black", "white", "green") for _ in range(9)])
 
 
-def test_what_the_agent_says_is_supported_or_its_own(known: Grounding) -> None:
+def test_statements_are_supported_or_unsupported(known: Grounding) -> None:
     assert {"unfortunately", "price", "of"} <= known.own and "black" not in known.own
     assert known.counts(sale("black", "black")) == (0, 0)
     garbled = sale("black", "black")
@@ -33,19 +33,19 @@ def test_what_the_agent_says_is_supported_or_its_own(known: Grounding) -> None:
     assert known.counts(garbled) == (2, 1)  # the word and the number; nobody took up "black"
 
 
-def test_amounts_are_their_digits(known: Grounding) -> None:
+def test_amounts_are_compared_by_digits(known: Grounding) -> None:
     for cents, said in ((8500, "$85"), (7990, "$79.90"), (7990, "79.9"), (120, "$1.20")):
         assert known.counts(sale("black", "black", cents, said)) == (0, 0)
     assert known.counts(sale("black", "black", 7990, "$97.90")) == (1, 0)
 
 
-def test_what_the_user_named_is_taken_up(known: Grounding) -> None:
+def test_values_named_by_the_user_are_counted(known: Grounding) -> None:
     assert known.counts(sale("black", "white")) == (0, 1)
     assert known.counts([{"role": "user", "content": "order 41817 please"}]) == (0, 1)
     assert known.counts([{"role": "user", "content": "please hurry"}]) == (0, 0)  # nobody ever takes that up
 
 
-def test_the_weights_tell_success_from_failure_and_leave_good_scores_standing(known: Grounding) -> None:
+def test_the_weights_separate_success_from_failure_and_keep_good_scores(known: Grounding) -> None:
     rng = random.Random(0)
     scored: list[tuple[float, Any, bool]] = []
     for _ in range(60):
@@ -59,7 +59,7 @@ def test_the_weights_tell_success_from_failure_and_leave_good_scores_standing(kn
     assert Evidence.read(json.loads(json.dumps(fitted.plain()))) == fitted
 
 
-def test_without_evidence_scores_stay(known: Grounding) -> None:
+def test_without_evidence_scores_are_unchanged(known: Grounding) -> None:
     for score in (0.01, 0.5, 0.93):
         assert Evidence().weigh(score, sale("black", "white")) == pytest.approx(score)
     sure = [(score, sale("black", "black"), score > 0.5) for score in (0.0, 1.0) for _ in range(40)]

@@ -99,7 +99,7 @@ def test_scores_belong_to_their_labels_whatever_the_order_of_the_answer(judge: A
         assert (found.calls, found.failed_calls, found.disagreement, found.tokens) == (2, 0, 0.0, 200)
 
 
-def test_labels_tell_nothing_and_the_second_order_is_the_first_reversed() -> None:
+def test_labels_are_opaque_and_the_second_order_is_reversed() -> None:
     judge = Judge(honest)
     judge.score("3", "9", "1", "7")
     first, second = judge.asked
@@ -114,7 +114,7 @@ def test_labels_tell_nothing_and_the_second_order_is_the_first_reversed() -> Non
     assert len(orders) > 4  # and the first order is not always the group's own
 
 
-def test_two_orders_that_disagree_call_a_third_and_the_spread_is_noise() -> None:
+def test_disagreement_of_two_orders_adds_a_third() -> None:
     judge = Judge(taken_by_position)
     found = judge.score("3", "9", "1", "7")
     assert found.calls == 3 and len({tuple(said_by(shown)) for shown in judge.asked}) == 3
@@ -209,7 +209,7 @@ def test_an_answer_that_cannot_be_used_is_asked_for_again(wrong: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", UNUSABLE)
-def test_a_judge_that_never_answers_well_leaves_the_group_unscored_not_zero(wrong: str) -> None:
+def test_a_judge_without_valid_answers_leaves_the_group_unscored(wrong: str) -> None:
     found = Judge(UNUSABLE[wrong]).score("3", "9", "5", retries=1)
     assert found.scores == [None, None, None] and (found.calls, found.failed_calls) == (4, 4)
     assert advantages(found.scores, 0.0).dropped == "unscored"
@@ -234,7 +234,7 @@ def test_json_inside_prose_is_read() -> None:
 
 
 @given(st.dictionaries(st.text("0123456789abcdef", min_size=6, max_size=6), st.floats(0, 1), min_size=1), st.randoms())
-def test_every_permutation_of_an_answer_reads_the_same(scores: dict[str, float], random: Any) -> None:
+def test_scores_do_not_depend_on_the_order_of_an_answer(scores: dict[str, float], random: Any) -> None:
     entries = [{"trajectory_id": k, "score": v} for k, v in scores.items()]
     random.shuffle(entries)
     assert read_answer(json.dumps({"scores": entries}), list(scores)) == {k: (v, "") for k, v in scores.items()}
@@ -252,7 +252,7 @@ def test_every_permutation_of_an_answer_reads_the_same(scores: dict[str, float],
         "<available_tools>",
     ],
 )
-def test_text_cannot_close_its_tag(forged: str) -> None:
+def test_text_cannot_close_its_own_tag(forged: str) -> None:
     judge = Judge(lambda shown: {"scores": marks(shown, lambda text, k: 0.5)})
     found = judge.score(forged, "honest")
     assert found.scores == [0.5, 0.5]
@@ -328,7 +328,7 @@ def test_advantages_are_centred_and_not_divided() -> None:
     assert far.advantages == pytest.approx([-0.5, -0.5, 0.5, 0.5])  # dividing would make these the smaller ones
 
 
-def test_an_unscored_member_is_outside_the_mean_and_teaches_nothing() -> None:
+def test_an_unscored_member_is_excluded_from_mean_and_gradient() -> None:
     found = advantages([1.0, None, 0.5, 0.0], 0.05)
     assert found.advantages == pytest.approx([0.5, 0.0, 0.0, -0.5]) and not found.dropped
 
@@ -340,7 +340,7 @@ def test_three_quarters_must_be_scored(scored: int, dropped: str) -> None:
     assert found.dropped == dropped and any(found.advantages) == (not dropped)
 
 
-def test_a_group_that_spreads_no_more_than_the_judge_s_noise_is_dropped() -> None:
+def test_a_group_within_the_judges_noise_is_dropped() -> None:
     assert advantages([0.5, 0.6, 0.55], 0.2).dropped == "no spread"
     assert advantages([0.5, 0.5], 0.0).dropped == "no spread"
     assert not advantages([0.5, 0.8], 0.2).dropped

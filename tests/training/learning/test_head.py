@@ -30,7 +30,7 @@ def test_chunks_change_neither_values_nor_gradients(vocabulary: int) -> None:
     assert torch.allclose(found[1][0], wanted, atol=1e-5)
 
 
-def test_no_more_than_one_chunk_s_logits_exist() -> None:
+def test_at_most_one_chunk_of_logits_is_in_memory() -> None:
     """What backward keeps is no bigger than hidden states: logits are made again, chunk by chunk."""
     vocabulary, kept = 3000, []
     hidden_BTD = torch.randn(1, 512, 8, requires_grad=True)

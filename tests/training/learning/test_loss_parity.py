@@ -129,7 +129,7 @@ def trl_loss(batch: dict[str, torch.Tensor], **config: Any) -> tuple[float, torc
     ],
     ids=lambda v: getattr(v, "form", ""),
 )
-def test_losses_are_trl_s_own(loss: Any, config: dict[str, Any], kl: float) -> None:
+def test_losses_equal_those_of_trl(loss: Any, config: dict[str, Any], kl: float) -> None:
     batch = padded()
     value, gradient = ours(loss.model_copy(update={"kl_penalty": kl}), batch)
     expected, theirs = trl_loss(batch, beta=kl, **config)
@@ -147,7 +147,7 @@ def trl_advantages(rewards: list[float | None], size: int) -> list[float]:
 
 
 @TRL
-def test_advantages_are_trl_s_and_tinker_s() -> None:
+def test_advantages_equal_those_of_trl_and_tinker() -> None:
     for rewards in ([0.1, 0.9, 0.4, 0.6], [1.0, None, 0.0, 0.5], [0.2, 0.2, 0.9, None, 0.1, 0.0, 1.0, 0.6]):
         found = advantages(rewards, 0.0).advantages
         assert found == pytest.approx(trl_advantages(rewards, len(rewards)), abs=1e-6)
@@ -157,7 +157,7 @@ def test_advantages_are_trl_s_and_tinker_s() -> None:
     )
 
 
-def test_the_loss_of_an_on_policy_batch_is_art_s_and_tinker_s() -> None:
+def test_the_on_policy_loss_equals_that_of_art_and_tinker() -> None:
     """ART's `loss_fn` (src/art/loss.py): -min(prob_ratio clipped to [0, 5]) sg * advantage * new_logprobs, a mean over
     the assistant's tokens. Tinker's `importance_sampling`: -(exp(logprobs - sampling_logprobs) * advantages), a sum.
     """
@@ -232,7 +232,7 @@ def split(row: Row, name: str) -> list[Row]:
     [Cispo(), PpoClip(), DrGrpo(), Gspo(clip_low=0.2, clip_high=0.3), Sft()],
     ids=lambda v: getattr(v, "form", "sft"),
 )
-def test_layout_leaves_the_gradient_alone(base: Base, rows: list[Row], loss: Any) -> None:
+def test_the_batch_layout_does_not_change_the_gradient(base: Base, rows: list[Row], loss: Any) -> None:
     whole = gradient(learner_of(base), rows, loss)
     assert whole.norm() > 1e-4
     halves = [part for k, row in enumerate(rows) for part in split(row, f"rollout {k}")]

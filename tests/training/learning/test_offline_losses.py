@@ -67,7 +67,7 @@ def ours(loss: Any) -> torch.Tensor:
     return gradient
 
 
-def test_kto_s_gradient_is_the_paper_s() -> None:
+def test_the_kto_gradient_equals_that_of_the_paper() -> None:
     loss, found = Kto(beta=0.4, desirable=1.3, undesirable=0.7), batch()
     logprobs = found["logprobs"].clone().requires_grad_()
     ratio = sums(logprobs - found["other"])  # TRL's kto_trainer.py: chosen and rejected log ratios
@@ -78,7 +78,7 @@ def test_kto_s_gradient_is_the_paper_s() -> None:
     assert torch.allclose(ours(loss), expected, rtol=0, atol=1e-9) and expected.abs().min() > 0
 
 
-def test_topr_s_gradient_is_the_paper_s() -> None:
+def test_the_topr_gradient_equals_that_of_the_paper() -> None:
     found = batch()
     logprobs = found["logprobs"].clone().requires_grad_()
     taper = sums(found["logprobs"] - found["other"]).exp().clamp(0, 1)
@@ -88,11 +88,11 @@ def test_topr_s_gradient_is_the_paper_s() -> None:
 
 
 @pytest.mark.parametrize("loss", [RewardWeightedSft(), AsymRe()])
-def test_the_others_weigh_log_likelihood(loss: Any) -> None:
+def test_other_methods_weight_the_log_likelihood(loss: Any) -> None:
     assert torch.equal(ours(loss), -batch()["advantages"].repeat_interleave(LENGTHS))
 
 
-def test_what_rewards_become() -> None:
+def test_each_method_maps_rewards_to_its_weights() -> None:
     rewards = [1.0, 0.0, 0.5, 0.9]
     assert RewardWeightedSft().advantages(rewards) == rewards
     assert AsymRe(margin=0.1).advantages(rewards) == pytest.approx([0.5, -0.5, 0.0, 0.4])
@@ -108,7 +108,9 @@ def likelihood(base: Base, adapter: Path, success: bool) -> float:
 
 
 @pytest.mark.parametrize("loss", [RewardWeightedSft(), AsymRe(), Kto(beta=1.0)], ids=lambda v: v.method)
-def test_what_ended_well_becomes_likelier_than_what_did_not(base: Base, start: Path, tmp_path: Path, loss: Any) -> None:
+def test_successful_conversations_become_more_likely_than_failed_ones(
+    base: Base, start: Path, tmp_path: Path, loss: Any
+) -> None:
     settings = OfflineSettings(loss=loss, fit=FIT)
     manifest = fit_offline(base, rewarded(conversations(24)), start, tmp_path / "out", settings, show_system=False)
     kept = manifest_of(tmp_path / "out")
@@ -121,7 +123,7 @@ def test_what_ended_well_becomes_likelier_than_what_did_not(base: Base, start: P
 
 
 def test_a_ratio_without_a_recorded_log_probability_is_refused(base: Base, start: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no log-probabilities: a ratio without them would be made up. Use asymre"):
+    with pytest.raises(UserError, match="carry no log-probabilities of the recorded agent. Use asymre"):
         scored = rewarded(conversations(24))
         fit_offline(base, scored, start, tmp_path / "o", OfflineSettings(loss=Topr()), show_system=False)
     learner = Learner(base, LEARNER)

@@ -66,7 +66,7 @@ def run(tmp_path: Path, count: int, held: str = "whole") -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("held", ["whole", "shard"])
-def test_two_processes_learn_what_one_learns(tmp_path: Path, held: str) -> None:
+def test_two_processes_reach_the_same_weights_as_one(tmp_path: Path, held: str) -> None:
     alone, together = run(tmp_path, 1), run(tmp_path, 2, held)
     assert json.loads((together / "adapter" / "rehearsal.json").read_text()) == {"processes": 2}
     one, two = (load_file(p / "adapter" / "adapter_model.safetensors") for p in (alone, together))

@@ -80,7 +80,7 @@ def test_every_row_is_run_once_and_shared_prompts_count_once(rows: list[Row]) ->
         assert shared >= MIN_SHARED and found.advantages_N.shape[0] == sum(row.learned for row in batch)
 
 
-def test_no_member_sees_another(rows: list[Row]) -> None:
+def test_members_of_a_packed_row_do_not_attend_to_each_other(rows: list[Row]) -> None:
     family = [row for row in rows if len(prompt_of(row)) == 99]
     found = pack(family)
     assert len(family) == 4 and found is not None and found.layout is not None

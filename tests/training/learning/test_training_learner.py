@@ -64,7 +64,7 @@ def test_groups_hold_every_row_once_within_their_budget(lengths: list[int], toke
 
 @settings(deadline=None)
 @given(st.integers(1, 700), st.integers(0, 40), st.integers(0, 3))
-def test_epochs_see_every_row_and_go_on_where_they_stopped(count: int, start: int, seed: int) -> None:
+def test_epochs_use_every_row_and_resume(count: int, start: int, seed: int) -> None:
     rows = [Row((9, k), (False, True)) for k in range(count)]
     first, total = [], 0
     stream = epochs(rows, 64, seed)
@@ -79,7 +79,7 @@ def test_epochs_see_every_row_and_go_on_where_they_stopped(count: int, start: in
 # ----- supervised
 
 
-def test_sft_brings_the_loss_down_and_tells_the_truth_about_it(base: Base, rows: list[Row]) -> None:
+def test_sft_lowers_the_loss_and_reports_it(base: Base, rows: list[Row]) -> None:
     learner = Learner(base, SMALL)
     before = learner.evaluate(rows)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_a_restored_learner_reaches_the_same_weights(base: Base, rows: list[Row]
     assert weights_equal(whole.weights()[0], resumed.weights()[0]) and whole.step == resumed.step == 4
 
 
-def test_the_rate_rises_then_falls(base: Base) -> None:
+def test_the_learning_rate_rises_then_falls(base: Base) -> None:
     learner = Learner(base, SMALL.model_copy(update={"warmup_steps": 4, "schedule": "cosine"}))
     row = [Row((9, 10, 11), (False, True, True))]
     rates = [learner.sft_step(row, progress)["lr"] for progress in (0, 0, 0, 0, 0.5, 1.0)]
@@ -129,7 +129,7 @@ def test_the_rate_rises_then_falls(base: Base) -> None:
     assert rates[4:] == pytest.approx([0.525 * 3e-3, 0.05 * 3e-3])
 
 
-def test_no_learned_token_is_refused_before_it_poisons_the_weights(base: Base) -> None:
+def test_a_batch_without_learned_tokens_is_refused(base: Base) -> None:
     learner = Learner(base, SMALL)
     with pytest.raises(ValueError, match="none of 1 rows"):
         learner.sft_step([Row((9, 10), (False, False))])
@@ -176,7 +176,7 @@ def without_clock(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in history]
 
 
-def test_a_killed_fit_goes_on_to_the_same_end(base: Base, rows: list[Row], tmp_path: Path) -> None:
+def test_a_killed_fit_resumes_to_the_same_weights(base: Base, rows: list[Row], tmp_path: Path) -> None:
     weights, _, history = fitted(base, rows[:18], rows[18:])
     assert len(history) == 4 and history[-1]["held_out"] < history[0]["held_out"]
 
@@ -198,7 +198,7 @@ def test_a_killed_fit_goes_on_to_the_same_end(base: Base, rows: list[Row], tmp_p
     assert not checkpoint.exists()
 
 
-def test_a_fit_keeps_the_weights_that_did_best_on_what_it_did_not_see(base: Base, tmp_path: Path) -> None:
+def test_a_fit_keeps_the_best_weights_on_held_out_rows(base: Base, tmp_path: Path) -> None:
     ask = base.format.prompt([{"role": "user", "content": "red or blue"}])
 
     def answer(text: str) -> Row:
@@ -224,7 +224,7 @@ def test_a_fit_without_rows_is_refused(base: Base) -> None:
 # ----- adapters on disk
 
 
-def test_peft_loads_what_we_save_and_says_the_same(base: Base, rows: list[Row], tmp_path: Path) -> None:
+def test_peft_loads_saved_adapters_with_equal_results(base: Base, rows: list[Row], tmp_path: Path) -> None:
     learner = Learner(base, SMALL)
     learner.sft_step(rows)
     save_adapter(learner.model, tmp_path / "a", {"role": "policy"})
@@ -310,7 +310,7 @@ def test_the_divergence_starts_at_zero_and_is_the_one_from_the_kept_adapter(base
     assert learner.policy_step(sampled, Cispo(kl_penalty=0.1))["kl"] > 1e-4
 
 
-def test_divergence_alone_pulls_back_to_the_reference(base: Base, rows: list[Row]) -> None:
+def test_the_kl_penalty_alone_returns_to_the_reference(base: Base, rows: list[Row]) -> None:
     learner = Learner(base, SMALL)
     learner.keep_reference()
     stir(learner, scale=0.02)
@@ -320,7 +320,7 @@ def test_divergence_alone_pulls_back_to_the_reference(base: Base, rows: list[Row
 
 
 @pytest.mark.parametrize("loss", [Cispo(kl_penalty=0.0), PpoClip(kl_penalty=0.0)], ids=["cispo", "ppo_clip"])
-def test_a_bandit_learns_which_arm_pays(base: Base, loss: Any) -> None:
+def test_a_bandit_learns_the_best_arm(base: Base, loss: Any) -> None:
     engine = LocalEngine(base.model, base.format.pad_id, dtype=torch.float32)
     learner = Learner(base, SMALL)
     prompt = base.format.prompt([{"role": "user", "content": "red or blue"}])

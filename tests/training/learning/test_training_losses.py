@@ -103,7 +103,7 @@ numbers = st.floats(-3.0, 3.0)
 
 @settings(max_examples=200, deadline=None)
 @given(numbers, numbers, st.floats(-2.0, 2.0), st.sampled_from(["cispo", "ppo"]))
-def test_value_and_gradient_of_a_token_are_the_papers(logprob: float, gap: float, advantage: float, form: str) -> None:
+def test_value_and_gradient_equal_those_of_the_papers(logprob: float, gap: float, advantage: float, form: str) -> None:
     loss = CISPO if form == "cispo" else PPO
     ours, plain = (torch.tensor([logprob], dtype=torch.float64, requires_grad=True) for _ in range(2))
     sampler, weight = torch.tensor([logprob - gap]).double(), torch.tensor([advantage]).double()
@@ -128,7 +128,7 @@ def test_value_and_gradient_of_a_token_are_the_papers(logprob: float, gap: float
         (3.5, -1.0, False),  # dual clip: beyond 3 a bad token stops pulling
     ],
 )
-def test_where_ppo_stops(ratio: float, advantage: float, moves: bool) -> None:
+def test_ppo_clips_at_its_bounds(ratio: float, advantage: float, moves: bool) -> None:
     logprobs = torch.tensor([math.log(ratio)], requires_grad=True)
     PPO(Tokens(logprobs, torch.tensor([advantage]), torch.zeros(1))).total.backward()
     assert logprobs.grad is not None and bool(logprobs.grad.abs() > 0) == moves
@@ -230,7 +230,7 @@ def test_a_rollout_split_into_two_rows_weighs_the_same(base: Base, rows: list[Ro
     assert close(gradient(learner_of(base), [*others, row]), gradient(learner_of(base), [*others, first, second]))
 
 
-def test_what_the_agent_did_not_write_teaches_nothing(base: Base, rows: list[Row]) -> None:
+def test_tokens_of_others_have_no_gradient(base: Base, rows: list[Row]) -> None:
     row = rows[0]
     answered = replace(row, ids=(*row.ids, 21, 22, 23), trained=(*row.trained, False, False, False))
     assert close(gradient(learner_of(base), [row]), gradient(learner_of(base), [answered]))
@@ -246,7 +246,7 @@ def test_advantages_weigh_rows(base: Base, rows: list[Row]) -> None:
         assert close((first * alone[0] + second * alone[1]) / (one.learned + two.learned), found)
 
 
-def test_rows_that_make_no_sense_are_refused(base: Base) -> None:
+def test_invalid_rows_are_refused(base: Base) -> None:
     with pytest.raises(ValueError, match="3 ids but 2 marks"):
         Row((1, 2, 3), (False, True))
     with pytest.raises(ValueError, match="first token"):
@@ -257,7 +257,7 @@ def test_rows_that_make_no_sense_are_refused(base: Base) -> None:
         learner_of(base).policy_step([Row((9, 10), (False, True))], CISPO)
 
 
-def test_a_weighted_token_counts_that_much_more_and_the_metric_stays_plain() -> None:
+def test_token_weights_scale_the_loss_and_not_the_metric() -> None:
     logprobs_N = torch.tensor([-1.0, -2.0, -4.0], requires_grad=True)
     found = Sft()(Tokens(logprobs_N, torch.ones(3), weights_N=torch.tensor([8.0, 1.0, 1.0])))
     (gradient,) = torch.autograd.grad(found.total, logprobs_N)

@@ -24,14 +24,14 @@ class Hostile:
         return os.mkdir, (str(self.made),)
 
 
-def test_a_state_that_runs_something_is_refused_and_does_not_run(tmp_path: Path) -> None:
+def test_a_state_with_code_is_refused_and_not_executed(tmp_path: Path) -> None:
     torch.save({"learner": Hostile(tmp_path / "made")}, tmp_path / "state.pt")
     with pytest.raises(pickle.UnpicklingError):
         load_state(tmp_path / "state.pt")
     assert not (tmp_path / "made").exists()
 
 
-def test_a_state_comes_back_as_it_was_with_plain_numbers(tmp_path: Path) -> None:
+def test_a_state_is_restored_with_plain_numbers(tmp_path: Path) -> None:
     state = {
         "learner": {"step": 3, "factors": {"a": torch.ones(2)}, "optimizer": {"state": {0: torch.tensor(1.0)}}},
         "history": [{"gain": np.float64(0.25), "n": np.int64(4), "up": np.bool_(True), "text": "x", "none": None}],
@@ -46,7 +46,7 @@ def test_a_state_comes_back_as_it_was_with_plain_numbers(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["state.pt"]
 
 
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+def test_a_state_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     save_state({"step": 1}, tmp_path / "state.pt")
     with pytest.raises(TypeError, match="holds PosixPath"):
         save_state({"where": tmp_path}, tmp_path / "state.pt")

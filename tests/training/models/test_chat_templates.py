@@ -162,7 +162,7 @@ def test_a_turn_that_was_cut_off_is_closed_before_the_next(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_several_calls_in_a_turn_are_written_as_the_template_can(name: str) -> None:
+def test_several_calls_in_a_turn_are_written_together_or_one_by_one(name: str) -> None:
     chat = chat_of(name)
     talk = [*TALK[:2], {"role": "assistant", "content": None, "tool_calls": [call(1), call(2)]}, result(1), result(2),
             {"role": "assistant", "content": "Both."}]  # fmt: skip
@@ -175,11 +175,11 @@ def test_several_calls_in_a_turn_are_written_as_the_template_can(name: str) -> N
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_template_that_cannot_be_learned_from_is_refused_with_the_reason(name: str) -> None:
+def test_an_unsupported_template_is_refused_with_the_reason(name: str) -> None:
     family, reason = REFUSED[name]
     with pytest.raises(UserError, match=reason):
         checked_format(tokenizer_of(family))
-    if reason != "cannot be read back":  # world, user and judge call no tools
+    if reason != "cannot be parsed":  # world, user and judge call no tools
         checked_format(tokenizer_of(family), show_tools=False)
 
 
@@ -214,7 +214,7 @@ def test_a_broken_template_is_refused_even_for_roles_without_tools(name: str) ->
 THOUGHT = {"role": "assistant", "content": "Booked.", "reasoning_content": "two seats, so"}
 
 
-def test_reasoning_is_learned_where_it_stands_and_stripped_where_the_template_strips_it() -> None:
+def test_reasoning_is_learned_unless_the_template_strips_it() -> None:
     chat = chat_of("qwen3", thinking="on")
     talk = [*TALK[:2], THOUGHT, TALK[5], {"role": "assistant", "content": "Done."}]
     rows = chat.examples(talk, [TOOL])
@@ -237,7 +237,7 @@ def test_a_prompt_that_opens_the_reasoning_is_continued() -> None:
     assert shown(closed, closed.prompt(TALK[:2])).endswith("<think>\n\n</think>\n\n")
 
 
-def test_thinking_that_cannot_be_turned_off_is_refused_with_the_setting_that_helps() -> None:
+def test_thinking_that_cannot_be_turned_off_is_refused_with_a_remedy() -> None:
     template = FAMILIES["qwen3.5"].template().replace("enable_thinking is false", "false")
     tokenizer = byte_tokenizer(template, FAMILIES["qwen3.5"].special, FAMILIES["qwen3.5"].added, eos_token="<|im_end|>")
     with_history = "{%- if loop.index0 > ns.last_query_index %}"
@@ -274,7 +274,7 @@ def test_stop_ids_are_the_generation_configs_and_the_turns_own_comes_first() -> 
         ("mistral", "[TOOL_CALLS] [{]"),
     ],
 )
-def test_a_call_that_cannot_be_read_is_said_so(name: str, written: str) -> None:
+def test_an_unparsable_call_is_reported(name: str, written: str) -> None:
     chat = chat_of(name)
     said = chat.parse([*chat._encode(written), chat.stop_ids[0]], [TOOL])
     assert said.malformed and not said.calls and said.text
@@ -287,7 +287,7 @@ def test_values_that_are_written_as_text_get_their_types_from_the_tool() -> None
     assert said.calls[0].arguments == {"to": "7", "seats": 7}
 
 
-def test_the_tokenizers_own_response_template_reads_a_syntax_that_nobody_else_writes() -> None:
+def test_the_tokenizers_response_template_parses_an_unknown_syntax() -> None:
     template = (
         "{% for t in tools or [] %}{{ t.function.name }}\n{% endfor %}"
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
@@ -295,7 +295,7 @@ def test_the_tokenizers_own_response_template_reads_a_syntax_that_nobody_else_wr
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     tokenizer = byte_tokenizer(template, CHATML, eos_token="<|im_end|>")
-    with pytest.raises(UserError, match="cannot be read back"):
+    with pytest.raises(UserError, match="cannot be parsed"):
         checked_format(tokenizer)
     tokenizer.response_template = {
         "defaults": {"role": "assistant"},
@@ -315,7 +315,7 @@ def test_the_tokenizers_own_response_template_reads_a_syntax_that_nobody_else_wr
     assert broken.malformed and not broken.calls
 
 
-def test_a_result_that_answers_no_call_is_shown_all_the_same() -> None:
+def test_a_result_without_a_call_is_rendered() -> None:
     chat = chat_of("gemma4")
     talk = [*TALK[:2], {"role": "assistant", "content": "<|tool_call>call:"}, result(1)]
     assert "booked" in shown(chat, chat.prompt(talk, [TOOL]))

@@ -159,7 +159,7 @@ def _policy_gradients(learner: Learner, rows: Any) -> Any:
     return learner._gradients(rows, _Work(Cispo(kl_penalty=0.1), 10.0, {}))
 
 
-def test_a_tensor_that_was_left_on_the_cpu_is_noticed(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensor_on_the_wrong_device_is_detected(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the check can fail."""
     given = learners._tokens
 

@@ -61,6 +61,6 @@ def test_true_and_one_are_not_the_same():
 
 
 @pytest.mark.parametrize("text", ["", "hello", "@9", '@1{"a":', "@1[1]"])
-def test_what_is_no_edit_is_refused(text):
+def test_invalid_edits_are_refused(text):
     with pytest.raises(EditError):
         decode(text, ['{"a":1}'])

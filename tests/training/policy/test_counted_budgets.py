@@ -79,7 +79,7 @@ def test_equal_seeds_give_equal_adapters_beside_competing_processes(undisturbed:
 @pytest.mark.timeout(3600)
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, 20])
-def test_a_run_that_is_killed_again_and_again_reaches_the_same_weights(
+def test_a_repeatedly_killed_run_reaches_the_same_weights(
     undisturbed: Path, tmp_path: Path, kills: int
 ) -> None:
     """SIGKILL at random events, each try as far as it gets; what is resumed is not told from what was not."""
@@ -114,7 +114,7 @@ def test_the_budget_of_a_fit_is_its_tokens() -> None:
     assert not {"seconds", "minutes"} & {*FitSettings.model_fields, *TrainSettings.model_fields}
 
 
-def test_a_fit_that_is_stopped_says_so_and_goes_on_to_the_end_of_a_whole_one(tmp_path: Path) -> None:
+def test_a_stopped_fit_is_partial_and_resumes_to_the_same_end(tmp_path: Path) -> None:
     base = tiny_base()
     rows = policy_rows(conversations(16), base.format, False)
     weights, _, history = fit_sft(base, rows, rows[:2], FIT)
@@ -127,7 +127,7 @@ def test_a_fit_that_is_stopped_says_so_and_goes_on_to_the_end_of_a_whole_one(tmp
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_order_of_arrival_decides_no_digit(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_the_order_of_requests_changes_no_digit(tmp_path: Path, dtype: torch.dtype) -> None:
     base = tiny_base()
     adapters = {}
     for number in range(3):
@@ -162,7 +162,7 @@ def test_the_order_of_arrival_decides_no_digit(tmp_path: Path, dtype: torch.dtyp
         assert sampled(order, ["a2", "a0", "a1"]) == first
 
 
-def test_what_was_asked_before_decides_no_digit_once_the_cache_is_cleared() -> None:
+def test_earlier_requests_change_no_digit_after_the_cache_is_cleared() -> None:
     base = tiny_base()
     engine = LocalEngine(base.model, base.format.pad_id)
     prompts = [[k + 8, *range(20, 60 + k)] for k in range(9)]

@@ -58,7 +58,7 @@ def test_the_ratio_is_one_on_policy(base: Base, temperature: float, min_p: float
         assert other.policy_step(rows, Cispo(kl_penalty=0.0))["engine_kl"] > 1e-3
 
 
-def test_the_logprobs_are_those_of_the_cut_and_scaled_distribution() -> None:
+def test_learned_logprobs_are_those_of_the_sampling_distribution() -> None:
     logits, ids = torch.tensor([[2.0, 1.0, 0.0, -4.0]]), torch.tensor([1])
     found = Drawing(0.5, 0.1).logprobs(logits, ids)[0]
     kept = torch.tensor([4.0, 2.0]).log_softmax(-1)  # e^-4 of the likeliest is below 0.1, and so is the rest
@@ -67,7 +67,7 @@ def test_the_logprobs_are_those_of_the_cut_and_scaled_distribution() -> None:
     assert drawn_by_rounding[2].isfinite()
 
 
-def test_evaluation_still_sees_the_model_s_own(base: Base) -> None:
+def test_evaluation_gets_the_models_own_logprobs(base: Base) -> None:
     engine = LocalEngine(base.model, base.format.pad_id, dtype=torch.float32)
 
     async def logprobs(**more: Any) -> tuple[float, ...]:

@@ -87,19 +87,19 @@ def player(episodes: int = 50, broken: bool = False) -> Player:
     return Player(cast(Any, Greets(broken)), chat, Doors(), episodes, 3, limits=Limits(turns=4, turn_tokens=4))
 
 
-def test_what_one_episode_raises_is_counted_and_the_others_are_played() -> None:
+def test_an_error_in_one_episode_is_counted_and_the_others_are_played() -> None:
     done: list[int] = []
     run = asyncio.run(player().play("policy", on_done=done.append))
     assert done == list(range(1, 8))
     assert run.faults == (
         "", "ConnectionError: nobody there", "", "KeyError: 'user'", "RuntimeError: no verdict",
-        "TypeError: respond() gave a int, expected a text or None", "",
+        "TypeError: respond() returned a int, expected a text or None", "",
     )  # fmt: skip
     assert run.success == (True, False, True, False, False, False, True)
     assert run.kinds == Doors.kinds and len(run.trajectories) == 7 and run.rate == 1.0
 
 
-def test_an_error_of_ours_is_still_raised() -> None:
+def test_an_error_of_the_engine_is_raised() -> None:
     with pytest.raises(ZeroDivisionError, match="the engine"):
         asyncio.run(player(broken=True).play("policy"))
 
@@ -116,7 +116,7 @@ def run_of(name: str, success: list[bool], faults: list[str]) -> Run:
     return Run(name, tuple(success), ("a", "b") * (len(success) // 2), (), tuple(faults))
 
 
-def test_a_start_that_broke_for_one_policy_counts_for_neither() -> None:
+def test_a_start_that_failed_for_one_policy_is_excluded_for_both() -> None:
     before = run_of("before", [True, False, False, False], ["", "", "down", ""])
     after = run_of("after", [True, True, True, False], ["", "", "", "gone"])
     found = summary(before, after)
@@ -126,7 +126,7 @@ def test_a_start_that_broke_for_one_policy_counts_for_neither() -> None:
     assert difference(before, after).episodes == 2
 
 
-def test_an_environment_that_breaks_every_episode_is_told_as_such() -> None:
+def test_an_environment_that_fails_every_episode_is_an_error() -> None:
     broken = run_of("before", [False, False], ["down", "down"])
     with pytest.raises(UserError, match="every episode; the first: down"):
         summary(broken, run_of("after", [True, True], ["", ""]))
@@ -191,14 +191,14 @@ def test_a_corrected_environment_is_measured_again(shop: str, tmp_path: Path) ->
         ("NoSuccess", "no method success"),
         ("Waits", r"success\(\) of its episodes must not be `async def`"),
         ("Sync", r"observe\(\) of its episodes must be `async def`"),
-        ("NoStarts", r"starts\(1, 0\) gives \[\]"),
-        ("OddStarts", "gives a dict"),
+        ("NoStarts", r"starts\(1, 0\) returned \[\]"),
+        ("OddStarts", "returned a dict"),
         ("Shut", "ConnectionError: refused by the host"),
         ("Unmade", "OSError: no licence"),
         ("Missing", "expected 'package.module:Class'"),
     ],
 )
-def test_an_environment_is_refused_for_what_it_lacks(shop: str, name: str, told: str) -> None:
+def test_an_incomplete_environment_is_refused_with_the_reason(shop: str, name: str, told: str) -> None:
     with pytest.raises(UserError, match=told) as found:
         check_environment(f"{shop}:{name}")
     assert repr(f"{shop}:{name}") in str(found.value) and "\n" not in str(found.value)

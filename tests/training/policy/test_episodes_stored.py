@@ -28,7 +28,7 @@ def lived(number: int, reward: float | None) -> Trajectory:
     return found
 
 
-def test_everything_an_update_was_made_from_comes_back(tmp_path: Path) -> None:
+def test_stored_episodes_have_everything_of_their_update(tmp_path: Path) -> None:
     write_episodes(tmp_path, 4, [[lived(0, 0.75), lived(0, None)], [lived(1, 0.5)]])
     first, second, third = read_episodes(tmp_path, 4)
     assert (first["ids"], first["trained"], first["logprobs"]) == ([5, 6, 7], [0, 1, 1], [-0.5, -1.25])
@@ -38,7 +38,7 @@ def test_everything_an_update_was_made_from_comes_back(tmp_path: Path) -> None:
     assert second["reward"] is None and (third["group"], third["member"], third["scenario"]) == (1, 0, "s1")
 
 
-def test_steps_and_scenarios_can_be_asked_for(tmp_path: Path) -> None:
+def test_episodes_can_be_selected_by_step_and_scenario(tmp_path: Path) -> None:
     for step in (2, 10, 1):
         write_episodes(tmp_path, step, [[lived(step, 0.5)], [lived(0, 0.1)]])
     assert [r["step"] for r in read_episodes(tmp_path)] == [1, 1, 2, 2, 10, 10]
@@ -49,14 +49,14 @@ def test_steps_and_scenarios_can_be_asked_for(tmp_path: Path) -> None:
         list(read_episodes(tmp_path / "nowhere"))
 
 
-def test_a_step_that_is_done_again_replaces_its_file(tmp_path: Path) -> None:
+def test_a_repeated_step_replaces_its_file(tmp_path: Path) -> None:
     write_episodes(tmp_path, 1, [[lived(0, 0.1)]])
     path = write_episodes(tmp_path, 1, [[lived(0, 0.9)]])
     assert [r["reward"] for r in read_episodes(tmp_path, 1)] == [0.9]
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_person_can_read_it(tmp_path: Path) -> None:
+def test_episodes_can_be_printed(tmp_path: Path) -> None:
     write_episodes(tmp_path, 4, [[lived(0, 0.75)], [lived(1, None)]])
     first, second = map(as_text, read_episodes(tmp_path, 4))
     assert "scenario s0, policy@3, reward 0.750, advantage +0.250, ended: left" in first

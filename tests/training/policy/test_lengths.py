@@ -47,7 +47,7 @@ def test_every_conversation_is_a_row_or_is_counted_with_its_reason(base: Base) -
     assert "1 left out: no turn of the agent" in counts.text() and counts.as_dict()["rows"] == 2
 
 
-def test_what_a_template_refuses_is_counted_with_the_templates_words(base: Base) -> None:
+def test_conversations_that_the_template_refuses_are_counted_with_its_message(base: Base) -> None:
     template = "{% for m in messages %}{{ raise_exception('no tools here') if m.role == 'tool' }}{% endfor %}"
     chat = TemplateFormat(byte_tokenizer(template, CHATML, eos_token="<|im_end|>"))
     rows, counts = conversation_rows(conversations(3), chat, False, 1000)
@@ -93,14 +93,14 @@ def test_a_scenario_that_cannot_fit_is_refused_before_practice(base: Base) -> No
         fitting_scenarios([big], base.format, limits, show_system=False)
 
 
-def test_a_rollout_that_cannot_begin_says_so(base: Base) -> None:
+def test_a_rollout_without_room_for_a_turn_is_refused(base: Base) -> None:
     begun = replace(start(), first_user_message="grey " * 200)
     run: Any = rollout(object(), base.format, Wall(), begun, adapter=None, limits=Limits(total_tokens=64))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="its prompt has .* tokens"):
         asyncio.run(run)
 
 
-def test_a_clone_says_what_it_learned_from(base: Base, tmp_path: Path) -> None:
+def test_a_clone_reports_its_rows(base: Base, tmp_path: Path) -> None:
     given_ = [*conversations(6), replace(conversation(9, "red"), messages=[])]
     manifest = fit_clone(base, [given_[-1], *given_[:-1]], tmp_path / "c", FitSettings(max_epochs=1), show_system=False)
     assert manifest["row_counts"]["left_out"] == {"no turn of the agent": 1} and manifest["rows"] == 5
@@ -108,5 +108,5 @@ def test_a_clone_says_what_it_learned_from(base: Base, tmp_path: Path) -> None:
         fit_clone(base, [given_[-1]] * 2, tmp_path / "d", FitSettings(max_epochs=1), show_system=False)
 
 
-def test_the_context_is_the_configurations(base: Base) -> None:
+def test_the_context_length_comes_from_the_configuration(base: Base) -> None:
     assert context_length(base.model.config) == base.model.config.max_position_embeddings

@@ -74,5 +74,5 @@ def test_the_reference_loop_and_the_trainer_give_the_same_update(base: Base, tmp
     assert update.norm() > 1e-3 and (update - plain_update).norm() < 2e-2 * update.norm()
 
 
-def test_it_can_be_read_in_one_go() -> None:
+def test_the_reference_loop_is_short() -> None:
     assert len(Path(reference_loop.__file__).read_text().splitlines()) <= 250

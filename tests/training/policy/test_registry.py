@@ -66,7 +66,7 @@ def test_equal_weights_are_stored_once(registry: Registry, tmp_path: Path) -> No
     assert registry.add(adapter(tmp_path / "third", 2.0), {}).name != first.name
 
 
-def test_versions_are_told_oldest_first_whoever_was_noted_last(registry: Registry, two: tuple[str, str]) -> None:
+def test_versions_are_listed_oldest_first(registry: Registry, two: tuple[str, str]) -> None:
     registry.add(registry.get(two[0]).path, {"gain": "measured again"})
     assert [version.name for version in registry.versions()] == list(two)
 
@@ -75,7 +75,7 @@ def test_there_is_no_champion_before_the_first_promotion(registry: Registry, two
     assert registry.champion() is None and registry.history() == []
 
 
-def test_promotion_and_rollback_lead_there_and_back(registry: Registry, two: tuple[str, str]) -> None:
+def test_rollback_restores_the_champion_before_a_promotion(registry: Registry, two: tuple[str, str]) -> None:
     old, new = two
     registry.promote(old, "the first")
     assert registry.promote(new, "better").name == new
@@ -89,7 +89,7 @@ def test_promotion_and_rollback_lead_there_and_back(registry: Registry, two: tup
     assert Registry(registry.path).history() == registry.history()
 
 
-def test_a_version_that_was_rolled_back_to_is_not_rolled_back_from_twice(
+def test_a_second_rollback_does_not_return_to_the_rolled_back_version(
     registry: Registry, two: tuple[str, str]
 ) -> None:
     registry.promote(two[0], "")
@@ -101,7 +101,7 @@ def test_a_version_that_was_rolled_back_to_is_not_rolled_back_from_twice(
     assert registry.rollback().name == two[0]
 
 
-def test_rolling_back_where_nothing_was_promoted_is_told(registry: Registry, two: tuple[str, str]) -> None:
+def test_rollback_without_an_earlier_champion_is_refused(registry: Registry, two: tuple[str, str]) -> None:
     with pytest.raises(UserError, match="no earlier champion"):
         registry.rollback()
     registry.promote(two[0], "")
@@ -109,7 +109,7 @@ def test_rolling_back_where_nothing_was_promoted_is_told(registry: Registry, two
         registry.rollback()
 
 
-def test_a_rollback_to_a_version_that_is_gone_leaves_the_champion(registry: Registry, two: tuple[str, str]) -> None:
+def test_a_rollback_to_a_missing_version_keeps_the_champion(registry: Registry, two: tuple[str, str]) -> None:
     registry.promote(two[0], "")
     registry.promote(two[1], "")
     shutil.rmtree(registry.get(two[0]).path)
@@ -119,7 +119,7 @@ def test_a_rollback_to_a_version_that_is_gone_leaves_the_champion(registry: Regi
 
 
 @pytest.mark.parametrize("name", ["policy-000000000000", "", ".", "../../adapter-0"])
-def test_an_unknown_version_is_told_with_those_that_are_known(
+def test_an_unknown_version_is_refused_with_the_known_ones(
     name: str, registry: Registry, two: tuple[str, str]
 ) -> None:
     with pytest.raises(UserError, match=f"{two[0]}, {two[1]}"):
@@ -129,7 +129,7 @@ def test_an_unknown_version_is_told_with_those_that_are_known(
         Registry(registry.path / "empty").get("policy-000000000000")
 
 
-def test_what_is_no_finished_adapter_is_not_stored(registry: Registry, tmp_path: Path) -> None:
+def test_an_unfinished_adapter_is_not_stored(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "adapter_model.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="no finished adapter"):
@@ -137,7 +137,7 @@ def test_what_is_no_finished_adapter_is_not_stored(registry: Registry, tmp_path:
     assert registry.versions() == []
 
 
-def test_a_torn_write_leaves_the_old_champion(
+def test_an_interrupted_write_keeps_the_old_champion(
     registry: Registry, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.promote(two[0], "the first")
@@ -194,7 +194,7 @@ def test_a_candidate_with_a_gain_above_zero_is_promoted() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.0, -0.2])
-def test_one_that_is_equal_or_worse_is_not(gain: float) -> None:
+def test_an_equal_or_worse_candidate_is_not_promoted(gain: float) -> None:
     verdict = decide(scored(("smooth", 40, gain)), 40, GATE)
     assert not verdict.promoted and "not above zero over its whole interval" in verdict.why
 
@@ -220,7 +220,7 @@ def test_a_slice_may_lose_within_the_margin_or_with_a_wide_interval() -> None:
     assert found.slices["timeout"].high > -GATE.slice_margin and found.promoted
 
 
-def test_small_slices_are_not_looked_at() -> None:
+def test_small_slices_are_not_tested() -> None:
     verdict = decide(scored(("smooth", 100, 0.4), ("timeout", 11, -0.3)), 111, GATE)
     assert verdict.promoted and list(verdict.slices) == ["smooth"]
     assert not decide(scored(("smooth", 100, 0.4), ("timeout", 12, -0.3)), 112, GATE).promoted
@@ -232,7 +232,7 @@ def test_an_alarm_closes_the_gate() -> None:
 
 
 @pytest.mark.parametrize(("n", "promoted"), [(0, False), (35, False), (36, True)])
-def test_nine_of_ten_must_be_scored(n: int, promoted: bool) -> None:
+def test_ninety_per_cent_must_be_scored(n: int, promoted: bool) -> None:
     verdict = decide(scored(("smooth", n, 0.2)), 40, GATE)
     assert verdict.promoted == promoted
     assert promoted or f"only {n} of 40" in verdict.why
@@ -248,7 +248,7 @@ def scenario(number: int, *error_classes: str) -> Scenario:
     return Scenario(f"s{number}", f"c{number}", "", [], "hello", ("hello",), facts, None, number)
 
 
-def test_a_slice_is_the_failure_that_production_met_most() -> None:
+def test_a_slice_is_the_most_frequent_error_class() -> None:
     assert slice_of(scenario(0)) == slice_of(scenario(0, "", "")) == "smooth"
     assert slice_of(scenario(0, "", "timeout", "", "")) == "timeout"
     assert slice_of(scenario(0, "timeout", "conflict", "timeout")) == "timeout"
@@ -299,7 +299,7 @@ def test_champion_and_candidate_play_the_same_scenarios_with_the_same_seeds() ->
     assert done == [40, 80]
 
 
-def test_what_the_judge_could_not_score_is_left_out_and_not_zero() -> None:
+def test_unscored_scenarios_are_excluded_and_not_zero() -> None:
     scenarios = [scenario(k) for k in range(40)]
     few = FakePractice(FakeRuler([f"s{k}" for k in range(4)]))
     verdict, pairs = asyncio.run(compare(few, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]

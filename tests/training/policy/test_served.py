@@ -36,14 +36,14 @@ def test_a_probe_is_of_learned_tokens(base: Base) -> None:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])
-def test_rounding_is_no_alarm_and_another_policy_is(noise: float) -> None:
+def test_rounding_passes_and_another_policy_is_detected(noise: float) -> None:
     now, before = [-1.0, -2.0, -0.5, -3.0], [-1.2, -1.7, -0.9, -3.3]
     near = [p + noise * (-1) ** k for k, p in enumerate(now)]
     assert check_served("policy@2", near, now, before) == pytest.approx(noise)
     assert check_served("policy@1", near, now) == pytest.approx(noise)
-    with pytest.raises(StaleAdapter, match="the adapter before 'policy@2'"):
+    with pytest.raises(StaleAdapter, match="the previous adapter under the name 'policy@2'"):
         check_served("policy@2", [p + noise for p in before], now, before)
-    with pytest.raises(StaleAdapter, match="something else"):
+    with pytest.raises(StaleAdapter, match="is not the learner's"):
         check_served("policy@2", [p - 1 for p in now], now, before)
     assert check_served("policy@2", near, now, now) == pytest.approx(noise)  # a step that moved nothing
 
@@ -65,7 +65,7 @@ class Stale(LocalEngine):
 
 
 @pytest.mark.parametrize("kind", [LocalEngine, Stale])
-def test_an_engine_that_serves_an_old_adapter_is_noticed(base: Base, tmp_path: Path, kind: Any) -> None:
+def test_an_engine_that_serves_an_old_adapter_is_detected(base: Base, tmp_path: Path, kind: Any) -> None:
     learner = Learner(base, SHAPE)
     stir(learner)
     learner.keep_reference()

@@ -34,7 +34,7 @@ def test_paired_intervals_cover_the_true_difference() -> None:
     assert 0.91 < covered / draws < 0.985
 
 
-def test_pairing_is_what_makes_the_interval_narrow() -> None:
+def test_pairing_narrows_the_interval() -> None:
     rng = np.random.default_rng(1)
     easy = rng.random(200)
     before, after = easy, np.clip(easy + 0.1, 0, 2)
@@ -44,7 +44,7 @@ def test_pairing_is_what_makes_the_interval_narrow() -> None:
     assert paired(before, after, seed=3) == paired(before, after, seed=3)
 
 
-def test_wilson_is_the_textbook_s() -> None:
+def test_the_wilson_interval_equals_the_textbook_values() -> None:
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
@@ -65,7 +65,7 @@ def test_wilson_covers_a_proportion() -> None:
 # ----- slices
 
 
-def test_kinds_are_told_apart_and_weighed_by_what_happened() -> None:
+def test_kinds_are_reported_separately() -> None:
     kinds = ["return", "cancel", "return", "cancel"]
     before = run_of("before", [True, False, False, False], kinds)
     after = run_of("after", [True, True, True, False], kinds)
@@ -104,7 +104,7 @@ def test_an_environment_is_loaded_by_its_path() -> None:
         ".relative:Thing",
     ],
 )
-def test_an_environment_that_is_none_is_told_in_one_line(path: str) -> None:
+def test_an_invalid_environment_is_refused_in_one_line(path: str) -> None:
     with pytest.raises(UserError, match="expected 'package.module:Class'") as found:
         load_environment(path)
     assert repr(path) in str(found.value) and "\n" not in str(found.value)
@@ -154,7 +154,7 @@ def test_a_shorter_run_is_the_beginning_of_a_longer_one(engine: LocalEngine) -> 
     assert [t.ids for t in longer.trajectories[:2]] == [t.ids for t in shorter.trajectories]
 
 
-def test_a_policy_of_random_weights_does_nothing_right(engine: LocalEngine) -> None:
+def test_a_random_policy_fails_every_episode(engine: LocalEngine) -> None:
     run = at_the_desk(engine, episodes=8)
     assert run.rate == 0.0 and set(run.kinds) and all(run.kinds)
     assert [t.messages[0]["content"] for t in run.trajectories] == [

@@ -142,7 +142,7 @@ def test_the_reward_rises_and_the_better_adapter_is_written(trained: dict[str, A
     assert not trained["out"].with_name("policy.state.pt").exists()
 
 
-def test_what_is_written_is_the_step_that_did_best_on_held_out_scenarios(trained: dict[str, Any]) -> None:
+def test_the_best_step_on_held_out_scenarios_is_written(trained: dict[str, Any]) -> None:
     manifest = trained["manifest"]
     gains = {s["step"]: s["held_out_gain"] for s in manifest["history"] if "held_out_gain" in s}
     assert list(gains) == [2, 4, 6, 8] and manifest["best_step"] in gains
@@ -161,7 +161,7 @@ def test_every_episode_is_sampled_with_the_adapter_just_published(trained: dict[
         asyncio.run(run.practice.engine.sample([9], adapter="policy@3", sampling=Sampling(1)))
 
 
-def test_history_says_what_happened(trained: dict[str, Any]) -> None:
+def test_the_history_has_the_metrics_of_each_step(trained: dict[str, Any]) -> None:
     lines = trained["out"].with_name("history.jsonl").read_text().splitlines()
     history = [json.loads(line) for line in lines]
     assert history == trained["manifest"]["history"] and [h["step"] for h in history] == [*range(1, 9)]
@@ -172,7 +172,7 @@ def test_history_says_what_happened(trained: dict[str, Any]) -> None:
         assert all(math.isfinite(v) for v in step.values() if isinstance(v, float))
 
 
-def test_every_scenario_comes_once_before_any_comes_again(trained: dict[str, Any]) -> None:
+def test_every_scenario_is_used_once_before_any_is_repeated(trained: dict[str, Any]) -> None:
     run = trained["run"]
     chosen = [s.scenario_id for number in range(7) for s in run._choose(number)]
     known = sorted(s.scenario_id for s in run.scenarios)
@@ -186,7 +186,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("where", ["between steps", pytest.param("within a step", marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_to_the_same_history(
+def test_a_killed_run_resumes_to_the_same_history(
     base: Base, clone: Path, tmp_path: Path, trained: dict[str, Any], where: str
 ) -> None:
     out, calls = tmp_path / "policy", 0
@@ -242,23 +242,23 @@ def one_step(run: Grpo) -> tuple[dict[str, Any], bool]:
     return metrics, any(not torch.equal(before[k], v) for k, v in run.learner.weights()[0].items())
 
 
-def test_episodes_that_break_are_counted_and_the_others_teach(base: Base, clone: Path, tmp_path: Path) -> None:
+def test_failed_episodes_are_counted_and_the_others_are_learned(base: Base, clone: Path, tmp_path: Path) -> None:
     run = grpo(base, clone, tmp_path / "p", Shaky(), steps=1, held_out=0)
     odd = sum(int(s.scenario_id[1:]) % 2 for s in run._choose(0))
     metrics, moved = one_step(run)
     assert 0 < odd < 4 and metrics["failed_episodes"] == 6 * odd and metrics["episodes"] == 24 - 6 * odd and moved
-    assert "many episodes broke" in metrics["alarms"]
+    assert "many episodes failed" in metrics["alarms"]
 
 
-def test_a_silent_judge_stops_the_learning_and_not_the_run(base: Base, clone: Path, tmp_path: Path) -> None:
+def test_without_scores_nothing_is_learned_and_the_run_continues(base: Base, clone: Path, tmp_path: Path) -> None:
     run = grpo(base, clone, tmp_path / "p", score=lambda messages: None, steps=1, held_out=0)
     metrics, moved = one_step(run)
     assert (metrics["rows"], metrics["dropped_groups"], metrics["unscored"]) == (0, 4, 24) and not moved
     assert metrics["judge_failures"] == 8 and math.isnan(metrics["reward"])
-    assert "the judge often gives no score" in metrics["alarms"]
+    assert "the judge often returns no valid score" in metrics["alarms"]
 
 
-def test_a_judge_that_sees_no_difference_teaches_nothing(base: Base, clone: Path, tmp_path: Path) -> None:
+def test_equal_scores_give_no_gradient(base: Base, clone: Path, tmp_path: Path) -> None:
     run = grpo(base, clone, tmp_path / "p", score=lambda messages: 0.5, steps=2, held_out=2)
     start = run.learner.weights()[0]
     manifest = asyncio.run(run.train())
@@ -268,7 +268,7 @@ def test_a_judge_that_sees_no_difference_teaches_nothing(base: Base, clone: Path
     assert all(torch.equal(written[k], start[k]) for k in start)
 
 
-def test_answers_that_production_does_not_support_teach_nothing(base: Base, clone: Path, tmp_path: Path) -> None:
+def test_unsupported_answers_give_no_gradient(base: Base, clone: Path, tmp_path: Path) -> None:
     said = {"painted": lambda messages: float("blue" in json.dumps(messages))}  # differs between members
     run = grpo(base, clone, tmp_path / "p", Walls("abstained"), score=said["painted"], steps=1, held_out=0)
     metrics, _ = one_step(run)
@@ -278,7 +278,7 @@ def test_answers_that_production_does_not_support_teach_nothing(base: Base, clon
     assert metrics["rows"] < other["rows"] and moved
 
 
-def test_a_run_that_is_stopped_is_partial_and_goes_on_to_the_whole_run_s_end(
+def test_a_stopped_run_is_partial_and_resumes_to_the_same_end(
     base: Base, clone: Path, tmp_path: Path
 ) -> None:
     changed = {"held_out": 2, "steps": 3, "evaluate_every": 3}
@@ -291,7 +291,7 @@ def test_a_run_that_is_stopped_is_partial_and_goes_on_to_the_whole_run_s_end(
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_practice_that_draws_otherwise_than_the_learner_expects_is_refused(
+def test_practice_with_another_sampling_distribution_is_refused(
     base: Base, clone: Path, tmp_path: Path
 ) -> None:
     run = grpo(base, clone, tmp_path / "p", steps=1, held_out=0, temperature=0.7)
@@ -299,7 +299,7 @@ def test_practice_that_draws_otherwise_than_the_learner_expects_is_refused(
         asyncio.run(run.train())
 
 
-def test_too_few_scenarios_are_told_at_once(base: Base, clone: Path, tmp_path: Path) -> None:
+def test_too_few_scenarios_are_refused_at_once(base: Base, clone: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="20 scenarios are too few: 18 are held out and a step needs 4"):
         grpo(base, clone, tmp_path / "p", held_out=18)
 
@@ -320,18 +320,18 @@ CALM = {
     ("change", "alarm"),
     [
         ({"engine_kl": 0.02}, "sampler and learner disagree"),
-        ({"failed_episodes": 6}, "many episodes broke"),
-        ({"unscored": 11}, "the judge often gives no score"),
-        ({"invention_correlation": 0.4}, "advantage follows what the world invented"),
-        ({"entropy": 0.001}, "behaviour has collapsed"),
+        ({"failed_episodes": 6}, "many episodes failed"),
+        ({"unscored": 11}, "the judge often returns no valid score"),
+        ({"invention_correlation": 0.4}, "advantages correlate with the share of invented answers"),
+        ({"entropy": 0.001}, "entropy has collapsed"),
     ],
 )
-def test_an_alarm_for_each_thing_that_goes_wrong(change: dict[str, float], alarm: str) -> None:
+def test_each_fault_raises_its_alarm(change: dict[str, float], alarm: str) -> None:
     assert alarms(CALM) == [] and alarms({**CALM, **change}) == [alarm]
-    assert alarms({**CALM, "failed_episodes": 100, "episodes": 0}) == ["many episodes broke"]
+    assert alarms({**CALM, "failed_episodes": 100, "episodes": 0}) == ["many episodes failed"]
 
 
-def test_an_alarm_that_lasts_is_told_from_one_that_passes() -> None:
+def test_lasting_alarms_are_distinguished_from_single_ones() -> None:
     history = [{"alarms": ["a"] if k in (3, 15, 17) else ["b"] if k > 12 else []} for k in range(20)]
     assert lasting_alarms(history) == [] and lasting_alarms(history, last=5) == ["b"]
     assert lasting_alarms([]) == []

@@ -99,7 +99,7 @@ def alone(adapter: Path) -> Practice:
 # ----- the same as in one process
 
 
-def test_two_processes_live_the_episodes_that_one_does(pool: PracticePool, alone: Practice) -> None:
+def test_two_processes_give_the_same_episodes_as_one(pool: PracticePool, alone: Practice) -> None:
     done: list[int] = []
     spread = asyncio.run(pool.groups(SCENARIOS, SEEDS, 3, "policy", done.append))
     whole = asyncio.run(alone.groups(SCENARIOS, SEEDS, 3, "policy"))
@@ -134,14 +134,14 @@ def test_planted_copies_are_judged_alike_and_in_order(pool: PracticePool, alone:
         assert len(one.positions) == len(other.positions) == 8
 
 
-def test_fewer_scenarios_than_workers_are_no_trouble(pool: PracticePool, alone: Practice) -> None:
+def test_fewer_scenarios_than_workers_are_supported(pool: PracticePool, alone: Practice) -> None:
     (spread,) = asyncio.run(pool.singles(SCENARIOS[:1], SEEDS[:1], "policy"))
     (whole,) = asyncio.run(alone.singles(SCENARIOS[:1], SEEDS[:1], "policy"))
     assert spread.ids == whole.ids
     assert asyncio.run(pool.judge([], [])) == []
 
 
-def test_adapters_come_and_go_in_every_worker(pool: PracticePool, adapter: Path) -> None:
+def test_adapters_are_loaded_and_unloaded_in_every_worker(pool: PracticePool, adapter: Path) -> None:
     pool.load_adapter("policy@1", adapter)
     named, known = (asyncio.run(pool.groups(SCENARIOS[:2], SEEDS[:2], 1, name)) for name in ("policy@1", "policy"))
     assert [g[0].ids for g in named] == [g[0].ids for g in known]  # type: ignore[union-attr]
@@ -150,7 +150,7 @@ def test_adapters_come_and_go_in_every_worker(pool: PracticePool, adapter: Path)
     assert all(isinstance(g[0], UserError) and "policy@1" in str(g[0]) for g in gone)
 
 
-def test_two_processes_play_the_real_episodes_that_one_does(adapter: Path) -> None:
+def test_two_processes_give_the_same_real_episodes_as_one(adapter: Path) -> None:
     done: list[int] = []
     with Workers(partial(open_player, adapter), 2) as workers:
         spread = asyncio.run(play(workers, "policy", 5, done.append))
@@ -161,7 +161,7 @@ def test_two_processes_play_the_real_episodes_that_one_does(adapter: Path) -> No
     assert (spread.name, spread.success, spread.kinds) == (whole.name, whole.success, whole.kinds)
 
 
-def test_what_is_dealt_round_comes_back_in_order() -> None:
+def test_results_keep_the_order_of_the_items() -> None:
     for n in range(8):
         for count in (1, 2, 3, 5):
             items = list(range(n))
@@ -171,14 +171,14 @@ def test_what_is_dealt_round_comes_back_in_order() -> None:
 # ----- what breaks
 
 
-def test_what_broke_in_an_episode_is_told_with_where(pool: PracticePool) -> None:
+def test_an_error_in_an_episode_has_its_traceback(pool: PracticePool) -> None:
     ((broken,),) = asyncio.run(pool.groups(SCENARIOS[3:4], SEEDS[3:4], 1, "policy"))
     assert str(broken) == "Custom: the wall fell down" and "in episode" in "".join(broken.__notes__)  # type: ignore
     with pytest.raises(RuntimeError, match="fell down"):
         asyncio.run(pool.singles(SCENARIOS, SEEDS, "policy"))
 
 
-def test_a_call_that_fails_raises_what_it_raised_and_the_workers_go_on(pool: PracticePool, tmp_path: Path) -> None:
+def test_a_failed_job_raises_its_error_and_the_workers_continue(pool: PracticePool, tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="there is no such world") as found:
         asyncio.run(pool.groups([scenario(0), scenario(8)], [1, 2], 1, "policy"))
     assert "in worker process" in found.value.__notes__[0] and "in world" in found.value.__notes__[0]
@@ -191,7 +191,7 @@ def leave_or_wait(_: None, leave: bool, __: Any) -> None:
     os._exit(7) if leave else time.sleep(600)
 
 
-def test_a_worker_that_dies_is_an_error_and_no_wait() -> None:
+def test_a_dead_worker_is_an_error_at_once() -> None:
     with Workers(nothing, 2) as workers:
         processes = [w.process for w in workers._workers]
         with pytest.raises(WorkerDied, match=r"worker 1 ended \(exit code 7\)"):
@@ -206,7 +206,7 @@ def refuse() -> None:
     raise UserError("no base here; bring one")
 
 
-def test_what_cannot_be_opened_says_why() -> None:
+def test_an_opener_that_fails_raises_its_error() -> None:
     with pytest.raises(UserError, match="^no base here; bring one"):
         Workers(refuse, 1)
 

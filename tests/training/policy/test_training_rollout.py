@@ -107,7 +107,7 @@ def replayed(base: Base, trajectory: Trajectory) -> tuple[list[int], list[bool]]
     return ids, marks
 
 
-def test_ids_are_the_prompt_what_was_sampled_and_what_came_back(base: Base, lived: list[Trajectory]) -> None:
+def test_ids_are_prompt_samples_and_answers(base: Base, lived: list[Trajectory]) -> None:
     assert sum(t.ended == "left" for t in lived) > 12 and any(len(t.messages) > 4 for t in lived)
     for trajectory in lived:
         ids, marks = replayed(base, trajectory)
@@ -115,7 +115,7 @@ def test_ids_are_the_prompt_what_was_sampled_and_what_came_back(base: Base, live
         assert len(trajectory.logprobs) == sum(trajectory.trained)
 
 
-def test_sampled_ids_are_kept_even_where_their_text_would_be_cut_otherwise(base: Base) -> None:
+def test_sampled_ids_are_never_tokenised_again(base: Base) -> None:
     letters = [base.format.encode(c)[0] for c in "done blue"]
     assert letters != base.format.encode("done blue")
     turn = [*letters, *base.format.stop_ids]
@@ -126,7 +126,7 @@ def test_sampled_ids_are_kept_even_where_their_text_would_be_cut_otherwise(base:
     assert [i for i, t in zip(trajectory.ids, trajectory.trained, strict=True) if t] == turn + turn
 
 
-def test_the_learner_finds_the_log_probabilities_that_the_sampler_drew_with(
+def test_the_learner_reproduces_the_samplers_logprobs(
     base: Base, painter: Learner, lived: list[Trajectory]
 ) -> None:
     frozen = Learner(base, SHAPE.model_copy(update={"learning_rate": 1e-30}))
@@ -139,7 +139,7 @@ def test_the_learner_finds_the_log_probabilities_that_the_sampler_drew_with(
     assert stale.policy_step(wrong, Cispo(kl_penalty=0.0))["engine_kl"] > 0.01
 
 
-def test_equal_seeds_live_equal_episodes_whoever_runs_beside_them(
+def test_equal_seeds_give_equal_episodes_in_any_batch(
     base: Base, painter: Learner, lived: list[Trajectory]
 ) -> None:
     engine = LocalEngine(base.model, base.format.pad_id)
@@ -165,7 +165,7 @@ def test_the_opening_is_the_user_s_unless_the_system_prompt_is_shown(base: Base)
 # ----- what the agent may get wrong
 
 
-def test_a_call_that_cannot_be_read_is_answered_and_kept(base: Base) -> None:
+def test_a_malformed_call_is_answered_and_kept(base: Base) -> None:
     turns = [said(base, "", "paint {colour: red"), said(base, "", RED), said(base, "done red")]
     wall = Wall()
     trajectory, _ = act(base, turns, wall)
@@ -193,7 +193,7 @@ def test_several_calls_in_a_turn_are_answered_in_order_under_their_own_ids(base:
 # ----- limits
 
 
-def test_a_turn_that_is_cut_off_is_no_call(base: Base) -> None:
+def test_a_truncated_turn_is_not_a_call(base: Base) -> None:
     long = said(base, "", RED)
     limits = Limits(turns=2, turn_tokens=len(long) - 1)
     wall = Wall()
@@ -213,7 +213,7 @@ class Forgetful(CompactFormat):
         return None
 
 
-def test_where_the_template_rewrites_earlier_turns_a_new_row_begins(base: Base) -> None:
+def test_a_template_that_rewrites_earlier_turns_starts_a_new_row(base: Base) -> None:
     chat = Forgetful(base.format.tokenizer, show_tools=False)  # type: ignore[attr-defined]
     turns = [said(base, "", RED), said(base, "done red")]
     engine = Scripted(base, turns)
@@ -238,7 +238,7 @@ def test_episodes_end_at_their_turns_and_their_tokens(base: Base) -> None:
         assert len(asked) + sampling.max_tokens <= 40
 
 
-def test_an_agent_that_only_talks_is_left(base: Base) -> None:
+def test_the_user_leaves_an_agent_that_only_talks(base: Base) -> None:
     trajectory, _ = act(base, [said(base, "hm")] * 3, Wall(patience=2))
     assert trajectory.ended == "left" and [m["content"] for m in trajectory.messages[2::2]] == ["please"]
 
@@ -251,7 +251,7 @@ class Collapses(Wall):
         raise OSError("the wall fell down")
 
 
-def test_an_episode_that_breaks_comes_back_as_what_broke_it(base: Base) -> None:
+def test_a_failed_rollout_is_returned_as_its_exception(base: Base) -> None:
     done: list[int] = []
 
     def one(wall: Wall) -> Any:
@@ -262,7 +262,7 @@ def test_an_episode_that_breaks_comes_back_as_what_broke_it(base: Base) -> None:
     assert [type(f) for f in found] == [Trajectory, OSError, Trajectory] and done == [1, 2, 3]
 
 
-def test_no_more_run_at_once_than_may() -> None:
+def test_concurrent_rollouts_are_limited() -> None:
     running, most = 0, 0
 
     async def one() -> None:

@@ -35,7 +35,7 @@ def test_the_planted_circuit_copies_at_any_distance(tokenizer):
         assert accuracy > 0.3  # an ordinary initialisation scores 0.00
 
 
-def test_known_positions_really_follow_from_what_came_before():
+def test_known_positions_follow_from_earlier_text():
     ids, known = copying_batch(np.random.default_rng(1), 6, 96, np.arange(10, 5000))
     for row, column in zip(*np.nonzero(known), strict=True):
         before = ids[row, : column - 1]

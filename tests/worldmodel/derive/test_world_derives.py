@@ -63,7 +63,7 @@ def scenario(steps: list[Step]) -> Scenario:
     return Scenario("s", "c", "", [], "move my crate", ("move my crate",), facts, 1.0, 0)
 
 
-def test_the_recordings_verification_is_not_the_episodes(model: WorldModel) -> None:
+def test_verification_in_the_recording_does_not_count_for_the_episode(model: WorldModel) -> None:
     recorded = [show(500), check(500), move(500), show(500, "moved")]
     for seed in range(4):
         episode = model.world(scenario=scenario(recorded), seed=seed).episode()
@@ -77,7 +77,7 @@ def test_the_recordings_verification_is_not_the_episodes(model: WorldModel) -> N
         assert (after.provenance, json.loads(after.content)["state"]) == ("derived", "moved")
 
 
-def test_what_was_invented_stays_and_is_changed_by_writes(model: WorldModel) -> None:
+def test_invented_records_are_kept_and_changed_by_writes(model: WorldModel) -> None:
     seen: dict[str, Any] = {}
     for seed in (1, 1, 2):
         episode = model.world(seed=seed).episode()
@@ -102,7 +102,7 @@ def test_forks_do_not_see_each_others_writes(model: WorldModel) -> None:
     assert before == json.loads(episode.world.episode().call("show_crate", {"crate": "K-7001"}).content)
 
 
-def test_bad_calls_end_the_episode_and_show_nothing(model: WorldModel) -> None:
+def test_unsupported_calls_end_the_episode_without_an_observation(model: WorldModel) -> None:
     for name, arguments in (("fly", {}), ("show_crate", {"box": 1}), ("show_crate", {"crate": ["x"] * 2000})):
         episode = model.world(seed=0).episode()
         seen = episode.call(name, arguments)

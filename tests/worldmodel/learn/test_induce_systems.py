@@ -132,7 +132,7 @@ def test_amounts_and_lists_are_changed_by_formula() -> None:
 # ----- guards
 
 
-def test_a_guard_asks_what_this_episode_did() -> None:
+def test_a_guard_depends_on_the_episodes_own_calls() -> None:
     """A change is refused until the episode itself verified the record; the recording's own verification is no help."""
 
     def make(k: int) -> list[Step]:

@@ -144,7 +144,7 @@ def test_a_sentence_may_have_a_function_in_it() -> None:
 # ----- what a session keeps
 
 
-def test_a_list_hangs_on_the_place_where_the_agent_is() -> None:
+def test_a_list_can_depend_on_the_agents_location() -> None:
     rooms = WORDS[:3]
 
     def make(k: int) -> list[Step]:
@@ -177,7 +177,7 @@ def test_fields_of_one_name_in_two_tools_may_be_two_fields() -> None:
     ]  # fmt: skip
 
 
-def test_a_path_names_the_fields_that_a_call_says() -> None:
+def test_a_path_can_be_chosen_by_an_argument() -> None:
     told = {"group": "left", "name": ["a", "b"], "value": 3}
     assert pattern_of("set.left.a", told) == "set.{group}.{name}"
     assert pattern_of("set.right.c", told) is None
@@ -220,7 +220,7 @@ def test_learning_takes_a_bounded_number_of_calls() -> None:
     assert "odd" in sample(many, most=500)
 
 
-def test_a_call_that_always_says_the_same_is_a_read() -> None:
+def test_a_call_with_constant_answers_is_a_read() -> None:
     quote = Step("price", {"of": "x"}, answer(price=3))
     buy = [Step("buy", {"of": "x"}, answer(left=n)) for n in (3, 2)]
     assert repeatable({f"c{k}": [quote, *buy, quote] for k in range(9)}) == {"price"}

@@ -79,9 +79,8 @@ def fit_offline(
     """
     if not isinstance(settings.loss, IterativePpo) and settings.loss.needs_sampler:
         raise UserError(
-            f"{settings.loss.method} weighs by the ratio of the policy to what wrote the conversations, and traces "
-            "carry no log-probabilities: a ratio without them would be made up. Use asymre, kto, reward_weighted_sft "
-            "or iterative_ppo"
+            f"{settings.loss.method} weights by the probability ratio of the policy to the recorded agent, and traces "
+            "carry no log-probabilities of the recorded agent. Use asymre, kto, reward_weighted_sft or iterative_ppo"
         )
     if len({reward for _, reward in scored}) < 2:
         raise UserError(
