@@ -50,14 +50,16 @@ def thread(observed: list[Observed], scopes: Scopes) -> list[Thread]:
         messages, turns, system = _known(threads, seen)
         own = len(turns)
         system, history, said = _turns(seen, messages, turns, system)
-        if threads and lacks_calls(history, own) and not _sends_news(seen, history):
+        lacks = lacks_calls(history, own)
+        if lacks and threads and not _sends_news(seen, history):
             history, own = put_back(history, [t.turns for t in reversed(threads)]), 0
         if history or said:
             scope = scopes.of(seen)
             agent = seen.agent or scope.agent
             answers = [(history, said), *(([*history], _said(seen, other)) for other in seen.alternatives)]
             for told, answer in answers:
-                _place(threads, _Call(seen, system, told, answer, agent, scope, own if len(threads) == 1 else 0))
+                call = _Call(seen, system, told, answer, agent, scope, own if len(threads) == 1 else 0, not lacks)
+                _place(threads, call)
     return threads
 
 
@@ -77,6 +79,7 @@ class _Call:
     agent: str | None
     scope: Scope
     own: int = 0  # leading turns of the history that are turns of the only thread
+    is_whole: bool = True  # no call had to be put back: what follows a history may change where one is put
 
 
 def _known(threads: list[Thread], seen: Observed) -> tuple[int, list[Turn], Turn | None]:
@@ -132,7 +135,7 @@ def _place(threads: list[Thread], call: _Call) -> None:
         best, shared, history = _continued(mine, call, history)
     path = [*history, *call.said]
     best = _extend(threads, best, shared, path, call) if best else _begun(threads, path, call)
-    if history is told and len(threads) == 1:
+    if history is told and call.is_whole and len(threads) == 1:
         best.read = seen.input, len(history), call.system
     _note(best, call, best.turns[len(history) : len(path)])
 

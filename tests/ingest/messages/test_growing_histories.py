@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ingest_samples import answer, call, chat, conversation, request, text
 
@@ -89,9 +89,10 @@ def test_a_key_is_the_hash_of_the_canonical_value(value: Any) -> None:
     assert key_of(value) == xxhash.xxh3_64_digest(told)
 
 
+CALL, THANKS = call("c-1", "look", {"id": 1}), text("user", "thanks")
 TURNS = st.sampled_from(
     [text("user", "where is it"), text("user", "and now"), text("assistant", "there"), text("system", "be kind"),
-     call("", "look", {"id": 1}), call("c-1", "look", {"id": 1}), call("c-2", "look", {"id": 1.0}),
+     call("", "look", {"id": 1}), CALL, call("c-2", "look", {"id": 1.0}),
      answer("c-1", "found"), answer("", '{"error": "gone"}'),
      {**text("assistant", "there"), "finish_reason": "stop"}]
 )  # fmt: skip
@@ -99,6 +100,7 @@ TURNS = st.sampled_from(
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.lists(TURNS, max_size=3), st.integers(0, 9), TURNS), min_size=1, max_size=7))
+@example([([CALL], 9, THANKS), ([answer("c-1", "ok")], 2, THANKS), ([CALL], 5, THANKS)])
 def test_conversations_equal_those_of_a_full_comparison(calls: list[tuple[list[Any], int, Any]]) -> None:
     """Each call repeats the history, at times cut back (a branch), without its calls, or not at all, and adds to it."""
     history: list[Any] = []
