@@ -96,7 +96,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def read_split(path: Path) -> Split:
     value = json.loads((path / "split.json").read_text())
     parts = {name: tuple(value[name]) for name in ("train", "calibrate", "test")}
-    return Split(**parts, shared_entities=value["shared_entities"])
+    return Split(**parts, shared_entities=value["shared_entities"], with_entities=value.get("with_entities"))
 
 
 def write_split(path: Path, split: Split) -> None:

@@ -154,6 +154,14 @@ class World:
         """Start an episode at the world's grounding. It does not see the writes of other episodes."""
         return Episode(self, list(self.grounding.prior), self.start.fork() if self.start else None)
 
+    def reseeded(self, seed: int, model: WorldModel) -> World:
+        """Another world with the same grounding, answered by `model`, which has the same rules."""
+        other = World.__new__(World)
+        other.__dict__.update(self.__dict__)
+        other.model, other.seed = model, seed
+        other._connect(Pins(world_name(model.name, seed, self.grounding)))
+        return other
+
     def fork(self) -> World:
         """Return the same reality for separate use: later answers in one are not known to the other.
 
@@ -188,8 +196,9 @@ class World:
             if refused is None or refused.content is None:
                 return abstained(tool, asked, f"{unknown}, and no recorded answer says how {tool} refuses that")
             return derived(tool, asked, refused)
-        # projection or recipe
-        if decided is not None and decided.content is not None and (decided.sure or decided.accident):
+        # projection or recipe; an error that passes by itself is drawn, whatever a recording answered at another time
+        drawn = decided is not None and (decided.accident or self._passes(tool, decided.outcome))
+        if decided is not None and decided.content is not None and (decided.sure or drawn):
             return derived(tool, asked, decided)
         # recording
         answered = recorded()
@@ -207,6 +216,9 @@ class World:
             decided = session.derive(tool, asked, self.seed) or decided
         answer = await self.holes.fill(session, tool, asked, decided, episode.steps)
         return replace(answer, records=(*made, *answer.records))
+
+    def _passes(self, tool: str, outcome: str) -> bool:
+        return self.model.resolver.frame.effects.is_transient(tool, outcome)
 
 
 def derived(tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Answer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worldmodel.card.measures import HOLE, Judged
 from worldmodel.derive.engine import Engine, Session, store_determines
@@ -20,6 +20,8 @@ from worldmodel.steps import OK, Step
 from worldmodel.world import Grounding, World, WorldModel
 
 AT_ONCE = 128
+WORLDS = 8
+"""So many worlds are asked for the error rate of a call, since one world's draw says little about rare errors."""
 Progress = Callable[[int, int], None]
 """Told how many questions are answered, and of how many."""
 Said = Mapping[str, Sequence[tuple[str, str]]]
@@ -47,14 +49,14 @@ class Question:
         goal = tuple(text for speaker, text in self.said if speaker == "user")
         return Grounding(self.before, self.before, self.said, goal)
 
-    def seed(self, seed: int) -> int:
+    def seed(self, seed: object) -> int:
         return int(2**31 * uniform(seed, self.conversation_id, len(self.before)))
 
     def judged(self, answer: Step | None, provenance: str = "", support: float = 0.0, odds: float | None = None,
-               why: str = "") -> Judged:  # fmt: skip
+               why: str = "", drawn_errors: float | None = None) -> Judged:  # fmt: skip
         return Judged(
             self.conversation_id, self.truth, answer, self.derivable, self.after_write, self.writes,
-            provenance, support, odds, why, self.before,
+            provenance, support, odds, why, self.before, drawn_errors,
         )  # fmt: skip
 
 
@@ -101,9 +103,10 @@ def _after_write(step: Step, before: Sequence[Step], resolver: Resolver) -> bool
 async def ask_world(
     model: WorldModel, asked: Sequence[Question], seed: int = 0, on_progress: Progress = silent
 ) -> list[Judged]:
-    """Return the world's answer to each question."""
+    """Return the world's answer to each question, and the share of errors in the answers of several worlds."""
     finished = 0
     slots = asyncio.Semaphore(AT_ONCE)
+    drawing = replace(model, resolver=replace(model.resolver, writes=False), pins=None)
 
     async def one(question: Question) -> Judged:
         nonlocal finished
@@ -112,12 +115,26 @@ async def ask_world(
             tool, arguments = question.truth.tool, question.truth.arguments
             answer = await episode.world.answer(episode, tool, arguments)
             odds = outcome_odds(episode.session, question.truth) if episode.session is not None else None
+            errors = await error_share(episode.world, drawing, question, seed) if model.rules is not None else None
             finished += 1
             on_progress(finished, len(asked))
             step = None if answer.provenance == "abstained" else answer.step
-            return question.judged(step, answer.provenance, answer.support, odds, answer.rule if step is None else "")
+            why = answer.rule if step is None else ""
+            return question.judged(step, answer.provenance, answer.support, odds, why, errors)
 
     return list(await asyncio.gather(*(one(question) for question in asked)))
+
+
+async def error_share(world: World, drawing: WorldModel, question: Question, seed: int = 0) -> float | None:
+    """The share of errors among the answers of `WORLDS` worlds of other seeds, in which no model writes bodies. None if
+    none of them answers."""
+    failed = []
+    for number in range(WORLDS):
+        episode = world.reseeded(question.seed(f"{seed} {number}"), drawing).episode()
+        answer = await episode.world.answer(episode, question.truth.tool, question.truth.arguments)
+        if answer.provenance != "abstained":
+            failed.append(answer.step.outcome != OK)
+    return sum(failed) / len(failed) if failed else None
 
 
 def outcome_odds(session: Session, truth: Step) -> float | None:

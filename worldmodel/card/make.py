@@ -58,9 +58,12 @@ async def measure(
     with_base: bool = True,
     on_progress: Progress = silent,
     workers: Workers | None = None,
+    with_model: bool = True,
 ) -> dict[str, Any]:
     """Return the card: `overall` and per tool, each with the measures of the world and of the baselines, and a status
-    per tool. `workers`, if given, each have the model and share the questions."""
+    per tool. `workers`, if given, each have the model and share the questions. Without `with_model`, the model alone is
+    not asked.
+    """
     resolver = model.resolver
     answers = {
         "world": await _ask(model, asked, "both", on_progress, workers),
@@ -69,6 +72,7 @@ async def measure(
     }
     if model.rules is not None:
         answers["rules_alone"] = ask_rules(model.rules, asked)
+    if model.rules is not None and with_model:
         answers["model_alone"] = await _ask(model, _some(asked, MODEL_CALLS), "model", silent, workers)
     if with_base:
         answers["base"] = await _ask(model, _some(asked, BASE_CALLS), "base", silent, workers)
@@ -178,10 +182,7 @@ def make_card(
 def _split_in_words(path: Path, lake: Path | None) -> str:
     if lake is not None:
         return "The conversations are of another lake, unseen by this world; they may share entities with it."
-    shared = read_split(path).shared_entities
-    if not shared:
-        return "No entity of a held-out conversation was named in a trained one, as far as entities were found."
-    return f"{shared} entities of held-out conversations were named in trained ones as well."
+    return read_split(path).in_words()
 
 
 def _held_out(path: Path) -> tuple[dict[str, list[Step]], Said]:

@@ -43,6 +43,8 @@ class Judged:
     why: str = ""
     """Why there is no answer."""
     before: tuple[Step, ...] = ()
+    drawn_errors: float | None = None
+    """The share of errors among the answers of several worlds, where several were asked."""
 
     @property
     def exact(self) -> bool:
@@ -51,6 +53,11 @@ class Judged:
     @property
     def outcome(self) -> str:
         return "no answer" if self.answer is None else self.answer.outcome
+
+    @property
+    def errors(self) -> float:
+        """How much of an error the answer is: the share over several worlds, else 0 or 1."""
+        return self.drawn_errors if self.drawn_errors is not None else float(self.outcome != OK)
 
 
 def exact_match(judged: Sequence[Judged]) -> float | None:
@@ -118,12 +125,11 @@ def error_rates(judged: Sequence[Judged], draws: int = 1000, seed: int = 0) -> d
     Calls without an answer are excluded from both. The ratio is None if production had no error.
     """
     answered = [j for j in judged if j.answer is not None]
-    by_conversation: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    by_conversation: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for j in answered:
         counts = by_conversation[j.conversation_id]
         counts[0] += j.truth.outcome != OK
-        counts[1] += j.outcome != OK
-        counts[2] += 1
+        counts[1] += j.errors
     rows = list(by_conversation.values())
     real, simulated = (sum(r[k] for r in rows) for k in (0, 1))
     n = len(answered) or 1
@@ -134,13 +140,15 @@ def error_rates(judged: Sequence[Judged], draws: int = 1000, seed: int = 0) -> d
     return out
 
 
-def _ratio_interval(rows: Sequence[Sequence[int]], draws: int, seed: int) -> list[float]:
+def _ratio_interval(rows: Sequence[Sequence[float]], draws: int, seed: int) -> list[float]:
+    """Both counts get a draw of the gamma distribution of shape 1/2, half a count in the mean. So an interval over few
+    errors is wide, also where they all agree."""
     rng = random.Random(seed)
     ratios = []
     for _ in range(draws):
         drawn = rng.choices(rows, k=len(rows))
-        real = sum(r[0] for r in drawn)
-        ratios.append(sum(r[1] for r in drawn) / max(real, 0.5))
+        simulated, real = (sum(r[k] for r in drawn) + rng.gammavariate(0.5, 1) for k in (1, 0))
+        ratios.append(simulated / max(real, 1e-9))
     ratios.sort()
     return [ratios[int(0.025 * draws)], ratios[int(0.975 * draws)]]
 
