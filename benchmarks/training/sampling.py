@@ -1,6 +1,6 @@
 """Speed of rollouts and judging, in one process and in several.
 
-    python -m benchmarks.sampling --home artifacts/demo
+    python -m benchmarks.training.sampling --home artifacts/demo
 
 Uses the clone, world and judge of a finished demo. It runs the groups of one practice step, with equal seeds, for each
 number of processes in turn, so that other load on the machine affects all. Prints medians.

@@ -1,6 +1,6 @@
 """Training speed of an adapter on conversations: the learner's fused pass against transformers and peft.
 
-    python -m benchmarks.learning --home artifacts/demo
+    python -m benchmarks.training.learning --home artifacts/demo
 
 Reads a lake's conversations as the clone does. The two ways alternate every STRETCH steps, so that other load on the
 machine affects both. The first stretch of each is a warm-up and not counted.
