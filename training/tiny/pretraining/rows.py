@@ -43,8 +43,9 @@ def draw_row(rng: random.Random, chat: ChatFormat) -> tuple[str, Row]:
         return role, _answered([*messages, _assistant(str(int(talk.success)))], chat)
     if role == "pair":
         return role, _answered(_pair_chat(rng, talk), chat)
-    tools = talk.tools if rng.random() < 0.7 else []
-    return "policy", chat.example(talk.messages, tools)
+    shown = rng.random()  # the policy's prompts may lack the tools, and the system prompt
+    messages = talk.messages if shown < 0.7 else talk.messages[1:]
+    return "policy", chat.example(messages, talk.tools if shown < 0.6 else [])
 
 
 def _assistant(text: str) -> dict[str, Any]:
