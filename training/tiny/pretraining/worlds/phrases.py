@@ -37,11 +37,11 @@ ASK_CHOICE = (
 WHICH = ("Which {n} do you mean? Please give me the {k}.", "Can you tell me the {k}?", "I need the {k} to look it up.")
 GIVE = ("{i}", "it should be {i}", "sure, {i}", "that would be {i}.", "{i}, thanks", "let me see... {i}")
 TELL = (
-    "The {f} of {n} {i} is {v}.", "{n} {i} has {f} {v}.", "It is {v}.", "I checked: the {f} is {v}.", "{f}: {v}",
+    "The {f} of {n} {i} is {v}.", "{n} {i} has {f} {v}.", "It shows {v}.", "I checked: the {f} is {v}.", "{f}: {v}",
     "For {n} {i} I see {f} {v}.",
 )  # fmt: skip
 DONE_SET = ("Done: {f} of {n} {i} is {v}.", "I have set {f} to {v}.", "{n} {i} has {f} {v} from now on.")
-DONE_ACT = ("Done: {n} {i} is now {s}.", "I did {a} {i}. It is {s}.", "{n} {i} is {s} now.")
+DONE_ACT = ("Done: {n} {i} is now {s}.", "I did {a} {i}, which makes it {s}.", "{n} {i} is {s} now.")
 DONE_DELETE = ("{n} {i} is gone.", "I have deleted {i}.", "Removed: {n} {i}.")
 DONE_CREATE = ("I made {n} {i}.", "The new {n} is {i}.", "{n} {i} exists now, with {f} {v}.")
 DONE_LINK = ("{n} {i} is under {m} {j} now.", "Connected {i} and {j}.", "Done, {i} belongs to {j}.")

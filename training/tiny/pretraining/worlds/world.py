@@ -104,7 +104,8 @@ class Api:
         self.kinds: list[Kind] = []
         for noun in rng.sample(lx.NOUNS, rng.choice((1, 1, 2, 2, 3))):
             self.kinds.append(self._kind(noun))
-        self.tools = [tool for kind in self.kinds for tool in self._tools(kind)]
+        named = {tool.name: tool for kind in self.kinds for tool in self._tools(kind)}
+        self.tools = list(named.values())
         if self.failures.quota:
             name = rng.choice(("pause", "sleep", "hold", "delay", "idle", "back_off"))
             argument = rng.choice(("seconds", "duration", "delay", "s"))
