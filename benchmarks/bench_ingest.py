@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -37,7 +38,6 @@ from dagster_project.loop import memory
 from ingest import processes
 from ingest.journal import segments as journal
 from ingest.lake import Lake
-from training.tiny.pretraining.lexicon import COMMON as WORDS
 
 TURNS = 5  # per conversation: an agent span, a chat span and a tool span per turn, and a last chat span
 SPANS = 2 * TURNS + 2
@@ -96,7 +96,8 @@ def conversation(rng: random.Random, number: int, span_bytes: int, turns: int = 
 @cache
 def prose() -> str:
     """The text that conversations are cut from, much longer than one conversation."""
-    return " ".join(random.Random(0).choices(WORDS, k=6_000_000))
+    words = sorted(set(re.findall(r"[a-z]{2,}", Path(argparse.__file__).read_text())))
+    return " ".join(random.Random(0).choices(words, k=6_000_000))
 
 
 def _text(role: str, content: str) -> dict[str, object]:

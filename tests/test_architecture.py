@@ -164,6 +164,19 @@ def test_the_example_sees_only_public_apis() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_tiny_base_keeps_to_itself() -> None:
+    """Its pre-training is imported by nothing but tests, its fused passes only by what runs or trains a model."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for room in (set(MAY_IMPORT) | PLACES) - {"tests"}
+        for path in python_files(room)
+        for module, line in imports(path)
+        if module.startswith("training.tiny") and "training/tiny" not in path.as_posix()
+        if not (module.startswith("training.tiny.passes") and path.parent.name in ("engines", "learning"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_there_are_no_other_rooms() -> None:
     """Folders that hold Python or SQL at the top level are the rooms, and all of them are there."""
     ignored = {line.strip().strip("/*") for line in (ROOT / ".gitignore").read_text().splitlines()}

@@ -1,5 +1,7 @@
-"""Pre-training's parts: the planted circuit copies untrained, drills can be solved, worlds keep state."""
+"""Pre-training's parts: the planted circuit copies untrained, drills can be solved, a killed run resumes."""
 
+import hashlib
+import json
 import random
 import re
 
@@ -10,13 +12,13 @@ import torch
 from training.models.chat import SPECIAL_TOKENS, CompactFormat
 from training.models.roles import transcript
 from training.tiny.passes.learning import SmallBody
-from training.tiny.pretraining.choosing import Choosing, amounts_row
+from training.tiny.pretraining.choosing import Choosing
 from training.tiny.pretraining.copying import copying_batch
 from training.tiny.pretraining.rows import draw_row
-from training.tiny.pretraining.run import answer_loss, new_model
-from training.tiny.pretraining.talk import Talk
+from training.tiny.pretraining.run import PHASES, Run, answer_loss, new_model
 from training.tiny.pretraining.tokenizer import train_tokenizer
-from training.tiny.pretraining.worlds import World
+from training.tiny.pretraining.worlds.talk import Talk
+from training.tiny.pretraining.worlds.units import UNITS, units_row
 
 
 @pytest.fixture(scope="module")
@@ -69,39 +71,26 @@ def test_hard_lists_have_things_of_like_words_and_ids_that_start_differently():
     assert alike > 100
 
 
-def test_amounts_come_back_in_the_other_unit(tokenizer):
+def test_units_come_back_as_the_other_unit(tokenizer):
     chat, rng = CompactFormat(tokenizer), random.Random(4)
     for _ in range(60):
-        ids, known = amounts_row(rng, chat.encode, 160)
-        said = _numbers(chat.decode(ids[: known.index(True)]))
+        ids, known = units_row(rng, chat.encode, 160)
+        said = {float(n) for n in _numbers(chat.decode(ids[: known.index(True)]))}
         learned = _numbers("".join(chat.decode([i]) if k else "|" for i, k in zip(ids, known, strict=True)))[0]
-        in_cents = {str(round(float(n) * 100)) for n in said}
-        in_dollars = {round(float(n)) for n in said}
-        assert learned in in_cents or round(float(learned) * 100) in in_dollars
+        factors = {unit.factor for unit in UNITS}
+        assert any(abs(float(learned) * f - n) < 0.01 or abs(n * f - float(learned)) < 0.01 for f in factors for n in said)
 
 
 def _numbers(text: str) -> list[str]:
-    return re.findall(r"\d+(?:\.\d\d)?", text)
+    return re.findall(r"\d+(?:\.\d+)?", text)
 
 
-def test_a_write_is_read_back_sooner_or_later():
-    checked = 0
-    for seed in range(300):
-        world = World(random.Random(seed))
-        for tool in world.tools:
-            if tool.sort != "act" or tool.bare_id:
-                continue
-            kind = tool.kind
-            identity, record = next(iter(kind.records.items()))
-            record["status"] = next(iter(tool.needs))
-            get = next(t for t in world.tools if t.kind is kind and t.sort == "get")
-            if world.call(tool.name, {kind.id_key: identity}).outcome != "ok":
-                continue
-            seen = [world.call(get.name, {kind.id_key: identity}) for _ in range(40)]
-            told = [a.content for a in seen if a.outcome == "ok"]
-            assert tool.gives in told[-1]
-            checked += 1
-    assert checked > 100
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_quantity_is_the_same_in_both_units(unit):
+    rng = random.Random(6)
+    for _ in range(100):
+        quantity = unit.draw(rng)
+        assert round(unit.value(quantity, small=False) * unit.factor) == unit.value(quantity, small=True) == quantity
 
 
 def test_equal_seeds_write_equal_conversations():
@@ -122,3 +111,56 @@ def test_rows_learn_answers_only(tokenizer):
         if role in ("judge", "pair"):
             assert learned in ("0", "1", "A", "B")
     assert roles == {"policy", "world", "user", "judge", "pair"}
+
+
+@pytest.fixture
+def small_run(tokenizer, tmp_path, monkeypatch):
+    """Makes runs of few and small batches, so that one takes seconds."""
+    for name, value in {"DRILL_TOKENS": 256, "WORLD_TOKENS": 1024, "POOL_ROWS": 12}.items():
+        monkeypatch.setattr(f"training.tiny.pretraining.batches.{name}", value)
+    monkeypatch.setattr("training.tiny.pretraining.run.LOG_EVERY", 3)
+
+    def make(name: str, budget: tuple[int, int, int] = (2, 7, 8)) -> Run:
+        tokenizer.save_pretrained(tmp_path / name)
+        return Run(tmp_path / name, 1, budget)
+
+    return make
+
+
+def test_a_killed_run_ends_with_the_same_weights(small_run):
+    whole = small_run("whole")
+    whole.run()
+    small_run("killed").run(stop_at=5, save_every=4)
+    middle = small_run("killed")
+    assert middle.step == 5
+    middle._learn("choose", 1e-3)  # a step after the last save, which the kill loses
+    middle._log("drill")
+    resumed = small_run("killed")
+    resumed.run(stop_at=12)
+    last = small_run("killed")
+    last.run()
+    for (name, one), other in zip(whole.model.state_dict().items(), last.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    assert (whole.out / "history.jsonl").read_text() == (last.out / "history.jsonl").read_text()
+
+
+def test_a_run_is_not_resumed_with_another_budget(small_run):
+    small_run("one").run(stop_at=1)
+    with pytest.raises(ValueError, match="has a run of seed and steps"):
+        small_run("one", (2, 7, 9))
+
+
+def test_the_manifest_says_how_the_weights_were_made(small_run):
+    run = small_run("made", (3, 7, 8))
+    run.run()
+    run.write_manifest("python -m ...", "abc")
+    told = json.loads((run.out / "manifest.json").read_text())
+    weights = hashlib.sha256((run.out / "model.safetensors").read_bytes()).hexdigest()
+    assert told["sha256"]["model.safetensors"] == weights
+    assert told["steps"] == {"copy": 3, "drill": 7, "world": 8} and told["tokens"] > told["learned_tokens"] > 0
+
+
+def test_rates_depend_on_the_share_of_steps_only():
+    world = PHASES[-1]
+    assert world.rate(0.0) == world.rates[0] and world.rate(1.0) == pytest.approx(world.rates[1])
+    assert world.rates[1] < world.rate(0.7) < world.rate(0.3) < world.rates[0]

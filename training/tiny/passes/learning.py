@@ -46,7 +46,7 @@ class SmallBody:
         rows, length = ids_BT.shape
         angles_TS = torch.arange(length)[:, None].float() * self.rotary.inv_freq
         shape = _Shape(rows, length, self.heads, self.kv_heads, self.size, self.eps, angles_TS, self.dtype)
-        x_ND = self.embedding[ids_BT.reshape(-1)]
+        x_ND = F.embedding(ids_BT.reshape(-1), self.embedding)  # unlike indexing, its gradient is reproducible
         for layer in self.layers:
             attention, mlp = layer.self_attn, layer.mlp
             biases = [_base(m).bias for m in (attention.q_proj, attention.k_proj, attention.v_proj)]

@@ -1,18 +1,12 @@
-"""Two curricula on random tokens: choosing the listed item that was meant, and converting amounts between units.
+"""The choosing curriculum on random tokens: which of several similar list items was meant.
 
 Copying looks up the token after a match. Choosing also needs the row in which all requested words occur. A small model
-learns neither this nor that $12.50 is 1250 cents from traces (measured: it takes any row, and miscopies amounts). Both
-skills are general, so they are trained before, on random tokens.
+does not learn this from traces (measured: it takes any row). The skill is general, so it is trained before.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-
 import numpy as np
-
-from training.tiny.pretraining import lexicon
 
 
 class Choosing:
@@ -95,46 +89,3 @@ class Choosing:
             at = int(rng.integers(1, len(words)))
             words = np.concatenate([words[:at], self._words(1, 3), words[at:]])
         return words
-
-
-def amounts_row(
-    rng: random.Random, encode: Callable[[str], list[int]], length: int
-) -> tuple[list[int], list[bool]]:
-    """Labelled amounts in one unit and then, in another order, in the other unit; the second list is learned."""
-    ids: list[int] = []
-    known: list[bool] = []
-    while len(ids) < length:
-        labels = rng.sample(lexicon.NOUNS, rng.randint(1, 4))
-        cents = [_cents(rng) for _ in labels]
-        first, second = rng.choice(((_dollars, _plain), (_plain, _dollars)))
-        opening, closing = rng.choice(SURROUNDINGS[first]), rng.choice(SURROUNDINGS[second])
-        for said, (before, after), learned in ((first, opening, False), (second, closing, True)):
-            order = list(zip(labels, cents, strict=True))
-            rng.shuffle(order)
-            for label, amount in order:
-                pieces = ((label + before, False), (said(amount, rng), learned), (after, learned))
-                for text, mark in pieces:
-                    tokens = encode(text)
-                    ids += tokens
-                    known += [mark] * len(tokens)
-    return ids[:length], known[:length]
-
-
-def _cents(rng: random.Random) -> int:
-    whole = rng.randint(0, 10 ** rng.randint(1, 3) - 1)
-    return whole * 100 + (0 if rng.random() < 0.3 else rng.choice((5, 25, 40, 50, 75, 90, 99, rng.randint(0, 99))))
-
-
-def _dollars(cents: int, rng: random.Random) -> str:
-    short = cents % 100 == 0 and rng.random() < 0.9
-    return str(cents // 100) if short else f"{cents // 100}.{cents % 100:02d}"
-
-
-def _plain(cents: int, rng: random.Random) -> str:
-    return str(cents)
-
-
-SURROUNDINGS = {
-    _dollars: ((" $", ". "), (" costs $", ", "), (": $", "\n"), (" for $", " "), (" is $", ". "), (" (EUR ", ") ")),
-    _plain: (('","cents":', ',"'), (" cents=", " "), ('":{"cents":', '}," '), (" ", " cents "), ('","amount":', "}")),
-}

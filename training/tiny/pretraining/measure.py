@@ -20,10 +20,11 @@ import torch
 from training.models.base import Base, load_base
 from training.models.chat import SPECIAL_TOKENS
 from training.models.edits import EditError, decode
-from training.tiny.pretraining.choosing import Choosing, amounts_row
+from training.tiny.pretraining.choosing import Choosing
 from training.tiny.pretraining.copying import copying_batch
 from training.tiny.pretraining.rows import draw_row
-from training.tiny.pretraining.talk import Talk
+from training.tiny.pretraining.worlds.talk import Talk
+from training.tiny.pretraining.worlds.units import units_row
 
 HELD_OUT_SEED = 1_000_000_007
 DISTANCES = (16, 32, 64, 96, 128, 192, 256, 384)
@@ -56,7 +57,7 @@ def _distance(ids_T: np.ndarray, at: int) -> int:
 
 @torch.inference_mode()
 def drills(base: Base, rows: int = 200, length: int = 192) -> dict[str, float]:
-    """Accuracies: choosing the listed item that was meant (short, then long lists), and converting amounts."""
+    """Accuracies: choosing the listed item that was meant (short, then long lists), and converting units."""
     rng, ordinary = np.random.default_rng(HELD_OUT_SEED), np.arange(len(SPECIAL_TOKENS), base.model.config.vocab_size)
     choosing = Choosing(rng, ordinary, np.array([base.format.encode(d)[0] for d in "0123456789"]))
     found = {}
@@ -64,8 +65,8 @@ def drills(base: Base, rows: int = 200, length: int = 192) -> dict[str, float]:
         choosing.hardness = hardness
         ids_BT, _, deciding_BT = choosing.batch(rows, length)
         found[name] = _accuracy(base, ids_BT, deciding_BT)
-    drawn = [amounts_row(random.Random(HELD_OUT_SEED + k), base.format.encode, length) for k in range(rows)]
-    found["amounts"] = _accuracy(base, np.array([ids for ids, _ in drawn]), np.array([known for _, known in drawn]))
+    drawn = [units_row(random.Random(HELD_OUT_SEED + k), base.format.encode, length) for k in range(rows)]
+    found["units"] = _accuracy(base, np.array([ids for ids, _ in drawn]), np.array([known for _, known in drawn]))
     return found
 
 
@@ -84,7 +85,7 @@ def chosen_in_worlds(base: Base, count: int = 100) -> float:
     rng, right, asked = random.Random(HELD_OUT_SEED + 2), 0, 0
     while asked < count:
         talk = Talk(rng).run()
-        at = next((k for k, m in enumerate(talk.messages) if _reads_a_list(talk.messages, k)), None)
+        at = next((k for k in talk.lists if _similar(talk.messages[k - 1]["content"])), None)
         if at is None or not talk.success:
             continue
         asked += 1
@@ -97,16 +98,13 @@ def chosen_in_worlds(base: Base, count: int = 100) -> float:
     return right / count
 
 
-def _reads_a_list(messages: list[dict[str, Any]], at: int) -> bool:
-    """Whether a message makes a call about one item after a list of two or more was read."""
-    before, calls = messages[at - 1], messages[at].get("tool_calls")
-    if not calls or before["role"] != "tool" or "query" in calls[0]["arguments"]:
-        return False
+def _similar(content: str) -> bool:
+    """Whether a list has two items or more."""
     try:
-        listed = json.loads(before["content"]).get("results", [])
-    except (ValueError, AttributeError):
-        return False
-    return len(listed) > 1 and len(calls[0]["arguments"]) == 1
+        body = json.loads(content)
+    except ValueError:
+        return content.count("\n") > 1
+    return any(isinstance(v, list) and len(v) > 1 for v in body.values()) if isinstance(body, dict) else False
 
 
 @torch.inference_mode()
@@ -172,7 +170,7 @@ def plot_history(history: Path, target: Path) -> None:
 
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), sharex=True)
-    colours = {"copy": "#7a8fa6", "choose": "#2b7a5b", "amounts": "#b08a2e", "world": "#c2572b"}
+    colours = {"copy": "#7a8fa6", "choose": "#2b7a5b", "units": "#b08a2e", "world": "#c2572b"}
     for name, colour in colours.items():
         chosen = [x for x in lines if name in x]
         steps = [x["step"] for x in chosen]

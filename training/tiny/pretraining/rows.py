@@ -17,19 +17,25 @@ from training.models.roles import (
     verdict_messages,
     world_answer,
 )
-from training.tiny.pretraining.talk import Conversation, Talk
+from training.tiny.pretraining.worlds.talk import Conversation, Talk
 
 Row = tuple[list[int], list[bool]]
 Call = tuple[str, dict[str, Any], str, str]
-MIXTURE = {"policy": 0.28, "world": 0.5, "user": 0.1, "judge": 0.07, "pair": 0.05}
+MIXTURE = {"policy": 0.34, "world": 0.43, "user": 0.11, "judge": 0.07, "pair": 0.05}
+MAX_SEEN, RETRIEVED = 3, 3
+"""Observations of this conversation and of others in one prompt, as in worldmodel.generate.context."""
+RETRIEVED_TEXT = 900
+
 
 
 def draw_row(rng: random.Random, chat: ChatFormat) -> tuple[str, Row]:
     """One row of a role drawn from MIXTURE, from a new world."""
     role = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
-    talk = Talk(rng).run()
+    talking = Talk(rng)
+    talk = talking.run()
     if role == "world" and talk.outcomes:
-        return role, _world_row(rng, talk, chat)
+        others = [c for _ in range(rng.choice((0, 1, 1, 2))) for c in _calls(Talk(rng, talking.api).run())]
+        return role, _world_row(rng, talk, others, chat)
     if role == "user":
         return role, _answered(_user_chat(rng, talk), chat)
     if role == "judge":
@@ -37,8 +43,9 @@ def draw_row(rng: random.Random, chat: ChatFormat) -> tuple[str, Row]:
         return role, _answered([*messages, _assistant(str(int(talk.success)))], chat)
     if role == "pair":
         return role, _answered(_pair_chat(rng, talk), chat)
-    tools = talk.tools if rng.random() < 0.7 else []
-    return "policy", chat.example(talk.messages, tools)
+    shown = rng.random()  # the policy's prompts may lack the tools, and the system prompt
+    messages = talk.messages if shown < 0.7 else talk.messages[1:]
+    return "policy", chat.example(messages, talk.tools if shown < 0.6 else [])
 
 
 def _assistant(text: str) -> dict[str, Any]:
@@ -52,28 +59,43 @@ def _answered(messages: list[dict[str, Any]], chat: ChatFormat) -> Row:
     return ids, [False] * len(prompt) + [True] * (len(ids) - len(prompt))
 
 
-def _world_row(rng: random.Random, talk: Conversation, chat: ChatFormat) -> Row:
+def _world_row(rng: random.Random, talk: Conversation, others: list[Call], chat: ChatFormat) -> Row:
+    """One call as the world meets it. `others` are calls of other conversations with the same API."""
     calls = _calls(talk)
     knowable = [k for k in range(len(calls)) if _related(calls, k)]
-    at = rng.choice(knowable) if knowable and rng.random() < 0.9 else rng.randrange(len(calls))
+    at = rng.choice(knowable) if knowable and rng.random() < 0.85 else rng.randrange(len(calls))
     tool, arguments, content, outcome = calls[at]
-    related = _related(calls, at)
-    others = [c for c in calls[:at] if c not in related]
-    chosen = related[::-1][:3] + (others[-1:] if rng.random() < 0.5 else [])
-    rng.shuffle(chosen)
-    seen = tuple(Seen(c[0], c[1], c[2], retrieved=False) for c in chosen)
-    later = [c for c in calls[at + 1 :] if c[0] == tool]
-    if later and rng.random() < 0.5:
-        c = rng.choice(later)
-        seen = (*seen, Seen(c[0], c[1], c[2], retrieved=True))
-    classes = ["ok", *sorted({c[3] for c in calls} - {"ok"}, key=lambda _: rng.random())]
-    for extra in rng.sample(("timeout", "not_found", "conflict", "invalid_argument", "rate_limited"), 2):
-        if extra not in classes:
-            classes.append(extra)
-    trail = tuple((c[0], c[3]) for c in calls[max(0, at - 4) : at])
-    prompt = WorldPrompt(seen, trail, tool, arguments, tuple(classes))
+    related = [c for c in _related(calls, at) if c[3] == "ok"]
+    seen = [Seen(c[0], c[1], c[2]) for c in related[::-1][:MAX_SEEN]]
+    seen += [Seen(c[0], c[1], c[2], retrieved=True) for c in _alike(calls[at], others)]
+    errors = sorted({c[3] for c in (*calls, *others)} - {"ok"})  # sorted first: the order of a set is not reproducible
+    classes = ["ok", *rng.sample(errors, min(len(errors), 8))]
+    if outcome not in classes:
+        classes.append(outcome)
+    own = [c for c in calls[:at] if c[:2] == calls[at][:2]]
+    recent = calls[max(0, at - 4) : at] if rng.random() < 0.5 else own[-4:]
+    trail = tuple((_brief(c), c[3]) for c in recent)
+    prompt = WorldPrompt(tuple(seen), trail, tool, arguments, tuple(classes))
     edit = encode(content, [s.content for s in seen], cost=lambda text: len(chat.encode(text)))
     return _answered([*prompt.messages(), _assistant(world_answer(classes.index(outcome), edit))], chat)
+
+
+def _alike(call: Call, others: list[Call]) -> list[Call]:
+    """The calls of the same tool that fit into the prompt, those with the same arguments' names first."""
+    found = sorted((c for c in others if c[0] == call[0]), key=lambda c: c[1].keys() != call[1].keys())
+    kept = found[:1]
+    for other in found[1:RETRIEVED]:
+        if sum(len(c[2]) for c in (*kept, other)) > RETRIEVED_TEXT:
+            break
+        kept.append(other)
+    return kept
+
+
+def _brief(call: Call) -> str:
+    """A call in the trail: its tool, and a lone number that it took."""
+    values = list(call[1].values())
+    lone = len(values) == 1 and isinstance(values[0], int | float) and not isinstance(values[0], bool)
+    return f"{call[0]} {values[0]}" if lone else call[0]
 
 
 def _related(calls: list[Call], at: int) -> list[Call]:
