@@ -1,10 +1,10 @@
 """The lake: a directory with a versioned manifest, the journal, the raw tables and the tables made of them.
 
 lake.json                          manifest
-journal/segment-*.rjl              what the receiver said yes to (ingest.journal.segments)
+journal/segment-*.rjl              requests that the receiver acknowledged (ingest.journal.segments)
 raw/{spans,log_records}/hour=.../  Parquet, nothing dropped, partitioned by the hour of arrival
-raw/catalog.json                   which parts count, and how far the journal was read (ingest.storage.catalog)
-kept/                              what was made of raw rows that were dropped (ingest.storage.kept)
+raw/catalog.json                   valid files, and the read position in the journal (ingest.storage.catalog)
+kept/                              rows made of raw rows that were dropped (ingest.storage.kept)
 normalised/, tables/               rebuilt from raw; tables are the files in sql/
 """
 
@@ -57,10 +57,9 @@ Progress = Callable[[Path, int], None]
 
 @dataclass
 class IngestSummary:
-    """What one ingest did. ``read_before`` counts segments of the journal that had nothing new and were not
-    read; ``unread_log_records`` are those of the lake without conversation content, by event name;
-    ``skipped`` are files in directories that were not looked into, by suffix; ``problems`` are one-line messages about
-    input that could not be read."""
+    """The result of one ingest. ``read_before`` counts journal segments without new data, which were not read.
+    ``unread_log_records`` are those of the lake without conversation content, by event name. ``skipped`` are the files
+    in directories that were not read, by suffix. ``problems`` are one-line messages about unreadable input."""
 
     files: int = 0
     rows: int = 0
@@ -83,14 +82,14 @@ class IngestSummary:
 
 
 class Lake:
-    """One lake. Make it with ``create`` or ``open``; reading builds the tables when they are out of date."""
+    """One lake. Create it with ``create`` or ``open``. Reading builds the tables if they are out of date."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls, path: str | Path) -> Lake:
-        """A new lake, or the one that is there already."""
+        """Create a lake, or open an existing one."""
         root = Path(path)
         if (root / MANIFEST).exists():
             return cls.open(root)
@@ -105,7 +104,7 @@ class Lake:
 
     @classmethod
     def open(cls, path: str | Path) -> Lake:
-        """An existing lake; a ``UserError`` says what to do when it is none or comes from a newer version."""
+        """Open an existing lake. Raises ``UserError`` if it is not a lake, or of a newer version."""
         root = Path(path)
         try:
             manifest = json.loads((root / MANIFEST).read_text())
@@ -128,19 +127,18 @@ class Lake:
 
     @property
     def journal_path(self) -> Path:
-        """Where the receiver writes."""
+        """The directory to which the receiver writes."""
         return self.path / "journal"
 
     def ingest(
         self, paths: Iterable[str | Path] | None = None, progress: Progress | None = None, again: bool = False,
         arrived: tuple[int, int] | None = None,
     ) -> IngestSummary:  # fmt: skip
-        """Reads files or directories, or the journal when ``paths`` is None or empty, into the raw tables.
+        """Read files or directories, or the journal if ``paths`` is None or empty, into the raw tables.
 
-        Of the journal only what was not read before is read, unless ``again``, and only the segments of what
-        ``arrived`` between two times (ns), if given. What the lake has is not added.
-        A bad file is told in ``problems`` and costs no good one. Tables are not rebuilt here; reading does
-        that, or ``build_tables``.
+        Only the new part of the journal is read, unless ``again``, and, if ``arrived`` is given, only segments with
+        data that arrived between these two times (ns). Rows that the lake has are not added. A bad file is reported in
+        ``problems`` and does not stop the others. Tables are not rebuilt here, but by reading or ``build_tables``.
         """
         summary = IngestSummary()
         wanted = [files.as_path(p) for p in paths or ()]
@@ -191,12 +189,12 @@ class Lake:
             writer.flush_if_full()
 
     def _catalog(self) -> catalog.Catalog:
-        """What the lake consists of, for a writer: the caller holds the lock."""
+        """Return the list of the lake's files, for a writer that holds the lock."""
         return catalog.load(self.path, self.rows_from_ns)
 
     @property
     def rows_from_ns(self) -> int:
-        """Raw rows that arrived before that time have expired (``ingest.upkeep.retention``)."""
+        """Raw rows that arrived before this time have expired (``ingest.upkeep.retention``)."""
         return int(json.loads((self.path / MANIFEST).read_text()).get("rows_from_ns", 0))
 
     @contextmanager
@@ -206,8 +204,8 @@ class Lake:
             yield
 
     def build_tables(self, force: bool = False, runner: Runner | None = None) -> dict[str, int]:
-        """Rebuilds the normalised rows and every table of ``sql/`` if raw rows or the mapping have changed;
-        returns the number of rows of each table. ``runner`` does it elsewhere than in processes of this machine."""
+        """Rebuild the normalised rows and every table of ``sql/`` if raw rows or the mapping have changed. Return the
+        number of rows of each table. ``runner`` runs the work elsewhere than in processes of this machine."""
         with self._lock():
             return self._build_tables(force, runner)
 
@@ -224,13 +222,13 @@ class Lake:
         return rows
 
     def _is_current(self) -> bool:
-        """Whether the tables are made of what the lake holds now."""
+        """Whether the tables were built from the lake's current rows."""
         path = self.path / "tables" / "state.json"
         return path.exists() and bool(json.loads(path.read_text())["of"] == self._state())
 
     def freeze(self, into: Path) -> dict[str, Any]:
-        """Puts the tables as they are now into a directory (``ingest.frozen`` reads it); returns what they are made of.
-        The files are hard links, or copies on another file system: a later build replaces the lake's and not these."""
+        """Link the current tables into a directory (``ingest.frozen`` reads it) and return what they were built from.
+        The files are hard links, or copies on another file system; a later build does not change them."""
         with self._lock():
             self._build_tables()
             for folder in ("normalised", "tables"):
@@ -242,26 +240,26 @@ class Lake:
             return of
 
     def _put_away(self) -> None:
-        """Encrypts or drops the originals, if the lake's settings say so: tables have been made of all of them."""
+        """Encrypt or drop the originals, if the settings ask for it, after the tables were built from all of them."""
         mode = settings.load(self.path).raw
         if mode != "keep":
             vault.put_away(self.path, self._catalog(), mode)
 
     def renormalise(self, apply: bool = False) -> Changes:
-        """What today's mapping makes of the raw rows, against the tables as they are; they stay as they are
-        unless ``apply``. Raises ``UserError`` where there are no tables."""
+        """Build tables with the current mapping and compare them with the present ones, which are replaced only with
+        ``apply``. Raises ``UserError`` if there are no tables."""
         with self._lock():
             return renormalising.renormalise(self.path, self._state(), apply)
 
     def compact(self) -> list[Compacted]:
-        """Merges small raw parts into large, sorted ones, but not encrypted ones. No row and no table changes."""
+        """Merge small raw files into large, sorted ones, except encrypted ones. Rows and tables do not change."""
         with self._lock():
             return compaction.compact(self.path, self._catalog())
 
     def retain(self, days: float, dry_run: bool = False, now_ns: int | None = None) -> Retained:
-        """Drops raw rows, and segments of the journal, that arrived more than ``days`` ago, but no conversation
-        in part; the tables become those of the rest. What waits in the journal lands first. With ``dry_run``
-        it only says what would go. Raises ``UserError`` for a negative time."""
+        """Drop raw rows and journal segments that arrived more than ``days`` ago, conversations only as a whole, and
+        rebuild the tables. The unread part of the journal is ingested first. With ``dry_run`` nothing is dropped.
+        Raises ``UserError`` for a negative time."""
         if days < 0:
             raise UserError(f"--days is {days:g}; give how many days to keep, 0 or more")
         before_ns = (now_ns or time.time_ns()) - int(days * 86_400 * 10**9)
@@ -274,13 +272,13 @@ class Lake:
             return done
 
     def privacy_report(self) -> dict[str, Any]:
-        """What was replaced by surrogates when the tables were made (docs/privacy.md): counts, no originals."""
+        """Return the counts of replaced values (docs/privacy.md), without originals."""
         with self._ready():
             report: dict[str, Any] = json.loads((self.path / "tables" / kept.REPORT).read_text())
         return {**report, "raw": settings.load(self.path).raw}
 
     def describe(self, summary: IngestSummary) -> None:
-        """Adds what the tables say after an ingest: conversations, spans by dialect, flags."""
+        """Add the counts of the tables to the summary of an ingest: conversations, spans by dialect, flags."""
         if self.is_empty():
             return
         with self._ready() as db:
@@ -293,14 +291,14 @@ class Lake:
             summary.conservation = conservation.summed(db).as_dict()
 
     def conservation(self, build: bool = True) -> Balance:
-        """Whether every model output, tool execution and judgement of the raw rows, which are read again for it, is in
-        exactly one conversation or counted as not read. Without ``build``, tables that are out of date stay, and only
-        the counts that were made with them are compared."""
+        """Check that every model output, tool execution and judgement of the raw rows is in exactly one conversation or
+        counted as not read. The raw rows are read again. Without ``build``, tables that are out of date are not
+        rebuilt, and only the counts from their build are compared."""
         with self._ready(build=build) as db:
             return conservation.audit(self.path, db) if build or self._is_current() else conservation.summed(db)
 
     def _state(self) -> dict[str, Any]:
-        """What the tables are made of. Compacting, encrypting and dropping raw parts does not change it."""
+        """What the tables are built from. Compacting, encrypting and dropping raw files does not change it."""
         rows = catalog.with_dropped(self.path, self._catalog().digest())
         how = {"mapping": MAPPING_VERSION, "sql": tables.sql_digest(), "privacy": fingerprint(self.path)}
         return {**how, "rows": rows}
@@ -325,8 +323,8 @@ class Lake:
             yield db
 
     def query(self, sql: str, build: bool = True) -> pa.Table:
-        """The answer to a query over every table of the lake, in DuckDB's SQL. Without ``build`` tables that are out
-        of date stay so."""
+        """Return the result of a query over every table of the lake, in DuckDB's SQL. Without ``build``, tables that
+        are out of date are not rebuilt."""
         with self._ready(any(name in sql.lower() for name in RAW), build) as db:
             try:
                 return db.sql(sql).to_arrow_table()
@@ -344,12 +342,12 @@ class Lake:
             return read_transitions(db)
 
     def scenarios(self) -> list[Scenario]:
-        """Where episodes may start, oldest first."""
+        """Starting points of episodes, oldest first."""
         with self._ready() as db:
             return read_scenarios(db)
 
     def tool_profiles(self) -> dict[str, ToolProfile]:
-        """How each tool behaved in production."""
+        """The behaviour of each tool in production."""
         with self._ready() as db:
             return read_tool_profiles(db)
 

@@ -1,8 +1,8 @@
-"""Protobuf telemetry in files, which say neither where a message ends nor which signal it is.
+"""Protobuf telemetry in files, which mark neither the end of a message nor its signal.
 
-The Collector's file exporter writes, for ``format: proto`` and for any compression, every message behind its
-length (4 bytes, big-endian), each compressed with zstd by itself. An S3 object or a Kafka message is one bare
-message. (opentelemetry-collector-contrib, exporter/fileexporter README; awss3exporter; kafkaexporter.)
+For ``format: proto`` and for any compression, the Collector's file exporter writes every message after its length (4
+bytes, big-endian), each compressed with zstd separately. An S3 object or a Kafka message is one bare message.
+(opentelemetry-collector-contrib, exporter/fileexporter README; awss3exporter; kafkaexporter.)
 """
 
 from __future__ import annotations

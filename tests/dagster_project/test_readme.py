@@ -133,6 +133,14 @@ def test_a_make_target_exists(line: str) -> None:
     assert found.returncode == 0, found.stderr.decode()
 
 
+def test_the_environment_is_activated(tmp_path: Path) -> None:
+    """The line works in a directory with the environment that `make install` creates there."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    (line,) = [line for line in LINES if words(line)[:1] == ["."]]
+    found = subprocess.run(["sh", "-c", f"{line}\ncommand -v python"], cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout.strip() == str(tmp_path / ".venv" / "bin" / "python"), found.stderr
+
+
 def test_exported_settings_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, str] = {}
     for line in LINES:
@@ -149,7 +157,7 @@ def test_exported_settings_are_settings(tmp_path: Path, monkeypatch: pytest.Monk
 def test_every_line_is_of_a_tested_kind() -> None:
     """A new kind of command needs a test here."""
     kinds = {words(line)[0] if words(line) else "export" for line in LINES}
-    assert kinds <= {"rehearsal", "make", "export", "pip"}, kinds
+    assert kinds <= {"rehearsal", "make", "export", "pip", "."}, kinds
 
 
 # ----- the commands

@@ -128,6 +128,13 @@ def test_a_loss_is_shown_as_one() -> None:
     assert "−5.0" in text and 'class="tile bad"' in text and "not promoted" in text
 
 
+@pytest.mark.parametrize("provenance", ["derived", "replayed", "generated", "abstained"])
+def test_every_provenance_has_a_badge_of_its_own_style(provenance: str) -> None:
+    turns = report.turns([{"role": "tool", "content": "{}", "provenance": provenance}])
+    text = report.render(contents(simulated=turns))
+    assert f'class="badge {provenance}"' in text and re.search(rf"\.{provenance}[,\s][^}}]*{{[^}}]*background", text)
+
+
 def test_hostile_text_is_shown_and_not_run() -> None:
     turns = report.turns(
         [
