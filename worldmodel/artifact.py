@@ -13,6 +13,7 @@ held_out.parquet  the held-out conversations' calls, which the card asks
 said.json         what was said in them
 adapter/          the world LoRA      user/    the user LoRA      (peft directories; absent if not trained)
 card.json         the fidelity card, once measured
+cards.jsonl       this card and those of earlier worlds, in short
 ```
 """
 

@@ -53,11 +53,11 @@ class Failure(BaseModel):
 
 
 class Control(BaseModel):
-    """Settings of a world's faults. A rate of None is the measured rate."""
+    """Settings of a world's faults. A rate of None is the measured rate times `faults`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    faults: float = Field(1.0, ge=0, description="Errors that pass by themselves, as a multiple of their own rate.")
+    faults: float = Field(1.0, ge=0, description="Passing errors and implicit faults, as a multiple of measured rates.")
     failures: tuple[Failure, ...] = Field((), description="Calls that are to fail, each once in an episode, in order.")
     truncated: float | None = Field(None, ge=0, le=1, description="Share of lists shown without their last items.")
     missing: float | None = Field(None, ge=0, le=1, description="Share of objects shown without one of their fields.")
@@ -161,8 +161,10 @@ class Steering:
         return step.content
 
     def _rate(self, kind: str, tool: str) -> float:
-        wanted = getattr(self.control, kind)
-        return self.measured.get(tool, {}).get(kind, 0.0) if wanted is None else wanted
+        wanted: float | None = getattr(self.control, kind)
+        if wanted is not None:
+            return wanted
+        return min(1.0, self.control.faults * self.measured.get(tool, {}).get(kind, 0.0))
 
 
 def fail(session: Session, tool: str, arguments: Mapping[str, Any], wanted: str) -> Derivation:

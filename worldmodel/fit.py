@@ -30,6 +30,7 @@ from training.models.lora import LoraSettings, manifest_of, save_weights
 from worldmodel.artifact import VERSION, read_manifest, save_rules, save_shapes, save_tools, write_json, write_split
 from worldmodel.card.ask import ask_world, questions
 from worldmodel.card.health import right
+from worldmodel.card.history import hand_on
 from worldmodel.card.holes import ask_holes
 from worldmodel.control import measure_implicit
 from worldmodel.derive.engine import Engine
@@ -166,6 +167,7 @@ def fit_world(
     write_json(out / "support.json", _support(resolver, engine, shapes, learned))
     write_json(out / "said.json", said_in([c for c in conversations if c.conversation_id in set(learned.split.test)]))
     write_split(out, learned.split)
+    hand_on(last, out)
     write_conversations(out / "held_out.parquet", learned.part(learned.split.test))
     stopped = next((found for found in map(unfinished, history.values()) if found), None)
     manifest = {

@@ -202,7 +202,7 @@ class World:
             return derived(tool, asked, decided)
         # recording
         answered = recorded()
-        if answered is not None:
+        if answered is not None and (decided is None or not self._at_another_time(session, answered, decided)):
             return answered
         if decided is not None and decided.content is not None:
             return derived(tool, asked, decided)
@@ -216,6 +216,11 @@ class World:
             decided = session.derive(tool, asked, self.seed) or decided
         answer = await self.holes.fill(session, tool, asked, decided, episode.steps)
         return replace(answer, records=(*made, *answer.records))
+
+    def _at_another_time(self, session: Session, answered: Answer, decided: Derivation) -> bool:
+        if answered.step.outcome == decided.outcome:
+            return False
+        return self.recording.at_another_time(session.engine, answered.step, decided.path)
 
     def _passes(self, tool: str, outcome: str) -> bool:
         return self.model.resolver.frame.effects.is_transient(tool, outcome)

@@ -126,4 +126,5 @@ def card(value: Mapping[str, Any]) -> str:
             ]
         )
     said = [f"- {entry['says']}" for entry in value["tools"].values() if "says" in entry]
+    said += [f"- {line}" for line in value.get("says", ())]
     return "\n\n".join([grid(head, rows), "\n".join(said)]) if said else grid(head, rows)

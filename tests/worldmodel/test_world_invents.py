@@ -20,8 +20,9 @@ from ingest.records import Scenario, Transition
 from training.environment import ToolCall
 from worldmodel import WorldModel
 from worldmodel.card.ask import questions
+from worldmodel.card.drift import drift
 from worldmodel.card.episodes import episode_measures, replay_episodes
-from worldmodel.card.health import drift, reliability, scarce
+from worldmodel.card.health import reliability, scarce
 from worldmodel.card.holes import ask_holes
 from worldmodel.card.make import measure
 from worldmodel.control import Control, difference, measure_implicit

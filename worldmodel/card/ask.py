@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from worldmodel.card.measures import HOLE, Judged
+from worldmodel.card.volatile import Volatile, without
 from worldmodel.derive.engine import Engine, Session, store_determines
 from worldmodel.derive.trees import Leaf, leaf_of
 from worldmodel.generate.context import canonical_history
@@ -43,6 +44,7 @@ class Question:
     after_write: bool
     writes: bool = False
     said: tuple[tuple[str, str], ...] = ()
+    volatile: frozenset[str] = frozenset()
 
     def grounding(self) -> Grounding:
         """The grounding of a world whose episode has the recorded prefix as its past."""
@@ -56,7 +58,7 @@ class Question:
                why: str = "", drawn_errors: float | None = None) -> Judged:  # fmt: skip
         return Judged(
             self.conversation_id, self.truth, answer, self.derivable, self.after_write, self.writes,
-            provenance, support, odds, why, self.before, drawn_errors,
+            provenance, support, odds, why, self.before, drawn_errors, self.volatile,
         )  # fmt: skip
 
 
@@ -67,6 +69,7 @@ def questions(
     most: int | None = None,
     rules: Engine | None = None,
     said: Said | None = None,
+    volatile: Volatile | None = None,
 ) -> list[Question]:
     """Return every call of the held-out conversations, or an even sample of `most` of them.
 
@@ -82,10 +85,12 @@ def questions(
         told = tuple((said or {}).get(conversation_id, ()))
         for at, step in enumerate(steps):
             before = tuple(steps[:at])
-            known = determined[at] or derivable(step, before, vocabulary, by_outcome=rules is not None)
+            excluded = (volatile or {}).get(step.tool, frozenset()) if step.outcome == OK else frozenset()
+            asked = Step(step.tool, step.arguments, without(step.content, excluded), step.outcome)
+            known = determined[at] or derivable(asked, before, vocabulary, by_outcome=rules is not None)
             known = known and not accident[at]
             after, writes = _after_write(step, before, resolver), resolver.frame.effects.is_write(step.tool)
-            found.append(Question(conversation_id, step, before, known, after, writes, told))
+            found.append(Question(conversation_id, step, before, known, after, writes, told, excluded))
     if most is not None and len(found) > most:
         found = sorted(found, key=lambda q: uniform(q.conversation_id, len(q.before)))[:most]
         found.sort(key=lambda q: q.conversation_id)

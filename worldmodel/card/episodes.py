@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.environment import ToolCall
 from worldmodel.card.ask import AT_ONCE, Said
 from worldmodel.card.measures import Judged, error_rates, exact_match
+from worldmodel.card.volatile import Volatile
 from worldmodel.generate.resolver import uniform
 from worldmodel.steps import OK, Step
 from worldmodel.world import Grounding, World, WorldModel
@@ -29,7 +30,11 @@ class Replayed:
 
 
 async def replay_episodes(
-    model: WorldModel, held_out: Mapping[str, Sequence[Step]], said: Said | None = None, seed: int = 0
+    model: WorldModel,
+    held_out: Mapping[str, Sequence[Step]],
+    said: Said | None = None,
+    seed: int = 0,
+    volatile: Volatile | None = None,
 ) -> list[Replayed]:
     """Replay every conversation as one episode."""
     slots = asyncio.Semaphore(AT_ONCE)
@@ -39,12 +44,13 @@ async def replay_episodes(
             told = tuple((said or {}).get(conversation_id, ()))
             goal = tuple(text for speaker, text in told if speaker == "user")
             number = int(2**31 * uniform(seed, conversation_id))
-            return await _replay(World(model, number, Grounding(tuple(steps), (), told, goal)), conversation_id, steps)
+            world = World(model, number, Grounding(tuple(steps), (), told, goal))
+            return await _replay(world, conversation_id, steps, volatile or {})
 
     return list(await asyncio.gather(*(one(cid, steps) for cid, steps in held_out.items() if steps)))
 
 
-async def _replay(world: World, conversation_id: str, steps: Sequence[Step]) -> Replayed:
+async def _replay(world: World, conversation_id: str, steps: Sequence[Step], volatile: Volatile) -> Replayed:
     out = Replayed()
     effects = world.model.resolver.frame.effects
     episode = world.episode()
@@ -59,9 +65,9 @@ async def _replay(world: World, conversation_id: str, steps: Sequence[Step]) -> 
             out.ended, out.unreached = episode.ended, len(steps) - at
             break
         answer = Step(truth.tool, truth.arguments, seen.content, seen.error_class or OK)
-        out.judged.append(
-            Judged(conversation_id, truth, answer, True, after, is_write, seen.provenance, seen.support)
-        )
+        judged = Judged(conversation_id, truth, answer, True, after, is_write, seen.provenance, seen.support)
+        excluded = volatile.get(truth.tool, frozenset()) if truth.outcome == OK else frozenset()
+        out.judged.append(replace(judged, volatile=excluded))
     return out
 
 

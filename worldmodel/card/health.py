@@ -1,27 +1,20 @@
-"""Parts of the card: calibration of support, drift, memorisation, and tools with too few traces."""
+"""Parts of the card: calibration of support, memorisation, and tools with too few traces."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from worldmodel.card.drift import Conversations, by_tool
 from worldmodel.card.measures import Judged
-from worldmodel.derive.values import parse
 from worldmodel.generate.shapes import Shapes, texts_of
-from worldmodel.generate.values import kind_of
 from worldmodel.steps import OK, Step
 
 BINS = 5
 SCARCE_CALLS = 20
 SCARCE_CLASS = 5
 SCARCE_ARGUMENT = 3
-SHIFTED = 3.0
-"""Standard errors by which an error rate must differ to count as shifted."""
-FEWEST = 20
-
-Conversations = Mapping[str, Sequence[Step]]
 
 
 def right(judged: Judged) -> bool:
@@ -43,79 +36,6 @@ def reliability(judged: Iterable[Judged]) -> dict[str, Any]:
             rows.append({"n": len(some), "support": said, "right": sum(r for _, r in some) / len(some)})
     gaps = [row["n"] * abs(row["support"] - row["right"]) for row in rows]
     return {"bins": rows, "error": sum(gaps) / len(answered) if answered else None}
-
-
-# ----- drift
-
-
-def drift(trained: Conversations, newest: Conversations) -> list[str]:
-    """Return, in sentences, the differences between the newest conversations and the training conversations."""
-    old, new = _by_tool(trained), _by_tool(newest)
-    said = []
-    for tool in sorted(new):
-        if tool not in old:
-            said.append(f"{tool} is a new tool: {len(new[tool])} calls, none before")
-            continue
-        said += _new_names(tool, old[tool], new[tool])
-        was, now = (sum(s.outcome != OK for s in steps) for steps in (old[tool], new[tool]))
-        shift = _standard_errors(was, len(old[tool]), now, len(new[tool]))
-        if abs(shift) >= SHIFTED:
-            rates = f"{was / len(old[tool]):.2f} to {now / len(new[tool]):.2f}"
-            said.append(f"{tool}: the error rate went from {rates} ({shift:+.1f} standard errors)")
-    gone = [tool for tool in old if tool not in new and len(old[tool]) >= 0.02 * sum(map(len, old.values()))]
-    return said + [f"{tool} is not called any more" for tool in sorted(gone)]
-
-
-def _by_tool(conversations: Conversations) -> dict[str, list[Step]]:
-    found: dict[str, list[Step]] = defaultdict(list)
-    for steps in conversations.values():
-        for step in steps:
-            found[step.tool].append(step)
-    return found
-
-
-def _new_names(tool: str, old: Sequence[Step], new: Sequence[Step]) -> list[str]:
-    """Return arguments and fields that are new, gone, or of another type, if enough calls show it."""
-    said = []
-    for what, names in (("argument", _arguments), ("field", _fields)):
-        before, after = names(old), names(new)
-        enough = max(2, 0.05 * len(new))
-        for name in sorted(after):
-            if name not in before and sum(after[name].values()) >= enough:
-                said.append(f"{tool}: the {what} {name!r} is new")
-            elif name in before:
-                kinds = {k for k, n in after[name].items() if n >= enough} - set(before[name])
-                said += [f"{tool}: the {what} {name!r} is now also {kind}" for kind in sorted(kinds)]
-        for name in sorted(before):
-            if name not in after and sum(before[name].values()) >= 0.5 * len(old) and len(new) >= FEWEST:
-                said.append(f"{tool}: the {what} {name!r} is gone")
-    return said
-
-
-def _arguments(steps: Sequence[Step]) -> dict[str, Counter[str]]:
-    found: dict[str, Counter[str]] = defaultdict(Counter)
-    for step in steps:
-        for name, value in step.arguments.items():
-            found[name][kind_of(value)] += 1
-    return found
-
-
-def _fields(steps: Sequence[Step]) -> dict[str, Counter[str]]:
-    found: dict[str, Counter[str]] = defaultdict(Counter)
-    for step in steps:
-        body = parse(step.content) if step.outcome == OK else None
-        for name, value in body.items() if isinstance(body, dict) and len(body) <= 60 else ():
-            if not any(char.isdigit() for char in name):
-                found[name][kind_of(value)] += 1
-    return found
-
-
-def _standard_errors(was: int, of: int, now: int, out_of: int) -> float:
-    if min(of, out_of) < FEWEST:
-        return 0.0
-    pooled = (was + now) / (of + out_of)
-    spread = math.sqrt(pooled * (1 - pooled) * (1 / of + 1 / out_of))
-    return (now / out_of - was / of) / spread if spread else 0.0
 
 
 # ----- memorisation
@@ -165,7 +85,7 @@ def _holds(values: Any, text: str) -> bool:
 def scarce(trained: Conversations) -> list[str]:
     """Tools, outcomes and arguments with too few traces to learn from, in sentences."""
     said = []
-    for tool, steps in sorted(_by_tool(trained).items()):
+    for tool, steps in sorted(by_tool(trained).items()):
         if len(steps) < SCARCE_CALLS:
             said.append(f"{tool}: only {len(steps)} recorded calls; about {SCARCE_CALLS} are needed")
             continue

@@ -31,11 +31,14 @@ from worldmodel.card.ask import (
     questions,
     silent,
 )
+from worldmodel.card.drift import drift
 from worldmodel.card.episodes import episode_measures, replay_episodes
-from worldmodel.card.health import drift, memorisation, reliability, scarce
+from worldmodel.card.health import memorisation, reliability, scarce
+from worldmodel.card.history import SHOWN_VERSIONS, earlier, in_short, keep
 from worldmodel.card.holes import ask_holes
 from worldmodel.card.measures import Judged, summary
 from worldmodel.card.verdict import in_words, verdict
+from worldmodel.card.volatile import by_tool, find_volatile, in_sentences
 from worldmodel.generate.retrieval import read_conversations
 from worldmodel.steps import Step, group_steps, said_in
 from worldmodel.users.match import ask_users, match
@@ -150,7 +153,9 @@ def make_card(
     trained: dict[str, list[Step]] = {}
     for entry in resolver.index.entries:
         trained.setdefault(entry.conversation_id, []).append(entry.step)
-    asked = questions(held_out, trained, resolver, most, model.rules, said)
+    found = find_volatile(trained, resolver.frame.effects.writes)
+    volatile = by_tool(found)
+    asked = questions(held_out, trained, resolver, most, model.rules, said, volatile)
     chosen = dict.fromkeys(q.conversation_id for q in asked)
     try:
         if processes > 1:
@@ -161,18 +166,23 @@ def make_card(
         card["holes"] = model.run(ask_holes(opened(model, "both"), asked))
         if model.user is not None and said:
             card["users"] = match(model.run(ask_users(model.user, {cid: said[cid] for cid in chosen if cid in said})))
-        replayed = model.run(replay_episodes(opened(model, "both"), {cid: held_out[cid] for cid in chosen}, said))
+        whole = {cid: held_out[cid] for cid in chosen}
+        replayed = model.run(replay_episodes(opened(model, "both"), whole, said, volatile=volatile))
     finally:
         model.close()
     passing = frozenset((s.tool, s.outcome) for steps in held_out.values() for s in steps
                         if model.rules is not None and model.rules.passes(s.tool, s.outcome))  # fmt: skip
     card["episodes"] = episode_measures(replayed, passing)
+    card["volatile"] = found
     card["drift"], card["scarce"] = drift(trained, held_out), scarce(trained)
     card["held_out"] = {"conversations": len(chosen), "calls": len(asked)}
     card["shared_entities"] = read_split(path).shared_entities
     card["split"] = _split_in_words(path, lake)
     card["world"] = read_manifest(path).get("id")
+    card["history"] = [*earlier(path, card["world"]), in_short(card)] if lake is None else []
+    card["says"] = health(card)
     if lake is None:
+        keep(path, card["history"])
         blocked = [tool for tool, entry in card["tools"].items() if entry["status"] == "block"]
         write_json(path / "card.json", card)
         save_tools(path, replace(resolver, blocked=frozenset(blocked)))
@@ -263,7 +273,10 @@ def health(card: Mapping[str, Any]) -> list[str]:
             f"Of {told['answers']} generated answers, {told['repeat_a_trained_conversation']} repeat a trained "
             f"conversation's own text and {told['repeat_a_held_out_conversation']} a held-out one's."
         )
-    return [*lines, *card.get("drift", ()), *card.get("scarce", ())]
+    if len(card.get("history", ())) > 1:
+        shown = [f"{_shown(h['exact_match'])} of {h['n']} ({h['world']})" for h in card["history"][-SHOWN_VERSIONS:]]
+        lines.append(f"Exact match of the last worlds, oldest first: {', '.join(shown)}.")
+    return [*lines, *in_sentences(card.get("volatile", {})), *card.get("drift", ()), *card.get("scarce", ())]
 
 
 def _shown(value: float | None) -> str:

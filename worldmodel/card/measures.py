@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.models.edits import canonical
+from worldmodel.card.volatile import settled
 from worldmodel.derive.values import parse
 from worldmodel.generate.shapes import Shapes
 from worldmodel.generate.values import typed
@@ -45,10 +46,16 @@ class Judged:
     before: tuple[Step, ...] = ()
     drawn_errors: float | None = None
     """The share of errors among the answers of several worlds, where several were asked."""
+    volatile: frozenset[str] = frozenset()
+    """The tool's volatile fields (`worldmodel.card.volatile`): of these only the JSON type counts."""
 
     @property
     def exact(self) -> bool:
-        return self.answer is not None and canonical(self.answer.content) == canonical(self.truth.content)
+        return self.answer is not None and self.settled(self.answer) == self.settled(self.truth)
+
+    def settled(self, step: Step) -> str:
+        """An answer in canonical form, without the values that nothing determines."""
+        return settled(step.content, self.volatile)
 
     @property
     def outcome(self) -> str:
@@ -64,9 +71,28 @@ def exact_match(judged: Sequence[Judged]) -> float | None:
     return _mean([j.exact for j in judged])
 
 
+def exact_interval(judged: Sequence[Judged]) -> list[float] | None:
+    """The 95 % interval of exact match: Wilson's, with the number of calls that independent ones would need to be for
+    the variance between conversations (the variance of a ratio, by linearisation)."""
+    if not judged:
+        return None
+    by_conversation: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for j in judged:
+        counts = by_conversation[j.conversation_id]
+        counts[0], counts[1] = counts[0] + j.exact, counts[1] + 1
+    clusters = len(by_conversation)
+    share = sum(x for x, _ in by_conversation.values()) / len(judged)
+    spread = sum((x - share * n) ** 2 for x, n in by_conversation.values()) * clusters / max(1, clusters - 1)
+    n = share * (1 - share) * len(judged) ** 2 / spread if spread else float(clusters)
+    z2 = 1.96**2 / n
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
 def field_f1(judged: Sequence[Judged]) -> float | None:
     """Return the mean F1 of (path, value) pairs of the bodies. Words of a text count as its pairs."""
-    return _mean([_pairs_f1(j.truth.content, j.answer.content) if j.answer else 0.0 for j in judged])
+    return _mean([_pairs_f1(j.settled(j.truth), j.settled(j.answer)) if j.answer else 0.0 for j in judged])
 
 
 def _pairs_f1(truth: str, answer: str) -> float:
@@ -153,11 +179,17 @@ def _ratio_interval(rows: Sequence[Sequence[float]], draws: int, seed: int) -> l
     return [ratios[int(0.025 * draws)], ratios[int(0.975 * draws)]]
 
 
-def value_types(judged: Sequence[Judged], shapes: Shapes) -> float | None:
-    """Return the share of answers in which every value has a JSON type that production showed at its place."""
-    answers = [j.answer for j in judged if j.answer is not None and j.answer.content != HOLE]
+def value_types(judged: Sequence[Judged], shapes: Shapes, real: bool = False) -> float | None:
+    """Return the share of answers in which every value has a JSON type that production showed at its place; if `real`,
+    that of production's answers to the same calls."""
+    answers = _answers(judged, real)
     answered = [s for s in answers if s.outcome in shapes.bodies.get(s.tool, {})]
     return _mean([typed(shapes.bodies[s.tool][s.outcome], parse(s.content)) for s in answered])
+
+
+def _answers(judged: Sequence[Judged], real: bool) -> list[Step]:
+    answered = [(j.truth, j.answer) for j in judged if j.answer is not None and j.answer.content != HOLE]
+    return [truth if real else answer for truth, answer in answered]
 
 
 def provenances(judged: Sequence[Judged]) -> dict[str, dict[str, float | None]]:
@@ -169,9 +201,12 @@ def provenances(judged: Sequence[Judged]) -> dict[str, dict[str, float | None]]:
     return {name: {"n": len(found), "exact_match": exact_match(found)} for name, found in sorted(by_source.items())}
 
 
-def schema_validity(judged: Sequence[Judged], profiles: Mapping[str, Profile]) -> float | None:
-    """Return the share of answers with the shape of the tool's past answers of that outcome."""
-    answered = [j.answer for j in judged if j.answer is not None and j.answer.content != HOLE]
+def schema_validity(
+    judged: Sequence[Judged], profiles: Mapping[str, Profile], real: bool = False
+) -> float | None:
+    """Return the share of answers with the shape of the tool's past answers of that outcome; if `real`, that of
+    production's answers to the same calls."""
+    answered = _answers(judged, real)
     return _mean([s.tool not in profiles or profiles[s.tool].allows(s.outcome, s.content) for s in answered])
 
 
@@ -185,14 +220,19 @@ def summary(
     return {
         "n": len(judged),
         "exact_match": exact_match(judged),
-        "derivable": {"n": len(derivable), "exact_match": exact_match(derivable)},
+        "exact_ci": exact_interval(judged),
+        "derivable": {
+            "n": len(derivable), "exact_match": exact_match(derivable), "exact_ci": exact_interval(derivable),
+        },
         "field_f1": field_f1(judged),
         "outcome_f1": outcome_f1(judged),
         "log_loss": log_loss(judged),
         "macro": macro(judged),
         "errors": error_rates(judged),
         "schema_validity": schema_validity(judged, profiles),
+        "real_schema_validity": schema_validity(judged, profiles, real=True),
         "value_types": value_types(judged, shapes) if shapes is not None else None,
+        "real_value_types": value_types(judged, shapes, real=True) if shapes is not None else None,
         "read_after_write": {
             "n": len(after_write),
             "exact_match": exact_match(after_write),

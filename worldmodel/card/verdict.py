@@ -9,6 +9,7 @@ ENOUGH = 30
 """Fewer held-out calls say too little to block a tool."""
 VALID = 0.98
 CLEARLY_INVALID = 0.9
+"""Of production's own share on the same calls: what production says newly is no fault of the world."""
 RATIO = (0.8, 1.25)
 """Simulated by real error rate. A tool is blocked only where the whole 95 % interval lies outside."""
 WORSE = 0.05
@@ -30,8 +31,9 @@ def verdict(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
         why.append(f"only {entry['n']} held-out calls")
     for name, words in (("schema_validity", "schema validity"), ("value_types", "share of right value types")):
         share = entry.get(name)
-        if share is not None and share < VALID:
-            (bad if share < CLEARLY_INVALID else why).append(f"{words} {share:.2f}")
+        real = entry.get(f"real_{name}") or 1.0
+        if share is not None and share < VALID * real:
+            (bad if share < CLEARLY_INVALID * real else why).append(f"{words} {share:.2f}")
     ratio, interval = entry["errors"]["ratio"], entry["errors"]["ratio_ci"]
     if interval is not None and not RATIO[0] <= ratio <= RATIO[1]:
         outside = interval[0] > RATIO[1] or interval[1] < RATIO[0]

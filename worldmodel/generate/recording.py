@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from worldmodel.derive.engine import Engine
+from worldmodel.derive.grounding import continued
+from worldmodel.derive.trees import Test
 from worldmodel.effects import Effects
 from worldmodel.generate.resolver import Answer
 from worldmodel.generate.retrieval import TransitionIndex
 from worldmodel.steps import OK, Step, call_key
+
+Path = tuple[tuple[Test, bool], ...]
+"""The tests of a guard on the way to a leaf, and how they came out."""
+HISTORY = re.compile(r"(?:^|[(|])(?:n|did|did_on|since|prev|at|told|last)/")
+"""Sources (`worldmodel.derive.situation`) that say what an episode did before."""
 
 
 class Recording:
     """The answers of one conversation, each with its state: the earlier writes that affect it."""
 
     def __init__(self, facts: Sequence[Step], effects: Effects, index: TransitionIndex) -> None:
-        self._effects, self._index = effects, index
+        self._effects, self._index, self._facts = effects, index, tuple(facts)
+        self._paths: dict[int, Path] = {}
         self._answers: dict[str, list[tuple[str, Step]]] = {}
         writes: list[Step] = []
         for step in facts:
@@ -34,6 +44,21 @@ class Recording:
         if found is None and not related and not self._effects.is_write(tool):
             found = self._index.always(call_key(tool, arguments))
         return None if found is None else Answer(found, "replayed", 1.0)
+
+    def at_another_time(self, rules: Engine, recorded: Step, path: Path) -> bool:
+        """Whether the guard tells the state in which production made a recorded call from one in which its tests came
+        out as in `path`, by what had been done before: production's answer then says nothing about this call."""
+        number = next((k for k, fact in enumerate(self._facts) if fact is recorded), None)
+        if number is None:
+            return False
+        if number not in self._paths:
+            session = continued(rules, self._facts[:number])
+            decided = session.derive(recorded.tool, recorded.arguments, accidents=False)
+            self._paths[number] = decided.path if decided is not None else ()
+        for (test, then), (_, now) in zip(self._paths[number], path, strict=False):
+            if then != now:
+                return bool(HISTORY.search(test.left) or test.against_source and HISTORY.search(str(test.right)))
+        return False
 
     def _replay(
         self, tool: str, arguments: Mapping[str, Any], steps: Sequence[Step], writes: Sequence[Step]

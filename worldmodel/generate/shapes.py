@@ -177,21 +177,26 @@ def _is_plain_number(text: str) -> bool:
 
 
 def learn_missing(engine: Engine, conversations: Mapping[str, Sequence[Step]]) -> dict[str, list[str]]:
-    """Per reading tool, the lasting errors after which the named record was never found."""
+    """Per reading tool, the lasting errors that mean that the named record does not exist: it was never found after
+    them, and before them only if it was written in between."""
     denied: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for steps in conversations.values():
         session = engine.session()
         named = []
+        seen = set[tuple[str, tuple[str, ...]]]()
         for step in steps:
             situation = session.situation(step.tool, step.arguments)
-            named.append(frozenset(named_alone(engine, situation)))
+            marks = frozenset(named_alone(engine, situation))
+            named.append((marks, bool(marks & seen)))
+            if step.outcome == OK:
+                seen = seen - marks if step.tool in engine.writes else seen | marks
             session.told(step.tool, step.arguments, step.content, step.outcome)
         found = set[tuple[str, tuple[str, ...]]]()
-        for step, marks in zip(reversed(steps), reversed(named), strict=True):
+        for step, (marks, before) in zip(reversed(steps), reversed(named), strict=True):
             if step.outcome == OK:
                 found |= marks
             elif step.tool not in engine.writes and not engine.passes(step.tool, step.outcome) and marks:
-                denied[(step.tool, step.outcome)][bool(marks & found)] += 1
+                denied[(step.tool, step.outcome)][before or bool(marks & found)] += 1
     out: dict[str, list[str]] = defaultdict(list)
     for (tool, outcome), (never, later) in sorted(denied.items()):
         if never >= 2 and later <= 0.02 * never:

@@ -55,8 +55,18 @@ def fidelity_card(context: dg.AssetExecutionContext, rehearsal: LoopResource) ->
         metadata={
             "card": dg.MetadataValue.md(show.card(done.facts)),
             "exact_match": overall["exact_match"],
+            "derivable_exact_match": overall["derivable"]["exact_match"],
             "outcome_f1": overall["outcome_f1"],
+            "macro_exact_match": overall["macro"]["exact_match"],
+            "macro_outcome_f1": overall["macro"]["outcome_f1"],
+            "log_loss": overall["log_loss"],
+            "error_rate_ratio": overall["errors"]["ratio"],
+            "read_after_write": overall["read_after_write"]["exact_match"],
             "calls": overall["n"],
+            "volatile_fields": ", ".join(f"{t}.{f}" for t, of in done.facts.get("volatile", {}).items() for f in of)
+            or "none",
+            "drift": "; ".join(done.facts.get("drift", ())) or "none",
+            "history": dg.MetadataValue.json(done.facts.get("history", [])),
             "blocked": ", ".join(_with_status(done.facts, "block")) or "none",
             "seconds": done.seconds,
         }
