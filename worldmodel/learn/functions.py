@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from worldmodel.derive.expressions import Call, Const, Expression, Source, evaluate
@@ -52,12 +52,17 @@ def _candidates(rows: Rows, targets: Sequence[Any], probes: Sequence[int]) -> It
     sources = _sources(rows, probes)
     columns = {name: [rows.rows[i].get(name, UNKNOWN) for i in probes] for name in sources}
     goals = [freeze(targets[i]) for i in probes]
+    kinds = {kind for kind in "tnbl" if any(_is_result(kind, targets[i]) for i in probes)}
     places = [n for n in sources if all(isinstance(v, int) and 0 <= v <= 12 for v in columns[n] if v is not UNKNOWN)]
     rounds = any(isinstance(targets[i], float) for i in probes)
+    fits = {kind: {s: [is_of(kind, v) for v in columns[s]] for s in sources} for kind in "tnlN*"}
     for name, function in FUNCTIONS.items():
-        if name == "round":
+        if name == "round" or function.gives != "*" and function.gives not in kinds:
             continue
-        for of in _arguments(function.kinds, sources, columns):
+        for of in _arguments(function.kinds, sources, fits):
+            usable = [all(fit) for fit in zip(*(fits[k][s] for k, s in zip(function.kinds, of, strict=True)), strict=True)]
+            if not any(usable[:FIRST]):
+                continue
             values = [apply(name, row) for row in zip(*(columns[s][:FIRST] for s in of), strict=True)]
             if not _may_agree(values, goals, rounds):
                 continue
@@ -113,8 +118,14 @@ def _sources(rows: Rows, probes: Sequence[int]) -> list[str]:
     return sorted(usual, key=lambda n: (rank(n), -counts[n]))[: 2 * MOST_SOURCES]
 
 
-def _arguments(kinds: str, sources: Sequence[str], columns: dict[str, list[Any]]) -> Iterable[tuple[str, ...]]:
-    fitting = [[s for s in sources if any(is_of(k, v) for v in columns[s])][:MOST_SOURCES] for k in kinds]
+def _is_result(kind: str, value: Any) -> bool:
+    return isinstance(value, bool) if kind == "b" else is_of(kind, value)
+
+
+def _arguments(
+    kinds: str, sources: Sequence[str], fits: Mapping[str, Mapping[str, Sequence[bool]]]
+) -> Iterable[tuple[str, ...]]:
+    fitting = [[s for s in sources if any(fits[k][s])][:MOST_SOURCES] for k in kinds]
     if len(kinds) == 1:
         yield from ((s,) for s in fitting[0])
         return

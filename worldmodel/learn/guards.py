@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from itertools import permutations
 from typing import Any
 
@@ -13,8 +14,8 @@ import msgspec
 import numpy as np
 
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, compare, contains, value_of
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number, is_scalar
+from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, value_of
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number
 from worldmodel.steps import is_identifier
 
 DEEPEST = 9
@@ -91,67 +92,63 @@ class Table:
 
     def _candidates(self) -> Iterable[tuple[Test, np.ndarray]]:
         numbers: dict[str, np.ndarray] = {}
-        texts: dict[str, list[Any]] = {}
+        texts: dict[str, Column] = {}
         wholes: dict[str, list[Any]] = {}
         times: dict[str, np.ndarray] = {}
-        for name, column in self.columns.items():
+        codes: dict[str, int] = {}
+        for name, values in self.columns.items():
+            column = Column(values, codes)
             if not name.startswith(("at/", "all/")):
                 yield from self._unary(name, column)
-            kinds = Counter(
-                "n" if is_number(v) else "t" if isinstance(v, str) else "w" if isinstance(v, list | dict) else "-"
-                for v in column
-            )
-            if kinds["n"] and name.startswith("at/"):
-                times[name] = np.array([v if is_number(v) else np.nan for v in column], dtype=float)
-            elif kinds["n"]:
-                numbers[name] = np.array([v if is_number(v) else np.nan for v in column], dtype=float)
-            if kinds["t"] and not name.startswith(("shape(", "form(", "prefix(", "type(", "prev/")):
-                texts[name] = [v if isinstance(v, str) else UNKNOWN for v in column]
-            if kinds["w"] and not name.startswith(("arg/", "items(", "all/")):
-                wholes[name] = column
-        yield from self._pairs(numbers, texts)
+            if column.has_numbers and name.startswith("at/"):
+                times[name] = column.numbers
+            elif column.has_numbers:
+                numbers[name] = column.numbers
+            if column.has_texts and not name.startswith(("shape(", "form(", "prefix(", "type(", "prev/")):
+                texts[name] = column
+            if column.has_wholes and not name.startswith(("arg/", "items(", "all/")):
+                wholes[name] = values
+        yield from self._pairs(numbers, texts, _date_ranks(codes))
         with np.errstate(invalid="ignore"):
             for a, b in list(permutations(sorted(times, key=lambda n: int(np.isnan(times[n]).sum()))[:16], 2)):
                 yield Test(a, "<", b, True), times[a] < times[b]
         yield from self._members(texts, wholes)
 
-    def _unary(self, name: str, column: list[Any]) -> Iterable[tuple[Test, np.ndarray]]:
-        known = np.array([v is not UNKNOWN for v in column])
+    def _unary(self, name: str, column: Column) -> Iterable[tuple[Test, np.ndarray]]:
         if name.startswith(("arg/", "rec/", "missing/", "now/", "told/", "last/", "pick/", "prev/")):
-            yield Test(name, "known"), known
-            absent = np.array([v is ABSENT for v in column])
+            yield Test(name, "known"), column.codes != IS_UNKNOWN
+            absent = column.codes == IS_ABSENT
             if absent.any():
                 yield Test(name, "absent"), absent
-        if any(isinstance(v, bool) for v in column):
-            yield Test(name, "is"), np.array([v is True for v in column])
-        counts: dict[Any, int] = Counter(
-            freeze(v) for v in column if is_scalar(v) and v is not UNKNOWN and not isinstance(v, bool) and v is not None
-        )
-        values = {freeze(v): v for v in column if is_scalar(v) and not isinstance(v, bool) and v is not None}
-        if any(v is None for v in column):
-            yield Test(name, "=", None), np.array([v is None for v in column])
-        numeric = [v for v in values.values() if is_number(v)]
-        often = sorted(counts, key=lambda v: -counts[v])
+        if column.has_booleans:
+            yield Test(name, "is"), column.codes == IS_TRUE
+        if column.has_nulls:
+            yield Test(name, "=", None), column.codes == IS_NULL
+        counts, values = column.counts, column.values
+        often = np.argsort(-counts, kind="stable")
         few = 40 if len(often) <= 40 else 12
         if len(often) > 40 and not name.startswith("prev/"):  # an id or an amount: single values of it mean nothing
-            few = sum(counts[value] >= 0.02 * len(column) for value in often[:12])
+            few = sum(counts[value] >= 0.02 * len(column.codes) for value in often[:12])
         if not name.startswith(("since/", "did/", "did_on/", "n/", "sum(")):
-            frozen = [freeze(v) if is_scalar(v) else UNKNOWN for v in column]
-            for value in often[:few]:
-                if counts[value] >= 2 and not (len(often) > 12 and is_identifier(str(value))):
-                    result = np.array([v == value and type(v) is type(value) for v in frozen])
-                    yield Test(name, "=", values[value]), result
+            for value in often[:few].tolist():
+                if counts[value] >= 2 and not (len(often) > 12 and is_identifier(str(column.frozen[value]))):
+                    yield Test(name, "=", values[value]), column.codes == value
+        numeric = [v for v in values if is_number(v)]
         if len(numeric) >= 2:
-            array = np.array([v if is_number(v) else np.nan for v in column], dtype=float)
             with np.errstate(invalid="ignore"):
                 for cut in _cuts(sorted(set(numeric))):
-                    yield Test(name, "<=", cut), array <= cut
-        dates = sorted({v for v in values.values() if is_date(v)})
+                    yield Test(name, "<=", cut), column.numbers <= cut
+        dates = sorted({v for v in values if is_date(v)})
         if len(dates) >= 2:
+            place = {date: at for at, date in enumerate(dates)}
+            ranks = np.array([*(place.get(v, len(dates)) if isinstance(v, str) else len(dates) for v in values),
+                              len(dates)])[column.codes.clip(min=-1)]  # fmt: skip
             for cut in _cuts(dates):
-                yield Test(name, "<=", cut), np.array([is_date(v) and v <= cut for v in column])
+                yield Test(name, "<=", cut), ranks <= place[cut]
 
-    def _pairs(self, numbers: dict[str, np.ndarray], texts: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
+    def _pairs(
+        self, numbers: dict[str, np.ndarray], texts: dict[str, Column], dates: np.ndarray
+    ) -> Iterable[tuple[Test, np.ndarray]]:
         left = [
             n
             for n in numbers
@@ -181,24 +178,97 @@ class Table:
                     if len(values) >= 4:
                         for cut in _cuts(values, 8):
                             yield Test(f"{sign}({a}|{b})", "<=", cut), column <= cut
-        dated = {n for n, column in texts.items() if sum(map(is_date, column[:200])) > 2}
-        left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
-        right = [n for n in texts if n.startswith(("rec/", "now/", "told/", "last/", "pick/", "arg/"))]
-        pairs = [(a, b) for a in left for b in right if a != b and not (a.startswith("rec/") and b.startswith("arg/"))]
-        for a, b in pairs[:MOST_PAIRS]:
-            one, other = texts[a], texts[b]
-            result = np.array([x is not UNKNOWN and x == y for x, y in zip(one, other, strict=True)])
-            yield Test(a, "=", b, True), result
-            if a in dated and b in dated:
-                less = np.array([compare("<", x, y) for x, y in zip(one, other, strict=True)])
-                yield Test(a, "<", b, True), less
+            dated = {n for n, c in texts.items() if (~np.isnan(dates[c.texts[:200]])).sum() > 2}
+            left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
+            right = [n for n in texts if n.startswith(("rec/", "now/", "told/", "last/", "pick/", "arg/"))]
+            pairs = [(a, b) for a in left for b in right if a != b and not (a.startswith("rec/") and b[:4] == "arg/")]
+            for a, b in pairs[:MOST_PAIRS]:
+                one, other = texts[a].texts, texts[b].texts
+                yield Test(a, "=", b, True), (one == other) & (one >= 0)
+                if a in dated and b in dated:
+                    yield Test(a, "<", b, True), dates[one] < dates[other]
 
-    def _members(self, texts: dict[str, list[Any]], wholes: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
+    def _members(self, texts: dict[str, Column], wholes: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
         left = [n for n in texts if n.startswith(("arg/", "each(arg", "item/"))]
-        for a in left:
-            for b in list(wholes)[:60]:
-                result = np.array([contains(y, x) for x, y in zip(texts[a], wholes[b], strict=True)])
-                yield Test(a, "in", b, True), result
+        for b in list(wholes)[:60] if left else ():
+            inside = [_texts_in(whole) for whole in wholes[b]]
+            for a in left:
+                yield Test(a, "in", b, True), np.array(
+                    [x.__class__ is str and x in held for x, held in zip(self.columns[a], inside, strict=True)]
+                )
+
+
+def _texts_in(whole: Any) -> Collection[str]:
+    """The texts that a list or an object `contains`."""
+    if isinstance(whole, dict):
+        return whole
+    if not isinstance(whole, list):
+        return ()
+    found = {item for item in whole if isinstance(item, str)}
+    for item in whole:
+        if isinstance(item, dict):
+            found.update(v for v in item.values() if isinstance(v, str))
+    return found
+
+
+IS_UNKNOWN, IS_ABSENT, IS_NULL, IS_TRUE, IS_FALSE, IS_WHOLE = -1, -2, -3, -4, -5, -6
+_CODES: dict[Any, int] = {UNKNOWN: IS_UNKNOWN, ABSENT: IS_ABSENT, None: IS_NULL, True: IS_TRUE, False: IS_FALSE}
+
+
+class Column:
+    """One source over all rows, as numbers: equal texts and numbers have equal codes, counted from 0 as they come; what
+    is neither has a code below 0. `shared` numbers the texts of all columns of a table."""
+
+    def __init__(self, column: Sequence[Any], shared: dict[str, int]) -> None:
+        self.column = column
+        numbered: dict[Any, int] = {}
+        values: list[Any] = []
+        codes: list[int] = []
+        for value in column:
+            kind = value.__class__
+            if kind is str or kind is int:
+                frozen = value
+            elif kind is float:
+                frozen = freeze(value)
+            else:
+                codes.append(IS_WHOLE if kind is list or kind is dict else _CODES[value])
+                continue
+            code = numbered.get(frozen)
+            if code is None:
+                code = numbered[frozen] = len(values)
+                values.append(value)
+            elif kind is not str:
+                values[code] = value
+            codes.append(code)
+        self.frozen, self.values = list(numbered), values
+        self.codes = np.array(codes, dtype=np.int64)
+        self.counts = np.bincount(self.codes[self.codes >= 0], minlength=len(values))
+        self._shared = [shared.setdefault(v, len(shared)) if isinstance(v, str) else -1 for v in values]
+        kinds = {v.__class__ for v in values}
+        self.has_texts = str in kinds
+        self.has_numbers = int in kinds or float in kinds
+        special = set(np.unique(self.codes[self.codes < 0]).tolist())
+        self.has_booleans = IS_TRUE in special or IS_FALSE in special
+        self.has_nulls, self.has_wholes = IS_NULL in special, IS_WHOLE in special
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The numbers of the column, NaN elsewhere."""
+        of = np.array([*(v if is_number(v) else np.nan for v in self.values), np.nan], dtype=float)
+        found: np.ndarray = of[self.codes.clip(min=-1)]
+        return found
+
+    @cached_property
+    def texts(self) -> np.ndarray:
+        """The table's numbers of the texts of the column, -1 elsewhere."""
+        found: np.ndarray = np.array([*self._shared, -1], dtype=np.int64)[self.codes.clip(min=-1)]
+        return found
+
+
+def _date_ranks(texts: dict[str, int]) -> np.ndarray:
+    """By the number of a text: its place among all dates; NaN where it is none, and at the end for no text."""
+    dates = {text: at for at, text in enumerate(sorted(t for t in texts if is_date(t)))}
+    return np.array([*(dates.get(text, np.nan) for text in texts), np.nan], dtype=float)
 
 
 def _cuts(values: Sequence[Any], most: int = 24) -> list[Any]:

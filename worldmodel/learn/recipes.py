@@ -67,8 +67,7 @@ def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> F
     open_ = [i for i in range(len(targets)) if evaluate(best.expression, rows.rows[i]) is UNKNOWN]
     if len(open_) < max(5, 0.03 * len(targets)) or len(open_) == len(targets):
         return best
-    cids = [rows.conversations[i] for i in open_] if rows.conversations else ()
-    other = find(Rows([rows.rows[i] for i in open_], cids), [targets[i] for i in open_], deep)
+    other = find(rows.part(open_), [targets[i] for i in open_], deep)
     if other is None or other.precision < PRECISION or other.support < FEWEST:
         return best
     rest = other.expression.options if isinstance(other.expression, First) else (other.expression,)
@@ -122,9 +121,8 @@ def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) 
 def direct(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Found]:
     """Sources that are the target itself, the best first."""
     hits: Counter[str] = Counter()
-    index = rows.index
     for i in at:
-        hits.update(index[i].get(freeze(targets[i]), ()))
+        hits.update(rows.sources(i, freeze(targets[i])))
     top = sorted(hits, key=lambda name: (-hits[name], rank(name)))[:12]
     found = [rows.judge(Source(name), targets, at) for name in top]
     order = {name: rank(name) for name in top}
@@ -213,14 +211,14 @@ def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> 
                 shrunk.append((i, gone[0]))
     for first, chosen in grown.items():
         if len(chosen) >= FEWEST:
-            part = Rows([rows.rows[i] for i in chosen])
+            part = rows.part(chosen)
             items = [targets[i][0 if first else -1] for i in chosen]
             item = find(part, items, deep=any(isinstance(v, dict | int | float) for v in items))
             if item is not None:
                 yield Append(name, item.expression, first)
     if len(more) >= FEWEST:
         both = more + grown[False]
-        part = Rows([rows.rows[i] for i in both])
+        part = rows.part(both)
         tail = [targets[i][len(rows.rows[i][name]) :] for i in both]
         lengths = Counter(n for i in both for n, v in rows.rows[i].items() if isinstance(v, list))
         for source in sorted(lengths, key=lambda n: (n != name, -lengths[n], rank(n)))[:4]:
@@ -246,7 +244,7 @@ def _each(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> E
             items += targets[i]
     if len(items) < FEWEST or not all(isinstance(v, dict) for v in items):
         return None
-    item = _build(Rows(part), items)
+    item = _build(Rows(part, known=rows.known), items)
     return None if item is None else Each(name, item)
 
 
@@ -289,7 +287,7 @@ def builds(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expres
     at = [i for i in at if isinstance(targets[i], dict)][:400]
     if len(at) < FEWEST:
         return []
-    built = _build(Rows([rows.rows[i] for i in at]), [targets[i] for i in at])
+    built = _build(rows.part(at), [targets[i] for i in at])
     return [] if built is None else [built]
 
 
@@ -298,14 +296,17 @@ def _build(rows: Rows, items: Sequence[Any]) -> Build | None:
     names = list(dict.fromkeys(n for item in items if isinstance(item, dict) for n in item))
     if not names or len(names) > 40 or not all(isinstance(item, dict) for item in items):
         return None
+    columns = {name: [item.get(name, ABSENT) for item in items] for name in names}
+    at = range(len(items))
+    plain = {name: _best(rows, columns[name], at, deep=False) for name in names}
     fields: dict[str, Expression] = {}
-    for name in names:
-        inner = [item.get(name, ABSENT) for item in items]
-        found = _best(rows, inner, range(len(inner)), deep=all(is_scalar(v) or v is ABSENT for v in inner))
+    for name in sorted(names, key=lambda n: (f := plain[n]) is not None and f.precision >= GOOD):  # the hard ones first
+        deep = all(is_scalar(v) or v is ABSENT for v in columns[name])
+        found = _best(rows, columns[name], at, deep=True) if deep else plain[name]
         if found is None or found.precision < least(found.expression):
             return None
         fields[name] = found.expression
-    return Build(fields)
+    return Build({name: fields[name] for name in names})
 
 
 # ----- choices

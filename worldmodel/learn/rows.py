@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,14 +38,52 @@ def rank(name: str) -> tuple[int, int, int]:
     return kind, name.count(">"), len(name)
 
 
+class Frozen:
+    """Frozen values of lists and objects, and the index of each row, made once however many searches see them. What is
+    kept here is kept alive, so that no identity is used twice."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, tuple[Any, Any]] = {}
+        self._indexes: dict[int, tuple[Row, dict[Any, list[str]]]] = {}
+        self._skipped: dict[str, bool] = {}
+
+    def of(self, value: Any) -> Any:
+        if value.__class__ is not list and value.__class__ is not dict:
+            return freeze(value)
+        known = self._values.get(id(value))
+        if known is None:
+            known = self._values[id(value)] = (value, freeze(value))
+        return known[1]
+
+    def index(self, row: Row) -> dict[Any, list[str]]:
+        known = self._indexes.get(id(row))
+        if known is None:
+            found: dict[Any, list[str]] = defaultdict(list)
+            for name, value in row.items():
+                skipped = self._skipped.get(name)
+                if skipped is None:
+                    skipped = self._skipped[name] = name.startswith(NO_VALUES)
+                if not skipped and value is not UNKNOWN:
+                    found[self.of(value)].append(name)
+            known = self._indexes[id(row)] = (row, found)
+        return known[1]
+
+
 class Rows:
     """The rows of one form, with an index from values to the sources that hold them."""
 
-    def __init__(self, rows: Sequence[Row], conversations: Sequence[str] = (), passed: Sequence[Row] = ()) -> None:
+    def __init__(
+        self, rows: Sequence[Row], conversations: Sequence[str] = (), passed: Sequence[Row] = (),
+        known: Frozen | None = None,
+    ) -> None:  # fmt: skip
         self.rows, self.conversations, self.passed = rows, conversations, passed
+        self.known = known if known is not None else Frozen()
         self._table: Table | None = None
-        self._index: list[dict[Any, list[str]]] | None = None
-        self._defined: Counter[str] | None = None
+
+    def part(self, at: Sequence[int]) -> Rows:
+        """Some of the rows, by themselves."""
+        cids = [self.conversations[i] for i in at] if self.conversations else ()
+        return Rows([self.rows[i] for i in at], cids, known=self.known)
 
     @property
     def table(self) -> Table:
@@ -53,18 +91,9 @@ class Rows:
             self._table = Table(self.rows)
         return self._table
 
-    @property
-    def index(self) -> list[dict[Any, list[str]]]:
-        if self._index is None:
-            self._index, self._defined = [], Counter()
-            for row in self.rows:
-                found: dict[Any, list[str]] = defaultdict(list)
-                for name, value in row.items():
-                    if value is not UNKNOWN and not name.startswith(NO_VALUES):
-                        found[freeze(value)].append(name)
-                        self._defined[name] += 1
-                self._index.append(found)
-        return self._index
+    def sources(self, at: int, value: Any) -> Sequence[str]:
+        """The names of the sources that have a (frozen) value in a row."""
+        return self.known.index(self.rows[at]).get(value, ())
 
     def judge(self, expression: Expression, targets: Sequence[Any], at: Iterable[int]) -> Found:
         right = wrong = 0
