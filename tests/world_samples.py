@@ -8,8 +8,8 @@ from training.engines.local import LocalEngine
 from training.models.chat import CompactFormat
 from training.models.roles import transcript
 from training.tiny.pretraining.run import new_model
-from training.tiny.pretraining.worlds.talk import Talk
 from training.tiny.pretraining.tokenizer import train_tokenizer
+from training.tiny.pretraining.worlds.talk import Talk
 from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
 from worldmodel.generate.context import Frame, learn_patched

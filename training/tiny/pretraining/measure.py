@@ -1,6 +1,6 @@
 """Measures a base without an adapter: copying, choosing, converting, and the four roles in held-out worlds.
 
-    python -m training.tiny.pretraining.measure --base rehearsal-tiny [--rows 400] [--plot docs/tiny-loss.svg]
+    python -m training.tiny.pretraining.measure --base rehearsal-tiny [--rows 400]
 
 Prints JSON. Held-out worlds have seeds that pre-training does not use.
 """
@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,42 +160,16 @@ def _is_answer(written: str, prompt_text: str) -> bool:
         return False
 
 
-def plot_history(history: Path, target: Path) -> None:
-    """The losses and accuracies of a pre-training run as SVG, one line per curriculum."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    lines = [json.loads(line) for line in history.read_text().splitlines()]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), sharex=True)
-    colours = {"copy": "#7a8fa6", "choose": "#2b7a5b", "units": "#b08a2e", "world": "#c2572b"}
-    for name, colour in colours.items():
-        chosen = [x for x in lines if name in x]
-        steps = [x["step"] for x in chosen]
-        left.plot(steps, [x[name]["loss"] for x in chosen], color=colour, label=name)
-        right.plot(steps, [x[name]["accuracy"] for x in chosen], color=colour, label=name)
-    left.set(xlabel="step", ylabel="loss on learned tokens", ylim=(0, 2))
-    right.set(xlabel="step", ylabel="accuracy", ylim=(0, 1))
-    left.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(target)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="rehearsal-tiny")
     parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--history", type=Path, help="history.jsonl of the run, for --plot")
-    parser.add_argument("--plot", type=Path, help="file for the chart")
     arguments = parser.parse_args()
     base = load_base(arguments.base)
     found: dict[str, Any] = {"copying_by_distance": copying_by_distance(base), "roles": roles(base, arguments.rows)}
     found["drills"], found["chosen_in_worlds"] = drills(base), chosen_in_worlds(base)
     found["world_validity"] = world_validity(base)
     print(json.dumps(found, indent=2))
-    if arguments.plot and arguments.history:
-        plot_history(arguments.history, arguments.plot)
 
 
 if __name__ == "__main__":

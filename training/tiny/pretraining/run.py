@@ -1,6 +1,6 @@
-"""Pre-trains rehearsal-tiny from nothing: copying, then drills of choosing and units, then procedural tool worlds.
+"""Pre-trains rehearsal-tiny from nothing: copying, drills of choosing and units, procedural tool worlds, drills again.
 
-    python -m training.tiny.pretraining.run --out artifacts/tiny --copy-steps 400 --drill-steps 1500 --world-steps 6000
+    python -m training.tiny.pretraining.run --out artifacts/tiny
 
 Writes a Hugging Face directory (model, tokenizer, chat template), `history.jsonl` (one line per LOG_EVERY steps), and
 at the end `manifest.json`. A killed run continues from `state.pt` when the same command is given again, and ends
@@ -68,6 +68,11 @@ PHASES = (
         turns=("world", "choose", "world", "copy", "world", "choose", "world", "units", "world", "choose"),
         rates=(1e-3, 5e-5),
     ),
+    Phase(
+        name="refine",
+        turns=("choose", "units", "world", "choose", "units", "choose", "world", "units", "choose", "copy"),
+        rates=(6e-4, 3e-5),
+    ),
 )
 
 
@@ -119,7 +124,7 @@ def answer_loss(
 class Run:
     """The state of one pre-training run in a directory. `budget` is the number of steps of each phase."""
 
-    def __init__(self, out: Path, seed: int, budget: tuple[int, int, int]) -> None:
+    def __init__(self, out: Path, seed: int, budget: tuple[int, ...]) -> None:
         self.out, self.seed, self.budget = out, seed, budget
         out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer()
@@ -202,9 +207,10 @@ class Run:
         self.model.save_pretrained(self.out)
 
     def _resume(self, state: dict[str, Any]) -> None:
-        asked = (self.seed, list(self.budget))
-        if (state["seed"], state["budget"]) != asked:
-            raise ValueError(f"{self.out} has a run of seed and steps {state['seed']}, {state['budget']}, not {asked}")
+        begun = [n for k, n in enumerate(self.budget) if sum(self.budget[:k]) < state["step"]]
+        if state["seed"] != self.seed or state["budget"][: len(begun)] != begun:
+            found, asked = (state["seed"], state["budget"]), (self.seed, list(self.budget))
+            raise ValueError(f"{self.out} has a run with seed and steps {found}; begun phases cannot become {asked}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.hardness, self.averages = state["step"], state["hardness"], state["averages"]
@@ -250,16 +256,17 @@ def git_commit() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory for model, tokenizer, history, manifest")
-    parser.add_argument("--copy-steps", type=int, default=400)
+    parser.add_argument("--copy-steps", type=int, default=300)
     parser.add_argument("--drill-steps", type=int, default=1500, help="steps of choosing and units")
-    parser.add_argument("--world-steps", type=int, default=6000, help="steps in procedural worlds, at the end")
+    parser.add_argument("--world-steps", type=int, default=4000, help="steps mostly in procedural worlds")
+    parser.add_argument("--refine-steps", type=int, default=1000, help="steps mostly of choosing and units, at the end")
     parser.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="part of what makes two runs equal")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     commit = git_commit()
-    budget = (arguments.copy_steps, arguments.drill_steps, arguments.world_steps)
+    budget = (arguments.copy_steps, arguments.drill_steps, arguments.world_steps, arguments.refine_steps)
     run = Run(arguments.out, arguments.seed, budget)
     run.run(save_every=arguments.save_every)
     run.write_manifest(f"python -m training.tiny.pretraining.run {' '.join(sys.argv[1:])}", commit)
