@@ -135,6 +135,11 @@ def test_every_provenance_has_a_badge_of_its_own_style(provenance: str) -> None:
     assert f'class="badge {provenance}"' in text and re.search(rf"\.{provenance}[,\s][^}}]*{{[^}}]*background", text)
 
 
+def test_a_tool_name_is_escaped_and_can_break_after_an_underscore() -> None:
+    text = report.render(contents(card={"tools": {"get_order<b>": measured(1, 0.5)}, "overall": measured(1, 0.5)}))
+    assert ">get_<wbr>order&lt;b&gt;</td>" in text
+
+
 def test_hostile_text_is_shown_and_not_run() -> None:
     turns = report.turns(
         [
