@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from operator import attrgetter
@@ -21,6 +21,7 @@ from ingest.conversations.executions import (
     merge_tellings,
 )
 from ingest.conversations.grouping import Group
+from ingest.conversations.less_complete import fill_in, may_be_last, may_tell_less
 from ingest.conversations.linking import link
 from ingest.conversations.links import Link
 from ingest.conversations.runs import rebuild
@@ -240,18 +241,41 @@ def join_by_history(conversations: list[Assembled]) -> list[Assembled]:
     Where both have a conversation id (some libraries give every turn a new one), they must have a call id in common.
     Turns without content prove nothing, nor does a beginning that several conversations share. Oldest first."""
     by_path: dict[bytes, list[Assembled]] = defaultdict(list)
+    by_question: dict[bytes, list[Assembled]] = defaultdict(list)  # the path without the last turn, an answer
     out: dict[int, Assembled] = {}
     for c in sorted(conversations, key=_age):
         hashes = path_hashes(c)
-        known = next((found for at in reversed(hashes[:-1]) if (found := by_path.get(at)) and _any_tie(found, c)), [])
+        known = next((found for found in _begun(c, hashes, by_path, by_question) if _any_tie(found, c)), [])
         earlier = _only((e for e in known if id(e) in out), c)
         if earlier is not None:
             del out[id(earlier)]
             c = _joined(earlier, c)
         if hashes:
             by_path[hashes[-1]].append(c)
+        if len(hashes) > 1 and c.thread.turns[-1].sent:
+            by_question[hashes[-2]].append(c)
         out[id(c)] = c
     return sorted(out.values(), key=_age)
+
+
+Paths = Mapping[bytes, list[Assembled]]
+
+
+def _begun(c: Assembled, hashes: list[bytes], by_path: Paths, by_question: Paths) -> Iterator[list[Assembled]]:
+    """Yield the conversations that a conversation may continue, those with the longest path first: they are its
+    beginning, or they are that but for a last answer that one of both has less complete."""
+    turns = _spoken(c)
+    for n in range(len(hashes) - 2, -1, -1):
+        if found := by_path.get(hashes[n]):
+            yield found
+        elif n and may_tell_less(turns[n]) and (found := by_question.get(hashes[n - 1])):
+            yield [e for e in found if _precedes(e, c) and may_be_last(e.thread.turns[-1], turns, n)]
+
+
+def _precedes(earlier: Assembled, later: Assembled) -> bool:
+    """Whether a conversation ended before the other one was told, with the same system prompt."""
+    prompts = [c.thread.turns[0].key for c in (earlier, later) if c.thread.turns[0].message["role"] == "system"]
+    return earlier.ended_at_ns <= later.started_at_ns and len(set(prompts)) < 2
 
 
 def _only(found: Iterable[Assembled], later: Assembled) -> Assembled | None:
@@ -299,12 +323,27 @@ def path_hashes(c: Assembled) -> list[bytes]:
     return c.path
 
 
+def tie_hashes(c: Assembled) -> tuple[list[bytes], list[bytes]]:
+    """Return the hashes of a conversation's end and those of its beginnings: a conversation may continue another one
+    only if one of its beginnings is an end of the other. The hashes of questions, whose answers may differ, are
+    marked."""
+    hashes, turns = path_hashes(c), _spoken(c)
+    ends = hashes[-1:] + ([b"?" + hashes[-2]] if len(hashes) > 1 and turns[-1].sent else [])
+    asked = [b"?" + hashes[n - 1] for n in range(1, len(hashes) - 1) if may_tell_less(turns[n])]
+    return ends, hashes[:-1] + asked
+
+
 def _spoken(c: Assembled) -> list[Turn]:
     return [turn for turn in c.thread.turns if turn.message["role"] != "system"]
 
 
 def _joined(earlier: Assembled, later: Assembled) -> Assembled:
     _take_own(later)
+    spoken = list(zip(_spoken(earlier), _spoken(later), strict=False))
+    if filled := fill_in(spoken, earlier.links, later.thread.turns):
+        later.links = [*filled, *later.links]
+        if not any("orphan_result" in turn.flags for turn in later.thread.turns):
+            later.flags.discard("orphan_result")
     later.conversation_id, later.explicit = earlier.conversation_id, earlier.explicit or later.explicit
     known = {id_of(x): x for x in earlier.links}
     for x in later.links:
@@ -315,11 +354,11 @@ def _joined(earlier: Assembled, later: Assembled) -> Assembled:
                 for key in ("is_error", "error_class", "latency_ms"):
                     if key in before.answer.message:
                         x.answer.message[key] = before.answer.message[key]  # type: ignore[literal-required]
-    for theirs, mine in zip(_spoken(earlier), _spoken(later), strict=False):
+    for theirs, mine in spoken:
         content = theirs.message.get("content")
         if content is not None and mine.message.get("content") is None and mine.message["role"] == "tool":
             mine.message["content"] = content  # the later history lacks it
-    now = dict(zip(map(id, _spoken(earlier)), _spoken(later), strict=False))
+    now = {id(theirs): mine for theirs, mine in spoken}
     later.placed = [*((t, s, kind, now.get(id(turn))) for t, s, kind, turn in earlier.placed), *later.placed]
     later.judged = earlier.judged + later.judged
     later.names |= earlier.names

@@ -64,7 +64,8 @@ def put_back(history: list[Turn], told: Iterable[Sequence[Turn]]) -> list[Turn]:
 
 
 def _is_rest_of(turn: Turn, maker: Turn) -> bool:
-    """Whether a turn is the text of the message that made the call, without the call."""
+    """Whether a turn is the text, or a part of the text, of the message that made the call, without the call."""
     m = turn.message
     is_text = m["role"] == "assistant" and not m.get("tool_calls")
-    return is_text and (m.get("content") or "").strip() == (maker.message.get("content") or "").strip()
+    text, whole = (m.get("content") or "").strip(), (maker.message.get("content") or "").strip()
+    return is_text and (text == whole or bool(text and text in whole))

@@ -14,13 +14,13 @@ from operator import is_
 
 import xxhash
 
-from ingest.conversations.evidence import is_random, model_spoke, say_something, share_evidence
+from ingest.conversations.evidence import model_spoke, say_something, share_evidence
 from ingest.conversations.executions import Scope, Scopes
 from ingest.conversations.left_out_calls import lacks_calls, put_back
-from ingest.messages.chatform import Turn, key_of, to_turns
+from ingest.conversations.less_complete import add_calls, is_one_call, lacks_calls_of
+from ingest.messages.chatform import Turn, to_turns
 from ingest.messages.normal import Observed, SpanKey
 from ingest.messages.shapes import NormalMessage
-from ingest.records import MessageToolCall
 
 
 @dataclass(slots=True)
@@ -427,39 +427,34 @@ def same_turns(a: list[Turn], b: list[Turn]) -> bool:
 
 def _alike(x: Turn, y: Turn) -> bool:
     """Whether one turn is a less complete record of the other: other leading or trailing space, calls without
-    arguments, or no text beside the same calls."""
+    arguments, no text beside the same calls, or an answer without some of the calls that a history shows."""
     if x.message["role"] != y.message["role"]:
         return False
     if x.message["role"] == "assistant" and not (x.parts and y.parts):
         return True  # one of them is a message without content
+    if lacks_calls_of(x, y):
+        return True
     a, b = x.message, y.message
     calls_a, calls_b = a.get("tool_calls") or [], b.get("tool_calls") or []
     if bool(calls_a) != bool(calls_b) or [c["name"] for c in calls_a] != [c["name"] for c in calls_b]:
         return False
     if calls_a:
-        return all(_is_one_call(c, d) for c, d in zip(calls_a, calls_b, strict=True))
+        return all(is_one_call(c, d) for c, d in zip(calls_a, calls_b, strict=True))
     return (a.get("content") or "").strip() == (b.get("content") or "").strip()
-
-
-def _is_one_call(a: MessageToolCall, b: MessageToolCall) -> bool:
-    """Whether two calls of one tool may be the same call. Equal counted ids are no evidence where arguments differ."""
-    if "arguments" not in a or "arguments" not in b:
-        return True
-    if not a["id"] or a["id"] != b["id"]:
-        return False
-    return is_random(a["id"]) or key_of(a["arguments"]) == key_of(b["arguments"])
 
 
 def _enrich(old: Turn, new: Turn) -> None:
     """Complete a turn from another record of the same message."""
-    old.sent = old.sent or new.sent
     if old.parts is new.parts:  # the same record
+        old.sent = old.sent or new.sent
         return
     a, b = old.message, new.message
     if not old.parts and new.parts:
         old.parts, old.key = new.parts, new.key
         if calls := b.get("tool_calls"):
             a["tool_calls"] = [call.copy() for call in calls]
+    elif lacks_calls_of(old, new):
+        add_calls(old, new)
     if not a.get("content") and b.get("content"):
         a["content"] = b["content"]
     for key in ("tool_call_id", "name", "is_error"):
@@ -470,3 +465,4 @@ def _enrich(old: Turn, new: Turn) -> None:
             mine["id"] = other.get("id", "")
         if "arguments" not in mine and "arguments" in other:
             mine["arguments"] = other["arguments"]
+    old.sent = old.sent or new.sent

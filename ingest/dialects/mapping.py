@@ -35,6 +35,7 @@ from ingest.messages.shapes import (
     lone_text,
     read_message,
     read_messages,
+    role_of,
     system_parts,
 )
 from ingest.messages.tool_definitions import read_tools
@@ -320,12 +321,18 @@ def _structured(values: dict[str, Any], keys: tuple[str, ...]) -> list[NormalMes
     for key in keys:
         value = values.get(key)
         shown = parse(value)
-        if isinstance(shown, list) and not any(shown):  # texts, all empty
+        if isinstance(shown, list) and not any(map(_has_content, shown)):  # texts or messages, all empty
             continue
         if isinstance(shown, dict | list) and shown and _ENVELOPES.isdisjoint(shown if isinstance(shown, dict) else ()):
             text = value if isinstance(value, str) else json_text(value)
             return [{"role": "assistant", "parts": [{"type": "text", "content": text}]}]
     return []
+
+
+def _has_content(x: Any) -> bool:
+    """Whether an item is more than an empty text or a message without content."""
+    is_message = isinstance(x, dict) and role_of(x) is not None
+    return any(x.get(key) for key in ("parts", "content", "tool_calls")) if is_message else bool(x)
 
 
 def finish(mappings: list[Mapping], span: Span, seen: Observed) -> None:

@@ -36,7 +36,7 @@ _HOSTED = {"toolexecution"}
 
 def kind_of(x: dict[str, Any]) -> str:
     """Return the declared kind of a part in plain spelling; "" if it declares none."""
-    told = x.get("type") or x.get("kind") or x.get("part_kind") or x.get("block_type")
+    told = x.get("type") or x.get("kind") or x.get("part_kind") or x.get("block_type") or x.get("content_type")
     return plain(told) if isinstance(told, str) else ""
 
 

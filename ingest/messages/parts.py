@@ -77,11 +77,18 @@ def text_part(text: str) -> Part:
     return {"type": "text", "content": text}
 
 
+def id_text(call_id: Any) -> str | None:
+    """A call's id as text: some exporters number their calls. None for what is no id."""
+    if isinstance(call_id, int) and not isinstance(call_id, bool):
+        return str(call_id)
+    return call_id if isinstance(call_id, str) and call_id and not call_id.startswith("<not ") else None
+
+
 def call_part(name: Any, arguments: Any, call_id: Any = None) -> Part:
     """Return a tool call. Arguments given as JSON text are parsed; other arguments are left unchanged."""
     part: Part = {"type": "tool_call", "name": str(name or "")}
-    if isinstance(call_id, str) and call_id and not call_id.startswith("<not "):
-        part["id"] = call_id
+    if (told := id_text(call_id)) is not None:
+        part["id"] = told
     if arguments is not None and arguments != "N/A":
         part["arguments"] = {} if arguments == "" else parse(arguments)
     return part
@@ -90,8 +97,8 @@ def call_part(name: Any, arguments: Any, call_id: Any = None) -> Part:
 def result_part(response: Any, call_id: Any = None, name: Any = None, is_error: Any = None) -> Part:
     """Return a tool result."""
     part: Part = {"type": "tool_call_response", "response": response}
-    if isinstance(call_id, str) and call_id and not call_id.startswith("<not "):
-        part["id"] = call_id
+    if (told := id_text(call_id)) is not None:
+        part["id"] = told
     if name:
         part["name"] = str(name)
     if is_error is not None:
@@ -102,7 +109,7 @@ def result_part(response: Any, call_id: Any = None, name: Any = None, is_error: 
 def read_call(x: dict[str, Any]) -> Part:
     function = x.get("function", x.get(str(x.get("type"))))  # {"type": "custom", "custom": {...}}
     inner: dict[str, Any] = function if isinstance(function, dict) else x
-    name = first(inner, *_NAMES, "recipient_name") or first(x, *_NAMES)
+    name = first(inner, *_NAMES, "recipient_name") or first(x, *_NAMES) or named_tool(x)
     arguments = first_not_none(inner, "arguments", "args", "input", "parameters", "args_json", "tool_kwargs")
     hosting = x.get("server_tool_call")
     if isinstance(hosting, dict):  # the standard's form: the arguments are beside the kind of tool
@@ -110,6 +117,11 @@ def read_call(x: dict[str, Any]) -> Part:
         arguments = {k: v for k, v in hosting.items() if k != "type"} if arguments is None else arguments
     call_id = first(x, "call_id", "tool_call_id", "toolCallId", "tool_use_id", "toolUseId", "id", "ref")
     return call_part(name or (inner is not x and x.get("type")), arguments, call_id)
+
+
+def named_tool(x: dict[str, Any]) -> str | None:
+    """The tool of a call or a result that is named by its kind: ``{"function": "look_up", ...}`` (Inspect AI)."""
+    return next((x[k] for k in ("function", "tool", "function_name") if isinstance(x.get(k), str) and x[k]), None)
 
 
 # Types of AI SDK's tool outputs; "content" is a list of parts.
@@ -137,7 +149,7 @@ def read_result(x: dict[str, Any]) -> Part:
 
 
 _RESPONSES = ("response", "result", "output", "content", "return_value", "error", "server_tool_call_response", "tools",
-              "outputs")  # fmt: skip
+              "outputs", "responseData", "exception")  # fmt: skip
 
 
 def _says_failed(x: dict[str, Any]) -> Any:
@@ -145,6 +157,8 @@ def _says_failed(x: dict[str, Any]) -> Any:
     said = first(x, "is_error", "isError")
     if said is None and isinstance(x.get("error"), bool):
         return x["error"]
+    if said is None and x.get("exception") and x.get("result") is None:  # Microsoft's agent framework
+        return True
     return True if x.get("status") in ("error", "failed", "failure") or kind_of(x) == "toolerror" else said
 
 
@@ -219,6 +233,8 @@ def parts_of(x: Any) -> list[Part]:
         return [text_part(said)]
     if (item := hosted.interface_part(x)) or (is_hosted(kind) and (x.get("id") or x.get("call_id") or x.get("name"))):
         return _hosted_parts(item or x)
+    if kind == "" and "content" in x and first(x, "call_id", "tool_call_id") and "arguments" not in x:
+        return [read_result(x)]
     return _untyped_parts(x)
 
 

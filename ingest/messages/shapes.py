@@ -19,6 +19,7 @@ from ingest.messages.parts import (
     first,
     is_unread,
     json_text,
+    named_tool,
     parse,
     parse_any,
     parts_of,
@@ -42,7 +43,7 @@ ROLES = {
     "aimessagechunk": "assistant", "assistantmessage": "assistant", "bot": "assistant",
     "tool": "tool", "function": "tool", "toolmessage": "tool", "tool_response": "tool",
     "tool-response": "tool",
-    "functionmessage": "tool", "toolmessagechunk": "tool", "ipython": "tool",
+    "functionmessage": "tool", "toolmessagechunk": "tool", "ipython": "tool", "functionexecutionresultmessage": "tool",
 }  # fmt: skip
 
 
@@ -105,21 +106,23 @@ _CALL_IDS = ("tool_call_id", "toolCallId", "tool_use_id", "call_id", "id")
 
 
 def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
-    bodies = (x.get(k) for k in ("parts", "content", "contents", "text", "blocks", "message"))
+    bodies = (x.get(k) for k in ("parts", "content", "contents", "text", "blocks", "message", "items"))
     body = next((b for b in bodies if b not in (None, "", [])), None)
     if role == "tool":
         if results := _listed_results(x):
             return results
         body = strict_parts(body, bare=True)
     if role == "tool" and not _holds_results(body):
-        if body is None and not any(k in x for k in ("parts", "content")):
+        if body is None and not any(k in x for k in ("parts", "content", "error")):
             return []
-        error = first(x, "is_error", "isError")
-        if error is None and x.get("status") == "error":
+        error, raised = first(x, "is_error", "isError", "tool_call_error"), x.get("error")
+        if error is None and (x.get("status") == "error" or raised):
             error = True
+        if body is None and raised:
+            body = first(raised, "message", "type") if isinstance(raised, dict) else raised
         extra = x.get("additional_kwargs")
         call_id = first({**extra, **x} if isinstance(extra, dict) else x, *_CALL_IDS)
-        return [result_part(_tool_body(body, x), call_id, first(x, "name", "tool_name"), error)]
+        return [result_part(_tool_body(body, x), call_id, first(x, "name", "tool_name") or named_tool(x), error)]
     parts = read_parts(body)
     if isinstance(body, dict) and len(parts) == 1 and parts[0]["type"] == "unknown" and not kind_of(body):
         parts = [text_part(json_text(body))]
@@ -130,6 +133,9 @@ def _message_parts(x: dict[str, Any], role: str) -> list[Part]:
     for call in _listed_calls(x):
         if call.get("id") not in known:
             parts.append(call)
+    for item in _items(x.get("toolInvocations")):  # AI SDK 4's interface messages
+        if item.get("toolCallId") not in known:
+            parts += parts_of({"type": "tool-invocation", "toolInvocation": item})
     return parts
 
 
@@ -161,8 +167,9 @@ def _items(listed: Any) -> list[dict[str, Any]]:
 
 
 def _listed_results(x: dict[str, Any]) -> list[Part]:
-    """Return the results of several calls in one tool message: AG2's ``tool_responses``, Cohere's ``tool_results``."""
-    listed = parse(first(x, "tool_responses", "tool_results"))
+    """Return the results of several calls in one tool message: AG2's ``tool_responses``, Cohere's ``tool_results``,
+    Spring AI's ``responses``."""
+    listed = parse(first(x, "tool_responses", "tool_results", "responses"))
     if not isinstance(listed, list) or not listed or not all(isinstance(r, dict) for r in listed):
         return []
     return [read_result({**r["call"], **r} if isinstance(r.get("call"), dict) else r) for r in listed]
@@ -204,8 +211,9 @@ def _listed_calls(x: dict[str, Any]) -> list[Part]:
         listed = [x["function_call"]]
     if isinstance(listed, dict):
         listed = [listed]
-    if not isinstance(listed, list):
-        return []
+    listed = listed if isinstance(listed, list) else []
+    known = {c.get("id") for c in listed if isinstance(c, dict)}
+    listed = [*listed, *(c for c in _items(x.get("invalid_tool_calls")) if c.get("id") not in known)]  # LangChain
     calls = [c.get("tool_call", c) for c in map(parse, listed) if isinstance(c, dict)]
     return [read_call(c) for c in calls if isinstance(c, dict)]
 

@@ -226,7 +226,8 @@ _REBUILT = """
     INNER JOIN conversations AS c ON p.conversation_id = c.conversation_id WHERE list_contains(c.flags, 'rebuilt')
 """
 _IS_THERE = {
-    "inference": "f.role = spot.role AND f.calls = spot.calls AND (spot.says OR NOT f.says)",
+    "inference": """f.role = spot.role AND (spot.says OR NOT f.says)
+        AND (f.calls = spot.calls OR (len(f.calls) < len(spot.calls) AND list_has_all(spot.calls, f.calls)))""",
     "execution": """(len(f.calls) = 0 OR spot.name = f.calls[1] OR list_contains(spot.calls, f.calls[1]))
         AND (NOT f.says OR (spot.role = 'tool' AND spot.says))""",
 }

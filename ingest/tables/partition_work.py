@@ -20,7 +20,7 @@ from ingest.conversations.assembly import (
     given_ids,
     groups_of,
     join_by_history,
-    path_hashes,
+    tie_hashes,
 )
 from ingest.conversations.grouping import Group, Ties, digest
 from ingest.conversations.hidden_history import Evidence
@@ -33,8 +33,8 @@ from ingest.tables.packing import pack_conversation, pack_spans, unpack_spans
 GROUPS = pa.schema([("digest", pa.int64()), ("key", pa.string()), ("explicit", pa.bool_()), ("members", pa.binary())])
 TIES = pa.schema([("owner", pa.int64()), ("emitter", pa.int64()), ("name", pa.int64()), ("content", pa.int64())])
 ASSEMBLED = pa.schema(
-    [("number", pa.int64()), ("ends", pa.binary()), ("beginnings", pa.list_(pa.binary())), ("explicit", pa.bool_()),
-     ("given", pa.list_(pa.int64())), ("conversation", pa.binary())]
+    [("number", pa.int64()), ("ends", pa.list_(pa.binary())), ("beginnings", pa.list_(pa.binary())),
+     ("explicit", pa.bool_()), ("given", pa.list_(pa.int64())), ("conversation", pa.binary())]
 )  # fmt: skip
 TOLD = pa.schema(
     [("conversation_id", pa.string()), ("names", pa.list_(pa.string())), ("trace_ids", pa.list_(pa.string())),
@@ -103,10 +103,10 @@ def index_of(conversations: Iterable[Assembled], packed: bool) -> pa.Table:
     the conversations themselves."""
     rows: Rows = []
     for number, c in enumerate(conversations):
-        hashes = path_hashes(c)
+        ends, beginnings = tie_hashes(c)
         given = [digest(call_id) for call_id in sorted(given_ids(c))]
         told = pack_conversation(c) if packed else None
-        rows.append((number, hashes[-1] if hashes else None, hashes[:-1], c.explicit, given, told))
+        rows.append((number, ends, beginnings, c.explicit, given, told))
     return to_table(rows, ASSEMBLED)
 
 

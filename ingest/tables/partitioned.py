@@ -371,9 +371,10 @@ def _going_on(db: duckdb.DuckDBPyConnection, aside: Path) -> list[tuple[int, int
                 ends, beginnings, explicit, given
             FROM read_parquet({listed(sorted(aside.glob("assembled-*.parquet")))}, filename=true)
         ),
-        later AS (SELECT conversation, unnest(beginnings) AS beginning, explicit, given FROM found)
+        earlier AS (SELECT conversation, unnest(ends) AS place, explicit, given FROM found),
+        later AS (SELECT conversation, unnest(beginnings) AS place, explicit, given FROM found)
         SELECT DISTINCT earlier.conversation, later.conversation
-        FROM found AS earlier INNER JOIN later ON earlier.ends = later.beginning
+        FROM earlier INNER JOIN later USING (place)
         WHERE earlier.conversation <> later.conversation
             AND (NOT (earlier.explicit OR later.explicit) OR list_has_any(earlier.given, later.given))
     """).fetchall()

@@ -72,13 +72,26 @@ def _named(name: str, value: dict[str, Any]) -> Iterator[Outcome]:
     label = value.get("label")
     if key is not None or isinstance(label, str):
         own = key if own == "reward_info" else own
-        told = _plain(str(own), value[key]) if key else Outcome(str(own))
+        told = _graded(str(own), value) if key else None
+        told = told or (_plain(str(own), value[key]) if key else Outcome(str(own)))
         if told is not None:
             why = next((value[k] for k in _EXPLANATIONS if isinstance(value.get(k), str)), None)
             yield replace(told, label=label if isinstance(label, str) else told.label, explanation=why)
         return
     for inner, item in value.items():
         yield from _read(inner, item)
+
+
+# How scorers of Inspect AI grade an answer (inspect_ai.scorer.value_to_float): correct, partial, incorrect, no answer.
+_GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
+
+
+def _graded(name: str, value: dict[str, Any]) -> Outcome | None:
+    """A grade beside the answer that was graded. A letter alone is a label, because a C of a school is no success."""
+    grade = value.get("value")
+    if "answer" not in value or not isinstance(grade, str) or grade not in _GRADES:
+        return None
+    return Outcome(name, _GRADES[grade], grade)
 
 
 def _plain(name: str, value: Any) -> Outcome | None:

@@ -412,3 +412,28 @@ def test_an_inspect_eval_log_gives_each_answer_once(tmp_path: Path, lake: Lake) 
     (c,) = lake.conversations()
     assert [m["content"] for m in c.messages] == ["2 + 2?", "4"]
     assert [(o["name"], o["score"]) for o in c.outcomes] == [("match", 1.0)]
+
+
+def test_calls_named_by_their_kind_and_grades_beside_answers(tmp_path: Path, lake: Lake) -> None:
+    """Inspect AI writes a call's tool as ``function``, a failure as ``error``, and grades as letters."""
+    call = {"id": "call_12ab34cd", "function": "cancel", "arguments": {"id": "W1"}, "type": "function"}
+    failure = {"type": "timeout", "message": "no answer in 9 s"}
+    messages = [
+        {"role": "user", "content": "cancel W1"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "", "tool_call_id": "call_12ab34cd", "function": "cancel", "error": failure},
+        {"role": "assistant", "content": "It failed."},
+    ]
+    graded = [{"value": grade, "answer": "It failed."} for grade in ("C", "P", "I", "N")]
+    scores = {**{f"s{n}": told for n, told in enumerate(graded)}, "school": {"value": "C"}}
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps({"id": "s-1", "messages": messages, "scores": scores}) + "\n")
+    lake.ingest([path])
+    (c,) = lake.conversations()
+    assert [(x["name"], x["arguments"]) for m in c.messages for x in m.get("tool_calls", ())] == [
+        ("cancel", {"id": "W1"})
+    ]
+    (result,) = [m for m in c.messages if m["role"] == "tool"]
+    assert (result["name"], result["content"], result["is_error"]) == ("cancel", "no answer in 9 s", True)
+    found = {o["name"]: (o["score"], o["label"]) for o in c.outcomes}
+    assert found == {"s0": (1.0, "C"), "s1": (0.5, "P"), "s2": (0.0, "I"), "s3": (0.0, "N"), "school": (None, "C")}

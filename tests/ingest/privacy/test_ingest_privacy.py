@@ -252,6 +252,13 @@ def test_a_surrogate_is_its_own_surrogate(kind: str, one: str, two: str, number:
     assert made != value and surrogates.of(kind, made) == made
 
 
+@pytest.mark.parametrize("kind, value", [("iban", "DE89 3704 0044 0532 0130 00"), ("national_id", "078-05-1120")])
+def test_a_surrogate_that_nobody_can_have_is_its_own(kind: str, value: str) -> None:
+    surrogates = Surrogates(KEY)
+    made = surrogates.of(kind, value)
+    assert made != value and surrogates.of(kind, made) == made
+
+
 @settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_accepted_and_replacing_twice_changes_nothing(value: str) -> None:

@@ -105,7 +105,8 @@ def faults(raw: Raw, made: Normalised) -> list[tuple[Any, ...]]:
 def _is_there(kind: str, role: str, calls: list[str], says: bool, body: tuple[Any, ...], name: str | None) -> bool:
     made = [call["name"] for call in json.loads(body[3] or "[]")]
     if kind == "inference":
-        return body[1] == role and made == calls and (body[2] is not None or not says)
+        is_whole = made == calls or (len(made) > len(calls) and not Counter(calls) - Counter(made))
+        return body[1] == role and is_whole and (body[2] is not None or not says)
     is_named = not calls or name == calls[0] or calls[0] in made
     return is_named and (not says or (body[1] == "tool" and body[2] is not None))
 
