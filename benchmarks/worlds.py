@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from benchmarks.derive import desk_transitions
-from benchmarks.errors import without_model
+from benchmarks.fidelity.errors import without_model
 from training.environment import ToolCall
 from worldmodel.fit import learn
 from worldmodel.generate.retrieval import read_conversations

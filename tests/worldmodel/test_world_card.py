@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.errors import error_rates as error_rates_of
-from benchmarks.errors import transitions_of, without_model
+from benchmarks.fidelity.errors import error_rates as error_rates_of
+from benchmarks.fidelity.errors import transitions_of, without_model
 from training.environment import Observation, ToolCall
 from worldmodel.card.drift import drift
 from worldmodel.card.history import earlier, hand_on, in_short, keep

@@ -39,7 +39,7 @@ CANDIDATES = 2048
 FEW = 256
 FREQUENT = 63
 """Features of a tool that are kept as bits, the most frequent of those that more rows have."""
-AT_ONCE = 200_000
+AT_ONCE = 50_000
 BATCH = 8
 TABLES = """
 CREATE TABLE entry (id INTEGER PRIMARY KEY, conversation TEXT, grp INTEGER, tool TEXT, arguments TEXT, content TEXT,
@@ -164,7 +164,7 @@ class TransitionIndex:
         rest = np.frombuffer(latest, dtype=np.uint32)[::-1]
         return np.concatenate([best, rest[~np.isin(rest, best)]])
 
-    def _entries(self, rows: Sequence[int]) -> list[Any]:
+    def _entries(self, rows: np.ndarray) -> list[Any]:
         listed = ",".join("?" * len(rows))
         columns = "id, conversation, grp, outcome, tool, arguments, content, outcome, latency"
         asked = [int(row) for row in rows]
@@ -258,8 +258,8 @@ def _write_postings(connection: sqlite3.Connection, sorter: Any, folder: Path, t
             masks[rows] |= np.uint64(1) << np.uint64(bit_of[mark])
         latest = rows[-ROWS_OF_FEATURE:].astype(np.uint32).tobytes()
         connection.execute("INSERT INTO posting VALUES (?, ?, ?)", (mark, len(rows), latest))
-    for part in range(0, total, 10 * AT_ONCE):
-        block = masks[part : part + 10 * AT_ONCE].tobytes()
+    for part in range(0, total, 40 * AT_ONCE):
+        block = masks[part : part + 40 * AT_ONCE].tobytes()
         connection.execute("INSERT INTO bits VALUES (?, ?)", (part, block))
 
 
@@ -269,7 +269,7 @@ def _runs(reader: Any) -> Iterator[tuple[int, np.ndarray]]:
     held: list[np.ndarray] = []
     for batch in reader:
         marks, rows = batch.column(0).to_numpy(), batch.column(1).to_numpy()
-        starts = np.flatnonzero(np.diff(marks, prepend=marks[0] - 1)) if len(marks) else []
+        starts: list[int] = np.flatnonzero(np.diff(marks, prepend=marks[0] - 1)).tolist() if len(marks) else []
         for start, end in zip(starts, [*starts[1:], len(marks)], strict=True):
             mark = int(marks[start])
             if last is not None and mark != last:

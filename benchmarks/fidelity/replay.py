@@ -1,7 +1,7 @@
 """Replay transfer on the support desk: do real episodes end in the world as they did in reality?
 
-    python -m benchmarks.replay --conversations 3000 --episodes 200
-    python -m benchmarks.replay --world artifacts/demo/world --episodes 200
+    python -m benchmarks.fidelity.replay --conversations 3000 --episodes 200
+    python -m benchmarks.fidelity.replay --world artifacts/demo/world --episodes 200
 
 Each task is played twice by the scripted agent in the real environment. The world is grounded in the first run; the
 actions of the second are replayed in it (worldmodel/card/transfer.py). Without `--world`, a world without adapters is
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.derive import desk_transitions
-from benchmarks.errors import without_model
+from benchmarks.fidelity.errors import without_model
 from examples.support_desk.agent import run_scripted
 from examples.support_desk.environment import SupportDesk
 from worldmodel.card.transfer import Case, replay_transfer, replayed

@@ -1,6 +1,6 @@
 """The retrieval index at scale: time and memory of building it and of a look-up.
 
-    python -m benchmarks.retrieval --transitions 1000000
+    python -m benchmarks.fidelity.retrieval --transitions 1000000
 
 Transitions of twelve made-up tools with records, amounts, dates and states. The index is built in a process of its own
 and opened in this one; then calls that are not in it are looked up. Prints JSON.
