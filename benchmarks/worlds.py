@@ -1,9 +1,11 @@
 """Many worlds at once: memory, and answers a second, of worlds that are all alive.
 
     python -m benchmarks.worlds --world artifacts/world --worlds 1000 --calls 10
+    python -m benchmarks.worlds --desk 2000 --worlds 1000 --calls 10
 
-Each world is grounded in one held-out conversation with a seed of its own, and makes the first calls of that
-conversation. No model is asked: what it would invent is drawn. Prints JSON.
+With `--desk`, a world without adapters is fitted to that many conversations of the support desk's production. Each
+world is grounded in one held-out conversation with a seed of its own, and makes the first calls of that conversation.
+No model is asked: what it would invent is drawn. Prints JSON.
 """
 
 from __future__ import annotations
@@ -12,22 +14,28 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks.derive import desk_transitions
+from benchmarks.fidelity.errors import without_model
 from training.environment import ToolCall
+from worldmodel.fit import learn
 from worldmodel.generate.retrieval import read_conversations
+from worldmodel.steps import Step
 from worldmodel.world import Episode, Grounding, World, WorldModel
 
 MIB = 1 << 20
 
 
-async def measure(model: WorldModel, path: Path, worlds: int, calls: int) -> dict[str, Any]:
+async def measure(
+    model: WorldModel, held_out: Sequence[Sequence[Step]], worlds: int, calls: int
+) -> dict[str, Any]:
     """Make all worlds, keep them, and call each of them."""
-    held_out = list(read_conversations(path / "held_out.parquet").values())
     process = psutil.Process()
     before = process.memory_info().rss
     began = time.perf_counter()
@@ -58,13 +66,20 @@ async def measure(model: WorldModel, path: Path, worlds: int, calls: int) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", type=Path, required=True)
+    parser.add_argument("--world", type=Path, help="a fitted world")
+    parser.add_argument("--desk", type=int, default=2000, help="without --world: conversations to fit one to")
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--calls", type=int, default=10)
     args = parser.parse_args()
-    model = WorldModel.load(args.world)
-    model = replace(model, resolver=replace(model.resolver, writes=False, blocked=frozenset()))
-    print(json.dumps(asyncio.run(measure(model, args.world, args.worlds, args.calls))))
+    if args.world is not None:
+        model = WorldModel.load(args.world)
+        model = replace(model, resolver=replace(model.resolver, writes=False, blocked=frozenset()))
+        held_out = list(read_conversations(args.world / "held_out.parquet").values())
+    else:
+        learned = learn(desk_transitions(args.desk, 0))
+        model = without_model(learned)
+        held_out = [list(steps) for steps in learned.part(learned.split.test).values()]
+    print(json.dumps(asyncio.run(measure(model, held_out, args.worlds, args.calls))))
 
 
 if __name__ == "__main__":

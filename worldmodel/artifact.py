@@ -7,7 +7,7 @@ facts.json        records that are the same in all conversations
 shapes.json       what values look like; hashes of what belongs to one conversation
 tools.json        effects, outcome classes, patched fields, profiles, biases, blocked tools
 support.json      by provenance, how support is calibrated
-index.parquet     past transitions for retrieval and replay
+index.sqlite      past transitions for retrieval and replay
 split.json        which conversations were trained on, calibrated on, held out
 held_out.parquet  the held-out conversations' calls, which the card asks
 said.json         what was said in them
@@ -36,15 +36,15 @@ from worldmodel.derive.rules import Rules, decode, encode
 from worldmodel.derive.store import Facts
 from worldmodel.effects import Effects
 from worldmodel.generate.context import Frame
+from worldmodel.generate.index import TransitionIndex
 from worldmodel.generate.resolver import Resolver
-from worldmodel.generate.retrieval import TransitionIndex
 from worldmodel.generate.shapes import Shapes
 from worldmodel.profiles import Profile
 from worldmodel.split import Split
 from worldmodel.support import Curves
 from worldmodel.users.user import UserSide
 
-VERSION = 3
+VERSION = 4
 
 
 def save_tools(path: Path, resolver: Resolver) -> None:
@@ -60,7 +60,7 @@ def save_tools(path: Path, resolver: Resolver) -> None:
         "writes": resolver.writes,
     }
     write_json(path / "tools.json", tools)
-    resolver.index.save(path / "index.parquet")
+    resolver.index.save(path / "index.sqlite")
 
 
 def save_rules(path: Path, rules: Rules, facts: Facts) -> None:
@@ -141,6 +141,9 @@ def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = No
 
 
 def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) -> Resolver:
+    """The resolver of a world. Raises UserError where the world was fitted before its index was kept on disk."""
+    if not (path / "index.sqlite").exists():
+        raise UserError(f"the world in {path} has no index; fit it again with `rehearsal world fit --out {path}`")
     tools = json.loads((path / "tools.json").read_text())
     frame = Frame(
         Effects.from_json(tools["effects"]),
@@ -152,7 +155,7 @@ def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) 
         chat=base.format,
         adapter=adapter,
         frame=frame,
-        index=TransitionIndex.load(path / "index.parquet"),
+        index=TransitionIndex.load(path / "index.sqlite"),
         profiles={tool: Profile.from_json(value) for tool, value in tools["profiles"].items()},
         biases=tools["biases"],
         blocked=frozenset(tools["blocked"]),

@@ -37,8 +37,9 @@ from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
 from worldmodel.generate.context import Frame, learn_patched
 from worldmodel.generate.examples import Example, build_index, frame_step, world_examples, world_row
+from worldmodel.generate.index import TransitionIndex
 from worldmodel.generate.resolver import Resolver, fit_bias
-from worldmodel.generate.retrieval import TransitionIndex, write_conversations
+from worldmodel.generate.retrieval import write_conversations
 from worldmodel.generate.shapes import Shapes, learn_shapes
 from worldmodel.learn.induce import derived_calls, induce
 from worldmodel.profiles import learn_profiles
@@ -277,7 +278,8 @@ def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings) 
     resolver = Resolver(engine, base.format, "world", learned.frame, learned.index, profiles)
     biases = asyncio.run(fit_biases(resolver, learned.part(learned.split.calibrate)))
     seen = learned.part((*learned.split.train, *learned.split.calibrate))
-    return replace(resolver, biases=biases, index=build_index(seen, learned.frame))
+    groups = entity_groups(seen, learned.frame.effects)
+    return replace(resolver, biases=biases, index=build_index(seen, learned.frame, groups))
 
 
 async def _ways(

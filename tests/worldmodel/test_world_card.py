@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections import Counter
@@ -11,17 +12,21 @@ from typing import Any
 
 import pytest
 
-from benchmarks.errors import error_rates as error_rates_of
-from benchmarks.errors import transitions_of
+from benchmarks.fidelity.errors import error_rates as error_rates_of
+from benchmarks.fidelity.errors import transitions_of, without_model
+from training.environment import Observation, ToolCall
 from worldmodel.card.drift import drift
 from worldmodel.card.history import earlier, hand_on, in_short, keep
 from worldmodel.card.measures import Judged, error_rates, exact_interval
+from worldmodel.card.transfer import Case, replay_transfer
 from worldmodel.card.verdict import verdict
 from worldmodel.card.volatile import by_tool, find_volatile, settled
 from worldmodel.control import Control, Steering
 from worldmodel.effects import learn_effects
+from worldmodel.fit import learn
 from worldmodel.split import split_conversations
 from worldmodel.steps import OK, Step
+from worldmodel.world import Grounding
 
 TIMEOUT = '{"error":"timeout"}'
 
@@ -228,3 +233,58 @@ def test_faults_times_three_holds_for_implicit_faults() -> None:
     assert share("no faults") == 0.0 and once == pytest.approx(0.1, abs=0.04)
     assert thrice == pytest.approx(0.3, abs=0.06)
     assert share("faults times 3; 50% truncated lists") == pytest.approx(0.5, abs=0.06), "what is set is not scaled"
+
+
+# ----- replay transfer
+
+
+class Shelf:
+    """A real environment: boxes that can be sealed once; a task succeeds if its box is sealed and the agent says so."""
+
+    def __init__(self, wanted: str) -> None:
+        self.wanted, self.sealed, self.said = wanted, set[str](), False
+
+    async def observe(self, call: ToolCall) -> Observation:
+        box = call.arguments["box"]
+        if call.name == "seal" and box in self.sealed:
+            return Observation('{"error":"conflict"}', True, "conflict")
+        if call.name == "seal":
+            self.sealed.add(box)
+        return Observation(json.dumps({"box": box, "sealed": box in self.sealed}))
+
+    async def respond(self, text: str) -> str | None:
+        self.said = self.wanted in self.sealed
+        return None
+
+    def success(self) -> bool:
+        return self.said and self.sealed == {self.wanted}
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+
+def shelf_steps(number: int) -> list[Step]:
+    box = {"box": f"B-{number}"}
+    look, seal = answer("look", box, box=box["box"], sealed=False), answer("seal", box, box=box["box"], sealed=True)
+    again = Step("seal", box, '{"error":"conflict"}', "conflict")
+    return [look, seal, answer("look", box, box=box["box"], sealed=True), *([again] if number % 2 else [])]
+
+
+def test_a_real_episode_ends_in_a_true_world_as_in_reality_and_in_a_false_one_it_does_not() -> None:
+    learned = learn(transitions_of({f"c{n}": shelf_steps(n) for n in range(1000, 1080)}))
+    world = without_model(learned)
+    assert "seal" in learned.frame.effects.writes
+
+    def case(number: int, right: bool) -> Case:
+        grounding = Grounding(tuple(shelf_steps(number)), (), (("user", f"seal B-{number}"),), (f"seal B-{number}",))
+        look, seal, *rest = shelf_steps(number)
+        actions: list[Step | str] = [look, seal, *rest, "done"] if right else [look, "done"]
+        return Case(grounding, actions, right, Shelf(f"B-{number}"))
+
+    cases = [case(number, number % 3 > 0) for number in range(2000, 2030)]
+    found = asyncio.run(replay_transfer(world, cases))
+    assert found["agree"] == 1.0 and found["ended_early"] == 0 and 0.6 < found["success_in_reality"] < 0.7
+    refusing = replace(world, control=Control.parse("the next write fails with 409"))
+    found = asyncio.run(replay_transfer(refusing, [case(number, True) for number in range(2000, 2020)]))
+    assert found["only_in_reality"] == 10, "the others ask once more"
+    assert "seal: ok in reality, conflict in the world" in found["first_difference"]

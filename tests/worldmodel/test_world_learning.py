@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ import pytest
 from worldmodel.effects import Effects, is_read_verb, learn_effects
 from worldmodel.generate.context import Frame, abbreviate, canonical_history, learn_patched, select, trail_of
 from worldmodel.generate.examples import build_index, derivable, frame_step, is_repeat, learn_vocabulary
+from worldmodel.generate.index import TransitionIndex
 from worldmodel.generate.resolver import corrected, fit_bias, uniform
-from worldmodel.generate.retrieval import TransitionIndex, features_of
+from worldmodel.generate.retrieval import Entry, features_of
 from worldmodel.profiles import Profile, learn_profiles
 from worldmodel.split import entity_groups, split_conversations
 from worldmodel.steps import OK, OTHER, Step, call_key, core, outcome_classes, outcome_of, steps_of_messages
@@ -222,13 +226,33 @@ def test_retrieval_finds_the_same_shape_of_argument(tmp_path: Path) -> None:
 
     conversations = dict([refund("a", 1250, OK), refund("b", 12.5, "bad"), refund("c", 990, OK)])
     index = build_index(conversations, frame_of(conversations))
-    index.save(tmp_path / "index.parquet")
-    for found in (index, TransitionIndex.load(tmp_path / "index.parquet")):
+    index.save(tmp_path / "index.sqlite")
+    index.save(tmp_path / "index.sqlite")  # a card that is measured keeps the index once more
+    for found in (index, TransitionIndex.load(tmp_path / "index.sqlite")):
         nearest = found.nearest("refund", features_of("refund", {"amount": 3.75}, []))
         assert nearest is not None and nearest.outcome == "bad"
         other = found.nearest("refund", features_of("refund", {"amount": 12.5}, []), not_conversation="b")
         assert other is not None and other.outcome == OK
         assert found.nearest("nothing", ()) is None
+
+
+def test_retrieval_ranks_as_the_sum_of_what_is_shared_says() -> None:
+    """Against a plain ranking of all transitions, also where features are frequent."""
+    rng = random.Random(4)
+    entries = []
+    for number in range(3000):
+        arguments = {"kind": rng.choice("ab"), "n": rng.randrange(300), "at": rng.choice(("x-1", "y-22", "z"))}
+        features = features_of("rate", arguments, [])
+        entries.append(Entry(f"c{number}", Step("rate", arguments, str(number)), features, True))
+    index = TransitionIndex.of(entries)
+    shared = Counter(feature for entry in entries for feature in entry.features)
+    for asked in ({"kind": "a", "n": 7, "at": "z"}, {"kind": "b", "n": 150, "at": "y-22"}):
+        features = set(features_of("rate", asked, []))
+        weights = [sum(math.log(3001 / shared[f]) for f in features & {*entry.features}) for entry in entries]
+        ranked = sorted(range(3000), key=lambda at: (-round(weights[at], 9), -at))
+        plain = list(dict.fromkeys(entries[at].step.key for at in ranked))[:3]
+        assert [step.key for step in index.nearest_of("rate", sorted(features), 3)] == plain
+    assert index.calls("rate") == 3000 and [e.step for e in index.entries] == [e.step for e in entries]
 
 
 def test_what_is_retrieved_shares_no_entity_with_the_call() -> None:

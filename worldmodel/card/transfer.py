@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from training.environment import ScoredEpisode, ToolCall
+from worldmodel.effects import Effects
 from worldmodel.steps import OK, Step
-from worldmodel.world import Episode, Grounding, World, WorldModel
+from worldmodel.world import Grounding, World, WorldModel
 
 TRIES = 5
 """A change is tried so often in the environment while it answers with an error that passes by itself."""
@@ -34,20 +35,29 @@ class Case:
     reality: ScoredEpisode
 
 
+@dataclass
+class Replay:
+    """A case in the world: the verdict, the changes that the world accepted, and those on which reality differs."""
+
+    success: bool = False
+    accepted: int = 0
+    wrong: list[str] = field(default_factory=list)
+    ended: str = ""
+
+
 async def replay_transfer(model: WorldModel, cases: Sequence[Case], seed: int = 0) -> dict[str, Any]:
     """How often the verdicts agree, over the cases in which the world answered to the end, and where they part."""
     found: Counter[tuple[bool, bool]] = Counter()
-    ended = 0
     parted: Counter[str] = Counter()
+    ended = 0
     for number, case in enumerate(cases):
-        episode = World(model, seed + number, case.grounding).episode()
-        success, wrong = await _replayed(episode, case)
-        if episode.ended:
+        played = await replayed(model, case, seed + number)
+        if played.ended:
             ended += 1
             continue
-        found[(case.success, success)] += 1
-        if success != case.success:
-            parted.update(wrong[:1])
+        found[(case.success, played.success)] += 1
+        if played.success != case.success:
+            parted.update(played.wrong[:1])
     answered = sum(found.values())
     right = found[(True, True)] + found[(False, False)]
     return {
@@ -61,10 +71,11 @@ async def replay_transfer(model: WorldModel, cases: Sequence[Case], seed: int = 
     }
 
 
-async def _replayed(episode: Episode, case: Case) -> tuple[bool, list[str]]:
-    """The verdict on the actions as the world answers them, and the changes on which world and reality differ."""
-    effects = episode.world.model.resolver.frame.effects
-    wrong: list[str] = []
+async def replayed(model: WorldModel, case: Case, seed: int) -> Replay:
+    """The verdict on a case's actions as a world answers them."""
+    effects = model.resolver.frame.effects
+    episode = World(model, seed, case.grounding).episode()
+    out = Replay()
     impossible = False
     for action in case.actions:
         if isinstance(action, str):
@@ -75,19 +86,22 @@ async def _replayed(episode: Episode, case: Case) -> tuple[bool, list[str]]:
         call = ToolCall(action.tool, dict(action.arguments))
         seen = await episode.observe(call)
         if episode.ended:
-            break
+            out.ended = episode.ended
+            return out
         outcome = seen.error_class or OK
         if not effects.is_write(action.tool):
             continue
         if (outcome == OK) != (action.outcome == OK):
-            wrong.append(f"{action.tool}: {action.outcome} in reality, {outcome} in the world")
-        if outcome == OK and not await _made(case.reality, call, episode):
-            impossible = True
-    return not impossible and case.reality.success(), wrong
+            out.wrong.append(f"{action.tool}: {action.outcome} in reality, {outcome} in the world")
+        if outcome == OK:
+            out.accepted += 1
+            impossible = not await _made(case.reality, call, effects) or impossible
+    out.success = not impossible and case.reality.success()
+    return out
 
 
-async def _made(reality: ScoredEpisode, call: ToolCall, episode: Episode) -> bool:
-    effects = episode.world.model.resolver.frame.effects
+async def _made(reality: ScoredEpisode, call: ToolCall, effects: Effects) -> bool:
+    """Whether the environment accepts a change."""
     for _ in range(TRIES):
         seen = await reality.observe(call)
         if not seen.is_error or not effects.is_transient(call.name, seen.error_class):

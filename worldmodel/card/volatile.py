@@ -111,8 +111,8 @@ def _scalars(content: str) -> Iterator[tuple[str, Any]]:
         body = json.loads(content)
     except ValueError:
         return
-    waiting = [("", body)]
-    out = []
+    waiting: list[tuple[str, Any]] = [("", body)]
+    out: list[tuple[str, Any]] = []
     while waiting and len(out) <= MOST_PATHS:
         path, value = waiting.pop()
         if isinstance(value, dict):

@@ -15,7 +15,8 @@ from typing import Any
 from training.models.edits import diff, dumps, minify
 from training.models.roles import Seen, WorldPrompt
 from worldmodel.effects import TRAIL, Effects, successful_writes
-from worldmodel.generate.retrieval import TransitionIndex, features_of
+from worldmodel.generate.index import TransitionIndex
+from worldmodel.generate.retrieval import features_of
 from worldmodel.steps import OK, Step, call_key, is_identifier, leaves
 
 MAX_SEEN = 3

@@ -13,7 +13,8 @@ from training.models.edits import encode
 from training.models.roles import world_answer
 from worldmodel.effects import successful_writes
 from worldmodel.generate.context import Frame, Framed, canonical_history, select, trail_of
-from worldmodel.generate.retrieval import Entry, TransitionIndex, features_of
+from worldmodel.generate.index import TransitionIndex
+from worldmodel.generate.retrieval import Entry, features_of
 from worldmodel.steps import OK, OTHER, Step, content_leaves, leaves
 
 Conversations = Mapping[str, Sequence[Step]]
@@ -38,11 +39,12 @@ def build_index(
     conversations: Conversations, frame: Frame, groups: Mapping[str, int] | None = None
 ) -> TransitionIndex:
     """Return the retrieval index over some conversations. `groups` has the conversations that name a common entity."""
-    entries = []
-    for conversation_id, steps in conversations.items():
-        for at, step in enumerate(steps):
-            entries.append(_entry(conversation_id, steps, at, step, frame))
-    return TransitionIndex(entries, groups or {})
+    entries = (
+        _entry(conversation_id, steps, at, step, frame)
+        for conversation_id, steps in conversations.items()
+        for at, step in enumerate(steps)
+    )
+    return TransitionIndex.of(entries, groups)
 
 
 def _entry(conversation_id: str, steps: Sequence[Step], at: int, step: Step, frame: Frame) -> Entry:

@@ -10,8 +10,8 @@ from worldmodel.derive.engine import Engine
 from worldmodel.derive.grounding import continued
 from worldmodel.derive.trees import Test
 from worldmodel.effects import Effects
+from worldmodel.generate.index import TransitionIndex
 from worldmodel.generate.resolver import Answer
-from worldmodel.generate.retrieval import TransitionIndex
 from worldmodel.steps import OK, Step, call_key
 
 Path = tuple[tuple[Test, bool], ...]

@@ -17,7 +17,7 @@ from training.models.chat import ChatFormat
 from training.models.edits import EditError, decode, minify
 from worldmodel.derive.values import parse
 from worldmodel.generate.context import Frame, Framed
-from worldmodel.generate.retrieval import TransitionIndex
+from worldmodel.generate.index import TransitionIndex
 from worldmodel.profiles import Profile
 from worldmodel.steps import Step
 

@@ -1,12 +1,14 @@
 """Replay transfer on the support desk: do real episodes end in the world as they did in reality?
 
-    python -m benchmarks.replay --conversations 3000 --episodes 200
-    python -m benchmarks.replay --world artifacts/demo/world --episodes 200
+    python -m benchmarks.fidelity.replay --conversations 3000 --episodes 200
+    python -m benchmarks.fidelity.replay --world artifacts/demo/world --episodes 200
 
 Each task is played twice by the scripted agent in the real environment. The world is grounded in the first run; the
 actions of the second are replayed in it (worldmodel/card/transfer.py). Without `--world`, a world without adapters is
 fitted to that many conversations of production: what its model would write is drawn. Tasks are of a stream that no
-world has seen. Errors that pass by themselves are turned off in the world. Prints JSON.
+world has seen. Errors that pass by themselves are turned off in the world. With `--misspell`, every change of the
+second run is also asked for with its ids misspelt: how many of these the world accepts, and in how many episodes that
+ends better than the right spelling. Prints JSON.
 """
 
 from __future__ import annotations
@@ -15,19 +17,20 @@ import argparse
 import asyncio
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.derive import desk_transitions
-from benchmarks.errors import without_model
+from benchmarks.fidelity.errors import without_model
 from examples.support_desk.agent import run_scripted
 from examples.support_desk.environment import SupportDesk
-from worldmodel.card.transfer import Case, replay_transfer
+from worldmodel.card.transfer import Case, replay_transfer, replayed
 from worldmodel.control import Control
 from worldmodel.fit import learn
-from worldmodel.steps import Step, steps_of_messages, utterances
+from worldmodel.steps import Step, is_identifier, steps_of_messages, utterances
 from worldmodel.world import Grounding, WorldModel
 
 STREAM = 90_000
@@ -63,9 +66,39 @@ def actions_of(messages: Sequence[Mapping[str, Any]]) -> list[Step | str]:
     return out
 
 
-async def measure(model: WorldModel, episodes: int, seed: int) -> dict[str, Any]:
+async def measure(model: WorldModel, episodes: int, seed: int, misspell: bool = False) -> dict[str, Any]:
     """Replay transfer of a world on tasks of the desk."""
-    return await replay_transfer(model, await cases(episodes, seed), seed)
+    found = await replay_transfer(model, await cases(episodes, seed), seed)
+    if misspell:
+        found["misspelt"] = await misspelt(model, episodes, seed)
+    return found
+
+
+async def misspelt(model: WorldModel, episodes: int, seed: int) -> dict[str, int]:
+    """The same episodes with the ids of all changes misspelt."""
+    rng = random.Random(seed)
+    effects = model.resolver.frame.effects
+    out = Counter[str]()
+    for number, (right, wrong) in enumerate(zip(await cases(episodes, seed), await cases(episodes, seed), strict=True)):
+        actions = [
+            replace(a, arguments={k: other_id(v, rng) for k, v in a.arguments.items()})
+            if isinstance(a, Step) and effects.is_write(a.tool) else a
+            for a in wrong.actions
+        ]  # fmt: skip
+        spelt = await replayed(model, right, seed + number)
+        played = await replayed(model, replace(wrong, actions=actions), seed + number)
+        out["changes_accepted_right"] += spelt.accepted
+        out["changes_accepted_misspelt"] += played.accepted
+        out["scored_above_the_right_one"] += played.success > spelt.success
+    return dict(out)
+
+
+def other_id(value: Any, rng: random.Random) -> Any:
+    """An id with one of its characters replaced, dropped or doubled; other values as they are."""
+    if not isinstance(value, str) or not is_identifier(value):
+        return value
+    at = rng.randrange(len(value))
+    return value[:at] + rng.choice((rng.choice("0123456789OIl"), "", value[at] * 2)) + value[at + 1 :]
 
 
 def main() -> None:
@@ -73,6 +106,7 @@ def main() -> None:
     parser.add_argument("--world", type=Path, help="a fitted world of the desk; else one without adapters is fitted")
     parser.add_argument("--conversations", type=int, default=3000, help="conversations to fit to, without --world")
     parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--misspell", action="store_true", help="also ask with misspelt ids")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.world is not None:
@@ -80,7 +114,8 @@ def main() -> None:
     else:
         model = without_model(learn(desk_transitions(args.conversations, args.seed)))
     model = replace(model, control=Control(faults=0))
-    print(json.dumps({"seed": args.seed, **asyncio.run(measure(model, args.episodes, args.seed))}, indent=1))
+    found = asyncio.run(measure(model, args.episodes, args.seed, args.misspell))
+    print(json.dumps({"seed": args.seed, **found}, indent=1))
 
 
 if __name__ == "__main__":
