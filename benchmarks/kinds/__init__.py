@@ -1,5 +1,6 @@
 """The kinds of tools that `benchmarks.stateful` draws systems from."""
 
+from benchmarks.kinds.folders import folders
 from benchmarks.kinds.pure import numbers, texts
 from benchmarks.kinds.sessions import (
     account,
@@ -15,5 +16,5 @@ from benchmarks.kinds.sessions import (
 )
 
 KINDS = {maker.__name__: maker for maker in (
-    login, place, interlock, account, numbers, texts, members, nested, query, polling, versions, minted
+    login, place, folders, interlock, account, numbers, texts, members, nested, query, polling, versions, minted
 )}  # fmt: skip

@@ -186,7 +186,7 @@ class Engine:
         if rules is not None and rules.effects:
             row = {**situation.row, **answer_row(body)}
             self._write(rules.effects, situation, row)
-        return store.absorb(tool, situation.arguments, body, provenance)
+        return store.absorb(tool, situation.arguments, body, provenance, tool not in self.writes)
 
     @staticmethod
     def _write(effects: tuple[Effect, ...], situation: Situation, row: Row) -> None:

@@ -70,6 +70,9 @@ class Schema(msgspec.Struct, frozen=True):
     shared: dict[str, tuple[str, ...]] = {}
     """By type, the fields that have one value in all conversations: facts of the world, not of an episode."""
 
+    start: dict[str, Any] = {}
+    """Fields of the session that records hang on, and what they are before anything was said or done."""
+
     def by_tool(self) -> dict[str, dict[str, Site]]:
         found: dict[str, dict[str, Site]] = {}
         for site in self.sites:

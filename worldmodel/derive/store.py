@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from worldmodel.derive.schema import EPISODE, Schema, Site, key_at, objects
-from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, is_scalar, same
+from worldmodel.derive.schema import AT_START, EPISODE, Schema, Site, key_at, objects
+from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, is_scalar, key_of, same
 
 Key = tuple[str, ...]
 MOST_PLAIN = 12
@@ -33,6 +33,9 @@ class Layout:
         self._alone = alone = {s.type for s in schema.sites if s.keys and "[]" not in s.path and "{}" not in s.path}
         self.listed = sorted(s.type for s in {s.type: s for s in schema.sites if s.keys}.values())
         """Types with keys: all records of one of them are a list that answers may be selected from."""
+        self.hidden = {(s.type, at, k.source[4:]) for s in schema.sites for at, k in enumerate(s.keys)
+                       if k.source.startswith("now/")}  # fmt: skip
+        """(type, part of its key, session field) of the records that hang on a field of the session."""
         self.items: dict[tuple[str, str], Site] = {}
         """(type, list field) to the site of its items, where these are records that are also shown alone."""
         for places in self.sites.values():
@@ -76,7 +79,7 @@ class Store:
         self.keys: dict[str, dict[Key, None]] = {}
         self.late: dict[tuple[str, tuple[str, Key]], dict[str, Any]] = {}
         """What the next answer of a tool still shows of a record that was written to, by (tool, record)."""
-        self.now: dict[str, Any] = {}
+        self.now: dict[str, Any] = dict(layout.schema.start)
         """The latest value of each field that an answer showed beside no list: what a system may keep of a session."""
         self.mentioned: set[Key] = set()
         """Keys that somebody has said: they are no misspellings, however near to a known one."""
@@ -151,9 +154,15 @@ class Store:
         if type_ == EPISODE and is_scalar(value):
             self.now[field] = value
 
-    def absorb(self, tool: str, arguments: Mapping[str, Any], body: Any, provenance: str) -> list[Shown]:
-        """Take over all records that a successful answer shows; returns (type, key, field, value) of each."""
+    def absorb(
+        self, tool: str, arguments: Mapping[str, Any], body: Any, provenance: str, reads: bool = False
+    ) -> list[Shown]:
+        """Take over all records that a successful answer shows; returns (type, key, field, value) of each. A call that
+        only `reads` and names nothing says where the session has been all the time."""
         shown = self.shown(tool, arguments, body)
+        if reads and not arguments:
+            for name, value in (*plain_fields(body), *((n, v) for type_, _, n, v in shown if type_ == EPISODE)):
+                self._settle(name, value)
         for type_, key, name, value in shown:
             stale = self.late.get((tool, (type_, key)), {})
             if name not in stale or not (stale[name] is UNKNOWN or same(stale[name], value)):
@@ -164,6 +173,18 @@ class Store:
             self.now.pop(name, None)
             self.now[name] = value
         return shown
+
+    def _settle(self, field: str, value: Any) -> None:
+        """Records that were seen before anything said where the session was: they are of the place that is said now."""
+        text = key_of(value)
+        for type_, at, name in self.layout.hidden if text is not None else ():
+            if name != field or field in self.now:
+                continue
+            for key in [k for k in self.keys.get(type_, ()) if k[at] == AT_START]:
+                named = (*key[:at], text, *key[at + 1 :])
+                self.records.setdefault((type_, named), {}).update(self.records.pop((type_, key), {}))
+                self.keys[type_].pop(key)
+                self.keys[type_][named] = None
 
     def shown(self, tool: str, arguments: Mapping[str, Any], body: Any) -> list[Shown]:
         """(type, key, field, value) of every record that an answer shows."""

@@ -10,7 +10,7 @@ from worldmodel.derive.expressions import Source, evaluate
 from worldmodel.derive.rules import Effect
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.situation import Row
-from worldmodel.derive.values import UNKNOWN, freeze
+from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, key_of
 from worldmodel.learn.paths import is_explained, learn_paths
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import PRECISION, Rows
@@ -19,6 +19,9 @@ from worldmodel.steps import OK
 
 FEWEST = 3
 RATE = 0.04
+BONUS = 0.3
+"""How much a tool that looks like one that writes is preferred to another that explains as many changes."""
+SHOWS = "shows "
 
 
 def learn_effects(
@@ -30,8 +33,10 @@ def learn_effects(
     effects, explained = learn_paths(conversations, seen)
     writers, own = _find_writers(conversations, seen, likely, explained)
     for (type_, field), tools in writers.items():
-        for tool in tools:
-            effects[tool] += _effects_of(tool, type_, field, tools, conversations, seen)
+        showing = {tool[len(SHOWS) :] for tool in tools if tool.startswith(SHOWS)}
+        silent = [tool for tool in tools if not tool.startswith(SHOWS)]
+        for tool in silent:
+            effects[tool] += _effects_of(tool, type_, field, silent, showing, conversations, seen)
     return effects, own
 
 
@@ -39,7 +44,8 @@ def _find_writers(
     conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings], likely: frozenset[str],
     explained: set[tuple[str, str]],
 ) -> tuple[dict[tuple[str, str], list[str]], set[str]]:
-    """By (type, field): the tools that explain why its values change between two sightings."""
+    """By (type, field): the tools that explain why its values change between two sightings. One whose own answers show
+    what it has changed is marked with `SHOWS`."""
     between: dict[tuple[str, str], list[tuple[frozenset[str], bool]]] = defaultdict(list)
     own_changed: Counter[str] = Counter()
     own_kept: Counter[str] = Counter()
@@ -57,10 +63,18 @@ def _find_writers(
                     tools = _linked(recorded, mark, -1, before.at)[-1:]  # a change that the first read did not show
                 elif not changed:
                     own_kept[after.tool] += 1
-                between[(mark[0], field)].append((frozenset(tools), changed))
+                shows = {SHOWS + after.tool} if tools and mark[0] == EPISODE and _tells(recorded, after) else set()
+                between[(mark[0], field)].append((frozenset({*tools, *shows}), changed))
     writers = {place: _cover(rows, likely) for place, rows in between.items()}
     own = {tool for tool, n in own_changed.items() if n >= max(2, 0.05 * own_kept[tool])}
     return {place: tools for place, tools in writers.items() if tools}, own
+
+
+def _tells(recorded: Sequence[Recorded], after: Sighting) -> bool:
+    """Whether what an answer shows is, or holds, what its call said."""
+    said = (text for v in recorded[after.at].step.arguments.values() if is_scalar(v) and (text := key_of(v)))
+    shown = key_of(after.value)
+    return shown is not None and any(text == shown or len(text) >= 3 and text in shown for text in said)
 
 
 def _linked(recorded: Sequence[Recorded], mark: Mark, after: int, before: int) -> list[str]:
@@ -81,7 +95,7 @@ def _cover(rows: Sequence[tuple[frozenset[str], bool]], likely: frozenset[str]) 
         for tools, did in left:
             (changed if did else kept).update(tools)
         score = {
-            t: n / (n + kept[t] + 1) + (t in likely)
+            t: n / (n + kept[t] + 1) + BONUS * (t in likely)
             for t, n in changed.items()
             if n >= (2 if t in likely else 5) and n >= (RATE if t in likely else 0.5) * (n + kept[t])
         }
@@ -94,10 +108,11 @@ def _cover(rows: Sequence[tuple[frozenset[str], bool]], likely: frozenset[str]) 
 
 
 def _effects_of(
-    tool: str, type_: str, field: str, writers: Sequence[str], conversations: Mapping[str, Sequence[Recorded]],
-    seen: Mapping[str, Sightings],
+    tool: str, type_: str, field: str, writers: Sequence[str], showing: set[str],
+    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings],
 ) -> list[Effect]:  # fmt: skip
-    """The effect of one tool on one field, through each link by which the tool reaches it."""
+    """The effect of one tool on one field, through each link by which the tool reaches it; `showing` are the tools that
+    change the field themselves and show it."""
     rows: dict[str, list[_Given]] = defaultdict(list)
     for cid, recorded in conversations.items():
         for one in recorded:
@@ -107,7 +122,8 @@ def _effects_of(
                 sightings = seen[cid].get((mark, field)) if mark[0] == type_ else None
                 if not sightings or any(s.at == one.at for s in sightings):
                     continue
-                until = _next_write(recorded, mark, one.at, writers)
+                until = min([_next_write(recorded, mark, one.at, writers),
+                             *(s.at - 1 for s in sightings if s.at > one.at and s.tool in showing)])  # fmt: skip
                 later = [s for s in sightings if one.at < s.at <= until]
                 if not later:
                     continue

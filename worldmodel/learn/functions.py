@@ -60,8 +60,8 @@ def _candidates(rows: Rows, targets: Sequence[Any], probes: Sequence[int]) -> It
         if name == "round" or function.gives != "*" and function.gives not in kinds:
             continue
         for of in _arguments(function.kinds, sources, fits):
-            usable = [all(fit) for fit in zip(*(fits[k][s] for k, s in zip(function.kinds, of, strict=True)), strict=True)]
-            if not any(usable[:FIRST]):
+            fitting = [fits[kind][source][:FIRST] for kind, source in zip(function.kinds, of, strict=True)]
+            if not any(map(all, zip(*fitting, strict=True))):
                 continue
             values = [apply(name, row) for row in zip(*(columns[s][:FIRST] for s in of), strict=True)]
             if not _may_agree(values, goals, rounds):

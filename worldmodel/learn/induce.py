@@ -20,7 +20,7 @@ import msgspec
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
 from worldmodel.derive.expressions import Choice, First, FirstItem
-from worldmodel.derive.rules import Form, ItemTest, Rules, Slot, ToolRules
+from worldmodel.derive.rules import Effect, Form, ItemTest, Rules, Slot, ToolRules
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Facts
@@ -55,15 +55,22 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     chosen = sample(conversations)
     schema = learn_links(chosen, learn_schema(chosen))
     writes = set(learn_roles(list(chosen.values())).writes)
-    rules = Rules(schema, {}, tuple(sorted(writes)))
-    first = replay(chosen, Engine(rules))
+    first = replay(chosen, Engine(_bare(schema, {}, writes)))
     effects, own = learn_effects(first, frozenset(writes))
+    moves = {tool: [e for e in found if e.type == EPISODE] for tool, found in effects.items()}
+    if _hidden(schema) or any(moves.values()):  # what answers hang on is seen better where the session is followed
+        followed = replay(chosen, Engine(_bare(schema, moves, writes)))
+        again = learn_schema(chosen, {cid: [_state(one.row) for one in found] for cid, found in followed.items()})
+        if _hidden(again):
+            names = {source[4:] for _, _, source in _hidden(again)}
+            start = _start(first, names, own, {(tool, e.field) for tool, found in moves.items() for e in found})
+            schema = learn_links(chosen, msgspec.structs.replace(again, start=start))
+            first = replay(chosen, Engine(_bare(schema, moves, writes)))
+            effects, own = learn_effects(first, frozenset(writes))
     changing = own | {tool for tool, found in effects.items() if found}
     writes = (writes - repeatable(chosen)) | changing
     schema, facts = shared_facts(first, schema, changing)
-    bare = {tool: ToolRules(tool, 0, {}, Leaf({}), effects=tuple(found)) for tool, found in effects.items()}
-    rules = Rules(schema, bare, tuple(sorted(writes)))
-    second = replay(chosen, Engine(rules, facts))
+    second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
     by_tool: dict[str, list[Recorded]] = defaultdict(list)
     for recorded in second.values():
         for one in recorded:
@@ -74,6 +81,42 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
         for tool, found in sorted(by_tool.items())
     }
     return Rules(schema, tools, tuple(sorted(writes))), facts
+
+
+def _bare(schema: Schema, effects: Mapping[str, Sequence[Effect]], writes: set[str]) -> Rules:
+    """Rules that follow what happens and answer nothing."""
+    tools = {tool: ToolRules(tool, 0, {}, Leaf({}), effects=tuple(found)) for tool, found in effects.items()}
+    return Rules(schema, tools, tuple(sorted(writes)))
+
+
+def _start(
+    conversations: Mapping[str, Sequence[Recorded]], names: set[str], own: set[str], moves: set[tuple[str, str]]
+) -> dict[str, Any]:
+    """Fields of the session that are the same at the start of all conversations: what is shown of them before a call
+    changes them (`moves`), by a tool that does not change what it shows (`own`)."""
+    first: dict[str, list[Any]] = defaultdict(list)
+    for recorded in conversations.values():
+        open_ = set(names)
+        for one in recorded:
+            if one.step.outcome != OK:
+                continue
+            open_ -= {name for name in open_ if (one.step.tool, name) in moves}
+            for type_, _, name, value in one.shown:
+                if type_ == EPISODE and name in open_:
+                    open_.remove(name)
+                    if one.step.tool not in own:
+                        first[name].append(value)
+    often = {name: Counter(map(repr, values)).most_common(1)[0][1] for name, values in first.items()}
+    return {n: _usual(all_) for n, all_ in first.items() if len(all_) >= 5 and often[n] >= AGREEMENT * len(all_)}
+
+
+def _state(row: Row) -> dict[str, Any]:
+    return {name[4:]: value for name, value in row.items() if name.startswith("now/")}
+
+
+def _hidden(schema: Schema) -> set[tuple[str, str, str]]:
+    """The parts of keys that no call names."""
+    return {(s.tool, s.path, k.source) for s in schema.sites for k in s.keys if k.source.startswith("now/")}
 
 
 def sample(conversations: Conversations, most: int = MOST_TRANSITIONS, rare: int = RARE) -> Conversations:

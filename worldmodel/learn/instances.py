@@ -11,6 +11,9 @@ import msgspec
 from worldmodel.derive.schema import AT_START, Placed
 from worldmodel.derive.values import key_of
 
+NEARLY = 0.12
+"""Of two session fields that explain nearly the same, the one that is known more often is taken."""
+
 
 class Instance(msgspec.Struct):
     """One object at a site: in which conversation, after how many calls, for which arguments."""
@@ -50,27 +53,56 @@ def hidden_part(site: tuple[str, str], key: tuple[str, ...], instances: Sequence
         return ()
     own = {n for i in instances[:50] for n in i.frozen}
     names = Counter(n for i in instances for n, v in i.now.items() if isinstance(v, str) and n not in own)
-    best: tuple[float, str] | None = None
-    for name in sorted(names):
-        back: list[bool] = []
-        away: list[bool] = []
-        before: dict[Any, tuple[str, dict[str, Any]]] = {}
-        seen: dict[Any, dict[str, Any]] = {}
-        for instance in instances:
-            mark = (instance.conversation, tuple(value_at(instance, s) for s in key))
-            value = value_at(instance, f"now/{name}") or AT_START
-            last = before.get(mark)
-            if last is not None and last[0] != value:
+    found = {name: gain for name in sorted(names) if (gain := _gain(name, key, instances)) > 0}
+    best = [name for name, gain in found.items() if gain >= max(found.values()) - NEARLY]
+    return (f"now/{max(best, key=lambda name: names[name])}",) if best else ()
+
+
+def _gain(name: str, key: tuple[str, ...], instances: Sequence[Instance]) -> float:
+    """How much better the last answer under the same value of a session field foretells the next one; 0 for nothing."""
+    back: list[bool] = []
+    away: list[bool] = []
+    held: dict[bool, list[float]] = {True: [], False: []}
+    before: dict[Any, tuple[str, dict[str, Any]]] = {}
+    seen: dict[Any, dict[str, Any]] = {}
+    for instance in instances:
+        mark = (instance.conversation, tuple(value_at(instance, s) for s in key))
+        value = value_at(instance, f"now/{name}") or AT_START
+        last = before.get(mark)
+        if last is not None:
+            common = _common_items(last[1], instance.frozen)
+            if common is not None and last[0] != AT_START:
+                held[last[0] == value].append(common)
+            if last[0] != value:
                 away.append(last[1] == instance.frozen)
                 if (mark, value) in seen:
                     back.append(seen[(mark, value)] == instance.frozen)
-            before[mark] = (value, instance.frozen)
-            seen[(mark, value)] = instance.frozen
-        if len(back) >= 4 and len(away) >= 8:
-            gain = sum(back) / len(back) - sum(away) / len(away)
-            if gain >= 0.3 and sum(back) >= 0.6 * len(back) and (best is None or gain > best[0]):
-                best = (gain, name)
-    return () if best is None else (f"now/{best[1]}",)
+        before[mark] = (value, instance.frozen)
+        seen[(mark, value)] = instance.frozen
+    if len(back) >= 4 and len(away) >= 8 and sum(back) >= 0.6 * len(back):
+        gain = sum(back) / len(back) - sum(away) / len(away)
+        if gain >= 0.3:
+            return gain
+    if min(map(len, held.values())) >= 8:
+        stays, leaves = (sum(shares) / len(shares) for shares in (held[True], held[False]))
+        if stays >= 0.8 and leaves <= 0.5:
+            return stays - leaves
+    return 0.0
+
+
+def _common_items(left: Mapping[str, Any], right: Mapping[str, Any]) -> float | None:
+    """How much of the shorter of two lists is in the other: a list that grows keeps its items, one of another place
+    shows others. None where no field is a list with items both times."""
+    shares = [
+        len(one & other) / min(len(one), len(other))
+        for name in left.keys() & right.keys()
+        if (one := _items(left[name])) and (other := _items(right[name]))
+    ]
+    return sum(shares) / len(shares) if shares else None
+
+
+def _items(frozen: Any) -> set[Any]:
+    return set(frozen[1]) if isinstance(frozen, tuple) and frozen[0] == "l" else set()
 
 
 def aliases(found: Mapping[str, Sequence[Instance]], fewest: int = 3) -> dict[tuple[str, str], str]:

@@ -33,6 +33,8 @@ from worldmodel.learn.rows import FEWEST, GOOD, NO_VALUES, PRECISION, Found, Row
 from worldmodel.learn.selections import selections, sizes
 
 KEPT = 0.7
+SOMETIMES = 0.3
+"""A source that is a part of this share of the texts may be a part of one kind of them."""
 MOST_CASES = 6
 """Different formulas among which a tree may choose."""
 
@@ -147,16 +149,16 @@ def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
             if len(text) >= 1 and len(text) <= 200:
                 held[name] += 1
                 occurs[name] += text in targets[i]
-    names = [n for n in occurs if occurs[n] >= max(FEWEST, 0.8 * held[n])]
-    names = sorted(names, key=lambda n: (-occurs[n], rank(n)))[:12]
-    found: Counter[tuple[str, ...]] = Counter()
-    for i in at:
-        found[_skeleton(targets[i], rows.rows[i], names)] += 1
     out: list[Expression] = []
-    for skeleton, n in found.most_common(2):
-        if n >= FEWEST and any(p.startswith("\x00") for p in skeleton):
-            parts = tuple(Source(p[1:]) if p.startswith("\x00") else Const(p) for p in skeleton)
-            out.append(Text(parts))
+    for share in (0.8, SOMETIMES):
+        names = [n for n in occurs if occurs[n] >= max(FEWEST, share * held[n])]
+        names = sorted(names, key=lambda n: (-occurs[n], rank(n)))[:12]
+        found = Counter(_skeleton(targets[i], rows.rows[i], names) for i in at)
+        for skeleton, n in found.most_common(2):
+            if n >= FEWEST and any(p.startswith("\x00") for p in skeleton):
+                text = Text(tuple(Source(p[1:]) if p.startswith("\x00") else Const(p) for p in skeleton))
+                if text not in out:
+                    out.append(text)
     return out
 
 

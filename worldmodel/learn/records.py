@@ -21,6 +21,10 @@ MOST_INSTANCES = 400
 Conversations = Mapping[str, Sequence[Step]]
 
 
+States = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By conversation: the fields of the session before each call."""
+
+
 def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in arguments.items() if is_scalar(v)}
 
@@ -104,7 +108,9 @@ class Places:
         return nested
 
 
-def gather(conversations: Conversations, places: Places) -> dict[tuple[str, str], list[Instance]]:
+def gather(
+    conversations: Conversations, places: Places, states: States | None = None
+) -> dict[tuple[str, str], list[Instance]]:
     """The instances of every site, by (tool, path)."""
     found: dict[tuple[str, str], list[Instance]] = defaultdict(list)
     for cid, steps in conversations.items():
@@ -112,7 +118,8 @@ def gather(conversations: Conversations, places: Places) -> dict[tuple[str, str]
         asked = frozenset(text for s in steps for v in scalars(s.arguments).values() if (text := key_of(v)))
         per_step = []
         now: dict[str, Any] = {}
-        for step in steps:
+        for number, step in enumerate(steps):
+            now = now if states is None else states[cid][number]
             mine = {text for v in scalars(step.arguments).values() if (text := key_of(v))}
             body = parse(step.content) if step.outcome == OK else None
             placed = places.objects(step.tool, body) if step.outcome == OK else []
@@ -276,10 +283,11 @@ def _difference(left: Mapping[str, Any], right: Mapping[str, Any], own: set[str]
 # ----- types
 
 
-def learn_schema(conversations: Conversations) -> Schema:
-    """Sites, keys and types. Links of calls are added by `worldmodel.learn.links`."""
+def learn_schema(conversations: Conversations, states: States | None = None) -> Schema:
+    """Sites, keys and types. Links of calls are added by `worldmodel.learn.links`. `states` are those of the session
+    where it is known what writes change in them, else what answers said last."""
     places = Places(conversations)
-    found = gather(conversations, places)
+    found = gather(conversations, places, states)
     state = _session_fields(found)
     session = {site for site, instances in found.items() if _is_session(site, instances, state)}
     found = {s: instances for s, instances in found.items() if s in session or _says_something(instances)}
