@@ -71,10 +71,11 @@ def test_hard_lists_have_things_of_like_words_and_ids_that_start_differently():
     assert alike > 100
 
 
-def test_units_come_back_as_the_other_unit(tokenizer):
+@pytest.mark.parametrize("loose", [False, True])
+def test_units_come_back_as_the_other_unit(tokenizer, loose):
     chat, rng = CompactFormat(tokenizer), random.Random(4)
     for _ in range(60):
-        ids, known = units_row(rng, chat.encode, 160)
+        ids, known = units_row(rng, chat.encode, 160, loose)
         said = {float(n) for n in _numbers(chat.decode(ids[: known.index(True)]))}
         learned = _numbers("".join(chat.decode([i]) if k else "|" for i, k in zip(ids, known, strict=True)))[0]
         factors = {unit.factor for unit in UNITS}

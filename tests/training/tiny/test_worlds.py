@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,21 @@ def test_refused_ids_are_accepted_in_the_form_that_the_error_names():
             refused += first.reason == "invalid"
             assert persistent(world, tool.name, {tool.kind.id_key: identity}).hint[tool.kind.id_key] == identity
     assert refused > 20
+
+
+def test_a_version_that_was_set_to_a_text_is_kept():
+    checked = 0
+    for seed in range(60):
+        api = Api(random.Random(seed))
+        for tool in (t for t in api.tools if t.sort == "set" and t.field.unit is None and t.form == "whole"):
+            api.failures = replace(api.failures, versions=tool.field.name, denied=0.0, confirm="")
+            world = World(api)
+            identity, record = next(iter(world.records[tool.kind.noun].items()))
+            arguments = {tool.kind.id_key: identity, tool.field.name: record[tool.field.name], tool.argument: "plain"}
+            if persistent(world, tool.name, arguments).outcome == "ok" and tool.argument != tool.field.name:
+                assert record[tool.field.name] == "plain"
+                checked += 1
+    assert checked > 3
 
 
 def test_pages_list_every_item_once():

@@ -46,12 +46,16 @@ class Batches:
         self._groups: tuple[int, list[list[Row]]] = (-1, [])
 
     def draw(self, name: str, step: int, hardness: float) -> Batch:
-        """The batch of a step: copy, choose, units or world. Batches of worlds have to be drawn in order."""
+        """The batch of a step: copy, choose, units, amounts (units in random text) or world.
+
+        Batches of worlds have to be drawn in order.
+        """
         numbers = np.random.default_rng([self.seed, step])
         drawers: dict[str, Callable[[], Batch]] = {
             "copy": lambda: self._copies(numbers, step),
             "choose": lambda: self._choices(numbers, hardness),
-            "units": lambda: self._units(numbers, random.Random(f"units {self.seed} {step}")),
+            "units": lambda: self._units(numbers, step, loose=False),
+            "amounts": lambda: self._units(numbers, step, loose=True),
             "world": self._worlds,
         }
         return drawers[name]()
@@ -69,9 +73,9 @@ class Batches:
         ids_BT, known_BT, deciding_BT = choosing.batch(DRILL_TOKENS // length, length)
         return torch.from_numpy(ids_BT), torch.from_numpy(known_BT), torch.from_numpy(deciding_BT)
 
-    def _units(self, numbers: np.random.Generator, rng: random.Random) -> Batch:
-        length = _length(numbers, 96, 192)
-        rows = [units_row(rng, self.chat.encode, length) for _ in range(DRILL_TOKENS // length)]
+    def _units(self, numbers: np.random.Generator, step: int, loose: bool) -> Batch:
+        length, rng = _length(numbers, 96, 192), random.Random(f"units {self.seed} {step}")
+        rows = [units_row(rng, self.chat.encode, length, loose) for _ in range(DRILL_TOKENS // length)]
         known_BT = torch.tensor([known for _, known in rows])
         return torch.tensor([ids for ids, _ in rows]), known_BT, known_BT
 

@@ -64,8 +64,10 @@ def drills(base: Base, rows: int = 200, length: int = 192) -> dict[str, float]:
         choosing.hardness = hardness
         ids_BT, _, deciding_BT = choosing.batch(rows, length)
         found[name] = _accuracy(base, ids_BT, deciding_BT)
-    drawn = [units_row(random.Random(HELD_OUT_SEED + k), base.format.encode, length) for k in range(rows)]
-    found["units"] = _accuracy(base, np.array([ids for ids, _ in drawn]), np.array([known for _, known in drawn]))
+    for name, loose in (("units", False), ("units in random text", True)):
+        rngs = [random.Random(HELD_OUT_SEED + k) for k in range(rows)]
+        drawn = [units_row(rng, base.format.encode, length, loose) for rng in rngs]
+        found[name] = _accuracy(base, np.array([ids for ids, _ in drawn]), np.array([known for _, known in drawn]))
     return found
 
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-COLOURS = {"copy": "#7a8fa6", "choose": "#2b7a5b", "units": "#b08a2e", "world": "#c2572b"}
+COLOURS = {"copy": "#7a8fa6", "choose": "#2b7a5b", "units": "#b08a2e", "amounts": "#7d5fa8", "world": "#c2572b"}
 
 
 def plot_history(history: Path, target: Path) -> None:

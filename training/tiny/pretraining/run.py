@@ -70,7 +70,7 @@ PHASES = (
     ),
     Phase(
         name="refine",
-        turns=("choose", "units", "world", "choose", "units", "choose", "world", "units", "choose", "copy"),
+        turns=("choose", "amounts", "world", "choose", "amounts", "world", "choose", "amounts", "world", "copy"),
         rates=(6e-4, 3e-5),
     ),
 )
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--copy-steps", type=int, default=300)
     parser.add_argument("--drill-steps", type=int, default=1500, help="steps of choosing and units")
     parser.add_argument("--world-steps", type=int, default=4000, help="steps mostly in procedural worlds")
-    parser.add_argument("--refine-steps", type=int, default=1000, help="steps mostly of choosing and units, at the end")
+    parser.add_argument("--refine-steps", type=int, default=1200, help="steps mostly of choosing and units, at the end")
     parser.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="part of what makes two runs equal")

@@ -59,33 +59,75 @@ UNITS = (
     Unit("$", "hundredths", 100, padded=True, before=True), Unit("points", "subpoints", 100, padded=True),
 )  # fmt: skip
 
-Said = Callable[[Unit, int], tuple[str, str, str]]
+DECIMAL = tuple(unit for unit in UNITS if unit.factor != 60)
+
+ENDS = (". ", ", ", " ", "\n", "? ")
+Around = tuple[str, str, str]
+"""The text before a label, between a label and its number, and after the number."""
 
 
 def units_row(
-    rng: random.Random, encode: Callable[[str], list[int]], length: int
+    rng: random.Random, encode: Callable[[str], list[int]], length: int, loose: bool = False
 ) -> tuple[list[int], list[bool]]:
-    """Labelled quantities in one unit and then, in another order, in the other unit; the second list is learned."""
+    """Labelled quantities in one unit and then, in another order, in the other unit; the second list is learned.
+
+    With `loose`, the text around them is random: it varies more than any set of patterns.
+    """
     ids: list[int] = []
     known: list[bool] = []
+
+    def write(text: str, learned: bool = False) -> None:
+        tokens = encode(text)
+        ids.extend(tokens)
+        known.extend([learned] * len(tokens))
+
+    around = _loosely_around if loose else _around
     while len(ids) < length:
-        unit = rng.choice(UNITS)
-        drawn = [(label, unit.draw(rng)) for label in rng.sample(lexicon.NOUNS, rng.randint(1, 4))]
+        unit = rng.choice(DECIMAL if loose else UNITS)
+        drawn = [(label, unit.draw(rng)) for label in (_loose_labels(rng) if loose else _labels(rng))]
         large_first = rng.random() < 0.6
         for learned in (False, True):
-            before, between, after = _surroundings(rng, unit, small=learned == large_first)
+            before, between, after = around(rng, unit, small=learned == large_first)
             rng.shuffle(drawn)
             for label, quantity in drawn:
-                number = str(quantity) if learned == large_first else unit.number(quantity)
-                for text, mark in ((before + label + between, False), (number, learned), (after, learned)):
-                    tokens = encode(text)
-                    ids += tokens
-                    known += [mark] * len(tokens)
+                write(before + label + between)
+                write(str(quantity) if learned == large_first else unit.number(quantity), learned)
+                write(after, learned)
+            if loose:
+                write(" ".join(rng.choices(lexicon.COMMON, k=rng.randint(0, 6))) + rng.choice((" ", ". ", "\n")))
     return ids[:length], known[:length]
 
 
-def _surroundings(rng: random.Random, unit: Unit, small: bool) -> tuple[str, str, str]:
-    """The text before a label, between a label and its number, and after the number."""
+def _labels(rng: random.Random) -> list[str]:
+    return rng.sample(lexicon.NOUNS, rng.randint(1, 4))
+
+
+def _loose_labels(rng: random.Random) -> list[str]:
+    """One to four words or ids."""
+    count = rng.choice((1, 1, 1, 2, 3, 4))
+    ids = [f"{rng.choice('ABKTX')}-{rng.randint(100, 99999)}" for _ in range(count)]
+    return ids if rng.random() < 0.25 else rng.sample(lexicon.COMMON, count)
+
+
+def _loosely_around(rng: random.Random, unit: Unit, small: bool) -> Around:
+    """Random words around a label and its number; the unit is mostly named."""
+
+    def words(most: int) -> str:
+        return " ".join(rng.choices(lexicon.COMMON, k=rng.randint(0, most)))
+
+    name = unit.small if small else unit.large
+    named = rng.random() < 0.8
+    if rng.random() < 0.4:
+        key = rng.choice(lexicon.COMMON)
+        if named:
+            key = rng.choice((name.replace(" ", "_"), rng.choice(lexicon.QUANTITIES)))
+        return rng.choice(('{"', f'{words(1)} {{"{rng.choice(lexicon.COMMON)}":"')), f'","{key}":', "}"
+    sign = name if unit.before and not small else ""
+    unit_name = f" {name}" if named and not sign else ""
+    return f"{words(3)} ".lstrip(), f" {words(3)} {sign}".replace("  ", " "), unit_name + rng.choice(ENDS)
+
+
+def _around(rng: random.Random, unit: Unit, small: bool) -> Around:
     name = unit.small if small else unit.large
     if unit.before and not small:
         return rng.choice((("", f" {name}", ". "), ("", f": {name}", "\n"), ("the ", f" is {name}", ", ")))

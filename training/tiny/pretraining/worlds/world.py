@@ -342,8 +342,9 @@ class World:
         problem = self._objection(tool, found, arguments) or self._apply(tool, found, arguments)
         if problem is not None:
             return problem
-        if self.api.failures.versions and tool.sort != "delete":
-            found[self.api.failures.versions] += 1
+        versions = self.api.failures.versions
+        if tool.sort != "delete" and isinstance(found.get(versions), int):  # a field of this name may be a text
+            found[versions] += 1
         if self.api.failures.lag:
             self._old[identity] = (before, self.api.failures.lag)
         return self._echo(tool, before, found)
