@@ -7,9 +7,9 @@ unassigned ranges, cards in the schemes' test ranges, addresses in the documenta
 identifiers with a wrong check digit, birthdays before 1920. A surrogate is recognised by its range or by letters that
 only the key can verify. It is its own surrogate, so replacing twice changes nothing.
 
-Values that are little more than digits are exceptions: JSON numbers, postal codes, days without a year, and national ids
-other than social security numbers. A mark of k digits in them would let one of 10^k real values pass as a surrogate. They
-are replaced each time. A lake is always normalised from its raw rows, so that happens once.
+Values that are little more than digits are exceptions: JSON numbers, postal codes, days without a year, and national
+ids other than social security numbers. A mark of k digits in them would let one of 10^k real values pass as a
+surrogate. They are replaced each time. A lake is always normalised from its raw rows, so that happens once.
 """
 
 from __future__ import annotations
