@@ -61,6 +61,11 @@ def conversation(found: Conversation, most: int = 24) -> str:
     return "\n".join(lines)
 
 
+def rounded(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with its floats rounded to four decimals."""
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in metadata.items()}
+
+
 def samples(tables: FrozenTables) -> dict[str, str]:
     """Per table, a few rows or a conversation as an example."""
     chosen = {

@@ -135,6 +135,10 @@ def test_every_provenance_has_a_badge_of_its_own_style(provenance: str) -> None:
     assert f'class="badge {provenance}"' in text and re.search(rf"\.{provenance}[,\s][^}}]*{{[^}}]*background", text)
 
 
+def test_metadata_shows_four_decimals() -> None:
+    assert show.rounded({"f1": 0.9333333333333332, "calls": 8, "why": "no"}) == {"f1": 0.9333, "calls": 8, "why": "no"}
+
+
 def test_a_tool_name_is_escaped_and_can_break_after_an_underscore() -> None:
     text = report.render(contents(card={"tools": {"get_order<b>": measured(1, 0.5)}, "overall": measured(1, 0.5)}))
     assert ">get_<wbr>order&lt;b&gt;</td>" in text

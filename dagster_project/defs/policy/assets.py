@@ -25,7 +25,7 @@ def judge(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
     if facts["form"] == "hosted":
         return dg.MaterializeResult(metadata={**facts, "agreement": "not measured"})
     return dg.MaterializeResult(
-        metadata={
+        metadata=show.rounded({
             "agreement": facts["agreement"],
             "interval": f"{facts['interval'][0]:.3f} to {facts['interval'][1]:.3f}",
             "form": facts["form"],
@@ -34,7 +34,7 @@ def judge(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
             "labelled": facts["labelled"],
             "held_out": facts["held_out"],
             "seconds": done.seconds,
-        }
+        })
     )
 
 
@@ -49,7 +49,7 @@ def judge_agrees(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource
     return dg.AssetCheckResult(
         passed=facts["interval"][0] >= MIN_AGREEMENT,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"agreement": facts["agreement"], "threshold": MIN_AGREEMENT},
+        metadata=show.rounded({"agreement": facts["agreement"], "threshold": MIN_AGREEMENT}),
     )
 
 
@@ -67,12 +67,12 @@ def clone(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mate
     done = rehearsal.open(context).clone()
     curve = charts.curve(done.facts["history"], "held_out", "held-out loss (nats)", 1)
     return dg.MaterializeResult(
-        metadata={
+        metadata=show.rounded({
             "conversations": done.facts["rows"],
             "mean_tokens": done.facts["mean_tokens"],
             "learning_curve": dg.MetadataValue.md(charts.markdown(curve, "held-out loss")),
             "seconds": done.seconds,
-        }
+        })
     )
 
 
@@ -96,7 +96,7 @@ def candidate(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.
     history = done.facts["history"]
     curve = charts.curve(history, "reward", "reward in the world")
     return dg.MaterializeResult(
-        metadata={
+        metadata=show.rounded({
             "steps": done.facts["steps"],
             "best_step": done.facts["best_step"],
             "held_out_gain": done.facts["held_out_gain"],
@@ -104,7 +104,7 @@ def candidate(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.
             "learning_curve": dg.MetadataValue.md(charts.markdown(curve, "reward in the world")),
             "alarms": ", ".join(sorted({a for step in history for a in step["alarms"]})) or "none",
             "seconds": done.seconds,
-        }
+        })
     )
 
 
@@ -124,7 +124,7 @@ def champion(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.M
     facts, standing = done.facts, loop.registry.standing(done.facts["version"])
     slices = [[name, s["n"], s["before"], s["after"], s["low"], s["high"]] for name, s in facts["slices"].items()]
     return dg.MaterializeResult(
-        metadata={
+        metadata=show.rounded({
             "promoted": facts["promoted"],
             "why": facts["why"],
             "serving": standing.serving,
@@ -132,7 +132,7 @@ def champion(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.M
             "gain": facts["gain"],
             "slices": dg.MetadataValue.md(show.grid(["slice", "n", "champion", "candidate", "low", "high"], slices)),
             "seconds": done.seconds,
-        }
+        })
     )
 
 
@@ -144,7 +144,7 @@ def gate_is_open(context: dg.AssetCheckExecutionContext, rehearsal: LoopResource
     return dg.AssetCheckResult(
         passed=facts["promoted"],
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"why": facts["why"], "low": facts["low"], "high": facts["high"]},
+        metadata=show.rounded({"why": facts["why"], "low": facts["low"], "high": facts["high"]}),
     )
 
 

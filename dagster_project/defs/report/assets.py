@@ -30,7 +30,7 @@ def evaluation(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg
     facts = done.facts
     picture = charts.before_and_after([contents.whole(facts), *contents.slices(facts)])
     return dg.MaterializeResult(
-        metadata={
+        metadata=show.rounded({
             "success_before": facts["before"],
             "success_after": facts["after"],
             "difference": f"{facts['gain']:+.3f} ({facts['low']:+.3f} to {facts['high']:+.3f})",
@@ -38,7 +38,7 @@ def evaluation(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg
             "faults": dg.MetadataValue.json(facts.get("faults", {})),
             "by_kind": dg.MetadataValue.md(charts.markdown(picture, "success before and after")),
             "seconds": done.seconds,
-        }
+        })
     )
 
 
@@ -55,7 +55,7 @@ def better_in_reality(context: dg.AssetCheckExecutionContext, rehearsal: LoopRes
     return dg.AssetCheckResult(
         passed=facts["low"] > 0,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"measured": True, "gain": facts["gain"], "low": facts["low"], "high": facts["high"]},
+        metadata=show.rounded({"measured": True, "gain": facts["gain"], "low": facts["low"], "high": facts["high"]}),
     )
 
 
@@ -74,9 +74,9 @@ def page(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.Mater
     written = report.write(told, loop.settings.home)
     link = server.url(loop.settings.home)
     return dg.MaterializeResult(
-        metadata={
+        metadata=show.rounded({
             **({"open": dg.MetadataValue.url(link)} if link else {}),
             "summary": dg.MetadataValue.md(show.summary(told)),
             "path": dg.MetadataValue.path(str(written.absolute())),
-        }
+        })
     )

@@ -28,13 +28,13 @@ def simulator(context: dg.AssetExecutionContext, rehearsal: LoopResource) -> dg.
         for name, history in done.facts["history"].items()
     }
     return dg.MaterializeResult(
-        metadata={
+        metadata=show.rounded({
             **{name: count for name, count in done.facts["counts"].items()},
             **{f"learning_curve_{name}": dg.MetadataValue.md(text) for name, text in curves.items()},
             "reused": done.reused,
             "seconds": done.seconds,
             "path": dg.MetadataValue.path(str(done.directory)),
-        }
+        })
     )
 
 
@@ -52,7 +52,7 @@ def fidelity_card(context: dg.AssetExecutionContext, rehearsal: LoopResource) ->
     done = rehearsal.open(context).card()
     overall = done.facts["overall"]
     return dg.MaterializeResult(
-        metadata={
+        metadata=show.rounded({
             "card": dg.MetadataValue.md(show.card(done.facts)),
             "exact_match": overall["exact_match"],
             "derivable_exact_match": overall["derivable"]["exact_match"],
@@ -69,7 +69,7 @@ def fidelity_card(context: dg.AssetExecutionContext, rehearsal: LoopResource) ->
             "history": dg.MetadataValue.json(done.facts.get("history", [])),
             "blocked": ", ".join(_with_status(done.facts, "block")) or "none",
             "seconds": done.seconds,
-        }
+        })
     )
 
 
