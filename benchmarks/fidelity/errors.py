@@ -1,8 +1,8 @@
 """Error rates of worlds by tool, through the world's own way of answering, without a model.
 
-    python -m benchmarks.fidelity.errors --desk 6000                 the support desk's production (examples/support_desk)
-    python -m benchmarks.fidelity.errors --systems 10                random systems (benchmarks/systems.py)
-    python -m benchmarks.fidelity.errors --stateful 10               random systems of four stateful kinds (benchmarks/kinds)
+    python -m benchmarks.fidelity.errors --desk 6000        the support desk's production (examples/support_desk)
+    python -m benchmarks.fidelity.errors --systems 10       random systems (benchmarks/systems.py)
+    python -m benchmarks.fidelity.errors --stateful 10      random systems of four stateful kinds (benchmarks/kinds)
 
 A world without adapters is fitted: what its model would write is drawn. Every held-out call is asked as the card asks
 it. Prints JSON: per system the tools with at least 30 held-out calls and 5 errors, those whose simulated by real error
