@@ -13,8 +13,7 @@ from worldmodel.derive.situation import Row
 from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, key_of
 from worldmodel.learn.paths import is_explained, learn_paths
 from worldmodel.learn.recipes import find
-from worldmodel.learn.rows import PRECISION, Rows
-from worldmodel.learn.sightings import Mark, Recorded, Sighting, Sightings, sightings_of
+from worldmodel.learn.rows import PRECISION, Mark, Recorded, Rows, Sighting, Sightings, sightings_of
 from worldmodel.steps import OK
 
 FEWEST = 3

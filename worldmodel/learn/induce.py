@@ -34,8 +34,7 @@ from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.links import learn_links
 from worldmodel.learn.recipes import find, least
 from worldmodel.learn.records import learn_schema
-from worldmodel.learn.rows import Rows
-from worldmodel.learn.sightings import Recorded
+from worldmodel.learn.rows import Recorded, Rows
 from worldmodel.steps import OK, Step
 
 MOST_ROWS = 1000

@@ -11,8 +11,7 @@ from worldmodel.derive.rules import Effect
 from worldmodel.derive.situation import Row
 from worldmodel.derive.values import UNKNOWN, freeze
 from worldmodel.learn.recipes import find
-from worldmodel.learn.rows import PRECISION, Rows
-from worldmodel.learn.sightings import Mark, Recorded, Sightings
+from worldmodel.learn.rows import PRECISION, Mark, Recorded, Rows, Sightings
 from worldmodel.steps import OK
 
 FEWEST = 5

@@ -1,15 +1,18 @@
-"""The rows that expressions are searched on, and how an expression is judged on them."""
+"""Recorded calls with their situations, the rows that expressions are searched on, and how an expression is judged."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from worldmodel.derive.expressions import Expression, evaluate
 from worldmodel.derive.situation import Row
+from worldmodel.derive.store import Key
 from worldmodel.derive.values import UNKNOWN, freeze
 from worldmodel.learn.guards import Table
+from worldmodel.steps import Step
 
 FEWEST = 3
 PRECISION = 0.9
@@ -105,3 +108,42 @@ class Rows:
                 else:
                     wrong += 1
         return Found(expression, right, wrong)
+
+
+# ----- recorded calls
+
+Mark = tuple[str, Key]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded call with its situation, the records it names and the records that its answer shows."""
+
+    conversation: str
+    at: int
+    step: Step
+    row: Row
+    keys: Mapping[str, Key]
+    marks: Mapping[Mark, str]
+    """The records that the call names, and by which link."""
+    shown: Sequence[tuple[str, Key, str, Any]]
+    answer: Row
+
+
+@dataclass
+class Sighting:
+    at: int
+    tool: str
+    value: Any
+
+
+Sightings = Mapping[tuple[Mark, str], list[Sighting]]
+
+
+def sightings_of(recorded: Sequence[Recorded]) -> Sightings:
+    """For each field of each record of one conversation: when it was shown, by whom, and as what."""
+    found: dict[tuple[Mark, str], list[Sighting]] = defaultdict(list)
+    for one in recorded:
+        for type_, key, name, value in one.shown:
+            found[((type_, key), name)].append(Sighting(one.at, one.step.tool, value))
+    return found
