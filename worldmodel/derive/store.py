@@ -177,8 +177,8 @@ class Store:
     def _settle(self, field: str, value: Any) -> None:
         """Records that were seen before anything said where the session was: they are of the place that is said now."""
         text = key_of(value)
-        for type_, at, name in self.layout.hidden if text is not None else ():
-            if name != field or field in self.now:
+        for type_, at, name in self.layout.hidden:
+            if text is None or name != field or field in self.now:
                 continue
             for key in [k for k in self.keys.get(type_, ()) if k[at] == AT_START]:
                 named = (*key[:at], text, *key[at + 1 :])

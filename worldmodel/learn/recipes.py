@@ -156,9 +156,9 @@ def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
         found = Counter(_skeleton(targets[i], rows.rows[i], names) for i in at)
         for skeleton, n in found.most_common(2):
             if n >= FEWEST and any(p.startswith("\x00") for p in skeleton):
-                text = Text(tuple(Source(p[1:]) if p.startswith("\x00") else Const(p) for p in skeleton))
-                if text not in out:
-                    out.append(text)
+                whole = Text(tuple(Source(p[1:]) if p.startswith("\x00") else Const(p) for p in skeleton))
+                if whole not in out:
+                    out.append(whole)
     return out
 
 

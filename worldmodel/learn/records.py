@@ -117,7 +117,7 @@ def gather(
         shown: Counter[str] = Counter()
         asked = frozenset(text for s in steps for v in scalars(s.arguments).values() if (text := key_of(v)))
         per_step = []
-        now: dict[str, Any] = {}
+        now: Mapping[str, Any] = {}
         for number, step in enumerate(steps):
             now = now if states is None else states[cid][number]
             mine = {text for v in scalars(step.arguments).values() if (text := key_of(v))}
