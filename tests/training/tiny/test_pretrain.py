@@ -14,6 +14,7 @@ from training.models.roles import transcript
 from training.tiny.passes.learning import SmallBody
 from training.tiny.pretraining.choosing import Choosing
 from training.tiny.pretraining.copying import copying_batch
+from training.tiny.pretraining.measure import is_answer
 from training.tiny.pretraining.rows import draw_row
 from training.tiny.pretraining.run import PHASES, Run, answer_loss, new_model
 from training.tiny.pretraining.tokenizer import train_tokenizer
@@ -163,6 +164,14 @@ def test_the_manifest_says_how_the_weights_were_made(small_run):
     assert told["sha256"]["model.safetensors"] == weights
     assert told["steps"] == {"copy": 3, "drill": 7, "world": 2, "refine": 3}
     assert told["tokens"] > told["learned_tokens"] > 0
+
+
+def test_an_answer_is_a_digit_and_an_edit_of_what_the_prompt_shows():
+    prompt = 'world[1] read {"id":"1"}\nid: 1\nstate: open\n~[2] read {"id":"2"}\n{"id":"2","state":"shut"}\n< \n> read'
+    for written in ('0={"id":"3"}', '0@2{"state":"open"}', "0@1", "1=Error: busy", "0=id: 4, state: open"):
+        assert is_answer(written, prompt)
+    for written in ('={"id":"3"}', '0={"id":', "0@3", '0@1{"state":"open"}', "0=", '0={"id":"3"}}'):
+        assert not is_answer(written, prompt)
 
 
 def test_rates_depend_on_the_share_of_steps_only():

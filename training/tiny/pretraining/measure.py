@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -130,7 +131,7 @@ def roles(base: Base, rows: int = 400) -> dict[str, dict[str, float]]:
 
 @torch.inference_mode()
 def world_validity(base: Base, rows: int = 100) -> float:
-    """Share of greedy world answers that are a digit and a valid edit that yields JSON or an error text."""
+    """Share of greedy world answers that are a digit and a valid edit (`is_answer`)."""
     rng, valid, asked = random.Random(HELD_OUT_SEED + 1), 0, 0
     while asked < rows:
         role, (ids, trained) = draw_row(rng, base.format)
@@ -142,23 +143,23 @@ def world_validity(base: Base, rows: int = 100) -> float:
             torch.tensor([prompt]), max_new_tokens=160, do_sample=False, pad_token_id=base.format.pad_id
         )
         written = base.format.decode(out[0, len(prompt) :].tolist())
-        valid += _is_answer(written, prompt_text=base.format.decode(prompt))
+        valid += is_answer(written, prompt_text=base.format.decode(prompt))
     return valid / rows
 
 
-def _is_answer(written: str, prompt_text: str) -> bool:
+SEEN = re.compile(r"^~?\[\d+\] [^\n]*\n(.*?)(?=^~?\[\d+\] |^< )", re.MULTILINE | re.DOTALL)
+"""One numbered observation of a world's prompt (training.models.roles.WorldPrompt)."""
+
+
+def is_answer(written: str, prompt_text: str) -> bool:
+    """Whether a digit and a valid edit were written, which yield a text, or JSON that is whole."""
     if not written[:1].isdigit():
         return False
-    sources = [line for line in prompt_text.splitlines() if line.startswith(("{", "Error"))]
+    sources = [content.strip() for content in SEEN.findall(prompt_text.removeprefix("world"))]
     try:
         text = decode(written[1:], sources)
-    except EditError:
-        return False
-    if text.startswith("Error"):
-        return True
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
+        return bool(text) and (text[0] not in '{["' or isinstance(json.loads(text), dict | list))
+    except (EditError, ValueError):
         return False
 
 

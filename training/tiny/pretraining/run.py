@@ -269,7 +269,8 @@ def main() -> None:
     budget = (arguments.copy_steps, arguments.drill_steps, arguments.world_steps, arguments.refine_steps)
     run = Run(arguments.out, arguments.seed, budget)
     run.run(save_every=arguments.save_every)
-    run.write_manifest(f"python -m training.tiny.pretraining.run {' '.join(sys.argv[1:])}", commit)
+    options = " ".join(sys.argv[1:]).replace(str(arguments.out), "DIR")
+    run.write_manifest(f"python -m training.tiny.pretraining.run {options}", commit)
 
 
 if __name__ == "__main__":
