@@ -16,8 +16,8 @@ from training.engines.vllm import sampling_request
 from training.models.chat import CompactFormat
 from training.models.roles import transcript
 from training.tiny.pretraining.run import new_model
-from training.tiny.pretraining.worlds.talk import Talk
 from training.tiny.pretraining.tokenizer import train_tokenizer
+from training.tiny.pretraining.worlds.talk import Talk
 
 SCHEMA = {
     "type": "object",

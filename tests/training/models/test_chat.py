@@ -8,8 +8,8 @@ from training.models.call_syntax import SYNTAXES
 from training.models.chat import CompactFormat
 from training.models.roles import transcript
 from training.models.template import TemplateFormat
-from training.tiny.pretraining.worlds.talk import Talk
 from training.tiny.pretraining.tokenizer import train_tokenizer
+from training.tiny.pretraining.worlds.talk import Talk
 
 CONVERSATION = [
     {"role": "system", "content": "You help."},
