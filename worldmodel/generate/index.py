@@ -203,9 +203,9 @@ def _build(path: Path, folder: Path, entries: Iterable[Entry], groups: Mapping[s
 
 
 def _write_entries(
-    connection: sqlite3.Connection, folder: Path, entries: Iterable[Entry], groups: Mapping[str, int]
+    connection: sqlite3.Connection, partial: Path, entries: Iterable[Entry], groups: Mapping[str, int]
 ) -> int:
-    """Write the transitions; what is to be sorted (features by mark, and answers by call) goes to files."""
+    """Write the transitions. Features by mark and answers by call, to be sorted, go to files in `partial`."""
     rows: list[Any] = []
     marks: list[tuple[int, int, int]] = []
     answers: list[tuple[int, int, int]] = []
@@ -216,7 +216,7 @@ def _write_entries(
         connection.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         for name, found in (("marks", marks), ("answers", answers)):
             columns = [pa.array([one[k] for one in found], pa.int64()) for k in range(3)]
-            pq.write_table(pa.table(columns, names=["mark", "row", "of"]), folder / f"{name}-{parts}.parquet")
+            pq.write_table(pa.table(columns, names=["mark", "row", "of"]), partial / f"{name}-{parts}.parquet")
         parts += 1
         for found in (rows, marks, answers):
             found.clear()

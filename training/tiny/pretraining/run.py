@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from ingest.atomic import write_json, write_text
 from training.learning.head import HEAD_ROWS
 from training.learning.learner import load_state, save_state
 from training.models.chat import CompactFormat
@@ -219,7 +220,7 @@ class Run:
         history = self.out / "history.jsonl"
         if history.exists():
             lines = history.read_text().splitlines(keepends=True)
-            history.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+            write_text(history, "".join(line for line in lines if json.loads(line)["step"] <= self.step))
 
     def write_manifest(self, command: str, commit: str) -> None:
         """How the weights were made. It is written last, so a directory with a manifest is complete."""
@@ -240,7 +241,7 @@ class Run:
             },
             "sha256": {name: hashlib.sha256((self.out / name).read_bytes()).hexdigest() for name in files},
         }
-        (self.out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(self.out / "manifest.json", manifest)
 
 
 def git_commit() -> str:
