@@ -25,11 +25,13 @@ class Server:
         command = [sys.executable, "-m", "ingest", "receive", "--lake", str(lake), *doors, *options]
 
         def limit() -> None:
-            if file_limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+            assert file_limit is not None
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
 
+        # Only where it is needed: with a preexec_fn, gRPC's fork handlers run in the child, which can end it.
+        before = limit if file_limit is not None else None
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
         )
         self.url = self._line().split(" on ")[1].split()[0]
         self.port = int(self.url.rsplit(":", 1)[1])
