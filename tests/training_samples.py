@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ import torch
 from ingest.records import Conversation, Scenario
 from training.environment import Observation, Start, ToolCall
 from training.learning.batch import Row
-from training.learning.learner import Learner
+from training.learning.learner import Learner, LearnerSettings
 from training.models.base import Base
 from training.models.chat import CompactFormat
 from training.models.edits import dumps
+from training.models.lora import save_weights
+from training.policy.clone import policy_rows
 from training.tiny.pretraining.run import new_model
 from training.tiny.pretraining.tokenizer import train_tokenizer
 
@@ -115,6 +118,15 @@ def random_rows(n: int, vocabulary: int, seed: int = 0, longest: int = 40) -> li
         logprobs = tuple(rng.uniform(-8.0, -4.0) for t in trained if t)
         rows.append(Row(ids, trained, rng.uniform(-1.0, 1.0), logprobs))
     return rows
+
+
+def adapter_of_all(base: Base, settings: LearnerSettings, steps: int, out: Path) -> Path:
+    """Write an adapter that was trained on all conversations, good and bad."""
+    learner = Learner(base, settings)
+    for _ in range(steps):
+        learner.sft_step(policy_rows(conversations(16), base.format, False))
+    save_weights(*learner.weights(), out, {"role": "policy", "base": base.name})
+    return out
 
 
 def stir(learner: Learner, seed: int = 1, scale: float = 0.05) -> None:

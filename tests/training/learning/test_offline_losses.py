@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
-from training_samples import conversations, stir, tiny_base
+from training_samples import adapter_of_all, conversations, stir, tiny_base
 
 from ingest.errors import UserError
 from training.learning.batch import Row
@@ -17,7 +17,7 @@ from training.learning.learner import Learner, LearnerSettings
 from training.learning.losses import Tokens
 from training.learning.offline_losses import AsymRe, Kto, OfflineLoss, RewardWeightedSft, Topr
 from training.models.base import Base
-from training.models.lora import LoraSettings, manifest_of, save_weights
+from training.models.lora import LoraSettings, manifest_of
 from training.policy.clone import policy_rows
 from training.policy.offline.fit import OfflineSettings, fit_offline, offline_rows, rewarded
 
@@ -33,13 +33,7 @@ def base() -> Base:
 
 @pytest.fixture(scope="module")
 def start(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that has read all conversations, good and bad."""
-    out = tmp_path_factory.mktemp("start") / "clone"
-    learner = Learner(base, LEARNER)
-    for _ in range(12):
-        learner.sft_step(policy_rows(conversations(16), base.format, False))
-    save_weights(*learner.weights(), out, {"role": "policy", "base": base.name})
-    return out
+    return adapter_of_all(base, LEARNER, 12, tmp_path_factory.mktemp("start") / "clone")
 
 
 def batch() -> dict[str, torch.Tensor]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from training_samples import conversation, conversations, tiny_base
+from training_samples import adapter_of_all, conversation, conversations, tiny_base
 
 from ingest.errors import UserError
 from ingest.records import Conversation
 from training.learning.batch import Row
 from training.learning.learner import Learner, LearnerSettings
 from training.models.base import Base
-from training.models.lora import LoraSettings, save_weights
+from training.models.lora import LoraSettings
 from training.models.lora_layers import read_adapter
 from training.policy.clone import policy_rows
 from training.policy.offline.fit import OfflineSettings, fit_offline, rewarded
@@ -35,13 +35,7 @@ def base() -> Base:
 
 @pytest.fixture(scope="module")
 def start(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that has read all conversations, good and bad."""
-    out = tmp_path_factory.mktemp("start") / "clone"
-    learner = Learner(base, LEARNER)
-    for _ in range(60):
-        learner.sft_step(policy_rows(conversations(16), base.format, False))
-    save_weights(*learner.weights(), out, {"role": "policy", "base": base.name})
-    return out
+    return adapter_of_all(base, LEARNER, 60, tmp_path_factory.mktemp("start") / "clone")
 
 
 def fitted(base: Base, start: Path, out: Path, scored: list[Conversation] | None = None, **more: Any) -> dict[str, Any]:
