@@ -32,6 +32,7 @@ from examples.support_desk.production import play
 from ingest.records import Transition
 from training.models.edits import canonical
 from worldmodel.card.ask import Question, ask_rules, questions
+from worldmodel.card.ceiling import ceiling, lasting
 from worldmodel.card.measures import HOLE, Judged, summary
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.fit import learn
@@ -179,21 +180,11 @@ def measure_transitions(transitions: Sequence[Transition]) -> dict[str, Any]:
         "ms_a_call": round(1000 * spent / max(1, len(asked)), 2),
         "shared_entities": split.shared_entities,
         "overall": _brief(summary(judged, profiles)),
-        "without_drawn_faults": without_faults(engine, asked, judged),
+        "lasting": lasting(engine, judged),
+        "ceiling": ceiling(engine, asked),
         "misses": misses(asked, judged),
         "tools": tools,
     }
-
-
-def without_faults(engine: Engine, asked: Sequence[Question], judged: Sequence[Judged]) -> dict[str, Any]:
-    """The same share of derivable calls, over those where no fault that passes by itself was drawn: a drawn timeout is
-    right at its rate, and never right call by call."""
-    kept = [j for q, j in zip(asked, judged, strict=True) if q.derivable and not engine.passes(j.truth.tool, j.outcome)]
-    writes = [j for j in judged if j.writes and not any(engine.passes(j.truth.tool, o) for o in
-                                                        (j.outcome, j.truth.outcome))]  # fmt: skip
-    reads = [j for j in kept if j.after_write]
-    return {name: [len(of), _rounded(sum(j.exact for j in of) / max(1, len(of)))]
-            for name, of in (("derivable", kept), ("state_changing", writes), ("read_after_write", reads))}  # fmt: skip
 
 
 def misses(asked: Sequence[Question], judged: Sequence[Judged], most: int = 12) -> dict[str, int]:

@@ -31,6 +31,7 @@ from worldmodel.card.ask import (
     questions,
     silent,
 )
+from worldmodel.card.ceiling import ceiling, lasting
 from worldmodel.card.drift import drift
 from worldmodel.card.episodes import episode_measures, replay_episodes
 from worldmodel.card.health import memorisation, reliability, scarce
@@ -82,10 +83,10 @@ async def measure(
     tools = {}
     for tool in sorted({q.truth.tool for q in asked}):
         of_tool = {name: [j for j in found if j.truth.tool == tool] for name, found in answers.items()}
-        tools[tool] = _entry(of_tool, model)
+        tools[tool] = _entry(of_tool, [q for q in asked if q.truth.tool == tool], model)
         tools[tool]["status"], tools[tool]["why"] = verdict(tools[tool])
         tools[tool]["says"] = in_words(tool, tools[tool])
-    card = {"overall": _entry(answers, model), "tools": tools, "support": reliability(answers["world"])}
+    card = {"overall": _entry(answers, asked, model), "tools": tools, "support": reliability(answers["world"])}
     held_out: dict[str, list[Step]] = {}
     for question in asked:
         held_out.setdefault(question.conversation_id, []).append(question.truth)
@@ -123,10 +124,16 @@ def opened(model: WorldModel, who: str) -> WorldModel:
     return WorldModel(resolver, model.user, rules, model.shapes, model.name, curves=model.curves)
 
 
-def _entry(answers: Mapping[str, Sequence[Judged]], model: WorldModel) -> dict[str, Any]:
+def _entry(
+    answers: Mapping[str, Sequence[Judged]], asked: Sequence[Question], model: WorldModel
+) -> dict[str, Any]:
     profiles, shapes = model.resolver.profiles, model.shapes
     measured = {name: summary(found, profiles, shapes) for name, found in answers.items()}
-    return {**measured.pop("world"), "baselines": measured}
+    entry = {**measured.pop("world"), "baselines": measured}
+    if model.rules is not None:
+        entry["lasting"] = lasting(model.rules, answers["world"])
+        entry["ceiling"] = ceiling(model.rules, asked)
+    return entry
 
 
 def make_card(
@@ -243,6 +250,7 @@ def table(card: Mapping[str, Any], console: Console) -> None:
 def health(card: Mapping[str, Any]) -> list[str]:
     """Return what the card says beyond its table, in sentences."""
     lines = [card["split"]] if "split" in card else []
+    lines += _reachable(card.get("overall", {}))
     if "episodes" in card:
         e = card["episodes"]
         lines.append(
@@ -277,6 +285,21 @@ def health(card: Mapping[str, Any]) -> list[str]:
         shown = [f"{_shown(h['exact_match'])} of {h['n']} ({h['world']})" for h in card["history"][-SHOWN_VERSIONS:]]
         lines.append(f"Exact match of the last worlds, oldest first: {', '.join(shown)}.")
     return [*lines, *in_sentences(card.get("volatile", {})), *card.get("drift", ()), *card.get("scarce", ())]
+
+
+def _reachable(overall: Mapping[str, Any]) -> list[str]:
+    """Say what errors that pass by themselves cost, if there are any."""
+    best, kept = overall.get("ceiling"), overall.get("lasting")
+    if not best or not kept or kept["n"] == overall["n"]:
+        return []
+    rows = ((best["derivable"], "of the derivable calls"), (best["state_changing"], "of the state-changing ones"))
+    reach = [f"{_shown(best['exact_match'])} of all calls", *(f"{_shown(b['exact_match'])} {w}" for b, w in rows)]
+    return [
+        f"Errors that pass by themselves are drawn at their rates, so no world can exceed {', '.join(reach)}, and an "
+        f"outcome F1 of {_shown(best['outcome_f1'])}. In the {kept['n']} calls without such an error on either side, "
+        f"this world has {_shown(kept['exact_match'])}, {_shown(kept['derivable']['exact_match'])}, "
+        f"{_shown(kept['state_changing']['exact_match'])} and {_shown(kept['outcome_f1'])}."
+    ]
 
 
 def _shown(value: float | None) -> str:
