@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -22,16 +24,19 @@ Report = Callable[[int, int, str], None]
 """Called with (done, total, a short text such as the latest loss)."""
 
 PER_CENT = 10
-"""Without a terminal, one line per this many per cent."""
+"""Without a terminal, one line per this many per cent,"""
+EVERY_SECONDS = 60.0
+"""and one after so many seconds, if the task has moved."""
 
 _announcer: ContextVar[Callable[[str], None] | None] = ContextVar("announcer", default=None)
 _watcher: ContextVar[Callable[[str], Report] | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def bars(console: Console) -> Iterator[Progress]:
+def bars(console: Console, log: Path | None = None) -> Iterator[Progress]:
     """Show each task started in the body: as a bar on a terminal, else as lines that are flushed at once. If an error
-    is raised before the first task, nothing else is printed.
+    is raised before the first task, nothing else is printed. The lines are also appended to the file `log`, with the
+    time (UTC), whether or not there is a terminal.
     """
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
@@ -47,7 +52,7 @@ def bars(console: Console) -> Iterator[Progress]:
         task = progress.add_task(f"{title:<34}", total=None, note="")
         if console.is_terminal:
             progress.start()
-        lines = None if console.is_terminal else _lines(title, console)
+        lines = _lines(title, say) if log is not None or not console.is_terminal else None
 
         def report(done: int, total: int, note: str = "") -> None:
             progress.update(task, completed=done, total=total, note=note)
@@ -58,6 +63,17 @@ def bars(console: Console) -> Iterator[Progress]:
 
     def announce_here(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+        append(line)
+
+    def say(line: str) -> None:
+        if not console.is_terminal:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        append(line)
+
+    def append(line: str) -> None:
+        if log is not None:
+            with log.open("a") as file:
+                file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
 
     watcher, announcer = _watcher.set(watch), _announcer.set(announce_here)
     try:
@@ -69,21 +85,19 @@ def bars(console: Console) -> Iterator[Progress]:
             progress.stop()
 
 
-def _lines(title: str, console: Console) -> Report:
-    """Print one line when the task starts, and one per PER_CENT. Rich flushes each line."""
-    began, told = time.monotonic(), -1
-
-    def line(text: str) -> None:
-        console.print(f"{title}: {text}", soft_wrap=True, markup=False, highlight=False)
+def _lines(title: str, say: Callable[[str], None]) -> Report:
+    """Say one line when the task starts, one per PER_CENT, and one after EVERY_SECONDS if the task has moved."""
+    began = last = time.monotonic()
+    told, shown = -1, -1
 
     def report(done: int, total: int, note: str = "") -> None:
-        nonlocal told
-        reached = 100 * done // total // PER_CENT if total > 0 else 0
-        if reached > told:
-            told = reached
-            line(", ".join(filter(None, [f"{done}/{total}", note, f"{time.monotonic() - began:.0f} s"])))
+        nonlocal told, shown, last
+        now, reached = time.monotonic(), 100 * done // total // PER_CENT if total > 0 else 0
+        if reached > told or (done > shown and now - last >= EVERY_SECONDS):
+            told, shown, last = max(told, reached), done, now
+            say(f"{title}: " + ", ".join(filter(None, [f"{done}/{total}", note, f"{now - began:.0f} s"])))
 
-    line("started")
+    say(f"{title}: started")
     return report
 
 

@@ -37,16 +37,16 @@ def fit(
     from ingest.lake import Lake
     from training.learning.deadline import Deadline, never
     from training.progress import FitReport, bars, fit_report
-    from worldmodel.fit import FitSettings, fit_world
+    from worldmodel.fit import TITLES, FitSettings, fit_world
 
     opened = Lake.open(lake)
     settings = FitSettings(base=base, max_tokens=tokens, seed=seed)
     reports: dict[str, FitReport] = {}
 
-    def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
-        if adapter not in reports:
-            reports[adapter] = fit_report("fitting the user adapter" if adapter == "user" else "fitting the world")
-        reports[adapter](done, metrics)
+    def progress(part: str, done: float, metrics: Mapping[str, float]) -> None:
+        if part not in reports:
+            reports[part] = fit_report(TITLES[part])
+        reports[part](done, metrics)
 
     with bars(Console(stderr=True)):
         stop = never if max_minutes is None else Deadline.after(max_minutes)

@@ -54,10 +54,13 @@ KEEP_DERIVED = 0.15
 """Share of the rows that rules answer which the model sees as well: it must know what such answers look like."""
 MOST_FOR_SUPPORT = 600
 """Held-out calls that support is calibrated on."""
-MOST_FOR_WAYS = 60
-"""Held-out holes on which the ways to fill them are compared."""
-MAX_FOR_BIAS = 300
-"""Held-out calls per tool that biases are fitted on."""
+TITLES = {
+    "adapter": "fitting the world",
+    "user": "fitting the user adapter",
+    "biases": "calibrating the outcomes",
+    "holes": "comparing ways to fill holes",
+}
+"""The parts of a fit that report their progress, with what is shown to the user."""
 
 Progress = Callable[[str, float, Mapping[str, float]], None]
 
@@ -65,8 +68,10 @@ Progress = Callable[[str, float, Mapping[str, float]], None]
 @dataclass(frozen=True)
 class FitSettings:
     """Settings of a fit. `max_tokens` is the budget of both adapters together; a quarter is for the user adapter.
-    `outcome_weight` is the weight of the outcome digit relative to another token: it is one of about sixty tokens, and
-    the rest of the answer depends on it."""
+    `longest` is the maximum number of tokens of a row; longer ones are left out and counted. `outcome_weight` is the
+    weight of the outcome digit relative to another token: it is one of about sixty tokens, and the rest of the answer
+    depends on it. The model answers at most `bias_calls` held-out calls per tool for the biases, and fills at most
+    `holes` held-out holes to compare ways; with a large base on a CPU these take longer than the training."""
 
     base: str = "rehearsal-tiny"
     max_tokens: int = 3_000_000
@@ -78,6 +83,8 @@ class FitSettings:
     outcome_weight: float = 8.0
     seed: int = 0
     user: bool = True
+    bias_calls: int = 300
+    holes: int = 60
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,7 @@ def learn(transitions: Sequence[Transition]) -> Learned:
     """Learn everything except the adapters. Raises UserError if there are no tool calls to learn from."""
     steps = group_steps(transitions)
     if not steps:
-        raise UserError(
-            "this lake has no tool calls with results; ingest traces with tool results first"
-        )
+        raise UserError("this lake has no tool calls with results; ingest traces with tool results first")
     split = split_conversations(steps, learn_effects(list(steps.values())))
     trained = {cid: steps[cid] for cid in split.train}
     effects = learn_effects(list(trained.values()))
@@ -122,7 +127,7 @@ def fit_world(
 
     A finished fit of the same data is reused, and a killed fit is resumed. A fit that `stop` ended between two steps is
     resumed as well; its manifest has `partial`. `last` is the previous world: if it has the same base, its adapters are
-    the start. `on_progress` is called with an adapter's name, the share that is done (0 to 1), and the latest metrics.
+    the start. `on_progress` is called with a part (TITLES), the share that is done (0 to 1), and the latest metrics.
     """
     learned = learn(transitions)
     identity = _identity(transitions, settings)
@@ -155,14 +160,16 @@ def fit_world(
     adapters = {"world": "adapter", "user": None}
     kept = set(learned.split.train)
     spoken = [c for c in conversations if c.conversation_id not in set(learned.split.test)]
-    rows = user_rows([c for c in spoken if c.conversation_id in kept], base.format, rng, settings.longest)
-    if settings.user and rows:
-        said = [Row(tuple(ids), tuple(trained)) for ids, trained in rows]
+    turns = user_rows([c for c in spoken if c.conversation_id in kept], base.format, rng)
+    said = [Row(tuple(ids), tuple(trained)) for ids, trained in turns if len(ids) <= settings.longest]
+    if settings.user and said:
         history["user"] = train(said, out / "user", share=0.25)
         adapters["user"] = "user"
-    resolver = _calibrated(learned, base, out, settings)
+    resolver = _calibrated(learned, base, out, settings, on_progress)
     held_out, known = learned.part(learned.split.calibrate), learned.part(learned.split.train)
-    ways = asyncio.run(_ways(WorldModel(resolver, None, engine, shapes), held_out, known))
+    on_progress("holes", 0.0, {})
+    ways = asyncio.run(_ways(WorldModel(resolver, None, engine, shapes), held_out, known, settings.holes))
+    on_progress("holes", 1.0, {})
     resolver = replace(resolver, writes=model_is_better(ways))
     save_tools(out, resolver)
     write_json(out / "support.json", _support(resolver, engine, shapes, learned))
@@ -184,6 +191,8 @@ def fit_world(
             "derived": len(settled),
             "rows": len(usable),
             "too_long": len(framed) - len(usable),
+            "user_rows": len(said),
+            "user_too_long": len(turns) - len(said),
         },
         "history": history,
         "holes": ways,
@@ -267,7 +276,7 @@ def _weights(trained: Sequence[bool], outcome: float) -> tuple[float, ...]:
 # ----- biases
 
 
-def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings) -> Resolver:
+def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings, on_progress: Progress) -> Resolver:
     """Return the resolver with its biases. Its index then also has the conversations on which they were fitted."""
     from training.engines.local import LocalEngine
 
@@ -276,23 +285,25 @@ def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings) 
     steps = [s for part in learned.part(learned.split.train).values() for s in part]
     profiles = learn_profiles(steps)
     resolver = Resolver(engine, base.format, "world", learned.frame, learned.index, profiles)
-    biases = asyncio.run(fit_biases(resolver, learned.part(learned.split.calibrate)))
+    held_out = learned.part(learned.split.calibrate)
+    biases = asyncio.run(
+        fit_biases(resolver, held_out, settings.bias_calls, lambda done: on_progress("biases", done, {}))
+    )
     seen = learned.part((*learned.split.train, *learned.split.calibrate))
     groups = entity_groups(seen, learned.frame.effects)
     return replace(resolver, biases=biases, index=build_index(seen, learned.frame, groups))
 
 
 async def _ways(
-    model: WorldModel, held_out: Mapping[str, Sequence[Step]], trained: Mapping[str, Sequence[Step]]
+    model: WorldModel, held_out: Mapping[str, Sequence[Step]], trained: Mapping[str, Sequence[Step]], most: int
 ) -> dict[str, Any]:
     """Compare how well the model and drawn values fill holes, on conversations from which nothing was learned."""
     asked = questions(held_out, trained, model.resolver, MOST_FOR_SUPPORT, model.rules)
-    return await ask_holes(model, asked, MOST_FOR_WAYS, ("by_schema", "drawn"))
+    return await ask_holes(model, asked, most, ("by_schema", "drawn"))
 
 
 def model_is_better(ways: Mapping[str, Any]) -> bool:
-    """Whether the model fills holes at least as well as values drawn field by field; True if there are too few cases.
-    """
+    """Whether the model fills holes at least as well as values drawn field by field; True if there are too few cases."""
     if ways["n"] < FEWEST_FOR_BIAS:
         return True
     return (ways["by_schema"]["field_f1"] or 0.0) >= (ways["drawn"]["field_f1"] or 0.0)
@@ -312,18 +323,25 @@ def _support(resolver: Resolver, engine: Engine, shapes: Shapes, learned: Learne
     return {name: fit_support(found) for name, found in sorted(pairs.items()) if len(found) >= FEWEST_FOR_BIAS}
 
 
-async def fit_biases(resolver: Resolver, held_out: Mapping[str, Sequence[Step]]) -> dict[str, list[float]]:
-    """Return, per tool with several outcome classes and enough held-out calls, the bias of its digits."""
+async def fit_biases(
+    resolver: Resolver,
+    held_out: Mapping[str, Sequence[Step]],
+    most: int = 300,
+    on_done: Callable[[float], None] = lambda share: None,
+) -> dict[str, list[float]]:
+    """Return, per tool with several outcome classes and enough held-out calls (the first `most`), the bias of its
+    digits. `on_done` is called with the share of the tools that are done."""
     asked: dict[str, list[Example]] = defaultdict(list)
     for conversation_id, steps in held_out.items():
         for at, step in enumerate(steps):
-            if len(resolver.frame.classes.get(step.tool, ())) > 1 and len(asked[step.tool]) < MAX_FOR_BIAS:
-                asked[step.tool].append(
-                    frame_step(conversation_id, steps, at, resolver.frame, resolver.index)
-                )
+            if len(resolver.frame.classes.get(step.tool, ())) > 1 and len(asked[step.tool]) < most:
+                asked[step.tool].append(frame_step(conversation_id, steps, at, resolver.frame, resolver.index))
     biases = {}
-    for tool, examples in sorted(asked.items()):
-        if len(examples) >= FEWEST_FOR_BIAS:
-            logprobs = await asyncio.gather(*(resolver.digit_logprobs(e.framed) for e in examples))
-            biases[tool] = fit_bias(list(logprobs), [e.outcome for e in examples])
+    for number, (tool, examples) in enumerate(sorted(asked.items()), start=1):
+        enough = examples if len(examples) >= FEWEST_FOR_BIAS else []
+        found = await asyncio.gather(*(resolver.digit_logprobs(e.framed) for e in enough))
+        usable = [(logprobs, e.outcome) for logprobs, e in zip(found, enough, strict=True) if logprobs is not None]
+        if len(usable) >= FEWEST_FOR_BIAS:
+            biases[tool] = fit_bias([logprobs for logprobs, _ in usable], [outcome for _, outcome in usable])
+        on_done(number / len(asked))
     return biases

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ import httpx
 from rich.console import Console
 
 from dagster_project.cli.graph import materialise, print_result, running
-from dagster_project.loop.settings import SAVED, Settings
+from dagster_project.loop.settings import SAVED, Settings, keep_settings, merged, read_settings
 from dagster_project.loop.stages import read_json, write_json
 from ingest.atomic import write_text
 from ingest.errors import UserError
@@ -46,41 +46,50 @@ SMALL: dict[str, Any] = {
 """Settings of `--small`: the same stages in about a minute."""
 
 
-def run_demo(home: Path, seed: int | None, small: bool, console: Console) -> None:
-    """Run the whole demo. Raises UserError if the home holds other work or a stage cannot run."""
-    settings = _settings(home, seed, small)
+def run_demo(
+    home: Path,
+    seed: int | None,
+    small: bool,
+    console: Console,
+    file: Path | None = None,
+    conversations: int | None = None,
+) -> None:
+    """Run the whole demo. `file` holds settings; `conversations` is the size of the traffic.
+
+    Raises UserError if the home holds other work or a stage cannot run.
+    """
+    settings, count = _settings(home, seed, small, file, conversations)
     with running(home, console):
-        _traffic(settings, 240 if small else CONVERSATIONS)
+        _traffic(settings, count)
         materialise(settings)
     print_result(settings, "report", console)
 
 
-def _settings(home: Path, seed: int | None, small: bool) -> Settings:
-    """The demo's settings. settings.json and REHEARSAL_* override the demo's presets.
+def _settings(
+    home: Path, seed: int | None, small: bool, file: Path | None = None, conversations: int | None = None
+) -> tuple[Settings, int]:
+    """The demo's settings, and its number of conversations. `file`, settings.json and REHEARSAL_* override the presets.
 
     Raises UserError if the home directory holds other work.
     """
     before = read_json(home / MADE)
+    given = read_settings(file, home) if file is not None else {}
     if before is None:
         if (home / "lake").exists() or any(home.rglob("stage.json")):
             raise UserError(f"{home} was not created by a demo; give another --home, or remove it")
         presets = {"environment": ENVIRONMENT, "card_calls": CARD_CALLS, **(SMALL if small else {})}
         Settings(home=home)  # validates settings.json before anything is written
-        home.mkdir(parents=True, exist_ok=True)
-        write_json(home / SAVED, _merged(presets, read_json(home / SAVED) or {}))
+        keep_settings(home, merged(presets, read_json(home / SAVED) or {}))
+    if given:
+        keep_settings(home, given)
     settings = Settings(home=home, **({} if seed is None else {"seed": seed}))
-    made = {"seed": settings.seed, "small": small}
-    if before is not None and before != made:
+    earlier = {"conversations": 240 if small else CONVERSATIONS, **(before or {})}
+    made = {"conversations": conversations or earlier["conversations"], "seed": settings.seed, "small": small}
+    if before is not None and earlier != made:
         raise UserError(f"{home} was created by another demo ({before}); give another --home, or remove it")
     settings.save()
     write_json(home / MADE, made)
-    return settings
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested JSON objects. Where both have a value, the value in `above` is used."""
-    both = {k: _merged(below[k], v) if isinstance(v, dict) and k in below else v for k, v in above.items()}
-    return {**below, **both}
+    return settings, made["conversations"]
 
 
 # ----- traffic of the example agent

@@ -31,13 +31,17 @@ STAGES = {**passes.STAGES, "report": "report/page"}
 """The stages in their order, each with its Dagster asset."""
 
 
+PROGRESS = "progress.log"
+"""File in the home directory with the progress of all its runs, line by line."""
+
+
 @contextmanager
 def running(home: Path, console: Console) -> Iterator[None]:
     """Show progress and measure time and memory while the body runs."""
     home.mkdir(parents=True, exist_ok=True)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background job: Dagster would ignore SIGTERM too
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    with clocked(home), watched(home), bars(console):
+    with clocked(home), watched(home), bars(console, home / PROGRESS):
         yield
 
 

@@ -58,8 +58,9 @@ BaseOption = Annotated[
     str | None,
     typer.Option(help="Base model: shipped name, directory or Hugging Face id. Default: REHEARSAL_BASE, settings."),
 ]
-SeedOption = Annotated[
-    int | None, typer.Option(help="Random seed. Default: REHEARSAL_SEED, settings.json, 0.")
+SeedOption = Annotated[int | None, typer.Option(help="Random seed. Default: REHEARSAL_SEED, settings.json, 0.")]
+FileOption = Annotated[
+    Path | None, typer.Option("--settings", help="YAML or JSON file with settings; they are kept in the home.")
 ]
 EnvironmentOption = Annotated[
     str | None, typer.Option(help="Real environment for evaluation, 'package.module:Class' (docs/environment.md).")
@@ -72,11 +73,15 @@ def demo(
     small: Annotated[
         bool, typer.Option("--small", help="A quick check in about a minute; its figures mean nothing.")
     ] = False,
+    file: FileOption = None,
+    conversations: Annotated[
+        int | None, typer.Option(min=1, help="Conversations of the example agent. Default: 6000; small: 240.")
+    ] = None,
 ) -> None:
     """Run the whole loop on the example agent, and write a report."""
     from dagster_project.cli.demo import run_demo
 
-    run_demo(home, seed, small, Console())
+    run_demo(home, seed, small, Console(), file, conversations)
 
 
 def run(
@@ -88,11 +93,15 @@ def run(
     base: BaseOption = None,
     environment: EnvironmentOption = None,
     seed: SeedOption = None,
+    file: FileOption = None,
 ) -> None:
     """Run the whole loop on your own traces, and write a report. A stopped run continues where it stopped."""
     from dagster_project.cli.graph import materialise, print_result, running
     from dagster_project.loop import preflight
+    from dagster_project.loop.settings import keep_settings, read_settings
 
+    if file is not None:
+        keep_settings(home, read_settings(file, home))
     settings = _settings(home, lake=lake, base=base, environment=environment, seed=seed)
     preflight.check(settings, environment=until in (Stage.evaluation, Stage.report))
     settings.save()

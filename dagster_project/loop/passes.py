@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from dagster_project.loop import fits
 from dagster_project.loop.landing import Landing
+from dagster_project.loop.left_out import left_out
 from dagster_project.loop.needs import check_data
 from dagster_project.loop.pins import Pins, collect, name_of
 from dagster_project.loop.recipes import EvaluationRecipe, PracticeRecipe
@@ -47,7 +48,7 @@ from training.models.lora import manifest_of
 from training.models.template import ChatSettings
 from training.policy.evaluate import Run, environment_code, summary
 from training.policy.gate import as_dict, compare, example_of
-from training.policy.grpo import Grpo, lasting_alarms
+from training.policy.grpo import Grpo, in_words, lasting_alarms
 from training.policy.lengths import fitted_limits, fitting_scenarios
 from training.policy.pool import PracticePool, play
 from training.policy.practice import Practising
@@ -56,7 +57,8 @@ from training.policy.rollout import Limits
 from training.progress import FitReport, announce, fit_report, report_from, track
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
-from worldmodel.card.make import make_card
+from worldmodel.card.make import CardSettings, make_card
+from worldmodel.fit import TITLES
 
 STAGES = {
     "data": "traces/conversations",
@@ -131,6 +133,8 @@ class Loop(Landing):
         inputs = plain(inputs)
         self._pins.choose(stage, fingerprint(inputs))
         done = run_stage(self.settings.home / stage, inputs, work, partial(announce, log=self.log))
+        for line in [] if done.reused else left_out(stage, done.facts):
+            announce(line, self.log or print)
         collect(self.settings.home)
         return done
 
@@ -155,9 +159,7 @@ class Loop(Landing):
 
     def check_data(self, stages: Sequence[str]) -> None:
         """Raise UserError if the tables do not suffice for `stages`. Called before the first fit."""
-        check_data(
-            self.settings, fits.conversations(self.tables.path, self.settings.agent), self.scenarios, stages
-        )
+        check_data(self.settings, fits.conversations(self.tables.path, self.settings.agent), self.scenarios, stages)
 
     @property
     def tables(self) -> FrozenTables:
@@ -178,11 +180,10 @@ class Loop(Landing):
         def work(directory: Path) -> dict[str, Any]:
             reports: dict[str, FitReport] = {}
 
-            def progress(adapter: str, done: float, metrics: Mapping[str, float]) -> None:
-                if adapter not in reports:
-                    title = "fitting the user adapter" if adapter == "user" else "fitting the world"
-                    reports[adapter] = fit_report(title, self.log)
-                reports[adapter](done, metrics)
+            def progress(part: str, done: float, metrics: Mapping[str, float]) -> None:
+                if part not in reports:
+                    reports[part] = fit_report(TITLES[part], self.log)
+                reports[part](done, metrics)
 
             needs = data.directory, directory, how, self._last("world"), self.stop
             return fits.run_in_subprocess(fits.world, needs, progress)
@@ -193,11 +194,13 @@ class Loop(Landing):
         """Measure the fidelity card. A tool that fails its thresholds is only replayed from then on."""
         world = self.read("world")
         asked = {"world": world.fingerprint, "most": self.settings.card_calls}
+        if self.settings.card != CardSettings():
+            asked["card"] = self.settings.card
 
         def work(_: Path) -> dict[str, Any]:
             report = track("measuring the fidelity card", self.log)
             return make_card(
-                world.directory, most=self.settings.card_calls,
+                world.directory, most=self.settings.card_calls, settings=self.settings.card,
                 on_progress=lambda done, total: report(done, total, ""), processes=self._processes(),
             )  # fmt: skip
 
@@ -273,9 +276,7 @@ class Loop(Landing):
                     self._base(), practice, scenarios[: -settings.gate.scenarios],
                     self._start(directory, clone), directory / "adapter", how,
                 )  # fmt: skip
-                facts = asyncio.run(
-                    loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}"), self.stop)
-                )
+                facts = asyncio.run(loop.train(lambda m: report(int(m["step"]), how.steps, in_words(m)), self.stop))
                 report(facts["steps"], facts["steps"], f"best adapter: step {facts['best_step']}")
                 return facts
 
@@ -348,7 +349,8 @@ class Loop(Landing):
                 )
             )  # fmt: skip
         write_json(directory / "example.json", example_of(held_out, pairs))
-        return as_dict(verdict)
+        cut = {name: sum(pair[k].cut_off for pair in pairs) for k, name in enumerate(("champion", "candidate"))}
+        return {**as_dict(verdict), "cut_off": cut}
 
     def evaluation(self) -> Done:
         """Measure clone and candidate in the real environment, with the same start states and seeds."""
@@ -372,12 +374,13 @@ class Loop(Landing):
                 how.episodes, settings.seed, how.temperature, how.min_p, self.limits, settings.vllm,
                 settings.chat,
             )  # fmt: skip
-            return summary(*asyncio.run(self._play(recipe, partial(report_from, report))))
+            return summary(*asyncio.run(self.play(recipe, partial(report_from, report))))
 
         return self._do("evaluation", inputs, work)
 
-    async def _play(self, recipe: EvaluationRecipe, on_done: Callable[[int, int, int], None]) -> list[Run]:
-        """Play each policy in the real environment. Returns one run per policy."""
+    async def play(self, recipe: EvaluationRecipe, on_done: Callable[[int, int, int], None]) -> list[Run]:
+        """Play each policy in the real environment; `on_done` gets its number, its episodes, and how many are done.
+        Returns one run per policy."""
         places, each = list(enumerate(recipe.adapters)), recipe.episodes
         count = self._processes()
         if count > 1:
@@ -403,7 +406,7 @@ class Loop(Landing):
         chat = load_format(self.settings.base, shown, self.settings.chat)
         kept, refused = fitting_scenarios(found, chat, self.limits, shown)
         for why, count in refused.items():
-            (self.log or print)(f"{count} of {len(found)} scenarios are not used: {why}")
+            announce(f"{count} of {len(found)} scenarios are not used: {why}", self.log or print)
         return kept
 
     @cached_property

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -15,16 +16,18 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from dagster_project.loop.stages import write_json
+from dagster_project.loop.stages import read_json, write_json
 from ingest.errors import UserError
 from training.engines.vllm import VllmSettings
 from training.judging.judge import JudgeSettings
 from training.judging.ruler import RulerSettings
 from training.learning.fits import FitSettings
+from training.models.base import is_compact
 from training.models.template import ChatSettings
 from training.policy.gate import GateSettings
 from training.policy.grpo import TrainSettings
 from training.policy.offline.fit import OfflineSettings
+from worldmodel.card.make import CardSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
 HOME = Path("artifacts/home")
@@ -77,15 +80,14 @@ class Settings(BaseSettings):
     # Values and not factories: pydantic-settings completes a partly given nested model only from a default value.
     world: WorldSettings = Field(WorldSettings(), description="Fit of the world.")
     card_calls: int | None = Field(None, description="Held-out calls that the card is measured on; default: all.")
+    card: CardSettings = Field(CardSettings(), description="How often the card asks the model.")
     clone: FitSettings = Field(FitSettings(max_tokens=3_600_000), description="Fit of the clone.")
     judge: JudgeSettings = Field(JudgeSettings(), description="Fit of the offline judge.")
     ruler: RulerSettings = Field(RulerSettings(), description="RULER: the judge's endpoint and prompts.")
     train: TrainSettings = Field(TrainSettings(), description="Practice: GRPO in the world.")
     offline: OfflineSettings = Field(OfflineSettings(), description="Training on recorded conversations.")
     gate: GateSettings = Field(GateSettings(), description="Conditions for a promotion.")
-    evaluation: EvaluationSettings = Field(
-        EvaluationSettings(), description="Measurement in the real environment."
-    )
+    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="Measurement in the real environment.")
 
     def __init__(self, **given: Any) -> None:
         """Raises UserError for an invalid value, with its source."""
@@ -103,8 +105,8 @@ class Settings(BaseSettings):
 
     @property
     def compact(self) -> bool:
-        """Whether the base is the tiny one. Its prompts contain neither system prompts nor tool definitions."""
-        return self.base == "rehearsal-tiny"
+        """Whether the base declares the compact chat format: prompts without system prompts and tool definitions."""
+        return is_compact(self.base)
 
     def save(self, leave_out: Collection[str] = ()) -> None:
         """Write the values that differ from the defaults to settings.json, without the fields in `leave_out` and
@@ -132,6 +134,31 @@ class Settings(BaseSettings):
                 f"{home / SAVED} holds ruler.api_key; keys are not stored in files; set REHEARSAL_RULER__API_KEY"
             )
         return init_settings, env_settings, saved
+
+
+def read_settings(file: Path, home: Path) -> dict[str, Any]:
+    """The settings in a YAML or JSON file. Raises UserError for a file that cannot be read and for an invalid value."""
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{file} cannot be read as settings: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no settings: expected names with values, as in settings.json")
+    Settings(**{"home": home, **values})
+    return values
+
+
+def keep_settings(home: Path, values: Mapping[str, Any]) -> None:
+    """Write settings over those of the home's settings.json. REHEARSAL_* and options still override them."""
+    home.mkdir(parents=True, exist_ok=True)
+    write_json(home / SAVED, merged(read_json(home / SAVED) or {}, values))
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested JSON objects. Where both have a value, the value in `above` is used."""
+    both = {k: merged(below[k], v) if isinstance(v, dict) and isinstance(below.get(k), dict) else v
+            for k, v in above.items()}  # fmt: skip
+    return {**below, **both}
 
 
 def _different(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

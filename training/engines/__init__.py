@@ -11,6 +11,10 @@ from ingest.errors import UserError
 from training.engines.grammar import Grammar
 
 
+class TooLong(UserError):
+    """A request is longer than the base's context. Beyond it a model answers without an error, and at random."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. Temperature 0 is greedy. Tokens whose probability is below `min_p` times the largest one are not

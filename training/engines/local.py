@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from training.engines import Sample, Sampling
+from training.engines import Sample, Sampling, TooLong
 from training.engines.grammar import Matcher
+from training.models.base import context_length
 from training.models.devices import sharing_weights
 from training.models.kv_cache import BatchCache, CacheMemory, PrefixStore
 from training.models.lora_layers import AdapterSlots, Factors, Span, read_adapter, spans_of
@@ -103,7 +104,7 @@ class LocalEngine:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model = (model if own else sharing_weights(model)).eval()
-        self.pad_id, self.max_rows = pad_id, max_rows
+        self.pad_id, self.max_rows, self.context = pad_id, max_rows, context_length(model.config)
         embedding = cast(torch.Tensor, model.get_input_embeddings().weight)  # quantised linear layers store bytes
         own_dtype, self.device = embedding.dtype, embedding.device
         self.model.set_attn_implementation("sdpa")
@@ -119,7 +120,8 @@ class LocalEngine:
     # ----- the protocol
 
     async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
-        request = self._request(prompt_ids, adapter, sampling=sampling)
+        room = min(sampling.max_tokens, self.context - len(prompt_ids))
+        request = self._request(prompt_ids, adapter, sampling=replace(sampling, max_tokens=max(1, room)))
         await self._submit(request)
         stopped = bool(request.ids) and request.ids[-1] in sampling.stop_ids
         return Sample(tuple(request.ids), tuple(request.logprobs), stopped, adapter)
@@ -176,6 +178,9 @@ class LocalEngine:
     def _request(self, prompt_ids: Sequence[int], adapter: str | None, **wanted: Any) -> _Request:
         if not prompt_ids:
             raise ValueError("a prompt needs at least one token")
+        length = len(prompt_ids) + (len(wanted.get("completion", ())) or bool(wanted.get("sampling")))
+        if length > self.context:
+            raise TooLong(f"{length} tokens are more than the base's context of {self.context} tokens")
         asked = {"sampling": None, "candidates": (), "completion": (), **wanted}
         answer = asyncio.get_running_loop().create_future()
         request = _Request(tuple(prompt_ids), adapter, self._adapters.get(adapter), answer=answer, **asked)

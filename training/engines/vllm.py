@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ingest.errors import UserError
-from training.engines import Sample, Sampling
+from training.engines import Sample, Sampling, TooLong
 from training.engines.background import BackgroundLoop
 from training.models.lora import LoraSettings, adapter_weights, new_adapter, save_weights
 from training.models.lora_layers import read_adapter
@@ -271,11 +271,11 @@ def sampling_request(sampling: Sampling) -> dict[str, Any]:
 
 
 def check_length(ids: Sequence[int], most: int) -> None:
-    """Raise UserError for a prompt that leaves no room for a token."""
+    """Raise TooLong for a prompt that leaves no room for a token."""
     if not ids:
         raise ValueError("a prompt needs at least one token")
     if len(ids) >= most:
-        raise UserError(
+        raise TooLong(
             f"a prompt of {len(ids)} tokens leaves no room in vLLM's context of {most}; raise max_model_len, "
             "or shorten the episodes"
         )

@@ -56,7 +56,12 @@ class JudgeSettings(BaseModel):
         ),
         description="The supervised fit. A row has one learned token, so it needs large steps.",
     )
-    pair_share: float = Field(0.15, ge=0, le=1, description="Pairwise rows, as a share of the pointwise ones.")
+    pair_share: float = Field(
+        0.15,
+        ge=0,
+        le=1,
+        description="Pairwise rows, as a share of the pointwise ones. 0: the pairwise form is not measured either.",
+    )
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, to measure agreement.")
     max_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")
     narrate: float = Field(0.0, ge=0, le=1, description="Share of rows that also train on the transcript's tokens.")
@@ -264,7 +269,7 @@ def fit_judge(
     engine = LocalEngine(base.model, base.format.pad_id)
     engine.publish_adapter("judge", weights, config)
     judge = LocalJudge(engine, base.format, "judge", max_tokens=settings.max_tokens)
-    measured = asyncio.run(_agreements(judge, held_out, seed))
+    measured = asyncio.run(_agreements(judge, held_out, seed, pairs=200 if settings.pair_share else 0))
     good = sum(s for _, s in held_out)
     form = max(measured, key=lambda f: measured[f]["agreement"])
     blank = Evidence(Grounding.of([c.messages for c in conversations]))
@@ -281,6 +286,8 @@ def fit_judge(
         "held_out": len(held_out),
         "pairs": good * (len(held_out) - good),
         "max_tokens": settings.max_tokens,
+        "transcripts": len(train),
+        "cut": sum(len(base.format.encode(text)) > settings.max_tokens for text, _ in train),
         "history": history,
         "partial": unfinished(history),
     }
@@ -288,20 +295,26 @@ def fit_judge(
     return manifest
 
 
-async def _agreements(judge: LocalJudge, examples: Sequence[tuple[str, bool]], seed: int) -> dict[str, dict[str, Any]]:
-    """Agreement of both forms: pointwise over all pairs, pairwise over a sample of pairs."""
+async def _agreements(
+    judge: LocalJudge, examples: Sequence[tuple[str, bool]], seed: int, pairs: int
+) -> dict[str, dict[str, Any]]:
+    """Agreement of the forms: pointwise over all pairs, pairwise over a sample of `pairs` (0: not measured)."""
     good, bad = [t for t, s in examples if s], [t for t, s in examples if not s]
     up_scores = np.array(await asyncio.gather(*(judge.success(t) for t in good)))
     down_scores = np.array(await asyncio.gather(*(judge.success(t) for t in bad)))
     won = _won(up_scores, down_scores)
-    rng = random.Random(seed)
-    pairs = [(rng.choice(good), rng.choice(bad)) for _ in range(min(200, len(good) * len(bad)))]
-    wins = np.array(await asyncio.gather(*(judge.better(a, b) for a, b in pairs)))
     accuracy = (np.sum(up_scores >= 0.5) + np.sum(down_scores < 0.5)) / len(examples)
-    return {
+    found: dict[str, dict[str, Any]] = {
         "pointwise": {"agreement": float(won.mean()), "interval": _interval(won, seed), "accuracy": float(accuracy)},
-        "pairwise": {"agreement": float((wins > 0.5).mean()), "interval": _interval((wins > 0.5)[:, None], seed)},
     }
+    if pairs:
+        rng = random.Random(seed)
+        drawn = [(rng.choice(good), rng.choice(bad)) for _ in range(min(pairs, len(good) * len(bad)))]
+        wins = np.array(await asyncio.gather(*(judge.better(a, b) for a, b in drawn)))
+        found["pairwise"] = {
+            "agreement": float((wins > 0.5).mean()), "interval": _interval((wins > 0.5)[:, None], seed)
+        }  # fmt: skip
+    return found
 
 
 async def _corroborated(

@@ -44,6 +44,11 @@ class Trajectory:
             counts[seen.provenance] = counts.get(seen.provenance, 0) + 1
         return counts
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether a limit of turns or tokens ended the episode."""
+        return self.ended in ("turns", "tokens")
+
     def invented(self) -> float:
         """Share of the observations that a model generated."""
         made_up = sum(o.provenance in ("generated", "abstained") for o in self.observations)

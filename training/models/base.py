@@ -17,10 +17,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
 from ingest.errors import UserError
-from training.models.chat import ChatFormat, CompactFormat
+from training.models.chat import COMPACT, FORMAT, ChatFormat, CompactFormat
 from training.models.devices import DeviceSettings, placement
 from training.models.template import ChatSettings
 from training.models.template_checks import checked_format
@@ -43,6 +44,17 @@ def base_path(name: str) -> str:
     return str(SHIPPED.get(name, name))
 
 
+def is_compact(name: str) -> bool:
+    """Whether a base declares the compact chat format (`rehearsal_format` in its tokenizer_config.json).
+
+    Its policy's prompts contain neither system prompts nor tool definitions. A base that is not found is not compact.
+    """
+    try:
+        return get_tokenizer_config(base_path(name)).get(FORMAT) == COMPACT
+    except (OSError, ValueError):
+        return False
+
+
 def load_format(
     name: str = "rehearsal-tiny", show_tools: bool = True, settings: ChatSettings | None = None
 ) -> ChatFormat:
@@ -51,7 +63,7 @@ def load_format(
     Raises UserError if there is no such base, or if its chat template cannot be used for training (with the reason).
     """
     tokenizer = _load(AutoTokenizer, name)
-    if tokenizer.convert_tokens_to_ids("<|call|>") not in (None, tokenizer.unk_token_id):
+    if tokenizer.init_kwargs.get(FORMAT) == COMPACT:
         return CompactFormat(tokenizer, show_tools=show_tools)
     if not tokenizer.chat_template:
         raise UserError(f"base model {name!r} has no chat template; choose an instruction-tuned model")

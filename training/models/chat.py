@@ -1,8 +1,8 @@
 """Converts conversations to token ids and back. Sampled ids are never tokenised again.
 
-`CompactFormat` is rehearsal-tiny's: every message is `<|role|>text<|end|>` and a call is `<|call|>name {json}`, so a
-longer conversation always extends a shorter one, token for token. `training.models.template` has the format of any
-tokenizer with a chat template.
+`CompactFormat` is the format of a tokenizer that declares it (rehearsal-tiny's does): every message is
+`<|role|>text<|end|>` and a call is `<|call|>name {json}`, so a longer conversation always extends a shorter one, token
+for token. `training.models.template` has the format of any tokenizer with a chat template.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from training.models.edits import dumps, minify
 from training.models.roles import signature
 
 Message = Mapping[str, Any]
+FORMAT, COMPACT = "rehearsal_format", "compact"
+"""A tokenizer whose configuration has this key and value is written and read by `CompactFormat`."""
 SPECIAL_TOKENS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|call|>", "<|pad|>")
 
 
@@ -94,7 +96,7 @@ class ChatFormat(Protocol):
 
 @dataclass
 class CompactFormat:
-    """rehearsal-tiny's own format. With `show_tools`, tool signatures follow the system prompt."""
+    """The format that a tokenizer declares (`FORMAT`). With `show_tools`, tool signatures follow the system prompt."""
 
     tokenizer: PreTrainedTokenizerFast
     show_tools: bool = True

@@ -50,10 +50,11 @@ def fit_clone(
     rows, counts = conversation_rows(train, base.format, show_system, context)
     if not rows:
         raise UserError(f"there is nothing to clone: {counts.text()}")
+    unseen, held_out_counts = conversation_rows(held_out, base.format, show_system, context)
     weights, config, history = fit_sft(
         base,
         rows,
-        policy_rows(held_out, base.format, show_system, context)[:200],
+        unseen[:200],
         settings,
         checkpoint,
         seed,
@@ -65,6 +66,7 @@ def fit_clone(
         "base": base.name,
         "rows": len(rows),
         "row_counts": counts.as_dict(),
+        "held_out_counts": held_out_counts.as_dict(),
         "mean_tokens": float(np.mean([len(r.ids) for r in rows])),
         "history": history,
         "partial": unfinished(history),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,7 @@ class TrainSettings(BaseModel):
     temperature: float = Field(1.0, gt=0, description="Sampling temperature in practice.")
     min_p: float = Field(0.05, ge=0, lt=1, description="Tokens below min_p times the largest probability are excluded.")
     learner: LearnerSettings = Field(
-        default_factory=lambda: LearnerSettings(
-            preset="policy", warmup_steps=3, schedule="cosine", micro_tokens=2048
-        ),
+        default_factory=lambda: LearnerSettings(preset="policy", warmup_steps=3, schedule="cosine", micro_tokens=2048),
         description="The optimiser.",
     )
     loss: PolicyLoss = Field(default_factory=Cispo, description="The policy loss.")
@@ -338,6 +336,7 @@ def _describe(trajectories: Sequence[Trajectory], judged: Sequence[Judgement], f
         "turns": float(np.mean([sum(m["role"] == "assistant" for m in t.messages) for t in trajectories])),
         "left": float(np.mean([t.ended == "left" for t in trajectories])),
         "abstained": float(np.mean([t.ended == "abstained" for t in trajectories])),
+        "cut_off": float(np.mean([t.cut_off for t in trajectories])) if trajectories else 0.0,
         "order_disagreement": float(np.mean([j.disagreement for j in judged])) if judged else 0.0,
         "judge_tokens": sum(j.tokens for j in judged),
         "judge_failures": sum(j.failed_calls for j in judged),
@@ -353,6 +352,21 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
     if first.std() == 0 or second.std() == 0:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
+
+
+def in_words(metrics: Mapping[str, Any]) -> str:
+    """A step's most important metrics on one line."""
+    parts = [
+        f"reward {metrics['reward']:.3f}",
+        f"{metrics['rows']} rows",
+        *(f"{metrics[k]} {what}" for k, what in (("dropped_groups", "groups dropped"), ("failed_episodes", "failed"),
+                                                 ("unscored", "unscored")) if metrics[k]),
+        *([f"{metrics['cut_off']:.0%} cut off"] if metrics["cut_off"] else []),
+        *([f"{metrics['malformed']:.1f} malformed calls an episode"] if metrics["malformed"] else []),
+        *([f"held-out gain {metrics['held_out_gain']:+.3f}"] if "held_out_gain" in metrics else []),
+        *(f"alarm: {name}" for name in metrics["alarms"]),
+    ]  # fmt: skip
+    return ", ".join(parts)
 
 
 def alarms(metrics: dict[str, float]) -> list[str]:

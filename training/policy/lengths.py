@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,11 @@ class RowCounts:
     left_out: Counter[str] = field(default_factory=Counter)
     cut: Counter[str] = field(default_factory=Counter)
     longest: int = 0
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> RowCounts:
+        """The counts of `as_dict`."""
+        return cls(**{**told, "left_out": Counter(told["left_out"]), "cut": Counter(told["cut"])})
 
     def as_dict(self) -> dict[str, Any]:
         """For manifests."""

@@ -23,7 +23,7 @@ async def ask_holes(
     model: WorldModel, asked: Sequence[Question], most: int = MOST_HOLES, wanted: Sequence[str] = WAYS
 ) -> dict[str, Any]:
     """Return the measures of each way, over the calls that the rules leave open and that succeeded in production."""
-    if model.rules is None:
+    if model.rules is None or not most:
         return {"n": 0}
     drawn = _with(model, writes=False)
     open_ = [

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
@@ -45,15 +46,27 @@ from worldmodel.steps import Step, group_steps, said_in
 from worldmodel.users.match import ask_users, match
 from worldmodel.world import WorldModel
 
-MODEL_CALLS = 400
-"""The model alone is asked so many calls, evenly sampled."""
-BASE_CALLS = 200
-"""The unadapted base writes long wrong answers; this many calls are enough to see that."""
 SHOWN_BASELINES = ("rules_alone", "model_alone", "nearest_copy", "replay_cache")
 COLUMNS = (
     *("tool", "n", "exact", "derivable", "fields", "outcome F1", "errors sim/real", "types", "read after write"),
     *("answered", "rules: exact, F1", "model: exact, F1", "copy: exact, F1", "cache: exact, F1", "status"),
 )
+
+
+class CardSettings(BaseModel):
+    """How often a card asks the model. On a CPU a large base needs seconds for each of these answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model_calls: int = Field(400, ge=0, description="Calls that the model alone answers, evenly sampled; a baseline.")
+    base_calls: int = Field(
+        200, ge=0, description="Calls that the base without its adapter answers; a baseline. Its answers are long."
+    )
+    holes: int = Field(120, ge=0, description="Holes that are filled in three ways.")
+    user_turns: int = Field(80, ge=0, description="Held-out turns of users that the user adapter writes.")
+
+
+DEFAULT = CardSettings()
 
 
 async def measure(
@@ -63,23 +76,27 @@ async def measure(
     on_progress: Progress = silent,
     workers: Workers | None = None,
     with_model: bool = True,
+    settings: CardSettings = DEFAULT,
 ) -> dict[str, Any]:
     """Return the card: `overall` and per tool, each with the measures of the world and of the baselines, and a status
     per tool. `workers`, if given, each have the model and share the questions. Without `with_model`, the model alone is
     not asked.
     """
+    of_model = _some(asked, settings.model_calls) if model.rules is not None and with_model else []
+    of_base = _some(asked, settings.base_calls) if with_base else []
+    told = partial(_shifted, on_progress, len(asked) + len(of_model) + len(of_base))
     resolver = model.resolver
     answers = {
-        "world": await _ask(model, asked, "both", on_progress, workers),
+        "world": await _ask(model, asked, "both", told(0), workers),
         "replay_cache": ask_cache(resolver, asked),
         "nearest_copy": ask_nearest(resolver, asked),
     }
     if model.rules is not None:
         answers["rules_alone"] = ask_rules(model.rules, asked)
-    if model.rules is not None and with_model:
-        answers["model_alone"] = await _ask(model, _some(asked, MODEL_CALLS), "model", silent, workers)
-    if with_base:
-        answers["base"] = await _ask(model, _some(asked, BASE_CALLS), "base", silent, workers)
+    if of_model:
+        answers["model_alone"] = await _ask(model, of_model, "model", told(len(asked)), workers)
+    if of_base:
+        answers["base"] = await _ask(model, of_base, "base", told(len(asked) + len(of_model)), workers)
     tools = {}
     for tool in sorted({q.truth.tool for q in asked}):
         of_tool = {name: [j for j in found if j.truth.tool == tool] for name, found in answers.items()}
@@ -95,7 +112,12 @@ async def measure(
 
 
 def _some(asked: Sequence[Question], most: int) -> Sequence[Question]:
-    return asked[:: max(1, -(-len(asked) // most))]
+    return asked[:: max(1, -(-len(asked) // most))] if most else []
+
+
+def _shifted(on_progress: Progress, total: int, before: int) -> Progress:
+    """Progress of a part, as progress of the whole with `total` answers, of which `before` were given earlier."""
+    return lambda done, of_part: on_progress(before + done, total)
 
 
 async def _ask(
@@ -143,6 +165,7 @@ def make_card(
     with_base: bool = True,
     on_progress: Progress = silent,
     processes: int = 1,
+    settings: CardSettings = DEFAULT,
 ) -> dict[str, Any]:
     """Measure the world in `path` on its own held-out conversations, or on the conversations of another lake, in
     `processes` processes.
@@ -154,9 +177,7 @@ def make_card(
     resolver = model.resolver
     held_out, said = _held_out(path) if lake is None else _unseen(path, lake)
     if not held_out:
-        raise UserError(
-            "no held-out conversation has tool calls; ingest more conversations and fit the world again"
-        )
+        raise UserError("no held-out conversation has tool calls; ingest more conversations and fit the world again")
     trained: dict[str, list[Step]] = {}
     for entry in resolver.index.entries:
         trained.setdefault(entry.conversation_id, []).append(entry.step)
@@ -167,12 +188,13 @@ def make_card(
     try:
         if processes > 1:
             with Workers(partial(WorldModel.load, path), processes) as workers:
-                card = model.run(measure(model, asked, with_base, on_progress, workers))
+                card = model.run(measure(model, asked, with_base, on_progress, workers, settings=settings))
         else:
-            card = model.run(measure(model, asked, with_base, on_progress))
-        card["holes"] = model.run(ask_holes(opened(model, "both"), asked))
-        if model.user is not None and said:
-            card["users"] = match(model.run(ask_users(model.user, {cid: said[cid] for cid in chosen if cid in said})))
+            card = model.run(measure(model, asked, with_base, on_progress, settings=settings))
+        card["holes"] = model.run(ask_holes(opened(model, "both"), asked, settings.holes))
+        if model.user is not None and said and settings.user_turns:
+            talks = {cid: said[cid] for cid in chosen if cid in said}
+            card["users"] = match(model.run(ask_users(model.user, talks, most=settings.user_turns)))
         whole = {cid: held_out[cid] for cid in chosen}
         replayed = model.run(replay_episodes(opened(model, "both"), whole, said, volatile=volatile))
     finally:
@@ -312,11 +334,7 @@ def _with_n(value: Mapping[str, Any]) -> str:
 
 def _errors(value: Mapping[str, Any]) -> str:
     shown = f"{value['simulated']:.2f}/{value['real']:.2f}"
-    return (
-        shown
-        if value["ratio_ci"] is None
-        else f"{shown} [{value['ratio_ci'][0]:.1f}, {value['ratio_ci'][1]:.1f}]"
-    )
+    return shown if value["ratio_ci"] is None else f"{shown} [{value['ratio_ci'][0]:.1f}, {value['ratio_ci'][1]:.1f}]"
 
 
 def _baseline(value: Mapping[str, Any] | None) -> str:

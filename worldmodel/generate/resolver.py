@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingest.errors import UserError
-from training.engines import Engine, Sampling
+from training.engines import Engine, Sampling, TooLong
 from training.engines.grammar import Grammar
 from training.models.chat import ChatFormat
 from training.models.edits import EditError, decode, minify
@@ -80,13 +80,18 @@ class Resolver:
         names = framed.prompt.outcomes
         if len(names) == 1:
             return (1.0,)
-        return corrected(await self.digit_logprobs(framed), self.biases.get(framed.prompt.tool))
+        logprobs = await self.digit_logprobs(framed) or [0.0] * len(names)
+        return corrected(logprobs, self.biases.get(framed.prompt.tool))
 
-    async def digit_logprobs(self, framed: Framed) -> tuple[float, ...]:
-        """Return the model's log-probabilities of the outcome digits, one per class, not normalised."""
+    async def digit_logprobs(self, framed: Framed) -> tuple[float, ...] | None:
+        """Return the model's log-probabilities of the outcome digits, one per class, not normalised; None if the prompt
+        is longer than the base's context."""
         digits = [self.chat.encode(str(n))[0] for n in range(len(framed.prompt.outcomes))]
         prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
-        return tuple(await self.engine.next_token_logprobs(prompt, digits, adapter=self.adapter))
+        try:
+            return tuple(await self.engine.next_token_logprobs(prompt, digits, adapter=self.adapter))
+        except TooLong:
+            return None
 
     # ----- body
 
@@ -130,7 +135,10 @@ class Resolver:
         name = framed.prompt.outcomes[outcome]
         sampling = Sampling(self.body_tokens, temperature, self.chat.stop_ids, seed % 2**31)
         prompt = self._prompt(framed, outcome, "")
-        sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+        try:
+            sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+        except TooLong:
+            return None
         if not sample.stopped:
             return None
         try:
@@ -165,9 +173,7 @@ def corrected(logprobs: Sequence[float], bias: Sequence[float] | None) -> tuple[
     return tuple(w / total for w in weights)
 
 
-def fit_bias(
-    logprobs_NC: Sequence[Sequence[float]], outcomes: Sequence[int], rounds: int = 100
-) -> list[float]:
+def fit_bias(logprobs_NC: Sequence[Sequence[float]], outcomes: Sequence[int], rounds: int = 100) -> list[float]:
     """Return the bias for which the mean predicted class distribution equals the observed one (smoothed by half a
     count).
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ingest.records import Conversation
-from training.engines import Engine, Sampling
+from training.engines import Engine, Sampling, TooLong
 from training.models.chat import ChatFormat
 from training.models.roles import LEAVES, user_messages
 from worldmodel.steps import utterances
@@ -34,9 +34,7 @@ class UserSide:
     temperature: float = 0.7
     max_tokens: int = 160
 
-    async def reply(
-        self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: Settles
-    ) -> str | None:
+    async def reply(self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: Settles) -> str | None:
         """Return the customer's next message; None if they leave. Equal dialogues get equal replies in one world."""
         if sum(speaker == "user" for speaker, _ in said) >= self.max_turns:
             return None
@@ -46,7 +44,10 @@ class UserSide:
         async def write() -> str:
             drawn = int.from_bytes(digest.digest()[:4], "big") >> 1
             sampling = Sampling(self.max_tokens, self.temperature, self.chat.stop_ids, drawn)
-            sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+            try:
+                sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+            except TooLong:  # nobody talks longer than the base can read
+                return ""
             return self.chat.decode(sample.ids).strip()
 
         text = await pins.settle(f"user {digest.hexdigest()}", write)
@@ -68,7 +69,7 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def user_rows(
-    conversations: Iterable[Conversation], chat: ChatFormat, rng: random.Random, longest: int = 1024
+    conversations: Iterable[Conversation], chat: ChatFormat, rng: random.Random
 ) -> list[tuple[list[int], list[bool]]]:
     """Return training rows: one per reply of a recorded customer after their first message, and one per departure."""
     rows = []
@@ -80,7 +81,6 @@ def user_rows(
                 rows.append(_row(goal, said[:at], text, chat))
         if said and said[-1][0] == "agent":
             rows.append(_row(goal, said, LEAVES, chat))
-    rows = [row for row in rows if len(row[0]) <= longest]
     rng.shuffle(rows)
     return rows
 

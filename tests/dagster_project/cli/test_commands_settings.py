@@ -166,9 +166,7 @@ def test_the_default_home_is_not_the_demo_s() -> None:
     assert Settings().home == loop_commands.HOME != loop_commands.DEMO
 
 
-def test_options_override_the_environment_in_the_graph(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_override_the_environment_in_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.environ", dict(os.environ))
     os.environ |= {
         "REHEARSAL_SEED": "7", "REHEARSAL_LAKE_DIR": "/nowhere", "REHEARSAL_TRAIN__STEPS": "9",
@@ -193,15 +191,50 @@ def test_environment_and_settings_file_override_the_demo_s_presets(
     monkeypatch.setenv("REHEARSAL_SEED", "3")
     monkeypatch.setenv("REHEARSAL_CARD_CALLS", "11")
     (tmp_path / SAVED).write_text(json.dumps({"train": {"steps": 5}, "gate": {"scenarios": 9}}))
-    found = demo._settings(tmp_path, None, small=True)
+    found, conversations = demo._settings(tmp_path, None, small=True)
     small = demo.SMALL
+    assert conversations == 240
     assert (found.seed, found.card_calls, found.train.steps, found.gate.scenarios) == (3, 11, 5, 9)
     assert found.train.groups == small["train"]["groups"] and found.gate.min_slice == small["gate"]["min_slice"]
     assert found.environment == demo.ENVIRONMENT
     monkeypatch.delenv("REHEARSAL_SEED")
-    assert demo._settings(tmp_path, None, small=True) == found  # what it began with is what it goes on with
+    assert demo._settings(tmp_path, None, small=True) == (found, 240)  # what it began with is what it goes on with
     with pytest.raises(UserError, match="'seed': 3"):
         demo._settings(tmp_path, 4, small=True)
+
+
+def test_a_file_of_settings_overrides_the_presets_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, file = tmp_path / "home", tmp_path / "mine.yaml"
+    file.write_text("train: {steps: 5}\ncard_calls: 7\n")
+    monkeypatch.setenv("REHEARSAL_CARD_CALLS", "11")
+    found, conversations = demo._settings(home, None, False, file, 300)
+    assert (found.train.steps, found.card_calls, conversations) == (5, 11, 300)
+    monkeypatch.delenv("REHEARSAL_CARD_CALLS")
+    found, conversations = demo._settings(home, None, False)
+    assert (found.train.steps, found.environment, conversations) == (5, demo.ENVIRONMENT, 300)
+    with pytest.raises(UserError, match="'conversations': 300"):
+        demo._settings(home, None, False, None, 301)
+
+
+@pytest.mark.parametrize("text", ["train: {stepz: 5}", "train: [", "- 5", ""])
+def test_an_invalid_file_of_settings_is_refused_before_anything_is_written(
+    app: typer.Typer, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    for command in ("run", "demo"):
+        home = tmp_path / command
+        found = CliRunner().invoke(app, [command, "--home", str(home), "--settings", str(tmp_path / "mine.yaml")])
+        assert isinstance(found.exception, UserError) and "settings" in str(found.exception)
+        assert not home.exists()
+
+
+def test_run_keeps_a_file_of_settings(app: typer.Typer, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("train: {steps: 5}")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / SAVED).write_text(json.dumps({"train": {"steps": 3, "groups": 2}}))
+    command = ["run", "--home", str(tmp_path / "home"), "--settings", str(tmp_path / "mine.yaml")]
+    assert isinstance(CliRunner().invoke(app, command).exception, UserError)  # there is no lake
+    assert Settings(home=tmp_path / "home").train.steps == 5 and Settings(home=tmp_path / "home").train.groups == 2
 
 
 def test_the_demo_refuses_a_home_with_other_work(traced_home: Path) -> None:
@@ -262,6 +295,25 @@ def test_a_file_gets_a_first_line_and_one_per_ten_per_cent(tmp_path: Path) -> No
     assert len(lines) == 12 and "100/100" in lines[-1]
 
 
+def test_a_slow_task_gets_a_line_a_minute_and_the_log_has_the_lines_of_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    log, terminal = tmp_path / "progress.log", Console(file=(tmp_path / "screen").open("w"), force_terminal=True)
+    with progress.bars(terminal, log):
+        report = progress.track("fitting the world")
+        for now[0], done in ((0, 0), (30, 1), (70, 2), (75, 3), (200, 3)):
+            report(done, 100, "")
+        progress.announce("2 rows are left out")
+    lines = [line.partition(" ")[2] for line in log.read_text().splitlines()]
+    reported = ["started", "0/100, 0 s", "2/100, 70 s", "3/100, 200 s"]
+    assert lines == [*(f"fitting the world: {text}" for text in reported), "2 rows are left out"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", log.read_text().split(" ")[0])
+
+
 def test_waiting_is_announced_with_the_progress(tmp_path: Path) -> None:
     from training.progress import announce, bars
 
@@ -279,7 +331,7 @@ def test_world_fit_and_card_print_progress_lines(
 ) -> None:
     def fit(conversations: object, transitions: object, out: Path, how: object, progress: Any, stop: object) -> Any:
         for done in (0.0, 0.5, 1.0):
-            progress("world", done, {"loss": 1.0 - done})
+            progress("adapter", done, {"loss": 1.0 - done})
         progress("user", 1.0, {})
         counts = {"tools": 1, "train_conversations": 2, "test_conversations": 1}
         return {"id": "w-1", "partial": None, "counts": counts}

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ingest.errors import UserError
-from training.engines import Sampling
+from training.engines import Sampling, TooLong
 from training.engines.local import LocalEngine
 from training.tiny.passes.decoding import SmallDecoder
 
@@ -218,3 +218,25 @@ def test_a_failed_round_fails_its_requests_and_the_engine_continues(engine):
     with pytest.raises(IndexError):
         run(engine.next_token_logprobs([1, 2, VOCABULARY + 5], [1], adapter=None))
     assert run(engine.sample([1, 2], adapter=None, sampling=Sampling(2, seed=1)))[0].ids
+
+
+def test_beyond_the_context_of_the_base_nothing_is_computed(engine):
+    """A model answers there too, without an error, and at random."""
+    whole, known = list(prompts(1, longest=8)[0]), engine.context
+    assert known == 512
+    prompt = (whole * known)[: known - 3]
+
+    async def check():
+        sample = await engine.sample(prompt, adapter=None, sampling=Sampling(50, 1.0, (), seed=1))
+        assert len(sample.ids) == 3 and not sample.stopped
+        assert len(await engine.score(prompt, [5, 6, 7], adapter=None)) == 3
+        for call in (
+            engine.sample((whole * known)[:known], adapter=None, sampling=Sampling(1)),
+            engine.score(prompt, [5, 6, 7, 8], adapter=None),
+            engine.next_token_logprobs((whole * known)[: known + 1], [5], adapter=None),
+        ):
+            with pytest.raises(TooLong, match="more than the base's context of 512"):
+                await call
+        await engine.close()
+
+    asyncio.run(check())

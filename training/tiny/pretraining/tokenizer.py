@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.models.chat import SPECIAL_TOKENS
+from training.models.chat import COMPACT, FORMAT, SPECIAL_TOKENS
 
 SPLIT = r"[ _]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s"
 
@@ -53,8 +53,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 3072) -> PreTrainedT
     )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>", clean_up_tokenization_spaces=False
-    )
+        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>", clean_up_tokenization_spaces=False,
+        **{FORMAT: COMPACT},
+    )  # fmt: skip
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.model_max_length = 4096
     return tokenizer
