@@ -147,9 +147,7 @@ def make_card(
     resolver = model.resolver
     held_out, said = _held_out(path) if lake is None else _unseen(path, lake)
     if not held_out:
-        raise UserError(
-            "no held-out conversation has tool calls; ingest more conversations and fit the world again"
-        )
+        raise UserError("no held-out conversation has tool calls; ingest more conversations and fit the world again")
     trained: dict[str, list[Step]] = {}
     for entry in resolver.index.entries:
         trained.setdefault(entry.conversation_id, []).append(entry.step)
@@ -165,7 +163,8 @@ def make_card(
             card = model.run(measure(model, asked, with_base, on_progress))
         card["holes"] = model.run(ask_holes(opened(model, "both"), asked))
         if model.user is not None and said:
-            card["users"] = match(model.run(ask_users(model.user, {cid: said[cid] for cid in chosen if cid in said})))
+            talks = {cid: said[cid] for cid in chosen if cid in said}
+            card["users"] = match(model.run(ask_users(model.user, talks, held_out)))
         whole = {cid: held_out[cid] for cid in chosen}
         replayed = model.run(replay_episodes(opened(model, "both"), whole, said, volatile=volatile))
     finally:
@@ -260,8 +259,9 @@ def health(card: Mapping[str, Any]) -> list[str]:
     if card.get("users", {}).get("n"):
         u = card["users"]
         lines.append(
-            f"Users, {u['n']} turns: they leave when real ones do in {_shown(u['stop_agreement'])}; identifiers told a "
-            f"turn {_shown(u['disclosed']['simulated'])} (real {_shown(u['disclosed']['real'])}); a discriminator's "
+            f"Users, {u['n']} turns of {u['conversations']} conversations: they leave when real ones do in "
+            f"{_shown(u['stop_agreement'])}; messages a conversation {_real(u['turns'])}; facts told a turn "
+            f"{_real(u['disclosed'])}; told before the real user did in {_shown(u['told_later'])}; a discriminator's "
             f"area under the curve is {_shown(u['discriminator_auc'])}."
         )
     error = card.get("support", {}).get("error")
@@ -283,17 +283,17 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _real(value: Mapping[str, Any]) -> str:
+    return f"{_shown(value['simulated'])} (real {_shown(value['real'])})"
+
+
 def _with_n(value: Mapping[str, Any]) -> str:
     return f"{_shown(value['exact_match'])} ({value['n']})" if value["n"] else "-"
 
 
 def _errors(value: Mapping[str, Any]) -> str:
     shown = f"{value['simulated']:.2f}/{value['real']:.2f}"
-    return (
-        shown
-        if value["ratio_ci"] is None
-        else f"{shown} [{value['ratio_ci'][0]:.1f}, {value['ratio_ci'][1]:.1f}]"
-    )
+    return shown if value["ratio_ci"] is None else f"{shown} [{value['ratio_ci'][0]:.1f}, {value['ratio_ci'][1]:.1f}]"
 
 
 def _baseline(value: Mapping[str, Any] | None) -> str:

@@ -16,7 +16,7 @@ from training.engines.grammar import Grammar
 from training.models.chat import ChatFormat
 from training.models.edits import EditError, decode, minify
 from worldmodel.derive.values import parse
-from worldmodel.generate.context import Frame, Framed
+from worldmodel.generate.context import ALONE, Around, Frame, Framed, prompt_ids
 from worldmodel.generate.index import TransitionIndex
 from worldmodel.profiles import Profile
 from worldmodel.steps import Step
@@ -85,7 +85,7 @@ class Resolver:
     async def digit_logprobs(self, framed: Framed) -> tuple[float, ...]:
         """Return the model's log-probabilities of the outcome digits, one per class, not normalised."""
         digits = [self.chat.encode(str(n))[0] for n in range(len(framed.prompt.outcomes))]
-        prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
+        prompt = prompt_ids(framed.prompt, self.chat)
         return tuple(await self.engine.next_token_logprobs(prompt, digits, adapter=self.adapter))
 
     # ----- body
@@ -97,11 +97,10 @@ class Resolver:
         outcome: str,
         schema: str,
         seed: int,
-        history: Sequence[Step] = (),
-        trail: Sequence[Step] = (),
+        around: Around = ALONE,
     ) -> Any:
         """Return a JSON body for an outcome, written under a schema; None if the model writes no valid JSON."""
-        framed = self.frame.frame(tool, arguments, history, trail, self.index)
+        framed = self.frame.frame(tool, arguments, (), (), self.index, around)
         self.tally["asked"] += 1
         body = await self._body(framed, outcome, schema, seed)
         self.tally["usable"] += body is not None
@@ -141,7 +140,7 @@ class Resolver:
         return content if profile is None or profile.allows(name, content) else None
 
     def _prompt(self, framed: Framed, outcome: int, start: str) -> list[int]:
-        prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
+        prompt = prompt_ids(framed.prompt, self.chat)
         return [*prompt, *self.chat.encode(str(outcome)), *(self.chat.encode(start) if start else ())]
 
     # ----- no answer
@@ -165,9 +164,7 @@ def corrected(logprobs: Sequence[float], bias: Sequence[float] | None) -> tuple[
     return tuple(w / total for w in weights)
 
 
-def fit_bias(
-    logprobs_NC: Sequence[Sequence[float]], outcomes: Sequence[int], rounds: int = 100
-) -> list[float]:
+def fit_bias(logprobs_NC: Sequence[Sequence[float]], outcomes: Sequence[int], rounds: int = 100) -> list[float]:
     """Return the bias for which the mean predicted class distribution equals the observed one (smoothed by half a
     count).
 
