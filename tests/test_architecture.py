@@ -51,7 +51,7 @@ SUBROOMS: dict[str, dict[str, set[str]]] = {
         "derive": set(),
         "learn": {"derive"},
         "generate": {"derive"},
-        "users": set(),
+        "users": {"derive", "generate"},
         "card": {"derive", "generate", "users"},
     },
     "dagster_project": {

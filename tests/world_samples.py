@@ -37,5 +37,5 @@ def random_world(
     index = build_index(conversations, frame)
     resolver = Resolver(engine, chat, None, frame, index, learn_profiles(steps), body_tokens=body_tokens)
     rules = Engine(*induce(conversations))
-    user = UserSide(engine, chat, None, max_turns=6, max_tokens=8) if with_user else None
+    user = UserSide(engine, chat, None, patience=4, max_tokens=8) if with_user else None
     return WorldModel(resolver, user, rules, learn_shapes(rules, conversations), name)

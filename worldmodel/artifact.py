@@ -20,6 +20,7 @@ cards.jsonl       this card and those of earlier worlds, in short
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,10 @@ from worldmodel.generate.shapes import Shapes
 from worldmodel.profiles import Profile
 from worldmodel.split import Split
 from worldmodel.support import Curves
+from worldmodel.users.knowledge import Knowledge
 from worldmodel.users.user import UserSide
 
-VERSION = 4
+VERSION = 5
 
 
 def save_tools(path: Path, resolver: Resolver) -> None:
@@ -54,6 +56,7 @@ def save_tools(path: Path, resolver: Resolver) -> None:
         "effects": frame.effects.to_json(),
         "classes": {tool: list(names) for tool, names in frame.classes.items()},
         "patched": {tool: sorted(names) for tool, names in frame.patched.items()},
+        "definitions": dict(frame.definitions),
         "profiles": {tool: profile.to_json() for tool, profile in resolver.profiles.items()},
         "biases": {tool: list(bias) for tool, bias in resolver.biases.items()},
         "blocked": sorted(resolver.blocked),
@@ -83,9 +86,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} holds no finished world; make one with `rehearsal world fit --out {path}`"
-        ) from error
+        raise UserError(f"{path} holds no finished world; make one with `rehearsal world fit --out {path}`") from error
     if manifest.get("version", 0) > VERSION:
         raise UserError(
             f"the world in {path} has format {manifest['version']}, this rehearsal reads up to {VERSION}; "
@@ -135,9 +136,15 @@ def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = No
     resolver = read_resolver(path, engine, base, names.get("world"))
     user = None
     if "user" in names:
-        user = UserSide(engine, base.format, names["user"], manifest["max_turns"])
+        user = UserSide(engine, base.format, names["user"], **_of_users(manifest))
     curves = json.loads((path / "support.json").read_text()) if (path / "support.json").exists() else {}
     return (resolver, user, read_rules(path), read_shapes(path), manifest["id"]), curves
+
+
+def _of_users(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of real users. A world of an earlier version has only the most messages that one wrote."""
+    known = manifest.get("users") or {"patience": manifest["max_turns"], "leave_bias": 0.0, "knowledge": {}}
+    return {**known, "knowledge": Knowledge(**known["knowledge"])}
 
 
 def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) -> Resolver:
@@ -149,6 +156,7 @@ def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) 
         Effects.from_json(tools["effects"]),
         {tool: tuple(names) for tool, names in tools["classes"].items()},
         {tool: frozenset(names) for tool, names in tools["patched"].items()},
+        tools.get("definitions", {}),
     )
     return Resolver(
         engine=engine,

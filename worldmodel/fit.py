@@ -13,9 +13,10 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ingest.errors import UserError
@@ -35,7 +36,7 @@ from worldmodel.card.holes import ask_holes
 from worldmodel.control import measure_implicit
 from worldmodel.derive.engine import Engine
 from worldmodel.effects import learn_effects
-from worldmodel.generate.context import Frame, learn_patched
+from worldmodel.generate.context import Frame, learn_definitions, learn_patched
 from worldmodel.generate.examples import Example, build_index, frame_step, world_examples, world_row
 from worldmodel.generate.index import TransitionIndex
 from worldmodel.generate.resolver import Resolver, fit_bias
@@ -46,7 +47,8 @@ from worldmodel.profiles import learn_profiles
 from worldmodel.split import Split, entity_groups, split_conversations
 from worldmodel.steps import Step, group_steps, outcome_classes, said_in
 from worldmodel.support import fit_support
-from worldmodel.users.user import patience, user_rows
+from worldmodel.users.knowledge import learn_knowledge
+from worldmodel.users.user import UserSide, fit_leaving, patience, user_rows
 from worldmodel.world import WorldModel
 
 FEWEST_FOR_BIAS = 20
@@ -95,13 +97,16 @@ class Learned:
     index: TransitionIndex
     split: Split
     steps: Mapping[str, Sequence[Step]]
+    users: Mapping[str, str] = field(default_factory=dict)
+    """The first message of each conversation's user."""
 
     def part(self, ids: Sequence[str]) -> dict[str, Sequence[Step]]:
         return {cid: self.steps[cid] for cid in ids}
 
 
-def learn(transitions: Sequence[Transition]) -> Learned:
-    """Learn everything except the adapters. Raises UserError if there are no tool calls to learn from."""
+def learn(transitions: Sequence[Transition], conversations: Sequence[Conversation] = ()) -> Learned:
+    """Learn everything except the adapters. The `conversations` of the calls say what users wanted, and what the tools
+    are for. Raises UserError if there are no tool calls to learn from."""
     steps = group_steps(transitions)
     if not steps:
         raise UserError("this lake has no tool calls with results; ingest traces with tool results first")
@@ -109,9 +114,13 @@ def learn(transitions: Sequence[Transition]) -> Learned:
     trained = {cid: steps[cid] for cid in split.train}
     effects = learn_effects(list(trained.values()))
     classes = outcome_classes(s for part in trained.values() for s in part)
-    frame = Frame(effects, classes, learn_patched(list(trained.values()), effects))
+    frame = Frame(effects, classes, learn_patched(list(trained.values()), effects), learn_definitions(conversations))
     index = build_index(trained, frame, entity_groups(trained, effects))
-    return Learned(frame, index, split, steps)
+    users = {
+        cid: text for cid, said in said_in(conversations).items()
+        if (text := next((text for speaker, text in said if speaker == "user"), ""))
+    }  # fmt: skip
+    return Learned(frame, index, split, steps, users)
 
 
 def fit_world(
@@ -129,7 +138,7 @@ def fit_world(
     resumed as well; its manifest has `partial`. `last` is the previous world: if it has the same base, its adapters are
     the start. `on_progress` is called with a part (TITLES), the share that is done (0 to 1), and the latest metrics.
     """
-    learned = learn(transitions)
+    learned = learn(transitions, conversations)
     identity = _identity(transitions, settings)
     if (out / "manifest.json").exists() and read_manifest(out).get("id") == identity:
         return read_manifest(out)
@@ -147,7 +156,7 @@ def fit_world(
     settled = derived_calls(engine, trained)
     examples = [
         example
-        for example in world_examples(trained, learned.frame, learned.index, rng)
+        for example in world_examples(trained, learned.frame, learned.index, rng, users=learned.users)
         if (example.conversation_id, example.at) not in settled or rng.random() < KEEP_DERIVED
     ]
     framed = [world_row(example, base.format, settings.longest) for example in examples]
@@ -168,11 +177,12 @@ def fit_world(
     resolver = _calibrated(learned, base, out, settings, on_progress)
     held_out, known = learned.part(learned.split.calibrate), learned.part(learned.split.train)
     on_progress("holes", 0.0, {})
-    ways = asyncio.run(_ways(WorldModel(resolver, None, engine, shapes), held_out, known, settings.holes))
+    unseen = replace(resolver, index=learned.index)  # what is asked next is in the resolver's own index
+    ways = asyncio.run(_ways(WorldModel(unseen, None, engine, shapes), held_out, known, settings.holes))
     on_progress("holes", 1.0, {})
     resolver = replace(resolver, writes=model_is_better(ways))
     save_tools(out, resolver)
-    write_json(out / "support.json", _support(resolver, engine, shapes, learned))
+    write_json(out / "support.json", _support(unseen, engine, shapes, learned))
     write_json(out / "said.json", said_in([c for c in conversations if c.conversation_id in set(learned.split.test)]))
     write_split(out, learned.split)
     hand_on(last, out)
@@ -184,7 +194,7 @@ def fit_world(
         "partial": stopped,
         "base": settings.base,
         "adapters": adapters,
-        "max_turns": patience(spoken),
+        "users": _users(learned, conversations, base, out if adapters["user"] else None),
         "settings": asdict(settings),
         "counts": {
             **_counts(learned),
@@ -273,6 +283,24 @@ def _weights(trained: Sequence[bool], outcome: float) -> tuple[float, ...]:
     return outcome, *[1.0] * (sum(trained) - 1)
 
 
+# ----- users
+
+
+def _users(learned: Learned, conversations: Sequence[Conversation], base: Base, out: Path | None) -> dict[str, Any]:
+    """Measure real users. How often they leave is fitted on conversations that the adapter in `out` did not see."""
+    from training.engines.local import LocalEngine
+
+    part = {name: set(getattr(learned.split, name)) for name in ("calibrate", "test")}
+    seen = [c for c in conversations if c.conversation_id not in part["test"]]
+    bias = 0.0
+    if out is not None:
+        engine = LocalEngine(base.model, base.format.pad_id)
+        engine.load_adapter("user", out / "user")
+        held_out = [c for c in seen if c.conversation_id in part["calibrate"]]
+        bias = asyncio.run(fit_leaving(UserSide(engine, base.format, "user"), held_out))
+    return {"patience": patience(seen), "leave_bias": bias, "knowledge": learn_knowledge(seen).to_json()}
+
+
 # ----- biases
 
 
@@ -287,7 +315,9 @@ def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings, 
     resolver = Resolver(engine, base.format, "world", learned.frame, learned.index, profiles)
     held_out = learned.part(learned.split.calibrate)
     biases = asyncio.run(
-        fit_biases(resolver, held_out, settings.bias_calls, lambda done: on_progress("biases", done, {}))
+        fit_biases(
+            resolver, held_out, learned.users, settings.bias_calls, lambda done: on_progress("biases", done, {})
+        )
     )
     seen = learned.part((*learned.split.train, *learned.split.calibrate))
     groups = entity_groups(seen, learned.frame.effects)
@@ -303,7 +333,7 @@ async def _ways(
 
 
 def model_is_better(ways: Mapping[str, Any]) -> bool:
-    """Whether the model fills holes at least as well as values drawn field by field; True if there are too few cases."""
+    """Whether the model fills holes at least as well as drawn values; True if there are too few cases."""
     if ways["n"] < FEWEST_FOR_BIAS:
         return True
     return (ways["by_schema"]["field_f1"] or 0.0) >= (ways["drawn"]["field_f1"] or 0.0)
@@ -326,16 +356,19 @@ def _support(resolver: Resolver, engine: Engine, shapes: Shapes, learned: Learne
 async def fit_biases(
     resolver: Resolver,
     held_out: Mapping[str, Sequence[Step]],
+    users: Mapping[str, str] = MappingProxyType({}),
     most: int = 300,
     on_done: Callable[[float], None] = lambda share: None,
 ) -> dict[str, list[float]]:
     """Return, per tool with several outcome classes and enough held-out calls (the first `most`), the bias of its
-    digits. `on_done` is called with the share of the tools that are done."""
+    digits. `users` has the first message of each conversation. `on_done` is called with the share of the tools that
+    are done."""
     asked: dict[str, list[Example]] = defaultdict(list)
     for conversation_id, steps in held_out.items():
         for at, step in enumerate(steps):
             if len(resolver.frame.classes.get(step.tool, ())) > 1 and len(asked[step.tool]) < most:
-                asked[step.tool].append(frame_step(conversation_id, steps, at, resolver.frame, resolver.index))
+                user = users.get(conversation_id, "")
+                asked[step.tool].append(frame_step(conversation_id, steps, at, resolver.frame, resolver.index, user))
     biases = {}
     for number, (tool, examples) in enumerate(sorted(asked.items()), start=1):
         enough = examples if len(examples) >= FEWEST_FOR_BIAS else []

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from worldmodel.generate.shapes import Shapes
 from worldmodel.generate.unknown import Heard, declared_missing, found_after_all, why_unknown
 from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages, utterances
 from worldmodel.support import Curves, calibrated
+from worldmodel.users.goal import Goal, mine_goal
+from worldmodel.users.private import private_facts
 from worldmodel.users.user import UserSide
 
 if TYPE_CHECKING:
@@ -43,13 +46,19 @@ class Grounding:
     """The facts and the history of a world. Practice and the card build it in the same way.
 
     `facts` are recorded calls: the facts of the world, and production's answers. `prior` are calls that the episodes of
-    this world have made themselves. `said` is the conversation so far, and `goal` is what the user will say.
+    this world have made themselves. `said` is the conversation so far, and `goal` is what the user will say. Nothing of
+    the conversation `conversation_id`, or of one that names an entity of the facts, is retrieved for the model.
     """
 
     facts: tuple[Step, ...] = ()
     prior: tuple[Step, ...] = ()
     said: tuple[tuple[str, str], ...] = ()
     goal: tuple[str, ...] = ()
+    conversation_id: str = ""
+
+    def about(self) -> str:
+        """Return the user's first message."""
+        return next((text for speaker, text in self.said if speaker == "user"), "")
 
     def session(self, rules: Rules) -> Session:
         """Return the records and the history at the start of an episode: the recording's facts, then its own calls."""
@@ -112,7 +121,8 @@ class WorldModel:
         if scenario is not None:
             facts = tuple(step_of(fact) for fact in scenario.facts)
             said = (("system", scenario.system), ("user", scenario.first_user_message))
-            return World(self, seed, Grounding(facts, (), said, tuple(scenario.goal)), control)
+            grounding = Grounding(facts, (), said, tuple(scenario.goal), scenario.conversation_id)
+            return World(self, seed, grounding, control)
         steps = tuple(steps_of_messages(messages or ()))
         told = tuple(utterances(messages or ()))
         system = tuple(("system", m["content"]) for m in messages or () if m["role"] == "system" and m.get("content"))
@@ -138,6 +148,8 @@ class World:
         self.control = control or model.control
         facts, resolver = self.grounding.facts, model.resolver
         self.recording = Recording(facts, resolver.frame.effects, resolver.index)
+        about, own = self.grounding.about(), self.grounding.conversation_id
+        self.around = resolver.frame.around(resolver.index, own, facts, about)
         self.start = self.grounding.session(model.rules) if model.rules is not None else None
         self._connect(Pins(world_name(model.name, seed, self.grounding), model.pins))
 
@@ -146,9 +158,14 @@ class World:
         self.pins = pins
         self.holes: Holes | None = None
         if model.rules is not None:
-            inventor = Inventor(model.rules, model.shapes, model.resolver, self.seed, pins)
+            inventor = Inventor(model.rules, model.shapes, model.resolver, self.seed, pins, self.around)
             self.holes = Holes(inventor, model.resolver, model.shapes, self.seed)
-        self.alone = ModelAlone(model.resolver, self.seed, pins)
+        self.alone = ModelAlone(model.resolver, self.seed, pins, self.around)
+
+    @cached_property
+    def goal(self) -> Goal:
+        """What the user of this world wants and knows."""
+        return mine_goal(self.grounding.goal, self.grounding.facts)
 
     def episode(self) -> Episode:
         """Start an episode at the world's grounding. It does not see the writes of other episodes."""
@@ -235,12 +252,12 @@ def derived(tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Ans
 def world_name(model: str, seed: int, grounding: Grounding) -> str:
     """Return the world's name in a file of pins. Equal worlds have equal names."""
     facts = [f"{s.key} {s.content}" for s in (*grounding.facts, None, *grounding.prior) if s is not None]
-    return f"{model} {seed} {int(2**53 * uniform(len(grounding.prior), *facts)):x}"
+    own = f"{grounding.conversation_id} " if grounding.conversation_id else ""
+    return f"{model} {seed} {own}{int(2**53 * uniform(len(grounding.prior), *facts)):x}"
 
 
 class Episode:
-    """One agent's run in a world. Implements training.environment.Episode, and has the same calls in synchronous form.
-    """
+    """One agent's run in a world. Implements training.environment.Episode, with the same calls in synchronous form."""
 
     def __init__(self, world: World, steps: list[Step], session: Session | None = None) -> None:
         self.world, self.steps, self.session = world, steps, session
@@ -308,7 +325,11 @@ class Episode:
         user = self.world.model.user
         if user is None:
             return None
-        reply = await user.reply(self.world.grounding.goal, self.said, self.world.seed, self.world.pins)
+        private: dict[str, str] = {}
+        world, goal = self.world, self.world.goal
+        if self.session is not None and world.start is not None and world.holes is not None:
+            private = await private_facts(user.knowledge, self.session, world.start, world.holes, goal, self.said)
+        reply = await user.reply(goal, self.said, world.seed, world.pins, private)
         if reply is not None:
             self.said.append(("user", reply))
             self.heard.add(reply)

@@ -29,6 +29,7 @@ from worldmodel.control import Control, difference, measure_implicit
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.values import ABSENT
 from worldmodel.fit import model_is_better
+from worldmodel.generate.context import Frame, Framed
 from worldmodel.generate.pins import PinFile
 from worldmodel.generate.shapes import Shapes, learn_shapes
 from worldmodel.generate.values import learn_values, typed
@@ -128,6 +129,28 @@ def test_an_unseen_record_is_invented_once_and_completely(model: WorldModel) -> 
         assert body["state"] in STATES and 1 <= body["kilos"] <= 9 and body["town"] in ("Bari", "Ghent", "York")
         bodies.add(first.content)
     assert len(bodies) > 1, "seeds differ"
+
+
+def test_a_hole_is_filled_without_the_conversation_that_the_world_is_made_of(model: WorldModel) -> None:
+    """Nor with another one that names its entities; a stranger's world is shown it."""
+    framed: list[Framed] = []
+
+    class Watched(Frame):
+        def frame(self, *args: Any) -> Framed:
+            framed.append(super().frame(*args))
+            return framed[-1]
+
+    plain = model.resolver.frame
+    frame = Watched(plain.effects, plain.classes, plain.patched)
+    watched = replace(model, resolver=replace(model.resolver, frame=frame))
+    own = corpus()["c3089"]
+    town, shown = own[0].arguments["town"], own[0].content
+    for conversation_id, facts, told in (("elsewhere", [], True), ("c3089", [], False), ("new", [own[-2]], False)):
+        there = replace(scenario(facts, f"what is in {town}?"), conversation_id=conversation_id)
+        framed.clear()
+        settle(watched.world(scenario=there, seed=0).episode(), "list_crates", {"town": town})
+        sources = [source for one in framed if one.prompt.tool == "list_crates" for source in one.sources]
+        assert sources and (shown in sources) == told, conversation_id
 
 
 def test_a_list_and_its_detail_read_agree(model: WorldModel) -> None:

@@ -36,9 +36,7 @@ def read(number: int, **fields: Any) -> Step:
 
 
 def ship(number: int) -> Step:
-    return Step(
-        "ship_parcel", {"parcel_id": f"P-{number}"}, body(**parcel(number, status="shipped")), OK, 80.0
-    )
+    return Step("ship_parcel", {"parcel_id": f"P-{number}"}, body(**parcel(number, status="shipped")), OK, 80.0)
 
 
 def late(number: int) -> Step:
@@ -199,9 +197,7 @@ def test_a_write_is_taught_as_a_small_patch_and_a_later_read_as_a_reference() ->
     assert frame.patched["ship_parcel"] == {"status"}
     again = frame_step("c100", steps, 2, frame, index)
     assert again.edit() == "@1" and again.framed.prompt.trail[-1] == ("ship_parcel", OK)
-    assert all(
-        seen.arguments != {"parcel_id": "P-100"} for seen in written.framed.prompt.seen if seen.retrieved
-    )
+    assert all(seen.arguments != {"parcel_id": "P-100"} for seen in written.framed.prompt.seen if seen.retrieved)
 
 
 def test_derivable_answers_are_distinguished_from_others() -> None:
@@ -231,7 +227,7 @@ def test_retrieval_finds_the_same_shape_of_argument(tmp_path: Path) -> None:
     for found in (index, TransitionIndex.load(tmp_path / "index.sqlite")):
         nearest = found.nearest("refund", features_of("refund", {"amount": 3.75}, []))
         assert nearest is not None and nearest.outcome == "bad"
-        other = found.nearest("refund", features_of("refund", {"amount": 12.5}, []), not_conversation="b")
+        other = found.nearest("refund", features_of("refund", {"amount": 12.5}, []), found.apart("b"))
         assert other is not None and other.outcome == OK
         assert found.nearest("nothing", ()) is None
 
@@ -262,11 +258,15 @@ def test_what_is_retrieved_shares_no_entity_with_the_call() -> None:
     groups = entity_groups(conversations, frame.effects)
     assert groups["again"] == groups["c101"] and len(set(groups.values())) == 6
     features = features_of("get_parcel", {"parcel_id": "P-101"}, [])
-    alike = build_index(conversations, frame, groups).nearest_of("get_parcel", features, 3, "again")
+    index = build_index(conversations, frame, groups)
+    alike = index.nearest_of("get_parcel", features, 3, index.apart("again"))
     assert len(alike) == 3 and all(step.arguments != {"parcel_id": "P-101"} for step in alike)
-    strangers = build_index(conversations, frame).nearest_of("get_parcel", features, 1, "again")
-    assert strangers[0].arguments == {"parcel_id": "P-101"}, "without groups, another conversation gives it away"
-    shown = frame_step("again", conversations["again"], 0, frame, build_index(conversations, frame, groups))
+    strangers = build_index(conversations, frame)
+    given = strangers.nearest_of("get_parcel", features, 1, strangers.apart("again"))
+    assert given[0].arguments == {"parcel_id": "P-101"}, "without groups, another conversation gives it away"
+    unknown = frame.around(index, "new", [ship(101)], "").apart
+    assert unknown.conversations == {"new", "c101", "again"} and unknown.groups == {groups["c101"]}
+    shown = frame_step("again", conversations["again"], 0, frame, index)
     assert sum(seen.retrieved for seen in shown.framed.prompt.seen) == 3
 
 

@@ -59,7 +59,8 @@ class WorldPrompt:
     """The content of the world's prompt for one call.
 
     `seen` is numbered from 1. `trail` is the recent calls as (tool, outcome class), oldest first. `outcomes` are the
-    tool's outcome classes, numbered from 0 in the prompt, `ok` first.
+    tool's outcome classes, numbered from 0 in the prompt, `ok` first. `user` is what the user wants, and `definition`
+    the tool in words (`described`); the compact form has neither.
     """
 
     seen: tuple[Seen, ...]
@@ -67,6 +68,8 @@ class WorldPrompt:
     tool: str
     arguments: Mapping[str, Any]
     outcomes: tuple[str, ...]
+    user: str = ""
+    definition: str = ""
 
     def text(self) -> str:
         lines = [
@@ -79,10 +82,12 @@ class WorldPrompt:
         return "\n".join(lines)
 
     def messages(self, compact: bool = True) -> list[dict[str, Any]]:
-        return [
-            {"role": "system", "content": system_text("world", compact)},
-            {"role": "user", "content": self.text()},
-        ]
+        system, content = system_text("world", compact), self.text()
+        if self.definition and not compact:
+            system = f"{system}\nThe tool that is called:\n{self.definition}"
+        if self.user and not compact:
+            content = f"The user said: {self.user}\n{content}"
+        return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
 def world_answer(outcome: int, edit: str) -> str:
@@ -96,16 +101,15 @@ def world_answer(outcome: int, edit: str) -> str:
 
 
 def user_messages(
-    goal: Sequence[str], said: Sequence[tuple[str, str]], compact: bool = True
+    goal: Sequence[str], said: Sequence[tuple[str, str]], compact: bool = True, notes: str = ""
 ) -> list[dict[str, Any]]:
     """The conversation for the user adapter: the user's messages have role assistant, the agent's role user.
 
-    `said` is (speaker, text) in order, with speakers "user" and "agent"; tool calls are not visible to users.
+    `said` is (speaker, text) in order, with speakers "user" and "agent"; tool calls are not visible to users. `notes`
+    say how the user writes and what they know; the compact form leaves them out.
     """
-    wishes = "\n".join(goal)
-    messages: list[dict[str, Any]] = [
-        {"role": "system", "content": f"{system_text('user', compact)}\n{wishes}"}
-    ]
+    wishes = "\n".join(goal if compact or not notes else (*goal, notes))
+    messages: list[dict[str, Any]] = [{"role": "system", "content": f"{system_text('user', compact)}\n{wishes}"}]
     for speaker, text in said:
         messages.append({"role": "assistant" if speaker == "user" else "user", "content": text})
     return messages
@@ -150,13 +154,25 @@ def pair_messages(first: str, second: str, compact: bool = True) -> list[dict[st
     ]
 
 
-def signature(tool: Mapping[str, Any]) -> str:
-    """A tool definition in one short line: `get_item(item_id, page?)`."""
+def described(tool: Mapping[str, Any]) -> str:
+    """What a tool definition says of the tool and of its parameters, a line each; empty if it says nothing."""
+    inner, parameters = _definition(tool)
+    said = {inner["name"]: inner.get("description")}
+    for name, schema in (parameters.get("properties") or {}).items():
+        said[f"- {name}"] = schema.get("description") if isinstance(schema, Mapping) else None
+    return "\n".join(f"{name}: {' '.join(text.split())}" for name, text in said.items() if isinstance(text, str))
+
+
+def _definition(tool: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     inner = tool.get("function") if isinstance(tool.get("function"), Mapping) else tool
     assert isinstance(inner, Mapping)
     parameters = inner.get("parameters") or {}
-    if isinstance(parameters, str):
-        parameters = json.loads(parameters)
+    return inner, json.loads(parameters) if isinstance(parameters, str) else parameters
+
+
+def signature(tool: Mapping[str, Any]) -> str:
+    """A tool definition in one short line: `get_item(item_id, page?)`."""
+    inner, parameters = _definition(tool)
     required = set(parameters.get("required") or ())
     names = (f"{k}" if k in required else f"{k}?" for k in (parameters.get("properties") or {}))
     return f"{inner['name']}({', '.join(names)})"

@@ -49,7 +49,7 @@ class Question:
     def grounding(self) -> Grounding:
         """The grounding of a world whose episode has the recorded prefix as its past."""
         goal = tuple(text for speaker, text in self.said if speaker == "user")
-        return Grounding(self.before, self.before, self.said, goal)
+        return Grounding(self.before, self.before, self.said, goal, self.conversation_id)
 
     def seed(self, seed: object) -> int:
         return int(2**31 * uniform(seed, self.conversation_id, len(self.before)))

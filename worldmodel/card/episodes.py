@@ -44,7 +44,7 @@ async def replay_episodes(
             told = tuple((said or {}).get(conversation_id, ()))
             goal = tuple(text for speaker, text in told if speaker == "user")
             number = int(2**31 * uniform(seed, conversation_id))
-            world = World(model, number, Grounding(tuple(steps), (), told, goal))
+            world = World(model, number, Grounding(tuple(steps), (), told, goal, conversation_id))
             return await _replay(world, conversation_id, steps, volatile or {})
 
     return list(await asyncio.gather(*(one(cid, steps) for cid, steps in held_out.items() if steps)))

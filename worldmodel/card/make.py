@@ -194,7 +194,7 @@ def make_card(
         card["holes"] = model.run(ask_holes(opened(model, "both"), asked, settings.holes))
         if model.user is not None and said and settings.user_turns:
             talks = {cid: said[cid] for cid in chosen if cid in said}
-            card["users"] = match(model.run(ask_users(model.user, talks, most=settings.user_turns)))
+            card["users"] = match(model.run(ask_users(model.user, talks, held_out, most=settings.user_turns)))
         whole = {cid: held_out[cid] for cid in chosen}
         replayed = model.run(replay_episodes(opened(model, "both"), whole, said, volatile=volatile))
     finally:
@@ -290,8 +290,9 @@ def health(card: Mapping[str, Any]) -> list[str]:
     if card.get("users", {}).get("n"):
         u = card["users"]
         lines.append(
-            f"Users, {u['n']} turns: they leave when real ones do in {_shown(u['stop_agreement'])}; identifiers told a "
-            f"turn {_shown(u['disclosed']['simulated'])} (real {_shown(u['disclosed']['real'])}); a discriminator's "
+            f"Users, {u['n']} turns of {u['conversations']} conversations: they leave when real ones do in "
+            f"{_shown(u['stop_agreement'])}; messages a conversation {_real(u['turns'])}; facts told a turn "
+            f"{_real(u['disclosed'])}; told before the real user did in {_shown(u['told_later'])}; a discriminator's "
             f"area under the curve is {_shown(u['discriminator_auc'])}."
         )
     error = card.get("support", {}).get("error")
@@ -326,6 +327,10 @@ def _reachable(overall: Mapping[str, Any]) -> list[str]:
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _real(value: Mapping[str, Any]) -> str:
+    return f"{_shown(value['simulated'])} (real {_shown(value['real'])})"
 
 
 def _with_n(value: Mapping[str, Any]) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ingest.records import Conversation
+from training.models.chat import ChatFormat
 from training.models.edits import diff, dumps, minify
-from training.models.roles import Seen, WorldPrompt
+from training.models.roles import Seen, WorldPrompt, described
 from worldmodel.effects import TRAIL, Effects, successful_writes
-from worldmodel.generate.index import TransitionIndex
+from worldmodel.generate.index import NOBODY, Apart, TransitionIndex
 from worldmodel.generate.retrieval import features_of
 from worldmodel.steps import OK, Step, call_key, is_identifier, leaves
 
@@ -23,6 +25,10 @@ MAX_SEEN = 3
 RETRIEVED = 3
 """Transitions of other conversations that a prompt shows; those after the first only as far as there is room."""
 RETRIEVED_TEXT = 900
+USER_TOKENS = 64
+"""The user's text is clipped to so many tokens in a prompt."""
+TOOL_TOKENS = 192
+"""The tool's description, with those of its parameters, is clipped to so many tokens in a prompt."""
 LONG_SCALAR = 48
 """Longer strings are left out of what is shown, unless the call names them."""
 
@@ -37,12 +43,29 @@ class Framed:
 
 
 @dataclass(frozen=True)
+class Around:
+    """What a conversation adds to the prompts of its calls: the user's first message, and what is not retrieved.
+
+    The first message is the same for all episodes of a world and at all times, so that answers depend neither on who
+    asks first nor on what was said since.
+    """
+
+    user: str = ""
+    apart: Apart = NOBODY
+
+
+ALONE = Around()
+
+
+@dataclass(frozen=True)
 class Frame:
-    """Builds prompts from (call, history, recent calls). `patched` names the fields that a tool's answers change."""
+    """Builds prompts from (call, history, recent calls). `patched` names the fields that a tool's answers change;
+    `definitions` has the tools in words (`training.models.roles.described`)."""
 
     effects: Effects
     classes: Mapping[str, tuple[str, ...]]
     patched: Mapping[str, frozenset[str]]
+    definitions: Mapping[str, str] = field(default_factory=dict)
 
     def frame(
         self,
@@ -51,14 +74,14 @@ class Frame:
         history: Sequence[Step],
         trail: Sequence[Step],
         index: TransitionIndex | None,
-        not_conversation: str = "",
+        around: Around = ALONE,
     ) -> Framed:
         """`history` is the result of `canonical_history`. Without `index` nothing is retrieved."""
         chosen = select(tool, arguments, history, self.effects)
         alike: list[Step] = []
         if index is not None:
             features = features_of(tool, arguments, [s.content for s in chosen])
-            alike = index.nearest_of(tool, features, RETRIEVED, not_conversation)
+            alike = index.nearest_of(tool, features, RETRIEVED, around.apart)
         seen = [self._seen(tool, arguments, step, retrieved=False) for step in chosen]
         sources = [step.content for step in chosen]
         for number, step in enumerate(alike):
@@ -67,8 +90,16 @@ class Frame:
             seen.append(self._seen(tool, arguments, step, retrieved=True))
             sources.append(step.content)
         shown = tuple((_brief(s), s.outcome) for s in trail)
-        prompt = WorldPrompt(tuple(seen), shown, tool, arguments, self.classes.get(tool, (OK,)))
+        classes, definition = self.classes.get(tool, (OK,)), self.definitions.get(tool, "")
+        prompt = WorldPrompt(tuple(seen), shown, tool, arguments, classes, around.user, definition)
         return Framed(prompt, tuple(sources), alike[0] if alike else None)
+
+    def around(self, index: TransitionIndex, conversation: str, steps: Sequence[Step], user: str) -> Around:
+        """Return what a conversation adds to its prompts. Itself and what names an entity of its steps are not
+        retrieved."""
+        named = {pair for step in steps if step.outcome == OK for pair in self.effects.entities(step.arguments).items()}
+        features = [(tool, f"={key}={value}") for tool in self.classes for key, value in named]
+        return Around(user, index.apart(conversation, features))
 
     def _seen(self, tool: str, arguments: Mapping[str, Any], step: Step, retrieved: bool) -> Seen:
         if retrieved and not self.effects.is_write(tool):
@@ -76,6 +107,19 @@ class Frame:
         named = {text for _, text in leaves(dict(arguments))}
         content = abbreviate(step.content, self.patched.get(tool, frozenset()), named)
         return Seen(step.tool, step.arguments, content, retrieved)
+
+
+def prompt_ids(prompt: WorldPrompt, chat: ChatFormat) -> list[int]:
+    """Return the ids of a prompt, in training and in use. The texts of the user and of the tool are clipped."""
+    if not chat.compact:
+        user = _clipped(prompt.user, USER_TOKENS, chat)
+        prompt = replace(prompt, user=user, definition=_clipped(prompt.definition, TOOL_TOKENS, chat))
+    return chat.prompt(prompt.messages(chat.compact))
+
+
+def _clipped(text: str, most: int, chat: ChatFormat) -> str:
+    ids = chat.encode(text)
+    return text if len(ids) <= most else chat.decode(ids[:most]).rstrip("\ufffd")
 
 
 def _brief(step: Step) -> str:
@@ -160,9 +204,7 @@ def abbreviate(content: str, patched: frozenset[str], named: set[str]) -> str:
         return minify(content)
     if len(value) == 1:
         key, inner = next(iter(value.items()))
-        return (
-            dumps({key: json.loads(abbreviate(dumps(inner), patched, named))}) if inner else minify(content)
-        )
+        return dumps({key: json.loads(abbreviate(dumps(inner), patched, named))}) if inner else minify(content)
     shown = {}
     for key, inner in value.items():
         if key in patched or not isinstance(inner, dict | list | str):
@@ -183,6 +225,16 @@ def abbreviate(content: str, patched: frozenset[str], named: set[str]) -> str:
 
 def _names(value: Any, named: set[str]) -> bool:
     return any(text in named and is_identifier(text) for _, text in leaves(value))
+
+
+def learn_definitions(conversations: Sequence[Conversation]) -> dict[str, str]:
+    """Per tool, its latest definition in words; tools of which nothing is said are left out."""
+    found: dict[str, str] = {}
+    for conversation in sorted(conversations, key=lambda c: c.started_at_ns):
+        for tool in conversation.tools:
+            if text := described(tool):
+                found[tool["name"]] = text
+    return dict(sorted(found.items()))
 
 
 def learn_patched(

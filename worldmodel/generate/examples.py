@@ -7,12 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from training.models.chat import ChatFormat
 from training.models.edits import encode
 from training.models.roles import world_answer
 from worldmodel.effects import successful_writes
-from worldmodel.generate.context import Frame, Framed, canonical_history, select, trail_of
+from worldmodel.generate.context import Around, Frame, Framed, canonical_history, prompt_ids, select, trail_of
 from worldmodel.generate.index import TransitionIndex
 from worldmodel.generate.retrieval import Entry, features_of
 from worldmodel.steps import OK, OTHER, Step, content_leaves, leaves
@@ -35,9 +36,7 @@ class Example:
         return encode(self.step.content, self.framed.sources, cost)
 
 
-def build_index(
-    conversations: Conversations, frame: Frame, groups: Mapping[str, int] | None = None
-) -> TransitionIndex:
+def build_index(conversations: Conversations, frame: Frame, groups: Mapping[str, int] | None = None) -> TransitionIndex:
     """Return the retrieval index over some conversations. `groups` has the conversations that name a common entity."""
     entries = (
         _entry(conversation_id, steps, at, step, frame)
@@ -62,13 +61,15 @@ def _entry(conversation_id: str, steps: Sequence[Step], at: int, step: Step, fra
 
 
 def frame_step(
-    conversation_id: str, steps: Sequence[Step], at: int, frame: Frame, index: TransitionIndex | None
+    conversation_id: str, steps: Sequence[Step], at: int, frame: Frame, index: TransitionIndex | None, user: str = ""
 ) -> Example:
-    """Frame one transition with the recorded steps before it. Retrieved transitions share no entity with it."""
+    """Frame one transition with the recorded steps before it and the first message of its user. Retrieved transitions
+    share no entity with it."""
     step, before = steps[at], steps[:at]
     history = canonical_history(before, frame.effects)
     trail = trail_of(step.tool, step.arguments, before, frame.effects)
-    framed = frame.frame(step.tool, step.arguments, history, trail, index, conversation_id)
+    around = Around(user) if index is None else frame.around(index, conversation_id, steps, user)
+    framed = frame.frame(step.tool, step.arguments, history, trail, index, around)
     return Example(conversation_id, at, step, framed, class_number(step, frame.classes), tuple(before))
 
 
@@ -89,8 +90,10 @@ def world_examples(
     rng: random.Random,
     dropout: float = 0.15,
     keep_unknowable: float = 0.15,
+    users: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Example]:
-    """Return one example per transition, shuffled, with retrieval dropped out at a rate.
+    """Return one example per transition, shuffled, with retrieval dropped out at a rate. `users` has the first message
+    of each conversation's user.
 
     Two kinds are subsampled: successes that nothing before them determines, because they only teach invention, and
     repeats that the world answers from its pins, because the model is not asked for them.
@@ -105,7 +108,7 @@ def world_examples(
                 continue
             if known and is_repeat(steps, at, frame) and rng.random() > 2 * keep_unknowable:
                 continue
-            examples.append(frame_step(conversation_id, steps, at, frame, shown))
+            examples.append(frame_step(conversation_id, steps, at, frame, shown, users.get(conversation_id, "")))
     rng.shuffle(examples)
     return examples
 
@@ -124,7 +127,7 @@ def is_repeat(steps: Sequence[Step], at: int, frame: Frame) -> bool:
 
 def world_row(example: Example, chat: ChatFormat, longest: int = 1024) -> tuple[list[int], list[bool]] | None:
     """Return (token ids, mask of learned tokens); None if the row is longer than `longest`."""
-    prompt = chat.prompt(example.framed.prompt.messages(chat.compact))
+    prompt = prompt_ids(example.framed.prompt, chat)
     edit = example.edit(lambda text: len(chat.encode(text)))
     answer = [*answer_ids(example.outcome, edit, chat)]
     if len(prompt) + len(answer) > longest:

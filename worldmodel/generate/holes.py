@@ -1,6 +1,6 @@
 """Fill what the rules leave open: invent records that were never seen, and write the rest of an answer.
 
-    hole ──▶ invent the records that its call names ──▶ the rules again ──▶ still open? ──▶ the model ──▶ drawn values
+hole ──▶ invent the records that its call names ──▶ the rules again ──▶ still open? ──▶ the model ──▶ drawn values
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class Holes:
 
     # ----- records
 
-    async def _named(
-        self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation
-    ) -> Invented:
+    async def _named(self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Invented:
         """Return the unseen records whose fields fill open slots of the answer, through one link or several."""
         form = session.engine.rules.tools[tool].forms[decided.label]
         made: Invented = []
@@ -110,7 +108,8 @@ class Holes:
         body: Any = None
         if self.resolver.writes and tool not in self.resolver.blocked and not values.kinds.get("text"):
             schema = schema_with(values, known)
-            body = await self.resolver.written(tool, arguments, decided.outcome, schema, int(2**31 * rng.random()))
+            seed, around = int(2**31 * rng.random()), self.inventor.around
+            body = await self.resolver.written(tool, arguments, decided.outcome, schema, seed, around)
         if body is None or isinstance(body, str) and not values.kinds.get("text"):
             body = self._drawn(values, known, rng)
         else:
@@ -130,9 +129,7 @@ class Holes:
 
     # ----- lists and details agree
 
-    async def _agreed(
-        self, session: Session, tool: str, content: str, decided: Derivation
-    ) -> tuple[str, Invented]:
+    async def _agreed(self, session: Session, tool: str, content: str, decided: Derivation) -> tuple[str, Invented]:
         """Return the answer with the records in its lists as they are when they are read one by one."""
         if decided.outcome != OK or not content.startswith(("{", "[")):
             return content, []
@@ -162,8 +159,7 @@ def put(session: Session, type_: str, key: Key, record: Mapping[str, Any]) -> No
 
 
 def listed(layout: Layout, tool: str, body: Any) -> list[tuple[str, Key, dict[str, Any]]]:
-    """Yield the (type, key, item) of the records that are in lists of an answer and that another tool reads one by one.
-    """
+    """Yield the (type, key, item) of the records in lists of an answer that another tool reads one by one."""
     out = []
     for path, site in layout.sites.get(tool, {}).items():
         if not path.endswith("[]") or not layout.alone(site.type):

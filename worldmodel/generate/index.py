@@ -17,7 +17,8 @@ import sqlite3
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ import xxhash
 from ingest.atomic import replacing
 from training.models.edits import canonical, dumps
 from worldmodel.generate.retrieval import Entry
+from worldmodel.split import SHARED_BY_TOO_MANY
 from worldmodel.steps import Step
 
 ROWS_OF_FEATURE = 2048
@@ -49,6 +51,20 @@ CREATE TABLE frequent (mark INTEGER PRIMARY KEY, bit INTEGER);
 CREATE TABLE bits (part INTEGER PRIMARY KEY, masks BLOB);
 CREATE TABLE always (mark INTEGER PRIMARY KEY, entry INTEGER);
 """
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The conversations that are not retrieved from: a call's own, and those that name a common entity."""
+
+    conversations: frozenset[str] = frozenset()
+    groups: frozenset[int] = frozenset()
+
+    def has(self, conversation: str, group: int | None) -> bool:
+        return conversation in self.conversations or group in self.groups
+
+
+NOBODY = Apart()
 
 
 class TransitionIndex:
@@ -104,25 +120,23 @@ class TransitionIndex:
         return found[0][0] if found else 0
 
     def nearest(
-        self, tool: str, features: Sequence[str], not_conversation: str = "", among: str | None = None
+        self, tool: str, features: Sequence[str], apart: Apart = NOBODY, among: str | None = None
     ) -> Step | None:
         """The most similar past transition of a tool (the latest of equals), optionally of one outcome
         class.
         """
-        return next(iter(self.nearest_of(tool, features, 1, not_conversation, among)), None)
+        return next(iter(self.nearest_of(tool, features, 1, apart, among)), None)
 
     def nearest_of(
-        self, tool: str, features: Sequence[str], most: int, not_conversation: str = "", among: str | None = None
+        self, tool: str, features: Sequence[str], most: int, apart: Apart = NOBODY, among: str | None = None
     ) -> list[Step]:
-        """The `most` most similar past transitions of a tool, from conversations that share no entity with the one
-        that is named, and no two of them of one call."""
+        """The `most` most similar past transitions of a tool, from conversations that are not in `apart`, and no two of
+        them of one call."""
         total = self.calls(tool)
         found: dict[str, Step] = {}
-        own = self._group(not_conversation) if not_conversation else None
         for rows in _batches(self._ranked(tool, features, total)) if total else ():
             for conversation, group, outcome, *step in self._entries(rows):
-                other = conversation != not_conversation and (own is None or group != own)
-                if other and among in (None, outcome):
+                if not apart.has(conversation, group) and among in (None, outcome):
                     one = _step(*step)
                     found.setdefault(one.key, one)
                     if len(found) == most:
@@ -135,15 +149,26 @@ class TransitionIndex:
         found = self._rows(sql, (_mark(key),))
         return _step(*found[0]) if found else None
 
-    def _group(self, conversation: str) -> int | None:
+    def apart(self, conversation: str, named: Iterable[tuple[str, str]] = ()) -> Apart:
+        """Return a conversation and those that share an entity with it. Where the index does not have it, its entities
+        are `named`: pairs of a tool and a feature. What too many conversations have names no entity."""
         sql = "SELECT grp FROM entry WHERE conversation = ? AND grp IS NOT NULL LIMIT 1"
-        found = self._rows(sql, (conversation,))
-        return found[0][0] if found else None
+        if own := self._rows(sql, (conversation,)):
+            return Apart(frozenset({conversation}), frozenset({own[0][0]}))
+        conversations, groups = {conversation}, set()
+        marks = {_mark(tool, feature): tool for tool, feature in named}
+        for mark, blob in self._rows(f"SELECT mark, rows FROM posting WHERE mark IN ({_listed(marks)})", list(marks)):
+            rows = np.frombuffer(blob, dtype=np.uint32).tolist()
+            found = self._rows(f"SELECT DISTINCT conversation, grp FROM entry WHERE id IN ({_listed(rows)})", rows)
+            if len(found) <= max(8, SHARED_BY_TOO_MANY * self.calls(marks[mark])):
+                conversations |= {one for one, _ in found}
+                groups |= {group for _, group in found if group is not None}
+        return Apart(frozenset(conversations - {""}), frozenset(groups))
 
     def _ranked(self, tool: str, features: Sequence[str], total: int) -> np.ndarray:
         """Rows by falling score, the latest of equals first; then the tool's latest rows."""
         marks = [_mark(tool, feature) for feature in dict.fromkeys(features)]
-        listed = ",".join("?" * len(marks))
+        listed = _listed(marks)
         bits = dict(self._rows(f"SELECT mark, bit FROM frequent WHERE mark IN ({listed})", marks))
         postings = sorted(self._rows(f"SELECT n, mark, rows FROM posting WHERE mark IN ({listed})", marks))
         rows_of = {mark: np.frombuffer(blob, dtype=np.uint32) for _, mark, blob in postings}
@@ -165,11 +190,15 @@ class TransitionIndex:
         return np.concatenate([best, rest[~np.isin(rest, best)]])
 
     def _entries(self, rows: np.ndarray) -> list[Any]:
-        listed = ",".join("?" * len(rows))
+        listed = _listed(rows)
         columns = "id, conversation, grp, outcome, tool, arguments, content, outcome, latency"
         asked = [int(row) for row in rows]
         found = {row[0]: row[1:] for row in self._rows(f"SELECT {columns} FROM entry WHERE id IN ({listed})", asked)}
         return [found[int(row)] for row in rows]
+
+
+def _listed(values: Sized) -> str:
+    return ",".join("?" * len(values))
 
 
 def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:

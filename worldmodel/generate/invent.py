@@ -15,6 +15,7 @@ from worldmodel.derive.engine import Engine
 from worldmodel.derive.schema import EPISODE, Link, Site
 from worldmodel.derive.store import Key, Store
 from worldmodel.derive.values import ABSENT, dumps
+from worldmodel.generate.context import ALONE, Around
 from worldmodel.generate.pins import Pins
 from worldmodel.generate.resolver import Resolver, uniform
 from worldmodel.generate.shapes import Shapes
@@ -26,15 +27,18 @@ LEFT_OUT = "\x00left out"
 
 
 class Inventor:
-    """Invents the records of one world."""
+    """Invents the records of one world. `around` is what its conversation adds to prompts."""
 
-    def __init__(self, engine: Engine, shapes: Shapes, resolver: Resolver, seed: int, pins: Pins) -> None:
+    def __init__(
+        self, engine: Engine, shapes: Shapes, resolver: Resolver, seed: int, pins: Pins, around: Around = ALONE
+    ) -> None:
         self.engine, self.shapes, self.resolver, self.seed, self.pins = engine, shapes, resolver, seed, pins
-        self._readers = readers(engine)
+        self.around = around
+        self.readers = readers(engine)
 
     def invents(self, type_: str) -> bool:
         """Whether a tool reads records of this type one by one, so that an unseen one can be invented."""
-        return type_ in self._readers and type_ in self.shapes.fields
+        return type_ in self.readers and type_ in self.shapes.fields
 
     async def record(self, type_: str, key: Key) -> dict[str, Any]:
         """Return the fields of the record; `ABSENT` for a field that it does not have."""
@@ -45,7 +49,7 @@ class Inventor:
     async def _record(self, type_: str, key: Key) -> dict[str, Any]:
         rng = random.Random(int(2**53 * uniform(self.seed, "record", type_, *key)))
         fields = self.shapes.record(type_, rng)
-        site, link = self._readers[type_]
+        site, link = self.readers[type_]
         arguments = self.typed(self.shapes.arguments.get(site.tool, {}), arguments_of(link, key))
         written = await self._by_model(site, arguments, key, rng)
         fields.update(written)
@@ -59,7 +63,7 @@ class Inventor:
             return {}
         shown = {f"{site.path}.{name}".lstrip("."): value for name, value in self.keyed(site, key).items()}
         body = await self.resolver.written(
-            site.tool, arguments, OK, schema_with(values, shown), int(2**31 * rng.random())
+            site.tool, arguments, OK, schema_with(values, shown), int(2**31 * rng.random()), self.around
         )
         if body is None:
             return {}
@@ -101,7 +105,7 @@ class Inventor:
         """Return the fields that name a record which is known to name this one, so that a list and its detail name the
         same owner."""
         out = {}
-        for field, other in self._owners().get(type_, ()):
+        for field, other in self.owners().get(type_, ()):
             for known in store.keys.get(other, {}):
                 shown = {text for name, v in store.fields(other, known).items() if v is not ABSENT
                          for _, text in leaves(v, name)}  # fmt: skip
@@ -110,7 +114,8 @@ class Inventor:
                     break
         return out
 
-    def _owners(self) -> Mapping[str, list[tuple[str, str]]]:
+    def owners(self) -> Mapping[str, list[tuple[str, str]]]:
+        """By record type, the fields that name another record, and the type of that record."""
         found: dict[str, list[tuple[str, str]]] = {}
         for links in self.engine.rules.schema.links.values():
             types = {link.name: link.type for link in links}

@@ -16,7 +16,7 @@ from training.engines.grammar import Grammar
 from training.models.chat import ChatFormat
 from training.models.edits import EditError, decode, minify
 from worldmodel.derive.values import parse
-from worldmodel.generate.context import Frame, Framed
+from worldmodel.generate.context import ALONE, Around, Frame, Framed, prompt_ids
 from worldmodel.generate.index import TransitionIndex
 from worldmodel.profiles import Profile
 from worldmodel.steps import Step
@@ -87,7 +87,7 @@ class Resolver:
         """Return the model's log-probabilities of the outcome digits, one per class, not normalised; None if the prompt
         is longer than the base's context."""
         digits = [self.chat.encode(str(n))[0] for n in range(len(framed.prompt.outcomes))]
-        prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
+        prompt = prompt_ids(framed.prompt, self.chat)
         try:
             return tuple(await self.engine.next_token_logprobs(prompt, digits, adapter=self.adapter))
         except TooLong:
@@ -102,11 +102,10 @@ class Resolver:
         outcome: str,
         schema: str,
         seed: int,
-        history: Sequence[Step] = (),
-        trail: Sequence[Step] = (),
+        around: Around = ALONE,
     ) -> Any:
         """Return a JSON body for an outcome, written under a schema; None if the model writes no valid JSON."""
-        framed = self.frame.frame(tool, arguments, history, trail, self.index)
+        framed = self.frame.frame(tool, arguments, (), (), self.index, around)
         self.tally["asked"] += 1
         body = await self._body(framed, outcome, schema, seed)
         self.tally["usable"] += body is not None
@@ -149,7 +148,7 @@ class Resolver:
         return content if profile is None or profile.allows(name, content) else None
 
     def _prompt(self, framed: Framed, outcome: int, start: str) -> list[int]:
-        prompt = self.chat.prompt(framed.prompt.messages(self.chat.compact))
+        prompt = prompt_ids(framed.prompt, self.chat)
         return [*prompt, *self.chat.encode(str(outcome)), *(self.chat.encode(start) if start else ())]
 
     # ----- no answer

@@ -257,6 +257,13 @@ def _pattern(form: Iterable[str]) -> str:
     )
 
 
+def fits(values: Values, text: str) -> bool:
+    """Whether a text is a common value of a field, or has the form of one that is not common."""
+    return any(value == text for value, _ in values.common) or any(
+        re.fullmatch(_pattern(form), text) for form, _ in values.forms
+    )
+
+
 def typed(values: Values, value: Any) -> bool:
     """Whether a value has JSON types that production showed here, at every level."""
     kind = kind_of(value)

@@ -7,16 +7,17 @@ it. A discriminator that cannot distinguish the two has an area under the curve 
 from __future__ import annotations
 
 import asyncio
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from worldmodel.steps import is_identifier
-from worldmodel.users.user import Settles, UserSide
+from worldmodel.steps import Step
+from worldmodel.users.goal import Goal, Said, has_value, mine_goal, tokens_of
+from worldmodel.users.user import Settles, UserSide, replies
 
 MOST_TURNS = 80
 FEATURES = 512
@@ -28,11 +29,24 @@ LONG = 20
 class Turn:
     """A real customer's message (None: they left) and the simulated one, after the same dialogue."""
 
+    conversation_id: str
     before: tuple[tuple[str, str], ...]
     real: str | None
     simulated: str | None
     later: tuple[str, ...]
     """What the real customer said only after this turn."""
+    goal: Goal = Goal()
+
+    def told(self, text: str | None) -> set[str]:
+        """Return the facts and identifiers that a message tells and nobody has said before."""
+        heard = "\n".join(words for _, words in self.before)
+        facts = {f.text for f in self.goal.facts if text and f.is_in(text) and not f.is_in(heard)}
+        return facts | disclosed(self.before, text or "")
+
+    def told_later(self, text: str) -> set[str]:
+        """Return the facts that a message tells and that the real customer told only after this turn."""
+        now = sum(speaker == "user" for speaker, _ in self.before)
+        return {f.text for f in self.goal.facts if f.turn > now and f.text in self.told(text)}
 
 
 class Fresh:
@@ -43,34 +57,54 @@ class Fresh:
 
 
 async def ask_users(
-    user: UserSide, said: Mapping[str, Sequence[tuple[str, str]]], seed: int = 0, most: int = MOST_TURNS
+    user: UserSide,
+    said: Mapping[str, Sequence[tuple[str, str]]],
+    steps: Mapping[str, Sequence[Step]] = MappingProxyType({}),
+    seed: int = 0,
+    most: int = MOST_TURNS,
 ) -> list[Turn]:
-    """Return the turns of held-out conversations, evenly sampled. `said` has (speaker, text) by conversation."""
-    wanted: list[tuple[tuple[str, ...], tuple[tuple[str, str], ...], str | None, tuple[str, ...]]] = []
-    for talk in said.values():
+    """Return the turns of whole held-out conversations, evenly sampled, about `most` of them.
+
+    By conversation, `said` has (speaker, text), and `steps` has the calls, which give the facts their names.
+    """
+    wanted: list[tuple[str, Goal, list[tuple[str, str]]]] = []
+    for conversation_id, talk in said.items():
         spoken = [(speaker, text) for speaker, text in talk if speaker in ("user", "agent")]
-        goal = tuple(text for speaker, text in spoken if speaker == "user")
-        for at, (speaker, text) in enumerate(spoken):
-            if speaker == "user" and at > 0:
-                later = tuple(t for s, t in spoken[at + 1 :] if s == "user")
-                wanted.append((goal, tuple(spoken[:at]), text, later))
-        if spoken and spoken[-1][0] == "agent":
-            wanted.append((goal, tuple(spoken), None, ()))
-    some = wanted[:: max(1, -(-len(wanted) // most))] if wanted else []
+        goal = mine_goal((t for s, t in spoken if s == "user"), steps.get(conversation_id, ()))
+        if any(True for _ in replies(spoken)):
+            wanted.append((conversation_id, goal, spoken))
+    total = sum(1 for _, _, spoken in wanted for _ in replies(spoken))
     pins: Settles = Fresh()
 
-    async def one(goal: tuple[str, ...], before: tuple[tuple[str, str], ...], real: str | None, later: Any) -> Turn:
-        return Turn(before, real, await user.reply(goal, before, seed, pins), later)
+    async def one(conversation_id: str, goal: Goal, before: Said, real: str | None, later: tuple[str, ...]) -> Turn:
+        return Turn(conversation_id, tuple(before), real, await user.reply(goal, before, seed, pins), later, goal)
 
-    return list(await asyncio.gather(*(one(*turn) for turn in some)))
+    asked = [
+        one(conversation_id, goal, before, real, tuple(t for s, t in spoken[len(before) + 1 :] if s == "user"))
+        for conversation_id, goal, spoken in wanted[:: max(1, -(-total // most))]
+        for before, real in replies(spoken)
+    ]
+    return list(await asyncio.gather(*asked))
 
 
 def match(turns: Sequence[Turn]) -> dict[str, Any]:
-    """Return the measures of the card: shares with their counts."""
+    """Return the measures of the card: shares and means of real and simulated customers, with their counts.
+
+    `turns` are messages a conversation: the simulated customer's until they leave, in the recorded dialogue, at most
+    one more than the real one's. `told_later` is the share of messages that tell a fact before the real customer did.
+    """
     both = [t for t in turns if t.real is not None and t.simulated is not None]
     left = [t.real is None for t in turns]
+    whole: dict[str, list[Turn]] = {}
+    for turn in turns:
+        whole.setdefault(turn.conversation_id, []).append(turn)
     return {
         "n": len(turns),
+        "conversations": len(whole),
+        "turns": {
+            "real": _mean([1 + sum(t.real is not None for t in talk) for talk in whole.values()]),
+            "simulated": _mean([1 + _until_left(talk) for talk in whole.values()]),
+        },
         "left": {"real": _mean(left), "simulated": _mean([t.simulated is None for t in turns])},
         "stop_agreement": _mean([(t.real is None) == (t.simulated is None) for t in turns]),
         "words": {
@@ -78,18 +112,24 @@ def match(turns: Sequence[Turn]) -> dict[str, Any]:
             "simulated": _mean([len((t.simulated or "").split()) for t in both]),
         },
         "disclosed": {
-            "real": _mean([len(disclosed(t.before, t.real or "")) for t in both]),
-            "simulated": _mean([len(disclosed(t.before, t.simulated or "")) for t in both]),
+            "real": _mean([len(t.told(t.real)) for t in both]),
+            "simulated": _mean([len(t.told(t.simulated)) for t in both]),
         },
+        "told_later": _mean([bool(t.told_later(t.simulated or "")) for t in both]),
         "said_ahead": _mean([any(len(m) >= LONG and m in (t.simulated or "") for m in t.later) for t in both]),
         "discriminator_auc": auc([t.real or "" for t in both], [t.simulated or "" for t in both]),
     }
 
 
+def _until_left(talk: Sequence[Turn]) -> int:
+    """How many messages a simulated customer writes after the first until they leave."""
+    return next((k for k, turn in enumerate(talk) if turn.simulated is None), len(talk))
+
+
 def disclosed(before: Sequence[tuple[str, str]], text: str) -> set[str]:
-    """Return the identifiers that a message names for the first time."""
-    told = " ".join(words for _, words in before)
-    return {word for word in re.findall(r"[\w#@.-]*\w", text) if is_identifier(word) and word not in told}
+    """Return the identifiers that a message names for the first time, and dates and longer numbers."""
+    told = "\n".join(words for _, words in before)
+    return {token for token in tokens_of(text) if not has_value(told, token)}
 
 
 def auc(real: Sequence[str], simulated: Sequence[str], folds: int = 4) -> float | None:

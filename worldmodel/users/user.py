@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from ingest.records import Conversation
 from training.engines import Engine, Sampling, TooLong
 from training.models.chat import ChatFormat
 from training.models.roles import LEAVES, user_messages
-from worldmodel.steps import utterances
+from worldmodel.generate.resolver import corrected, fit_bias, uniform
+from worldmodel.steps import steps_of_messages, utterances
+from worldmodel.users.goal import Goal, Said, has_value, mine_goal
+from worldmodel.users.knowledge import Knowledge
+
+DRAWS = 3
+"""So many messages are drawn; if none can be used, the recorded user's own message is said."""
+FEWEST_FOR_BIAS = 20
+MAX_FOR_BIAS = 300
+"""Turns of real users that the rate of leaving is fitted on."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Settles(Protocol):
@@ -25,33 +39,78 @@ class Settles(Protocol):
 
 @dataclass
 class UserSide:
-    """The `user` adapter. `max_turns` is the patience of the most patient real customers (99th percentile)."""
+    """The `user` adapter, and what was measured of real users.
+
+    `patience`: so many messages more than the recorded user writes a simulated one. `leave_bias` is added to the
+    log-odds of leaving. `tally` counts `replies`, those drawn again because they told a fact too early (`ahead`), and
+    those that are the `recorded` user's own message.
+    """
 
     engine: Engine
     chat: ChatFormat
     adapter: str | None
-    max_turns: int = 12
+    patience: int = 6
+    leave_bias: float = 0.0
+    knowledge: Knowledge = field(default_factory=Knowledge)
     temperature: float = 0.7
     max_tokens: int = 160
+    tally: Counter[str] = field(default_factory=Counter)
 
-    async def reply(self, goal: Sequence[str], said: Sequence[tuple[str, str]], seed: int, pins: Settles) -> str | None:
-        """Return the customer's next message; None if they leave. Equal dialogues get equal replies in one world."""
-        if sum(speaker == "user" for speaker, _ in said) >= self.max_turns:
+    async def reply(
+        self, goal: Goal, said: Said, seed: int, pins: Settles, private: Mapping[str, str] = NOTHING
+    ) -> str | None:
+        """Return the customer's next message; None if they leave. Equal dialogues get equal replies in one world.
+
+        `private` are facts that the agent asks for and the goal does not have: the message tells them.
+        """
+        if sum(speaker == "user" for speaker, _ in said) >= len(goal.messages) + self.patience:
             return None
-        prompt = self.chat.prompt(user_messages(goal, said, self.chat.compact))
+        prompt = self.prompt(goal, said, private)
         digest = hashlib.blake2b(repr((seed, prompt)).encode(), digest_size=8)
+        question = digest.hexdigest()
 
         async def write() -> str:
-            drawn = int.from_bytes(digest.digest()[:4], "big") >> 1
-            sampling = Sampling(self.max_tokens, self.temperature, self.chat.stop_ids, drawn)
             try:
-                sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+                stays = bool(private) or uniform(question, "leaves") >= await self.leaving(prompt)
+                return await self._message(goal, said, private, prompt, question) if stays else LEAVES
             except TooLong:  # nobody talks longer than the base can read
-                return ""
-            return self.chat.decode(sample.ids).strip()
+                return LEAVES
 
-        text = await pins.settle(f"user {digest.hexdigest()}", write)
-        return None if not text or LEAVES in text else text
+        text = await pins.settle(f"user {question}", write)
+        return None if LEAVES in text else text
+
+    def prompt(self, goal: Goal, said: Said, private: Mapping[str, str] = NOTHING) -> list[int]:
+        """Return the ids of the user's prompt. Training rows and replies have the same one."""
+        wishes = [*goal.messages, *(f"{name}: {value}" for name, value in private.items())]
+        return self.chat.prompt(user_messages(wishes, said, self.chat.compact, goal.notes()))
+
+    async def leaving(self, prompt: Sequence[int]) -> float:
+        """Return the corrected probability that the user leaves instead of writing."""
+        return corrected(await self.leave_logprobs(prompt), (0.0, self.leave_bias))[1]
+
+    async def leave_logprobs(self, prompt: Sequence[int]) -> tuple[float, float]:
+        """Return the model's log-probabilities of (stay, leave)."""
+        first = self.chat.encode(LEAVES)[0]
+        (leave,) = await self.engine.next_token_logprobs(prompt, [first], adapter=self.adapter)
+        return math.log(max(1e-9, 1.0 - math.exp(leave))), max(leave, -20.0)
+
+    async def _message(
+        self, goal: Goal, said: Said, private: Mapping[str, str], prompt: Sequence[int], question: str
+    ) -> str:
+        self.tally["replies"] += 1
+        for draw in range(DRAWS):
+            seed = int(2**31 * uniform(question, draw))
+            sampling = Sampling(self.max_tokens, self.temperature, self.chat.stop_ids, seed)
+            sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
+            text = self.chat.decode(sample.ids).strip()
+            if not text or LEAVES in text:
+                continue
+            if goal.ahead(said, text):
+                self.tally["ahead"] += 1
+            elif all(has_value(text, value) for value in private.values()):
+                return text
+        self.tally["recorded"] += not private
+        return ", ".join(private.values()) or goal.recorded(said) or LEAVES
 
 
 def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -68,32 +127,57 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return said
 
 
+def goal_of(conversation: Conversation) -> Goal:
+    """Return the goal of a recorded conversation's user."""
+    written = (text for speaker, text in dialogue(conversation.messages) if speaker == "user")
+    return mine_goal(written, steps_of_messages(conversation.messages))
+
+
+def replies(said: Said) -> Iterator[tuple[Said, str | None]]:
+    """Yield what was said before each message of a real user after the first, and the message; None where they left."""
+    for at, (speaker, text) in enumerate(said):
+        if speaker == "user" and at > 0:
+            yield said[:at], text
+    if said and said[-1][0] == "agent":
+        yield said, None
+
+
+# ----- learning
+
+
 def user_rows(
     conversations: Iterable[Conversation], chat: ChatFormat, rng: random.Random
 ) -> list[tuple[list[int], list[bool]]]:
     """Return training rows: one per reply of a recorded customer after their first message, and one per departure."""
     rows = []
     for conversation in conversations:
-        said = dialogue(conversation.messages)
-        goal = [text for speaker, text in said if speaker == "user"]
-        for at, (speaker, text) in enumerate(said):
-            if speaker == "user" and at > 0:
-                rows.append(_row(goal, said[:at], text, chat))
-        if said and said[-1][0] == "agent":
-            rows.append(_row(goal, said, LEAVES, chat))
+        goal = goal_of(conversation)
+        for before, text in replies(dialogue(conversation.messages)):
+            prompt = chat.prompt(user_messages(goal.messages, before, chat.compact, goal.notes()))
+            answer = [*chat.encode(text or LEAVES), chat.stop_ids[0]]
+            rows.append(([*prompt, *answer], [False] * len(prompt) + [True] * len(answer)))
     rng.shuffle(rows)
     return rows
 
 
-def _row(
-    goal: Sequence[str], said: Sequence[tuple[str, str]], target: str, chat: ChatFormat
-) -> tuple[list[int], list[bool]]:
-    prompt = chat.prompt(user_messages(goal, said, chat.compact))
-    answer = [*chat.encode(target), chat.stop_ids[0]]
-    return [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
-
-
 def patience(conversations: Iterable[Conversation]) -> int:
-    """Return the maximum number of messages of real customers (99th percentile), at least two."""
-    turns = sorted(sum(speaker == "user" for speaker, _ in dialogue(c.messages)) for c in conversations)
-    return max(2, turns[int(0.99 * (len(turns) - 1))]) if turns else 2
+    """Return how many messages without anything new the most patient real customers wrote (99th percentile), at least
+    one."""
+    idle = sorted(goal_of(c).temperament.idle for c in conversations)
+    return max(1, idle[int(0.99 * (len(idle) - 1))]) if idle else 1
+
+
+async def fit_leaving(user: UserSide, conversations: Iterable[Conversation], most: int = MAX_FOR_BIAS) -> float:
+    """Return the bias for which simulated users leave as often as real ones, at the turns of these conversations, which
+    the adapter was not trained on; 0 if there are too few turns."""
+    turns = [
+        (user.prompt(goal, before), int(text is None))
+        for conversation in conversations
+        for goal in [goal_of(conversation)]
+        for before, text in replies(dialogue(conversation.messages))
+    ]
+    some = turns[:: max(1, -(-len(turns) // most))]
+    if len(some) < FEWEST_FOR_BIAS:
+        return 0.0
+    logprobs_NC = await asyncio.gather(*(user.leave_logprobs(prompt) for prompt, _ in some))
+    return fit_bias(logprobs_NC, [left for _, left in some])[1]

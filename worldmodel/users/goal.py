@@ -1,0 +1,151 @@
+"""The goal of a user, mined from a recorded conversation: what was wanted, what was known, and what was told when.
+
+Read this file first. A fact is a value that the user told: something with a digit or an `@`, or a value that occurs in
+the conversation's calls. Nothing here knows a system: the names of a fact are those under which the calls have it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from worldmodel.steps import Step, content_leaves, is_identifier, leaves
+
+Said = Sequence[tuple[str, str]]
+"""(speaker, text) in order, with speakers "user" and "agent"."""
+LONGEST_FACT = 120
+LONG_WORD = 4
+"""A question about a fact without a name has a word of so many letters or more that only the fact's message has."""
+_TOKEN = re.compile(r"[\w#@.+-]*\w")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_QUESTION = re.compile("[?\uff1f\u061f]")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value that a user told. `turn` is the number of the message that told it first, from 0; `names` are the
+    arguments and fields that have this value in the conversation's calls."""
+
+    text: str
+    turn: int
+    names: frozenset[str] = frozenset()
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text has the value, as a word of its own."""
+        return has_value(text, self.text)
+
+
+@dataclass(frozen=True)
+class Temperament:
+    """How a recorded user wrote: messages, words a message, new facts a message, and messages after the first that told
+    nothing new."""
+
+    messages: int
+    words: float
+    facts: float
+    idle: int
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The messages of a recorded user, in order, and the facts in them. The first message states the intent."""
+
+    messages: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+    @cached_property
+    def temperament(self) -> Temperament:
+        count = len(self.messages)
+        told = {fact.turn for fact in self.facts}
+        words = sum(len(text.split()) for text in self.messages)
+        idle = sum(turn not in told for turn in range(1, count))
+        return Temperament(count, words / max(1, count), len(self.facts) / max(1, count), idle)
+
+    def notes(self) -> str:
+        """The goal's data in words, for a prompt that has room for them."""
+        how = self.temperament
+        lines = [f"You write {how.messages} messages of about {how.words:.0f} words."]
+        if self.facts:
+            listed = ", ".join(f"{fact.text} ({fact.turn + 1})" for fact in self.facts)
+            lines.append(f"What you know, and in which message you first say it unless you are asked: {listed}")
+        return "\n".join(lines)
+
+    def answers(self, name: str) -> bool:
+        """Whether the recorded user told a value of this argument or field."""
+        return any(name in fact.names for fact in self.facts)
+
+    def ahead(self, said: Said, reply: str) -> list[Fact]:
+        """Return the facts that a reply tells before the recorded user did, and that the agent does not ask for."""
+        turn = sum(speaker == "user" for speaker, _ in said)
+        heard = "\n".join(text for _, text in said)
+        question = said[-1][1] if said and said[-1][0] == "agent" else ""
+        return [
+            fact for fact in self.facts
+            if fact.turn > turn and fact.is_in(reply) and not fact.is_in(heard) and not self.asked(fact, question)
+        ]  # fmt: skip
+
+    def asked(self, fact: Fact, question: str) -> bool:
+        """Whether a message of the agent asks for a fact: it has a word of the fact's name. For a fact without a name,
+        it is a question with a long word that the user wrote only in the message with the fact."""
+        heard = words_of(question)
+        named = frozenset(word for name in fact.names for word in words_of(name))
+        if named:
+            return bool(named & heard)
+        others = words_of(" ".join((*self.messages[: fact.turn], *self.messages[fact.turn + 1 :])))
+        own = {word for word in words_of(self.messages[fact.turn]) - others if len(word) >= LONG_WORD}
+        return is_question(question) and bool(own & heard)
+
+    def recorded(self, said: Said) -> str | None:
+        """Return the first recorded message up to this turn that was not said yet, or else that of this turn; None if
+        the recorded user wrote no message so late. It tells nothing ahead."""
+        mine = [text for speaker, text in said if speaker == "user"]
+        if len(mine) >= len(self.messages):
+            return None
+        return next((text for text in self.messages[: len(mine)] if text not in mine), self.messages[len(mine)])
+
+
+def mine_goal(messages: Iterable[str], steps: Iterable[Step] = ()) -> Goal:
+    """Return the goal of a user who wrote these messages, in order, in a conversation with these calls."""
+    texts = tuple(messages)
+    names: dict[str, set[str]] = {}
+    for step in steps:
+        for key, value in (*leaves(dict(step.arguments)), *content_leaves(step.content)):
+            if key and 3 <= len(value) <= LONGEST_FACT:
+                names.setdefault(value, set()).add(key)
+    facts: dict[str, Fact] = {}
+    for turn, text in enumerate(texts):
+        folded = text.casefold()
+        valued = [v for v in names if v.casefold() in folded and tells(v) and has_value(text, v)]
+        for value in (*valued, *tokens_of(text)):
+            if value not in facts:
+                facts[value] = Fact(value, turn, frozenset(names.get(value, ())))
+    return Goal(texts, tuple(facts.values()))
+
+
+def tells(value: str) -> bool:
+    """Whether a value of a call says something of its own: a number, an address, several words, or a proper name."""
+    return bool(re.search(r"\d", value)) or "@" in value or " " in value.strip() or value[:1].isupper()
+
+
+def tokens_of(text: str) -> list[str]:
+    """Return the identifiers, addresses, dates and longer numbers of a message."""
+    found = (match.group().lstrip("#@.+-") for match in _TOKEN.finditer(text))
+    return [t for t in found if is_identifier(t) or "@" in t or (len(t) >= 4 and re.search(r"\d", t) is not None)]
+
+
+def has_value(text: str, value: str) -> bool:
+    """Whether a text has a value as a word of its own, in any case."""
+    return re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", text, re.IGNORECASE) is not None
+
+
+def words_of(text: str) -> frozenset[str]:
+    """Return the words of a text or of a name (`birthYear`, `birth_year`), without case and plural."""
+    found = _WORD.findall(_CAMEL.sub(" ", text))
+    return frozenset(word.casefold().removesuffix("s") for word in found)
+
+
+def is_question(text: str) -> bool:
+    return _QUESTION.search(text) is not None
