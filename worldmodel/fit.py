@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ from worldmodel.effects import learn_effects
 from worldmodel.generate.context import Frame, learn_patched
 from worldmodel.generate.examples import Example, build_index, frame_step, world_examples, world_row
 from worldmodel.generate.index import TransitionIndex
-from worldmodel.generate.resolver import Resolver, fit_bias
+from worldmodel.generate.resolver import MAX_BODY_TOKENS, Resolver, fit_bias
 from worldmodel.generate.retrieval import write_conversations
 from worldmodel.generate.shapes import Shapes, learn_shapes
 from worldmodel.learn.induce import derived_calls, induce
@@ -46,12 +47,14 @@ from worldmodel.profiles import learn_profiles
 from worldmodel.split import Split, entity_groups, split_conversations
 from worldmodel.steps import Step, group_steps, outcome_classes, said_in
 from worldmodel.support import fit_support
-from worldmodel.users.user import patience, user_rows
+from worldmodel.users.user import patience, reply_tokens, user_rows
 from worldmodel.world import WorldModel
 
 FEWEST_FOR_BIAS = 20
 KEEP_DERIVED = 0.15
 """Share of the rows that rules answer which the model sees as well: it must know what such answers look like."""
+MOST_FOR_LENGTHS = 2000
+"""Recorded answers, evenly sampled, whose lengths are measured."""
 MOST_FOR_SUPPORT = 600
 """Held-out calls that support is calibrated on."""
 TITLES = {
@@ -185,6 +188,7 @@ def fit_world(
         "base": settings.base,
         "adapters": adapters,
         "max_turns": patience(spoken),
+        "reply_tokens": reply_tokens([sum(trained) for _, trained in turns]),
         "settings": asdict(settings),
         "counts": {
             **_counts(learned),
@@ -284,7 +288,9 @@ def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings, 
     engine.load_adapter("world", out / "adapter")
     steps = [s for part in learned.part(learned.split.train).values() for s in part]
     profiles = learn_profiles(steps)
-    resolver = Resolver(engine, base.format, "world", learned.frame, learned.index, profiles)
+    some = steps[:: max(1, len(steps) // MOST_FOR_LENGTHS)]
+    longest = body_tokens([len(base.format.encode(step.content)) for step in some])
+    resolver = Resolver(engine, base.format, "world", learned.frame, learned.index, profiles, body_tokens=longest)
     held_out = learned.part(learned.split.calibrate)
     biases = asyncio.run(
         fit_biases(resolver, held_out, settings.bias_calls, lambda done: on_progress("biases", done, {}))
@@ -302,8 +308,15 @@ async def _ways(
     return await ask_holes(model, asked, most, ("by_schema", "drawn"))
 
 
+def body_tokens(lengths: Sequence[int]) -> int:
+    """Return the maximum number of tokens of a body: 1.25 times the 99th percentile of recorded ones, from 32 to
+    MAX_BODY_TOKENS. Without it, a base that writes on and on would always write the maximum."""
+    ordered = sorted(lengths)
+    return min(MAX_BODY_TOKENS, max(32, math.ceil(1.25 * ordered[int(0.99 * (len(ordered) - 1))])))
+
+
 def model_is_better(ways: Mapping[str, Any]) -> bool:
-    """Whether the model fills holes at least as well as values drawn field by field; True if there are too few cases."""
+    """Whether the model fills holes at least as well as values drawn field by field; True with too few cases."""
     if ways["n"] < FEWEST_FOR_BIAS:
         return True
     return (ways["by_schema"]["field_f1"] or 0.0) >= (ways["drawn"]["field_f1"] or 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Settles(Protocol):
 
 @dataclass
 class UserSide:
-    """The `user` adapter. `max_turns` is the patience of the most patient real customers (99th percentile)."""
+    """The `user` adapter. `max_turns` is the patience of the most patient real customers (99th percentile), and
+    `max_tokens` the length of the longest replies (`reply_tokens`)."""
 
     engine: Engine
     chat: ChatFormat
@@ -97,3 +99,9 @@ def patience(conversations: Iterable[Conversation]) -> int:
     """Return the maximum number of messages of real customers (99th percentile), at least two."""
     turns = sorted(sum(speaker == "user" for speaker, _ in dialogue(c.messages)) for c in conversations)
     return max(2, turns[int(0.99 * (len(turns) - 1))]) if turns else 2
+
+
+def reply_tokens(lengths: Sequence[int]) -> int:
+    """Return the maximum number of tokens of a reply: 1.25 times the 99th percentile of real replies, at least 16."""
+    ordered = sorted(lengths)
+    return max(16, math.ceil(1.25 * ordered[int(0.99 * (len(ordered) - 1))])) if ordered else 16
