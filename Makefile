@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 VLLM := $(shell uname -sm | grep -q 'Linux x86_64' && echo $(VENV)/.vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-all wheel-demo lint bench bench-transfer vllm spark smollm2 clean
+.PHONY: help install demo demo-smollm2 dev test test-all wheel-demo lint bench bench-transfer vllm spark smollm2 clean
 
 help:  ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -72,6 +72,9 @@ spark: $(VENV)/.spark  ## Spark, into .venv
 
 demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=1 for another)
 	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo $(if $(SEED),--seed $(SEED))
+
+demo-smollm2: $(VENV)/.base artifacts/smollm2/rehearsal_source.json  ## the demo on SmolLM2-135M: about 2.5 hours on two cores
+	@$(BIN)/rehearsal demo --home $(or $(REHEARSAL_HOME),artifacts/demo-smollm2) --settings examples/support_desk/smollm2.yaml $(DEMO_ARGS)
 
 dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME (default: artifacts/demo if it exists, else artifacts/home)
 	@home=$(or $(REHEARSAL_HOME),$(if $(wildcard artifacts/demo/demo.json),artifacts/demo,artifacts/home)); \

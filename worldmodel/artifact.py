@@ -31,7 +31,8 @@ from ingest.atomic import write_json as write_json
 from ingest.atomic import write_text
 from ingest.errors import UserError
 from training.engines import Engine as Sampler
-from training.models.base import Base, load_base
+from training.models.base import Base, load_base, load_format
+from training.models.chat import ChatFormat
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.rules import Rules, decode, encode
 from worldmodel.derive.store import Facts
@@ -61,6 +62,7 @@ def save_tools(path: Path, resolver: Resolver) -> None:
         "biases": {tool: list(bias) for tool, bias in resolver.biases.items()},
         "blocked": sorted(resolver.blocked),
         "writes": resolver.writes,
+        "body_tokens": resolver.body_tokens,
     }
     write_json(path / "tools.json", tools)
     resolver.index.save(path / "index.sqlite")
@@ -123,20 +125,23 @@ like, and the world's id."""
 def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = None) -> tuple[Parts, Curves]:
     """Return the parts of a WorldModel and the calibration of its support.
 
-    A given engine must serve the base that the manifest names.
+    A given engine must serve the base that the manifest names; its weights are then not loaded again.
     """
     manifest = read_manifest(path)
-    base = base or load_base(manifest["base"])
-    engine = engine or _local_engine(base)
+    if engine is None:
+        base = base or load_base(manifest["base"])
+        engine = _local_engine(base)
+    chat = base.format if base is not None else load_format(manifest["base"])
     names: dict[str, str] = {}
     for role, directory in manifest["adapters"].items():
         if directory is not None:
             names[role] = f"{role}@{manifest['id']}"
             engine.load_adapter(names[role], path / directory)
-    resolver = read_resolver(path, engine, base, names.get("world"))
+    resolver = read_resolver(path, engine, chat, names.get("world"))
     user = None
     if "user" in names:
-        user = UserSide(engine, base.format, names["user"], **_of_users(manifest))
+        longest = manifest.get("reply_tokens", UserSide.max_tokens)
+        user = UserSide(engine, chat, names["user"], **_of_users(manifest), max_tokens=longest)
     curves = json.loads((path / "support.json").read_text()) if (path / "support.json").exists() else {}
     return (resolver, user, read_rules(path), read_shapes(path), manifest["id"]), curves
 
@@ -147,7 +152,7 @@ def _of_users(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, "knowledge": Knowledge(**known["knowledge"])}
 
 
-def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) -> Resolver:
+def read_resolver(path: Path, engine: Sampler, chat: ChatFormat, adapter: str | None) -> Resolver:
     """The resolver of a world. Raises UserError where the world was fitted before its index was kept on disk."""
     if not (path / "index.sqlite").exists():
         raise UserError(f"the world in {path} has no index; fit it again with `rehearsal world fit --out {path}`")
@@ -160,7 +165,7 @@ def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) 
     )
     return Resolver(
         engine=engine,
-        chat=base.format,
+        chat=chat,
         adapter=adapter,
         frame=frame,
         index=TransitionIndex.load(path / "index.sqlite"),
@@ -168,6 +173,7 @@ def read_resolver(path: Path, engine: Sampler, base: Base, adapter: str | None) 
         biases=tools["biases"],
         blocked=frozenset(tools["blocked"]),
         writes=tools.get("writes", True),
+        body_tokens=tools.get("body_tokens", Resolver.body_tokens),
     )
 
 

@@ -27,7 +27,7 @@ def fit(
     ] = "rehearsal-tiny",
     tokens: Annotated[
         int, typer.Option(envvar="REHEARSAL_WORLD__MAX_TOKENS", help="Training budget of both adapters, in tokens.")
-    ] = 6_000_000,
+    ] = 1_900_000,
     max_minutes: Annotated[float | None, typer.Option(help="Stop after this time; the world is then partial.")] = None,
     seed: Annotated[
         int, typer.Option(envvar="REHEARSAL_SEED", help="Seed of the split's rows, the adapters and the dropout.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ from worldmodel.effects import learn_effects
 from worldmodel.generate.context import Frame, learn_definitions, learn_patched
 from worldmodel.generate.examples import Example, build_index, frame_step, world_examples, world_row
 from worldmodel.generate.index import TransitionIndex
-from worldmodel.generate.resolver import Resolver, fit_bias
+from worldmodel.generate.resolver import MAX_BODY_TOKENS, Resolver, fit_bias
 from worldmodel.generate.retrieval import write_conversations
 from worldmodel.generate.shapes import Shapes, learn_shapes
 from worldmodel.learn.induce import derived_calls, induce
@@ -48,12 +49,14 @@ from worldmodel.split import Split, entity_groups, split_conversations
 from worldmodel.steps import Step, group_steps, outcome_classes, said_in
 from worldmodel.support import fit_support
 from worldmodel.users.knowledge import learn_knowledge
-from worldmodel.users.user import UserSide, fit_leaving, patience, user_rows
+from worldmodel.users.user import UserSide, fit_leaving, patience, reply_tokens, user_rows
 from worldmodel.world import WorldModel
 
 FEWEST_FOR_BIAS = 20
 KEEP_DERIVED = 0.15
 """Share of the rows that rules answer which the model sees as well: it must know what such answers look like."""
+MOST_FOR_LENGTHS = 2000
+"""Recorded answers, evenly sampled, whose lengths are measured."""
 MOST_FOR_SUPPORT = 600
 """Held-out calls that support is calibrated on."""
 TITLES = {
@@ -69,14 +72,15 @@ Progress = Callable[[str, float, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of a fit. `max_tokens` is the budget of both adapters together; a quarter is for the user adapter.
+    """Settings of a fit. `max_tokens` is the budget of both adapters together; the user adapter has `user_share` of it.
     `longest` is the maximum number of tokens of a row; longer ones are left out and counted. `outcome_weight` is the
     weight of the outcome digit relative to another token: it is one of about sixty tokens, and the rest of the answer
     depends on it. The model answers at most `bias_calls` held-out calls per tool for the biases, and fills at most
     `holes` held-out holes to compare ways; with a large base on a CPU these take longer than the training."""
 
     base: str = "rehearsal-tiny"
-    max_tokens: int = 3_000_000
+    max_tokens: int = 1_900_000
+    user_share: float = 0.4
     epochs: float = 5.0
     rank: int = 64
     learning_rate: float = 2e-3
@@ -161,7 +165,7 @@ def fit_world(
     ]
     framed = [world_row(example, base.format, settings.longest) for example in examples]
     usable = [row for row in framed if row is not None]
-    share = 0.75 if settings.user else 1.0
+    share = 1.0 - settings.user_share if settings.user else 1.0
     weigh = partial(_weights, outcome=settings.outcome_weight)
     marked = [Row(tuple(ids), tuple(trained), weights=weigh(trained)) for ids, trained in usable]
     train = partial(_train, base, settings=settings, identity=identity, on_progress=on_progress, stop=stop, last=last)
@@ -172,7 +176,7 @@ def fit_world(
     turns = user_rows([c for c in spoken if c.conversation_id in kept], base.format, rng)
     said = [Row(tuple(ids), tuple(trained)) for ids, trained in turns if len(ids) <= settings.longest]
     if settings.user and said:
-        history["user"] = train(said, out / "user", share=0.25)
+        history["user"] = train(said, out / "user", share=settings.user_share)
         adapters["user"] = "user"
     resolver = _calibrated(learned, base, out, settings, on_progress)
     held_out, known = learned.part(learned.split.calibrate), learned.part(learned.split.train)
@@ -194,7 +198,8 @@ def fit_world(
         "partial": stopped,
         "base": settings.base,
         "adapters": adapters,
-        "users": _users(learned, conversations, base, out if adapters["user"] else None),
+        "users": _users(learned, conversations, base, out if adapters["user"] else None, settings.bias_calls),
+        "reply_tokens": reply_tokens([sum(trained) for _, trained in turns]),
         "settings": asdict(settings),
         "counts": {
             **_counts(learned),
@@ -286,7 +291,9 @@ def _weights(trained: Sequence[bool], outcome: float) -> tuple[float, ...]:
 # ----- users
 
 
-def _users(learned: Learned, conversations: Sequence[Conversation], base: Base, out: Path | None) -> dict[str, Any]:
+def _users(
+    learned: Learned, conversations: Sequence[Conversation], base: Base, out: Path | None, most: int
+) -> dict[str, Any]:
     """Measure real users. How often they leave is fitted on conversations that the adapter in `out` did not see."""
     from training.engines.local import LocalEngine
 
@@ -297,7 +304,7 @@ def _users(learned: Learned, conversations: Sequence[Conversation], base: Base, 
         engine = LocalEngine(base.model, base.format.pad_id)
         engine.load_adapter("user", out / "user")
         held_out = [c for c in seen if c.conversation_id in part["calibrate"]]
-        bias = asyncio.run(fit_leaving(UserSide(engine, base.format, "user"), held_out))
+        bias = asyncio.run(fit_leaving(UserSide(engine, base.format, "user"), held_out, most))
     return {"patience": patience(seen), "leave_bias": bias, "knowledge": learn_knowledge(seen).to_json()}
 
 
@@ -312,7 +319,9 @@ def _calibrated(learned: Learned, base: Base, out: Path, settings: FitSettings, 
     engine.load_adapter("world", out / "adapter")
     steps = [s for part in learned.part(learned.split.train).values() for s in part]
     profiles = learn_profiles(steps)
-    resolver = Resolver(engine, base.format, "world", learned.frame, learned.index, profiles)
+    some = steps[:: max(1, len(steps) // MOST_FOR_LENGTHS)]
+    longest = body_tokens([len(base.format.encode(step.content)) for step in some])
+    resolver = Resolver(engine, base.format, "world", learned.frame, learned.index, profiles, body_tokens=longest)
     held_out = learned.part(learned.split.calibrate)
     biases = asyncio.run(
         fit_biases(
@@ -330,6 +339,13 @@ async def _ways(
     """Compare how well the model and drawn values fill holes, on conversations from which nothing was learned."""
     asked = questions(held_out, trained, model.resolver, MOST_FOR_SUPPORT, model.rules)
     return await ask_holes(model, asked, most, ("by_schema", "drawn"))
+
+
+def body_tokens(lengths: Sequence[int]) -> int:
+    """Return the maximum number of tokens of a body: 1.25 times the 99th percentile of recorded ones, from 32 to
+    MAX_BODY_TOKENS. Without it, a base that writes on and on would always write the maximum."""
+    ordered = sorted(lengths)
+    return min(MAX_BODY_TOKENS, max(32, math.ceil(1.25 * ordered[int(0.99 * (len(ordered) - 1))])))
 
 
 def model_is_better(ways: Mapping[str, Any]) -> bool:

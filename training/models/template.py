@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
@@ -72,7 +73,7 @@ class TemplateFormat:
         if getattr(self.tokenizer, "backend_tokenizer", None) is None:
             raise UserError("its tokenizer is not a fast one (tokenizer.json), which chat formats need")
         self._backend = self.tokenizer.backend_tokenizer
-        self._plain = _without_added_tokens(self._backend)
+        self._plain = _without_added_tokens(self.tokenizer)
         self._controls = _control_tokens(self.tokenizer)
         longest_first = sorted(self._controls, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -378,12 +379,19 @@ def _last_turn(messages: Sequence[Message]) -> tuple[Sequence[Message], Sequence
 # ----- the tokenizer
 
 
-def _without_added_tokens(backend: Any) -> Any:
+_PLAIN: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""The result of `_without_added_tokens` by tokenizer. Making one takes seconds for a large vocabulary."""
+
+
+def _without_added_tokens(tokenizer: Any) -> Any:
     """The same tokenizer without added tokens: `<|im_end|>` is encoded as ten characters."""
-    described = json.loads(backend.to_str())
-    described["added_tokens"] = []
-    described["post_processor"] = None
-    return type(backend).from_str(json.dumps(described))
+    if tokenizer not in _PLAIN:
+        backend = tokenizer.backend_tokenizer
+        described = json.loads(backend.to_str())
+        described["added_tokens"] = []
+        described["post_processor"] = None
+        _PLAIN[tokenizer] = type(backend).from_str(json.dumps(described))
+    return _PLAIN[tokenizer]
 
 
 def _control_tokens(tokenizer: Any) -> list[str]:

@@ -42,8 +42,8 @@ class UserSide:
     """The `user` adapter, and what was measured of real users.
 
     `patience`: so many messages more than the recorded user writes a simulated one. `leave_bias` is added to the
-    log-odds of leaving. `tally` counts `replies`, those drawn again because they told a fact too early (`ahead`), and
-    those that are the `recorded` user's own message.
+    log-odds of leaving. `max_tokens` is the length of the longest replies (`reply_tokens`). `tally` counts `replies`,
+    those drawn again because they told a fact too early (`ahead`), and those that are the `recorded` user's own.
     """
 
     engine: Engine
@@ -165,6 +165,12 @@ def patience(conversations: Iterable[Conversation]) -> int:
     one."""
     idle = sorted(goal_of(c).temperament.idle for c in conversations)
     return max(1, idle[int(0.99 * (len(idle) - 1))]) if idle else 1
+
+
+def reply_tokens(lengths: Sequence[int]) -> int:
+    """Return the maximum number of tokens of a reply: 1.25 times the 99th percentile of real replies, at least 16."""
+    ordered = sorted(lengths)
+    return max(16, math.ceil(1.25 * ordered[int(0.99 * (len(ordered) - 1))])) if ordered else 16
 
 
 async def fit_leaving(user: UserSide, conversations: Iterable[Conversation], most: int = MAX_FOR_BIAS) -> float:
