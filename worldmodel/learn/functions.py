@@ -15,21 +15,23 @@ MOST_SOURCES = 12
 PROBES, FIRST = 10, 5
 """Rows with different targets that a function is tried on; it must be right on one of the first of them."""
 SHARE = 0.15
-"""The least share of the rows that a function must be right on to be offered: a tree may choose among several."""
+"""The least share of the rows where a function says something that it must be right on to be offered: a tree may choose
+among several."""
 MOST_PLACES = 6
 NOT_OF = ("sum(", "len(", "did", "n/", "since/", "at/", "told/", "min(", "max(", *NO_VALUES)
 
 
 def functions(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
     """Calls of functions that give the target in many rows, the plainest first."""
-    at = list(at)[:200]
+    at = sorted(list(at)[:200], key=lambda i: -sum(name.startswith("rec/") for name in rows.rows[i]))
     probes = _probes(targets, at)
     if len(probes) < 2 or len(at) < FEWEST:
         return []
     found: list[tuple[int, int, Expression]] = []
     for expression in _candidates(rows, targets, probes):
-        hits = sum(freeze(evaluate(expression, rows.rows[i])) == freeze(targets[i]) for i in at)
-        if hits >= max(FEWEST, SHARE * len(at)) and hits >= 2:
+        values = [(evaluate(expression, rows.rows[i]), targets[i]) for i in at]
+        hits = sum(freeze(value) == freeze(goal) for value, goal in values)
+        if hits >= max(FEWEST, SHARE * sum(value is not UNKNOWN for value, _ in values)):
             found.append((-hits, _depth(expression), expression))
     found.sort(key=lambda entry: (entry[0], entry[1], repr(entry[2])))
     return [expression for _, _, expression in found[:4]]

@@ -58,6 +58,41 @@ def hidden_part(site: tuple[str, str], key: tuple[str, ...], instances: Sequence
     return (f"now/{max(best, key=lambda name: names[name])}",) if best else ()
 
 
+def named_there(
+    keys: Mapping[tuple[str, str], tuple[str, ...] | None], found: Mapping[tuple[str, str], Sequence[Instance]]
+) -> dict[tuple[str, str], tuple[str, ...] | None]:
+    """Keys, where what a call names by an item of a list that hangs on a session field hangs on that field too: a name
+    is looked up in the place where the agent is."""
+    out = dict(keys)
+    for site, key in keys.items():
+        if key is None or len(key) != 1 or not key[0].startswith("now/"):
+            continue
+        listed: dict[str, set[Any]] = defaultdict(set)
+        for instance in found[site]:
+            listed[instance.conversation].update(v for frozen in instance.frozen.values() for v in _items(frozen))
+        for other, own in keys.items():
+            if own and all(source.startswith("arg/") for source in own):
+                some = [i for i in found[other] if i.conversation in listed]
+                names = [[i.arguments.get(s[4:]) in listed[i.conversation] for s in own] for i in some]
+                share = max((sum(column) / len(some) for column in zip(*names, strict=True)), default=0.0)
+                if len(some) >= 8 and share >= 0.5 and not _stays(key[0][4:], own, found[other]):
+                    out[other] = (*own, key[0])
+    return out
+
+
+def _stays(name: str, key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
+    """Whether an answer mostly stays the same where a session field has changed."""
+    before: dict[Any, tuple[str, dict[str, Any]]] = {}
+    same: list[bool] = []
+    for instance in instances:
+        mark = (instance.conversation, tuple(value_at(instance, s) for s in key))
+        value = value_at(instance, f"now/{name}") or AT_START
+        if mark in before and before[mark][0] != value:
+            same.append(before[mark][1] == instance.frozen)
+        before[mark] = (value, instance.frozen)
+    return len(same) >= 5 and sum(same) >= 0.8 * len(same)
+
+
 def _gain(name: str, key: tuple[str, ...], instances: Sequence[Instance]) -> float:
     """How much better the last answer under the same value of a session field foretells the next one; 0 for nothing."""
     back: list[bool] = []

@@ -14,7 +14,7 @@ from typing import Any
 from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
 from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
-from worldmodel.learn.instances import Instance, aliases, hidden_part, value_at
+from worldmodel.learn.instances import Instance, aliases, hidden_part, named_there, value_at
 from worldmodel.steps import OK, Step
 
 MOST_INSTANCES = 400
@@ -295,6 +295,7 @@ def learn_schema(conversations: Conversations, states: States | None = None) -> 
     keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
     keys.update(dict.fromkeys(session, ()))
     keys = {site: None if key is None else (*key, *hidden_part(site, key, found[site])) for site, key in keys.items()}
+    keys = named_there(keys, found)
     renamed = aliases({tool: found[(tool, path)] for tool, path in keys if not path and keys[(tool, path)] == ()})
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     sites = []
