@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,10 @@ from worldmodel.derive.values import key_of
 
 NEARLY = 0.12
 """Of two session fields that explain nearly the same, the one that is known more often is taken."""
+
+
+SURELY = 3.0
+"""How many deviations better than by chance a session field must foretell an answer."""
 
 
 class Instance(msgspec.Struct):
@@ -52,6 +57,7 @@ def hidden_part(site: tuple[str, str], key: tuple[str, ...], instances: Sequence
     if "[]" in site[1] or "{}" in site[1]:
         return ()
     own = {n for i in instances[:50] for n in i.frozen}
+    own |= {f"{site[1]}.{n}" for n in own if site[1]}
     names = Counter(n for i in instances for n, v in i.now.items() if isinstance(v, str) and n not in own)
     found = {name: gain for name in sorted(names) if (gain := _gain(name, key, instances)) > 0}
     best = [name for name, gain in found.items() if gain >= max(found.values()) - NEARLY]
@@ -116,7 +122,9 @@ def _gain(name: str, key: tuple[str, ...], instances: Sequence[Instance]) -> flo
         seen[(mark, value)] = instance.frozen
     if len(back) >= 4 and len(away) >= 8 and sum(back) >= 0.6 * len(back):
         gain = sum(back) / len(back) - sum(away) / len(away)
-        if gain >= 0.3:
+        same = (sum(back) + sum(away)) / (len(back) + len(away))
+        chance = math.sqrt(same * (1 - same) * (1 / len(back) + 1 / len(away)))
+        if gain >= max(0.3, SURELY * chance):
             return gain
     if min(map(len, held.values())) >= 8:
         stays, leaves = (sum(shares) / len(shares) for shares in (held[True], held[False]))

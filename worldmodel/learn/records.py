@@ -371,7 +371,8 @@ def _adopted(
             common = names & fields[other]
             share = len(common) / min(len(names), len(fields[other]))
             plain = not own or (own <= fields[other] - set(key) and share >= 0.9)
-            plain = plain and (not own or _finer(key, sure[site], [*found[site], *found[other]]))
+            plain = plain and (not own or _finer(key, sure[site], [*found[site], *found[other]])
+                               or not own & set(key) and _mints(key, site, found, fields))  # fmt: skip
             if len(common) >= 2 and share >= 0.6 and plain and set(key) <= names and (best is None or share > best[0]):
                 best = (share, key)
         if best is not None:
@@ -389,6 +390,20 @@ def _finer(key: tuple[str, ...], than: tuple[str, ...], instances: Sequence[Inst
         groups[1][(instance.conversation, fine)].add(coarse)
     many = [sum(len(values) > 1 for values in group.values()) for group in groups]
     return many[0] > many[1]
+
+
+def _mints(
+    key: tuple[str, ...], site: tuple[str, str], found: Mapping[tuple[str, str], Sequence[Instance]],
+    fields: Mapping[tuple[str, str], set[str]],
+) -> bool:  # fmt: skip
+    """Whether what a tool shows under a key is new each time, as what it has just created is."""
+    first: dict[Any, int] = {}
+    for instance in (i for other, some in found.items() if set(key) <= fields[other] for i in some):
+        mark = (instance.conversation, *(instance.frozen.get(n) for n in key))
+        first[mark] = min(instance.at, first.get(mark, instance.at))
+    instances = found[site]
+    new = sum(first[(i.conversation, *(i.frozen.get(n) for n in key))] == i.at for i in instances)
+    return len(instances) >= 5 and new >= 0.95 * len(instances)
 
 
 def _echoes(key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
