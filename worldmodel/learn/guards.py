@@ -316,10 +316,18 @@ def grow(
         seen = tuple(dict.fromkeys(conversations[i] for i in rows[:50]))[:3] if conversations else ()
         return Leaf({names[k]: int(n) for k, n in enumerate(counts) if n}, seen)
 
-    asked: dict[str, list[int]] = defaultdict(list)
-    for number, test in enumerate(tests):
-        if test.op == "known":
-            asked[test.left].append(number)
+    def known_above(rows: np.ndarray, used: frozenset[str]) -> tuple[Test, np.ndarray] | None:
+        """Whether a source is known at all that was asked for above is no new idea: it costs little to ask."""
+        counts = onehot[rows].sum(axis=0)[:, None]
+        options = []
+        for name in sorted(used & table.columns.keys()):
+            holds = np.array([table.columns[name][i] is not UNKNOWN for i in rows])
+            if holds.any() and not holds.all():
+                yes = onehot[rows[holds]].sum(axis=0)[:, None]
+                gain = float((_bits(counts) - _bits(yes) - _bits(counts - yes))[0])
+                options.append((gain, name, holds))
+        best = max(options, key=lambda option: option[:2], default=None)
+        return None if best is None or best[0] <= KNOWN_PRICE else (Test(best[1], "known"), best[2])
 
     def build(rows: np.ndarray, depth: int, used: frozenset[str] = frozenset()) -> Tree:
         counts = onehot[rows].sum(axis=0)
@@ -336,12 +344,12 @@ def grow(
         gain = np.where(useful, bits - costs, -1.0)
         best = int(np.argmax(gain))
         price = penalty * (math.log2(int(useful.sum()) + 1) + 1.0)
-        near = [number for name in used for number in asked.get(name, ()) if useful[number]]
-        if gain[best] <= price and near:  # whether a source is known at all that was asked for above: no new idea
-            best, price = max(near, key=lambda number: float(gain[number])), KNOWN_PRICE
-        if gain[best] <= price:
-            return leaf(rows)
         chosen, holds = tests[best], matrix[rows, best]
+        if gain[best] <= price:
+            known = known_above(rows, used)
+            if known is None:
+                return leaf(rows)
+            chosen, holds = known
         if chosen.op == "<=" and not chosen.against_source and is_number(chosen.right):
             chosen, holds = _sharpened(chosen, table, onehot, rows)
         used |= {chosen.left, str(chosen.right)} if chosen.against_source else {chosen.left}
