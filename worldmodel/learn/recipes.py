@@ -208,7 +208,7 @@ def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> 
                     grown[first].append(i)
         elif len(new) > len(old) and old and freeze(new[: len(old)]) == freeze(old):
             more.append(i)
-        elif len(new) == len(old) and new and freeze(new[:-1]) != freeze(old[:-1]):
+        elif len(new) == len(old) and new and freeze(new) != freeze(old):
             gone = [v for v in old if freeze(v) not in {freeze(w) for w in new}]
             if len(gone) == 1 and freeze([v for v in old if v != gone[0]]) == freeze(new[:-1]):
                 swapped.append((i, gone[0]))
