@@ -1,6 +1,8 @@
 """The kinds of tools that `benchmarks.stateful` draws systems from."""
 
+from benchmarks.kinds.desks import broker, vehicle
 from benchmarks.kinds.folders import folders
+from benchmarks.kinds.offices import mailbox, tickets
 from benchmarks.kinds.pure import numbers, texts
 from benchmarks.kinds.sessions import (
     account,
@@ -14,7 +16,9 @@ from benchmarks.kinds.sessions import (
     query,
     versions,
 )
+from benchmarks.kinds.shell import shell
 
 KINDS = {maker.__name__: maker for maker in (
-    login, place, folders, interlock, account, numbers, texts, members, nested, query, polling, versions, minted
+    login, place, folders, interlock, account, numbers, texts, members, nested, query, polling, versions, minted, shell,
+    vehicle, broker, mailbox, tickets
 )}  # fmt: skip

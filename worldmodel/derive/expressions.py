@@ -58,11 +58,12 @@ class Quotient(msgspec.Struct, frozen=True, tag="quotient"):
 
 
 class Append(msgspec.Struct, frozen=True, tag="append"):
-    """The list with one item more, at its end (or at its start)."""
+    """The list with one item more, at its end (or at its start); with `once` only where it does not have it."""
 
     list: str
     item: Expression
     first: bool = False
+    once: bool = False
 
 
 class Concat(msgspec.Struct, frozen=True, tag="concat"):
@@ -197,11 +198,13 @@ def _collection(expression: Expression, row: Mapping[str, Any]) -> Any:
             if any(v is UNKNOWN for v in values.values()):
                 return UNKNOWN
             return {name: v for name, v in values.items() if v is not ABSENT}
-        case Append(name, item, first):
+        case Append(name, item, first, once):
             old, new = value_of(row, name), evaluate(item, row)
             old = [] if old is ABSENT else old
             if not isinstance(old, list) or new is UNKNOWN or new is ABSENT:
                 return UNKNOWN
+            if once and contains(old, new):
+                return old
             return [new, *old] if first else [*old, new]
         case Concat(name, tail):
             old, new = value_of(row, name), evaluate(tail, row)

@@ -34,6 +34,19 @@ def _rounded(x: Any, digits: Any) -> Any:
     return round(x, int(digits)) if float(digits).is_integer() and 0 <= digits <= MOST_DIGITS else UNKNOWN
 
 
+def _entered(path: str, step: str) -> str:
+    """Where a step leads from a path: `..` leads back, a step that starts with `/` leads from the root."""
+    parts = [] if step.startswith("/") else [p for p in path.split("/") if p]
+    for part in step.split("/"):
+        if part == ".." and parts and parts[-1] not in (".", ".."):
+            parts.pop()
+        elif part == ".." and parts:
+            parts = [*parts[:-1], ".."] if parts[-1] == "." else [*parts, ".."]
+        elif part not in ("", ".", ".."):
+            parts.append(part)
+    return ("/" if step.startswith("/") or path.startswith("/") else "") + "/".join(parts)
+
+
 def _first_words(text: str, count: Any) -> Any:
     return " ".join(text.split()[: int(count)])
 
@@ -62,6 +75,7 @@ FUNCTIONS: dict[str, Function] = {
     "number": Function("t", "n", lambda x: float(x) if "." in x else int(x), "{0} as a number"),
     "last_part": Function("t", "t", lambda x: x.rpartition("/")[2], "the last part of {0}"),
     "parent_part": Function("t", "t", lambda x: x.rpartition("/")[0], "{0} without its last part"),
+    "entered": Function("tt", "t", _entered, "where {1} leads from {0}"),
     # of a number
     "absolute": Function("n", "n", abs, "{0} without its sign"),
     "negative": Function("n", "n", lambda x: -x, "minus {0}"),

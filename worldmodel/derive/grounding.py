@@ -25,26 +25,28 @@ def continued(engine: Engine, steps: Sequence[Step]) -> Session:
 
 
 def opened(engine: Engine, steps: Sequence[Step]) -> Session:
-    """A session that starts where a recording started, with the facts that it showed before it changed them."""
+    """A session that starts where a recording started, with the facts that it showed before it changed them. Where
+    records hang on the session (the place where it is), the recording is followed to see of which place a read was."""
     session = engine.session()
     store = session.store
+    follower = engine.session() if engine.layout.hidden else session
     touched: set[tuple[str, Key]] = set()
     changed: set[tuple[str, Key, str]] = set()
     for step in steps:
-        situation = session.situation(step.tool, step.arguments)
+        situation = follower.situation(step.tool, step.arguments)
+        shown = follower.store.shown(step.tool, step.arguments, parse(step.content)) if step.outcome == OK else []
+        if follower is not session:
+            follower.told(step.tool, step.arguments, step.content, step.outcome)
         named = {(link.type, situation.keys[link.name]) for link in situation.links if link.name in situation.keys}
         if step.tool in engine.writes:
             if step.outcome == OK:
-                shown = store.shown(step.tool, step.arguments, parse(step.content))
                 fields = _changes(engine, step.tool)
                 if not fields:
                     touched |= named
                 changed |= {(type_, key, name) for type_, key in named for of, name in fields if of == type_}
                 touched |= {(type_, key) for type_, key, _, _ in shown} | {(EPISODE, ())}
             continue
-        if step.outcome != OK:
-            continue
-        for type_, key, name, value in store.shown(step.tool, step.arguments, parse(step.content)):
+        for type_, key, name, value in shown:
             mark = (type_, key)
             if mark not in touched and (type_, key, name) not in changed and name not in store.records.get(mark, {}):
                 store.set(type_, key, name, value, "seen")

@@ -12,6 +12,8 @@ from worldmodel.derive.values import UNKNOWN, flatten, key_of
 
 EPISODE = "episode"
 """The record type with an empty key: what a system keeps for the whole session."""
+FOLLOWED = "~"
+"""How the name of a session field starts that no answer shows: where the calls of a tool have led (`learn.paths`)."""
 AT_START = "?"
 """A part of a key that the session has not shown yet."""
 

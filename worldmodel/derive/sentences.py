@@ -27,7 +27,7 @@ from worldmodel.derive.expressions import (
 )
 from worldmodel.derive.functions import FUNCTIONS
 from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
-from worldmodel.derive.schema import KeyPart
+from worldmodel.derive.schema import FOLLOWED, KeyPart
 from worldmodel.derive.templates import GAP, NUMBER_GAP
 from worldmodel.derive.trees import Leaf, Split, Test, Tree
 from worldmodel.derive.values import dumps
@@ -51,7 +51,7 @@ def describe_rules(rules: Rules, tool: str | None = None) -> Iterator[str]:
 
 def _key_part(part: KeyPart) -> str:
     kind, _, name = part.source.partition("/")
-    return f"the latest {name}" if kind == "now" else name or "its key"
+    return source(part.source) if kind == "now" else name or "its key"
 
 
 def describe_tool(rules: ToolRules) -> Iterator[str]:
@@ -139,6 +139,11 @@ def source(name: str) -> str:
     if name.startswith("times("):
         left, _, right = name[name.index("(") + 1 : -1].partition("|")
         return f"{source(left)} times {source(right)}"
+    if name.startswith(("into(", "without(")):
+        left, _, right = name[name.index("(") + 1 : -1].partition("|")
+        if name.startswith("into("):
+            return f"where {source(right)} leads from {source(left)}"
+        return f"{source(left)} without {source(right)}"
     if name.startswith("is("):
         left, _, right = name[name.index("(") + 1 : -1].partition("|")
         return f"1 where {source(left)} is {right!r}, else 0"
@@ -160,6 +165,8 @@ def source(name: str) -> str:
         return f"{field or 'the answer'} of {link}"
     if kind == "ans":
         return f"{rest or 'the whole'} of the answer"
+    if kind == "now" and rest.startswith(FOLLOWED):
+        return f"where {rest[1:].partition(':')[0]} has led"
     if kind == "now":
         return f"the latest {rest}"
     if kind == "at":
@@ -206,8 +213,8 @@ def expression(e: Expression) -> str:
             return f"{first}{source(left)} x {source(right)}{f' + {constant:g}' if constant else ''}"
         case Quotient(left, right, _):
             return f"{source(left)} / {source(right)}"
-        case Append(name, item, _):
-            return f"{source(name)} with {expression(item)} added"
+        case Append(name, item, _, once):
+            return f"{source(name)} with {expression(item)} added{' where it is not there' if once else ''}"
         case Concat(name, tail):
             return f"{source(name)} followed by {expression(tail)}"
         case Remove(name, item):

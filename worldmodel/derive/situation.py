@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldmodel.derive.schema import AT_START, Link, Schema
+from worldmodel.derive.schema import AT_START, FOLLOWED, Link, Schema
 from worldmodel.derive.store import Key, Store
+from worldmodel.derive.trees import value_of
 from worldmodel.derive.values import (
     ABSENT,
     UNKNOWN,
@@ -111,6 +112,7 @@ class Situation:
     def _row(self) -> Row:
         now = self.store.now
         row: Row = {f"now/{name}": now[name] for name in list(now)[-MOST_NOW:]}
+        row.update((f"now/{name}", value) for name, value in now.items() if name.startswith(FOLLOWED))
         for name, value in flat_arguments(self.arguments):
             row[f"arg/{name}"] = value
             self._describe(row, f"arg/{name}", value)
@@ -186,7 +188,9 @@ class Situation:
             if part.source.startswith("now/"):
                 value = self.store.now.get(part.source[4:], AT_START)
             else:
-                value = row.get(part.source, UNKNOWN)
+                value = value_of(row, part.source)
+                if part.source.startswith("into("):
+                    row[part.source] = value
             text = None if value is UNKNOWN or value is ABSENT else part.read(value)
             if text is None:
                 return

@@ -7,11 +7,13 @@ from typing import Any
 
 import msgspec
 
+from worldmodel.derive.functions import apply
 from worldmodel.derive.values import ABSENT, UNKNOWN, is_date, is_number, is_scalar, same, text_of
 
 ZERO_WHERE_MISSING = ("n/", "did/", "did_on/", "since/")
-COMPOUND = ("plus(", "minus(", "times(", "is(")
-"""Sources made of two others, `kind(left|right)`; `is(source|text)` is 1 where the source is that text, else 0."""
+COMPOUND = ("plus(", "minus(", "times(", "is(", "into(", "without(")
+"""Sources made of two others, `kind(left|right)`; `is(source|text)` is 1 where the source is that text, else 0;
+`into` is where a step leads from a path, `without` a list without an item."""
 
 
 def value_of(row: Mapping[str, Any], name: str) -> Any:
@@ -26,6 +28,10 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
         if kind == "is":
             return UNKNOWN if a is UNKNOWN else int(not isinstance(a, bool) and is_scalar(a) and text_of(a) == right)
         b = value_of(row, right)
+        if kind == "into":
+            return apply("entered", (a, b))
+        if kind == "without":
+            return [one for one in a if not contains([one], b)] if isinstance(a, list) and b is not UNKNOWN else UNKNOWN
         if is_number(a) and is_number(b):
             return a + b if kind == "plus" else a - b if kind == "minus" else a * b
     return value

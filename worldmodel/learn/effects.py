@@ -24,10 +24,11 @@ SHOWS = "shows "
 
 
 def learn_effects(
-    conversations: Mapping[str, Sequence[Recorded]], likely: frozenset[str]
+    conversations: Mapping[str, Sequence[Recorded]], likely: frozenset[str], followed: bool = False
 ) -> tuple[dict[str, list[Effect]], set[str]]:
     """The effects of each tool, and the tools whose own answers show a change. Tools that are not `likely` to write
-    need more evidence."""
+    need more evidence. Where the recordings are `followed`, the effects known so far have been applied: what a write
+    found is known also after another write."""
     seen = {cid: sightings_of(recorded) for cid, recorded in conversations.items()}
     effects, explained = learn_paths(conversations, seen)
     writers, own = _find_writers(conversations, seen, likely, explained)
@@ -35,7 +36,7 @@ def learn_effects(
         showing = {tool[len(SHOWS) :] for tool in tools if tool.startswith(SHOWS)}
         silent = [tool for tool in tools if not tool.startswith(SHOWS)]
         for tool in silent:
-            effects[tool] += _effects_of(tool, type_, field, silent, showing, conversations, seen)
+            effects[tool] += _effects_of(tool, type_, field, silent, showing, conversations, seen, followed)
     return effects, own
 
 
@@ -46,6 +47,7 @@ def _find_writers(
     """By (type, field): the tools that explain why its values change between two sightings. One whose own answers show
     what it has changed is marked with `SHOWS`."""
     between: dict[tuple[str, str], list[tuple[frozenset[str], bool]]] = defaultdict(list)
+    named: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     own_changed: Counter[str] = Counter()
     own_kept: Counter[str] = Counter()
     for cid, recorded in conversations.items():
@@ -62,11 +64,27 @@ def _find_writers(
                     tools = _linked(recorded, mark, -1, before.at)[-1:]  # a change that the first read did not show
                 elif not changed:
                     own_kept[after.tool] += 1
+                said = _naming(recorded[before.at + 1 : after.at], before.value, after.value) if changed else set()
+                if said & set(tools):
+                    tools = [tool for tool in tools if tool in said]
+                    named[(mark[0], field)].update(set(tools))
                 shows = {SHOWS + after.tool} if tools and mark[0] == EPISODE and _tells(recorded, after) else set()
                 between[(mark[0], field)].append((frozenset({*tools, *shows}), changed))
-    writers = {place: _cover(rows, likely) for place, rows in between.items()}
+    writers = {
+        place: _cover(rows, likely | {tool for tool, n in named[place].items() if n >= FEWEST})
+        for place, rows in between.items()
+    }
     own = {tool for tool, n in own_changed.items() if n >= max(2, 0.05 * own_kept[tool])}
     return {place: tools for place, tools in writers.items() if tools}, own
+
+
+def _naming(between: Sequence[Recorded], old: Any, new: Any) -> set[str]:
+    """The tools whose calls name what a list has gained or lost."""
+    if not isinstance(old, list) or not isinstance(new, list):
+        return set()
+    changed = {freeze(v) for v in old} ^ {freeze(v) for v in new}
+    return {one.step.tool for one in between if one.step.outcome == OK
+            and any(is_scalar(v) and freeze(v) in changed for v in one.step.arguments.values())}  # fmt: skip
 
 
 def _tells(recorded: Sequence[Recorded], after: Sighting) -> bool:
@@ -108,7 +126,7 @@ def _cover(rows: Sequence[tuple[frozenset[str], bool]], likely: frozenset[str]) 
 
 def _effects_of(
     tool: str, type_: str, field: str, writers: Sequence[str], showing: set[str],
-    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings],
+    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings], followed: bool,
 ) -> list[Effect]:  # fmt: skip
     """The effect of one tool on one field, through each link by which the tool reaches it; `showing` are the tools that
     change the field themselves and show it."""
@@ -129,7 +147,7 @@ def _effects_of(
                 earlier = [s for s in sightings if s.at < one.at]
                 if any(r.step.tool in writers and r.step.outcome == OK and mark in r.marks
                        for r in recorded[(earlier[-1].at if earlier else 0) + 1 : one.at]):  # fmt: skip
-                    old = UNKNOWN
+                    old = one.row.get(f"rec/{link}/{field}", UNKNOWN) if followed else UNKNOWN
                 else:
                     old = earlier[-1].value if earlier else UNKNOWN
                 row = {k: v for k, v in one.row.items() if k != f"rec/{link}/{field}" or old is not UNKNOWN}

@@ -118,6 +118,11 @@ def _texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Seq
             best = drafts
         if covered >= 0.9:
             break
+    sentence = _sentence(outcome, places, bodies, rows) if sum(len(d.at) >= 2 for d in best) > 1 else None
+    if sentence is not None:
+        gone = set(sentence.at)
+        left = [(i, b) for i, b in zip(places, bodies, strict=True) if i not in gone]
+        best = [sentence, *_by_template(outcome, [i for i, _ in left], [b for _, b in left], rows, ("arg/",))]
     if sum(len(d.at) >= 2 for d in best) > MANY:  # one sentence with words in it that no argument shows as they are
         aligned = align(outcome, places, dict(zip(places, bodies, strict=True)))
         if aligned is not None and len(aligned.at) >= 0.9 * len(places):
@@ -138,6 +143,38 @@ def _texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Seq
         other = Draft("", outcome, at=[i for d in rest for i in d.at], open=True)
         kept.append(other)
     return kept
+
+
+def _sentence(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Sequence[Row]) -> Draft | None:
+    """One sentence with a value of a record in it, which only some of the rows know: `the order is {status}`."""
+    texts, field = list(bodies), None
+    if all(isinstance(b, dict) and b.keys() == bodies[0].keys() for b in bodies):
+        varied = [name for name in bodies[0] if len({dumps(b[name]) for b in bodies}) > 1]
+        if len(varied) != 1:
+            return None
+        field, texts = varied[0], [b[varied[0]] for b in bodies]
+    found = align(outcome, places, dict(zip(places, texts, strict=True)))
+    if found is None or len(found.at) < 0.9 * len(places):
+        return None
+    if not all(_is_known(targets, [rows[i] for i in found.at]) for targets in found.slots.values()):
+        return None
+    if field is not None:
+        found.template, found.text = {**bodies[0], field: found.template}, False
+    return found
+
+
+def _is_known(targets: Sequence[str], rows: Sequence[Row]) -> bool:
+    """Whether some source holds these texts wherever it is known, in a quarter of the rows at least."""
+    known: Counter[str] = Counter()
+    hits: dict[str, Counter[str]] = defaultdict(Counter)
+    for target, row in zip(targets, rows, strict=True):
+        for name, value in row.items():
+            if name.startswith(("arg/", "rec/")) and is_scalar(value) and value is not None:
+                known[name] += 1
+                if shown(value) == target:
+                    hits[name][target] += 1
+    fewest = max(4, 0.25 * len(rows))
+    return any(n >= fewest and len(hits[name]) > 1 and hits[name].total() >= 0.9 * n for name, n in known.items())
 
 
 def _by_template(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +15,11 @@ MOST_SOURCES = 12
 PROBES, FIRST = 10, 5
 """Rows with different targets that a function is tried on; it must be right on one of the first of them."""
 SHARE = 0.15
-"""The least share of the rows that a function must be right on to be offered: a tree may choose among several."""
+"""The least share of the rows where a function says something that it must be right on to be offered: a tree may choose
+among several."""
 MOST_PLACES = 6
+NOTHING = (("l", ()), "", 0)
+"""Results that say little: a function that gives only these may be any."""
 NOT_OF = ("sum(", "len(", "did", "n/", "since/", "at/", "told/", "min(", "max(", *NO_VALUES)
 
 
@@ -26,13 +29,22 @@ def functions(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Exp
     probes = _probes(targets, at)
     if len(probes) < 2 or len(at) < FEWEST:
         return []
-    found: list[tuple[int, int, Expression]] = []
-    for expression in _candidates(rows, targets, probes):
-        hits = sum(freeze(evaluate(expression, rows.rows[i])) == freeze(targets[i]) for i in at)
-        if hits >= max(FEWEST, SHARE * len(at)) and hits >= 2:
-            found.append((-hits, _depth(expression), expression))
-    found.sort(key=lambda entry: (entry[0], entry[1], repr(entry[2])))
-    return [expression for _, _, expression in found[:4]]
+    tried = dict.fromkeys(_candidates(rows, targets, probes, _sources(rows, probes)))
+    for name, known in _seldom_known(rows, at).items():
+        probes = _probes(targets, known)
+        arguments = sorted({n for i in probes for n in rows.rows[i] if n.startswith("arg/")}, key=rank)
+        tried.update(dict.fromkeys(_candidates(rows, targets, probes, [name, *arguments[:6]])))
+    found: list[tuple[int, int, int, Expression]] = []
+    for expression in tried:
+        values = [(evaluate(expression, rows.rows[i]), targets[i]) for i in at]
+        hits = sum(freeze(value) == freeze(goal) for value, goal in values)
+        known = sum(value is not UNKNOWN for value, _ in values)
+        if hits >= max(FEWEST, SHARE * known):
+            found.append((-hits, 2 * known - 3 * hits, _depth(expression), expression))
+    found.sort(key=lambda entry: (entry[0], entry[2], repr(entry[3])))
+    often = found[:3]
+    found.sort(key=lambda entry: (entry[1], entry[2], repr(entry[3])))
+    return list(dict.fromkeys(entry[3] for entry in [*often, *found[:3]]))
 
 
 def _probes(targets: Sequence[Any], at: Sequence[int]) -> list[int]:
@@ -47,9 +59,21 @@ def _depth(expression: Expression) -> int:
     return 1 + max(map(_depth, expression.of), default=0) if isinstance(expression, Call) else 0
 
 
-def _candidates(rows: Rows, targets: Sequence[Any], probes: Sequence[int]) -> Iterable[Expression]:
+def _seldom_known(rows: Rows, at: Sequence[int]) -> dict[str, list[int]]:
+    """Fields of records that are known in some rows, and in which: what follows from them is seen in these only."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for i in at:
+        for name, value in rows.rows[i].items():
+            if name.startswith("rec/") and isinstance(value, str | int | float | list) and not isinstance(value, bool):
+                found[name].append(i)
+    usual = {n: places for n, places in found.items() if FEWEST + 1 <= len(places) < 0.8 * len(at)}
+    return dict(sorted(usual.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:MOST_SOURCES])
+
+
+def _candidates(
+    rows: Rows, targets: Sequence[Any], probes: Sequence[int], sources: Sequence[str]
+) -> Iterable[Expression]:
     """Calls that are right on a few of the probes."""
-    sources = _sources(rows, probes)
     columns = {name: [rows.rows[i].get(name, UNKNOWN) for i in probes] for name in sources}
     goals = [freeze(targets[i]) for i in probes]
     kinds = {kind for kind in "tnbl" if any(_is_result(kind, targets[i]) for i in probes)}
@@ -90,7 +114,7 @@ def _may_agree(values: Sequence[Any], goals: Sequence[Any], rounds: bool) -> boo
 def _agree(values: Sequence[Any], goals: Sequence[Any]) -> bool:
     known = [(freeze(v), g) for v, g in zip(values, goals, strict=True) if v is not UNKNOWN]
     right = [v for v, g in known if v == g]
-    return len(right) >= 2 and len(right) >= 0.3 * len(known) and (len(set(right)) > 1 or isinstance(right[0], tuple))
+    return len(right) >= 2 and len(right) >= 0.3 * len(known) and (len(set(right)) > 1 or right[0] not in NOTHING)
 
 
 def _rounded(

@@ -23,6 +23,12 @@ MOST_TESTS = 2500
 MOST_PAIRS = 900
 COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
+KNOWN_PRICE = 3.0
+"""Bits for asking whether a source is known that a test above has used."""
+OF_A_NUMBER = 2.0
+"""Bits for the number in a threshold: a comparison of two sources needs none."""
+NEAR_ZERO = 8
+"""So many thresholds of a difference lie next to zero: what is left after a small fee."""
 BALANCES = ("rec/", "pick/", "last/", "now/")
 """What an argument may be added to or taken from before it is compared with a limit."""
 INDIRECT = (
@@ -165,6 +171,8 @@ class Table:
                 yield Test(a, "<", b, True), numbers[a] < numbers[b]
                 yield Test(a, "<=", b, True), numbers[a] <= numbers[b]
                 yield Test(a, "=", b, True), numbers[a] == numbers[b]
+                if np.isnan(numbers[b]).any():  # what is not less may be more, or not known
+                    yield Test(b, "<", a, True), numbers[b] < numbers[a]
             products = [(a, b) for a in left if a.startswith("arg/") for b in [*left, *right] if a != b][:60]
             limits = [n for n in right if n.startswith((*BALANCES, "law/"))][:12]
             for a, b in products if limits else ():
@@ -173,11 +181,15 @@ class Table:
                     if limit != b:
                         yield Test(f"times({a}|{b})", "<=", limit, True), column <= numbers[limit]
             for a, b in [(a, b) for a in left if a.startswith("arg/") for b in right if b.startswith(BALANCES)][:40]:
-                for sign, column in (("minus", numbers[a] - numbers[b]), ("plus", numbers[a] + numbers[b])):
+                sides = [(f"minus({a}|{b})", numbers[a] - numbers[b]), (f"plus({a}|{b})", numbers[a] + numbers[b])]
+                if np.isnan(numbers[b]).any():
+                    sides.append((f"minus({b}|{a})", numbers[b] - numbers[a]))
+                for name, column in sides:
                     values = sorted(set(column[np.isfinite(column)].tolist()))
+                    near = sorted(sorted(values, key=abs)[:NEAR_ZERO]) if name.startswith("minus") else []
                     if len(values) >= 4:
-                        for cut in _cuts(values, 8):
-                            yield Test(f"{sign}({a}|{b})", "<=", cut), column <= cut
+                        for cut in dict.fromkeys([*_cuts(values, 8), *near]):
+                            yield Test(name, "<=", cut), column <= cut
             dated = {n for n, c in texts.items() if (~np.isnan(dates[c.texts[:200]])).sum() > 2}
             left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
             right = [n for n in texts if n.startswith(("rec/", "now/", "told/", "last/", "pick/", "arg/"))]
@@ -279,7 +291,7 @@ def _cuts(values: Sequence[Any], most: int = 24) -> list[Any]:
 
 
 def cost(test: Test) -> float:
-    bits = COSTS[test.op]
+    bits = COSTS[test.op] + OF_A_NUMBER * (test.op == "<=" and not test.against_source)
     for name in (test.left, test.right if test.against_source else ""):
         bits += 1.0 * name.startswith(INDIRECT) + 0.2 * name.count(">")
     return bits
@@ -304,7 +316,20 @@ def grow(
         seen = tuple(dict.fromkeys(conversations[i] for i in rows[:50]))[:3] if conversations else ()
         return Leaf({names[k]: int(n) for k, n in enumerate(counts) if n}, seen)
 
-    def build(rows: np.ndarray, depth: int) -> Tree:
+    def known_above(rows: np.ndarray, used: frozenset[str]) -> tuple[Test, np.ndarray] | None:
+        """Whether a source is known at all that was asked for above is no new idea: it costs little to ask."""
+        counts = onehot[rows].sum(axis=0)[:, None]
+        options = []
+        for name in sorted(used & table.columns.keys()):
+            holds = np.array([table.columns[name][i] is not UNKNOWN for i in rows])
+            if holds.any() and not holds.all():
+                yes = onehot[rows[holds]].sum(axis=0)[:, None]
+                gain = float((_bits(counts) - _bits(yes) - _bits(counts - yes))[0])
+                options.append((gain, name, holds))
+        best = max(options, key=lambda option: option[:2], default=None)
+        return None if best is None or best[0] <= KNOWN_PRICE else (Test(best[1], "known"), best[2])
+
+    def build(rows: np.ndarray, depth: int, used: frozenset[str] = frozenset()) -> Tree:
         counts = onehot[rows].sum(axis=0)
         if depth == DEEPEST or (counts > 0).sum() < 2 or not len(tests):
             return leaf(rows)
@@ -319,12 +344,16 @@ def grow(
         gain = np.where(useful, bits - costs, -1.0)
         best = int(np.argmax(gain))
         price = penalty * (math.log2(int(useful.sum()) + 1) + 1.0)
-        if gain[best] <= price:
-            return leaf(rows)
         chosen, holds = tests[best], matrix[rows, best]
+        if gain[best] <= price:
+            known = known_above(rows, used)
+            if known is None:
+                return leaf(rows)
+            chosen, holds = known
         if chosen.op == "<=" and not chosen.against_source and is_number(chosen.right):
             chosen, holds = _sharpened(chosen, table, onehot, rows)
-        return Split(chosen, build(rows[holds], depth + 1), build(rows[~holds], depth + 1))
+        used |= {chosen.left, str(chosen.right)} if chosen.against_source else {chosen.left}
+        return Split(chosen, build(rows[holds], depth + 1, used), build(rows[~holds], depth + 1, used))
 
     return build(index, 0)
 

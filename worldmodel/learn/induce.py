@@ -32,6 +32,7 @@ from worldmodel.learn.effects import learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.links import learn_links
+from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least
 from worldmodel.learn.records import learn_schema
 from worldmodel.learn.rows import Recorded, Rows
@@ -57,15 +58,23 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
     effects, own = learn_effects(first, frozenset(writes))
     moves = {tool: [e for e in found if e.type == EPISODE] for tool, found in effects.items()}
-    if _hidden(schema) or any(moves.values()):  # what answers hang on is seen better where the session is followed
-        followed = replay(chosen, Engine(_bare(schema, moves, writes)))
+    walks = learn_walks(chosen)
+    if _hidden(schema) or any(moves.values()) or walks:  # what answers hang on is seen where the session is followed
+        led = msgspec.structs.replace(schema, start=dict.fromkeys(walks, HOME))
+        followed = replay(chosen, Engine(_bare(led, _with_walks(moves, walks), writes)))
         again = learn_schema(chosen, {cid: [_state(one.row) for one in found] for cid, found in followed.items()})
         if _hidden(again):
             names = {source[4:] for _, _, source in _hidden(again)}
+            walks = {name: effect for name, effect in walks.items() if name in names}
             start = _start(first, names, own, {(tool, e.field) for tool, found in moves.items() for e in found})
+            start.update(dict.fromkeys(walks, HOME))
             schema = learn_links(chosen, msgspec.structs.replace(again, start=start))
-            first = replay(chosen, Engine(_bare(schema, moves, writes)))
+            first = replay(chosen, Engine(_bare(schema, _with_walks(moves, walks), writes)))
             effects, own = learn_effects(first, frozenset(writes))
+            effects = _with_walks(effects, walks)
+    if any(effect.support == 0 for found in effects.values() for effect in found):
+        followed = replay(chosen, Engine(_bare(schema, effects, writes)))
+        effects = _with_walks(learn_effects(followed, frozenset(writes), followed=True)[0], walks)
     changing = own | {tool for tool, found in effects.items() if found}
     writes = (writes - repeatable(chosen)) | changing
     schema, facts = shared_facts(first, schema, changing)
@@ -86,6 +95,13 @@ def _bare(schema: Schema, effects: Mapping[str, Sequence[Effect]], writes: set[s
     """Rules that follow what happens and answer nothing."""
     tools = {tool: ToolRules(tool, 0, {}, Leaf({}), effects=tuple(found)) for tool, found in effects.items()}
     return Rules(schema, tools, tuple(sorted(writes)))
+
+
+def _with_walks(effects: Mapping[str, Sequence[Effect]], walks: Mapping[str, Effect]) -> dict[str, list[Effect]]:
+    out = defaultdict(list, {tool: list(found) for tool, found in effects.items()})
+    for field, effect in walks.items():
+        out[field[1:].partition(":")[0]].append(effect)
+    return out
 
 
 def _start(

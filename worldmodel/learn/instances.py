@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,10 @@ from worldmodel.derive.values import key_of
 
 NEARLY = 0.12
 """Of two session fields that explain nearly the same, the one that is known more often is taken."""
+
+
+SURELY = 3.0
+"""How many deviations better than by chance a session field must foretell an answer."""
 
 
 class Instance(msgspec.Struct):
@@ -52,10 +57,46 @@ def hidden_part(site: tuple[str, str], key: tuple[str, ...], instances: Sequence
     if "[]" in site[1] or "{}" in site[1]:
         return ()
     own = {n for i in instances[:50] for n in i.frozen}
+    own |= {f"{site[1]}.{n}" for n in own if site[1]}
     names = Counter(n for i in instances for n, v in i.now.items() if isinstance(v, str) and n not in own)
     found = {name: gain for name in sorted(names) if (gain := _gain(name, key, instances)) > 0}
     best = [name for name, gain in found.items() if gain >= max(found.values()) - NEARLY]
     return (f"now/{max(best, key=lambda name: names[name])}",) if best else ()
+
+
+def named_there(
+    keys: Mapping[tuple[str, str], tuple[str, ...] | None], found: Mapping[tuple[str, str], Sequence[Instance]]
+) -> dict[tuple[str, str], tuple[str, ...] | None]:
+    """Keys, where what a call names by an item of a list that hangs on a session field hangs on that field too: a name
+    is looked up in the place where the agent is."""
+    out = dict(keys)
+    for site, key in keys.items():
+        if key is None or len(key) != 1 or not key[0].startswith("now/"):
+            continue
+        listed: dict[str, set[Any]] = defaultdict(set)
+        for instance in found[site]:
+            listed[instance.conversation].update(v for frozen in instance.frozen.values() for v in _items(frozen))
+        for other, own in keys.items():
+            if own and all(source.startswith("arg/") for source in own):
+                some = [i for i in found[other] if i.conversation in listed]
+                names = [[i.arguments.get(s[4:]) in listed[i.conversation] for s in own] for i in some]
+                share = max((sum(column) / len(some) for column in zip(*names, strict=True)), default=0.0)
+                if len(some) >= 8 and share >= 0.5 and not _stays(key[0][4:], own, found[other]):
+                    out[other] = (*own, key[0])
+    return out
+
+
+def _stays(name: str, key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
+    """Whether an answer mostly stays the same where a session field has changed."""
+    before: dict[Any, tuple[str, dict[str, Any]]] = {}
+    same: list[bool] = []
+    for instance in instances:
+        mark = (instance.conversation, tuple(value_at(instance, s) for s in key))
+        value = value_at(instance, f"now/{name}") or AT_START
+        if mark in before and before[mark][0] != value:
+            same.append(before[mark][1] == instance.frozen)
+        before[mark] = (value, instance.frozen)
+    return len(same) >= 5 and sum(same) >= 0.8 * len(same)
 
 
 def _gain(name: str, key: tuple[str, ...], instances: Sequence[Instance]) -> float:
@@ -81,7 +122,9 @@ def _gain(name: str, key: tuple[str, ...], instances: Sequence[Instance]) -> flo
         seen[(mark, value)] = instance.frozen
     if len(back) >= 4 and len(away) >= 8 and sum(back) >= 0.6 * len(back):
         gain = sum(back) / len(back) - sum(away) / len(away)
-        if gain >= 0.3:
+        same = (sum(back) + sum(away)) / (len(back) + len(away))
+        chance = math.sqrt(same * (1 - same) * (1 / len(back) + 1 / len(away)))
+        if gain >= max(0.3, SURELY * chance):
             return gain
     if min(map(len, held.values())) >= 8:
         stays, leaves = (sum(shares) / len(shares) for shares in (held[True], held[False]))

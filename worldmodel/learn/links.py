@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from worldmodel.derive.schema import EPISODE, KeyPart, Link, Schema
+from worldmodel.derive.schema import EPISODE, FOLLOWED, KeyPart, Link, Schema
 from worldmodel.derive.situation import flat_arguments
 from worldmodel.derive.store import Layout, Store
 from worldmodel.derive.values import is_scalar, key_of, parse
@@ -52,8 +52,32 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
             _count_items(step, known, items)
         _count_fields(store, known, through)
     direct.named = named
-    links = {tool: (*_links(tool, schema, sizes, direct, through), *_item_links(tool, sizes, items)) for tool in tools}
+    steps_ = _steps(conversations, schema)
+    links = {tool: (*_links(tool, schema, sizes, direct, through, steps_), *_item_links(tool, sizes, items))
+             for tool in tools}  # fmt: skip
     return msgspec.structs.replace(schema, links=links)
+
+
+def _steps(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> dict[str, list[tuple[str, str]]]:
+    """By tool: the arguments that name steps of a path (field of the session, argument), for what a call does where
+    such a step leads."""
+    fields = {k.source[4:] for s in schema.sites for k in s.keys if k.source.startswith(f"now/{FOLLOWED}")}
+    tries: Counter[tuple[str, str, str]] = Counter()
+    hits: Counter[tuple[str, str, str]] = Counter()
+    for field in sorted(fields):
+        mover, _, argument = field[1:].partition(":")
+        for steps in conversations.values():
+            taken = {text for s in steps if s.tool == mover and s.outcome == OK
+                     and isinstance(text := s.arguments.get(argument), str) and text != ".."}  # fmt: skip
+            for step in steps if taken else ():
+                for name, value in step.arguments.items() if step.outcome == OK else ():
+                    tries[(step.tool, field, name)] += 1
+                    hits[(step.tool, field, name)] += isinstance(value, str) and value in taken
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for (tool, field, name), n in sorted(hits.items()):
+        if n >= FEWEST and n >= RATE_OF_NAMED * tries[(tool, field, name)]:
+            found[tool].append((field, name))
+    return found
 
 
 def _count_arguments(step: Step, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:
@@ -142,7 +166,10 @@ def _count_fields(store: Store, known: Mapping[str, list[set[str]]], counts: _Co
                     counts.hits[(type_, field, other)] += text in keys
 
 
-def _links(tool: str, schema: Schema, sizes: Mapping[str, int], direct: _Counts, through: _Counts) -> tuple[Link, ...]:
+def _links(
+    tool: str, schema: Schema, sizes: Mapping[str, int], direct: _Counts, through: _Counts,
+    steps: Mapping[str, Sequence[tuple[str, str]]],
+) -> tuple[Link, ...]:  # fmt: skip
     found: dict[str, Link] = {EPISODE: Link(EPISODE, EPISODE, ())}
     hidden = {(s.type, at): [k] for s in schema.sites for at, k in enumerate(s.keys) if k.source.startswith("now/")}
     for site in schema.sites:
@@ -163,6 +190,13 @@ def _links(tool: str, schema: Schema, sizes: Mapping[str, int], direct: _Counts,
                 continue
             name = f"{type_}({','.join(k.source[4:] for k in keys)})"
             found.setdefault(name, Link(name, type_, keys))
+    for link in list(found.values()):
+        for field, argument in steps.get(tool, ()):
+            if any(k.source == f"now/{field}" for k in link.keys):
+                inner = KeyPart(f"into(now/{field}|arg/{argument})")
+                keys = tuple(inner if k.source == f"now/{field}" else k for k in link.keys)
+                name = f"{link.name}/{argument}"
+                found.setdefault(name, Link(name, link.type, keys))
     for link in list(found.values()):
         for (type_, field, other), hits in through.hits.items():
             tries = through.tries[(type_, field, other)]

@@ -1,21 +1,26 @@
-"""Writes to a field that the call itself names: `settings.{group}.{name}`, or one for each item of a list argument."""
+"""Writes to a field that the call itself names: `settings.{group}.{name}`, or one for each item of a list argument; and
+tools whose calls lead from place to place."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from worldmodel.derive.expressions import Call, Const, First, Source
 from worldmodel.derive.paths import fits, pattern_of
 from worldmodel.derive.rules import Effect
+from worldmodel.derive.schema import EPISODE, FOLLOWED
 from worldmodel.derive.situation import Row
 from worldmodel.derive.values import UNKNOWN, freeze
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import PRECISION, Mark, Recorded, Rows, Sightings
-from worldmodel.steps import OK
+from worldmodel.steps import OK, Step
 
 FEWEST = 5
 MOST = 400
+HOME = "."
+"""Where the calls of a tool lead from at first."""
 
 
 def learn_paths(
@@ -47,6 +52,25 @@ def learn_paths(
             effects[tool].append(Effect(link, type_, pattern, recipe.expression, recipe.support, recipe.against))
             explained.add((type_, pattern))
     return effects, explained
+
+
+def learn_walks(conversations: Mapping[str, Sequence[Step]]) -> dict[str, Effect]:
+    """By session field: tools that may be steps on a path, since some of their calls lead back by `..`. Whether answers
+    hang on where they led is for `instances.hidden_part` to say."""
+    said: dict[tuple[str, str], Counter[bool]] = defaultdict(Counter)
+    for steps in conversations.values():
+        for step in steps:
+            for name, value in step.arguments.items() if step.outcome == OK else ():
+                if isinstance(value, str):
+                    said[(step.tool, name)][".." in value.split("/")] += 1
+    found: dict[str, Effect] = {}
+    for (tool, name), counts in sorted(said.items()):
+        if counts[True] >= FEWEST and counts.total() >= 2 * FEWEST:
+            field = f"{FOLLOWED}{tool}:{name}"
+            before = First((Source(f"rec/{EPISODE}/{field}"), Const(HOME)))
+            step_ = Call("entered", (before, Source(f"arg/{name}")))
+            found[field] = Effect(EPISODE, EPISODE, field, step_, counts.total(), 0)
+    return found
 
 
 def is_explained(explained: set[tuple[str, str]], type_: str, field: str) -> bool:

@@ -24,7 +24,7 @@ from worldmodel.derive.expressions import (
     item_row,
 )
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import Leaf, Split, Tree
+from worldmodel.derive.trees import Leaf, Split, Tree, contains
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, shown
 from worldmodel.learn.formulas import formulas
 from worldmodel.learn.functions import functions
@@ -183,9 +183,9 @@ def _skeleton(text: str, row: Row, names: Sequence[str]) -> tuple[str, ...]:
 def lists(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
     """Lists that are another one with an item more or less, or that have one item for each of another."""
     at = [i for i in at if isinstance(targets[i], list)][:400]
-    sources = Counter(n for i in at[:60] for n, v in rows.rows[i].items() if isinstance(v, list))
+    sources = Counter(n for i in at[:200] for n, v in rows.rows[i].items() if isinstance(v, list))
     out: list[Expression] = []
-    for name in sorted(sources, key=lambda n: (-sources[n], rank(n)))[:8]:
+    for name in sorted(sources, key=lambda n: (n.startswith("all/"), -sources[n], rank(n)))[:8]:
         out += _edits(rows, targets, at, name)
         each = _each(rows, targets, at, name)
         if each is not None:
@@ -197,6 +197,7 @@ def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> 
     grown: dict[bool, list[int]] = {True: [], False: []}
     shrunk: list[tuple[int, Any]] = []
     more: list[int] = []
+    swapped: list[tuple[int, Any]] = []
     for i in at:
         old, new = rows.rows[i].get(name), targets[i]
         if not isinstance(old, list):
@@ -207,6 +208,10 @@ def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> 
                     grown[first].append(i)
         elif len(new) > len(old) and old and freeze(new[: len(old)]) == freeze(old):
             more.append(i)
+        elif len(new) == len(old) and new and freeze(new) != freeze(old):
+            gone = [v for v in old if freeze(v) not in {freeze(w) for w in new}]
+            if len(gone) == 1 and freeze([v for v in old if v != gone[0]]) == freeze(new[:-1]):
+                swapped.append((i, gone[0]))
         elif len(new) == len(old) - 1:
             gone = [v for v in old if freeze(v) not in {freeze(w) for w in new}]
             if len(gone) == 1:
@@ -227,13 +232,33 @@ def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> 
             each = _each(part, tail, range(len(both)), source)
             if each is not None:
                 yield Concat(name, each)
-    if len(shrunk) >= FEWEST:
-        held: Counter[str] = Counter()
-        for i, gone in shrunk:
-            inside = {freeze(gone)} | ({freeze(v) for v in gone.values()} if isinstance(gone, dict) else set())
-            held.update(n for n, v in rows.rows[i].items() if is_scalar(v) and freeze(v) in inside and n[:4] == "arg/")
-        for source in sorted(held, key=lambda n: (-held[n], rank(n)))[:2]:
-            yield Remove(name, source)
+    for source in _naming(rows, shrunk):
+        yield Remove(name, source)
+    yield from _additions(rows, targets, at, name, _naming(rows, [*shrunk, *swapped], fewest=2)[:1])
+
+
+def _additions(
+    rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str, gone: Sequence[str]
+) -> Iterable[Expression]:
+    """Lists that have what an argument says, added where they had it not, also without what another says. What they
+    were before is known of a few rows only; what they have afterwards says more."""
+    held = Counter(n for i in at for n, v in rows.rows[i].items() if n.startswith("arg/") and is_scalar(v)
+                   and contains(targets[i], v))  # fmt: skip
+    for item in sorted(held, key=lambda n: (-held[n], rank(n)))[:2]:
+        for base in (name, *(f"without({name}|{source})" for source in gone if source != item)):
+            option = Append(base, Source(item), once=True)
+            exact = sum(freeze(evaluate(option, rows.rows[i])) == freeze(targets[i]) for i in at)
+            if exact >= (2 if base != name else 1) and held[item] >= max(FEWEST, 0.8 * len(at)):
+                yield option
+
+
+def _naming(rows: Rows, gone: Sequence[tuple[int, Any]], fewest: int = FEWEST) -> list[str]:
+    """The arguments that name the items that are gone from a list."""
+    held: Counter[str] = Counter()
+    for i, item in gone:
+        inside = {freeze(item)} | ({freeze(v) for v in item.values()} if isinstance(item, dict) else set())
+        held.update(n for n, v in rows.rows[i].items() if is_scalar(v) and freeze(v) in inside and n[:4] == "arg/")
+    return sorted(held, key=lambda n: (-held[n], rank(n)))[:2] if len(gone) >= fewest else []
 
 
 def _each(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> Expression | None:
@@ -325,7 +350,7 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
         if n >= max(3, 0.03 * size):  # a value that is rarer is somebody's own, not a constant
             example = next(t for t in targets if freeze(t) == value)
             options.append(Absent() if example is ABSENT else Const(example))
-    some = range(size)
+    some: Sequence[int] = range(size)
     found = [o for o in direct(rows, targets, some) if o.support >= FEWEST][:5]
     if best is not None and best.support >= FEWEST and not isinstance(best.expression, Const | Absent):
         found = [best, *found]
@@ -342,7 +367,7 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
             break
         reached = {freeze(targets[i]) for i in left
                    if freeze(evaluate(again.expression, rows.rows[i])) == freeze(targets[i])}  # fmt: skip
-        if again.support < max(FEWEST, 0.1 * len(left)) or len(reached) < 2:
+        if again.support < max(FEWEST, 0.1 * (again.support + again.against)) or len(reached) < 2:
             break
         found.append(rows.judge(again.expression, targets, some))
         left = [i for i in left if freeze(evaluate(again.expression, rows.rows[i])) != freeze(targets[i])]
@@ -356,10 +381,14 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
     for i in some:
         goal = freeze(targets[i])
         labels.append(next((str(k) for k in order if values[k][i] == goal), "?"))
-    tree = grow(rows.table, labels, conversations=rows.conversations)
+    sources = [k for k, o in enumerate(options) if not isinstance(o, Const | Absent)]
+    some = [i for i in some if labels[i] != "?" or not sources or any(values[k][i] is not UNKNOWN for k in sources)]
+    if len(some) < 8:  # where nothing is known of what the value follows from, nothing is learned of it
+        return None
+    tree = grow(rows.table, labels, some, conversations=rows.conversations)
     right = {str(k): [value == freeze(targets[i]) for i, value in enumerate(values[k])] for k in range(len(options))}
     tree = _settled(tree, list(some), rows.rows, right)
-    return rows.judge(Choice(tree, tuple(options), sure), targets, some)
+    return rows.judge(Choice(tree, tuple(options), sure), targets, range(size))
 
 
 def _settled(tree: Tree, at: list[int], rows: Sequence[Row], right: dict[str, list[bool]]) -> Tree:

@@ -14,7 +14,7 @@ from typing import Any
 from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
 from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
-from worldmodel.learn.instances import Instance, aliases, hidden_part, value_at
+from worldmodel.learn.instances import Instance, aliases, hidden_part, named_there, value_at
 from worldmodel.steps import OK, Step
 
 MOST_INSTANCES = 400
@@ -295,6 +295,7 @@ def learn_schema(conversations: Conversations, states: States | None = None) -> 
     keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
     keys.update(dict.fromkeys(session, ()))
     keys = {site: None if key is None else (*key, *hidden_part(site, key, found[site])) for site, key in keys.items()}
+    keys = named_there(keys, found)
     renamed = aliases({tool: found[(tool, path)] for tool, path in keys if not path and keys[(tool, path)] == ()})
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     sites = []
@@ -370,7 +371,8 @@ def _adopted(
             common = names & fields[other]
             share = len(common) / min(len(names), len(fields[other]))
             plain = not own or (own <= fields[other] - set(key) and share >= 0.9)
-            plain = plain and (not own or _finer(key, sure[site], [*found[site], *found[other]]))
+            plain = plain and (not own or _finer(key, sure[site], [*found[site], *found[other]])
+                               or not own & set(key) and _mints(key, site, found, fields))  # fmt: skip
             if len(common) >= 2 and share >= 0.6 and plain and set(key) <= names and (best is None or share > best[0]):
                 best = (share, key)
         if best is not None:
@@ -388,6 +390,20 @@ def _finer(key: tuple[str, ...], than: tuple[str, ...], instances: Sequence[Inst
         groups[1][(instance.conversation, fine)].add(coarse)
     many = [sum(len(values) > 1 for values in group.values()) for group in groups]
     return many[0] > many[1]
+
+
+def _mints(
+    key: tuple[str, ...], site: tuple[str, str], found: Mapping[tuple[str, str], Sequence[Instance]],
+    fields: Mapping[tuple[str, str], set[str]],
+) -> bool:  # fmt: skip
+    """Whether what a tool shows under a key is new each time, as what it has just created is."""
+    first: dict[Any, int] = {}
+    for instance in (i for other, some in found.items() if set(key) <= fields[other] for i in some):
+        mark = (instance.conversation, *(instance.frozen.get(n) for n in key))
+        first[mark] = min(instance.at, first.get(mark, instance.at))
+    instances = found[site]
+    new = sum(first[(i.conversation, *(i.frozen.get(n) for n in key))] == i.at for i in instances)
+    return len(instances) >= 5 and new >= 0.95 * len(instances)
 
 
 def _echoes(key: tuple[str, ...], instances: Sequence[Instance]) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from worldmodel.derive.expressions import Expression, evaluate
+from worldmodel.derive.expressions import Append, Expression, evaluate
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Key
-from worldmodel.derive.values import UNKNOWN, freeze
+from worldmodel.derive.trees import contains, value_of
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze
 from worldmodel.learn.guards import Table
 from worldmodel.steps import Step
 
@@ -107,7 +108,25 @@ class Rows:
                     right += 1
                 else:
                     wrong += 1
+            elif isinstance(expression, Append):
+                agrees = _agrees(expression, self.rows[i], targets[i])
+                right, wrong = right + (agrees is True), wrong + (agrees is False)
         return Found(expression, right, wrong)
+
+
+def _agrees(expression: Append, row: Row, target: Any) -> bool | None:
+    """Whether a list is what an addition to an unknown list may give: it has the item, at its end or start, and not the
+    one that was taken out."""
+    item = evaluate(expression.item, row)
+    if not isinstance(target, list) or item is UNKNOWN or item is ABSENT:
+        return None
+    if expression.list.startswith("without("):
+        gone = value_of(row, expression.list[expression.list.rindex("|") + 1 : -1])
+        if gone is UNKNOWN or contains(target, gone) and freeze(gone) != freeze(item):
+            return None if gone is UNKNOWN else False
+    if expression.once:
+        return contains(target, item)
+    return bool(target) and freeze(target[0 if expression.first else -1]) == freeze(item)
 
 
 # ----- recorded calls

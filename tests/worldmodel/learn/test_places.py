@@ -12,6 +12,7 @@ from benchmarks.stateful import StatefulSystem
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.functions import FUNCTIONS, apply, is_of
+from worldmodel.derive.grounding import opened
 from worldmodel.derive.values import UNKNOWN
 from worldmodel.learn.induce import induce
 from worldmodel.learn.recipes import find
@@ -71,6 +72,16 @@ def test_a_first_word_of_where_one_is_belongs_to_what_was_seen_before(rooms: Eng
     session.told("where", {}, '{"room_now": "porch"}', OK)
     answer = session.derive("look", {})
     assert answer is not None and answer.content is not None and json.loads(answer.content) == {"things": ["oboe"]}
+
+
+def test_what_a_recording_read_elsewhere_is_not_at_the_start(rooms: Engine) -> None:
+    steps = [Step("go", {"room": "attic"}, "moved", OK), Step("look", {}, '{"things": ["drum"]}', OK)]
+    session = opened(rooms, steps)
+    at_start = session.derive("look", {})
+    assert at_start is not None and at_start.content is None
+    session.told("go", {"room": "attic"}, "moved", OK)
+    there = session.derive("look", {})
+    assert there is not None and there.content is not None and json.loads(there.content) == {"things": ["drum"]}
 
 
 @pytest.mark.parametrize(("kind", "least"), [("place 2", 0.87), ("folders 2", 0.89)])
