@@ -17,11 +17,14 @@ from worldmodel.derive.expressions import (
     Expression,
     First,
     FirstItem,
+    Linear,
+    Product,
     Remove,
     Source,
     Text,
     evaluate,
     item_row,
+    looked,
 )
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import Leaf, Split, Tree
@@ -185,7 +188,7 @@ def lists(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
     at = [i for i in at if isinstance(targets[i], list)][:400]
     sources = Counter(n for i in at[:60] for n, v in rows.rows[i].items() if isinstance(v, list))
     out: list[Expression] = []
-    for name in sorted(sources, key=lambda n: (-sources[n], rank(n)))[:8]:
+    for name in sorted(sources, key=lambda n: (n.startswith("all/"), -sources[n], rank(n)))[:8]:
         out += _edits(rows, targets, at, name)
         each = _each(rows, targets, at, name)
         if each is not None:
@@ -247,7 +250,7 @@ def _each(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> E
     if len(items) < FEWEST or not all(isinstance(v, dict) for v in items):
         return None
     item = _build(Rows(part, known=rows.known), items)
-    return None if item is None else Each(name, item)
+    return None if item is None or "item/" not in repr(item) else Each(name, item)  # else it says the same of all
 
 
 def named_items(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
@@ -346,7 +349,7 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
             break
         found.append(rows.judge(again.expression, targets, some))
         left = [i for i in left if freeze(evaluate(again.expression, rows.rows[i])) != freeze(targets[i])]
-    options = [o.expression for o in found] + options
+    options = sorted([o.expression for o in found] + options, key=_size)  # the plainer of two that are equal
     if not options:
         return None
     labels = []
@@ -356,10 +359,16 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
     for i in some:
         goal = freeze(targets[i])
         labels.append(next((str(k) for k in order if values[k][i] == goal), "?"))
-    tree = grow(rows.table, labels, conversations=rows.conversations)
+    looks = any(isinstance(o, Append) and isinstance(o.item, Build) and _sums(o.item) for o in options)
+    seen = Rows([looked(options, row) for row in rows.rows]) if looks else rows
+    tree = grow(seen.table, labels, conversations=rows.conversations)
     right = {str(k): [value == freeze(targets[i]) for i, value in enumerate(values[k])] for k in range(len(options))}
-    tree = _settled(tree, list(some), rows.rows, right)
-    return rows.judge(Choice(tree, tuple(options), sure), targets, some)
+    tree = _settled(tree, list(some), seen.rows, right)
+    return rows.judge(Choice(tree, tuple(options), sure, looks), targets, some)
+
+
+def _sums(item: Build) -> bool:
+    return any(isinstance(inner, Linear | Product) for inner in item.fields.values())
 
 
 def _settled(tree: Tree, at: list[int], rows: Sequence[Row], right: dict[str, list[bool]]) -> Tree:
