@@ -128,10 +128,10 @@ class Steering:
 
     def _more(self, session: Session, tool: str, arguments: Mapping[str, Any], u: float) -> Derivation | None:
         """Return an additional transient error or None, so that the error rate is the measured one times `faults`."""
-        tree = session.engine.rules.tools[tool].accidents
-        if tree is None:
+        rules = session.engine.rules.tools[tool]
+        if rules.accidents is None:
             return None
-        leaf, path = leaf_of(tree, session.situation(tool, arguments).row)
+        leaf, path = leaf_of(rules.accidents, rules.sources(session.situation(tool, arguments).row))
         labels = {name: n for name, n in leaf.counts.items() if name != "none"}
         share = sum(labels.values()) / max(1, leaf.n)
         wanted = min(1.0, share * self.control.faults)
@@ -139,7 +139,7 @@ class Steering:
         if not labels or u >= more:
             return None
         label = leaf.draw(u / more, list(labels)) or next(iter(labels))
-        form = session.engine.rules.tools[tool].forms[label]
+        form = rules.forms[label]
         first = Derivation(form.outcome, None, label, f"{tool}/{label}", share, path=tuple(path), accident=True)
         return session.again(tool, arguments, first)
 

@@ -147,8 +147,7 @@ def outcome_odds(session: Session, truth: Step) -> float | None:
     rules = session.engine.rules.tools.get(truth.tool)
     if rules is None:
         return None
-    situation = session.situation(truth.tool, truth.arguments)
-    row = situation.row
+    row = rules.sources(session.situation(truth.tool, truth.arguments).row)
     passes = 0.0
     if rules.accidents is not None:
         leaf, _ = leaf_of(rules.accidents, row)
@@ -156,8 +155,6 @@ def outcome_odds(session: Session, truth: Step) -> float | None:
         passes = sum(n for label, n in leaf.counts.items() if label != "none") / max(1, leaf.n)
         if session.engine.passes(truth.tool, truth.outcome):
             return (of_truth + 0.5) / (leaf.n + 1)
-    if rules.items:
-        row = {**row, **{item.name: item.holds(row) for item in rules.items}}
     leaf, _ = leaf_of(rules.guard, row)
     return (1 - passes) * _share(leaf, rules.forms, truth)
 
@@ -179,7 +176,8 @@ def ask_rules(rules: Engine, asked: Sequence[Question], seed: int = 0) -> list[J
         session = question.grounding().session(rules)
         truth = question.truth
         said = session.derive(truth.tool, truth.arguments, question.seed(seed))
-        answer = None if said is None else Step(truth.tool, truth.arguments, said.content or HOLE, said.outcome)
+        content = HOLE if said is None or said.content is None else said.content
+        answer = None if said is None else Step(truth.tool, truth.arguments, content, said.outcome)
         odds = outcome_odds(session, truth)
         judged.append(question.judged(answer, "derived", said.support if said else 0.0, odds))
     return judged

@@ -80,8 +80,9 @@ class Session:
 
     def again(self, tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Derivation:
         """The same form, filled from the store as it is now."""
-        form = self.engine.rules.tools[tool].forms[decided.label]
-        known, precision = _fill_slots(form, self.situation(tool, arguments).row)
+        rules = self.engine.rules.tools[tool]
+        form = rules.forms[decided.label]
+        known, precision = _fill_slots(form, rules.sources(self.situation(tool, arguments).row))
         whole = len(known) == len(form.slots) and (form.slots or form.template is not None)
         content = _content(form, known) if whole else None
         return replace(decided, content=content, known=known, support=decided.purity * precision)
@@ -127,15 +128,13 @@ class Engine:
     # ----- deciding
 
     def decide(self, rules: ToolRules, situation: Situation, seed: object, accidents: bool = True) -> Derivation:
-        row, history = situation.row, situation.history
+        row, history = rules.sources(situation.row), situation.history
         key = call_key(rules.tool, situation.arguments)
         if rules.accidents is not None and accidents:
             leaf, path = leaf_of(rules.accidents, row)
             drawn = leaf.draw(uniform(seed, "accident", key, history.written, history.calls[key]))
             if drawn is not None and drawn != "none":
                 return self._answer(rules, drawn, leaf, path, row, accident=True)
-        if rules.items:
-            row = {**row, **{item.name: item.holds(row) for item in rules.items}}
         leaf, path = leaf_of(rules.guard, row)
         u = uniform(seed, "guard", key, history.written)
         label = None
@@ -219,7 +218,7 @@ def store_determines(engine: Engine, steps: Sequence[Step]) -> list[bool]:
     out = []
     for step in steps:
         rules = engine.rules.tools.get(step.tool)
-        row = session.situation(step.tool, step.arguments).row if rules else {}
+        row = rules.sources(session.situation(step.tool, step.arguments).row) if rules else {}
         found = False
         for form in rules.forms.values() if rules else ():
             if form.outcome == step.outcome or form.varied and step.outcome != OK:

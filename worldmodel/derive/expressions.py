@@ -108,11 +108,13 @@ class First(msgspec.Struct, frozen=True, tag="first"):
 
 
 class Choice(msgspec.Struct, frozen=True, tag="choice"):
-    """A tree whose labels number the options; unknown where a leaf is not sure enough."""
+    """A tree whose labels number the options; unknown where a leaf is not sure enough. With `looks`, the tree sees the
+    numbers in the items that options add, `opt/<option>.<field>`: an account gets no item where the amount is 0."""
 
     tree: Tree
     options: tuple[Expression, ...]
     sure: float = 0.9
+    looks: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, tag="call"):
@@ -183,12 +185,22 @@ def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
             return UNKNOWN
         case Call(function, of):
             return apply(function, [evaluate(inner, row) for inner in of])
-        case Choice(tree, options, sure):
-            leaf, _ = leaf_of(tree, row)
+        case Choice(tree, options, sure, looks):
+            leaf, _ = leaf_of(tree, looked(options, row) if looks else row)
             label, share = leaf.best()
             return evaluate(options[int(label)], row) if share >= sure and label.isdigit() else UNKNOWN
         case _:
             return _collection(expression, row)
+
+
+def looked(options: Sequence[Expression], row: Mapping[str, Any]) -> Row:
+    """A situation with the numbers in the items that options add to lists."""
+    out = dict(row)
+    for number, option in enumerate(options):
+        item = evaluate(option.item, row) if isinstance(option, Append) else None
+        if isinstance(item, dict):
+            out.update({f"opt/{number}.{name}": value for name, value in item.items() if is_number(value)})
+    return out
 
 
 def _collection(expression: Expression, row: Mapping[str, Any]) -> Any:

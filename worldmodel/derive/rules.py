@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from worldmodel.derive.expressions import Expression, item_row
+from worldmodel.derive.expressions import Expression, evaluate, item_row
 from worldmodel.derive.schema import Schema
+from worldmodel.derive.situation import Row, sums
 from worldmodel.derive.trees import Split, Tree, leaf_of, value_of
-from worldmodel.derive.values import freeze, is_scalar, text_of
+from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, text_of
 
-VERSION = 2
+VERSION = 3
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -58,6 +59,30 @@ class Effect(msgspec.Struct, frozen=True):
     lag: tuple[str, ...] = ()
 
 
+class Law(msgspec.Struct, frozen=True):
+    """A value that follows from the call and the records that it names: a number that successes keep to, or a list that
+    they answer. It is a source of the guard and of the slots, called `law/...`. `of` says what it was learned from."""
+
+    name: str
+    expression: Expression
+    of: str = ""
+    support: int = 0
+    against: int = 0
+
+
+def with_laws(row: Row, laws: Sequence[Law]) -> Row:
+    """A situation with the values of laws, each of which may use those before it."""
+    if not laws:
+        return row
+    row = dict(row)
+    for law in laws:
+        value = evaluate(law.expression, row)
+        if value is not UNKNOWN:
+            row[law.name] = value
+            row.update(sums(law.name, value))
+    return row
+
+
 class ItemTest(msgspec.Struct, frozen=True):
     """Whether a tree says `1` to some item of a list: what an error that names one item looks for in all of them."""
 
@@ -82,9 +107,15 @@ class ToolRules(msgspec.Struct, frozen=True):
     accidents: Tree | None = None
     effects: tuple[Effect, ...] = ()
     items: tuple[ItemTest, ...] = ()
+    laws: tuple[Law, ...] = ()
     unknown: dict[str, int] = {}
     """The refusals of records that nothing was known of."""
     held_out: dict[str, float] = {}
+
+    def sources(self, row: Row) -> Row:
+        """A situation with what the tool's laws and its tests of items say."""
+        row = with_laws(row, self.laws)
+        return {**row, **{item.name: item.holds(row) for item in self.items}} if self.items else row
 
     def passing(self) -> set[str]:
         """The outcomes that pass by themselves."""

@@ -29,7 +29,7 @@ from worldmodel.derive.functions import FUNCTIONS
 from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
 from worldmodel.derive.schema import FOLLOWED, KeyPart
 from worldmodel.derive.templates import GAP, NUMBER_GAP
-from worldmodel.derive.trees import Leaf, Split, Test, Tree
+from worldmodel.derive.trees import COMPOUND, Leaf, Split, Test, Tree, parts_of
 from worldmodel.derive.values import dumps
 
 OPS = {"=": "is", "<": "is less than", "<=": "is at most", "in": "is in"}
@@ -62,6 +62,9 @@ def describe_tool(rules: ToolRules) -> Iterator[str]:
         yield from _tree(rules.accidents, "    ")
     yield "  which answer:"
     yield from _tree(rules.guard, "    ")
+    for law in rules.laws:
+        counts = f"({law.support} right, {law.against} wrong)"
+        yield f"  {source(law.name)}: {expression(law.expression)} {counts}"
     for label, form in rules.forms.items():
         yield from _form(label, form)
     for effect in rules.effects:
@@ -136,26 +139,24 @@ def test(claim: Test) -> str:
 
 def source(name: str) -> str:
     """A source's name in words."""
-    if name.startswith("times("):
-        left, _, right = name[name.index("(") + 1 : -1].partition("|")
-        return f"{source(left)} times {source(right)}"
-    if name.startswith(("into(", "without(")):
-        left, _, right = name[name.index("(") + 1 : -1].partition("|")
-        if name.startswith("into("):
+    if name.startswith(COMPOUND):
+        made, left, right = parts_of(name)
+        if made == "is":
+            return f"1 where {source(left)} is {right!r}, else 0"
+        if made == "into":
             return f"where {source(right)} leads from {source(left)}"
-        return f"{source(left)} without {source(right)}"
-    if name.startswith("is("):
-        left, _, right = name[name.index("(") + 1 : -1].partition("|")
-        return f"1 where {source(left)} is {right!r}, else 0"
+        return f"{source(left)} {made} {source(right)}"
     inner = re.fullmatch(r"(len|sum|min|max|each|shape|form|prefix|type|said|has|all|items)\((.*)\)", name)
     if inner:
         words = {"len": "the length of", "said": "the conversation said", "has": "there is", "each": "each",
                  "all": "all are known:", "items": "the items of"}  # fmt: skip
         return f"{words.get(inner[1], 'the ' + inner[1] + ' of')} {source(inner[2])}"
-    if name.startswith(("plus(", "minus(")):
-        left, _, right = name[name.index("(") + 1 : -1].partition("|")
-        return f"{source(left)} {'plus' if name.startswith('plus') else 'minus'} {source(right)}"
     kind, _, rest = name.partition("/")
+    if kind == "law":
+        label, _, field = rest.partition("/")
+        return f"what {source(rest)} must be" if rest.startswith(("arg/", "sum(")) else f"the {field} of answer {label}"
+    if kind == "opt":
+        return f"the number of option {rest}"
     if kind == "any":
         return f"some item is one that {rest} is about"
     if kind == "arg":
@@ -231,7 +232,7 @@ def expression(e: Expression) -> str:
             return ", or if unknown ".join(expression(option) for option in options)
         case FirstItem(name, tree, field):
             return f"{field} of the first of {source(name)} where {_flat(tree)}"
-        case Choice(tree, options, _):
+        case Choice(tree, options):
             used = {label for leaf in _leaves(tree) for label in leaf.counts if label.isdigit()}
             named = [expression(options[int(k)]) for k in sorted(used, key=int)]
             return f"by {_flat(tree)} one of: " + "; ".join(named[:6])

@@ -128,8 +128,7 @@ class Situation:
     def _describe(self, row: Row, name: str, value: Any) -> None:
         if isinstance(value, list):
             row[f"len({name})"] = len(value)
-            for field, numbers in _columns(value).items():
-                row[f"sum({name}.{field})"] = sum(numbers)
+            row.update(sums(name, value))
             self._extremes(row, name, value)
         elif isinstance(value, str):
             row[f"shape({name})"] = shape(value)
@@ -175,12 +174,30 @@ class Situation:
                         if field.rpartition(".")[2] == word and is_scalar(value):
                             into[f"{link.type}.{field.rpartition('.')[0]}[{name}]"] = value
             row[f"all({link.name})"] = known == len(items)
+        self._match(row, joined)
         for over, out in joined.items():
             name = f"items({over})"
             row[name] = out
-            for field, numbers in _columns(out).items():
-                row[f"sum({name}.{field})"] = sum(numbers)
+            row.update(sums(name, out))
             self._extremes(row, name, out)
+
+    @staticmethod
+    def _match(row: Row, joined: dict[str, list[dict[str, Any]]]) -> None:
+        """The items of list arguments that a list of a linked record has too: equal in all fields that both have."""
+        over = [(n, v) for n, v in row.items() if n.startswith("arg/") and _objects(v)]
+        held = [(n, v) for n, v in row.items() if n.startswith("rec/") and _objects(v)] if over else []
+        for name, items in over:
+            for place, others in held:
+                common = [n for n in items[0] if n in others[0] and is_scalar(items[0][n]) and n in others[-1]]
+                if not common:
+                    continue
+                known = {tuple(freeze(other.get(n)) for n in common): other for other in others}
+                for item, into in zip(items, joined.setdefault(name, [dict(item) for item in items]), strict=True):
+                    other = known.get(tuple(freeze(item.get(n)) for n in common))
+                    into[f"{place}?"] = other is not None
+                    for field, value in (other or {}).items():
+                        if field not in common and is_scalar(value):
+                            into[f"{place}.{field}"] = value
 
     def _follow(self, row: Row, link: Link) -> None:
         parts = []
@@ -207,9 +224,7 @@ class Situation:
             row[name] = value
             if isinstance(value, list | dict):
                 row[f"len({name})"] = len(value)
-                if isinstance(value, list):
-                    for column, numbers in _columns(value).items():
-                        row[f"sum({name}.{column})"] = sum(numbers)
+                row.update(sums(name, value))
         self._pick(row, link)
 
     def _pick(self, row: Row, link: Link) -> None:
@@ -288,9 +303,18 @@ def flat_arguments(arguments: Mapping[str, Any], at: str = "") -> Iterator[tuple
             yield from flat_arguments(value, path)
 
 
-def _columns(value: list[Any]) -> dict[str, list[float]]:
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= 50 and all(isinstance(item, dict) for item in value)
+
+
+def sums(name: str, value: Any) -> Row:
+    """The sums of the numeric fields of a list, as sources."""
+    return {f"sum({name}.{field})": sum(column) for field, column in _columns(value).items()}
+
+
+def _columns(value: Any) -> dict[str, list[float]]:
     """The numeric fields that all items of a list have; "" for a list of numbers."""
-    if not value or len(value) > 200:
+    if not isinstance(value, list) or not value or len(value) > 200:
         return {}
     if all(is_number(v) for v in value):
         return {"": list(value)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -22,11 +23,12 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
     if value is UNKNOWN and name.startswith(ZERO_WHERE_MISSING):
         return 0
     if value is UNKNOWN and name.startswith(COMPOUND):
-        kind, _, inside = name.partition("(")
-        left, _, right = inside[:-1].partition("|")
+        kind, left, right = parts_of(name)
         a = value_of(row, left)
         if kind == "is":
-            return UNKNOWN if a is UNKNOWN else int(not isinstance(a, bool) and is_scalar(a) and text_of(a) == right)
+            if a is UNKNOWN:
+                return 0 if left.startswith("arg/") else UNKNOWN  # an argument may be left out
+            return int(is_scalar(a) and text_of(a) == right)
         b = value_of(row, right)
         if kind == "into":
             return apply("entered", (a, b))
@@ -35,6 +37,18 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
         if is_number(a) and is_number(b):
             return a + b if kind == "plus" else a - b if kind == "minus" else a * b
     return value
+
+
+@lru_cache(maxsize=10_000)
+def parts_of(name: str) -> tuple[str, str, str]:
+    """The kind of a compound source and the two that it is made of, which may be compound themselves."""
+    kind, _, inside = name.partition("(")
+    depth = 0
+    for at, char in enumerate(inside[:-1]):
+        depth += (char == "(") - (char == ")")
+        if char == "|" and depth == 0:
+            return kind, inside[:at], inside[at + 1 : -1]
+    return kind, inside[:-1], ""
 
 
 class Test(msgspec.Struct, frozen=True):

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from worldmodel.derive.expressions import Expression, Linear, Product, Quotient
-from worldmodel.derive.values import ABSENT, is_number
-from worldmodel.learn.rows import FEWEST, NO_VALUES, Rows, rank
+from worldmodel.derive.expressions import (
+    Append,
+    Build,
+    Choice,
+    Each,
+    Expression,
+    First,
+    Linear,
+    Product,
+    Quotient,
+    evaluate,
+)
+from worldmodel.derive.rules import Form, Law
+from worldmodel.derive.situation import Row
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, text_of
+from worldmodel.learn.rows import FEWEST, NO_VALUES, PRECISION, Rows, rank
 
 SHARE = 0.12
 """The least share of rows that a formula must be exact on: a tree may choose among several."""
+SUMMANDS = ("arg/", "sum(items(", "sum(law/", "law/", "sum(arg/", "len(arg/", "rec/", "pick/", "sum(rec/", "len(rec/",
+            "item/", "now/")  # fmt: skip
+"""What a law adds up, the likely ones first."""
+FLAGS = ("arg/", "each(arg/", "rec/", "pick/", "item/")
+MOST_ROWS, MOST_BASES, MOST_FLAGS, MOST_TERMS, MOST_LAWS = 400, 32, 8, 7, 8
+MOST_MASKS = 4
+"""Sets of rows in which some columns are known that a combination is searched on."""
+BEAM = 3
+"""First columns that a search starts from."""
 
 
 def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 36) -> list[Expression]:
     """Sums, differences and products of two sources, and sparse linear combinations, that are exact."""
     at = [i for i in at if is_number(targets[i])][:400]
-    if len(at) < 4 or len({targets[i] for i in at}) < 3:
+    if len(at) < 4 or len({targets[i] for i in at}) < (3 if len(at) < 12 else 2):
         return []
     goal = np.array([float(targets[i]) for i in at])
     names, columns = _numeric(rows, at, most)
@@ -61,7 +84,7 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
             for expression, exact in with_product(goal, names, columns):
                 offer(expression, exact, np.ones(len(goal), bool))
     if not any(n >= 0.9 * len(at) for n, _ in found):
-        combined = exact_pair(goal, names, columns) or sparse(goal, names, columns)
+        combined = exact_pair(goal, names, columns) or combination(goal, *summands([rows.rows[i] for i in at]))
         if combined is not None:
             found.append((len(at), combined))
     found.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
@@ -177,39 +200,215 @@ def exact_pair(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndar
     return None if best is None else best[1]
 
 
-def sparse(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], terms: int = 5) -> Linear | None:
-    """A linear combination of a few columns that is exact nearly everywhere, by greedy least squares."""
-    usable = [k for k, c in enumerate(columns) if np.isnan(c).sum() <= 0.05 * len(c) and np.nanstd(c) > 0]
-    if len(goal) < 12 or not usable:
-        return None
-    rows = ~np.isnan(np.stack([columns[k] for k in usable])).any(axis=0) if usable else np.zeros(len(goal), bool)
-    y = goal[rows]
-    if rows.sum() < 12:
-        return None
-    chosen: list[int] = []
-    ones = np.ones(int(rows.sum()))
-    residual = y - y.mean()
-    for _ in range(terms):
-        if np.abs(residual).max() < 5e-3:
+# ----- laws: sparse combinations of general columns
+
+
+def summands(rows: Sequence[Row], without: str = "") -> tuple[list[str], np.ndarray]:
+    """What a law may add up, as names and columns (names x rows, NaN where unknown): numbers, lengths and sums of
+    lists, whether a source is a text (1 or 0), and products of two of these. The plain ones come first. `without` is
+    an argument of which only the length may be used."""
+    counts: Counter[str] = Counter()
+    for row in rows[:60]:
+        counts.update(n for n, v in row.items() if n.startswith(SUMMANDS) and is_number(v) and not _is_of(n, without))
+    usual = [n for n, c in counts.items() if c >= 0.4 * min(60, len(rows))]
+    names: list[str] = []
+    columns: list[np.ndarray] = []
+    seen: set[bytes] = set()
+    for name in sorted(usual, key=lambda n: (_place(n), n.count(">"), -counts[n], len(n))):
+        column = np.array([_as_number(row.get(name)) for row in rows], dtype=float)
+        mark = column.tobytes()
+        if mark not in seen and len(names) < MOST_BASES and not isinstance(rows[0].get(name[4:-1]), str):
+            seen.add(mark)
+            names.append(name)
+            columns.append(column)
+    bases = len(names)
+    for source, text in _flags(rows, without):
+        values = [row.get(source, UNKNOWN) for row in rows]
+        names.append(f"is({source}|{text})")
+        none = 0.0 if source.startswith("arg/") else np.nan
+        columns.append(np.array([none if v is UNKNOWN else float(_says(v, text)) for v in values]))
+    pairs = [(a, b) for a in range(bases) for b in range(a + 1, len(names))]
+    names += [f"times({names[a]}|{names[b]})" for a, b in pairs]
+    columns += [columns[a] * columns[b] for a, b in pairs]
+    return names, np.stack(columns) if columns else np.zeros((0, len(rows)))
+
+
+def _place(name: str) -> int:
+    return next(k for k, start in enumerate(SUMMANDS) if name.startswith(start))
+
+
+def _is_of(name: str, argument: str) -> bool:
+    """Whether a source says something of an argument, other than how long it is."""
+    return bool(argument) and re.search(rf"arg/{re.escape(argument)}(?![\w-])", name) is not None and name[:4] != "len("
+
+
+def _flags(rows: Sequence[Row], without: str) -> list[tuple[str, str]]:
+    """Sources that are one of a few texts or true or false, with each of these."""
+    values: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        for name, value in row.items():
+            if name.startswith(FLAGS) and isinstance(value, str | bool):
+                values[name][text_of(value)] += 1
+    found = []
+    for name in sorted(values, key=lambda n: (rank(n), n)):
+        counts = values[name]
+        if 2 <= len(counts) <= 6 and not _is_of(name, without):
+            usual = [t for t, n in counts.most_common() if n >= max(3, 0.03 * len(rows)) and not set(t) & set("()|")]
+            found += [(name, text) for text in usual]
+    return found[:MOST_FLAGS]
+
+
+def _says(value: Any, text: str) -> bool:
+    return is_scalar(value) and text_of(value) == text
+
+
+def combination(goal: np.ndarray, names: Sequence[str], matrix: np.ndarray) -> Linear | None:
+    """A sum of a few columns that is the goal nearly everywhere it is known: by orthogonal least squares, which adds
+    the column that leaves the least open. Columns that are known in the same rows are tried together."""
+    known = ~np.isnan(matrix)
+    tried: set[bytes] = set()
+    for k in np.argsort(-known.sum(axis=1), kind="stable"):
+        rows = known[k]
+        mark = rows.tobytes()
+        if mark in tried or rows.sum() < max(12, 0.3 * len(goal)):
+            continue
+        if len(tried) == MOST_MASKS:
             break
-        best, score = None, 0.0
-        for k in usable:
-            if k in chosen:
+        tried.add(mark)
+        usable = np.flatnonzero(known[:, rows].all(axis=1) & (np.ptp(matrix[:, rows], axis=1) > 0))
+        found = _exact(goal[rows], matrix[usable][:, rows]) if len(usable) and np.ptp(goal[rows]) > 0 else None
+        if found is not None:
+            terms, constant = found
+            return Linear(tuple((factor, names[usable[at]]) for at, factor in terms), constant)
+    return None
+
+
+Terms = tuple[list[tuple[int, float]], float]
+"""(column, factor) of each term, and a constant."""
+
+
+def _exact(goal: np.ndarray, matrix: np.ndarray) -> Terms | None:
+    """The terms that are exact in most rows; None if no few columns are in 19 of 20."""
+    centred = matrix - matrix.mean(axis=1, keepdims=True)
+    sizes = (centred**2).sum(axis=1)
+    for start in np.argsort(-((centred @ (goal - goal.mean())) ** 2 / sizes), kind="stable")[:BEAM].tolist():
+        left, work, chosen = goal - goal.mean(), centred, [start]
+        best: tuple[float, Terms] | None = None
+        while len(goal) >= 4 * (len(chosen) + 1):
+            found = _fitted(goal, matrix, chosen)
+            if found is not None and (best is None or found[0] > best[0]):
+                best = found
+            direction = work[chosen[-1]] / np.linalg.norm(work[chosen[-1]])
+            left = left - (direction @ left) * direction
+            work = work - np.outer(work @ direction, direction)
+            norms = (work**2).sum(axis=1)
+            score = np.where(norms > 1e-8 * sizes, (work @ left) ** 2 / np.maximum(norms, 1e-12), -1.0)
+            place = int(np.argmax(score >= score.max() * (1 - 1e-9)))  # the plainest of those that leave as little open
+            if score[place] <= 0 or len(chosen) == MOST_TERMS or best is not None and best[0] == 1.0:
+                break
+            chosen.append(place)
+        if best is not None:
+            return best[1]
+    return None
+
+
+def _fitted(goal: np.ndarray, matrix: np.ndarray, chosen: Sequence[int]) -> tuple[float, Terms] | None:
+    """Short factors for the chosen columns that are exact but in a few rows, which do not count in the fit; before them
+    the share of rows in which they are."""
+    wide = np.vstack([matrix[chosen], np.ones(len(goal))]).T
+    weights = np.ones((len(goal), 1))
+    for _ in range(4):
+        factors, *_ = np.linalg.lstsq(wide * weights, goal * weights[:, 0], rcond=None)
+        wrong = np.abs(wide @ factors - goal)
+        if wrong.max() < 1e-6:
+            break
+        weights = 1 / np.sqrt(np.maximum(wrong, 1e-4))[:, None]
+    for digits in (3, 6):
+        tidy = np.round(factors, digits)
+        terms = [(k, float(f)) for k, f in zip(chosen, tidy[:-1], strict=True) if f]
+        share = float((np.abs(wide @ tidy - goal) < 2e-2).mean())
+        if terms and share >= 0.95:
+            return share, (terms, float(tidy[-1]))
+    return None
+
+
+def argument_laws(
+    rows: Sequence[Row], well: Sequence[int], refused: Sequence[int], told: Sequence[Mapping[int, Any]]
+) -> list[Law]:
+    """What the numbers in arguments must be: combinations that successes keep to and refusals break. `told` are the
+    numbers that refusals name, by row: one of them may say what an argument should have been."""
+    laws = []
+    counts = Counter(n for i in well for n, v in rows[i].items() if n.startswith(("arg/", "sum(arg/")) and is_number(v))
+    for name, n in sorted(counts.items()):
+        given = {i: rows[i][name] for i in well if is_number(rows[i].get(name))}
+        if n < 12 or len(set(given.values())) < 4 or not any(is_number(rows[i].get(name)) for i in refused):
+            continue
+        argument = name[name.index("arg/") + 4 :].split(".")[0].rstrip(")")
+        for more in (*told, {}):
+            targets = {**given, **more}
+            at = list(targets)[:: len(targets) // MOST_ROWS + 1]
+            found = combination(np.array([float(targets[i]) for i in at]), *summands([rows[i] for i in at], argument))
+            if found is None:
                 continue
-            centred = columns[k][rows] - columns[k][rows].mean()
-            norm = float(np.linalg.norm(centred))
-            value = abs(float(centred @ residual)) / norm if norm > 0 else 0.0
-            if value > score:
-                best, score = k, value
-        if best is None:
-            return None
-        chosen.append(best)
-        matrix = np.stack([columns[k][rows] for k in chosen] + [ones], axis=1)
-        factors, *_ = np.linalg.lstsq(matrix, y, rcond=None)
-        residual = y - matrix @ factors
-    tidy = [round(float(f), 3) for f in factors]
-    exact = np.abs(matrix @ np.array(tidy) - y) < 2e-2
-    if exact.mean() < 0.95 or rows.sum() < 4 * len(tidy):
-        return None
-    kept = tuple((f, names[k]) for f, k in zip(tidy[:-1], chosen, strict=True) if f)
-    return Linear(kept, tidy[-1])
+            kept, broken = ([_keeps(found, rows[i], name) for i in places] for places in (well, refused))
+            right, wrong = kept.count(True), kept.count(False)
+            if broken.count(False) >= FEWEST and right >= 0.9 * (right + wrong):
+                laws.append(Law(f"law/{name}", found, name, right, wrong))
+                break
+    return laws
+
+
+def _keeps(law: Expression, row: Row, name: str) -> bool | None:
+    value = evaluate(law, row)
+    return None if value is UNKNOWN or not is_number(row.get(name)) else abs(value - row[name]) < 5e-3
+
+
+def laws_in(label: str, form: Form) -> list[Law]:
+    """The numbers and lists that the slots of a form follow from, as sources for what else the tool says."""
+    found: list[Law] = []
+    for slot in form.slots:
+        if slot.expression is not None and slot.support >= PRECISION * (slot.support + slot.against):
+            for number, expression in enumerate(_parts(slot.expression)):
+                name = f"law/{label}/{slot.path}" + (f"~{number}" if number else "")
+                found.append(Law(name, expression, slot.path, slot.support, slot.against))
+    return found
+
+
+def novel(laws: Sequence[Law], rows: Sequence[Row], known: Sequence[Law]) -> list[Law]:
+    """The laws that say something of some rows that no law before them says."""
+    kept: list[Law] = []
+    seen: set[Any] = set()
+    for law in [*known, *laws]:
+        mark = tuple(freeze(evaluate(law.expression, row)) for row in rows)
+        if mark not in seen and len(set(mark) - {UNKNOWN}) >= FEWEST:
+            seen.add(mark)
+            if law not in known:
+                kept.append(law)
+    return kept[:MOST_LAWS]
+
+
+def _parts(expression: Expression) -> Iterator[Expression]:
+    """The sums of several sources in an expression, and all of it where it is a list that is made item by item."""
+    if any(isinstance(inner, Each) for inner in _inside(expression)):
+        yield expression
+    for inner in _inside(expression):
+        if isinstance(inner, Linear):
+            names = [name for _, name in inner.terms]
+            if (len(names) > 1 or "(" in names[0]) and not any("item/" in name for name in names):
+                yield inner
+
+
+def _inside(expression: Expression) -> Iterator[Expression]:
+    """An expression and those that it chooses among or adds to a list."""
+    yield expression
+    match expression:
+        case Append(_, item, _):
+            yield from _inside(item)
+        case Build(fields):
+            for inner in fields.values():
+                yield from _inside(inner)
+        case First(options):
+            yield from _inside(options[0])
+        case Choice(_, options):
+            for inner in options:
+                yield from _inside(inner)

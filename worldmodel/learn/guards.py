@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
@@ -112,7 +113,7 @@ class Table:
                 numbers[name] = column.numbers
             if column.has_texts and not name.startswith(("shape(", "form(", "prefix(", "type(", "prev/")):
                 texts[name] = column
-            if column.has_wholes and not name.startswith(("arg/", "items(", "all/")):
+            if column.has_wholes and not name.startswith(("arg/", "items(", "all/", "law/")):
                 wholes[name] = values
         yield from self._pairs(numbers, texts, _date_ranks(codes))
         with np.errstate(invalid="ignore"):
@@ -121,7 +122,7 @@ class Table:
         yield from self._members(texts, wholes)
 
     def _unary(self, name: str, column: Column) -> Iterable[tuple[Test, np.ndarray]]:
-        if name.startswith(("arg/", "rec/", "missing/", "now/", "told/", "last/", "pick/", "prev/")):
+        if name.startswith(("arg/", "rec/", "missing/", "now/", "told/", "last/", "pick/", "prev/", "law/")):
             yield Test(name, "known"), column.codes != IS_UNKNOWN
             absent = column.codes == IS_ABSENT
             if absent.any():
@@ -161,9 +162,10 @@ class Table:
             if n.startswith(("arg/", "len(arg", "sum(arg", "item/", "sum(items")) and not n.startswith("len(arg/x")
         ]
         kept = ("rec/", "pick/", "now/", "told/", "last/", "len(rec", "sum(rec", "law/")
-        right = [n for n in numbers if n.startswith(kept)]
+        right = sorted((n for n in numbers if n.startswith(kept)), key=lambda n: not n.startswith("law/"))
         pairs = [(a, b) for a in left for b in right] + [(a, b) for a in left for b in left if a < b]
         pairs += [(a, b) for a in right for b in right if a < b and a.startswith(("rec/", "law/"))]
+        pairs.sort(key=lambda pair: not any(n.startswith(("law/", "sum(items")) for n in pair))  # not to be left out
         with np.errstate(invalid="ignore"):
             for a, b in pairs[:MOST_PAIRS]:
                 if a.startswith("len(") != b.startswith("len(") and a.startswith("len(arg") and "len(" not in b:
@@ -350,7 +352,7 @@ def grow(
             if known is None:
                 return leaf(rows)
             chosen, holds = known
-        if chosen.op == "<=" and not chosen.against_source and is_number(chosen.right):
+        if chosen.op == "<=" and not chosen.against_source:
             chosen, holds = _sharpened(chosen, table, onehot, rows)
         used |= {chosen.left, str(chosen.right)} if chosen.against_source else {chosen.left}
         return Split(chosen, build(rows[holds], depth + 1, used), build(rows[~holds], depth + 1, used))
@@ -360,17 +362,22 @@ def grow(
 
 def _sharpened(test: Test, table: Table, onehot: np.ndarray, rows: np.ndarray) -> tuple[Test, np.ndarray]:
     """A threshold moved to where it separates the labels of these rows best."""
-    values = np.array([v if is_number(v := value_of(table.rows[i], test.left)) else np.inf for i in rows], dtype=float)
+    fits = is_date if is_date(test.right) else is_number
+    found = [v if fits(v := value_of(table.rows[i], test.left)) else None for i in rows]
+    scale = sorted({v for v in found if v is not None})
+    place = {value: at for at, value in enumerate(scale)}
+    values = np.array([len(scale) if v is None else place[v] for v in found], dtype=int)
     order = np.argsort(values, kind="stable")
     counts = onehot[rows][order].cumsum(axis=0)
-    ends = np.array([k for k in range(len(rows) - 1) if values[order[k]] < values[order[k + 1]]], dtype=int)
+    ends = np.flatnonzero(np.diff(values[order]))
     if not len(ends):
-        return test, values <= test.right
+        return test, values < bisect_right(scale, test.right)
     low = counts[ends].T
     cost_ = _bits(low) + _bits(counts[-1][:, None] - low)
-    cut = float(values[order[ends[int(np.argmin(cost_))]]])
-    tidy = int(cut) if cut.is_integer() else cut
-    return msgspec.structs.replace(test, right=tidy), values <= tidy
+    last = int(values[order[ends[int(np.argmin(cost_))]]])
+    cut = scale[last]
+    tidy = int(cut) if isinstance(cut, float) and cut.is_integer() else cut
+    return msgspec.structs.replace(test, right=tidy), values <= last
 
 
 def _bits(counts: np.ndarray) -> np.ndarray:

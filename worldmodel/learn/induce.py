@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,16 +20,17 @@ import msgspec
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
 from worldmodel.derive.expressions import Choice, First, FirstItem
-from worldmodel.derive.rules import Effect, Form, ItemTest, Rules, Slot, ToolRules
+from worldmodel.derive.rules import Effect, Form, ItemTest, Law, Rules, Slot, ToolRules, with_laws
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Facts
 from worldmodel.derive.trees import Leaf, Split, leaf_of
-from worldmodel.derive.values import dumps, parse, shown
+from worldmodel.derive.values import dumps, is_number, parse, shown
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.effects import learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
+from worldmodel.learn.formulas import argument_laws, laws_in, novel
 from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.links import learn_links
 from worldmodel.learn.paths import HOME, learn_walks
@@ -279,8 +280,7 @@ def learn_tool(
     cids = [one.conversation for one in recorded]
     drafts, labels = draft_forms(steps, rows, frozenset(schema.maps.get(tool, ())))
     well = [i for i, step in enumerate(steps) if step.outcome == OK]
-    passed = [rows[i] for i in _pick(well, 200)]
-    forms = {draft.label: learn_form(draft, rows, cids, steps, passed) for draft in drafts}
+    forms, laws, rows = learn_forms(drafts, rows, cids, steps)
     items = item_tests(forms)
     table = Table([{**row, **{item.name: item.holds(row) for item in items}} for row in rows] if items else rows)
     passing = [(tool, s.outcome) in transient for s in steps]
@@ -298,7 +298,51 @@ def learn_tool(
     formed = [i for i in refused if all((n, v) in fine for n, v in rows[i].items() if n.startswith("form(arg/"))]
     unknown = Counter(labels[i] for i in formed or refused)
     score = _score(table, labels, lasting, cids)
-    return ToolRules(tool, len(recorded), forms, guard, accidents, effects, items, dict(unknown), score)
+    used = _used(laws, dumps(msgspec.to_builtins([forms, guard, accidents, items])))
+    return ToolRules(tool, len(recorded), forms, guard, accidents, effects, items, used, dict(unknown), score)
+
+
+def learn_forms(
+    drafts: Sequence[Draft], rows: Sequence[Row], cids: Sequence[str], steps: Sequence[Step]
+) -> tuple[dict[str, Form], list[Law], Sequence[Row]]:
+    """The forms of a tool, its laws, and the rows with these. What successes follow from is known to the refusals, and
+    the lists and sums in some slots of an answer to its other slots."""
+    well = [i for i, step in enumerate(steps) if step.outcome == OK]
+    laws: list[Law] = []
+    refused = [i for i, step in enumerate(steps) if step.outcome != OK]
+    new = argument_laws(rows, well, refused, [found for d in drafts if d.outcome != OK for found in _numbers(d)])
+    forms: dict[str, Form] = {}
+    for fine, rounds in ((True, 2), (False, 1)):
+        chosen = [draft for draft in drafts if (draft.outcome == OK) == fine]
+        for _ in range(rounds):
+            rows = [with_laws(row, new) for row in rows] if new else rows
+            laws += new
+            passed = [rows[i] for i in _pick(well, 200)]
+            for draft in chosen:
+                forms[draft.label] = learn_form(draft, rows, cids, steps, passed, forms.get(draft.label), new)
+            new = novel([law for draft in chosen for law in laws_in(draft.label, forms[draft.label])], rows, laws)
+            if not new:
+                break
+    rows = [with_laws(row, new) for row in rows] if new else rows
+    return {draft.label: forms[draft.label] for draft in drafts}, laws + new, rows
+
+
+def _numbers(draft: Draft) -> Iterable[dict[int, Any]]:
+    """The numbers in the gaps of a text, by row."""
+    for targets in draft.slots.values():
+        found = {i: number for i, t in zip(draft.at, targets, strict=True) if is_number(number := _number(t))}
+        if len(found) >= FEWEST_ROWS:
+            yield found
+
+
+def _used(laws: Sequence[Law], text: str) -> tuple[Law, ...]:
+    """The laws whose name occurs in the rules, or in a law that is used."""
+    kept: list[Law] = []
+    for law in reversed(laws):
+        if dumps(law.name)[1:-1] in text:
+            kept.insert(0, law)
+            text += dumps(msgspec.to_builtins(law.expression))
+    return tuple(kept)
 
 
 def item_tests(forms: Mapping[str, Form]) -> tuple[ItemTest, ...]:
@@ -323,9 +367,11 @@ def _spread(size: int, most: int) -> list[int]:
 
 
 def learn_form(
-    draft: Draft, rows: Sequence[Row], cids: Sequence[str], steps: Sequence[Step], passed: Sequence[Row] = ()
-) -> Form:
-    """The form with a recipe for each slot that one was found and accepted for."""
+    draft: Draft, rows: Sequence[Row], cids: Sequence[str], steps: Sequence[Step], passed: Sequence[Row] = (),
+    before: Form | None = None, laws: Sequence[Law] = (),
+) -> Form:  # fmt: skip
+    """The form with a recipe for each slot that one was found and accepted for. Those of `before` are kept where they
+    are always right, and where `laws`, which were found since then, come from the slot itself."""
     kept = _spread(len(draft.at), MOST_OF_FORM)
     places = [draft.at[k] for k in kept]
     apart = held_out([cids[i] for i in places])
@@ -339,9 +385,16 @@ def learn_form(
 
     parts = Parts(table(range(len(kept))), table(train), table(test), train, test)
     slots = []
+    whole = {
+        slot.path: slot for slot in (before.slots if before else ())
+        if slot.support == len(kept) or all(law.of == slot.path for law in laws)
+    }  # fmt: skip
     for path, all_targets in draft.slots.items():
+        if path in whole or draft.open:
+            slots.append(whole.get(path) or Slot(path, None))
+            continue
         targets = [all_targets[k] for k in kept]
-        slots.append(Slot(path, None) if draft.open else learn_slot(path, targets, parts, draft.template is not None))
+        slots.append(learn_slot(path, targets, parts, draft.template is not None))
     example = steps[draft.at[0]].content[:300]
     template = None if draft.open else draft.template
     if draft.open:

@@ -17,11 +17,14 @@ from worldmodel.derive.expressions import (
     Expression,
     First,
     FirstItem,
+    Linear,
+    Product,
     Remove,
     Source,
     Text,
     evaluate,
     item_row,
+    looked,
 )
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import Leaf, Split, Tree, contains
@@ -272,7 +275,7 @@ def _each(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> E
     if len(items) < FEWEST or not all(isinstance(v, dict) for v in items):
         return None
     item = _build(Rows(part, known=rows.known), items)
-    return None if item is None else Each(name, item)
+    return None if item is None or "item/" not in repr(item) else Each(name, item)  # else it says the same of all
 
 
 def named_items(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
@@ -371,7 +374,7 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
             break
         found.append(rows.judge(again.expression, targets, some))
         left = [i for i in left if freeze(evaluate(again.expression, rows.rows[i])) != freeze(targets[i])]
-    options = [o.expression for o in found] + options
+    options = sorted([o.expression for o in found] + options, key=_size)  # the plainer of two that are equal
     if not options:
         return None
     labels = []
@@ -385,10 +388,16 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
     some = [i for i in some if labels[i] != "?" or not sources or any(values[k][i] is not UNKNOWN for k in sources)]
     if len(some) < 8:  # where nothing is known of what the value follows from, nothing is learned of it
         return None
-    tree = grow(rows.table, labels, some, conversations=rows.conversations)
+    looks = any(isinstance(o, Append) and isinstance(o.item, Build) and _sums(o.item) for o in options)
+    seen = Rows([looked(options, row) for row in rows.rows]) if looks else rows
+    tree = grow(seen.table, labels, some, conversations=rows.conversations)
     right = {str(k): [value == freeze(targets[i]) for i, value in enumerate(values[k])] for k in range(len(options))}
-    tree = _settled(tree, list(some), rows.rows, right)
-    return rows.judge(Choice(tree, tuple(options), sure), targets, range(size))
+    tree = _settled(tree, list(some), seen.rows, right)
+    return rows.judge(Choice(tree, tuple(options), sure, looks), targets, range(size))
+
+
+def _sums(item: Build) -> bool:
+    return any(isinstance(inner, Linear | Product) for inner in item.fields.values())
 
 
 def _settled(tree: Tree, at: list[int], rows: Sequence[Row], right: dict[str, list[bool]]) -> Tree:

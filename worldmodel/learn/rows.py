@@ -19,8 +19,8 @@ FEWEST = 3
 PRECISION = 0.9
 GOOD = 0.985
 NO_VALUES = ("shape(", "form(", "prefix(", "type(", "said(", "known/", "has(", "prev/", "missing/", "at/")
-KINDS = ("arg/", "item/", "ans/", "each(", "pick/", "rec/", "now/", "told/", "last/", "sum(", "len(", "all/", "did",
-         "n/", "since/")  # fmt: skip
+KINDS = ("arg/", "item/", "items(", "ans/", "each(", "pick/", "rec/", "law/", "now/", "told/", "last/", "sum(", "len(",
+         "all/", "did", "n/", "since/")  # fmt: skip
 
 
 class Found(NamedTuple):
