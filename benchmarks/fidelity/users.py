@@ -16,13 +16,13 @@ import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from examples.support_desk.environment import SupportDesk
 from examples.support_desk.production import play
 from examples.support_desk.tools import TOOLS
 from ingest.messages.tool_definitions import read_tools
-from ingest.records import Conversation, Transition
+from ingest.records import Conversation, Message, Transition
 from worldmodel import WorldModel
 from worldmodel.fit import FitSettings, fit_world
 from worldmodel.steps import OK, said_in, steps_of_messages
@@ -34,7 +34,9 @@ def desk_conversations(count: int, seed: int) -> list[Conversation]:
     found = []
     for number, start in enumerate(SupportDesk("production").starts(count, seed)):
         recorded, _ = asyncio.run(play(start, seed, number))
-        one = Conversation(recorded.conversation_id, "desk", list(recorded.messages), read_tools(list(TOOLS)))
+        one = Conversation(
+            recorded.conversation_id, "desk", cast(list[Message], list(recorded.messages)), read_tools(list(TOOLS))
+        )
         found.append(replace(one, started_at_ns=recorded.started_at_ns))
     return found
 
