@@ -292,7 +292,8 @@ def health(card: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Users, {u['n']} turns of {u['conversations']} conversations: they leave when real ones do in "
             f"{_shown(u['stop_agreement'])}; messages a conversation {_real(u['turns'])}; facts told a turn "
-            f"{_real(u['disclosed'])}; told before the real user did in {_shown(u['told_later'])}; a discriminator's "
+            f"{_real(u['disclosed'])}; told before the real user did in {_shown(u['told_later'])}; "
+            f"word for word a recorded message in {_shown(u['recorded'])}; a discriminator's "
             f"area under the curve is {_shown(u['discriminator_auc'])}."
         )
     error = card.get("support", {}).get("error")

@@ -87,6 +87,16 @@ class Goal:
             if fact.turn > turn and fact.is_in(reply) and not fact.is_in(heard) and not self.asked(fact, question)
         ]  # fmt: skip
 
+    def due(self, said: Said) -> list[Fact]:
+        """Return the facts that the recorded user had told by this turn, that nobody has said yet, and that a question
+        of the agent asks for now."""
+        turn = sum(speaker == "user" for speaker, _ in said)
+        heard = "\n".join(text for _, text in said)
+        question = said[-1][1] if said and said[-1][0] == "agent" else ""
+        if not is_question(question):
+            return []
+        return [f for f in self.facts if f.turn <= turn and not f.is_in(heard) and self.asked(f, question)]
+
     def asked(self, fact: Fact, question: str) -> bool:
         """Whether a message of the agent asks for a fact: it has a word of the fact's name. For a fact without a name,
         it is a question with a long word that the user wrote only in the message with the fact."""

@@ -91,7 +91,8 @@ def match(turns: Sequence[Turn]) -> dict[str, Any]:
     """Return the measures of the card: shares and means of real and simulated customers, with their counts.
 
     `turns` are messages a conversation: the simulated customer's until they leave, in the recorded dialogue, at most
-    one more than the real one's. `told_later` is the share of messages that tell a fact before the real customer did.
+    one more than the real one's. `told_later` is the share of messages that tell a fact before the real customer did,
+    `recorded` the share of those that are a recorded message, word for word.
     """
     both = [t for t in turns if t.real is not None and t.simulated is not None]
     left = [t.real is None for t in turns]
@@ -116,6 +117,7 @@ def match(turns: Sequence[Turn]) -> dict[str, Any]:
             "simulated": _mean([len(t.told(t.simulated)) for t in both]),
         },
         "told_later": _mean([bool(t.told_later(t.simulated or "")) for t in both]),
+        "recorded": _mean([t.simulated in t.goal.messages for t in both]),
         "said_ahead": _mean([any(len(m) >= LONG and m in (t.simulated or "") for m in t.later) for t in both]),
         "discriminator_auc": auc([t.real or "" for t in both], [t.simulated or "" for t in both]),
     }

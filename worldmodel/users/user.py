@@ -43,7 +43,8 @@ class UserSide:
 
     `patience`: so many messages more than the recorded user writes a simulated one. `leave_bias` is added to the
     log-odds of leaving. `max_tokens` is the length of the longest replies (`reply_tokens`). `tally` counts `replies`,
-    those drawn again because they told a fact too early (`ahead`), and those that are the `recorded` user's own.
+    draws that told a fact too early (`ahead`) or kept one back that was asked for (`withheld`), and replies that are
+    the `recorded` user's own message.
     """
 
     engine: Engine
@@ -98,6 +99,7 @@ class UserSide:
         self, goal: Goal, said: Said, private: Mapping[str, str], prompt: Sequence[int], question: str
     ) -> str:
         self.tally["replies"] += 1
+        due = goal.due(said)
         for draw in range(DRAWS):
             seed = int(2**31 * uniform(question, draw))
             sampling = Sampling(self.max_tokens, self.temperature, self.chat.stop_ids, seed)
@@ -107,10 +109,14 @@ class UserSide:
                 continue
             if goal.ahead(said, text):
                 self.tally["ahead"] += 1
+            elif due and not any(fact.is_in(text) for fact in due):
+                self.tally["withheld"] += 1
             elif all(has_value(text, value) for value in private.values()):
                 return text
-        self.tally["recorded"] += not private
-        return ", ".join(private.values()) or goal.recorded(said) or LEAVES
+        if private:
+            return ", ".join(private.values())
+        self.tally["recorded"] += 1
+        return goal.messages[due[0].turn] if due else goal.recorded(said) or LEAVES
 
 
 def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -103,7 +104,7 @@ def test_users_know_what_real_users_told_first_and_were_asked_for() -> None:
     rng = random.Random(0)
     known = learn_knowledge([conversation(n, n % 2 == 0, rng) for n in range(100, 130)])
     assert known.told == {"birthYear": 15, "memberId": 30}, "a loan's number was shown before anybody said it"
-    assert known.answered["birthYear"] == 1.0
+    assert known.statements["birthYear"] == 1.0 and "birthYear" not in known.questions
     goal = mine_goal(["I am M-7. lend me a book"], [Step("lend", {"memberId": "M-7"}, "{}", OK)])
     for text, asked in (
         ("In which year was your birth?", ["birthYear"]),
@@ -112,5 +113,7 @@ def test_users_know_what_real_users_told_first_and_were_asked_for() -> None:
         ("A happy new year!", []),
     ):
         assert known.asked(goal, [("user", goal.messages[0]), ("agent", text)]) == asked, text
+    refused = replace(known, questions={"birthYear": 0.1})
+    assert not refused.asked(goal, [("agent", "In which year was your birth?")]), "users did not answer such questions"
     recorded = mine_goal(["lend me a book", "1985"], [Step("lend", {"birthYear": "1985"}, "{}", OK)])
     assert not known.asked(recorded, [("agent", "what is your birth year?")]), "the recorded user tells it"

@@ -20,7 +20,7 @@ from worldmodel.users.knowledge import Knowledge
 from worldmodel.users.match import ask_users, match
 from worldmodel.users.user import dialogue, fit_leaving
 
-TOLD = Knowledge({"member": 60, "born": 30, "phrase": 30}, {"born": 0.9, "phrase": 0.2})
+TOLD = Knowledge({"member": 60, "born": 30, "phrase": 30}, {}, {"born": 0.9, "phrase": 0.2})
 """What users of the library tell: their number, the year they were born in, and the phrase of their locker."""
 WORDS = "amber basil cedar delta ember fjord grove haven inlet jetty knoll larch maple north ocean pearl".split()
 
@@ -171,6 +171,10 @@ def test_a_reply_that_tells_a_fact_too_early_is_replaced(model: WorldModel) -> N
     said = [("user", "lend me a book"), ("agent", "Which one?")]
     assert asyncio.run(user.reply(goal, said, 0, Pins())) == "the red one"
     assert user.tally == {"replies": 1, "ahead": 3, "recorded": 1}
+    silent = replace(user, engine=Says(model, "well, who knows", (-12.0,)), tally=type(user.tally)())
+    later = [*said, ("user", "the red one"), ("agent", "Which number is on your card?")]
+    assert asyncio.run(silent.reply(goal, later, 0, Pins())) == "my card is 99120034", "asked for, and due"
+    assert silent.tally == {"replies": 1, "withheld": 3, "recorded": 1}
     asked = [("user", "lend me a book"), ("agent", "Which number is on your card?")]
     assert "99120034" in (asyncio.run(user.reply(goal, asked, 0, Pins())) or "")
 
