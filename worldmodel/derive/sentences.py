@@ -244,9 +244,7 @@ def _selection(e: Select) -> str:
     if e.where:
         words = {**OPS, "holds": "contains", "starts": "starts with", "holds_any_case": "contains, in any case,",
                  ">": "is more than", ">=": "is at least"}  # fmt: skip
-        said += " whose " + " and ".join(
-            f"{c.field or 'value'} {words[c.op]} {expression(c.value)}" for c in e.where
-        )
+        said += " whose " + " and ".join(f"{c.field or 'value'} {words[c.op]} {expression(c.value)}" for c in e.where)
     if e.order:
         said += f", by {'falling' if e.falling else 'rising'} {e.order}"
     if e.skip is not None:

@@ -41,7 +41,9 @@ def learn_effects(
 
 
 def _find_writers(
-    conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings], likely: frozenset[str],
+    conversations: Mapping[str, Sequence[Recorded]],
+    seen: Mapping[str, Sightings],
+    likely: frozenset[str],
     explained: set[tuple[str, str]],
 ) -> tuple[dict[tuple[str, str], list[str]], set[str]]:
     """By (type, field): the tools that explain why its values change between two sightings. One whose own answers show

@@ -33,9 +33,11 @@ SUMMANDS = ("arg/", "sum(items(", "sum(law/", "law/", "sum(arg/", "len(arg/", "r
 """What a law adds up, the likely ones first."""
 FLAGS = ("arg/", "each(arg/", "rec/", "pick/", "item/")
 MOST_ROWS, MOST_BASES, MOST_FLAGS, MOST_TERMS, MOST_LAWS = 400, 32, 8, 7, 8
-MOST_MASKS = 4
+MOST_FITTED = 160
+"""Rows that a combination is fitted on."""
+MOST_MASKS = 6
 """Sets of rows in which some columns are known that a combination is searched on."""
-BEAM = 3
+BEAM = 2
 """First columns that a search starts from."""
 
 
@@ -227,7 +229,8 @@ def summands(rows: Sequence[Row], without: str = "") -> tuple[list[str], np.ndar
         names.append(f"is({source}|{text})")
         none = 0.0 if source.startswith("arg/") else np.nan
         columns.append(np.array([none if v is UNKNOWN else float(_says(v, text)) for v in values]))
-    pairs = [(a, b) for a in range(bases) for b in range(a + 1, len(names))]
+    counted = [b for b, n in enumerate(names) if b >= bases or n.startswith(("arg/", "len("))]
+    pairs = [(a, b) for b in counted for a in range(bases) if a < b or a not in counted]
     names += [f"times({names[a]}|{names[b]})" for a, b in pairs]
     columns += [columns[a] * columns[b] for a, b in pairs]
     return names, np.stack(columns) if columns else np.zeros((0, len(rows)))
@@ -275,8 +278,11 @@ def combination(goal: np.ndarray, names: Sequence[str], matrix: np.ndarray) -> L
         if len(tried) == MOST_MASKS:
             break
         tried.add(mark)
-        usable = np.flatnonzero(known[:, rows].all(axis=1) & (np.ptp(matrix[:, rows], axis=1) > 0))
-        found = _exact(goal[rows], matrix[usable][:, rows]) if len(usable) and np.ptp(goal[rows]) > 0 else None
+        usable = np.flatnonzero(known[:, rows].all(axis=1))
+        if not len(usable) or np.ptp(goal[rows]) == 0:
+            continue
+        some = np.flatnonzero(rows)[:: int(rows.sum()) // MOST_FITTED + 1]
+        found = _exact(goal[some], matrix[usable][:, some])
         if found is not None:
             terms, constant = found
             return Linear(tuple((factor, names[usable[at]]) for at, factor in terms), constant)
@@ -291,7 +297,10 @@ def _exact(goal: np.ndarray, matrix: np.ndarray) -> Terms | None:
     """The terms that are exact in most rows; None if no few columns are in 19 of 20."""
     centred = matrix - matrix.mean(axis=1, keepdims=True)
     sizes = (centred**2).sum(axis=1)
-    for start in np.argsort(-((centred @ (goal - goal.mean())) ** 2 / sizes), kind="stable")[:BEAM].tolist():
+    fits = np.where(sizes > 1e-9, (centred @ (goal - goal.mean())) ** 2 / np.maximum(sizes, 1e-9), -1.0)
+    for start in np.argsort(-fits, kind="stable")[:BEAM].tolist():
+        if fits[start] <= 0:
+            break
         left, work, chosen = goal - goal.mean(), centred, [start]
         best: tuple[float, Terms] | None = None
         while len(goal) >= 4 * (len(chosen) + 1):
@@ -302,7 +311,7 @@ def _exact(goal: np.ndarray, matrix: np.ndarray) -> Terms | None:
             left = left - (direction @ left) * direction
             work = work - np.outer(work @ direction, direction)
             norms = (work**2).sum(axis=1)
-            score = np.where(norms > 1e-8 * sizes, (work @ left) ** 2 / np.maximum(norms, 1e-12), -1.0)
+            score = np.where(norms > 1e-8 * sizes + 1e-12, (work @ left) ** 2 / np.maximum(norms, 1e-12), -1.0)
             place = int(np.argmax(score >= score.max() * (1 - 1e-9)))  # the plainest of those that leave as little open
             if score[place] <= 0 or len(chosen) == MOST_TERMS or best is not None and best[0] == 1.0:
                 break
@@ -388,7 +397,7 @@ def novel(laws: Sequence[Law], rows: Sequence[Row], known: Sequence[Law]) -> lis
 
 
 def _parts(expression: Expression) -> Iterator[Expression]:
-    """The sums of several sources in an expression, and all of it where it is a list that is made item by item."""
+    """The sums of several sources that an expression consists of; all of it where it is a list made item by item."""
     if any(isinstance(inner, Each) for inner in _inside(expression)):
         yield expression
     for inner in _inside(expression):

@@ -207,8 +207,11 @@ class Table:
         for b in list(wholes)[:60] if left else ():
             inside = [_texts_in(whole) for whole in wholes[b]]
             for a in left:
-                yield Test(a, "in", b, True), np.array(
-                    [x.__class__ is str and x in held for x, held in zip(self.columns[a], inside, strict=True)]
+                yield (
+                    Test(a, "in", b, True),
+                    np.array(
+                        [x.__class__ is str and x in held for x, held in zip(self.columns[a], inside, strict=True)]
+                    ),
                 )
 
 

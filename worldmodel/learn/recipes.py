@@ -189,10 +189,14 @@ def lists(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
     sources = Counter(n for i in at[:200] for n, v in rows.rows[i].items() if isinstance(v, list))
     out: list[Expression] = []
     for name in sorted(sources, key=lambda n: (n.startswith("all/"), -sources[n], rank(n)))[:8]:
-        out += _edits(rows, targets, at, name)
+        if f"items({name})" in sources:  # the same list with more in its items
+            continue
+        found = list(_edits(rows, targets, at, name))
         each = _each(rows, targets, at, name)
-        if each is not None:
-            out.append(each)
+        found += [] if each is None else [each]
+        out += found
+        if any(rows.judge(e, targets, at).support >= GOOD * len(at) for e in found):
+            break
     return out
 
 
@@ -267,9 +271,12 @@ def _naming(rows: Rows, gone: Sequence[tuple[int, Any]], fewest: int = FEWEST) -
 def _each(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> Expression | None:
     part: list[Row] = []
     items: list[Any] = []
+    held = [(source, targets[i]) for i in at if isinstance(source := rows.rows[i].get(name), list)]
+    if 2 * sum(len(source) == len(target) for source, target in held) < len(held):
+        return None
     for i in at:
         source = rows.rows[i].get(name)
-        if isinstance(source, list) and source and len(source) == len(targets[i]) and len(part) < 500:
+        if isinstance(source, list) and source and len(source) == len(targets[i]) and len(part) < 300:
             part += [{**rows.rows[i], **item_row(one)} for one in source]
             items += targets[i]
     if len(items) < FEWEST or not all(isinstance(v, dict) for v in items):
