@@ -1,25 +1,27 @@
 """Offline methods beside practice in the world, in the real environment of a finished demo.
 
-    python -m benchmarks.training.offline --home artifacts/demo
+    python -m benchmarks.training.offline --home artifacts/demo          estimated: ten minutes on two idle cores
 
 Every method starts from the demo's clone and learns from the same recorded conversations with outcomes. The adapter of
 practice in the world is the demo's candidate. All of them play the same episodes with the same seeds. A method whose
-adapter exists below HOME/offline-methods is not trained again.
+adapter exists below HOME/offline-methods is not trained again. A method that refuses the data is a row with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from benchmarks.transfer import play
 from dagster_project.loop import fits
 from dagster_project.loop.passes import Loop
+from dagster_project.loop.recipes import EvaluationRecipe
 from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from training.models.lora import manifest_of
@@ -30,20 +32,34 @@ from training.progress import bars, track
 METHODS = ("reward_weighted_sft", "kto", "asymre", "iterative_ppo")
 
 
-def trained(loop: Loop, method: str, clone: Path, out: Path) -> Path:
-    """The adapter of one offline method, trained from the clone."""
+def trained(loop: Loop, method: str, clone: Path, out: Path, tokens: int, steps: int) -> Path:
+    """The adapter of one offline method, trained from the clone on `tokens`; iterative_ppo takes `steps`."""
     if manifest_of(out) is None:
         settings = loop.settings
         tables = loop.read("data").directory
-        chosen: OfflineMethod = TypeAdapter(OfflineMethod).validate_python({"method": method})
-        how = OfflineSettings(loss=chosen, fit=settings.offline.fit)
+        more: dict[str, object] = {"steps": steps, "value": {"max_tokens": tokens}}
+        told: dict[str, object] = {"method": method, **(more if method == "iterative_ppo" else {})}
+        chosen: OfflineMethod = TypeAdapter(OfflineMethod).validate_python(told)
+        fit = settings.offline.fit.model_copy(update={"max_tokens": tokens})
         report = track(f"offline training: {method}")
         fit_offline(
-            fits.policy_base(settings), rewarded(fits.conversations(tables, settings.agent)), clone, out, how,
-            show_system=not settings.compact, seed=settings.seed, checkpoint=out.with_name(f"{out.name}.pt"),
+            fits.policy_base(settings), rewarded(fits.conversations(tables, settings.agent)), clone, out,
+            OfflineSettings(loss=chosen, fit=fit), show_system=not settings.compact, seed=settings.seed,
+            checkpoint=out.with_name(f"{out.name}.pt"),
             on_progress=lambda done, metrics: report(int(100 * done), 100, ""),
         )  # fmt: skip
     return out
+
+
+def played(loop: Loop, adapters: Mapping[str, Path], episodes: int) -> list[Run]:
+    """Each adapter's run in the real environment, on the same episodes."""
+    settings, how = loop.settings, loop.settings.evaluation
+    recipe = EvaluationRecipe(
+        settings.base, settings.engine, settings.compact, settings.environment, adapters, episodes, settings.seed,
+        how.temperature, how.min_p, loop.limits, settings.vllm, settings.chat,
+    )  # fmt: skip
+    report = track("episodes in the real environment")
+    return asyncio.run(loop.play(recipe, lambda k, each, done: report(k * each + done, len(adapters) * each, "")))
 
 
 def table(before: Run, after: Sequence[tuple[str, Run]]) -> str:
@@ -59,20 +75,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path("artifacts/demo"), help="a finished demo's home")
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
+    parser.add_argument("--tokens", type=int, default=600_000, help="tokens of each fit, the value model's too")
+    parser.add_argument("--steps", type=int, default=24, help="optimizer steps of iterative_ppo")
+    parser.add_argument("--episodes", type=int, default=300, help="episodes of each policy")
     arguments = parser.parse_args()
-    settings = Settings(home=arguments.home)
+    settings, began = Settings(home=arguments.home), time.monotonic()
     if not (arguments.home / "report.json").exists():
         raise UserError(f"{arguments.home} holds no finished demo; run `rehearsal demo --home {arguments.home}` first")
     loop = Loop(settings)
     clone = loop.read("clone").directory / "adapter"
-    out = arguments.home / "offline-methods"
+    out = arguments.home / "offline-methods" / f"{arguments.tokens}-{arguments.steps}"
+    adapters, refused = {"clone": clone}, dict[str, str]()
     with bars(Console(stderr=True)):
-        adapters = [(method, trained(loop, method, clone, out / method)) for method in arguments.methods]
-        adapters.append(("practice in the world (GRPO)", loop.read("candidate").directory / "adapter"))
-        before = play(settings, "clone", clone)
-        after = [(name, play(settings, name, adapter)) for name, adapter in adapters]
-    print(f"seed {settings.seed}, {len(before.success)} episodes\n\n{table(before, after)}\n")
-    for name, adapter in adapters:
+        for method in arguments.methods:
+            try:
+                adapters[method] = trained(loop, method, clone, out / method, arguments.tokens, arguments.steps)
+            except UserError as error:  # iterative_ppo refuses a value model that predicts nothing
+                refused[method] = str(error)
+        adapters["practice in the world (GRPO)"] = loop.read("candidate").directory / "adapter"
+        before, *after = played(loop, adapters, arguments.episodes)
+    took = f"{(time.monotonic() - began) / 60:.0f} minutes"
+    print(f"seed {settings.seed}, {len(before.success)} episodes each, {took}\n")
+    print(table(before, list(zip(list(adapters)[1:], after, strict=True))))
+    print("".join(f"| {method} | refused: {why} | |\n" for method, why in refused.items()))
+    for name, adapter in adapters.items():
         facts = manifest_of(adapter) or {}
         print(json.dumps({"method": name, "rows": facts.get("rows"), "value": facts.get("value")}))
 
