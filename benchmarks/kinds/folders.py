@@ -94,7 +94,8 @@ def folders(rng: random.Random, names: Names, manners: Manners) -> Part:
     def drop(run: Run, args: Args) -> Any:
         find(run, args[name])
         del at(run)[args[name]]
-        run.known = {cell for cell in run.known if cell[1][:-1] != (*run.state[here], args[name])}
+        gone = (*run.state[here], args[name])
+        run.known = {c for c in run.known if len(c) < 2 or not isinstance(c[1], tuple) or c[1][:-1] != gone}
         return manners.done(f"'{args[name]}' removed")
 
     def some(run: Run, r: random.Random, folder: bool) -> str:

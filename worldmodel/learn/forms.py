@@ -147,19 +147,21 @@ def _texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Seq
 
 def _sentence(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Sequence[Row]) -> Draft | None:
     """One sentence with a value of a record in it, which only some of the rows know: `the order is {status}`."""
-    texts, field = list(bodies), None
+    texts = list(bodies)
+    name = ""
     if all(isinstance(b, dict) and b.keys() == bodies[0].keys() for b in bodies):
-        varied = [name for name in bodies[0] if len({dumps(b[name]) for b in bodies}) > 1]
+        varied = [n for n in bodies[0] if len({dumps(b[n]) for b in bodies}) > 1]
         if len(varied) != 1:
             return None
-        field, texts = varied[0], [b[varied[0]] for b in bodies]
+        name = varied[0]
+        texts = [b[name] for b in bodies]
     found = align(outcome, places, dict(zip(places, texts, strict=True)))
     if found is None or len(found.at) < 0.9 * len(places):
         return None
     if not all(_is_known(targets, [rows[i] for i in found.at]) for targets in found.slots.values()):
         return None
-    if field is not None:
-        found.template, found.text = {**bodies[0], field: found.template}, False
+    if isinstance(bodies[0], dict):
+        found.template, found.text = {**bodies[0], name: found.template}, False
     return found
 
 

@@ -18,8 +18,8 @@ SHARE = 0.15
 """The least share of the rows where a function says something that it must be right on to be offered: a tree may choose
 among several."""
 MOST_PLACES = 6
-NOTHING = (("l", ()), "", 0)
-"""Results that say little: a function that gives only these may be any."""
+NO_ITEMS = ("l", ())
+"""A list without items, frozen: a function that gives only this may be any."""
 NOT_OF = ("sum(", "len(", "did", "n/", "since/", "at/", "told/", "min(", "max(", *NO_VALUES)
 
 
@@ -114,7 +114,11 @@ def _may_agree(values: Sequence[Any], goals: Sequence[Any], rounds: bool) -> boo
 def _agree(values: Sequence[Any], goals: Sequence[Any]) -> bool:
     known = [(freeze(v), g) for v, g in zip(values, goals, strict=True) if v is not UNKNOWN]
     right = [v for v, g in known if v == g]
-    return len(right) >= 2 and len(right) >= 0.3 * len(known) and (len(set(right)) > 1 or right[0] not in NOTHING)
+    return (
+        len(right) >= 2
+        and len(right) >= 0.3 * len(known)
+        and (len(set(right)) > 1 or isinstance(right[0], tuple) and right[0] != NO_ITEMS)
+    )
 
 
 def _rounded(

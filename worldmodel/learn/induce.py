@@ -64,9 +64,9 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
         led = msgspec.structs.replace(schema, start=dict.fromkeys(walks, HOME))
         followed = replay(chosen, Engine(_bare(led, _with_walks(moves, walks), writes)))
         again = learn_schema(chosen, {cid: [_state(one.row) for one in found] for cid, found in followed.items()})
-        if _hidden(again):
-            names = {source[4:] for _, _, source in _hidden(again)}
-            walks = {name: effect for name, effect in walks.items() if name in names}
+        names = {source[4:] for _, _, source in _hidden(again)}
+        walks = {name: effect for name, effect in walks.items() if name in names}
+        if names:
             start = _start(first, names, own, {(tool, e.field) for tool, found in moves.items() for e in found})
             start.update(dict.fromkeys(walks, HOME))
             schema = learn_links(chosen, msgspec.structs.replace(again, start=start))

@@ -397,6 +397,8 @@ def _mints(
     fields: Mapping[tuple[str, str], set[str]],
 ) -> bool:  # fmt: skip
     """Whether what a tool shows under a key is new each time, as what it has just created is."""
+    if not set(key) <= fields[site]:
+        return False
     first: dict[Any, int] = {}
     for instance in (i for other, some in found.items() if set(key) <= fields[other] for i in some):
         mark = (instance.conversation, *(instance.frozen.get(n) for n in key))

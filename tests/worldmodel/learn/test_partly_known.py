@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.kinds import KINDS
+from benchmarks.stateful import StatefulSystem
 from benchmarks.systems import System
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.expressions import Append, Source, evaluate
@@ -170,3 +172,10 @@ def test_folders_of_one_name_are_told_apart_by_the_steps_that_led_there() -> Non
 )  # fmt: skip
 def test_a_step_leads_from_a_path(path: str, step: str, leads: str) -> None:
     assert apply("entered", (path, step)) == leads
+
+
+def test_records_are_learned_where_tools_of_one_type_show_other_fields() -> None:
+    name = "broker 3000"
+    system = StatefulSystem(name, [KINDS["broker"]])
+    recorded = {f"c{k}": [s for s, _ in system.conversation(f"{name} {k}")] for k in range(120)}
+    assert learn_schema(recorded).sites
