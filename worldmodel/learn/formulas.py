@@ -332,13 +332,10 @@ def _fitted(goal: np.ndarray, matrix: np.ndarray, chosen: Sequence[int]) -> tupl
         if wrong.max() < 1e-6:
             break
         weights = 1 / np.sqrt(np.maximum(wrong, 1e-4))[:, None]
-    for digits in (3, 6):
-        tidy = np.round(factors, digits)
-        terms = [(k, float(f)) for k, f in zip(chosen, tidy[:-1], strict=True) if f]
-        share = float((np.abs(wide @ tidy - goal) < 2e-2).mean())
-        if terms and share >= 0.95:
-            return share, (terms, float(tidy[-1]))
-    return None
+    tidy = np.round(factors, 3)  # a longer factor would only come near to what is rounded
+    terms = [(k, float(f)) for k, f in zip(chosen, tidy[:-1], strict=True) if f]
+    share = float((np.abs(wide @ tidy - goal) < 2e-2).mean())
+    return (share, (terms, float(tidy[-1]))) if terms and share >= 0.95 else None
 
 
 def argument_laws(

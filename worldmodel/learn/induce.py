@@ -275,7 +275,7 @@ def learn_tool(
 ) -> ToolRules:
     """The forms of a tool, the trees that decide among them, and an expression for each of their slots."""
     recorded = [recorded[k] for k in _spread(len(recorded), 2 * MOST_ROWS)]
-    rows = [one.row for one in recorded]
+    rows: Sequence[Row] = [one.row for one in recorded]
     steps = [one.step for one in recorded]
     cids = [one.conversation for one in recorded]
     drafts, labels = draft_forms(steps, rows, frozenset(schema.maps.get(tool, ())))
