@@ -193,7 +193,7 @@ class Loop(Landing):
     def card(self) -> Done:
         """Measure the fidelity card. A tool that fails its thresholds is only replayed from then on."""
         world = self.read("world")
-        asked = {"world": world.fingerprint, "most": self.settings.card_calls}
+        asked: dict[str, Any] = {"world": world.fingerprint, "most": self.settings.card_calls}
         if self.settings.card != CardSettings():
             asked["card"] = self.settings.card
 
