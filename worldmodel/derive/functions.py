@@ -5,7 +5,9 @@ A function answers UNKNOWN where its arguments are not of its kind. Each has a s
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number
 
 LARGEST = 1e15
 MOST_DIGITS = 12
+LONGEST_FORMULA = 200
 
 
 class Function(NamedTuple):
@@ -47,6 +50,33 @@ def _entered(path: str, step: str) -> str:
     return ("/" if step.startswith("/") or path.startswith("/") else "") + "/".join(parts)
 
 
+OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: _power,
+    ast.USub: operator.neg, ast.UAdd: operator.pos,
+}  # fmt: skip
+
+
+def _calculated(text: str) -> Any:
+    """The value of an arithmetic formula: numbers, the four operations, remainders, powers and brackets."""
+    if len(text) > LONGEST_FORMULA:
+        return UNKNOWN
+    try:
+        return _value(ast.parse(text.strip().replace("^", "**"), mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError):
+        return UNKNOWN
+
+
+def _value(node: ast.AST) -> Any:
+    if isinstance(node, ast.Constant) and is_number(node.value):
+        return node.value
+    if isinstance(node, ast.BinOp | ast.UnaryOp) and type(node.op) in OPERATORS:
+        of = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.operand,)
+        values = [_value(part) for part in of]
+        return UNKNOWN if UNKNOWN in values else OPERATORS[type(node.op)](*values)
+    return UNKNOWN
+
+
 def _first_words(text: str, count: Any) -> Any:
     return " ".join(text.split()[: int(count)])
 
@@ -73,6 +103,8 @@ FUNCTIONS: dict[str, Function] = {
     "underscored": Function("t", "t", lambda x: x.replace(" ", "_"), "{0} with underscores"),
     "hyphenated": Function("t", "t", lambda x: x.lower().replace(" ", "-"), "{0} in lower case with hyphens"),
     "number": Function("t", "n", lambda x: float(x) if "." in x else int(x), "{0} as a number"),
+    "calculated": Function("t", "n", _calculated, "the value of the formula {0}"),
+    "calculated_fraction": Function("t", "n", lambda x: float(_calculated(x)), "the formula {0} as a fraction"),
     "last_part": Function("t", "t", lambda x: x.rpartition("/")[2], "the last part of {0}"),
     "parent_part": Function("t", "t", lambda x: x.rpartition("/")[0], "{0} without its last part"),
     "entered": Function("tt", "t", _entered, "where {1} leads from {0}"),

@@ -79,9 +79,10 @@ def _candidates(
     kinds = {kind for kind in "tnbl" if any(_is_result(kind, targets[i]) for i in probes)}
     places = [n for n in sources if all(isinstance(v, int) and 0 <= v <= 12 for v in columns[n] if v is not UNKNOWN)]
     rounds = any(isinstance(targets[i], float) for i in probes)
+    unlike = "calculated" if rounds else "calculated_fraction"  # 2 and 2.0 are equal, and written otherwise
     fits = {kind: {s: [is_of(kind, v) for v in columns[s]] for s in sources} for kind in "tnlN*"}
     for name, function in FUNCTIONS.items():
-        if name == "round" or function.gives != "*" and function.gives not in kinds:
+        if name in ("round", unlike) or function.gives != "*" and function.gives not in kinds:
             continue
         for of in _arguments(function.kinds, sources, fits):
             fitting = [fits[kind][source][:FIRST] for kind, source in zip(function.kinds, of, strict=True)]

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.derive import measure_stateful
 from benchmarks.kinds import KINDS
 from benchmarks.stateful import StatefulSystem
-from worldmodel.derive.engine import Engine
+from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.expressions import Call, Const, Expression, Select, Source, evaluate
 from worldmodel.derive.functions import FUNCTIONS, apply
 from worldmodel.derive.paths import fields_of, fits, pattern_of
@@ -228,3 +228,30 @@ def test_a_call_with_constant_answers_is_a_read() -> None:
 
 def test_constants_are_values_of_their_own() -> None:
     assert evaluate(Call("round", (Const(2.345), Const(1))), {}) == 2.3
+
+
+# ----- formulas in a text
+
+
+def test_a_tool_that_calculates_is_a_function_of_its_formula() -> None:
+    rng = random.Random(3)
+
+    def formula() -> str:
+        first, second, third = (rng.randrange(2, 600) for _ in range(3))
+        sums = (f"{first} + {second}", f"({first} - {second}) * {third}", f"{first} / {second}", f"-{first} + {third}")
+        return rng.choice(sums)
+
+    texts = [formula() for _ in range(120)]
+    recorded = {f"c{k}": [Step("sum_up", {"formula": t}, str(round(float(eval(t)), 2)))] for k, t in enumerate(texts)}
+    rules, facts = induce({name: recorded[name] for name in list(recorded)[:90]})
+    for name in list(recorded)[90:]:
+        step = recorded[name][0]
+        found = Session(Engine(rules, facts)).derive(step.tool, step.arguments)
+        assert found is not None and found.content == step.content, step
+
+
+@pytest.mark.parametrize(
+    "text", ["1 / 0", "9 ** 9 ** 9 ** 9", "x + 1", "__import__('os')", "1" * 400, "((((", "True + 1", ""]
+)
+def test_what_is_no_formula_has_no_value(text: str) -> None:
+    assert apply("calculated", [text]) is UNKNOWN
