@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number
 LARGEST = 1e15
 MOST_DIGITS = 12
 LONGEST_FORMULA = 200
+FORMULA = re.compile(r"[\d\sa-fA-FxXoO_.()+\-*/%^]+", re.ASCII)
+"""What a formula is written with: digits of any base, brackets and operators."""
 
 
 class Function(NamedTuple):
@@ -59,10 +62,11 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 
 def _calculated(text: str) -> Any:
     """The value of an arithmetic formula: numbers, the four operations, remainders, powers and brackets."""
-    if len(text) > LONGEST_FORMULA:
+    text = text.strip()
+    if len(text) > LONGEST_FORMULA or not FORMULA.fullmatch(text):  # the parser would print warnings of other texts
         return UNKNOWN
     try:
-        return _value(ast.parse(text.strip().replace("^", "**"), mode="eval").body)
+        return _value(ast.parse(text.replace("^", "**"), mode="eval").body)
     except (SyntaxError, RecursionError, MemoryError):
         return UNKNOWN
 

@@ -17,7 +17,7 @@ _QUOTES = "'\"$"
 def mask(value: Any, texts: Sequence[str]) -> tuple[Any, list[Any]]:
     """A JSON value with gaps where a number, an id, a quotation or one of `texts` stands; and what stood there."""
     gaps: list[Any] = []
-    return _mask(value, sorted({t for t in texts if len(t) >= 3}, key=len, reverse=True), gaps), gaps
+    return _mask(value, sorted({t for t in texts if len(t) >= 3}, key=lambda t: (-len(t), t)), gaps), gaps
 
 
 def _mask(value: Any, texts: Sequence[str], gaps: list[Any]) -> Any:

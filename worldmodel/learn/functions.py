@@ -32,7 +32,7 @@ def functions(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Exp
     tried = dict.fromkeys(_candidates(rows, targets, probes, _sources(rows, probes)))
     for name, where in _seldom_known(rows, at).items():
         probes = _probes(targets, where)
-        arguments = sorted({n for i in probes for n in rows.rows[i] if n.startswith("arg/")}, key=rank)
+        arguments = sorted(sorted({n for i in probes for n in rows.rows[i] if n.startswith("arg/")}), key=rank)
         tried.update(dict.fromkeys(_candidates(rows, targets, probes, [name, *arguments[:6]])))
     found: list[tuple[int, int, int, Expression]] = []
     for expression in tried:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from worldmodel.derive.functions import FUNCTIONS, apply
 from worldmodel.derive.paths import fields_of, fits, pattern_of
 from worldmodel.derive.sentences import expression
 from worldmodel.derive.situation import Row
+from worldmodel.derive.templates import mask
 from worldmodel.derive.values import UNKNOWN, freeze
 from worldmodel.learn.forms import draft_forms
+from worldmodel.learn.functions import functions
 from worldmodel.learn.induce import Parts, induce, learn_slot, repeatable, sample
 from worldmodel.learn.recipes import find
 from worldmodel.learn.records import learn_schema
@@ -255,3 +258,36 @@ def test_a_tool_that_calculates_is_a_function_of_its_formula() -> None:
 )
 def test_what_is_no_formula_has_no_value(text: str) -> None:
     assert apply("calculated", [text]) is UNKNOWN
+
+
+@pytest.mark.parametrize("text", ["5in x 7in", '"C:\\dir"', "2or 3"])
+def test_a_text_that_is_no_formula_makes_no_warning(text: str) -> None:
+    """Python's parser warns of such texts, and every text of a recording is tried."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert apply("calculated", [text]) is UNKNOWN
+
+
+# ----- equal on all runs
+
+
+def test_which_of_many_arguments_a_seldom_known_field_goes_with_depends_on_names_only() -> None:
+    """The first six arguments are tried: not those that come first in a set of texts, which differ between runs."""
+    rng = random.Random(5)
+    for first in "abcdefgh":
+        names = [f"arg/{first}{second}" for second in "abcdefghijkl"]
+        found: list[Row] = [{name: rng.randrange(2, 90) for name in names} for _ in range(60)]
+        targets: list[Any] = [rng.randrange(1000, 9000) for _ in found]
+        for k in range(0, 60, 6):
+            found[k]["rec/r(x)/rate"] = rng.randrange(100, 999)
+            targets[k] = found[k]["rec/r(x)/rate"] * found[k][names[5]] / 100
+        wanted = {("rec/r(x)/rate", names[5]), (names[5], "rec/r(x)/rate")}
+        expressions = functions(Rows(found), targets, range(60))
+        pairs = {tuple(s.name for s in e.of) for e in expressions if isinstance(e, Call) and e.function == "percent_of"}
+        assert pairs & wanted, first
+
+
+def test_of_overlapping_texts_of_one_length_the_first_is_the_gap() -> None:
+    for a, b in ("pq", "qp", "mn", "nm", "xy", "yx", "uv", "vu"):
+        texts = [f"a-{b}", f"{b}-c", f"{a}-a-{b}"]
+        assert mask(f"see a-{b}-c", texts)[1] == [min(f"a-{b}", f"{b}-c")]
