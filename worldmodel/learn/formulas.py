@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from worldmodel.derive.expressions import (
@@ -381,15 +382,17 @@ def laws_in(label: str, form: Form) -> list[Law]:
 
 
 def novel(laws: Sequence[Law], rows: Sequence[Row], known: Sequence[Law]) -> list[Law]:
-    """The laws that say something of some rows that no law before them says."""
+    """The laws that say something of some rows that no law before them says. Each has a name of its own: a slot that is
+    learned again may follow from its own first law."""
     kept: list[Law] = []
     seen: set[Any] = set()
+    names = {law.name for law in known}
     for law in [*known, *laws]:
         mark = tuple(freeze(evaluate(law.expression, row)) for row in rows)
         if mark not in seen and len(set(mark) - {UNKNOWN}) >= FEWEST:
             seen.add(mark)
             if law not in known:
-                kept.append(law)
+                kept.append(msgspec.structs.replace(law, name=f"{law.name}+") if law.name in names else law)
     return kept[:MOST_LAWS]
 
 

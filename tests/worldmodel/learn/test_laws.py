@@ -11,9 +11,11 @@ import pytest
 
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session
-from worldmodel.derive.rules import Rules, decode, encode
+from worldmodel.derive.expressions import Linear, evaluate
+from worldmodel.derive.rules import Law, Rules, decode, encode, with_laws
 from worldmodel.derive.sentences import describe_rules
-from worldmodel.learn.formulas import combination
+from worldmodel.derive.situation import Row
+from worldmodel.learn.formulas import combination, novel
 from worldmodel.learn.induce import induce
 from worldmodel.steps import OK, Step
 
@@ -112,3 +114,16 @@ def test_a_combination_is_found_among_many_columns() -> None:
     assert found is not None
     assert (dict((n, f) for f, n in found.terms), found.constant) == ({"arg/7": 3, "arg/90": -2, "arg/150": 0.5}, 11)
     assert combination(rng.normal(size=120), [f"arg/{k}" for k in range(200)], matrix) is None
+
+
+def test_a_law_that_is_learned_again_has_another_name() -> None:
+    """A slot that is learned again may follow from its own first law: under one name the later would replace it."""
+    rows: list[Row] = [{"arg/a": k, "arg/b": 7 * k % 5} for k in range(20)]
+    first = Law("law/ok/total", Linear(((2.0, "arg/a"), (1.0, "arg/b"))), "total")
+    again = Law("law/ok/total", Linear(((1.0, "law/ok/total"), (1.0, "arg/b"))), "total")
+    kept = novel([again], [with_laws(row, [first]) for row in rows], [first])
+    for row in rows:
+        known = with_laws(row, [first, *kept])
+        assert known["law/ok/total"] == 2 * row["arg/a"] + row["arg/b"]
+        assert evaluate(again.expression, known) == 2 * row["arg/a"] + 2 * row["arg/b"]
+    assert len(kept) == 1
