@@ -7,11 +7,15 @@ import random
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from worldmodel.card.ask import ask_rules, questions
 from worldmodel.card.ceiling import ceiling, lasting
 from worldmodel.derive.engine import Engine
+from worldmodel.derive.expressions import Const
+from worldmodel.derive.rules import Law
+from worldmodel.derive.trees import Leaf, Split, Test
 from worldmodel.effects import learn_effects
 from worldmodel.generate.resolver import Resolver
 from worldmodel.learn.induce import induce
@@ -75,3 +79,14 @@ def test_an_answer_that_the_rules_get_wrong_is_below_the_ceiling() -> None:
     wrong = [q.judged(Step(q.truth.tool, q.truth.arguments, "{}")) for q in asked]
     assert lasting(engine, wrong)["derivable"]["exact_match"] == 0.0
     assert ceiling(engine, asked)["derivable"]["exact_match"] == 1.0
+
+
+def test_the_odds_of_errors_may_hang_on_a_law() -> None:
+    engine, asked, _ = asked_and_judged(fault=0.2)
+    tools = dict(engine.rules.tools)
+    for name, of in tools.items():
+        assert of.accidents is not None
+        tree = Split(Test("law/one", "=", 1), of.accidents, Leaf({"none": 1}))
+        tools[name] = msgspec.structs.replace(of, accidents=tree, laws=(Law("law/one", Const(1)), *of.laws))
+    changed = Engine(msgspec.structs.replace(engine.rules, tools=tools), engine.facts)
+    assert ceiling(changed, asked) == ceiling(engine, asked)

@@ -60,9 +60,9 @@ def _accidents(rules: Engine, question: Question) -> Leaf | None:
     if of_tool is None or of_tool.accidents is None:
         return None
     session: Session = question.grounding().session(rules)
-    situation = session.situation(question.truth.tool, question.truth.arguments)
+    row = of_tool.sources(session.situation(question.truth.tool, question.truth.arguments).row)
     named = Leaf(Counter())
-    for label, n in leaf_of(of_tool.accidents, situation.row)[0].counts.items():
+    for label, n in leaf_of(of_tool.accidents, row)[0].counts.items():
         named.counts[of_tool.forms[label].outcome if label in of_tool.forms else ""] += n
     return named
 
