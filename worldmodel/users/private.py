@@ -52,7 +52,8 @@ async def private_facts(
         if value is UNKNOWN:
             value = await _secret(start, inventor, marks, name)
         if value is not UNKNOWN and value is not ABSENT and value is not None and is_scalar(value):
-            found[name] = shown(value)
+            if text := shown(value).strip():
+                found[name] = text
     return found
 
 

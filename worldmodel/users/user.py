@@ -181,7 +181,14 @@ def reply_tokens(lengths: Sequence[int]) -> int:
 
 async def fit_leaving(user: UserSide, conversations: Iterable[Conversation], most: int = MAX_FOR_BIAS) -> float:
     """Return the bias for which simulated users leave as often as real ones, at the turns of these conversations, which
-    the adapter was not trained on; 0 if there are too few turns."""
+    the adapter was not trained on and that fit into the base's context; 0 if there are too few."""
+
+    async def measured(prompt: Sequence[int], left: int) -> tuple[tuple[float, float], int] | None:
+        try:
+            return await user.leave_logprobs(prompt), left
+        except TooLong:
+            return None
+
     turns = [
         (user.prompt(goal, before), int(text is None))
         for conversation in conversations
@@ -191,5 +198,7 @@ async def fit_leaving(user: UserSide, conversations: Iterable[Conversation], mos
     some = turns[:: max(1, -(-len(turns) // most))]
     if len(some) < FEWEST_FOR_BIAS:
         return 0.0
-    logprobs_NC = await asyncio.gather(*(user.leave_logprobs(prompt) for prompt, _ in some))
-    return fit_bias(logprobs_NC, [left for _, left in some])[1]
+    found = [one for one in await asyncio.gather(*(measured(*turn) for turn in some)) if one is not None]
+    if len(found) < FEWEST_FOR_BIAS:
+        return 0.0
+    return fit_bias([logprobs for logprobs, _ in found], [left for _, left in found])[1]

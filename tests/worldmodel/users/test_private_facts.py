@@ -13,6 +13,7 @@ import pytest
 from world_samples import random_world
 
 from ingest.records import Conversation, Scenario, Transition
+from training.engines import TooLong
 from worldmodel import Episode, WorldModel
 from worldmodel.steps import OK, Step
 from worldmodel.users.goal import Goal, mine_goal
@@ -142,6 +143,23 @@ def test_nothing_is_told_that_was_not_asked_or_that_the_recording_says(model: Wo
         assert told.pop() == expected, text
 
 
+def test_a_field_without_text_is_no_fact(model: WorldModel) -> None:
+    """A reply that has to tell it would be empty."""
+    one = {"member": "M-77", "name": "Rano", "born": " ", "level": "a"}
+    told: list[dict[str, str]] = []
+
+    class Listening(type(model.user)):  # type: ignore[misc]
+        async def reply(self, goal: Goal, said: Any, seed: int, pins: Any, private: Any = None) -> str:
+            told.append(dict(private))
+            return "well"
+
+    assert model.user is not None
+    listening = replace(model, user=Listening(**model.user.__dict__))
+    episode = listening.world(scenario=scenario(("I am M-77, help me",), show(one)), seed=0).episode()
+    model.run(episode.respond("When were you born?"))
+    assert told == [{}]
+
+
 # ----- too early, and leaving
 
 
@@ -195,6 +213,23 @@ def test_users_leave_as_often_as_real_ones_after_the_fit(model: WorldModel) -> N
         assert found["left"]["real"] == 1 / 3 and found["turns"]["real"] == 3.0
         shares[name] = found["left"]["simulated"]
     assert abs(shares["after"] - 1 / 3) < 0.1 < abs(shares["before"] - 1 / 3)
+
+
+def test_turns_beyond_the_context_of_the_base_are_left_out_of_the_fit(model: WorldModel) -> None:
+    assert model.user is not None
+
+    class Short(Says):
+        async def next_token_logprobs(self, prompt: Any, ids: Any, *, adapter: Any) -> tuple[float, ...]:
+            if sum(prompt) % self.every == 0:
+                raise TooLong("too long")
+            return await super().next_token_logprobs(prompt, ids, adapter=adapter)
+
+    found = {}
+    for every in (10**9, 3, 1):
+        engine = Short(model, "well", (-4.0,))
+        engine.every = every  # type: ignore[attr-defined]
+        found[every] = model.run(fit_leaving(replace(model.user, engine=engine), [talk(k) for k in range(60)]))
+    assert found[1] == 0.0 and abs(found[3] - found[10**9]) < 1.0 < found[3]
 
 
 def talk(number: int) -> Conversation:
