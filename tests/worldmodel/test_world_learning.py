@@ -266,6 +266,8 @@ def test_what_is_retrieved_shares_no_entity_with_the_call() -> None:
     assert given[0].arguments == {"parcel_id": "P-101"}, "without groups, another conversation gives it away"
     unknown = frame.around(index, "new", [ship(101)], "").apart
     assert unknown.conversations == {"new", "c101", "again"} and unknown.groups == {groups["c101"]}
+    many = ((f"tool {k}", "=parcel_id=P-1") for k in range(300_000))  # a long conversation with many tools
+    assert index.apart("new", many).conversations == {"new"}
     shown = frame_step("again", conversations["again"], 0, frame, index)
     assert sum(seen.retrieved for seen in shown.framed.prompt.seen) == 3
 

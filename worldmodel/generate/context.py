@@ -98,7 +98,7 @@ class Frame:
         """Return what a conversation adds to its prompts. Itself and what names an entity of its steps are not
         retrieved."""
         named = {pair for step in steps if step.outcome == OK for pair in self.effects.entities(step.arguments).items()}
-        features = [(tool, f"={key}={value}") for tool in self.classes for key, value in named]
+        features = ((tool, f"={key}={value}") for tool in self.classes for key, value in named)  # seldom asked for
         return Around(user, index.apart(conversation, features))
 
     def _seen(self, tool: str, arguments: Mapping[str, Any], step: Step, retrieved: bool) -> Seen:

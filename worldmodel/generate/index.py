@@ -34,6 +34,8 @@ from worldmodel.generate.retrieval import Entry
 from worldmodel.split import SHARED_BY_TOO_MANY
 from worldmodel.steps import Step
 
+MOST_VARIABLES = 10_000
+"""Values in one statement. SQLite's own limit is 32,766 (3.32 and later)."""
 ROWS_OF_FEATURE = 2048
 """So many rows are kept of a feature, the latest."""
 CANDIDATES = 2048
@@ -157,13 +159,18 @@ class TransitionIndex:
             return Apart(frozenset({conversation}), frozenset({own[0][0]}))
         conversations, groups = {conversation}, set()
         marks = {_mark(tool, feature): tool for tool, feature in named}
-        for mark, blob in self._rows(f"SELECT mark, rows FROM posting WHERE mark IN ({_listed(marks)})", list(marks)):
+        for mark, blob in self._postings(list(marks)):
             rows = np.frombuffer(blob, dtype=np.uint32).tolist()
             found = self._rows(f"SELECT DISTINCT conversation, grp FROM entry WHERE id IN ({_listed(rows)})", rows)
             if len(found) <= max(8, SHARED_BY_TOO_MANY * self.calls(marks[mark])):
                 conversations |= {one for one, _ in found}
                 groups |= {group for _, group in found if group is not None}
         return Apart(frozenset(conversations - {""}), frozenset(groups))
+
+    def _postings(self, marks: Sequence[int]) -> Iterator[Any]:
+        for at in range(0, len(marks), MOST_VARIABLES):
+            some = marks[at : at + MOST_VARIABLES]
+            yield from self._rows(f"SELECT mark, rows FROM posting WHERE mark IN ({_listed(some)})", some)
 
     def _ranked(self, tool: str, features: Sequence[str], total: int) -> np.ndarray:
         """Rows by falling score, the latest of equals first; then the tool's latest rows."""
