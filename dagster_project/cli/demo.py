@@ -80,12 +80,15 @@ def _settings(
         presets = {"environment": ENVIRONMENT, "card_calls": CARD_CALLS, **(SMALL if small else {})}
         Settings(home=home)  # validates settings.json before anything is written
         keep_settings(home, merged(presets, read_json(home / SAVED) or {}))
+    saved = read_json(home / SAVED)
     if given:
         keep_settings(home, given)
     settings = Settings(home=home, **({} if seed is None else {"seed": seed}))
     earlier = {"conversations": 240 if small else CONVERSATIONS, **(before or {})}
     made = {"conversations": conversations or earlier["conversations"], "seed": settings.seed, "small": small}
     if before is not None and earlier != made:
+        if given:
+            write_json(home / SAVED, saved or {})
         raise UserError(f"{home} was created by another demo ({before}); give another --home, or remove it")
     settings.save()
     write_json(home / MADE, made)

@@ -128,11 +128,7 @@ class Settings(BaseSettings):
         given: dict[str, Any] = init_settings()
         home = Path(given.get("home") or os.environ.get("REHEARSAL_HOME") or HOME)
         saved = JsonConfigSettingsSource(settings_cls, json_file=home / SAVED)
-        ruler = saved().get("ruler")
-        if isinstance(ruler, dict) and ruler.get("api_key"):
-            raise UserError(
-                f"{home / SAVED} holds ruler.api_key; keys are not stored in files; set REHEARSAL_RULER__API_KEY"
-            )
+        _refuse_key(saved(), home / SAVED)
         return init_settings, env_settings, saved
 
 
@@ -140,12 +136,19 @@ def read_settings(file: Path, home: Path) -> dict[str, Any]:
     """The settings in a YAML or JSON file. Raises UserError for a file that cannot be read and for an invalid value."""
     try:
         values = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file} cannot be read as settings: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise UserError(f"{file} holds no settings: expected names with values, as in settings.json")
+    _refuse_key(values, file)
     Settings(**{"home": home, **values})
     return values
+
+
+def _refuse_key(values: Mapping[str, Any], file: Path) -> None:
+    ruler = values.get("ruler")
+    if isinstance(ruler, dict) and ruler.get("api_key"):
+        raise UserError(f"{file} holds ruler.api_key; keys are not stored in files; set REHEARSAL_RULER__API_KEY")
 
 
 def keep_settings(home: Path, values: Mapping[str, Any]) -> None:

@@ -228,6 +228,25 @@ def test_an_invalid_file_of_settings_is_refused_before_anything_is_written(
         assert not home.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "why"), [(b"ruler: {api_key: s3cret}", "ruler.api_key"), (b"1: 2", "names"), (b"base: \xff", "read")]
+)
+def test_neither_a_key_nor_what_is_no_text_is_kept_from_a_file(tmp_path: Path, text: bytes, why: str) -> None:
+    (tmp_path / "mine.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=why):
+        demo._settings(tmp_path / "home", None, True, tmp_path / "mine.yaml")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_file_that_a_demo_refuses_leaves_its_home_as_it_was(tmp_path: Path) -> None:
+    home, file = tmp_path / "home", tmp_path / "mine.yaml"
+    found = demo._settings(home, None, True)
+    file.write_text("seed: 7")
+    with pytest.raises(UserError, match="another demo"):
+        demo._settings(home, None, True, file)
+    assert demo._settings(home, None, True) == found
+
+
 def test_run_keeps_a_file_of_settings(app: typer.Typer, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("train: {steps: 5}")
     (tmp_path / "home").mkdir()
