@@ -208,6 +208,6 @@ def apply(name: str, values: Sequence[Any]) -> Any:
         found = function.run(*values)
     except (ArithmeticError, ValueError, TypeError, IndexError, statistics.StatisticsError):
         return UNKNOWN
-    if isinstance(found, complex) or is_number(found) and not abs(found) < LARGEST:
+    if isinstance(found, complex) or isinstance(found, int | float) and not abs(found) < LARGEST:
         return UNKNOWN
     return found

@@ -76,13 +76,13 @@ def _fill(template: Any, gaps: Any) -> Any:
     if isinstance(template, list):
         return [_fill(v, gaps) for v in template]
     if template == NUMBER_GAP:
-        value = next(gaps)
+        value = next(gaps, template)
         return value if is_number(value) or not is_scalar(value) else _number(value)
     if isinstance(template, str) and GAP in template:
         pieces = template.split(GAP)
         out = [pieces[0]]
         for piece in pieces[1:]:
-            out += [shown(next(gaps)), piece]
+            out += [shown(next(gaps, GAP)), piece]  # a text of production may have this character itself
         return "".join(out)
     return template
 
@@ -90,5 +90,5 @@ def _fill(template: Any, gaps: Any) -> Any:
 def _number(value: Any) -> Any:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value

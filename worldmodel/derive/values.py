@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
 TOKEN = re.compile(r"[\w#@.+-]*\w")
 ISO_DATE = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d.*)?)?|\d\d:\d\d(:\d\d)?")
+LARGEST_FLOAT = sys.float_info.max
 MAP_KEYS = 24
 """An object location with more distinct keys than this, none of them in most objects, is a map."""
 
@@ -44,7 +46,8 @@ def is_scalar(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether one can calculate with a value: NaN, infinity and integers beyond floats are values like texts."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST_FLOAT <= value <= LARGEST_FLOAT
 
 
 def is_date(value: Any) -> bool:
@@ -59,7 +62,7 @@ def freeze(value: Any) -> Any:
     if isinstance(value, bool):
         return ("b", value)
     if isinstance(value, float):
-        return int(value) if value.is_integer() else round(value, 9)
+        return int(value) if value.is_integer() else round(value, 9) if value == value else ("nan",)
     if isinstance(value, dict):
         return ("d", tuple(sorted((k, freeze(v)) for k, v in value.items())))
     if isinstance(value, list):

@@ -206,6 +206,7 @@ def exact_pair(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndar
 # ----- laws: sparse combinations of general columns
 
 
+@np.errstate(over="ignore", invalid="ignore")  # values of 1e200 have no square
 def summands(rows: Sequence[Row], without: str = "") -> tuple[list[str], np.ndarray]:
     """What a law may add up, as names and columns (names x rows, NaN where unknown): numbers, lengths and sums of
     lists, whether a source is a text (1 or 0), and products of two of these. The plain ones come first. `without` is
@@ -294,13 +295,14 @@ Terms = tuple[list[tuple[int, float]], float]
 """(column, factor) of each term, and a constant."""
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _exact(goal: np.ndarray, matrix: np.ndarray) -> Terms | None:
     """The terms that are exact in most rows; None if no few columns are in 19 of 20."""
     centred = matrix - matrix.mean(axis=1, keepdims=True)
     sizes = (centred**2).sum(axis=1)
     fits = np.where(sizes > 1e-9, (centred @ (goal - goal.mean())) ** 2 / np.maximum(sizes, 1e-9), -1.0)
     for start in np.argsort(-fits, kind="stable")[:BEAM].tolist():
-        if fits[start] <= 0:
+        if not fits[start] > 0:
             break
         left, work, chosen = goal - goal.mean(), centred, [start]
         best: tuple[float, Terms] | None = None

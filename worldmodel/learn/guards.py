@@ -166,7 +166,7 @@ class Table:
         pairs = [(a, b) for a in left for b in right] + [(a, b) for a in left for b in left if a < b]
         pairs += [(a, b) for a in right for b in right if a < b and a.startswith(("rec/", "law/"))]
         pairs.sort(key=lambda pair: not any(n.startswith(("law/", "sum(items")) for n in pair))  # not to be left out
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             for a, b in pairs[:MOST_PAIRS]:
                 if a.startswith("len(") != b.startswith("len(") and a.startswith("len(arg") and "len(" not in b:
                     continue
