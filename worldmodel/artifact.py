@@ -1,11 +1,11 @@
 """A fitted world on disk. The manifest is written last, so a half-written world is never read.
 
 ```
-manifest.json     what this is, which base it stands on, counts
+manifest.json     what this is, which base it stands on, counts, what was measured of real users
 rules.json        what the traces determine: record types, guards, projections, recipes, effects, with their counts
 facts.json        records that are the same in all conversations
 shapes.json       what values look like; hashes of what belongs to one conversation
-tools.json        effects, outcome classes, patched fields, profiles, biases, blocked tools
+tools.json        effects, outcome classes, patched fields, definitions in words, profiles, biases, blocked tools
 support.json      by provenance, how support is calibrated
 index.sqlite      past transitions for retrieval and replay
 split.json        which conversations were trained on, calibrated on, held out
