@@ -344,7 +344,7 @@ async def _ways(
 def body_tokens(lengths: Sequence[int]) -> int:
     """Return the maximum number of tokens of a body: 1.25 times the 99th percentile of recorded ones, from 32 to
     MAX_BODY_TOKENS. Without it, a base that writes on and on would always write the maximum."""
-    ordered = sorted(lengths)
+    ordered = sorted(lengths) or [MAX_BODY_TOKENS]
     return min(MAX_BODY_TOKENS, max(32, math.ceil(1.25 * ordered[int(0.99 * (len(ordered) - 1))])))
 
 

@@ -49,7 +49,7 @@ def ceiling(rules: Engine, asked: Sequence[Question]) -> dict[str, Any]:
             question.judged(_answer(question, leaf, others[question.truth.tool], number))
             for question, leaf in zip(asked, leaves, strict=True)
         ])
-        for number in range(DRAWS)
+        for number in range(DRAWS if any(leaves) else 1)
     ]  # fmt: skip
     return {name: _mean_of([one[name] for one in found]) for name in found[0]}
 
