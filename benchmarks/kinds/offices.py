@@ -171,28 +171,27 @@ def tickets(rng: random.Random, names: Names, manners: Manners) -> Part:
         run.show("ticket", args["id"])
         return dict(found)
 
-    def close(run: Run, args: Args) -> Any:
+    def find_signed_in(run: Run, args: Args) -> dict[str, Any]:
         if not run.state["in"]:
             raise Refused("log in first")
-        found = find(run, args)
+        return find(run, args)
+
+    def close(run: Run, args: Args) -> Any:
+        found = find_signed_in(run, args)
         if found[status] == "Closed":
             raise Refused(f"ticket {args['id']} is closed already")
         found[status] = "Closed"
         return {"status": f"ticket {args['id']} was closed"}
 
     def resolve(run: Run, args: Args) -> Any:
-        if not run.state["in"]:
-            raise Refused("log in first")
-        found = find(run, args)
+        found = find_signed_in(run, args)
         if found[status] == "Resolved":
             raise Refused(f"ticket {args['id']} is resolved already")
         found[status], found[note] = "Resolved", args[note]
         return {"status": f"ticket {args['id']} was resolved"}
 
     def edit(run: Run, args: Args) -> Any:
-        if not run.state["in"]:
-            raise Refused("log in first")
-        found = find(run, args)
+        found = find_signed_in(run, args)
         found.update({k: v for k, v in args["changes"].items() if v})
         return {"status": f"ticket {args['id']} was changed"}
 
