@@ -27,11 +27,10 @@ def start(home: Path, dagster_home: Path, *arguments: str, **more: Any) -> subpr
     )  # fmt: skip
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the process has made the path. The test's own timeout is the only limit: machines are busy."""
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, f"no {path} after {seconds} s"
         time.sleep(0.1)
 
 
@@ -77,7 +76,7 @@ def test_a_killed_demo_continues_and_repeats_no_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_demo_in_the_background_ends_on_sigterm(tmp_path: Path) -> None:
     def as_scripts_do() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

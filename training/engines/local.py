@@ -25,7 +25,7 @@ from training.models.base import context_length
 from training.models.devices import sharing_weights
 from training.models.kv_cache import BatchCache, CacheMemory, PrefixStore
 from training.models.lora_layers import AdapterSlots, Factors, Span, read_adapter, spans_of
-from training.tiny.passes.decoding import SmallDecoder, quick_dtype
+from training.tiny.passes.decoding import SmallDecoder, quick_dtype, sampled_up_to
 
 PREFILL_TOKENS = 8192
 ROUND_TOKENS = 65_536
@@ -108,7 +108,9 @@ class LocalEngine:
         embedding = cast(torch.Tensor, model.get_input_embeddings().weight)  # quantised linear layers store bytes
         own_dtype, self.device = embedding.dtype, embedding.device
         self.model.set_attn_implementation("sdpa")
-        self._small = SmallDecoder(self.model, dtype or quick_dtype()) if SmallDecoder.fits(self.model) else None
+        quick = dtype or quick_dtype()
+        small = SmallDecoder.fits(self.model, sampled_up_to(quick))
+        self._small = SmallDecoder(self.model, quick) if small else None
         self.dtype = self._small.dtype if self._small else own_dtype
         self._adapters = AdapterSlots(self.model, own_dtype)
         self._memory = CacheMemory(self.dtype, self.device)
@@ -421,8 +423,10 @@ class LocalEngine:
         return logits_BV.masked_fill(~torch.from_numpy(allowed_BV).to(logits_BV.device), -torch.inf)
 
     def _remember(self, cache: BatchCache, row_of: dict[_Text, int]) -> None:
+        """Store weighed texts without their last ids: the same text may be sampled from next, and a stored prefix must
+        leave an id to run."""
         for (factors, ids), row in row_of.items():
-            self._prefixes.put(factors, ids, cache.read(row, len(ids)))
+            self._prefixes.put(factors, ids[:-1], cache.read(row, len(ids) - 1))
 
     def _store(self, request: _Request, cache: BatchCache, row: int) -> None:
         """Store prompt and sampled ids as a prefix for the next turn, without the last id, which has no keys yet."""
