@@ -165,16 +165,16 @@ def fit_world(
     ]
     framed = [world_row(example, base.format, settings.longest) for example in examples]
     usable = [row for row in framed if row is not None]
-    share = 1.0 - settings.user_share if settings.user else 1.0
+    kept = set(learned.split.train)
+    spoken = [c for c in conversations if c.conversation_id not in set(learned.split.test)]
+    turns = user_rows([c for c in spoken if c.conversation_id in kept], base.format, rng)
+    said = [Row(tuple(ids), tuple(trained)) for ids, trained in turns if len(ids) <= settings.longest]
+    share = 1.0 - settings.user_share if settings.user and said else 1.0
     weigh = partial(_weights, outcome=settings.outcome_weight)
     marked = [Row(tuple(ids), tuple(trained), weights=weigh(trained)) for ids, trained in usable]
     train = partial(_train, base, settings=settings, identity=identity, on_progress=on_progress, stop=stop, last=last)
     history = {"world": train(marked, out / "adapter", share=share)}
     adapters = {"world": "adapter", "user": None}
-    kept = set(learned.split.train)
-    spoken = [c for c in conversations if c.conversation_id not in set(learned.split.test)]
-    turns = user_rows([c for c in spoken if c.conversation_id in kept], base.format, rng)
-    said = [Row(tuple(ids), tuple(trained)) for ids, trained in turns if len(ids) <= settings.longest]
     if settings.user and said:
         history["user"] = train(said, out / "user", share=settings.user_share)
         adapters["user"] = "user"

@@ -9,9 +9,16 @@ import pytest
 from world_samples import random_world
 
 from worldmodel import WorldModel, artifact
+from worldmodel.derive.engine import Engine
+from worldmodel.derive.expressions import Linear
+from worldmodel.derive.rules import Law, Rules, ToolRules
+from worldmodel.derive.schema import Schema
+from worldmodel.derive.trees import Leaf
 from worldmodel.fit import body_tokens
+from worldmodel.generate.recording import asks_history
 from worldmodel.generate.resolver import MAX_BODY_TOKENS
 from worldmodel.steps import OK, Step
+from worldmodel.users.knowledge import Knowledge
 from worldmodel.users.user import reply_tokens
 
 
@@ -32,3 +39,25 @@ def test_a_world_on_a_given_engine_loads_no_weights(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(artifact, "load_base", lambda name: pytest.fail("the base was loaded again"))
     loaded = WorldModel.load(tmp_path, made.resolver.engine)
     assert loaded.resolver.engine is made.resolver.engine and loaded.resolver.body_tokens == 77
+
+
+def test_a_world_of_an_earlier_format_has_users_with_its_only_figure() -> None:
+    found = artifact._of_users({"version": 4, "max_turns": 7})
+    assert found == {"patience": 7, "leave_bias": 0.0, "knowledge": Knowledge()}
+    measured = {"patience": 2, "leave_bias": 0.5, "knowledge": {"told": {"zip": 3}, "questions": {}, "statements": {}}}
+    found = artifact._of_users({"version": artifact.VERSION, "users": measured})
+    assert found["patience"] == 2 and found["knowledge"].told == {"zip": 3}
+
+
+def test_history_is_found_through_laws() -> None:
+    """A recorded answer must not be replayed where a law that its guard asks says something of the episode's past."""
+    laws = (
+        Law("law/total", Linear(((1.0, "arg/a"),))),
+        Law("law/again", Linear(((1.0, "n/pay"),))),
+        Law("law/twice", Linear(((2.0, "law/again"),))),
+    )
+    rules = ToolRules("pay", 9, {}, Leaf({"none": 9}), laws=laws)
+    asks = asks_history(Engine(Rules(Schema(), {"pay": rules})), "pay")
+    assert [asks(name) for name in ("law/total", "law/again", "law/twice", "prev/x", "arg/n/a")] == [
+        False, True, True, True, False,
+    ]  # fmt: skip

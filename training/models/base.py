@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -49,10 +50,19 @@ def is_compact(name: str) -> bool:
 
     Its policy's prompts contain neither system prompts nor tool definitions. A base that is not found is not compact.
     """
+    path = base_path(name)
+    return _declares_compact(path) if Path(path).is_dir() else _hub_declares_compact(path)
+
+
+def _declares_compact(path: str) -> bool:
     try:
-        return get_tokenizer_config(base_path(name)).get(FORMAT) == COMPACT
+        return get_tokenizer_config(path).get(FORMAT) == COMPACT
     except (OSError, ValueError):
         return False
+
+
+_hub_declares_compact = lru_cache(_declares_compact)
+"""Asks the Hub once a process, because it can be a request."""
 
 
 def load_format(

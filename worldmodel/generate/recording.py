@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.grounding import continued
@@ -16,7 +18,7 @@ from worldmodel.steps import OK, Step, call_key
 
 Path = tuple[tuple[Test, bool], ...]
 """The tests of a guard on the way to a leaf, and how they came out."""
-HISTORY = re.compile(r"(?:^|[(|])(?:n|did|did_on|since|prev|at|told|last)/")
+HISTORY = re.compile(r"""(?:^|[(|"])(?:n|did|did_on|since|prev|at|told|last)/""")
 """Sources (`worldmodel.derive.situation`) that say what an episode did before."""
 
 
@@ -57,7 +59,8 @@ class Recording:
             self._paths[number] = decided.path if decided is not None else ()
         for (test, then), (_, now) in zip(self._paths[number], path, strict=False):
             if then != now:
-                return bool(HISTORY.search(test.left) or test.against_source and HISTORY.search(str(test.right)))
+                sources = [test.left, *([str(test.right)] if test.against_source else [])]
+                return any(map(asks_history(rules, recorded.tool), sources))
         return False
 
     def _replay(
@@ -79,6 +82,17 @@ class Recording:
         if lasting and len(matching) == 1 and effects.lags(tool, related):
             return None, related  # production stopped at what may have been stale
         return step, related
+
+
+def asks_history(rules: Engine, tool: str) -> Callable[[str], bool]:
+    """Whether a source of the tool's guard says what the episode did before, by itself or through a law."""
+    found = rules.rules.tools.get(tool)
+    told: set[str] = set()
+    for law in found.laws if found is not None else ():
+        said = msgspec.json.encode(law.expression).decode()
+        if HISTORY.search(said) or any(f'"{name}' in said for name in told):
+            told.add(law.name)
+    return lambda source: bool(HISTORY.search(source)) or any(name in source for name in told)
 
 
 def _state(related: Sequence[Step]) -> str:

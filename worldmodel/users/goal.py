@@ -141,9 +141,11 @@ def tells(value: str) -> bool:
 
 
 def tokens_of(text: str) -> list[str]:
-    """Return the identifiers, addresses, dates and longer numbers of a message."""
+    """Return the identifiers, addresses, dates and longer numbers of a message. What is longer than a
+    fact (`LONGEST_FACT`) is pasted data and none of these."""
     found = (match.group().lstrip("#@.+-") for match in _TOKEN.finditer(text))
-    return [t for t in found if is_identifier(t) or "@" in t or (len(t) >= 4 and re.search(r"\d", t) is not None)]
+    short = (token for token in found if len(token) <= LONGEST_FACT)
+    return [t for t in short if is_identifier(t) or "@" in t or (len(t) >= 4 and re.search(r"\d", t) is not None)]
 
 
 def has_value(text: str, value: str) -> bool:

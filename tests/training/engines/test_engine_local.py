@@ -50,7 +50,7 @@ def adapted():
 def engine(request, adapted, monkeypatch):
     """The engine in full precision, once with its own forward pass and once with transformers'."""
     if request.param == "transformers":
-        monkeypatch.setattr(SmallDecoder, "fits", lambda model: False)
+        monkeypatch.setattr(SmallDecoder, "fits", lambda *_: False)
     engine = LocalEngine(make_model(), max_rows=64, dtype=torch.float32)
     engine.publish_adapter("policy@1", adapted[1], adapted[2])
     engine.publish_adapter("other@1", *make_adapter(2)[1:])
