@@ -6,6 +6,7 @@ schema allows.
 
 from __future__ import annotations
 
+import json
 import weakref
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,10 @@ class Grammar:
 
     def __hash__(self) -> int:
         return hash((self.schema, self.stop_id))
+
+    def compact_schema(self) -> str:
+        """The schema with llguidance's own option for JSON without white space, for engines that start it themselves."""
+        return json.dumps({**json.loads(self.schema), "x-guidance": COMPACT})
 
     def start(self) -> Matcher:
         """A matcher at the start of the schema. Raises UserError where llguidance cannot follow the schema."""

@@ -110,10 +110,11 @@ class VllmEngine:
     # ----- the protocol
 
     async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
-        output = (await self._ask(prompt_ids, adapter, sampling_request(sampling))).outputs[0]
+        wanted = sampling_request(sampling)
+        output = (await self._ask(prompt_ids, adapter, wanted)).outputs[0]
         ids = tuple(output.token_ids)
         logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, ids, strict=True))
-        return Sample(ids, logprobs, ids[-1] in sampling.stop_ids, adapter)
+        return Sample(ids, logprobs, ids[-1] in wanted["stop_token_ids"], adapter)
 
     async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None
@@ -183,6 +184,7 @@ class VllmEngine:
 
     async def _generate(self, ids: list[int], name: str | None, wanted: dict[str, Any]) -> Any:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -204,6 +206,8 @@ class VllmEngine:
 
         try:
             return await self._with_engine(generate)
+        except VLLMClientError as error:
+            raise UserError(f"vLLM refused a request: {_first_line(error)}") from error
         finally:
             if held is not None:
                 held.running -= 1
@@ -265,8 +269,10 @@ def sampling_request(sampling: Sampling) -> dict[str, Any]:
         "seed": None if sampling.seed is None else sampling.seed & (2**63 - 1),
         "logprobs": 0,
     }
-    if sampling.grammar is not None:
-        wanted["structured_outputs"] = {"json": sampling.grammar.schema, "disable_any_whitespace": True}
+    if sampling.grammar is not None:  # at a grammar's end vLLM allows the tokenizer's own end of text only
+        wanted["structured_outputs"] = {"json": sampling.grammar.compact_schema()}
+        end = sampling.grammar.tokenizer.eos_token_id
+        wanted["stop_token_ids"] += [end] if end is not None and end not in sampling.stop_ids else []
     return wanted
 
 
@@ -302,7 +308,7 @@ async def _start(base: str, settings: VllmSettings) -> Any:
     cache_gib = settings.kv_cache_gib or (1.0 if on_cpu else None)
     chosen: dict[str, Any] = {
         "model": base,
-        "skip_tokenizer_init": True,
+        "structured_outputs_config": {"backend": "guidance"},
         "dtype": settings.dtype or _stored_dtype(base),
         "max_model_len": settings.max_model_len,
         "enable_lora": True,

@@ -62,9 +62,10 @@ class VllmServer:
 
     async def sample(self, prompt_ids: Sequence[int], *, adapter: str | None, sampling: Sampling) -> Sample:
         sampling.check_whole("the vLLM server")
-        choice = await self._ask(prompt_ids, adapter, sampling_request(sampling))
+        wanted = sampling_request(sampling)
+        choice = await self._ask(prompt_ids, adapter, wanted)
         ids = tuple(choice["token_ids"])
-        return Sample(ids, tuple(choice["logprobs"]["token_logprobs"]), ids[-1] in sampling.stop_ids, adapter)
+        return Sample(ids, tuple(choice["logprobs"]["token_logprobs"]), ids[-1] in wanted["stop_token_ids"], adapter)
 
     async def next_token_logprobs(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], *, adapter: str | None

@@ -3,6 +3,7 @@ apart. One vLLM is started for the whole module; the server's routes are vLLM's 
 
 import asyncio
 import importlib.util
+import json
 import math
 import shutil
 import socket
@@ -17,6 +18,7 @@ from ingest.errors import UserError
 from training.engines import Sampling
 from training.engines.background import BackgroundLoop
 from training.engines.choose import open_engine
+from training.engines.grammar import Grammar
 from training.engines.local import LocalEngine
 from training.engines.vllm import VllmEngine, VllmSettings
 from training.engines.vllm_server import VllmServer
@@ -188,6 +190,28 @@ def test_equal_seeds_give_equal_samples_in_any_batch(engine, prompts):
     assert [run(ask(seed))[0].ids for seed in seeds] == [s.ids for s in together]
     assert len({s.ids for s in together}) == 4
     assert len({s.ids for s in run(*(ask(None) for _ in range(4)))}) > 1
+
+
+@vllm
+@pytest.mark.slow
+def test_a_schema_is_followed(engine, base, prompts):
+    """Whatever the model would rather write, and with what a grammar library cannot do refused by name."""
+    schema = {
+        "type": "object",
+        "properties": {"id": {"const": "K-7"}, "state": {"enum": ["in", "out"]}, "n": {"type": "integer"}},
+        "required": ["id", "state", "n"],
+        "additionalProperties": False,
+    }
+    grammar = Grammar(json.dumps(schema), base.format.tokenizer, base.format.stop_ids[0])
+    wanted = [Sampling(60, 1.0, base.format.stop_ids, seed, grammar=grammar) for seed in range(4)]
+    samples = run(*(engine.sample(prompts[0], adapter="policy@1", sampling=sampling) for sampling in wanted))
+    texts = [base.format.decode(sample.ids) for sample in samples if sample.stopped]
+    assert len(texts) >= 3 and len(set(texts)) > 1 and not any(" " in text for text in texts)
+    for text in texts:
+        assert json.loads(text)["id"] == "K-7" and json.loads(text)["state"] in ("in", "out")
+    unknown = Grammar(json.dumps({"type": "no such type"}), base.format.tokenizer, base.format.stop_ids[0])
+    with pytest.raises(UserError, match="no such type"):
+        run(engine.sample(prompts[0], adapter="policy@1", sampling=Sampling(9, 1.0, (), 1, grammar=unknown)))
 
 
 @vllm
