@@ -35,7 +35,7 @@ class Grammar:
         return hash((self.schema, self.stop_id))
 
     def compact_schema(self) -> str:
-        """The schema with llguidance's own option for JSON without white space, for engines that start it themselves."""
+        """The schema with llguidance's option for JSON without white space, for engines that start it themselves."""
         return json.dumps({**json.loads(self.schema), "x-guidance": COMPACT})
 
     def start(self) -> Matcher:
