@@ -93,6 +93,12 @@ class Each(msgspec.Struct, frozen=True, tag="each"):
     item: Expression
 
 
+class Items(msgspec.Struct, frozen=True, tag="items"):
+    """A list of always as many items, each with an expression of its own."""
+
+    items: tuple[Expression, ...]
+
+
 class FirstItem(msgspec.Struct, frozen=True, tag="first_item"):
     """A field of the first item of a list that a tree says `1` to; of the last item where it says so to none."""
 
@@ -150,7 +156,7 @@ class Select(msgspec.Struct, frozen=True, tag="select"):
 
 
 Scalar = Const | Absent | Source | Text | Linear | Product | Quotient
-Collection = Append | Concat | Remove | Build | Each | Select
+Collection = Append | Concat | Remove | Build | Each | Items | Select
 Expression = Scalar | Collection | First | FirstItem | Choice | Call
 
 
@@ -226,6 +232,9 @@ def _collection(expression: Expression, row: Mapping[str, Any]) -> Any:
             if not isinstance(old, list) or gone is UNKNOWN:
                 return UNKNOWN
             return [one for one in old if not contains([one], gone)]
+        case Items(items):
+            made = [evaluate(item, row) for item in items]
+            return UNKNOWN if any(v is UNKNOWN for v in made) else made
         case FirstItem(name, tree, field):
             return _first_item(value_of(row, name), tree, field, row)
         case Each(name, item):

@@ -11,9 +11,10 @@ import operator
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from datetime import date, timedelta
 from typing import Any, NamedTuple
 
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, shown
 
 LARGEST = 1e15
 MOST_DIGITS = 12
@@ -81,6 +82,20 @@ def _value(node: ast.AST) -> Any:
     return UNKNOWN
 
 
+def _day(text: str) -> date:
+    """The day of an ISO date or time."""
+    return date.fromisoformat(text[:10])
+
+
+def _days_later(text: str, days: Any) -> Any:
+    later = str(_day(text) + timedelta(days=int(days))) + text[10:]
+    return later if float(days).is_integer() else UNKNOWN
+
+
+def _fixed(x: Any, digits: Any) -> Any:
+    return f"{x:.{int(digits)}f}" if 0 <= digits <= MOST_DIGITS else UNKNOWN
+
+
 def _first_words(text: str, count: Any) -> Any:
     return " ".join(text.split()[: int(count)])
 
@@ -138,6 +153,10 @@ FUNCTIONS: dict[str, Function] = {
     "larger": Function("nn", "n", max, "the larger of {0} and {1}"),
     "smaller": Function("nn", "n", min, "the smaller of {0} and {1}"),
     "round": Function("nn", "n", _rounded, "{0} rounded to {1} places"),
+    "fixed": Function("nn", "t", _fixed, "{0} written with {1} places"),
+    # of dates
+    "days_between": Function("tt", "n", lambda x, y: (_day(x) - _day(y)).days, "the days from {1} to {0}"),
+    "days_later": Function("tn", "t", _days_later, "the day {1} days after {0}"),
     # of two values
     "contains": Function("tt", "b", lambda x, y: y in x, "whether {0} contains {1}"),
     "starts": Function("tt", "b", lambda x, y: x.startswith(y), "whether {0} starts with {1}"),
@@ -161,11 +180,12 @@ FUNCTIONS: dict[str, Function] = {
     "some": Function("l", "b", lambda x: bool(x), "whether {0} has items"),
     "first": Function("l", "*", lambda x: x[0], "the first item of {0}"),
     "last": Function("l", "*", lambda x: x[-1], "the last item of {0}"),
+    "rest": Function("l", "l", lambda x: x[1:], "{0} without its first item"),
     "backwards": Function("l", "l", lambda x: x[::-1], "{0} backwards"),
     "sorted": Function("l", "l", sorted, "{0} in order"),
     "sorted_down": Function("l", "l", lambda x: sorted(x, reverse=True), "{0} in falling order"),
     "distinct": Function("l", "l", lambda x: list(dict.fromkeys(x)), "{0}, each once"),
-    "joined": Function("l", "t", lambda x: ", ".join(x), "the items of {0} with commas"),
+    "joined": Function("l", "t", lambda x: ", ".join(map(shown, x)), "the items of {0} with commas"),
     "spaced": Function("l", "t", lambda x: " ".join(x), "the items of {0} with spaces"),
     "sum": Function("N", "n", sum, "the sum of {0}"),
     "mean": Function("N", "n", lambda x: sum(x) / len(x), "the mean of {0}"),

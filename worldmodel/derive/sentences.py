@@ -17,6 +17,7 @@ from worldmodel.derive.expressions import (
     Expression,
     First,
     FirstItem,
+    Items,
     Linear,
     Product,
     Quotient,
@@ -143,6 +144,8 @@ def source(name: str) -> str:
         made, left, right = parts_of(name)
         if made == "is":
             return f"1 where {source(left)} is {right!r}, else 0"
+        if made == "days":
+            return f"the days from {source(right)} to {source(left)}"
         if made == "into":
             return f"where {source(right)} leads from {source(left)}"
         return f"{source(left)} {made} {source(right)}"
@@ -180,6 +183,13 @@ def source(name: str) -> str:
         return f"the earlier refusal of {rest}"
     if kind in ("did", "did_on"):
         return f"successes of {rest}{' on the same' if kind == 'did_on' else ''}"
+    if kind == "used":
+        return f"argument {rest} was used before"
+    if kind == "first":
+        argument, _, field = rest.partition("/")
+        return f"{field} of the first answer to this {argument}"
+    if kind == "refused":
+        return f"refusals as {rest} on the same"
     if kind == "told":
         tool, _, argument = rest.partition("/")
         return f"{argument} of the last {tool}"
@@ -216,6 +226,8 @@ def expression(e: Expression) -> str:
             return f"{source(left)} / {source(right)}"
         case Append(name, item, _, once):
             return f"{source(name)} with {expression(item)} added{' where it is not there' if once else ''}"
+        case Items(items):
+            return f"a list of {', '.join(map(expression, items))}"
         case Concat(name, tail):
             return f"{source(name)} followed by {expression(tail)}"
         case Remove(name, item):

@@ -11,10 +11,10 @@ import msgspec
 from worldmodel.derive.functions import apply
 from worldmodel.derive.values import ABSENT, UNKNOWN, is_date, is_number, is_scalar, same, text_of
 
-ZERO_WHERE_MISSING = ("n/", "did/", "did_on/", "since/")
-COMPOUND = ("plus(", "minus(", "times(", "is(", "into(", "without(")
+ZERO_WHERE_MISSING = ("n/", "did/", "did_on/", "refused/", "since/")
+COMPOUND = ("plus(", "minus(", "times(", "days(", "is(", "into(", "without(")
 """Sources made of two others, `kind(left|right)`; `is(source|text)` is 1 where the source is that text, else 0;
-`into` is where a step leads from a path, `without` a list without an item."""
+`into` is where a step leads from a path, `without` a list without an item, `days` how many the left date is later."""
 
 
 def value_of(row: Mapping[str, Any], name: str) -> Any:
@@ -30,8 +30,8 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
                 return 0 if left.startswith("arg/") else UNKNOWN  # an argument may be left out
             return int(is_scalar(a) and text_of(a) == right)
         b = value_of(row, right)
-        if kind == "into":
-            return apply("entered", (a, b))
+        if kind in ("into", "days"):
+            return apply("entered" if kind == "into" else "days_between", (a, b))
         if kind == "without":
             return [one for one in a if not contains([one], b)] if isinstance(a, list) and b is not UNKNOWN else UNKNOWN
         if is_number(a) and is_number(b):

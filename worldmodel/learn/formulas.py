@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +14,13 @@ import numpy as np
 from worldmodel.derive.expressions import (
     Append,
     Build,
+    Call,
     Choice,
+    Const,
     Each,
     Expression,
     First,
+    Items,
     Linear,
     Product,
     Quotient,
@@ -24,6 +28,7 @@ from worldmodel.derive.expressions import (
 )
 from worldmodel.derive.rules import Form, Law
 from worldmodel.derive.situation import Row
+from worldmodel.derive.trees import ZERO_WHERE_MISSING, value_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, text_of
 from worldmodel.learn.rows import FEWEST, NO_VALUES, PRECISION, Rows, rank
 
@@ -38,6 +43,8 @@ MOST_FITTED = 160
 """Rows that a combination is fitted on."""
 MOST_MASKS = 6
 """Sets of rows in which some columns are known that a combination is searched on."""
+CENTS = 2
+"""Places that sums of money are rounded to."""
 BEAM = 2
 """First columns that a search starts from."""
 
@@ -86,12 +93,54 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
         if not any(n >= 0.9 * len(at) for n, _ in found):
             for expression, exact in with_product(goal, names, columns):
                 offer(expression, exact, np.ones(len(goal), bool))
+        if not any(n >= 0.9 * len(at) for n, _ in found):
+            for expression, exact, known in rounded(goal, names, columns):
+                offer(expression, exact, known)
     if not any(n >= 0.9 * len(at) for n, _ in found):
         combined = exact_pair(goal, names, columns) or combination(goal, *summands([rows.rows[i] for i in at]))
         if combined is not None:
             found.append((len(at), combined))
     found.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
     return [e for _, e in found[:4]]
+
+
+def rounded(
+    goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], most: int = 16
+) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
+    """A share of a column, or of a product or quotient of two, rounded to cents: a price for a part of a month."""
+    if not np.allclose(np.round(goal, CENTS), goal, rtol=0, atol=1e-9) or np.allclose(np.round(goal), goal):
+        return
+    some = range(len(names[:most]))
+    made: list[tuple[Expression, np.ndarray]] = [(Linear(((1.0, names[a]),)), columns[a]) for a in some]
+    made += [(Product(names[a], names[b]), columns[a] * columns[b]) for a in some for b in some if a <= b]
+    made += [(Quotient(names[a], names[b]), columns[a] / columns[b]) for a in some for b in some if a != b]
+    for plain, column in made:
+        known = np.isfinite(column) & (column != 0)
+        if known.sum() < max(8, 0.3 * len(goal)) or np.ptp(column[known]) == 0:
+            continue
+        large = known & (np.abs(column) >= np.median(np.abs(column[known])))
+        ratio = float(np.median(goal[large] / column[large]))
+        for factor in _short(ratio):
+            exact = np.abs(np.round(column * factor, CENTS) - goal) < 1e-9
+            if exact.sum() >= 0.6 * known.sum():
+                yield Call("round", (_times(plain, factor), Const(CENTS))), exact, known
+                break
+
+
+def _short(ratio: float) -> list[float]:
+    """Factors near a ratio that are written shortly, also as one part of so many."""
+    if not math.isfinite(ratio) or abs(ratio) < 1e-6:
+        return []
+    found = [round(ratio, digits) for digits in range(5)]
+    if round(1 / ratio):
+        found.append(1 / round(1 / ratio))
+    return [f for f in dict.fromkeys(found) if f and abs(f / ratio - 1) < 0.01]
+
+
+def _times(plain: Expression, factor: float) -> Expression:
+    if isinstance(plain, Linear):
+        return Linear(((factor, plain.terms[0][1]),))
+    return msgspec.structs.replace(plain, factor=factor)
 
 
 def with_product(
@@ -143,12 +192,14 @@ def _numeric(rows: Rows, at: Sequence[int], most: int) -> tuple[list[str], list[
     counts: Counter[str] = Counter()
     for i in at[:60]:
         counts.update(n for n, v in rows.rows[i].items() if is_number(v) and not n.startswith(("since/", *NO_VALUES)))
-    names = sorted((n for n, c in counts.items() if c >= 0.25 * min(60, len(at))), key=lambda n: (rank(n), -counts[n]))
+    fewest = 0.25 * min(60, len(at))
+    names = sorted((n for n, c in counts.items() if c >= fewest or n.startswith(ZERO_WHERE_MISSING) and c >= FEWEST),
+                   key=lambda n: (rank(n), -counts[n]))  # fmt: skip
     columns: list[np.ndarray] = []
     kept: list[str] = []
     seen: set[bytes] = set()
     for name in names:
-        column = np.array([_as_number(rows.rows[i].get(name)) for i in at], dtype=float)
+        column = np.array([_as_number(value_of(rows.rows[i], name)) for i in at], dtype=float)
         mark = column.tobytes()
         if mark not in seen and len(kept) < most:
             seen.add(mark)
@@ -400,7 +451,7 @@ def novel(laws: Sequence[Law], rows: Sequence[Row], known: Sequence[Law]) -> lis
 
 def _parts(expression: Expression) -> Iterator[Expression]:
     """The sums of several sources that an expression consists of; all of it where it is a list made item by item."""
-    if any(isinstance(inner, Each) for inner in _inside(expression)):
+    if any(isinstance(inner, Each | Items) for inner in _inside(expression)):
         yield expression
     for inner in _inside(expression):
         if isinstance(inner, Linear):

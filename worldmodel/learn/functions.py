@@ -8,7 +8,7 @@ from typing import Any
 
 from worldmodel.derive.expressions import Call, Const, Expression, Source, evaluate
 from worldmodel.derive.functions import FUNCTIONS, apply, is_of
-from worldmodel.derive.values import UNKNOWN, freeze, is_number
+from worldmodel.derive.values import UNKNOWN, freeze, is_date, is_number
 from worldmodel.learn.rows import FEWEST, NO_VALUES, Rows, rank
 
 MOST_SOURCES = 12
@@ -20,7 +20,7 @@ among several."""
 MOST_PLACES = 6
 NO_ITEMS = ("l", ())
 """A list without items, frozen: a function that gives only this may be any."""
-NOT_OF = ("sum(", "len(", "did", "n/", "since/", "at/", "told/", "min(", "max(", *NO_VALUES)
+NOT_OF = ("sum(", "len(", "did", "refused/", "n/", "since/", "at/", "told/", "min(", "max(", *NO_VALUES)
 
 
 def functions(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
@@ -82,7 +82,7 @@ def _candidates(
     unlike = "calculated" if rounds else "calculated_fraction"  # 2 and 2.0 are equal, and written otherwise
     fits = {kind: {s: [is_of(kind, v) for v in columns[s]] for s in sources} for kind in "tnlN*"}
     for name, function in FUNCTIONS.items():
-        if name in ("round", unlike) or function.gives != "*" and function.gives not in kinds:
+        if name in ("round", "fixed", unlike) or function.gives != "*" and function.gives not in kinds:
             continue
         for of in _arguments(function.kinds, sources, fits):
             fitting = [fits[kind][source][:FIRST] for kind, source in zip(function.kinds, of, strict=True)]
@@ -97,9 +97,20 @@ def _candidates(
                 yield call
             elif rounds and any(isinstance(v, float) for v in values):
                 yield from _rounded(call, values, goals, places, columns)
+    for name in sources:
+        yield from _later(name, columns[name], [targets[i] for i in probes])
     for name in sources if rounds else ():
         if any(isinstance(v, float) for v in columns[name]):
             yield from _rounded(Source(name), columns[name], goals, places, columns)
+
+
+def _later(name: str, column: Sequence[Any], targets: Sequence[Any]) -> Iterable[Expression]:
+    """A date that is always as many days after another."""
+    gaps = Counter(days for pair in zip(targets, column, strict=True)
+                   if all(map(is_date, pair)) and (days := apply("days_between", pair)) is not UNKNOWN)  # fmt: skip
+    for days, n in gaps.most_common(1):
+        if n >= 2 and days:
+            yield Call("days_later", (Source(name), Const(days)))
 
 
 def _may_agree(values: Sequence[Any], goals: Sequence[Any], rounds: bool) -> bool:

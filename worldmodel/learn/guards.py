@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from worldmodel.derive.functions import apply
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, value_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number
@@ -22,6 +23,8 @@ from worldmodel.steps import is_identifier
 DEEPEST = 9
 MOST_TESTS = 2500
 MOST_PAIRS = 900
+MOST_DATES = 12
+"""Pairs of dates whose distance is compared with a number."""
 COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
 KNOWN_PRICE = 3.0
@@ -50,6 +53,8 @@ INDIRECT = (
     "since/",
     "n/",
     "did_on/",
+    "refused/",
+    "days(",
 )
 
 
@@ -115,7 +120,7 @@ class Table:
                 texts[name] = column
             if column.has_wholes and not name.startswith(("arg/", "items(", "all/", "law/")):
                 wholes[name] = values
-        yield from self._pairs(numbers, texts, _date_ranks(codes))
+        yield from self._pairs(numbers, texts, _date_ranks(codes), _days(codes))
         with np.errstate(invalid="ignore"):
             for a, b in list(permutations(sorted(times, key=lambda n: int(np.isnan(times[n]).sum()))[:16], 2)):
                 yield Test(a, "<", b, True), times[a] < times[b]
@@ -154,7 +159,7 @@ class Table:
                 yield Test(name, "<=", cut), ranks <= place[cut]
 
     def _pairs(
-        self, numbers: dict[str, np.ndarray], texts: dict[str, Column], dates: np.ndarray
+        self, numbers: dict[str, np.ndarray], texts: dict[str, Column], dates: np.ndarray, days: np.ndarray
     ) -> Iterable[tuple[Test, np.ndarray]]:
         left = [
             n
@@ -196,11 +201,18 @@ class Table:
             left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
             right = [n for n in texts if n.startswith(("rec/", "now/", "told/", "last/", "pick/", "arg/"))]
             pairs = [(a, b) for a in left for b in right if a != b and not (a.startswith("rec/") and b[:4] == "arg/")]
+            made = 0
             for a, b in pairs[:MOST_PAIRS]:
                 one, other = texts[a].texts, texts[b].texts
                 yield Test(a, "=", b, True), (one == other) & (one >= 0)
                 if a in dated and b in dated:
                     yield Test(a, "<", b, True), dates[one] < dates[other]
+                    column = days[one] - days[other]
+                    name, made = f"days({a}|{b})", made + 1
+                    values = sorted(set(column[np.isfinite(column)].tolist())) if made <= MOST_DATES else []
+                    near = sorted(sorted(values, key=abs)[:NEAR_ZERO])
+                    for cut in dict.fromkeys([*_cuts(values, 8), *near]) if len(values) >= 3 else ():
+                        yield Test(name, "<=", cut), column <= cut
 
     def _members(self, texts: dict[str, Column], wholes: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
         left = [n for n in texts if n.startswith(("arg/", "each(arg", "item/"))]
@@ -280,6 +292,12 @@ class Column:
         """The table's numbers of the texts of the column, -1 elsewhere."""
         found: np.ndarray = np.array([*self._shared, -1], dtype=np.int64)[self.codes.clip(min=-1)]
         return found
+
+
+def _days(texts: dict[str, int]) -> np.ndarray:
+    """By the number of a text: the day that it names, counted from any day; NaN where it names none."""
+    counted = (apply("days_between", (text, "2000-01-01")) if is_date(text) else UNKNOWN for text in texts)
+    return np.array([*(v if is_number(v) else np.nan for v in counted), np.nan], dtype=float)
 
 
 def _date_ranks(texts: dict[str, int]) -> np.ndarray:

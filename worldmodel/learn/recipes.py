@@ -17,6 +17,7 @@ from worldmodel.derive.expressions import (
     Expression,
     First,
     FirstItem,
+    Items,
     Linear,
     Product,
     Remove,
@@ -38,6 +39,7 @@ from worldmodel.learn.selections import selections, sizes
 KEPT = 0.7
 SOMETIMES = 0.3
 """A source that is a part of this share of the texts may be a part of one kind of them."""
+MOST_ITEMS = 4
 MOST_CASES = 6
 """Different formulas among which a tree may choose."""
 
@@ -187,7 +189,9 @@ def lists(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
     """Lists that are another one with an item more or less, or that have one item for each of another."""
     at = [i for i in at if isinstance(targets[i], list)][:400]
     sources = Counter(n for i in at[:200] for n, v in rows.rows[i].items() if isinstance(v, list))
-    out: list[Expression] = []
+    out: list[Expression] = _items(rows, targets, at)
+    if out and rows.judge(out[0], targets, at).support >= GOOD * len(at):
+        return out
     for name in sorted(sources, key=lambda n: (n.startswith("all/"), -sources[n], rank(n)))[:8]:
         if f"items({name})" in sources:  # the same list with more in its items
             continue
@@ -198,6 +202,17 @@ def lists(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
         if any(rows.judge(e, targets, at).support >= GOOD * len(at) for e in found):
             break
     return out
+
+
+def _items(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    """Objects of which there are always as many: lines of a bill, each with a recipe of its own."""
+    sizes = {len(targets[i]) for i in at}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    if not 0 < size <= MOST_ITEMS or len(at) < FEWEST or not all(isinstance(v, dict) for i in at for v in targets[i]):
+        return []
+    part = rows.part(at)
+    items = [_build(part, [targets[i][k] for i in at]) for k in range(size)]
+    return [Items(tuple(item for item in items if item is not None))] if None not in items else []
 
 
 def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> Iterable[Expression]:
@@ -264,7 +279,8 @@ def _naming(rows: Rows, gone: Sequence[tuple[int, Any]], fewest: int = FEWEST) -
     held: Counter[str] = Counter()
     for i, item in gone:
         inside = {freeze(item)} | ({freeze(v) for v in item.values()} if isinstance(item, dict) else set())
-        held.update(n for n, v in rows.rows[i].items() if is_scalar(v) and freeze(v) in inside and n[:4] == "arg/")
+        held.update(n for n, v in rows.rows[i].items()
+                    if is_scalar(v) and freeze(v) in inside and n[:4] in ("arg/", "ans/"))  # fmt: skip
     return sorted(held, key=lambda n: (-held[n], rank(n)))[:2] if len(gone) >= fewest else []
 
 

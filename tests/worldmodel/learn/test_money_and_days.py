@@ -1,0 +1,81 @@
+"""Shares of prices that are rounded to cents, lines of bills, days between dates, and numbers with fixed places."""
+
+from __future__ import annotations
+
+import random
+from datetime import date, timedelta
+from typing import Any
+
+from worldmodel.derive.expressions import Items, evaluate
+from worldmodel.derive.functions import apply
+from worldmodel.derive.situation import Row
+from worldmodel.derive.trees import leaf_of, value_of
+from worldmodel.derive.values import UNKNOWN
+from worldmodel.learn.guards import Table, grow
+from worldmodel.learn.recipes import find
+from worldmodel.learn.rows import Rows
+
+
+def bills(size: int) -> list[Row]:
+    rng = random.Random(4)
+    return [{"arg/days": rng.randrange(1, 30), "arg/plan": rng.choice("abc"),
+             "rec/plan/price": rng.choice([9.0, 19.0, 49.0])} for _ in range(size)]  # fmt: skip
+
+
+def share(row: Row) -> float:
+    return round(row["rec/plan/price"] * row["arg/days"] / 30, 2)
+
+
+def test_a_share_of_a_price_is_rounded_to_cents() -> None:
+    rows = bills(60)
+    found = find(Rows(rows), [share(row) for row in rows])
+    assert found is not None and found.precision >= 0.97
+    assert evaluate(found.expression, {"arg/days": 7, "rec/plan/price": 29.0}) == 6.77
+
+
+def test_lists_of_always_as_many_objects_have_recipes_item_by_item() -> None:
+    rows = bills(60)
+    targets = [[{"what": "old", "amount": -share(r)}, {"what": f"new {r['arg/plan']}", "amount": 5}] for r in rows]
+    found = find(Rows(rows), targets)
+    assert found is not None and isinstance(found.expression, Items)
+    said = evaluate(found.expression, {"arg/days": 7, "arg/plan": "b", "rec/plan/price": 29.0})
+    assert said == [{"what": "old", "amount": -6.77}, {"what": "new b", "amount": 5}]
+
+
+def test_a_date_is_so_many_days_after_another() -> None:
+    rng = random.Random(5)
+    rows: list[Row] = []
+    for _ in range(40):
+        day = date(2026, 1, 1) + timedelta(days=rng.randrange(300))
+        rows.append({"arg/day": str(day), "arg/n": rng.randrange(1, 9)})
+    days = [date.fromisoformat(row["arg/day"]) for row in rows]
+    later = {"always": [str(d + timedelta(days=7)) for d in days],
+             "told": [str(d + timedelta(days=r["arg/n"])) for d, r in zip(days, rows, strict=True)]}  # fmt: skip
+    for name, goal in (("always", "2026-03-04"), ("told", "2026-02-28")):
+        found = find(Rows(rows), later[name])
+        assert found is not None and evaluate(found.expression, {"arg/day": "2026-02-25", "arg/n": 3}) == goal
+
+
+def test_a_window_before_a_date_is_a_number_of_days() -> None:
+    rng = random.Random(6)
+    rows: list[Row] = []
+    labels: list[str] = []
+    for _ in range(80):
+        today = date(2026, 1, 1) + timedelta(days=rng.randrange(300))
+        left = rng.randrange(0, 6)
+        rows.append({"rec/visit/date": str(today + timedelta(days=left)), "now/today": str(today)})
+        labels.append("too_late" if left < 2 else "ok")
+    tree = grow(Table(rows), labels)
+    for day, label in (("2026-12-31", "too_late"), ("2027-01-02", "ok")):
+        assert leaf_of(tree, {"rec/visit/date": day, "now/today": "2026-12-30"})[0].best()[0] == label
+    assert value_of({"a": "2026-03-01", "b": "2026-02-28"}, "days(a|b)") == 1
+
+
+def test_functions_of_dates_and_places() -> None:
+    cases: list[tuple[str, list[Any], Any]] = [
+        ("days_later", ["2026-02-27T10:00", 2], "2026-03-01T10:00"), ("days_later", ["soon", 2], UNKNOWN),
+        ("days_between", ["2026-03-01", "2026-02-27"], 2), ("fixed", [2.5, 2], "2.50"),
+        ("rest", [[1, 2, 3]], [2, 3]), ("joined", [[1, "b"]], "1, b"),
+    ]  # fmt: skip
+    for name, values, goal in cases:
+        assert apply(name, values) == goal
