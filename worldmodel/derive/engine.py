@@ -21,7 +21,7 @@ from worldmodel.derive.situation import History, Row, Situation
 from worldmodel.derive.store import Facts, Layout, Store
 from worldmodel.derive.templates import fill
 from worldmodel.derive.trees import Leaf, Test, leaf_of
-from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, parse, unflatten
+from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, unflatten
 from worldmodel.steps import OK, Step, call_key, outcome_of
 
 SURE = 0.97
@@ -180,7 +180,7 @@ class Engine:
                 if key and all(part.source.startswith("arg/") for part in link.keys):
                     store.deny(link.type, key, outcome)
             return []
-        body = parse(content)
+        body = self.layout.read(tool, content)
         rules = self.rules.tools.get(tool)
         if rules is not None and rules.effects:
             row = {**situation.row, **answer_row(body)}

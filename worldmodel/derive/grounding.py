@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.store import Key
-from worldmodel.derive.values import parse
 from worldmodel.steps import OK, Step
 
 
@@ -34,7 +33,8 @@ def opened(engine: Engine, steps: Sequence[Step]) -> Session:
     changed: set[tuple[str, Key, str]] = set()
     for step in steps:
         situation = follower.situation(step.tool, step.arguments)
-        shown = follower.store.shown(step.tool, step.arguments, parse(step.content)) if step.outcome == OK else []
+        body = engine.layout.read(step.tool, step.content) if step.outcome == OK else None
+        shown = follower.store.shown(step.tool, step.arguments, body) if step.outcome == OK else []
         if follower is not session:
             follower.told(step.tool, step.arguments, step.content, step.outcome)
         named = {(link.type, situation.keys[link.name]) for link in situation.links if link.name in situation.keys}

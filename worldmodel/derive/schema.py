@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from worldmodel.derive.templates import Sentence
 from worldmodel.derive.values import UNKNOWN, flatten, key_of
 
 EPISODE = "episode"
@@ -50,7 +51,8 @@ class Site(msgspec.Struct, frozen=True):
     keys: tuple[KeyPart, ...]
     fields: tuple[str, ...]
     alias: dict[str, str] = {}
-    """Fields of the session whose name other tools use for something else: how they are called in the record."""
+    """Fields that have another name in the record: those of the session whose name other tools use for something else,
+    and those that other tools show under that name."""
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -74,6 +76,10 @@ class Schema(msgspec.Struct, frozen=True):
 
     start: dict[str, Any] = {}
     """Fields of the session that records hang on, and what they are before anything was said or done."""
+    texts: dict[str, tuple[Sentence, ...]] = {}
+    """By tool, the sentences in which it answers: they are read as objects."""
+    repeats: dict[str, tuple[str, ...]] = {}
+    """By tool, the arguments whose value, used again, gets the first answer again: idempotency keys."""
 
     def by_tool(self) -> dict[str, dict[str, Site]]:
         found: dict[str, dict[str, Site]] = {}

@@ -45,12 +45,16 @@ class History:
         self.tools: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.done_on: Counter[tuple[str, str]] = Counter()
+        self.refused_on: Counter[tuple[str, str, str]] = Counter()
+        """How often a tool refused, and how, what a value was named in, since it last did not."""
         self.same: dict[str, str] = {}
         self.streak: Counter[str] = Counter()
         self.since: dict[tuple[str, str], int] = {}
         self.last: dict[str, str] = {}
         self.told: dict[str, Mapping[str, Any]] = {}
         self.answers: dict[str, Mapping[str, Any]] = {}
+        self.first: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+        """What a tool answered to the first success with a value of an argument."""
         self.at: dict[str, int] = {}
         """When each tool last succeeded: what was done and not undone."""
         self.words: set[str] = set()
@@ -78,14 +82,23 @@ class History:
             body = parse(content) if len(content) < LONG_TEXT else None
             flat = dict(flatten(body)) if isinstance(body, dict) else {}
             self.answers[tool] = {k: v for k, v in list(flat.items())[:12] if is_scalar(v)}
+            for name, value in self.told[tool].items():
+                if isinstance(value, str):
+                    self.first.setdefault((tool, name, value), flat)
             self.at[tool] = sum(self.tools.values())
-            for text in _named(arguments):
+            named = _named(arguments)
+            for text in named:
                 self.done_on[(tool, text)] += 1
+            for mark in [m for m in self.refused_on if m[0] == tool and m[2] in named]:
+                del self.refused_on[mark]
             for other in self.tools:
                 self.since[(other, tool)] = self.tools[other]
             if is_write:
                 self.written += 1
                 self.same_since_write.clear()
+        else:
+            for text in _named(arguments):
+                self.refused_on[(tool, outcome, text)] += 1
         for value in arguments.values():
             if isinstance(value, str) and len(value) < LONG_TEXT:
                 self.words.update(tokens(value))
@@ -106,6 +119,7 @@ class Situation:
     def __init__(self, schema: Schema, store: Store, history: History, tool: str, arguments: Mapping[str, Any]) -> None:
         self.store, self.history, self.tool, self.arguments = store, history, tool, arguments
         self.links: tuple[Link, ...] = schema.links.get(tool, ())
+        self.repeats = schema.repeats.get(tool, ())
         self.keys: dict[str, Key] = {}
         self.row = self._row()
 
@@ -283,6 +297,13 @@ class Situation:
         for other, time in history.at.items():
             row[f"at/{other}"] = time
         named = _named(self.arguments)
+        for name in self.repeats:
+            first = history.first.get((tool, name, str(self.arguments.get(name))))
+            row[f"used/{name}"] = first is not None
+            row.update({f"first/{name}/{field}": value for field, value in (first or {}).items()})
+        for (other, outcome, text), count in history.refused_on.items():
+            if other == tool and text in named:
+                row[f"refused/{outcome}"] = max(count, row.get(f"refused/{outcome}", 0))
         for other, count in history.done.items():
             row[f"did/{other}"] = count
             row[f"since/{other}"] = history.tools[tool] - history.since.get((tool, other), 0)
@@ -309,7 +330,13 @@ def _objects(value: Any) -> bool:
 
 def sums(name: str, value: Any) -> Row:
     """The sums of the numeric fields of a list, as sources."""
-    return {f"sum({name}.{field})": sum(column) for field, column in _columns(value).items()}
+    return {f"sum({name}.{field})": _sum(column) for field, column in _columns(value).items()}
+
+
+def _sum(column: list[float]) -> float:
+    """A sum without the noise of floats."""
+    total = sum(column)
+    return round(total, 9) if isinstance(total, float) else total
 
 
 def _columns(value: Any) -> dict[str, list[float]]:

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from worldmodel.derive.schema import AT_START, EPISODE, Schema, Site, key_at, objects
-from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, is_scalar, key_of, same
+from worldmodel.derive.templates import read
+from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, is_scalar, key_of, parse, same
 
 Key = tuple[str, ...]
 MOST_PLAIN = 12
@@ -31,6 +32,11 @@ class Layout:
         self.sites = schema.by_tool()
         self.maps = {tool: frozenset(paths) for tool, paths in schema.maps.items()}
         self._alone = alone = {s.type for s in schema.sites if s.keys and "[]" not in s.path and "{}" not in s.path}
+        self.synonyms: dict[str, dict[str, str]] = {}
+        """By type, other names that tools have for fields of its records."""
+        for site in schema.sites:
+            if site.alias and site.type != EPISODE:
+                self.synonyms.setdefault(site.type, {}).update(site.alias)
         self.listed = sorted(s.type for s in {s.type: s for s in schema.sites if s.keys}.values())
         """Types with keys: all records of one of them are a list that answers may be selected from."""
         self.hidden = {(s.type, at, k.source[4:]) for s in schema.sites for at, k in enumerate(s.keys)
@@ -49,6 +55,12 @@ class Layout:
                         good = other.type in alone and all(k.source.startswith("field/") for k in other.keys)
                         if good and other.path.startswith(path) and name:
                             self.items[(site.type, name)] = other
+
+    def read(self, tool: str, content: str) -> Any:
+        """The JSON value of an answer; a sentence that the tool is known to say is an object."""
+        body = parse(content)
+        found = read(self.schema.texts.get(tool, ()), body) if isinstance(body, str) else None
+        return body if found is None else found
 
     def alone(self, type_: str) -> bool:
         """Whether records of this type are looked up one by one."""
@@ -120,7 +132,12 @@ class Store:
         keys = self.keys.get(type_, {})
         if len(keys) > most:
             return UNKNOWN
-        return [{n: v for n, v in self.fields(type_, key).items() if v is not ABSENT} for key in keys]
+        found = [{n: v for n, v in self.fields(type_, key).items() if v is not ABSENT} for key in keys]
+        for other, name in self.layout.synonyms.get(type_, {}).items():
+            for record in found:
+                if name in record:
+                    record.setdefault(other, record[name])
+        return found
 
     def _fresh(self, type_: str, field: str, cell: Cell) -> Any:
         """A list whose items show what was written to their records since."""
@@ -132,7 +149,8 @@ class Store:
             key = self._item_key(site, item)
             own = self.records.get((site.type, key)) if key else None
             if own and isinstance(item, dict):
-                newer = {n: own[n].value for n in item if n in own and own[n].time > cell.time}
+                names = {n: site.alias.get(n, n) for n in item}
+                newer = {n: own[m].value for n, m in names.items() if m in own and own[m].time > cell.time}
                 item = {**item, **{n: v for n, v in newer.items() if v is not ABSENT}} if newer else item
             out.append(item)
         return out

@@ -4,20 +4,84 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from worldmodel.derive.values import is_number, is_scalar, shown
 
 GAP = "\x00"
 NUMBER_GAP = "\x00#"
-_VARIES = re.compile(r"'[^'\n]{1,80}'|\"[^\"\n]{1,80}\"|(?<![\w.])[$#]?-?[\w@#]*\d[\w@#-]*(?:[.:][\w@-]*\d[\w@-]*)*")
+_VARIES = re.compile(r"'[^'\n]{1,80}'|\"[^\"\n]{1,80}\"|"
+                     r"(?<![\w.])[$#]?-?(?:[^\W\d_]+-)*[\w@#]*\d[\w@#-]*(?:[.:][\w@-]*\d[\w@-]*)*")  # fmt: skip
 _QUOTES = "'\"$"
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,14})(?:\.\d{1,9})?")
+BETWEEN = ", "
+"""What stands between the values of a gap that holds several."""
+SAYS = "says"
+"""The field of a text that has been read: which sentence it was."""
 
 
-def mask(value: Any, texts: Sequence[str]) -> tuple[Any, list[Any]]:
-    """A JSON value with gaps where a number, an id, a quotation or one of `texts` stands; and what stood there."""
+class Sentence(msgspec.Struct, frozen=True):
+    """A text with named gaps in which a tool answers. The kind of a gap is `text`, `number` or `list`."""
+
+    template: str
+    names: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+
+def read(sentences: Sequence[Sentence], text: str) -> dict[str, Any] | None:
+    """What a text says, as an object: its gaps by name, and which of the sentences it is; None for another text."""
+    for sentence in sentences:
+        found = pattern(sentence.template).fullmatch(text)
+        if found is not None:
+            values = map(_as_kind, found.groups(), sentence.kinds)
+            return {SAYS: sentence.template.replace(GAP, "_"), **dict(zip(sentence.names, values, strict=True))}
+    return None
+
+
+@lru_cache(maxsize=1000)
+def pattern(template: str) -> re.Pattern[str]:
+    """What the texts of a template look like."""
+    return re.compile("(.+?)".join(map(re.escape, template.split(GAP))), re.S)
+
+
+def number_in(text: str) -> int | float | None:
+    """The number that a text is; None for another text, and for digits with a zero before them, as codes have."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    return float(text) if "." in text else int(text)
+
+
+def _as_kind(text: str, kind: str) -> Any:
+    if kind == "list":
+        return [number if (number := number_in(part)) is not None else part for part in text.split(BETWEEN)]
+    number = number_in(text) if kind == "number" else None
+    return text if number is None else number
+
+
+def mask(value: Any, texts: Sequence[str], short: Sequence[str] = ()) -> tuple[Any, list[Any]]:
+    """A JSON value with gaps where a number, an id, a quotation or one of `texts` stands; and what stood there. Of
+    `texts`, those of one or two characters are left where they stand, unless they are also in `short`."""
     gaps: list[Any] = []
-    return _mask(value, sorted({t for t in texts if len(t) >= 3}, key=lambda t: (-len(t), t)), gaps), gaps
+    known = {t for t in texts if len(t) >= 3} | {t for t in short if t}
+    return _mask(value, sorted(known, key=lambda t: (-len(t), t)), gaps), gaps
+
+
+def joined(template: Any, gaps: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """A text template with one gap in place of several that only commas part."""
+    if not isinstance(template, str) or GAP + BETWEEN + GAP not in template:
+        return template, list(gaps)
+    pieces = template.split(GAP)
+    kept, out = [pieces[0]], [gaps[0]]
+    for piece, gap in zip(pieces[1:-1], gaps[1:], strict=True):
+        if piece == BETWEEN:
+            out[-1] = f"{out[-1]}{BETWEEN}{gap}"
+        else:
+            kept.append(piece)
+            out.append(gap)
+    return GAP.join([*kept, pieces[-1]]), out
 
 
 def _mask(value: Any, texts: Sequence[str], gaps: list[Any]) -> Any:

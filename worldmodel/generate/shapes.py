@@ -111,6 +111,7 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
     bodies: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
     told: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    read = engine.layout.read
     for cid, steps in conversations.items():
         store = engine.session().store
         for step in steps:
@@ -123,7 +124,7 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
             if step.outcome != OK:
                 continue
             one: dict[tuple[str, Any], dict[str, Any]] = defaultdict(dict)
-            for type_, key, name, value in store.shown(step.tool, step.arguments, body):
+            for type_, key, name, value in store.shown(step.tool, step.arguments, read(step.tool, step.content)):
                 if type_ != EPISODE and len(found[(type_, name)]) < MOST_SIGHTINGS:
                     found[(type_, name)].append((cid, value))
                     one[(type_, key)][name] = value

@@ -10,6 +10,7 @@ from worldmodel.derive.expressions import Source, evaluate
 from worldmodel.derive.rules import Effect
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.situation import Row
+from worldmodel.derive.templates import SAYS
 from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, key_of
 from worldmodel.learn.paths import is_explained, learn_paths
 from worldmodel.learn.recipes import find
@@ -57,6 +58,8 @@ def _find_writers(
             if explained and is_explained(explained, mark[0], field):
                 continue
             for before, after in zip(sightings, sightings[1:], strict=False):
+                if field == SAYS and after.tool != before.tool:  # each tool has sentences of its own
+                    continue
                 changed = freeze(before.value) != freeze(after.value)
                 tools = _linked(recorded, mark, before.at, after.at)
                 if changed and not tools:

@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from worldmodel.derive.situation import Row
-from worldmodel.derive.templates import GAP, mask
+from worldmodel.derive.templates import GAP, joined, mask
 from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, shown
 from worldmodel.steps import OK, Step, outcome_of
 
@@ -18,7 +18,7 @@ MOST_FORMS = 12
 MANY = 6
 """More templates than this of one outcome may be one sentence."""
 LONGEST_TEXT = 600
-_PIECES = re.compile(r"\w+|\s+|[^\w\s]")
+_PIECES = re.compile(r"\w+(?:-\w*\d\w*)*|\s+|[^\w\s]")
 
 
 @dataclass
@@ -54,7 +54,7 @@ def draft_forms(steps: Sequence[Step], rows: Sequence[Row], maps: frozenset[str]
         if outcome == OK and sum(not isinstance(b, str) for b in bodies) >= 0.5 * len(bodies):
             made = _bodies(outcome, places, bodies, maps)
         else:
-            made = _texts(outcome, places, bodies, rows)
+            made = draft_texts(outcome, places, bodies, rows)
         for number, draft in enumerate(made):
             draft.label = outcome if number == 0 else f"{outcome}~{number}"
             for i in draft.at:
@@ -108,7 +108,7 @@ def _bodies(outcome: str, places: Sequence[int], bodies: Sequence[Any], maps: fr
     return drafts
 
 
-def _texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Sequence[Row]) -> list[Draft]:
+def draft_texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Sequence[Row]) -> list[Draft]:
     """Texts and error bodies: those that differ only in their gaps are one form."""
     best: list[Draft] = []
     for starts in (("arg/",), ("arg/", "rec/", "told/")):
@@ -183,14 +183,37 @@ def _by_template(
     outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Sequence[Row], starts: tuple[str, ...]
 ) -> list[Draft]:
     found: dict[str, Draft] = {}
+    short = _repeated(places, bodies, rows)
+    masked = []
     for i, body in zip(places, bodies, strict=True):
         known = [shown(v) for n, v in rows[i].items() if n.startswith(starts) and is_scalar(v) and v is not None]
-        template, gaps = mask(body, [t for t in known if len(t) <= 120])
+        words = [shown(rows[i][n]) for n in short if n in rows[i]]
+        masked.append(mask(body, [t for t in known if len(t) <= 120], words))
+    lists: dict[str, set[str]] = defaultdict(set)
+    for template, gaps in masked:
+        if isinstance(template, str):
+            lists[joined(template, gaps)[0]].add(template)
+    for i, body, (template, gaps) in zip(places, bodies, masked, strict=True):
+        if isinstance(template, str) and len(lists[joined(template, gaps)[0]]) > 1:  # so many values as there are
+            template, gaps = joined(template, gaps)
         draft = found.setdefault(dumps(template), Draft("", outcome, template, isinstance(body, str)))
         draft.at.append(i)
         for number, gap in enumerate(gaps):
             draft.slots.setdefault(str(number), []).append(gap)
     return sorted(found.values(), key=lambda d: -len(d.at))
+
+
+def _repeated(places: Sequence[int], bodies: Sequence[Any], rows: Sequence[Row]) -> list[str]:
+    """The arguments with texts of one or two characters that nearly all texts repeat as words of their own."""
+    held: Counter[str] = Counter()
+    values: dict[str, set[str]] = defaultdict(set)
+    for i, body in zip(places, bodies, strict=True):
+        words = set(_PIECES.findall(body)) if isinstance(body, str) else ()
+        for name, value in rows[i].items():
+            if name.startswith("arg/") and isinstance(value, str) and 0 < len(value) < 3 and value in words:
+                held[name] += 1
+                values[name].add(value)
+    return [name for name, n in held.items() if n >= 0.8 * len(places) and len(values[name]) > 1]
 
 
 def align(outcome: str, places: Sequence[int], bodies: Mapping[int, Any]) -> Draft | None:

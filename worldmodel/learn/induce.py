@@ -19,13 +19,13 @@ import msgspec
 
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
-from worldmodel.derive.expressions import Choice, First, FirstItem
+from worldmodel.derive.expressions import Call, Choice, Const, First, FirstItem
 from worldmodel.derive.rules import Effect, Form, ItemTest, Law, Rules, Slot, ToolRules, with_laws
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Facts
 from worldmodel.derive.trees import Leaf, Split, leaf_of
-from worldmodel.derive.values import dumps, is_number, parse, shown
+from worldmodel.derive.values import dumps, is_number, shown
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.effects import learn_effects
@@ -36,7 +36,9 @@ from worldmodel.learn.links import learn_links
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least
 from worldmodel.learn.records import learn_schema
+from worldmodel.learn.repeats import learn_repeats
 from worldmodel.learn.rows import Recorded, Rows
+from worldmodel.learn.texts import learn_texts, read_all
 from worldmodel.steps import OK, Step
 
 MOST_ROWS = 1000
@@ -54,7 +56,10 @@ Conversations = Mapping[str, Sequence[Step]]
 def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     """The rules of a system, and the facts that all its conversations share."""
     chosen = sample(conversations)
-    schema = learn_links(chosen, learn_schema(chosen))
+    texts = learn_texts(chosen)
+    read = read_all(chosen, texts)
+    more = {"texts": texts, "repeats": learn_repeats(chosen)}
+    schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
     effects, own = learn_effects(first, frozenset(writes))
@@ -63,18 +68,19 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     if _hidden(schema) or any(moves.values()) or walks:  # what answers hang on is seen where the session is followed
         led = msgspec.structs.replace(schema, start=dict.fromkeys(walks, HOME))
         followed = replay(chosen, Engine(_bare(led, _with_walks(moves, walks), writes)))
-        again = learn_schema(chosen, {cid: [_state(one.row) for one in found] for cid, found in followed.items()})
+        again = learn_schema(read, {cid: [_state(one.row) for one in found] for cid, found in followed.items()})
         names = {source[4:] for _, _, source in _hidden(again)}
         walks = {name: effect for name, effect in walks.items() if name in names}
         if names:
             start = _start(first, names, own, {(tool, e.field) for tool, found in moves.items() for e in found})
             start.update(dict.fromkeys(walks, HOME))
-            schema = learn_links(chosen, msgspec.structs.replace(again, start=start))
+            schema = learn_links(read, msgspec.structs.replace(again, start=start, **more))
             first = replay(chosen, Engine(_bare(schema, _with_walks(moves, walks), writes)))
             effects, own = learn_effects(first, frozenset(writes))
             effects = _with_walks(effects, walks)
     if any(effect.support == 0 for found in effects.values() for effect in found):
-        followed = replay(chosen, Engine(_bare(schema, effects, writes)))
+        _, known = shared_facts(first, schema, own | {tool for tool, some in effects.items() if some})
+        followed = replay(chosen, Engine(_bare(schema, effects, writes), known))
         effects = _with_walks(learn_effects(followed, frozenset(writes), followed=True)[0], walks)
     changing = own | {tool for tool, found in effects.items() if found}
     writes = (writes - repeatable(chosen)) | changing
@@ -186,7 +192,7 @@ def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recor
             }
             marks[(EPISODE, ())] = EPISODE
             shown = engine.apply(situation, step.content, step.outcome, "seen")
-            answer = answer_row(parse(step.content)) if step.outcome == OK else {}
+            answer = answer_row(engine.layout.read(step.tool, step.content)) if step.outcome == OK else {}
             recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer))
             session.history.add(step.tool, step.arguments, step.content, step.outcome, step.tool in engine.writes)
         out[cid] = recorded
@@ -418,12 +424,16 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
     fails there is not used: the slot stays open. A tree that passes is grown again on all rows."""
     learned = [targets[k] for k in parts.train_at]
     found = find(parts.train, learned)
+    places = 0
     if in_text and (found is None or found.support < len(learned)):
-        numbers = [_number(t) for t in learned]
+        places = _places(learned)
+        numbers = [_number(t, places) for t in learned]
         if any(n is not t for n, t in zip(numbers, learned, strict=True)):
             other = find(parts.train, numbers)
             if other is not None and (found is None or other.support > found.support):
-                found, targets = other, [_number(t) for t in targets]
+                found, targets = other, [_number(t, places) for t in targets]
+            else:
+                places = 0
     if found is None:
         return Slot(path, None)
     score = None
@@ -436,11 +446,18 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
             found = find(parts.whole, targets) or found
         else:
             found = parts.whole.judge(found.expression, targets, range(len(targets)))
-    return Slot(path, found.expression, found.support, found.against, score)
+    written = Call("fixed", (found.expression, Const(places))) if places else found.expression
+    return Slot(path, written, found.support, found.against, score)
 
 
-def _number(text: Any) -> Any:
-    """A gap's text as the number that reads the same."""
+def _places(texts: Sequence[Any]) -> int:
+    """How many places all numbers have after their point, if some end in a zero: `2.50`. Else 0."""
+    found = {len(str(t).rpartition(".")[2]) if re.fullmatch(r"-?\d+\.\d+", str(t)) else 0 for t in texts}
+    return found.pop() if len(found) == 1 and any(str(t).endswith("0") for t in texts) else 0
+
+
+def _number(text: Any, places: int = 0) -> Any:
+    """A gap's text as the number that reads the same, or that has so many `places` there."""
     if not isinstance(text, str):
         return text
     for kind in (int, float):
@@ -448,7 +465,7 @@ def _number(text: Any) -> Any:
             value = kind(text)
         except ValueError:
             continue
-        return value if shown(value) == text else text
+        return value if places or shown(value) == text else text
     return text
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from worldmodel.derive.schema import AT_START, Placed
-from worldmodel.derive.values import key_of
+from worldmodel.derive.values import ABSENT, key_of
 
 NEARLY = 0.12
 """Of two session fields that explain nearly the same, the one that is known more often is taken."""
@@ -49,6 +49,47 @@ def value_at(instance: Instance, source: str) -> str | None:
     if kind == "now":
         return key_of(instance.now.get(name, AT_START)) or AT_START
     return instance.placed.map_key
+
+
+def difference(left: Mapping[str, Any], right: Mapping[str, Any], own: set[str]) -> float:
+    """The share of the fields, without a key's `own`, that two objects say differently."""
+    names = (left.keys() | right.keys()) - own
+    if not names:
+        return 0.0
+    return sum(left.get(n, ABSENT) != right.get(n, ABSENT) for n in names) / len(names)
+
+
+def second_part(first: str, names: Sequence[str], instances: Sequence[Instance]) -> list[str]:
+    """What calls name beside the first part of a key, if answers differ with it and stay the same without: texts, since
+    a number may be the size of a page."""
+    found: list[tuple[float, str]] = []
+    for other in names:
+        texts = [v for i in instances if (v := _told(i, other)) is not None]
+        if other == first or len(texts) < 0.95 * len(instances):
+            continue
+        own = {s.partition("/")[2] for s in (first, other)}
+        named = {key_of(v) for i in instances[:200] for n, v in i.frozen.items() if n in own} - {None}
+        own |= {n for n in instances[0].frozen if all(key_of(i.frozen.get(n)) in named for i in instances[:50])}
+        last: dict[Any, tuple[Any, dict[str, Any]]] = {}
+        shares: dict[bool, list[float]] = {True: [], False: []}
+        for instance in instances:
+            whole = (instance.conversation, value_at(instance, first), value_at(instance, other))
+            for mark in (whole[:2], whole):
+                before = last.get(mark)
+                if before is not None and (mark == whole or before[0] != whole):
+                    shares[mark == whole].append(difference(before[1], instance.frozen, own))
+                last[mark] = (whole, instance.frozen)
+        same, differ = (sum(some) / max(1, len(some)) for some in (shares[True], shares[False]))
+        if len(shares[False]) >= 8 and len(shares[True]) >= 5 and differ >= 0.4 and same <= 0.5 * differ:
+            found.append((same - differ, other))
+    return [other for _, other in sorted(found)]
+
+
+def _told(instance: Instance, source: str) -> str | None:
+    """The text that a call names in a part of a key; None for a number, and for what only the answer says."""
+    kind, _, name = source.partition("/")
+    value = (instance.placed.fields if kind == "field" else instance.arguments).get(name)
+    return value if isinstance(value, str) and (kind == "arg" or value in instance.echoed) else None
 
 
 def hidden_part(site: tuple[str, str], key: tuple[str, ...], instances: Sequence[Instance]) -> tuple[str, ...]:
@@ -146,6 +187,42 @@ def _common_items(left: Mapping[str, Any], right: Mapping[str, Any]) -> float | 
 
 def _items(frozen: Any) -> set[Any]:
     return set(frozen[1]) if isinstance(frozen, tuple) and frozen[0] == "l" else set()
+
+
+def synonyms(
+    sites: Mapping[tuple[str, str], Sequence[str]], found: Mapping[tuple[str, str], Sequence[Instance]], fewest: int = 6
+) -> dict[tuple[tuple[str, str], str], str]:
+    """By (site, field): the name that another site of the same type (`sites` has their keys) has for the field. Two
+    fields are one where they say the same of the same records, and no site shows both."""
+    shown = {site: {n for i in found[site] for n in i.frozen} for site in sites}
+    most = sorted(sites, key=lambda site: -len(found[site]))
+    seen = sorted(((i.conversation, i.at, site, i) for site in most for i in found[site]), key=lambda one: one[:2])
+    latest: dict[Any, dict[str, Any]] = defaultdict(dict)
+    total: Counter[tuple[str, str]] = Counter()
+    agree: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
+    for cid, _, site, instance in seen:
+        known = latest[(cid, *(value_at(instance, s) for s in sites[site]))]
+        for name, value in instance.frozen.items():
+            for other, before in known.items():
+                if other not in shown[site] and isinstance(value, str | int) and isinstance(before, str | int):
+                    total[(name, other)] += 1
+                    agree[(name, other)][value] += value == before
+        known.update(instance.frozen)
+    pairs: Counter[tuple[str, str]] = Counter()
+    for (one, other), n in total.items():
+        pairs[(min(one, other), max(one, other))] += n
+    out: dict[tuple[tuple[str, str], str], str] = {}
+    for one, other in sorted(pairs, key=lambda pair: -pairs[pair]):
+        both = [site for site in sites if {one, other} <= shown[site]]
+        hits = agree[(one, other)] + agree[(other, one)]
+        if both or pairs[(one, other)] < fewest or hits.total() < 0.95 * pairs[(one, other)] or len(+hits) < 3:
+            continue
+        first = next(name for site in most for name in (one, other) if name in shown[site])
+        if any(name in (one, other) for (_, old), new in out.items() for name in (old, new)):
+            continue
+        second = other if first == one else one
+        out.update({(site, second): first for site in sites if second in shown[site]})
+    return out
 
 
 def aliases(found: Mapping[str, Sequence[Instance]], fewest: int = 3) -> dict[tuple[str, str], str]:

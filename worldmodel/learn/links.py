@@ -154,16 +154,16 @@ def _item_links(tool: str, sizes: Mapping[str, int], counts: _Counts) -> list[Li
 
 
 def _count_fields(store: Store, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:
-    single = {t: parts[0] for t, parts in known.items() if len(parts) == 1 and parts[0]}
+    single = {(t, at): keys for t, parts in known.items() for at, keys in enumerate(parts) if keys}
     for (type_, key), cells in store.records.items():
         for field, cell in cells.items():
             if not isinstance(cell.value, str | int) or isinstance(cell.value, bool):
                 continue
             text = key_of(cell.value)
-            for other, keys in single.items():
-                if text not in key:
-                    counts.tries[(type_, field, other)] += 1
-                    counts.hits[(type_, field, other)] += text in keys
+            for (other, at), keys in single.items():
+                if text not in key and (other != type_ or len(known[other]) == 1):
+                    counts.tries[(type_, field, other, at)] += 1
+                    counts.hits[(type_, field, other, at)] += text in keys
 
 
 def _links(
@@ -198,11 +198,20 @@ def _links(
                 name = f"{link.name}/{argument}"
                 found.setdefault(name, Link(name, link.type, keys))
     for link in list(found.values()):
-        for (type_, field, other), hits in through.hits.items():
-            tries = through.tries[(type_, field, other)]
-            if type_ == link.type and hits >= FEWEST and hits >= RATE * tries:
-                name = f"{link.name}>{field}>{other}"
-                found.setdefault(name, Link(name, other, (KeyPart(f"rec/{link.name}/{field}"),)))
+        fields: dict[tuple[str, int], list[tuple[int, str]]] = defaultdict(list)
+        for (type_, field, other, at), hits in through.hits.items():
+            if type_ == link.type and hits >= FEWEST and hits >= RATE * through.tries[(type_, field, other, at)]:
+                fields[(other, at)].append((hits, field))
+        for (other, at), options in fields.items():
+            if sizes[other] == 1:
+                for _, field in options:
+                    name = f"{link.name}>{field}>{other}"
+                    found.setdefault(name, Link(name, other, (KeyPart(f"rec/{link.name}/{field}"),)))
+            elif at == 0:
+                best = [max(fields.get((other, part), [(0, "")]))[1] for part in range(sizes[other])]
+                if all(best) and len(set(best)) == len(best):
+                    name = f"{link.name}>{','.join(best)}>{other}"
+                    found.setdefault(name, Link(name, other, tuple(KeyPart(f"rec/{link.name}/{f}") for f in best)))
     return tuple(found.values())
 
 

@@ -13,8 +13,17 @@ from typing import Any
 
 from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
 from worldmodel.derive.store import plain_fields
-from worldmodel.derive.values import ABSENT, MAP_KEYS, freeze, is_scalar, key_of, parse
-from worldmodel.learn.instances import Instance, aliases, hidden_part, named_there, value_at
+from worldmodel.derive.values import MAP_KEYS, freeze, is_scalar, key_of, parse
+from worldmodel.learn.instances import (
+    Instance,
+    aliases,
+    difference,
+    hidden_part,
+    named_there,
+    second_part,
+    synonyms,
+    value_at,
+)
 from worldmodel.steps import OK, Step
 
 MOST_INSTANCES = 400
@@ -177,7 +186,9 @@ def choose_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str
     if not scored:
         return None
     best = max(scored, key=lambda option: (scored[option], -len(option)))
-    return best if scored[best] > 0 else None
+    if scored[best] <= 0:
+        return None
+    return best if nested or len(best) != 1 else (*best, *second_part(best[0], names, instances)[:1])
 
 
 def _candidates(instances: Sequence[Instance], nested: bool) -> list[str]:
@@ -225,11 +236,11 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
         mark = (instance.conversation, key)
         if mark in last:
             at, before = last[mark]
-            share = _difference(before, instance.frozen, own)
+            share = difference(before, instance.frozen, own)
             clash += at == instance.at and share > 0
             differ, pairs = differ + share, pairs + 1
         elif key in everywhere:
-            abroad, meetings = abroad + _difference(everywhere[key], instance.frozen, own), meetings + 1
+            abroad, meetings = abroad + difference(everywhere[key], instance.frozen, own), meetings + 1
         last[mark] = (instance.at, instance.frozen)
         everywhere[key] = instance.frozen
     if not used or clash > 0.02 * used:
@@ -273,13 +284,6 @@ def _is_quantity(source: str, instances: Sequence[Instance]) -> bool:
     return sum(isinstance(v, int | float) for v in values) > 0.5 * len(values) and told < 0.5 * len(values)
 
 
-def _difference(left: Mapping[str, Any], right: Mapping[str, Any], own: set[str]) -> float:
-    names = (left.keys() | right.keys()) - own
-    if not names:
-        return 0.0
-    return sum(left.get(n, ABSENT) != right.get(n, ABSENT) for n in names) / len(names)
-
-
 # ----- types
 
 
@@ -298,6 +302,9 @@ def learn_schema(conversations: Conversations, states: States | None = None) -> 
     keys = named_there(keys, found)
     renamed = aliases({tool: found[(tool, path)] for tool, path in keys if not path and keys[(tool, path)] == ()})
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
+    same: dict[tuple[tuple[str, str], str], str] = {}
+    for type_ in {t for t in types.values() if t != EPISODE}:
+        same.update(synonyms({s: keys[s] or () for s, t in types.items() if t == type_}, found))
     sites = []
     for (tool, path), key in keys.items():
         if key is None:
@@ -305,6 +312,7 @@ def learn_schema(conversations: Conversations, states: States | None = None) -> 
         fields = sorted({n for i in found[(tool, path)] for n in i.placed.fields})
         parts = tuple(KeyPart(source) for source in key)
         alias = {n: renamed[(tool, n)] for n in fields if not path and (tool, n) in renamed}
+        alias.update({n: same[((tool, path), n)] for n in fields if ((tool, path), n) in same})
         sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields), alias))
     maps = {tool: tuple(sorted(paths)) for tool, paths in places.maps.items() if paths}
     return Schema(sites=tuple(sites), maps=maps)
@@ -370,8 +378,9 @@ def _adopted(
         for other, key in sure.items():
             common = names & fields[other]
             share = len(common) / min(len(names), len(fields[other]))
-            plain = not own or (own <= fields[other] - set(key) and share >= 0.9)
-            plain = plain and (not own or _finer(key, sure[site], [*found[site], *found[other]])
+            part = bool(own) and own < set(key) <= names and _echoes(tuple(f"field/{n}" for n in key), found[site])
+            plain = not own or part or (own <= fields[other] - set(key) and share >= 0.9)
+            plain = plain and (not own or part or _finer(key, sure[site], [*found[site], *found[other]])
                                or not own & set(key) and _mints(key, site, found, fields))  # fmt: skip
             if len(common) >= 2 and share >= 0.6 and plain and set(key) <= names and (best is None or share > best[0]):
                 best = (share, key)

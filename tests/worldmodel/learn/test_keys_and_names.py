@@ -1,0 +1,99 @@
+"""Keys of two parts, one field under two names, keys that make a call idempotent, and tries that are counted."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.store import Layout, Store
+from worldmodel.learn.induce import induce
+from worldmodel.learn.links import learn_links
+from worldmodel.learn.records import learn_schema
+from worldmodel.learn.repeats import learn_repeats
+from worldmodel.steps import OK, Step, outcome_of
+
+ROOMS = ["hall", "attic", "cellar"]
+DAYS = ["2026-05-01", "2026-05-02", "2026-05-03"]
+
+
+def desk(k: int, length: int = 14) -> list[Step]:
+    """Free times by room and day, and visits that are booked there once for each request."""
+    rng = random.Random(f"desk {k}")
+    free = {(room, day): rng.sample(range(9, 18), 3) for room in ROOMS for day in DAYS}
+    visits: dict[str, dict[str, Any]] = {}
+    asked: dict[str, str] = {}
+    steps = []
+    for _ in range(length):
+        room, day = rng.choice(ROOMS), rng.choice(DAYS[:2])
+        tool = rng.choice(["times", "times", "book", "mine", "visit" if visits else "times"])
+        arguments: dict[str, Any] = {"room": room, "day": day}
+        body: Any = {"room": room, "day": day, "times": list(free[(room, day)])}
+        if tool == "book":
+            request = rng.choice(list(asked)) if asked and rng.random() < 0.35 else f"rq-{rng.randrange(10**6)}"
+            arguments |= {"who": rng.choice(["ann", "bob"]), "request": request}
+            repeated = request in asked
+            if not repeated:
+                asked[request] = f"V-{rng.randrange(1000, 9999)}"
+                visits[asked[request]] = {"room": room, "when": {"day": day}, "who": arguments["who"],
+                                           "cost": rng.randrange(99)}  # fmt: skip
+            body = {"visit": {"id": asked[request], **visits[asked[request]]}, "repeated": repeated}
+        elif tool == "visit":
+            arguments = {"id": rng.choice(list(visits))}
+            body = {"visit": {**arguments, **visits[arguments["id"]]}}
+        elif tool == "mine":
+            arguments = {"who": rng.choice(["ann", "bob"])}
+            own = [v for v, visit in visits.items() if visit["who"] == arguments["who"]]
+            body = {"who": arguments["who"], "visits": [_brief(v, visits[v]) for v in own]}
+        steps.append(Step(tool, arguments, json.dumps(body), OK))
+    return steps
+
+
+def _brief(visit: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"id": visit, "day": fields["when"]["day"], "cost": fields["cost"]}
+
+
+def test_what_calls_name_together_is_one_key() -> None:
+    schema = learn_schema({f"c{k}": desk(k) for k in range(60)})
+    (times,) = [site for site in schema.sites if site.tool == "times" and not site.path]
+    assert {part.source for part in times.keys} == {"field/room", "field/day"}
+
+
+def test_two_names_of_one_field_are_one_field() -> None:
+    conversations = {f"c{k}": desk(k) for k in range(60)}
+    schema = learn_links(conversations, learn_schema(conversations))
+    store = Store(Layout(schema))
+    visit = {"id": "V-1", "room": "hall", "when": {"day": DAYS[0]}, "who": "ann", "cost": 5}
+    store.absorb("book", {}, {"visit": visit, "repeated": False}, "seen")
+    type_ = next(site.type for site in schema.sites if site.tool == "book" and site.path == "visit")
+    (shown,) = store.all_of(type_, 60)
+    assert shown["day"] == shown["when.day"] == DAYS[0]
+
+
+def test_a_key_used_again_gets_the_first_answer_again() -> None:
+    conversations = {f"c{k}": desk(k) for k in range(60)}
+    assert learn_repeats(conversations) == {"book": ("request",)}
+
+
+def lock(k: int, length: int = 10) -> list[Step]:
+    rng = random.Random(f"lock {k}")
+    tries: dict[str, int] = {}
+    steps = []
+    for _ in range(length):
+        door, code = rng.choice(["d10", "d11"]), f"{rng.randrange(1000, 9999)}"
+        tries[door] = tries.get(door, 0) + 1
+        text = f"wrong code, {4 - tries[door]} tries left" if tries[door] < 4 else "the door is locked"
+        steps.append(Step("enter", {"door": door, "code": code}, text, outcome_of(text, True, "")))
+    return steps
+
+
+def test_refusals_on_the_same_are_counted() -> None:
+    rules, facts = induce({f"c{k}": lock(k) for k in range(50)})
+    session = Session(Engine(rules, facts))
+    right = 0
+    for step in lock(99):
+        answer = session.derive(step.tool, step.arguments, 1, accidents=False)
+        right += answer is not None and answer.content == step.content
+        session.told(step.tool, step.arguments, step.content, step.outcome)
+    assert right >= 9, right
