@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -34,17 +33,28 @@ class Sentence(msgspec.Struct, frozen=True):
 def read(sentences: Sequence[Sentence], text: str) -> dict[str, Any] | None:
     """What a text says, as an object: its gaps by name, and which of the sentences it is; None for another text."""
     for sentence in sentences:
-        found = pattern(sentence.template).fullmatch(text)
+        found = gaps_in(sentence.template, text)
         if found is not None:
-            values = map(_as_kind, found.groups(), sentence.kinds)
+            values = map(_as_kind, found, sentence.kinds)
             return {SAYS: sentence.template.replace(GAP, "_"), **dict(zip(sentence.names, values, strict=True))}
     return None
 
 
-@lru_cache(maxsize=1000)
-def pattern(template: str) -> re.Pattern[str]:
-    """What the texts of a template look like."""
-    return re.compile("(.+?)".join(map(re.escape, template.split(GAP))), re.S)
+def gaps_in(template: str, text: str) -> list[str] | None:
+    """What stands in the gaps of a template, each as short as it can be and not empty; None for another text. In linear
+    time: a regular expression would try all places of all gaps."""
+    first, *rest = template.split(GAP)
+    if not rest or not text.startswith(first):
+        return [] if text == first else None
+    at, found = len(first), []
+    for piece in rest[:-1]:
+        end = text.find(piece, at + 1)
+        if end < 0:
+            return None
+        found.append(text[at:end])
+        at = end + len(piece)
+    end = len(text) - len(rest[-1])
+    return [*found, text[at:end]] if end > at and text.endswith(rest[-1]) else None
 
 
 def number_in(text: str) -> int | float | None:
