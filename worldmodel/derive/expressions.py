@@ -232,8 +232,8 @@ def _collection(expression: Expression, row: Mapping[str, Any]) -> Any:
             if not isinstance(old, list) or gone is UNKNOWN:
                 return UNKNOWN
             return [one for one in old if not contains([one], gone)]
-        case Items(items):
-            made = [evaluate(item, row) for item in items]
+        case Items(parts):
+            made = [evaluate(part, row) for part in parts]
             return UNKNOWN if any(v is UNKNOWN for v in made) else made
         case FirstItem(name, tree, field):
             return _first_item(value_of(row, name), tree, field, row)

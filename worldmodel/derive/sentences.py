@@ -226,8 +226,8 @@ def expression(e: Expression) -> str:
             return f"{source(left)} / {source(right)}"
         case Append(name, item, _, once):
             return f"{source(name)} with {expression(item)} added{' where it is not there' if once else ''}"
-        case Items(items):
-            return f"a list of {', '.join(map(expression, items))}"
+        case Items(members):
+            return f"a list of {', '.join(map(expression, members))}"
         case Concat(name, tail):
             return f"{source(name)} followed by {expression(tail)}"
         case Remove(name, item):

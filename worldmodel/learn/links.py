@@ -202,9 +202,9 @@ def _links(
         for (type_, field, other, at), hits in through.hits.items():
             if type_ == link.type and hits >= FEWEST and hits >= RATE * through.tries[(type_, field, other, at)]:
                 fields[(other, at)].append((hits, field))
-        for (other, at), options in fields.items():
+        for (other, at), held in fields.items():
             if sizes[other] == 1:
-                for _, field in options:
+                for _, field in held:
                     name = f"{link.name}>{field}>{other}"
                     found.setdefault(name, Link(name, other, (KeyPart(f"rec/{link.name}/{field}"),)))
             elif at == 0:

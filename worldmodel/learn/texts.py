@@ -6,7 +6,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from worldmodel.derive.situation import Row, flat_arguments
 from worldmodel.derive.templates import BETWEEN, GAP, SAYS, Sentence, number_in, read
@@ -94,7 +93,7 @@ def _sentence(draft: Draft, echoes: Mapping[str, str], said: Mapping[str, int]) 
 
 def _name(before: str, after: str, number: int) -> str:
     """The word that stands before a gap in its sentence, else the one after it."""
-    words: Sequence[Any] = _WORD.findall(_END.split(before)[-1])[-1:] or _WORD.findall(_END.split(after)[0])[:1]
+    words: list[str] = _WORD.findall(_END.split(before)[-1])[-1:] or _WORD.findall(_END.split(after)[0])[:1]
     return words[0].lower() if words else f"value{number}"
 
 
