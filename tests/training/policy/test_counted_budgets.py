@@ -21,6 +21,7 @@ from training_samples import conversations, stir, tiny_base
 from training.engines import Sampling
 from training.engines.local import LocalEngine
 from training.learning import fits
+from training.learning.batch import Row
 from training.learning.fits import FEWEST_EVALUATED, FitSettings, fit_sft, sampled, unfinished
 from training.learning.learner import Learner, LearnerSettings
 from training.models.lora import LoraSettings
