@@ -1,6 +1,6 @@
 """The commands for the whole loop: demo, run, train, offline, rollouts, evaluate, promote, rollback, report, doctor.
 
-An option that is not given is None. A default here would override settings.json and REHEARSAL_* (as in `offline`).
+An option that is not given is None. A default here would override settings.json and REHEARSAL_*.
 """
 
 from __future__ import annotations
@@ -166,23 +166,31 @@ def train(
 
 def offline(
     lake: Annotated[Path, typer.Option(help="Lake directory, from `rehearsal ingest`.")],
-    out: Annotated[Path, typer.Option(help="Home directory with a finished clone; the result goes there.")],
-    method: Annotated[str, typer.Option(help="asymre, kto, reward_weighted_sft or iterative_ppo.")] = "asymre",
-    base: Annotated[str, typer.Option(help="Base model.")] = "rehearsal-tiny",
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    out: Annotated[Path, typer.Option(help="Home directory for the clone and the result.")],
+    method: Annotated[
+        str | None,
+        typer.Option(help="asymre, kto, reward_weighted_sft or iterative_ppo. Default: settings.json, asymre."),
+    ] = None,
+    base: BaseOption = None,
+    seed: SeedOption = None,
 ) -> None:
-    """Retrain the champion, or the clone, on recorded conversations and their outcomes, without a world. The clone must
-    be finished: `rehearsal run --until clone`."""
+    """Retrain the champion, or the clone, on recorded conversations and their outcomes, without a world. The agent is
+    cloned first where that is not done yet."""
+    from dagster_project.loop import preflight
     from dagster_project.loop.passes import Loop
-    from dagster_project.loop.settings import Settings
     from training.progress import bars
 
-    chosen: dict[str, Any] = {"offline": {"loss": {"method": method}}}
-    settings = Settings(home=out, lake_dir=lake.absolute(), base=base, seed=seed, **chosen)
+    chosen = {"loss": {"method": method}} if method else None
+    settings = _settings(out, lake=lake, base=base, seed=seed, offline=chosen)
+    preflight.check(settings, environment=False, journal=False)
     settings.save()
     console = Console()
+    loop = Loop(settings)
     with bars(console):
-        done = Loop(settings).offline()
+        loop.data()
+        loop.check_data(["data", "clone"])
+        loop.clone()
+        done = loop.offline()
     facts = done.facts
     console.print(f"{facts['method']} on {facts['conversations']} conversations: {done.directory / 'adapter'}")
 
