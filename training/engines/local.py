@@ -112,7 +112,7 @@ class LocalEngine:
         small = SmallDecoder.fits(self.model, sampled_up_to(quick))
         self._small = SmallDecoder(self.model, quick) if small else None
         self.dtype = self._small.dtype if self._small else own_dtype
-        self._adapters = AdapterSlots(self.model, own_dtype)
+        self._adapters = AdapterSlots(self.model, own_dtype, self.device)
         self._memory = CacheMemory(self.dtype, self.device)
         self._prefixes = PrefixStore(cached_tokens)
         self._waiting: list[_Request] = []
