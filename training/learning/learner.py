@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ingest.atomic import replacing
 from training.learning.batch import Batch, Layout, Row, by_length, collate
-from training.learning.head import logprobs_of_learned
+from training.learning.head import Finish, finish_of, logprobs_of_learned
 from training.learning.losses import WHOLE, Drawing, Loss, Sft, Tokens
 from training.learning.prefixes import micro_batches, pack
 from training.learning.presets import Kind, learning_rate
@@ -73,11 +73,12 @@ class Learner:
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
+        small = SmallBody.fits(base.model) and not self._sharded
+        self._finish: Finish | None = None if small else finish_of(self._adapted)
         if recomputes(settings.gradient_checkpointing, base.model):
             self._adapted.gradient_checkpointing_enable({"use_reentrant": False})
         if self._sharded:
             shard_layers(self._adapted)
-        small = SmallBody.fits(base.model) and not self._sharded
         self._body = SmallBody(self.model, torch.bfloat16 if settings.bf16 else torch.float32) if small else None
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.peak_rate = settings.learning_rate or learning_rate(base.model, settings.preset)
@@ -226,7 +227,11 @@ class Learner:
                 body = self._adapted.get_decoder()
                 where = _placed(layout, device) if layout is not None else {}
                 hidden_BTD = body(input_ids=ids_BT[:, :-1], use_cache=False, **where).last_hidden_state
-            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT, self.drawing.logprobs)
+            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT, self._normalized)
+
+    def _normalized(self, head_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [N, V] of the sampling distribution from the head's output."""
+        return self.drawing.logprobs(self._finish(head_NV) if self._finish is not None else head_NV, ids_N)
 
     @torch.no_grad()
     def _reference_logprobs(
