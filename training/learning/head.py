@@ -43,7 +43,7 @@ def finish_of(model: PreTrainedModel) -> Finish:
     Models give the same setting opposite meanings, so each reading of the configuration is compared with the model's
     own logits. Raises UserError if none equals them.
     """
-    config, device = model.config.get_text_config(), model.get_input_embeddings().weight.device
+    config = model.config.get_text_config()
     cap, shrink, grow = (
         getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale")
     )
@@ -53,7 +53,7 @@ def finish_of(model: PreTrainedModel) -> Finish:
         *([lambda x: x * grow] if grow else []),
         lambda x: x,
     ]
-    ids_BT = torch.arange(1, 5, device=device)[None]
+    ids_BT = torch.arange(1, 5, device=model.device)[None]
     hidden_BTD = model.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
     given = model.get_output_embeddings()(hidden_BTD).float()
     wanted = model(input_ids=ids_BT, use_cache=False).logits.float()

@@ -23,7 +23,7 @@ from training.learning.head import Finish, finish_of, logprobs_of_learned
 from training.learning.losses import WHOLE, Drawing, Loss, Sft, Tokens
 from training.learning.prefixes import micro_batches, pack
 from training.learning.presets import Kind, learning_rate
-from training.models.base import Base
+from training.models.base import Base, sliding_window
 from training.models.devices import recomputes, sharing_weights
 from training.models.lora import LoraSettings, adapter_weights, load_weights, new_adapter
 from training.models.parallel import add_up, add_up_gradients, from_first, is_first, own_share, processes, wait_for_all
@@ -164,7 +164,7 @@ class Learner:
             at = 0
             for row in group:
                 own = slice(at, at + row.learned)
-                ratio, distance = ((logprobs_N[own] - other_N[own]).double().sum().item() for other_N in gaps)
+                ratio, distance = ((logprobs_N[own] - other_N[own]).cpu().double().sum().item() for other_N in gaps)
                 before = found.get(row.rollout, _Rollout(0.0, 0.0, 0))
                 sums = (before.ratio + ratio, before.distance + distance, before.tokens + row.learned)
                 found[row.rollout] = _Rollout(*sums)
@@ -256,10 +256,10 @@ class Learner:
     def _shares(self) -> bool:
         """Whether prompts are shared: our masks need transformers' pass, with plain full attention."""
         config = self._adapted.config
-        windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        plain = not windows and layers == {"full_attention"} and config._attn_implementation == "sdpa"
-        return self.settings.share_prompts and self._body is None and bool(plain)
+        plain = sliding_window(config) is None and layers == {"full_attention"}
+        sdpa = config._attn_implementation == "sdpa"
+        return self.settings.share_prompts and self._body is None and bool(plain and sdpa)
 
     @property
     def _adapted(self) -> PreTrainedModel:
