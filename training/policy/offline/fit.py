@@ -74,8 +74,8 @@ def fit_offline(
     `judge_similar`); writes `out`, returns its manifest.
 
     The weights with the highest likelihood of held-out successes are kept; `iterative_ppo` keeps its last weights.
-    Raises UserError if rewards are missing or all equal, and for a method whose ratio needs log-probabilities, which
-    recorded conversations do not have.
+    Raises UserError if rewards are missing or all equal, if no held-out conversation is a success, and for a method
+    whose ratio needs log-probabilities, which recorded conversations do not have.
     """
     if not isinstance(settings.loss, IterativePpo) and settings.loss.needs_sampler:
         raise UserError(
@@ -127,6 +127,11 @@ def _fit_weighted(
     """A supervised fit whose rows are weighted by outcomes: weights, peft configuration, and the manifest's facts."""
     rows = offline_rows(train, base, loss, show_system)
     best = max(reward for _, reward in held_out)
+    if best == min(reward for _, reward in (*train, *held_out)):
+        raise UserError(
+            f"the {len(held_out)} latest conversations, which select the weights, are all failures (reward {best}); "
+            "raise offline.held_out_share"
+        )
     successes = policy_rows([c for c, reward in held_out if reward == best], base.format, show_system)[:200]
     learner = settings.fit.learner.model_copy(update={"lora": settings_of(start)})
     weights, config, history = fit_sft(
