@@ -17,6 +17,7 @@ from ingest.errors import UserError
 from ingest.records import Conversation
 from training.judging.similar import SimilarSettings
 from training.learning.batch import Row
+from training.learning.choices import without_defaults_of
 from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
 from training.learning.learner import LearnerSettings
@@ -33,7 +34,9 @@ def _kind(given: Any) -> str:
 
 
 OfflineMethod = Annotated[
-    Annotated[OfflineLoss, Tag("loss")] | Annotated[IterativePpo, Tag("turns")], Discriminator(_kind)
+    Annotated[OfflineLoss, Tag("loss")] | Annotated[IterativePpo, Tag("turns")],
+    Discriminator(_kind),
+    without_defaults_of(AsymRe, "method"),
 ]
 """The offline method as a setting, selected by `method`; default AsymRE."""
 
