@@ -2,7 +2,7 @@
 
     python -m benchmarks.derive --seeds 200                 random systems with known rules (benchmarks/systems.py)
     python -m benchmarks.derive --desk 3000                 the support desk's production (examples/support_desk)
-    python -m benchmarks.derive --stateful 20               random stateful systems, per kind (benchmarks/kinds.py)
+    python -m benchmarks.derive --stateful 20               random stateful systems, per kind (benchmarks/kinds)
     python -m benchmarks.derive --scale 100000              time and memory of learning, median time of an answer
     python -m benchmarks.derive --lake DIR                  a lake, split by entity and time as `world fit` splits it
 

@@ -1,6 +1,6 @@
 """Random systems whose tools keep state of a conversation: sessions, places, interlocks, running totals, lists, laws.
 
-A system is a few *kinds* of tools (`benchmarks/kinds.py`) with random names, so that no word says what a tool does.
+A system is a few *kinds* of tools (`benchmarks/kinds/`) with random names, so that no word says what a tool does.
 Every answer knows whether what the conversation showed before, and the rules of the system, determine it.
 """
 

@@ -78,7 +78,8 @@ def ingest(
     ] = "duckdb",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Read OTLP files, directories or the new part of the journal into the lake, and rebuild its tables."""
+    """Read files (OTLP, conversations, sessions), directories or the new part of the journal into the lake, and rebuild
+    its tables."""
     runner = None
     if engine == "spark":
         from ingest.tables import spark  # imported here because it loads slowly

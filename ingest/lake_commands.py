@@ -99,8 +99,8 @@ def retain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete raw rows and journal segments that arrived before a date. A conversation is deleted as a whole or not at
-    all."""
+    """Delete raw rows and journal segments that arrived more than `--days` ago. A conversation is deleted as a whole or
+    not at all."""
     done = Lake.open(lake).retain(days, dry_run)
     print(json.dumps(asdict(done)) if as_json else _dropped(done))
 

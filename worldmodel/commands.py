@@ -30,7 +30,7 @@ def fit(
     ] = 1_900_000,
     max_minutes: Annotated[float | None, typer.Option(help="Stop after this time; the world is then partial.")] = None,
     seed: Annotated[
-        int, typer.Option(envvar="REHEARSAL_SEED", help="Seed of the split's rows, the adapters and the dropout.")
+        int, typer.Option(envvar="REHEARSAL_SEED", help="Seed of the drawn rows and of the adapters.")
     ] = 0,
 ) -> None:
     """Train the world and its users on a lake's conversations."""
@@ -86,7 +86,7 @@ def rules(
 @world.command()
 def card(
     world: Annotated[Path, typer.Option(help="World directory, as `rehearsal world fit` made it.")],
-    lake: Annotated[Path | None, typer.Option(help="Use the conversations of this lake.")] = (None),
+    lake: Annotated[Path | None, typer.Option(help="Measure on this lake. Default: the held-out part.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
     most: Annotated[int | None, typer.Option(help="Use at most this many held-out calls.")] = None,
     base: Annotated[bool, typer.Option(help="Also measure the base model without its adapter.")] = True,

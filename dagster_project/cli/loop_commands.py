@@ -1,4 +1,4 @@
-"""The commands for the whole loop: demo, run, train, evaluate, promote, rollback, report, doctor.
+"""The commands for the whole loop: demo, run, train, offline, rollouts, evaluate, promote, rollback, report, doctor.
 
 An option that is not given is None. A default here would override settings.json and REHEARSAL_*.
 """
@@ -29,10 +29,10 @@ def register(app: typer.Typer) -> None:
     rollouts = typer.Typer(help="Stored practice episodes.", no_args_is_help=True)
     rollouts.command("show")(show_rollouts)
     app.add_typer(rollouts, name="rollouts")
-    app.command("offline")(offline)
     app.command("demo")(demo)
     app.command("run")(run)
     app.command("train")(train)
+    app.command("offline")(offline)
     app.command("evaluate")(evaluate)
     app.command("promote")(promote)
     app.command("rollback")(rollback)
@@ -56,14 +56,21 @@ class Stage(StrEnum):
 
 BaseOption = Annotated[
     str | None,
-    typer.Option(help="Base model: shipped name, directory or Hugging Face id. Default: REHEARSAL_BASE, settings."),
+    typer.Option(
+        help="Base model: shipped name, directory or Hugging Face id. Default: REHEARSAL_BASE, settings.json, "
+        "rehearsal-tiny."
+    ),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Random seed. Default: REHEARSAL_SEED, settings.json, 0.")]
 FileOption = Annotated[
     Path | None, typer.Option("--settings", help="YAML or JSON file with settings; they are kept in the home.")
 ]
 EnvironmentOption = Annotated[
-    str | None, typer.Option(help="Real environment for evaluation, 'package.module:Class' (docs/environment.md).")
+    str | None,
+    typer.Option(
+        help="Real environment for evaluation, 'package.module:Class' (docs/environment.md). Default: "
+        "REHEARSAL_ENVIRONMENT, settings.json."
+    ),
 ]
 
 
@@ -115,7 +122,9 @@ def train(
     lake: Annotated[Path, typer.Option(help="Lake directory, from `rehearsal ingest`.")],
     world: Annotated[Path, typer.Option(help="World directory, from `rehearsal world fit`.")],
     out: Annotated[Path, typer.Option(help="Home directory for clone, judge, candidate and gate verdict.")],
-    base: Annotated[str | None, typer.Option(help="Base model. Default: the world's base.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model. Default: REHEARSAL_BASE, settings.json, the world's base.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Maximum number of optimizer steps.")] = None,
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop training after this time, between two steps. The result is partial.")
@@ -157,22 +166,31 @@ def train(
 
 def offline(
     lake: Annotated[Path, typer.Option(help="Lake directory, from `rehearsal ingest`.")],
-    out: Annotated[Path, typer.Option(help="Home directory for the clone and the retrained adapter.")],
-    method: Annotated[str, typer.Option(help="asymre, kto, reward_weighted_sft or iterative_ppo.")] = "asymre",
-    base: Annotated[str, typer.Option(help="Base model.")] = "rehearsal-tiny",
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    out: Annotated[Path, typer.Option(help="Home directory for the clone and the result.")],
+    method: Annotated[
+        str | None,
+        typer.Option(help="asymre, kto, reward_weighted_sft or iterative_ppo. Default: settings.json, asymre."),
+    ] = None,
+    base: BaseOption = None,
+    seed: SeedOption = None,
 ) -> None:
-    """Retrain on recorded conversations and their outcomes, without a world."""
+    """Retrain the champion, or the clone, on recorded conversations and their outcomes, without a world. The agent is
+    cloned first where that is not done yet."""
+    from dagster_project.loop import preflight
     from dagster_project.loop.passes import Loop
-    from dagster_project.loop.settings import Settings
     from training.progress import bars
 
-    chosen: dict[str, Any] = {"offline": {"loss": {"method": method}}}
-    settings = Settings(home=out, lake_dir=lake.absolute(), base=base, seed=seed, **chosen)
+    chosen = {"loss": {"method": method}} if method else None
+    settings = _settings(out, lake=lake, base=base, seed=seed, offline=chosen)
+    preflight.check(settings, environment=False, journal=False)
     settings.save()
     console = Console()
+    loop = Loop(settings)
     with bars(console):
-        done = Loop(settings).offline()
+        loop.data()
+        loop.check_data(["data", "clone"])
+        loop.clone()
+        done = loop.offline()
     facts = done.facts
     console.print(f"{facts['method']} on {facts['conversations']} conversations: {done.directory / 'adapter'}")
 

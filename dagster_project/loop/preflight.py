@@ -27,7 +27,7 @@ def check(settings: Settings, environment: bool = True, journal: bool = True) ->
     if settings.world_dir is not None:
         _world(settings)
     load_format(settings.base, settings=settings.chat)
-    check_engine(settings.engine)
+    check_engine(settings.engine, settings.vllm.server)
     if environment and settings.environment:
         check_environment(settings.environment, settings.seed)
 

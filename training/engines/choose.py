@@ -12,11 +12,11 @@ from training.engines.vllm_server import VllmServer
 from training.models.base import Base
 
 
-def check_engine(name: str) -> None:
-    """Raise UserError for an engine that is unknown or not installed. Starts nothing."""
+def check_engine(name: str, server: str = "") -> None:
+    """Raise UserError for an engine that is unknown or not installed; a `server` needs no vLLM here. Starts nothing."""
     if name not in ("transformers", "vllm"):
         raise _unknown(name)
-    if name == "vllm" and find_spec("vllm") is None:
+    if name == "vllm" and not server and find_spec("vllm") is None:
         raise UserError("vLLM is not installed; run `make vllm` (CPU) or pip install 'rehearsal[vllm]' (GPU)")
 
 

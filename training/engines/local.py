@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from training.engines import Sample, Sampling, TooLong
 from training.engines.grammar import Matcher
-from training.models.base import context_length
+from training.models.base import context_length, sliding_window
 from training.models.devices import sharing_weights
 from training.models.kv_cache import BatchCache, CacheMemory, PrefixStore
 from training.models.lora_layers import AdapterSlots, Factors, Span, read_adapter, spans_of
@@ -89,7 +89,7 @@ class _Request:
 
 
 class LocalEngine:
-    """An Engine over any Hugging Face causal LM with full attention.
+    """An Engine over any Hugging Face causal LM with full or sliding attention.
 
     It wraps its own modules around the same frozen weights, unless `own` passes the model's ownership.
     """
@@ -112,7 +112,7 @@ class LocalEngine:
         small = SmallDecoder.fits(self.model, sampled_up_to(quick))
         self._small = SmallDecoder(self.model, quick) if small else None
         self.dtype = self._small.dtype if self._small else own_dtype
-        self._adapters = AdapterSlots(self.model, own_dtype)
+        self._adapters = AdapterSlots(self.model, own_dtype, self.device)
         self._memory = CacheMemory(self.dtype, self.device)
         self._prefixes = PrefixStore(cached_tokens)
         self._waiting: list[_Request] = []
@@ -300,16 +300,26 @@ class LocalEngine:
         if self._small is not None:
             return self._small(cache, ids_BT, positions_BT, spans)
         self._adapters.activate(spans)
-        seen_BTK = torch.arange(visible, device=self.device) <= positions_BT[..., None]
         out = self.model(
             input_ids=ids_BT,
-            attention_mask=seen_BTK[:, None],
+            attention_mask=self._seen(positions_BT, visible),
             position_ids=positions_BT,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
         return out.logits[:, -1].float()
+
+    def _seen(self, positions_BT: torch.Tensor, visible: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        """The columns that each token attends to [B, 1, T, K]; by kind of layer for a model that mixes kinds."""
+        config, columns_K = self.model.config.get_text_config(), torch.arange(visible, device=self.device)
+        whole_B1TK = (columns_K <= positions_BT[..., None])[:, None]
+        window = sliding_window(config)
+        if window is None:
+            return whole_B1TK
+        near_B1TK = whole_B1TK & (columns_K > positions_BT[..., None] - window)[:, None]
+        mixed = getattr(config, "layer_types", None) is not None
+        return {"full_attention": whole_B1TK, "sliding_attention": near_B1TK} if mixed else near_B1TK
 
     # ----- results
 
@@ -382,21 +392,23 @@ class LocalEngine:
             self._store(request, cache, k)
 
     def _draw(self, rows: list[_Request], logits_BV: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        if self.device.type == "mps":  # it has no float64
+            logits_BV = logits_BV.cpu()
         ids_B, logprobs_B = self._drawn(rows, logits_BV)
         return ids_B.cpu().numpy(), logprobs_B.cpu().numpy()
 
     def _drawn(self, rows: list[_Request], logits_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One token per row by inverse transform, with one uniform number per (seed, step), whatever the batch."""
-        logprobs_BV = logits_BV.log_softmax(-1)
+        device, logprobs_BV = logits_BV.device, logits_BV.log_softmax(-1)
         logits_BV = self._masked(rows, logits_BV)
-        temperature_B = torch.tensor([r.sampling.temperature if r.sampling else 1.0 for r in rows], device=self.device)
+        temperature_B = torch.tensor([r.sampling.temperature if r.sampling else 1.0 for r in rows], device=device)
         seeds = [r.sampling.seed if r.sampling else None for r in rows]
-        uniform_B = torch.from_numpy(_uniform(seeds, [len(r.ids) for r in rows])).to(self.device)
+        uniform_B = torch.from_numpy(_uniform(seeds, [len(r.ids) for r in rows])).to(device)
         greedy_B = logits_BV.argmax(-1)
         scaled_BV = logits_BV / temperature_B.clamp(min=1e-6)[:, None]
         least = [r.sampling.min_p if r.sampling else 0.0 for r in rows]
         if any(least):
-            least_B = torch.tensor(least, device=self.device)
+            least_B = torch.tensor(least, device=device)
             floor_B1 = (scaled_BV.max(-1).values + least_B.log())[:, None]  # -inf: no token is excluded
             scaled_BV = scaled_BV.masked_fill(scaled_BV < floor_B1, -torch.inf)
         probabilities_BV = scaled_BV.softmax(-1)
@@ -406,7 +418,7 @@ class LocalEngine:
         told_B = logprobs_BV.gather(-1, ids_B[:, None])[:, 0]
         learned = [bool(r.sampling and r.sampling.learned) for r in rows]
         if any(learned):  # at temperature 0 the model's own log-probabilities are returned
-            learned_B = torch.tensor(learned, device=self.device)
+            learned_B = torch.tensor(learned, device=device)
             drawn_from_B = probabilities_BV.gather(-1, ids_B[:, None])[:, 0].log()
             told_B = torch.where(learned_B & (temperature_B > 0), drawn_from_B, told_B)
         return ids_B, told_B

@@ -137,11 +137,15 @@ def pair_prompt(chat: ChatFormat, first: str, second: str, max_tokens: int) -> l
 
 
 def _fitting(chat: ChatFormat, text: str, max_tokens: int) -> str:
-    """The first line (the task) and the end of the transcript, cut to `max_tokens`."""
+    """The first line (the task, at most half) and the end of the transcript, cut to `max_tokens`."""
     if len(text) < max_tokens or len(chat.encode(text)) <= max_tokens:
         return text
     first, *rest = text.split("\n")
-    room, kept = max_tokens - len(chat.encode(first)), []
+    task = chat.encode(first)
+    if len(task) > max_tokens // 2:
+        task = task[: max_tokens // 2]
+        first = chat.decode(task)
+    room, kept = max_tokens - len(task), []
     for line in reversed(rest):
         room -= len(chat.encode(line)) + 1
         if room < 0:

@@ -20,6 +20,10 @@ from training.models.lora import LoraSettings, manifest_of, settings_of
 
 T = TypeVar("T")
 
+EVALUATED = 0.3
+"""All evaluations of a fit together read at most this share of its budget in held-out tokens."""
+FEWEST_EVALUATED = 8
+
 
 class FitSettings(BaseModel):
     """Budget and evaluations of a supervised fit."""
@@ -55,6 +59,8 @@ def fit_sft(
     `start` is a peft directory to start from. `loss` defaults to cross-entropy; its reference, if it has one, is
     `start`.
 
+    Evaluations read a sample of `held_out` where the budget is small beside it (`EVALUATED`).
+
     Returns (weights, peft configuration, history). The budget is counted in tokens; `seconds` in the history are
     informative only. With `checkpoint`, a killed fit resumes at its last evaluation. If `stop` returns True between two
     steps, the fit returns its current result, `unfinished(history)` describes how far it came, and `checkpoint` is
@@ -62,6 +68,7 @@ def fit_sft(
     """
     if not rows:
         raise ValueError("nothing to fit: no training rows")
+    held_out = sampled(held_out, EVALUATED * settings.max_tokens / settings.evaluations)
     learner = Learner(base, settings.learner, seed, start)
     loss = loss or Sft()
     if loss.needs_reference:
@@ -112,6 +119,13 @@ def fit_sft(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return best["weights"], learner.weights()[1], history
+
+
+def sampled(rows: Sequence[Row], tokens: float) -> list[Row]:
+    """Evenly spaced rows that have about `tokens` tokens together; all if they have no more."""
+    mean = sum(len(row.ids) for row in rows) / max(1, len(rows))
+    count = min(len(rows), max(FEWEST_EVALUATED, int(tokens / max(1.0, mean))))
+    return [rows[k * len(rows) // count] for k in range(count)]
 
 
 def unfinished(history: Sequence[dict[str, float]]) -> str | None:

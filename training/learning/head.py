@@ -11,6 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from ingest.errors import UserError
 
 HEAD_ROWS = 64
 """The number of positions is padded to a multiple of this: on CPUs each new shape costs tens of milliseconds."""
@@ -18,12 +21,49 @@ HEAD_ROWS = 64
 CHUNK_NUMBERS = 64 * 1024 * 1024
 """Maximum number of logits in a chunk (256 MiB in float32). A smaller chunk would not be worth a recomputation."""
 
+SAME = 0.02
+"""Logits differ by less than this share of the largest one in bfloat16."""
+
 Normalize = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits [N, V] and sampled ids [N] to log-probabilities [N, V]."""
 
 
 def plain_log_softmax(logits_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
     return logits_NV.log_softmax(-1)
+
+
+Finish = Callable[[torch.Tensor], torch.Tensor]
+"""The head's output to the model's logits."""
+
+
+@torch.no_grad()
+def finish_of(model: PreTrainedModel) -> Finish:
+    """What a model applies to its head's output: a soft cap (Gemma), a scale (Granite, Cohere), or nothing.
+
+    Models give the same setting opposite meanings, so each reading of the configuration is compared with the model's
+    own logits. Raises UserError if none equals them.
+    """
+    config = model.config.get_text_config()
+    cap, shrink, grow = (
+        getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    )
+    readings: list[Finish] = [
+        *([lambda x: cap * torch.tanh(x / cap)] if cap else []),
+        *([lambda x: x / shrink, lambda x: x * shrink] if shrink else []),
+        *([lambda x: x * grow] if grow else []),
+        lambda x: x,
+    ]
+    ids_BT = torch.arange(1, 5, device=model.device)[None]
+    hidden_BTD = model.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
+    given = model.get_output_embeddings()(hidden_BTD).float()
+    wanted = model(input_ids=ids_BT, use_cache=False).logits.float()
+    for finish in readings:
+        if (finish(given) - wanted).abs().max() <= SAME * wanted.abs().max():
+            return finish
+    raise UserError(
+        f"the logits of {type(model).__name__} are not its head's output, nor that with a known scale or soft cap, so "
+        "its adapters cannot be trained; choose another base model"
+    )
 
 
 def logprobs_of_learned(

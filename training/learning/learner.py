@@ -19,11 +19,11 @@ from transformers import PreTrainedModel
 
 from ingest.atomic import replacing
 from training.learning.batch import Batch, Layout, Row, by_length, collate
-from training.learning.head import logprobs_of_learned
+from training.learning.head import Finish, finish_of, logprobs_of_learned
 from training.learning.losses import WHOLE, Drawing, Loss, Sft, Tokens
 from training.learning.prefixes import micro_batches, pack
 from training.learning.presets import Kind, learning_rate
-from training.models.base import Base
+from training.models.base import Base, sliding_window
 from training.models.devices import recomputes, sharing_weights
 from training.models.lora import LoraSettings, adapter_weights, load_weights, new_adapter
 from training.models.parallel import add_up, add_up_gradients, from_first, is_first, own_share, processes, wait_for_all
@@ -47,7 +47,7 @@ class LearnerSettings(BaseModel):
     max_grad_norm: float = Field(0.5, gt=0, description="Gradients with a larger norm are scaled down to it.")
     micro_tokens: int = Field(4096, ge=64, description="Padded tokens in one forward pass.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
-    share_prompts: bool = Field(True, description="Run a shared prompt once per group (transformers' pass only).")
+    share_prompts: bool = Field(True, description="Run a shared prompt once per group (not for the narrowest bases).")
     shard: bool = Field(
         False, description="Shard the base's layers over the processes of `accelerate launch` (FSDP2)."
     )
@@ -73,12 +73,14 @@ class Learner:
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
+        products = torch.bfloat16 if settings.bf16 else torch.float32
+        small = SmallBody.fits(base.model, products) and not self._sharded
+        self._finish: Finish | None = None if small else finish_of(self._adapted)
         if recomputes(settings.gradient_checkpointing, base.model):
             self._adapted.gradient_checkpointing_enable({"use_reentrant": False})
         if self._sharded:
             shard_layers(self._adapted)
-        small = SmallBody.fits(base.model) and not self._sharded
-        self._body = SmallBody(self.model, torch.bfloat16 if settings.bf16 else torch.float32) if small else None
+        self._body = SmallBody(self.model, products) if small else None
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.peak_rate = settings.learning_rate or learning_rate(base.model, settings.preset)
         self.optimizer = torch.optim.AdamW(
@@ -163,7 +165,7 @@ class Learner:
             at = 0
             for row in group:
                 own = slice(at, at + row.learned)
-                ratio, distance = ((logprobs_N[own] - other_N[own]).double().sum().item() for other_N in gaps)
+                ratio, distance = ((logprobs_N[own] - other_N[own]).cpu().double().sum().item() for other_N in gaps)
                 before = found.get(row.rollout, _Rollout(0.0, 0.0, 0))
                 sums = (before.ratio + ratio, before.distance + distance, before.tokens + row.learned)
                 found[row.rollout] = _Rollout(*sums)
@@ -220,13 +222,24 @@ class Learner:
         self, ids_BT: torch.Tensor, trained_BT: torch.Tensor, layout: Layout | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device, head = self.parameters[0].device, self._adapted.get_output_embeddings()
-        hidden_BTD = self._body(ids_BT[:, :-1]) if self._body is not None else None
+        hidden_BTD = self._own_pass(ids_BT[:, :-1], layout) if self._body is not None else None
         with torch.autocast(device.type, dtype=torch.bfloat16) if self.settings.bf16 else nullcontext():
             if hidden_BTD is None:
                 body = self._adapted.get_decoder()
                 where = _placed(layout, device) if layout is not None else {}
                 hidden_BTD = body(input_ids=ids_BT[:, :-1], use_cache=False, **where).last_hidden_state
-            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT, self.drawing.logprobs)
+            return logprobs_of_learned(hidden_BTD, head, ids_BT, trained_BT, self._normalized)
+
+    def _normalized(self, head_NV: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [N, V] of the sampling distribution from the head's output."""
+        return self.drawing.logprobs(self._finish(head_NV) if self._finish is not None else head_NV, ids_N)
+
+    def _own_pass(self, ids_BT: torch.Tensor, layout: Layout | None) -> torch.Tensor:
+        assert self._body is not None
+        if layout is None:
+            return self._body(ids_BT)
+        length = ids_BT.shape[1]  # the layout counts the last column too
+        return self._body(ids_BT, layout.positions_BT[0, :length], layout.seen_B1TT[0, 0, :length, :length])
 
     @torch.no_grad()
     def _reference_logprobs(
@@ -251,10 +264,10 @@ class Learner:
     def _shares(self) -> bool:
         """Whether prompts are shared: our masks need transformers' pass, with plain full attention."""
         config = self._adapted.config
-        windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        plain = not windows and layers == {"full_attention"} and config._attn_implementation == "sdpa"
-        return self.settings.share_prompts and self._body is None and bool(plain)
+        plain = sliding_window(config) is None and layers == {"full_attention"}
+        sdpa = config._attn_implementation == "sdpa"
+        return self.settings.share_prompts and (self._body is None or self._body.wide) and bool(plain and sdpa)
 
     @property
     def _adapted(self) -> PreTrainedModel:

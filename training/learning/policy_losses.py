@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from training.learning.batch import Row
+from training.learning.choices import without_defaults_of
 from training.learning.losses import LossSum, Tokens, learned_tokens, rollouts
 
 
@@ -154,5 +155,6 @@ PolicyLoss = Annotated[
     | Annotated[DrGrpo, Tag("dr_grpo")]
     | Annotated[Gspo, Tag("gspo")],
     Discriminator(_form),
+    without_defaults_of(Cispo, "form"),
 ]
 """The policy loss as a setting, selected by `form`; default CISPO."""

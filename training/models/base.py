@@ -120,6 +120,12 @@ def context_length(config: PreTrainedConfig) -> int:
     return next((n for n in known if isinstance(n, int) and n > 0), 1 << 30)
 
 
+def sliding_window(config: PreTrainedConfig) -> int | None:
+    """The number of tokens that the layers with sliding attention see; None for a model without such layers."""
+    window = getattr(config, "sliding_window", None)
+    return window if window and getattr(config, "use_sliding_window", True) else None
+
+
 def load_context(name: str) -> int:
     """The context length of a base in tokens, without its weights. Raises UserError if there is no such base."""
     return context_length(_load(AutoConfig, name))

@@ -34,7 +34,9 @@ class DeviceSettings(BaseSettings):
 
     device: str = Field("", description="cpu, cuda, cuda:1, mps, ...; empty: the device that accelerate selects.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the frozen weights; auto: bfloat16 on accelerators, float32 on CPUs."
+        "auto",
+        description="Type of the frozen weights; auto: bfloat16 on accelerators, float32 on CPUs, where small models "
+        "are sampled in bfloat16 if that is fast. float32: they are sampled in float32.",
     )
     quantize: Literal["none", "4bit"] = Field("none", description="4bit: NF4 weights by bitsandbytes (QLoRA).")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="The learner's attention.")

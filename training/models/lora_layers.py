@@ -63,8 +63,10 @@ def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]
     return load_file(weights), json.loads(config.read_text())
 
 
-def to_factors(weights: Mapping[str, torch.Tensor], config: Mapping[str, object], dtype: torch.dtype) -> Factors:
-    """peft's state dict (`base_model.model.<module>.lora_A.weight`) as factors."""
+def to_factors(
+    weights: Mapping[str, torch.Tensor], config: Mapping[str, object], dtype: torch.dtype, device: torch.device
+) -> Factors:
+    """A copy of peft's state dict (`base_model.model.<module>.lora_A.weight`) as factors on a device."""
     rank, alpha = config["r"], config["lora_alpha"]
     assert isinstance(rank, int) and isinstance(alpha, int | float)
     scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
@@ -74,7 +76,8 @@ def to_factors(weights: Mapping[str, torch.Tensor], config: Mapping[str, object]
             continue
         name = key.split(".lora_A")[0].removeprefix("base_model.model.")
         other = weights[key.replace(".lora_A", ".lora_B")]
-        modules[name] = (value.detach().to(dtype).clone(), (other.detach() * scale).to(dtype))
+        first, second = value.detach().to(device, dtype, copy=True), (other.detach() * scale).to(device, dtype)
+        modules[name] = (first, second)
     if not modules:
         raise UserError("the adapter holds no LoRA weights (no key with lora_A)")
     return Factors(modules)
@@ -125,9 +128,9 @@ class AdapterLinear(nn.Module):
 class AdapterSlots:
     """All adapters of an engine, and the assignment of rows to them."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         self._layers: dict[str, AdapterLinear] = {}
-        self._dtype = dtype
+        self._dtype, self._device = dtype, device
         self._held: dict[str, Factors] = {}
         self._active: list[Span] = []
         head = model.get_output_embeddings()  # type: ignore[operator]
@@ -139,7 +142,7 @@ class AdapterSlots:
                 self._layers[name] = wrapped
 
     def put(self, name: str, weights: Mapping[str, torch.Tensor], config: Mapping[str, object]) -> None:
-        factors = to_factors(weights, config, self._dtype)
+        factors = to_factors(weights, config, self._dtype, self._device)
         strange = set(factors.modules) - set(self._layers)
         if strange:
             layer = sorted(strange)[0]

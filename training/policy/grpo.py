@@ -155,6 +155,9 @@ class Grpo:
         groups = await self.practice.groups(chosen, seeds, self.settings.group_size, self._name())
         sampled = time.monotonic()
         kept = [[t for t in group if isinstance(t, Trajectory)] for group in groups]
+        failures = [t for group in groups for t in group if isinstance(t, Exception)]
+        if failures and not any(kept):  # one cause for all of them (memory, an adapter): no step would learn anything
+            raise failures[0]
         lived = [(group, seed) for group, seed in zip(kept, seeds, strict=True) if group]
         judged = await self.practice.judge([group for group, _ in lived], [seed for _, seed in lived])
         if number % self.settings.evaluate_every == 0:

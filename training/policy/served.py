@@ -31,11 +31,12 @@ class Probe:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Probe | None:
-        """The shortest row with an advantage, at evenly spaced learned tokens."""
+        """The shortest row with POSITIONS learned tokens (or with the most), at evenly spaced ones: the rounding of one
+        or two tokens can look like a step."""
         taught = [row for row in rows if row.learned]
         if not taught:
             return None
-        row = min(taught, key=lambda r: len(r.ids))
+        row = min(taught, key=lambda r: (-min(r.learned, POSITIONS), len(r.ids)))
         learned = [k for k, mark in enumerate(row.trained) if mark]
         chosen = tuple(learned[:: max(1, len(learned) // POSITIONS)][:POSITIONS])
         return cls(row.ids[: chosen[-1] + 1], chosen)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from smollm2_samples import smollm2_path
+from talk_samples import talk
 
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import Settings
@@ -19,11 +20,6 @@ from ingest.lake import Lake
 from training.models.lora import manifest_of
 from training.policy.episodes import read_episodes
 
-TOOL = {
-    "name": "get_order",
-    "description": "Looks up an order.",
-    "parameters": {"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]},
-}
 FIT = {"max_tokens": 1, "evaluations": 1, "step_tokens": 512}  # one step
 LORA = {"lora": {"rank": 4, "alpha": 8}, "learning_rate": 2e-3, "warmup_steps": 0}
 BUDGETS: dict[str, Any] = {
@@ -39,23 +35,6 @@ BUDGETS: dict[str, Any] = {
     "gate": {"scenarios": 8, "min_slice": 3},
     "practice_workers": 1,
 }  # fmt: skip
-
-
-def talk(k: int) -> dict[str, Any]:
-    """One conversation: an order is looked up; every third time the agent gives no answer, and has failed."""
-    order, status = f"W{4000 + k}", ("shipped", "pending")[k % 2]
-    call = {"name": "get_order", "arguments": json.dumps({"order_id": order})}
-    return {
-        "id": f"talk-{k}", "agent": "desk", "created_at": f"2026-03-02T08:{k:02}:00Z", "tools": [TOOL],
-        "reward": float(k % 3 > 0),
-        "messages": [
-            {"role": "system", "content": "You help with orders."},
-            {"role": "user", "content": f"Where is my order {order}?"},
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": call}]},
-            {"role": "tool", "tool_call_id": "c", "content": json.dumps({"order_id": order, "status": status})},
-            {"role": "assistant", "content": f"It is {status}." if k % 3 else "I do not know."},
-        ],
-    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -5,7 +5,14 @@ import asyncio
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from ingest.errors import UserError
 from training.engines import Sampling, TooLong
@@ -156,6 +163,46 @@ def test_bfloat16_stays_close_to_full_precision(adapted):
     logprobs = torch.tensor(run(*every)).view(2, len(asked), VOCABULARY)
     divergence = (logprobs[0].exp() * (logprobs[0] - logprobs[1])).sum(-1)
     assert 0 < divergence.mean() < 2e-3 and (logprobs[0] - logprobs[1]).abs().mean() < 0.05
+
+
+SHAPE = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3,
+}  # fmt: skip
+KINDS = ["sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(sliding_window=8, **SHAPE),
+        Gemma3TextConfig(sliding_window=8, layer_types=KINDS, head_dim=8, **SHAPE),
+        Qwen2Config(sliding_window=8, use_sliding_window=True, layer_types=KINDS, **SHAPE),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_layers_with_a_sliding_window_see_no_further(config):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    engine = LocalEngine(model)
+    for prompt in prompts(3, longest=60):
+        sample = run(engine.sample(prompt, adapter=None, sampling=Sampling(12, seed=1)))[0]
+        assert sample.logprobs == pytest.approx(reference_logprobs(model, prompt, list(sample.ids)), abs=1e-4)
+
+
+def test_a_wide_model_of_another_shape_samples_with_folded_weights_in_bfloat16():
+    """Wider than what is folded in float32; heads whose sizes do not add up to the width, grouped, an own head."""
+    torch.manual_seed(0)
+    shape = {**SHAPE, "hidden_size": 96, "intermediate_size": 1056, "num_attention_heads": 3, "num_key_value_heads": 1}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**shape, head_dim=16, tie_word_embeddings=False)).eval()
+    assert LocalEngine(model, dtype=torch.float32)._small is None
+    engine = LocalEngine(model, dtype=torch.bfloat16)
+    assert engine._small is not None and engine._small.dtype == torch.bfloat16
+    asked = prompts(8, seed=9)
+    found = torch.tensor(run(*(engine.next_token_logprobs(p, range(VOCABULARY), adapter=None) for p in asked)))
+    with torch.no_grad():
+        wanted = torch.stack([model(torch.tensor([p])).logits[0, -1].log_softmax(-1) for p in asked])
+    assert (wanted.exp() * (wanted - found)).sum(-1).mean() < 1e-2
 
 
 def test_equal_prompts_share_a_prefill_and_differ_by_seed(engine):

@@ -85,6 +85,13 @@ def served(judge: LocalJudge) -> Iterator[str]:
     listener.close()
 
 
+def test_a_long_first_message_leaves_room_for_the_end(base: Base) -> None:
+    text = "user: " + "red blue " * 400 + "\nagent: done red\nuser: bye"
+    for prompt in (verdict_prompt(base.format, text, 100), pair_prompt(base.format, text, text, 200)):
+        assert len(prompt) < 250
+        assert "done red\nuser: bye" in base.format.decode(prompt)
+
+
 def lived(k: int, colour: str) -> Trajectory:
     return Trajectory(start(k), 0, [dict(m) for m in conversation(k, colour).messages])
 

@@ -126,6 +126,12 @@ def test_a_ratio_without_a_recorded_log_probability_is_refused(base: Base, start
         learner.policy_step([Row((9, 10), (False, True))], Topr())
 
 
+def test_failures_do_not_select_the_weights(base: Base, start: Path, tmp_path: Path) -> None:
+    scored = sorted(rewarded(conversations(24)), key=lambda pair: -pair[1])  # the latest are failures
+    with pytest.raises(UserError, match="all failures.*held_out_share"):
+        fit_offline(base, scored, start, tmp_path / "o", OfflineSettings(), show_system=False)
+
+
 def test_outcomes_that_do_not_differ_are_refused(base: Base, start: Path, tmp_path: Path) -> None:
     good = [c for c, reward in rewarded(conversations(24)) if reward == 1.0]
     with pytest.raises(UserError, match=f"got {len(good)} conversations with rewards"):

@@ -40,14 +40,18 @@ def rows() -> list[Row]:
     return found
 
 
-def learner_of(base: Base, share: bool, micro_tokens: int = 8192) -> Learner:
-    """A learner on transformers' own pass that never moves."""
+def learner_of(base: Base, share: bool, micro_tokens: int = 8192, fused: bool = False) -> Learner:
+    """A learner that never moves, on transformers' own pass or on the fused pass of wide bases."""
     shape = LearnerSettings(
         lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-30, max_grad_norm=1e9, bf16=False, share_prompts=share,
         micro_tokens=micro_tokens,
     )  # fmt: skip
     learner = Learner(base, shape)
-    learner._body = None
+    if fused:
+        assert learner._body is not None
+        learner._body.wide = True
+    else:
+        learner._body = None
     learner.keep_reference()
     stir(learner)
     return learner
@@ -60,11 +64,12 @@ def gradient(learner: Learner, rows: list[Row], loss: Any) -> tuple[torch.Tensor
 
 @pytest.mark.parametrize("loss", [Cispo(), Gspo(clip_low=0.5, clip_high=0.5)], ids=["cispo", "gspo"])
 @pytest.mark.parametrize("micro_tokens", [8192, 150])
+@pytest.mark.parametrize("fused", [False, True], ids=["transformers", "fused"])
 def test_gradients_and_figures_are_those_of_single_rows(
-    base: Base, rows: list[Row], loss: Any, micro_tokens: int
+    base: Base, rows: list[Row], loss: Any, micro_tokens: int, fused: bool
 ) -> None:
     plain, told = gradient(learner_of(base, share=False), rows, loss)
-    shared, also = gradient(learner_of(base, True, micro_tokens), rows, loss)
+    shared, also = gradient(learner_of(base, True, micro_tokens, fused), rows, loss)
     assert plain.norm() > 1e-4 and (plain - shared).norm() < 1e-5 * plain.norm()
     assert also == pytest.approx(told, rel=1e-4, abs=1e-6)
 

@@ -22,8 +22,9 @@ from training.learning import learner as learners
 from training.learning.learner import Learner, LearnerSettings
 from training.models.base import SHIPPED, Base, load_base
 from training.models.devices import DeviceSettings, placement, plain_weights, recomputes, sharing_weights
-from training.models.lora import LoraSettings
+from training.models.lora import LoraSettings, save_adapter
 from training.models.lora_layers import spans_of
+from training.tiny.passes.decoding import quick_dtype
 
 SHAPE = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-2, warmup_steps=0)
 FAKE = torch.device("meta")
@@ -52,6 +53,13 @@ def test_the_environment_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REHEARSAL_DEVICE", "cuda:99")
     with pytest.raises(UserError, match="cuda:99"):
         load_base()
+
+
+def test_float32_on_a_cpu_with_matrix_tiles_is_sampled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert quick_dtype() == torch.bfloat16
+    monkeypatch.setenv("REHEARSAL_DTYPE", "float32")
+    assert quick_dtype() == torch.float32
 
 
 def test_an_accelerator_holds_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +191,28 @@ def test_prefill_decoding_and_drawing_stay_on_the_bases_device() -> None:
     assert ids_B.device == FAKE == logprobs_B.device
     columns = np.array([[3]])
     assert engine._forward(cache, np.array([[4]]), columns, spans_of([None])).device == FAKE
+
+
+def test_tokens_are_drawn_where_there_is_float64() -> None:
+    base = _base()
+    engine = LocalEngine(base.model, base.format.pad_id, own=True)
+    request, logits_BV = _request(engine, (5, 6, 7)), torch.randn(1, 340)
+    wanted = engine._draw([request], logits_BV)
+    engine.device = torch.device("mps")
+    assert engine._draw([request], logits_BV) == wanted
+
+
+def test_an_adapter_from_files_is_put_on_the_bases_device(tmp_path: Path) -> None:
+    base = _base()
+    save_adapter(Learner(base, SHAPE).model, tmp_path / "adapter", {})
+    base.model.to(FAKE)
+    engine = LocalEngine(base.model, base.format.pad_id, own=True)
+    engine.load_adapter("policy@0", tmp_path / "adapter")
+    factors = engine._adapters.get("policy@0")
+    assert factors is not None
+    assert {part.device for pair in factors.modules.values() for part in pair} == {FAKE}
+    cache, _, _ = engine._prefill([replace(_request(engine, (5, 6, 7)), adapter="policy@0", factors=factors)])
+    assert engine._forward(cache, np.array([[4]]), np.array([[3]]), spans_of([factors])).device == FAKE
 
 
 def _request(engine: LocalEngine, prompt: tuple[int, ...]) -> Any:

@@ -21,7 +21,8 @@ from training_samples import conversations, stir, tiny_base
 from training.engines import Sampling
 from training.engines.local import LocalEngine
 from training.learning import fits
-from training.learning.fits import FitSettings, fit_sft, unfinished
+from training.learning.batch import Row
+from training.learning.fits import FEWEST_EVALUATED, FitSettings, fit_sft, sampled, unfinished
 from training.learning.learner import Learner, LearnerSettings
 from training.models.lora import LoraSettings
 from training.models.lora_layers import read_adapter
@@ -192,3 +193,11 @@ def test_adapters_on_disk_are_compared_bit_by_bit(tmp_path: Path) -> None:
     weights[key].view(-1).view(torch.int32)[0] ^= 1
     save_weights(weights, config, tmp_path / "policy", {})
     assert before != digests(tmp_path) and read_adapter(tmp_path / "policy")[0].keys() == weights.keys()
+
+
+def test_held_out_rows_are_sampled_evenly_where_they_are_many() -> None:
+    rows = [Row((k, 1, 2, 3), (False, True, True, True)) for k in range(100)]
+    some = sampled(rows, 80)
+    assert [row.ids[0] for row in some] == list(range(0, 100, 5))
+    assert sampled(rows, 400) == rows and len(sampled(rows, 1)) == FEWEST_EVALUATED
+    assert sampled(rows[:3], 1) == rows[:3] and sampled([], 50) == []

@@ -11,6 +11,7 @@ from training_samples import Walls, random_rows, scenario, stir, tiny_base
 
 from ingest.errors import UserError
 from training.engines.local import LocalEngine
+from training.learning.batch import Row
 from training.learning.learner import Learner, LearnerSettings
 from training.learning.policy_losses import Cispo
 from training.models.base import Base
@@ -33,6 +34,17 @@ def test_a_probe_is_of_learned_tokens(base: Base) -> None:
     row = next(r for r in rows if r.ids[: len(probe.ids)] == probe.ids)
     assert all(row.trained[k] for k in probe.positions) and len(probe.ids) == probe.positions[-1] + 1
     assert Probe.of([]) is None
+
+
+def test_a_probe_has_several_tokens_if_any_row_has() -> None:
+    """The rounding of one token can look like a step: such a probe would stop a run whose engine is right."""
+    short, long, longer = (
+        Row(tuple(range(2 + n)), (False, False, *[True] * n), 1.0, (-1.0,) * n) for n in (1, POSITIONS + 1, 30)
+    )
+    probe = Probe.of([short, longer, long])
+    assert probe is not None and len(probe.positions) == POSITIONS and len(probe.ids) <= len(long.ids)
+    alone = Probe.of([short])
+    assert alone is not None and alone.positions == (2,)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])

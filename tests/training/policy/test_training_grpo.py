@@ -250,6 +250,12 @@ def test_failed_episodes_are_counted_and_the_others_are_learned(base: Base, clon
     assert "many episodes failed" in metrics["alarms"]
 
 
+def test_a_step_whose_episodes_all_failed_raises_their_error(base: Base, clone: Path, tmp_path: Path) -> None:
+    run = grpo(base, clone, tmp_path / "p", Shaky("broken"), steps=1, held_out=0)
+    with pytest.raises(OSError, match="the wall fell down|nobody is there"):
+        asyncio.run(run.train())
+
+
 def test_without_scores_nothing_is_learned_and_the_run_continues(base: Base, clone: Path, tmp_path: Path) -> None:
     run = grpo(base, clone, tmp_path / "p", score=lambda messages: None, steps=1, held_out=0)
     metrics, moved = one_step(run)

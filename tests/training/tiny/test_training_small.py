@@ -67,7 +67,22 @@ def test_gradients_are_those_of_transformers_and_peft(
         assert (mine - other).norm() <= 1e-4 * other.norm() + 1e-7
 
 
-def test_layers_without_an_adapter_pass_gradients_on() -> None:
+@pytest.mark.parametrize("name", ["shipped", "grouped", "llama"])
+def test_gradients_by_products_with_the_factors_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "LOW_RANK_FROM", 1)
+    base = shapes(tiny_base())[name]
+    ours, theirs = both(base, EXACT)
+    assert ours._body is not None and ours._body.wide
+    rows = random_rows(5, base.model.config.vocab_size)
+    (found, told), (expected, said) = gradients(ours, rows), gradients(theirs, rows)
+    assert told == pytest.approx(said, rel=1e-4)
+    for mine, other in zip(found, expected, strict=True):
+        assert (mine - other).norm() <= 1e-4 * other.norm() + 1e-7
+
+
+@pytest.mark.parametrize("low_rank_from", [1, 10_000])
+def test_layers_without_an_adapter_pass_gradients_on(low_rank_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "LOW_RANK_FROM", low_rank_from)
     base = tiny_base()
     part = EXACT.model_copy(update={"lora": LoraSettings(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])})
     ours, theirs = both(base, part)

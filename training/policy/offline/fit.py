@@ -17,6 +17,7 @@ from ingest.errors import UserError
 from ingest.records import Conversation
 from training.judging.similar import SimilarSettings
 from training.learning.batch import Row
+from training.learning.choices import without_defaults_of
 from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
 from training.learning.learner import LearnerSettings
@@ -33,7 +34,9 @@ def _kind(given: Any) -> str:
 
 
 OfflineMethod = Annotated[
-    Annotated[OfflineLoss, Tag("loss")] | Annotated[IterativePpo, Tag("turns")], Discriminator(_kind)
+    Annotated[OfflineLoss, Tag("loss")] | Annotated[IterativePpo, Tag("turns")],
+    Discriminator(_kind),
+    without_defaults_of(AsymRe, "method"),
 ]
 """The offline method as a setting, selected by `method`; default AsymRE."""
 
@@ -74,8 +77,8 @@ def fit_offline(
     `judge_similar`); writes `out`, returns its manifest.
 
     The weights with the highest likelihood of held-out successes are kept; `iterative_ppo` keeps its last weights.
-    Raises UserError if rewards are missing or all equal, and for a method whose ratio needs log-probabilities, which
-    recorded conversations do not have.
+    Raises UserError if rewards are missing or all equal, if no held-out conversation is a success, and for a method
+    whose ratio needs log-probabilities, which recorded conversations do not have.
     """
     if not isinstance(settings.loss, IterativePpo) and settings.loss.needs_sampler:
         raise UserError(
@@ -127,6 +130,11 @@ def _fit_weighted(
     """A supervised fit whose rows are weighted by outcomes: weights, peft configuration, and the manifest's facts."""
     rows = offline_rows(train, base, loss, show_system)
     best = max(reward for _, reward in held_out)
+    if best == min(reward for _, reward in (*train, *held_out)):
+        raise UserError(
+            f"the {len(held_out)} latest conversations, which select the weights, are all failures (reward {best}); "
+            "raise offline.held_out_share"
+        )
     successes = policy_rows([c for c, reward in held_out if reward == best], base.format, show_system)[:200]
     learner = settings.fit.learner.model_copy(update={"lora": settings_of(start)})
     weights, config, history = fit_sft(

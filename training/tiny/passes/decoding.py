@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from training.models.devices import plain_weights
+from training.models.devices import DeviceSettings, plain_weights
 from training.models.kv_cache import BatchCache
 from training.models.lora_layers import FOLDED_UP_TO, Factors, Span
 
@@ -26,8 +26,9 @@ holds a copy of the layers (SmolLM2-135M: 212 MB), and sampling is 2.6 times as 
 
 
 def quick_dtype() -> torch.dtype:
-    """bfloat16 on CPUs with matrix tiles (AMX), else float32."""
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else torch.float32
+    """bfloat16 on CPUs with matrix tiles (AMX), unless REHEARSAL_DTYPE is float32; else float32."""
+    tiles = torch.cpu.get_capabilities().get("amx_bf16") and DeviceSettings().dtype != "float32"
+    return torch.bfloat16 if tiles else torch.float32
 
 
 def sampled_up_to(dtype: torch.dtype) -> int:

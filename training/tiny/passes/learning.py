@@ -3,13 +3,16 @@
 At a width of a few hundred, transformers and autograd spend most time between the products: casts, scaling, masks,
 additions. Here one layer is one autograd function: products in bfloat16 (or float32), one for queries, keys and values
 and one for gate and up; residual stream, norms and rotations in float32, as under autocast. Weights are folded,
-W + s B A, and the gradients of A and B equal those of peft's layers.
+W + s B A, and the gradients of A and B equal those of peft's layers. In a narrow model they come from the gradient of
+the folded weight. In a wide one (`LOW_RANK_FROM`) that product is a third of the work, so they come from products with
+A and B.
 
-Axes: B rows, T tokens, N = B T, D width, H heads, S a head's size.
+Axes: B rows, T tokens, N = B T, D width, R rank, H heads, S a head's size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -19,10 +22,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from training.tiny.passes.decoding import SmallDecoder
+from training.models.lora_layers import FOLDED_UP_TO
+from training.tiny.passes.decoding import SmallDecoder, quick_dtype, sampled_up_to
 
 FLASH_FROM = 576
 """From this length on, the fused attention kernel is faster than plain products on CPUs (measured)."""
+LOW_RANK_FROM = FOLDED_UP_TO + 1
+"""Models of this width or more have their factors' gradients from products with the factors."""
+
+_Factors = list[torch.Tensor]
+"""Per layer of a product that has an adapter: A [R, in] with the norm's weights, s B [out, R]."""
 
 
 class SmallBody:
@@ -36,25 +45,36 @@ class SmallBody:
         self.rotary, self.layers = body.rotary_emb, list(body.layers)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.size = body.layers[0].self_attn.head_dim
+        widest = max(config.hidden_size, config.intermediate_size)
+        self.wide = isinstance(model, PeftModel) and widest >= LOW_RANK_FROM
 
     @staticmethod
-    def fits(model: PreTrainedModel) -> bool:
-        """Whether the engine's fused decoder supports the model."""
-        return SmallDecoder.fits(model)
+    def fits(model: PreTrainedModel, dtype: torch.dtype) -> bool:
+        """Whether the pass supports the model, and is faster than transformers with products of this type."""
+        quick = dtype if dtype == quick_dtype() else torch.float32
+        return SmallDecoder.fits(model, sampled_up_to(quick))
 
-    def __call__(self, ids_BT: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, ids_BT: torch.Tensor, positions_T: torch.Tensor | None = None, seen_TT: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`positions_T` and `seen_TT`: of rows that are not plain sequences; None: each token sees those before it."""
         rows, length = ids_BT.shape
-        angles_TS = torch.arange(length)[:, None].float() * self.rotary.inv_freq
-        shape = _Shape(rows, length, self.heads, self.kv_heads, self.size, self.eps, angles_TS, self.dtype)
+        positions_T = torch.arange(length) if positions_T is None else positions_T
+        angles_TS = positions_T[:, None].float() * self.rotary.inv_freq
+        shape = _Shape(rows, length, self.heads, self.kv_heads, self.size, self.eps, angles_TS, self.dtype, seen_TT)
         x_ND = F.embedding(ids_BT.reshape(-1), self.embedding)  # unlike indexing, its gradient is reproducible
         for layer in self.layers:
             attention, mlp = layer.self_attn, layer.mlp
             biases = [_base(m).bias for m in (attention.q_proj, attention.k_proj, attention.v_proj)]
             bias = None if biases[0] is None else torch.cat([*biases]).to(self.dtype)
-            qkv = self._folded(attention.q_proj, attention.k_proj, attention.v_proj, norm=layer.input_layernorm)
-            x_ND = _Attention.apply(x_ND, qkv, bias, self._folded(attention.o_proj), shape)
-            gate_up = self._folded(mlp.gate_proj, mlp.up_proj, norm=layer.post_attention_layernorm)
-            x_ND = _Mlp.apply(x_ND, gate_up, self._folded(mlp.down_proj), shape)
+            mixing, out = (attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)
+            opening, down = (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)
+            before, between = layer.input_layernorm, layer.post_attention_layernorm
+            qkv, both = self._folded(*mixing, norm=before), self._folded(*opening, norm=between)
+            low = [self._factors(*mixing, norm=before), self._factors(*out)] if self.wide else [[], []]
+            x_ND = _Attention.apply(x_ND, qkv, bias, self._folded(*out), shape, *map(len, low), *low[0], *low[1])
+            low = [self._factors(*opening, norm=between), self._factors(*down)] if self.wide else [[], []]
+            x_ND = _Mlp.apply(x_ND, both, self._folded(*down), shape, *map(len, low), *low[0], *low[1])
         return F.rms_norm(x_ND, x_ND.shape[-1:], self.last_norm, self.eps).view(rows, length, -1)
 
     def _folded(self, *layers: nn.Module, norm: nn.Module | None = None) -> torch.Tensor:
@@ -68,7 +88,21 @@ class SmallBody:
                 weight = torch.addmm(weight, cast(Any, second), cast(Any, first), alpha=layer.scaling[name])
             weights.append(weight)
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        return (whole if norm is None else whole * cast(torch.Tensor, norm.weight)).to(self.dtype)
+        whole = (whole if norm is None else whole * cast(torch.Tensor, norm.weight)).to(self.dtype)
+        return whole.detach() if self.wide else whole
+
+    def _factors(self, *layers: nn.Module, norm: nn.Module | None = None) -> _Factors:
+        """The factors of some linear layers, two for each: an empty pair for a layer without an adapter."""
+        found: _Factors = []
+        for layer in layers:
+            if not isinstance(layer, LoraLinear) or layer.disable_adapters:
+                found += [torch.empty(0), torch.empty(_base(layer).weight.shape[0], 0)]
+                continue
+            name = layer.active_adapters[0]
+            first, second = cast(Any, layer.lora_A[name].weight), cast(Any, layer.lora_B[name].weight)
+            first = first if norm is None else first * cast(torch.Tensor, norm.weight)
+            found += [first.to(self.dtype), (second * layer.scaling[name]).to(self.dtype)]
+        return found
 
 
 def _base(layer: nn.Module) -> nn.Linear:
@@ -80,15 +114,18 @@ class _Shape:
 
     def __init__(
         self, rows: int, length: int, heads: int, kv_heads: int, size: int, eps: float, angles_TS: torch.Tensor,
-        dtype: torch.dtype,
+        dtype: torch.dtype, seen_TT: torch.Tensor | None = None,
     ) -> None:  # fmt: skip
         self.rows, self.length, self.heads, self.kv_heads, self.size = rows, length, heads, kv_heads, size
         self.eps, self.dtype = eps, dtype
         scale_H1 = torch.ones(heads + kv_heads, 1)
         scale_H1[:heads] = size**-0.5  # queries are scaled
         self.cos, self.sin = angles_TS.cos()[:, None] * scale_H1, angles_TS.sin()[:, None] * scale_H1
-        self.flash = length >= FLASH_FROM
-        self.mask_TT = torch.full((0 if self.flash else length,) * 2, -torch.inf, dtype=dtype).triu_(1)
+        self.flash = length >= FLASH_FROM and seen_TT is None
+        if seen_TT is None:
+            self.mask_TT = torch.full((0 if self.flash else length,) * 2, -torch.inf, dtype=dtype).triu_(1)
+        else:
+            self.mask_TT = torch.zeros(length, length, dtype=dtype).masked_fill_(~seen_TT, -torch.inf)
 
     def rotated(self, mixed_BTHS: torch.Tensor) -> torch.Tensor:
         """Scaled queries, and keys, with rotary positions, [H, B, T, S]."""
@@ -130,22 +167,25 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: torch.Tensor, qkv: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor,
-                shape: _Shape) -> torch.Tensor:  # fmt: skip
+                shape: _Shape, mixing: int, last: int, *low: torch.Tensor) -> torch.Tensor:  # fmt: skip
         h_ND, scale_N1 = _normed(x_ND, shape)
         mixed = F.linear(h_ND, qkv, bias).view(shape.rows, shape.length, -1, shape.size)
         turned = shape.rotated(mixed)
         v = mixed[:, :, shape.heads + shape.kv_heads :].permute(2, 0, 1, 3).contiguous()
         y, saved = _attend(turned[: shape.heads], _spread(turned[shape.heads :], shape), _spread(v, shape), shape)
         y_ND = y.permute(1, 2, 0, 3).reshape(h_ND.shape[0], -1)
-        ctx.save_for_backward(x_ND, scale_N1, h_ND, qkv, out, turned, v, y_ND, *saved)
-        ctx.shape = shape
+        ctx.save_for_backward(x_ND, scale_N1, h_ND, qkv, out, turned, v, y_ND, *low, *saved)
+        ctx.shape, ctx.low = shape, (mixing, mixing + last)
         return x_ND + F.linear(y_ND, out)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_ND, scale_N1, h_ND, qkv, out, turned, v, y_ND, *saved = ctx.saved_tensors
         shape, g_ND = ctx.shape, gradients[0]
+        middle, end = ctx.low
+        mixing, last, saved = saved[:middle], saved[middle:end], saved[end:]
         g16_ND = g_ND.to(shape.dtype)
+        d_last = _low_rank(g16_ND, y_ND, last)
         d_out = g16_ND.T @ y_ND if ctx.needs_input_grad[3] else None
         d_y = (g16_ND @ out).view(shape.rows, shape.length, shape.heads, shape.size).permute(2, 0, 1, 3).contiguous()
         keys, values = _spread(turned[shape.heads :], shape), _spread(v, shape)
@@ -157,7 +197,7 @@ class _Attention(torch.autograd.Function):
         d_qkv = d_mixed.T @ h_ND if ctx.needs_input_grad[1] else None
         d_bias = d_mixed.sum(0) if ctx.needs_input_grad[2] else None
         d_x = _norm_backward(d_mixed @ qkv, x_ND, scale_N1, g_ND) if ctx.needs_input_grad[0] else None
-        return d_x, d_qkv, d_bias, d_out, None
+        return d_x, d_qkv, d_bias, d_out, None, None, None, *_low_rank(d_mixed, h_ND, mixing), *d_last
 
 
 def _attend(
@@ -209,21 +249,23 @@ class _Mlp(torch.autograd.Function):
     """x + down(silu(gate(norm(x))) * up(norm(x)))."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, shape: _Shape) -> torch.Tensor:
+    def forward(ctx: Any, x_ND: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, shape: _Shape,
+                opening: int, last: int, *low: torch.Tensor) -> torch.Tensor:  # fmt: skip
         h_ND, scale_N1 = _normed(x_ND, shape)
         both = F.linear(h_ND, gate_up)
         gate, up = both.chunk(2, -1)
         opened = F.silu(gate)
         product = opened * up
-        ctx.save_for_backward(x_ND, scale_N1, h_ND, gate_up, down, both, opened, product)
-        ctx.shape = shape
+        ctx.save_for_backward(x_ND, scale_N1, h_ND, gate_up, down, both, opened, product, *low)
+        ctx.shape, ctx.opening = shape, opening
         return x_ND + F.linear(product, down)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_ND, scale_N1, h_ND, gate_up, down, both, opened, product = ctx.saved_tensors
+        x_ND, scale_N1, h_ND, gate_up, down, both, opened, product, *low = ctx.saved_tensors
         shape, g_ND = ctx.shape, gradients[0]
         g16_ND = g_ND.to(shape.dtype)
+        d_last = _low_rank(g16_ND, product, low[ctx.opening :])
         d_down = g16_ND.T @ product if ctx.needs_input_grad[2] else None
         d_product = g16_ND @ down
         gate, up = both.chunk(2, -1)
@@ -233,4 +275,19 @@ class _Mlp(torch.autograd.Function):
         torch.ops.aten.silu_backward.grad_input(d_product.mul_(up), gate, grad_input=d_gate)
         d_gate_up = d_both.T @ h_ND if ctx.needs_input_grad[1] else None
         d_x = _norm_backward(d_both @ gate_up, x_ND, scale_N1, g_ND) if ctx.needs_input_grad[0] else None
-        return d_x, d_gate_up, d_down, None
+        return d_x, d_gate_up, d_down, None, None, None, *_low_rank(d_both, h_ND, low[: ctx.opening]), *d_last
+
+
+def _low_rank(d_NO: torch.Tensor, h_ND: torch.Tensor, factors: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    """The gradients of the factors (A, B, A, B, ...) of layers that read `h_ND` and whose outputs, side by side, have
+    the gradient `d_NO`."""
+    found: list[torch.Tensor | None] = []
+    at = 0
+    for first_RD, second_OR in zip(factors[::2], factors[1::2], strict=True):
+        d_own = d_NO[:, at : at + second_OR.shape[0]]
+        at += second_OR.shape[0]
+        if second_OR.shape[1]:
+            found += [(d_own @ second_OR).T @ h_ND, d_own.T @ (h_ND @ first_RD.T)]
+        else:
+            found += [None, None]
+    return found
