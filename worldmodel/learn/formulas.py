@@ -107,7 +107,7 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
 def rounded(
     goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], most: int = 16
 ) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
-    """A share of a column, or of a product or quotient of two, rounded to cents: a price for a part of a month."""
+    """A share of a column, or of a product or quotient of two, rounded to hundredths: a price for a part of a month."""
     if not np.allclose(np.round(goal, CENTS), goal, rtol=0, atol=1e-9) or np.allclose(np.round(goal), goal):
         return
     some = range(len(names[:most]))

@@ -57,6 +57,7 @@ def _sentences(steps: Sequence[Step], said: Mapping[str, int]) -> tuple[Sentence
     drafts = draft_texts(OK, range(len(steps)), [parse(step.content) for step in steps], rows)
     fewest = max(FEWEST, SHARE * len(steps))
     usual = [d for d in drafts if not d.open and isinstance(d.template, str) and len(d.at) >= fewest]
+    usual = [d for d in usual if d.template.count(GAP) == len(d.slots)]  # a binary text can have the mark of a gap
     told = [_echoes(draft, rows) for draft in usual]
     if not any(len(names) < len(draft.slots) for draft, names in zip(usual, told, strict=True)) and len(usual) < 2:
         return ()
