@@ -32,13 +32,13 @@ from worldmodel.learn.effects import learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
 from worldmodel.learn.guards import Table, grow, held_out
-from worldmodel.learn.links import learn_links
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least
-from worldmodel.learn.records import learn_schema
-from worldmodel.learn.repeats import learn_repeats
 from worldmodel.learn.rows import Recorded, Rows
-from worldmodel.learn.texts import learn_texts, read_all
+from worldmodel.learn.schema.links import learn_links
+from worldmodel.learn.schema.records import learn_schema
+from worldmodel.learn.schema.repeats import learn_repeats
+from worldmodel.learn.schema.texts import learn_texts, read_all
 from worldmodel.steps import OK, Step
 
 MOST_ROWS = 1000

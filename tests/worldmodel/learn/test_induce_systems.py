@@ -18,7 +18,7 @@ from worldmodel.derive.rules import decode, encode
 from worldmodel.derive.sentences import describe_rules
 from worldmodel.derive.situation import Situation
 from worldmodel.learn.induce import induce
-from worldmodel.learn.records import learn_schema
+from worldmodel.learn.schema.records import learn_schema
 from worldmodel.steps import OK, Step
 
 ROOT = Path(__file__).parents[3]

@@ -9,9 +9,9 @@ from typing import Any
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.store import Layout, Store
 from worldmodel.learn.induce import induce
-from worldmodel.learn.links import learn_links
-from worldmodel.learn.records import learn_schema
-from worldmodel.learn.repeats import learn_repeats
+from worldmodel.learn.schema.links import learn_links
+from worldmodel.learn.schema.records import learn_schema
+from worldmodel.learn.schema.repeats import learn_repeats
 from worldmodel.steps import OK, Step, outcome_of
 
 ROOMS = ["hall", "attic", "cellar"]

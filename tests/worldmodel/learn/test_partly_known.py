@@ -20,8 +20,8 @@ from worldmodel.learn.forms import draft_forms
 from worldmodel.learn.guards import Table, grow
 from worldmodel.learn.induce import induce
 from worldmodel.learn.recipes import find
-from worldmodel.learn.records import learn_schema
 from worldmodel.learn.rows import Rows
+from worldmodel.learn.schema.records import learn_schema
 from worldmodel.steps import OK, Step
 
 WORDS = "amber basil cedar delta ember fjord grove haven inlet jetty knoll larch maple north".split()

@@ -24,8 +24,8 @@ from worldmodel.learn.forms import draft_forms
 from worldmodel.learn.functions import functions
 from worldmodel.learn.induce import Parts, induce, learn_slot, repeatable, sample
 from worldmodel.learn.recipes import find
-from worldmodel.learn.records import learn_schema
 from worldmodel.learn.rows import Rows
+from worldmodel.learn.schema.records import learn_schema
 from worldmodel.steps import OK, Step, outcome_of
 
 WORDS = "amber basil cedar delta ember fjord grove haven inlet jetty".split()

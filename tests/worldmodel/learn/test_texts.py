@@ -8,7 +8,7 @@ from typing import Any
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.templates import Sentence, joined, mask, number_in, read
 from worldmodel.learn.induce import induce
-from worldmodel.learn.texts import learn_texts, read_all
+from worldmodel.learn.schema.texts import learn_texts, read_all
 from worldmodel.steps import OK, Step, outcome_of
 
 WORDS = "amber basil cedar delta ember fjord grove haven".split()

@@ -14,7 +14,7 @@ from typing import Any
 from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
 from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import MAP_KEYS, freeze, is_scalar, key_of, parse
-from worldmodel.learn.instances import (
+from worldmodel.learn.schema.instances import (
     Instance,
     aliases,
     difference,
@@ -288,8 +288,8 @@ def _is_quantity(source: str, instances: Sequence[Instance]) -> bool:
 
 
 def learn_schema(conversations: Conversations, states: States | None = None) -> Schema:
-    """Sites, keys and types. Links of calls are added by `worldmodel.learn.links`. `states` are those of the session
-    where it is known what writes change in them, else what answers said last."""
+    """Sites, keys and types. Links of calls are added by `worldmodel.learn.schema.links`. `states` are those of the
+    session where it is known what writes change in them, else what answers said last."""
     places = Places(conversations)
     found = gather(conversations, places, states)
     state = _session_fields(found)
