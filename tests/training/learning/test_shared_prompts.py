@@ -15,6 +15,7 @@ from training.learning.policy_losses import Cispo, Gspo
 from training.learning.prefixes import MIN_SHARED, micro_batches, pack, prompt_of
 from training.models.base import Base
 from training.models.lora import LoraSettings
+from training.tiny.passes import learning as passes
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,14 @@ def gradient(learner: Learner, rows: list[Row], loss: Any) -> tuple[torch.Tensor
 
 @pytest.mark.parametrize("loss", [Cispo(), Gspo(clip_low=0.5, clip_high=0.5)], ids=["cispo", "gspo"])
 @pytest.mark.parametrize("micro_tokens", [8192, 150])
-@pytest.mark.parametrize("fused", [False, True], ids=["transformers", "fused"])
+@pytest.mark.parametrize(
+    ("fused", "flash_from"), [(False, 0), (True, 8), (True, 10_000)], ids=["transformers", "fused", "fused, plain"]
+)
 def test_gradients_and_figures_are_those_of_single_rows(
-    base: Base, rows: list[Row], loss: Any, micro_tokens: int, fused: bool
-) -> None:
+    base: Base, rows: list[Row], loss: Any, micro_tokens: int, fused: bool, flash_from: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(passes, "FLASH_FROM", flash_from)
     plain, told = gradient(learner_of(base, share=False), rows, loss)
     shared, also = gradient(learner_of(base, True, micro_tokens, fused), rows, loss)
     assert plain.norm() > 1e-4 and (plain - shared).norm() < 1e-5 * plain.norm()

@@ -121,11 +121,16 @@ class _Shape:
         scale_H1 = torch.ones(heads + kv_heads, 1)
         scale_H1[:heads] = size**-0.5  # queries are scaled
         self.cos, self.sin = angles_TS.cos()[:, None] * scale_H1, angles_TS.sin()[:, None] * scale_H1
-        self.flash = length >= FLASH_FROM and seen_TT is None
+        self.flash, self.causal = length >= FLASH_FROM, seen_TT is None
         if seen_TT is None:
             self.mask_TT = torch.full((0 if self.flash else length,) * 2, -torch.inf, dtype=dtype).triu_(1)
         else:
             self.mask_TT = torch.zeros(length, length, dtype=dtype).masked_fill_(~seen_TT, -torch.inf)
+
+    @property
+    def flash_mask(self) -> torch.Tensor | None:
+        """The mask of the fused kernel, which knows the causal one itself."""
+        return None if self.causal else self.mask_TT
 
     def rotated(self, mixed_BTHS: torch.Tensor) -> torch.Tensor:
         """Scaled queries, and keys, with rotary positions, [H, B, T, S]."""
@@ -206,7 +211,7 @@ def _attend(
     """Causal attention over scaled queries, [H, B, T, S], and the tensors for its backward pass."""
     if shape.flash:
         found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *(t.transpose(0, 1) for t in (q, k, v)), 0.0, True, scale=1.0
+            *(t.transpose(0, 1) for t in (q, k, v)), 0.0, shape.causal, attn_mask=shape.flash_mask, scale=1.0
         )
         return found.transpose(0, 1), (found, sums)
     scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).add_(shape.mask_TT)
@@ -220,7 +225,8 @@ def _attend_backward(
     """Gradients of scaled queries, keys and values, [H, B, T, S]."""
     if shape.flash:
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *(t.transpose(0, 1) for t in (d_y, q, k, v)), *saved, 0.0, True, scale=1.0
+            *(t.transpose(0, 1) for t in (d_y, q, k, v)), *saved, 0.0, shape.causal,
+            attn_mask=shape.flash_mask, scale=1.0,
         )
         d_q, d_k, d_v = (t.transpose(0, 1) for t in found)
         return d_q, d_k, d_v
