@@ -73,7 +73,7 @@ spark: $(VENV)/.spark  ## Spark, into .venv
 demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=1 for another)
 	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo $(if $(SEED),--seed $(SEED))
 
-demo-smollm2: $(VENV)/.base artifacts/smollm2/rehearsal_source.json  ## the demo on SmolLM2-135M: about 2.5 hours on two cores
+demo-smollm2: $(VENV)/.base artifacts/smollm2/rehearsal_source.json  ## the demo on SmolLM2-135M (docs/bases.md)
 	@$(BIN)/rehearsal demo --home $(or $(REHEARSAL_HOME),artifacts/demo-smollm2) --settings examples/support_desk/smollm2.yaml $(DEMO_ARGS)
 
 dev: $(VENV)/.base  ## Dagster's UI on http://127.0.0.1:3000, for REHEARSAL_HOME (default: artifacts/demo if it exists, else artifacts/home)

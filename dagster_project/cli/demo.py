@@ -35,10 +35,11 @@ MADE = "demo.json"
 """File in the home directory that records which demo (seed, size) created it."""
 
 SMALL: dict[str, Any] = {
-    "world": {"max_tokens": 200_000},
+    "world": {"max_tokens": 50_000, "bias_calls": 40, "holes": 8},
     "card_calls": 60,
-    "clone": {"max_tokens": 150_000, "evaluations": 2},
-    "judge": {"fit": {"max_tokens": 70_000, "evaluations": 2}},
+    "card": {"model_calls": 20, "base_calls": 20, "holes": 8, "user_turns": 20},
+    "clone": {"max_tokens": 40_000, "evaluations": 2},
+    "judge": {"fit": {"max_tokens": 25_000, "evaluations": 2}},
     "train": {"steps": 2, "groups": 3, "group_size": 3, "held_out": 4, "evaluate_every": 1},
     "gate": {"scenarios": 8, "min_slice": 3},
     "evaluation": {"episodes": 12},
