@@ -98,7 +98,7 @@ def test_a_demo_in_the_background_ends_on_sigterm(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     told = start(tmp_path / "home", tmp_path / "dagster", preexec_fn=as_scripts_do)
-    wait_for(tmp_path / "home" / "clone", told)
+    wait_for(tmp_path / "home" / "stages" / "clone", told)
     told.terminate()
     said, _ = told.communicate(timeout=60)
     assert told.returncode not in (0, None) and "Traceback" not in said
