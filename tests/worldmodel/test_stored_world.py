@@ -61,3 +61,4 @@ def test_history_is_found_through_laws() -> None:
     assert [asks(name) for name in ("law/total", "law/again", "law/twice", "prev/x", "arg/n/a")] == [
         False, True, True, True, False,
     ]  # fmt: skip
+    assert all(map(asks, ("used/key", "first/key/id", "refused/declined")))

@@ -18,7 +18,7 @@ from worldmodel.steps import OK, Step, call_key
 
 Path = tuple[tuple[Test, bool], ...]
 """The tests of a guard on the way to a leaf, and how they came out."""
-HISTORY = re.compile(r"""(?:^|[(|"])(?:n|did|did_on|since|prev|at|told|last)/""")
+HISTORY = re.compile(r"""(?:^|[(|"])(?:n|did|did_on|since|prev|at|told|last|used|first|refused)/""")
 """Sources (`worldmodel.derive.situation`) that say what an episode did before."""
 
 

@@ -43,7 +43,7 @@ MOST_FITTED = 160
 """Rows that a combination is fitted on."""
 MOST_MASKS = 6
 """Sets of rows in which some columns are known that a combination is searched on."""
-CENTS = 2
+PLACES = 2
 """Places that sums of money are rounded to."""
 BEAM = 2
 """First columns that a search starts from."""
@@ -108,7 +108,7 @@ def rounded(
     goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], most: int = 16
 ) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
     """A share of a column, or of a product or quotient of two, rounded to hundredths: a price for a part of a month."""
-    if not np.allclose(np.round(goal, CENTS), goal, rtol=0, atol=1e-9) or np.allclose(np.round(goal), goal):
+    if not np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9) or np.allclose(np.round(goal), goal):
         return
     some = range(len(names[:most]))
     made: list[tuple[Expression, np.ndarray]] = [(Linear(((1.0, names[a]),)), columns[a]) for a in some]
@@ -121,9 +121,9 @@ def rounded(
         large = known & (np.abs(column) >= np.median(np.abs(column[known])))
         ratio = float(np.median(goal[large] / column[large]))
         for factor in _short(ratio):
-            exact = np.abs(np.round(column * factor, CENTS) - goal) < 1e-9
+            exact = np.abs(np.round(column * factor, PLACES) - goal) < 1e-9
             if exact.sum() >= 0.6 * known.sum():
-                yield Call("round", (_times(plain, factor), Const(CENTS))), exact, known
+                yield Call("round", (_times(plain, factor), Const(PLACES))), exact, known
                 break
 
 

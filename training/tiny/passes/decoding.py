@@ -21,8 +21,8 @@ from training.models.lora_layers import FOLDED_UP_TO, Factors, Span
 
 ARCHITECTURES = ("llama", "mistral", "qwen2")
 SAMPLED_UP_TO = 2048
-"""Maximum width of a model that is sampled with folded weights where bfloat16 products are fast: each adapter in use
-holds a copy of the layers (SmolLM2-135M: 212 MB), and sampling is 2.6 times as fast as through transformers."""
+"""Maximum width of a model that is sampled with folded weights where bfloat16 products are fast. Each adapter in use
+holds a copy of the layers (SmolLM2-135M: 212 MB). `benchmarks.training.decoding` compares this with transformers."""
 
 
 def quick_dtype() -> torch.dtype:
