@@ -101,8 +101,8 @@ lint: $(VENV)/.dev  ## ruff, mypy, import arrows
 bench: $(VENV)/.base  ## the benchmarks in benchmarks/
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
 
-bench-transfer: $(VENV)/.base  ## compare with training in the real environment; after make demo
-	@$(BIN)/python -m benchmarks.transfer
+bench-transfer: $(VENV)/.base  ## compare with training in the real environment; after make demo (REHEARSAL_HOME for another)
+	@$(BIN)/python -m benchmarks.transfer --home $(or $(REHEARSAL_HOME),artifacts/demo)
 
 clean:  ## remove .venv, artifacts and caches
 	@rm -rf $(VENV) artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build

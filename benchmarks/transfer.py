@@ -30,7 +30,7 @@ from training.models.base import load_base
 from training.policy.evaluate import Run, difference, load_environment, run_policy
 from training.policy.grpo import Grpo
 from training.policy.practice import Practice
-from training.policy.rollout import rollout
+from training.policy.rollout import Limits, rollout
 from training.progress import bars, track
 
 PRACTICE_STREAM = 7_000
@@ -95,7 +95,9 @@ def scenarios_of(starts: Sequence[Start]) -> list[Scenario]:
     ]  # fmt: skip
 
 
-def train_in_reality(settings: Settings, clone: Path, out: Path, count: int, steps: int) -> dict[str, Any]:
+def train_in_reality(
+    settings: Settings, limits: Limits, clone: Path, out: Path, count: int, steps: int
+) -> dict[str, Any]:
     """GRPO on `count` real starts for `steps` steps; writes the best adapter to `out` and returns its manifest."""
     environment = load_environment(settings.environment)
     starts = environment.starts(count, PRACTICE_STREAM + settings.seed)
@@ -103,7 +105,7 @@ def train_in_reality(settings: Settings, clone: Path, out: Path, count: int, ste
     practice = RealPractice(
         open_engine(settings.engine, base), base.format,
         cast(Any, RealWorlds(environment, {s.episode_id: s for s in starts})), cast(Any, TrueReward()),
-        settings.train.limits, settings.train.temperature, show_system=not settings.compact,
+        limits, settings.train.temperature, show_system=not settings.compact,
         min_p=settings.train.min_p,
     )  # fmt: skip
     how = settings.train.model_copy(update={"seed": settings.seed, "steps": steps})
@@ -112,7 +114,7 @@ def train_in_reality(settings: Settings, clone: Path, out: Path, count: int, ste
     return asyncio.run(loop.train(lambda m: report(int(m["step"]), how.steps, f"reward {m['reward']:.3f}")))
 
 
-def play(settings: Settings, name: str, adapter: Path) -> Run:
+def play(settings: Settings, limits: Limits, name: str, adapter: Path) -> Run:
     """Plays one policy on the demo's evaluation episodes."""
     base = load_base(settings.base, show_tools=not settings.compact)
     engine = open_engine(settings.engine, base)
@@ -121,7 +123,7 @@ def play(settings: Settings, name: str, adapter: Path) -> Run:
     return asyncio.run(
         run_policy(
             engine, base.format, load_environment(settings.environment), name, name=name, episodes=how.episodes,
-            seed=settings.seed, temperature=how.temperature, min_p=how.min_p, limits=settings.train.limits,
+            seed=settings.seed, temperature=how.temperature, min_p=how.min_p, limits=limits,
             show_system=not settings.compact, on_done=lambda done: report(done, how.episodes, ""),
         )
     )  # fmt: skip
@@ -138,9 +140,13 @@ def main() -> None:
         loop = Loop(settings)
         clone, practised = loop.read("clone").directory / "adapter", loop.read("candidate")
         candidate, out = practised.directory / "adapter", arguments.home / "transfer" / "adapter"
+        limits = loop.limits
         steps = practised.facts["steps"]  # as many steps as practice in the world took
-        trained = train_in_reality(settings, clone, out, len(loop.scenarios()) - settings.gate.scenarios, steps)
-        before, world, real = (play(settings, *p) for p in (("clone", clone), ("world", candidate), ("real", out)))
+        trained = train_in_reality(
+            settings, limits, clone, out, len(loop.scenarios()) - settings.gate.scenarios, steps
+        )
+        policies = ("clone", clone), ("world", candidate), ("real", out)
+        before, world, real = (play(settings, limits, name, adapter) for name, adapter in policies)
     from_world, from_reality = difference(before, world), difference(before, real)
     figures = {
         "seed": settings.seed,
