@@ -33,6 +33,7 @@ from training.models.base import Base
 from training.models.lora import save_weights, settings_of
 from training.policy.episodes import write_episodes
 from training.policy.evaluate import Difference, paired
+from training.policy.order import order_of
 from training.policy.practice import Practising
 from training.policy.rollout import Limits
 from training.policy.served import Probe, check_served
@@ -173,13 +174,9 @@ class Grpo:
         return _Step(rows, metrics)
 
     def _choose(self, number: int) -> list[Scenario]:
-        """This step's scenarios. Every scenario is used once before any is repeated, in an order fixed by the seed."""
-        count, at = len(self.scenarios), number * self.settings.groups
-        picked = []
-        for k in range(at, at + self.settings.groups):
-            order = np.random.default_rng([self.settings.seed, k // count]).permutation(count)
-            picked.append(self.scenarios[order[k % count]])
-        return picked
+        """This step's scenarios, each once: two groups of one scenario would have equal seeds and episodes."""
+        chosen = order_of(number, self.settings.groups, len(self.scenarios), self.settings.seed)
+        return [self.scenarios[k] for k in chosen]
 
     def _rows(self, groups: list[list[Trajectory]], judged: Sequence[Judgement]) -> tuple[list[Row], int]:
         """Rows with an advantage. An episode in which the world abstained is excluded. Other unsupported answers reduce
