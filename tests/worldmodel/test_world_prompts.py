@@ -129,3 +129,14 @@ def test_only_a_request_that_the_engine_cannot_follow_leaves_a_body_open(chat: C
     for error in (UserError("no adapter 'world'"), RuntimeError("out of memory")):
         with pytest.raises(type(error), match=str(error)):
             written(error)
+
+
+def test_nothing_is_retrieved_from_the_conversation_of_the_scenario(chat: ChatFormat) -> None:
+    talks = {f"c{n}": [Step("motd", {"page": n}, f'{{"text":"page {n} of c{n}"}}', OK)] for n in range(100, 106)}
+    frame = Frame(learn_effects(list(talks.values())), {"motd": (OK,)}, {})
+    resolver = Resolver(None, chat, None, frame, build_index(talks, frame), {})  # type: ignore[arg-type]
+    for own in ("c105", "new"):
+        start = Scenario("s", own, "", [], "hello", ("hello",), (), 1.0, 0)
+        world = WorldModel(resolver).world(scenario=start)
+        shown = frame.frame("motd", {"page": 105}, (), (), resolver.index, world.around)
+        assert any("c105" in text for text in shown.sources) == (own == "new")
