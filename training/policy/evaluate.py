@@ -57,6 +57,10 @@ class Run:
         return Run(self.name, success, kinds, trajectories)
 
 
+MIN_SCORED = 0.9
+"""Smallest share of the planned pairs that the judge must have scored; a comparison of fewer decides nothing."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """The gain of the second run over the first, with a 95 % interval over the paired episodes."""

@@ -327,6 +327,7 @@ CALM = {
         ({"unscored": 11}, "the judge often returns no valid score"),
         ({"invention_correlation": 0.4}, "advantages correlate with the share of invented answers"),
         ({"entropy": 0.001}, "entropy has collapsed"),
+        ({"held_out_scored": 0.8}, "too few held-out pairs were scored to select this adapter"),
     ],
 )
 def test_each_fault_raises_its_alarm(change: dict[str, float], alarm: str) -> None:
