@@ -68,7 +68,7 @@ def learn_values(seen: Sequence[Sighting], deepest: int = DEEPEST) -> Values:
     texts = [(c, v) for c, v in rare if isinstance(v, str)]
     out.longest = max((len(v) for _, v in scalars if isinstance(v, str)), default=0)
     out.forms = _forms(texts)
-    told = [v for _, v in scalars if is_number(v)]
+    told = [v for _, v in scalars if isinstance(v, int | float) and is_number(v)]
     numbers = sorted(float(v) for v in told)
     if numbers:
         out.low, out.high = numbers[0], numbers[-1]
