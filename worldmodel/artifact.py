@@ -36,6 +36,7 @@ from training.models.chat import ChatFormat
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.rules import Rules, decode, encode
 from worldmodel.derive.store import Facts
+from worldmodel.derive.values import restored, storable
 from worldmodel.effects import Effects
 from worldmodel.generate.context import Frame
 from worldmodel.generate.index import TransitionIndex
@@ -72,14 +73,15 @@ def save_rules(path: Path, rules: Rules, facts: Facts) -> None:
     """Write rules and shared facts."""
     write_text(path / "rules.json", encode(rules).decode())
     rows = [[type_, list(key), dict(fields)] for (type_, key), fields in facts.items()]
-    write_json(path / "facts.json", rows)
+    write_json(path / "facts.json", storable(rows))
 
 
 def read_rules(path: Path) -> Engine:
     """Return the rules of a world. Raises UserError if the world was fitted by a version without rules."""
     if not (path / "rules.json").exists():
         raise UserError(f"the world in {path} has no rules; fit it again with `rehearsal world fit --out {path}`")
-    facts = {(type_, tuple(key)): fields for type_, key, fields in json.loads((path / "facts.json").read_text())}
+    rows = json.loads((path / "facts.json").read_text())
+    facts = {(type_, tuple(key)): fields for type_, key, fields in restored(rows)}
     return Engine(decode((path / "rules.json").read_bytes()), facts)
 
 
@@ -108,13 +110,13 @@ def write_split(path: Path, split: Split) -> None:
 
 
 def save_shapes(path: Path, shapes: Shapes) -> None:
-    write_text(path / "shapes.json", msgspec.json.encode(shapes).decode())
+    write_text(path / "shapes.json", msgspec.json.encode(storable(msgspec.to_builtins(shapes))).decode())
 
 
 def read_shapes(path: Path) -> Shapes:
     """Return the shapes of a world; empty if the world was fitted by a version without shapes."""
     file = path / "shapes.json"
-    return msgspec.json.decode(file.read_bytes(), type=Shapes) if file.exists() else Shapes()
+    return msgspec.convert(restored(msgspec.json.decode(file.read_bytes())), Shapes) if file.exists() else Shapes()
 
 
 Parts = tuple[Resolver, UserSide | None, Engine, Shapes, str]

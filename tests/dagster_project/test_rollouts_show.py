@@ -39,4 +39,5 @@ def test_episodes_are_shown_by_step_and_scenario(tmp_path: Path) -> None:
 
 def test_a_home_without_episodes_is_an_error(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["rollouts", "show", "--home", str(tmp_path)])
-    assert isinstance(found.exception, UserError) and "stored are: none" in str(found.exception)
+    assert isinstance(found.exception, UserError) and "no practice has run" in str(found.exception)
+    assert "None" not in str(found.exception)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,13 +12,18 @@ import pytest
 from template_samples import FAMILIES, tokenizer_of
 from world_samples import random_world
 
+from ingest.errors import UserError
 from ingest.records import Conversation, Scenario
+from training.engines import TooLong
+from training.engines.grammar import UnusableSchema
 from training.models.chat import ChatFormat
 from training.models.roles import WorldPrompt, described
 from training.models.template import TemplateFormat
 from worldmodel import WorldModel
-from worldmodel.generate.context import TOOL_TOKENS, USER_TOKENS, learn_definitions, prompt_ids
-from worldmodel.generate.examples import frame_step, world_row
+from worldmodel.effects import learn_effects
+from worldmodel.generate.context import TOOL_TOKENS, USER_TOKENS, Frame, learn_definitions, prompt_ids
+from worldmodel.generate.examples import build_index, frame_step, world_row
+from worldmodel.generate.resolver import Resolver
 from worldmodel.steps import OK, Step
 
 NOTE = {"type": "string", "description": "Which note,\n by its number."}
@@ -99,3 +105,38 @@ def test_training_and_use_have_one_prompt_for_one_call(model: WorldModel, chat: 
         told = form.tokenizer.decode(prompts[0])
         assert (WANTED in told) == (described(TOOL) in told) == (not form.compact)
         assert world_row(frame_step("new", [asked], 0, frame, model.resolver.index, WANTED), form, length) is None
+
+
+def test_only_a_request_that_the_engine_cannot_follow_leaves_a_body_open(chat: ChatFormat) -> None:
+    class Raises:
+        """An engine that fails in one way."""
+
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
+        async def sample(self, prompt: Any, **how: Any) -> Any:
+            raise self.error
+
+    talks = {f"c{n}": [note(n)] for n in range(100, 106)}
+    frame = Frame(learn_effects(list(talks.values())), {"read_note": (OK,)}, {})
+    index = build_index(talks, frame)
+
+    def written(error: Exception) -> Any:
+        resolver = Resolver(Raises(error), chat, None, frame, index, {})  # type: ignore[arg-type]
+        return asyncio.run(resolver.written("read_note", {"note": "N-900"}, OK, '{"type":"object"}', 0))
+
+    assert written(UnusableSchema("too many states")) is written(TooLong("9 tokens")) is None
+    for error in (UserError("no adapter 'world'"), RuntimeError("out of memory")):
+        with pytest.raises(type(error), match=str(error)):
+            written(error)
+
+
+def test_nothing_is_retrieved_from_the_conversation_of_the_scenario(chat: ChatFormat) -> None:
+    talks = {f"c{n}": [Step("motd", {"page": n}, f'{{"text":"page {n} of c{n}"}}', OK)] for n in range(100, 106)}
+    frame = Frame(learn_effects(list(talks.values())), {"motd": (OK,)}, {})
+    resolver = Resolver(None, chat, None, frame, build_index(talks, frame), {})  # type: ignore[arg-type]
+    for own in ("c105", "new"):
+        start = Scenario("s", own, "", [], "hello", ("hello",), (), 1.0, 0)
+        world = WorldModel(resolver).world(scenario=start)
+        shown = frame.frame("motd", {"page": 105}, (), (), resolver.index, world.around)
+        assert any("c105" in text for text in shown.sources) == (own == "new")

@@ -20,6 +20,10 @@ COMPACT: Any = {"whitespace_flexible": False, "item_separator": ",", "key_separa
 """JSON is written without white space, as observations are shown."""
 
 
+class UnusableSchema(UserError):
+    """The engine's grammar library cannot follow a JSON schema."""
+
+
 @dataclass(frozen=True)
 class Grammar:
     """A JSON schema, as text, and the tokenizer whose tokens are masked. Two of one schema are equal."""
@@ -39,12 +43,12 @@ class Grammar:
         return json.dumps({**json.loads(self.schema), "x-guidance": COMPACT})
 
     def start(self) -> Matcher:
-        """A matcher at the start of the schema. Raises UserError where llguidance cannot follow the schema."""
+        """A matcher at the start of the schema. Raises UnusableSchema where llguidance cannot follow the schema."""
         from llguidance import LLMatcher
 
         matcher = LLMatcher(_tokens(self.tokenizer, self.stop_id), _compiled(self.schema))
         if matcher.is_error():
-            raise UserError(f"the grammar library cannot process a schema: {matcher.get_error()}")
+            raise UnusableSchema(f"the grammar library cannot process a schema: {matcher.get_error()}")
         return Matcher(matcher)
 
 

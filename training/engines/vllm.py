@@ -16,11 +16,12 @@ import asyncio
 import importlib.util
 import itertools
 import os
+import re
 import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ingest.errors import UserError
 from training.engines import Sample, Sampling, TooLong
 from training.engines.background import BackgroundLoop
+from training.engines.grammar import UnusableSchema
 from training.models.lora import LoraSettings, adapter_weights, new_adapter, save_weights
 from training.models.lora_layers import read_adapter
 
@@ -207,7 +209,7 @@ class VllmEngine:
         try:
             return await self._with_engine(generate)
         except VLLMClientError as error:
-            raise UserError(f"vLLM refused a request: {_first_line(error)}") from error
+            raise refusal(f"vLLM refused a request: {_first_line(error)}", wanted) from error
         finally:
             if held is not None:
                 held.running -= 1
@@ -274,6 +276,16 @@ def sampling_request(sampling: Sampling) -> dict[str, Any]:
         end = sampling.grammar.tokenizer.eos_token_id
         wanted["stop_token_ids"] += [end] if end is not None and end not in sampling.stop_ids else []
     return wanted
+
+
+def refusal(message: str, wanted: Mapping[str, Any]) -> UserError:
+    """The error for a request that vLLM refused: UnusableSchema if its JSON schema is the reason.
+
+    vLLM's exceptions do not tell the reasons apart, but the messages of all of its grammar backends name the grammar or
+    the schema.
+    """
+    schema = "structured_outputs" in wanted and re.search("grammar|schema|structured", message, re.IGNORECASE)
+    return UnusableSchema(message) if schema else UserError(message)
 
 
 def check_length(ids: Sequence[int], most: int) -> None:

@@ -16,7 +16,7 @@ import httpx
 from ingest.errors import UserError
 from training.engines import Sample, Sampling
 from training.engines.background import BackgroundLoop
-from training.engines.vllm import ONE_TOKEN, check_length, sampling_request
+from training.engines.vllm import ONE_TOKEN, check_length, refusal, sampling_request
 from training.models.lora_layers import read_adapter
 
 TOKEN_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
@@ -177,8 +177,9 @@ class VllmServer:
         if answer.status_code == 404 and path.endswith("_lora_adapter") and "cannot be found" not in answer.text:
             raise UserError(f"the vLLM server at {self._url} cannot load adapters; start it with: {self._command}")
         if answer.is_error:
-            kind = _Gone if answer.status_code == 404 and path == "/v1/completions" else UserError
-            raise kind(f"the vLLM server at {self._url} refused {path}: {_message(answer)}")
+            told = f"the vLLM server at {self._url} refused {path}: {_message(answer)}"
+            gone = answer.status_code == 404 and path == "/v1/completions"
+            raise _Gone(told) if gone else refusal(told, body or {})
         return answer
 
 

@@ -107,6 +107,14 @@ class Evidence:
         return cls(grounding, (bias, slope, unsupported, unmet))
 
 
+def unfounded_numbers(messages: Messages, system: str = "") -> set[str]:
+    """The numbers of two digits or more, as digits, that the agent tells users and that neither a tool, nor a user, nor
+    the system prompt has said. A sum that the agent computed is one of them.
+    """
+    user, agent, _, told = _spoken(messages)
+    return {word for word in agent - told - user - _words(system) if _is_value(word)}
+
+
 def _spoken(messages: Messages) -> tuple[set[str], set[str], set[str], set[str]]:
     """The sets of words of users, of the agent to users, of the agent to tools, and of tools."""
     user, agent, asked, told = set(), set(), set(), set()

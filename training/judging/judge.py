@@ -41,6 +41,8 @@ from training.models.roles import SIDES, VERDICTS, pair_messages, transcript, ve
 
 Form = Literal["pointwise", "pairwise"]
 MAX_REMEMBERED = 2048
+MIN_LABELLED = 20
+"""Fewest conversations with an outcome that a judge is fitted and measured on."""
 
 
 class JudgeSettings(BaseModel):
@@ -212,17 +214,30 @@ def split_labelled(
 ) -> tuple[list[tuple[Conversation, bool]], list[tuple[Conversation, bool]]]:
     """The conversations with a known outcome (oldest first), as earlier and latest ones.
 
-    Raises UserError unless there are 20, with successes and failures among the earlier and among the latest.
+    The judge learns from the earlier ones and is measured on the latest. Raises UserError, with the counts, unless
+    there are `MIN_LABELLED`, with successes and failures in both parts.
     """
     examples = labelled(conversations)
-    earlier, latest = split_latest(examples, held_out_share) if len(examples) >= 20 else ([], [])
-    if len({s for _, s in earlier}) < 2 or len({s for _, s in latest}) < 2:
+    otherwise = "record gen_ai.evaluation.result for more conversations, or name a hosted judge (ruler.base_url)"
+    if len(examples) < MIN_LABELLED:
         raise UserError(
-            f"the judge needs outcomes of both kinds and at least 20 of them, got {len(examples)} "
-            f"({sum(s for _, s in examples)} successes); record gen_ai.evaluation.result for some conversations, or "
-            "name a hosted judge (ruler.base_url)"
+            f"the judge needs at least {MIN_LABELLED} conversations with an outcome, got {len(examples)} "
+            f"({_counted(examples)}); {otherwise}"
+        )
+    earlier, latest = split_latest(examples, held_out_share)
+    if any(len({s for _, s in part}) < 2 for part in (earlier, latest)):
+        raise UserError(
+            f"the judge needs successes and failures among the latest {held_out_share:.0%} of the conversations with "
+            f"an outcome, on which it is measured, and among the earlier ones; got {_counted(latest)} among the latest "
+            f"{len(latest)} and {_counted(earlier)} among the {len(earlier)} earlier; change judge.held_out_share, "
+            f"{otherwise}"
         )
     return list(earlier), list(latest)
+
+
+def _counted(examples: Sequence[tuple[Conversation, bool]]) -> str:
+    good = sum(success for _, success in examples)
+    return f"{good} successes, {len(examples) - good} failures"
 
 
 def judge_rows(examples: Sequence[tuple[str, bool]], chat: ChatFormat, settings: JudgeSettings, seed: int) -> list[Row]:

@@ -65,18 +65,27 @@ def as_record(trajectory: Trajectory, step: int, group: int, member: int) -> dic
 
 
 def read_episodes(directory: Path, step: int | None = None, scenario: str | None = None) -> Iterator[dict[str, Any]]:
-    """Stored episodes, oldest step first. Raises UserError if none are stored, or none of that step."""
+    """Stored episodes, oldest step first. Raises UserError if none are stored, or none of that step or scenario."""
     paths = sorted(directory.glob("step-*.jsonl.zst")) if step is None else [directory / NAME.format(step)]
     if not paths or not paths[0].is_file():
         steps = sorted(int(p.name.split("-")[1].split(".")[0]) for p in directory.glob("step-*.jsonl.zst"))
-        known = f"steps {steps[0]} to {steps[-1]}" if steps else "none"
-        raise UserError(f"no episodes of step {step} in {directory}; stored are: {known}")
+        if not steps:
+            raise UserError(
+                f"no practice episodes are stored in {directory}: no practice has run in this home "
+                "(policy/candidate), or train.keep_episodes is off"
+            )
+        raise UserError(f"no episodes of step {step} in {directory}; stored are steps {steps[0]} to {steps[-1]}")
+    found = scenario is None
     for path in paths:
         with zstandard.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 record = json.loads(line)
                 if scenario is None or record["scenario"] == scenario:
+                    found = True
                     yield record
+    if not found:
+        where = "any step" if step is None else f"step {step}"
+        raise UserError(f"no episodes of scenario {scenario!r} in {where} of {directory}")
 
 
 def as_text(record: dict[str, Any]) -> str:

@@ -57,6 +57,10 @@ class Run:
         return Run(self.name, success, kinds, trajectories)
 
 
+MIN_SCORED = 0.9
+"""Smallest share of the planned pairs that the judge must have scored; a comparison of fewer decides nothing."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """The gain of the second run over the first, with a 95 % interval over the paired episodes."""
@@ -269,6 +273,17 @@ def paired(before_N: np.ndarray, after_N: np.ndarray, draws: int = 4000, seed: i
     means = gains_N[rng.integers(len(gains_N), size=(draws, len(gains_N)))].mean(1)
     low, high = np.percentile(means, (2.5, 97.5))
     return Difference(float(before_N.mean()), float(after_N.mean()), float(low), float(high), len(gains_N))
+
+
+def chance_of_fall(before_N: np.ndarray, after_N: np.ndarray, draws: int = 4000, seed: int = 0) -> float:
+    """The probability of a mean fall at least as large as this one if the scores do not differ: a sign-flip test.
+
+    It holds its level for few cases too, where the bootstrap's intervals are too narrow (Good 2005, section 3.2).
+    """
+    gains_N = after_N - before_N
+    signs_DN = np.random.default_rng(seed).integers(0, 2, size=(draws, len(gains_N))) * 2 - 1
+    as_low = (signs_DN * gains_N).mean(1) <= gains_N.mean() + 1e-12
+    return float((1 + as_low.sum()) / (1 + draws))
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -15,9 +15,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingest.records import Scenario
+from training.judging.grounding import unfounded_numbers
 from training.learning.trajectory import Trajectory, seed_of
-from training.policy.evaluate import Difference, paired
+from training.policy.evaluate import MIN_SCORED, Difference, chance_of_fall, paired
 from training.policy.practice import Practising
+
+Pairs = Sequence[tuple[float | None, float | None]]
+"""The champion's and the candidate's value per scenario."""
+LEVEL = 0.05
+"""Largest probability that a candidate which is nowhere worse is refused for any of its slices; that it is refused for
+what it states has the same bound."""
 
 
 class GateSettings(BaseModel):
@@ -26,8 +33,13 @@ class GateSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scenarios: int = Field(128, ge=8, description="Held-out scenarios that both policies play.")
-    slice_margin: float = Field(0.1, ge=0, description="A slice is lost if its whole interval is below -margin.")
+    slice_margin: float = Field(
+        0.1, ge=0, description="A slice is lost if its score falls by more than this, and not by chance."
+    )
     min_slice: int = Field(12, ge=2, description="Slices with fewer scenarios are not tested.")
+    fact_margin: float = Field(
+        0.05, ge=0, description="Largest rise of the share of episodes that state a number which nothing in them shows."
+    )
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class Verdict:
     difference: Difference
     slices: dict[str, Difference]
     alarms: tuple[str, ...]
+    unfounded: Difference | None = None
+    """The share of episodes that state a number which nothing in them shows."""
 
 
 async def compare(
@@ -62,7 +76,16 @@ async def compare(
         for scenario, j in zip(scenarios, judged, strict=True)
         if None not in j.scores
     ]
-    return decide(scored, len(scenarios), settings, alarms), pairs
+    return decide(scored, len(scenarios), settings, alarms, _unfounded(pairs)), pairs
+
+
+def _unfounded(pairs: Sequence[tuple[Trajectory, Trajectory]]) -> list[tuple[float, float]]:
+    """Per pair, whether each episode states a number that nothing in it shows (1 or 0)."""
+
+    def states(played: Trajectory) -> float:
+        return float(bool(unfounded_numbers(played.messages, played.start.system)))
+
+    return [(states(before), states(after)) for before, after in pairs]
 
 
 def decide(
@@ -70,9 +93,16 @@ def decide(
     asked: int,
     settings: GateSettings,
     alarms: Sequence[str] = (),
+    unfounded: Sequence[tuple[float, float]] = (),
 ) -> Verdict:
-    """The verdict on (slice, champion's score, candidate's score) of the scenarios that were scored."""
-    if len(scored) < 0.9 * asked or not scored:
+    """The verdict on (slice, champion's score, candidate's score) of the scenarios that were scored.
+
+    A slice is lost if the candidate's score is lower by more than the margin and a sign-flip test excludes chance, at a
+    level that is divided by the number of slices. A bound of an interval in place of the test fails for the few
+    scenarios of a slice: the lower one refuses most good candidates, the upper one misses most bad ones
+    (docs/training.md). `unfounded`: per scenario, whether the episodes state numbers that nothing in them shows.
+    """
+    if len(scored) < MIN_SCORED * asked or not scored:
         nothing = Difference(0.0, 0.0, 0.0, 0.0, len(scored))
         why = f"the judge scored only {len(scored)} of {asked} scenarios"
         return Verdict(False, why, nothing, {}, tuple(alarms))
@@ -80,23 +110,40 @@ def decide(
     by_slice: dict[str, list[tuple[float | None, float | None]]] = defaultdict(list)
     for name, before, after in scored:
         by_slice[name].append((before, after))
-    slices = {k: _difference(v) for k, v in sorted(by_slice.items()) if len(v) >= settings.min_slice}
-    lost = [name for name, found in slices.items() if found.high < -settings.slice_margin]
+    tested = {name: pairs for name, pairs in sorted(by_slice.items()) if len(pairs) >= settings.min_slice}
+    slices = {name: _difference(pairs) for name, pairs in tested.items()}
+    lost = [name for name, pairs in tested.items() if _falls(pairs, settings.slice_margin, LEVEL / len(tested))]
+    stated = _difference(unfounded) if unfounded else None
     interval = f"{whole.gain:+.3f} ({whole.low:+.3f} to {whole.high:+.3f})"
     if whole.low <= 0:
         why = f"the judged gain {interval} is not above zero over its whole interval"
     elif lost:
         why = f"worse on {', '.join(lost)} by more than {settings.slice_margin}"
+    elif stated and _falls([(-before, -after) for before, after in unfounded], settings.fact_margin, LEVEL):
+        why = (
+            f"{stated.after:.0%} of its episodes state a number that nothing in them shows, and {stated.before:.0%} of "
+            f"the champion's; the largest rise is {settings.fact_margin:.0%} (gate.fact_margin)"
+        )
     elif alarms:
         why = f"alarms: {'; '.join(alarms)}"
     else:
         why = f"judged gain {interval} over {whole.episodes} held-out scenarios, no slice lost, no alarm"
-        return Verdict(True, why, whole, slices, ())
-    return Verdict(False, why, whole, slices, tuple(alarms))
+        return Verdict(True, why, whole, slices, (), stated)
+    return Verdict(False, why, whole, slices, tuple(alarms), stated)
 
 
-def _difference(pairs: Sequence[tuple[float | None, float | None]]) -> Difference:
-    return paired(np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs], float))
+def _difference(pairs: Pairs) -> Difference:
+    return paired(*_series(pairs))
+
+
+def _falls(pairs: Pairs, margin: float, level: float) -> bool:
+    """Whether the mean falls by more than the margin, and with less than this probability by chance."""
+    before_N, after_N = _series(pairs)
+    return float(after_N.mean() - before_N.mean()) < -margin and chance_of_fall(before_N, after_N) < level
+
+
+def _series(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs], float)
 
 
 def slice_of(scenario: Scenario) -> str:
@@ -123,6 +170,7 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
         **plain(verdict.difference),
         "slices": {name: plain(found) for name, found in verdict.slices.items()},
         "alarms": list(verdict.alarms),
+        "unfounded": plain(verdict.unfounded) if verdict.unfounded else None,
     }
 
 

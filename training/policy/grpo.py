@@ -32,7 +32,8 @@ from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
 from training.models.lora import save_weights, settings_of
 from training.policy.episodes import write_episodes
-from training.policy.evaluate import Difference, paired
+from training.policy.evaluate import MIN_SCORED, Difference, paired
+from training.policy.order import order_of
 from training.policy.practice import Practising
 from training.policy.rollout import Limits
 from training.policy.served import Probe, check_served
@@ -138,7 +139,7 @@ class Grpo:
                 learned["served_gap"] = await self._check_served(probe, before)
             metrics = {"step": self.learner.step, **step.metrics, **learned}
             if self.held_out and self._due():
-                metrics["held_out_gain"] = await self._look_at_candidate()
+                metrics.update(await self._look_at_candidate())
             self.seconds += time.monotonic() - began
             self.history.append({**metrics, "alarms": alarms(metrics), "seconds": round(self.seconds, 2)})
             self._save()
@@ -173,13 +174,9 @@ class Grpo:
         return _Step(rows, metrics)
 
     def _choose(self, number: int) -> list[Scenario]:
-        """This step's scenarios. Every scenario is used once before any is repeated, in an order fixed by the seed."""
-        count, at = len(self.scenarios), number * self.settings.groups
-        picked = []
-        for k in range(at, at + self.settings.groups):
-            order = np.random.default_rng([self.settings.seed, k // count]).permutation(count)
-            picked.append(self.scenarios[order[k % count]])
-        return picked
+        """This step's scenarios, each once: two groups of one scenario would have equal seeds and episodes."""
+        chosen = order_of(number, self.settings.groups, len(self.scenarios), self.settings.seed)
+        return [self.scenarios[k] for k in chosen]
 
     def _rows(self, groups: list[list[Trajectory]], judged: Sequence[Judgement]) -> tuple[list[Row], int]:
         """Rows with an advantage. An episode in which the world abstained is excluded. Other unsupported answers reduce
@@ -220,8 +217,12 @@ class Grpo:
 
     # ----- selection of the best adapter
 
-    async def _look_at_candidate(self) -> float:
-        """Compare candidate and start on held-out scenarios, judged in pairs; keep the candidate if it is the best."""
+    async def _look_at_candidate(self) -> dict[str, float]:
+        """Compare candidate and start on held-out scenarios, judged in pairs; keep the candidate if it is the best.
+
+        The best of several gains over few pairs is mostly noise, so a candidate is kept only if the judge scored
+        `MIN_SCORED` of the pairs; an alarm says so otherwise.
+        """
         seeds = [seed_of(self.settings.seed, "held out", s.scenario_id) for s in self.held_out]
         if self._baseline is None:
             self._baseline = await self.practice.singles(self.held_out, seeds, "start")
@@ -229,13 +230,14 @@ class Grpo:
         pairs = list(zip(self._baseline, candidates, strict=True))
         judged = await self.practice.judge(pairs, seeds)
         scores = [j.scores for j in judged if None not in j.scores]
+        share = len(scores) / len(pairs)
         if not scores:
-            return 0.0
+            return {"held_out_scored": share}
         found = paired(np.array([s[0] for s in scores], float), np.array([s[1] for s in scores], float))
-        if found.gain > self.best["gain"]:
+        if share >= MIN_SCORED and found.gain > self.best["gain"]:
             weights = self.learner.weights()[0]
             self.best = {"step": self.learner.step, "gain": found.gain, "weights": weights, "difference": _plain(found)}
-        return found.gain
+        return {"held_out_gain": found.gain, "held_out_scored": share}
 
     # ----- state
 
@@ -381,6 +383,7 @@ def alarms(metrics: dict[str, float]) -> list[str]:
         "the judge often returns no valid score": metrics["unscored"] / episodes > 0.1,
         "advantages correlate with the share of invented answers": metrics["invention_correlation"] > 0.3,
         "entropy has collapsed": metrics.get("entropy", 1.0) < 0.005,
+        "too few held-out pairs were scored to select this adapter": metrics.get("held_out_scored", 1.0) < MIN_SCORED,
     }
     return [name for name, up in raised.items() if up]
 

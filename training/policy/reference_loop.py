@@ -25,6 +25,7 @@ from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
 from training.models.lora import load_weights, new_adapter, save_adapter, settings_of
 from training.policy.grpo import TrainSettings
+from training.policy.order import order_of
 from training.policy.practice import Practice
 from training.policy.rollout import rollout
 
@@ -58,7 +59,7 @@ async def train(
         save_adapter(policy, out, {"role": "policy", "step": step})
         practice.load_adapter(name, out)
         practice.engine.clear_cache()
-        chosen = [scenarios[k] for k in order(len(scenarios), settings.seed, step, settings.groups)]
+        chosen = [scenarios[k] for k in order_of(step, settings.groups, len(scenarios), settings.seed)]
         seeds = [seed_of(settings.seed, step, scenario.scenario_id) for scenario in chosen]
         runs = []
         for scenario, seed in zip(chosen, seeds, strict=True):
@@ -119,12 +120,6 @@ async def train(
 
     save_adapter(policy, out, {"role": "policy", "base": base.name, "step": settings.steps})
     return history
-
-
-def order(count: int, seed: int, step: int, groups: int) -> list[int]:
-    """This step's scenarios. Every one is used once before any is repeated."""
-    places = range(step * groups, (step + 1) * groups)
-    return [int(np.random.default_rng([seed, k // count]).permutation(count)[k % count]) for k in places]
 
 
 def drawn_logprobs(model: torch.nn.Module, trajectory: Trajectory, settings: TrainSettings) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from worldmodel.card.drift import Conversations, by_tool
 from worldmodel.card.measures import Judged
-from worldmodel.generate.shapes import Shapes, texts_of
+from worldmodel.generate.shapes import Read, Shapes, as_json, texts_of
 from worldmodel.steps import OK, Step
 
 BINS = 5
@@ -41,24 +41,26 @@ def reliability(judged: Iterable[Judged]) -> dict[str, Any]:
 # ----- memorisation
 
 
-def memorisation(judged: Sequence[Judged], held_out: Conversations, shapes: Shapes) -> dict[str, int]:
+def memorisation(
+    judged: Sequence[Judged], held_out: Conversations, shapes: Shapes, read: Read = as_json
+) -> dict[str, int]:
     """Return texts in generated answers that belong to one training or one held-out conversation and that did not occur
     before the call. No answer may repeat a training conversation. A held-out conversation, which no world has seen, can
-    be repeated by chance where few values are possible."""
+    be repeated by chance where few values are possible. `read` returns the value of an answer (`Layout.read`)."""
     owners: dict[str, set[str]] = defaultdict(set)
     for conversation_id, steps in held_out.items():
-        for text in {t for step in steps for t in texts_of(step)}:
+        for text in {t for step in steps for t in texts_of(step, read)}:
             owners[text].add(conversation_id)
     trained = others = answers = 0
     for j in judged:
         if j.provenance != "generated" or j.answer is None or j.answer.outcome != OK:
             continue
         answers += 1
-        known = {t for step in j.before for t in texts_of(step)}
+        known = {t for step in j.before for t in texts_of(step, read)}
         known |= set(texts_of(Step(j.truth.tool, j.truth.arguments, "")))
-        fresh = [t for t in texts_of(j.answer) if t not in known]
+        fresh = [t for t in texts_of(j.answer, read) if t not in known]
         trained += any(shapes.is_private(t) for t in fresh)
-        others += any(len(owners.get(t, ())) == 1 and t not in set(texts_of(j.truth)) and not _common(t, shapes)
+        others += any(len(owners.get(t, ())) == 1 and t not in set(texts_of(j.truth, read)) and not _common(t, shapes)
                       for t in fresh)  # fmt: skip
     return {"answers": answers, "repeat_a_trained_conversation": trained, "repeat_a_held_out_conversation": others}
 

@@ -42,6 +42,7 @@ from worldmodel.card.measures import Judged, summary
 from worldmodel.card.verdict import in_words, verdict
 from worldmodel.card.volatile import by_tool, find_volatile, in_sentences
 from worldmodel.generate.retrieval import read_conversations
+from worldmodel.generate.shapes import as_json
 from worldmodel.steps import Step, group_steps, said_in
 from worldmodel.users.match import ask_users, match
 from worldmodel.world import WorldModel
@@ -107,7 +108,8 @@ async def measure(
     held_out: dict[str, list[Step]] = {}
     for question in asked:
         held_out.setdefault(question.conversation_id, []).append(question.truth)
-    card["memorisation"] = memorisation(answers["world"], held_out, model.shapes)
+    read = model.rules.layout.read if model.rules is not None else as_json
+    card["memorisation"] = memorisation(answers["world"], held_out, model.shapes, read)
     return card
 
 

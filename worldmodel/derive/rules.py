@@ -11,7 +11,7 @@ from worldmodel.derive.expressions import Expression, evaluate, item_row
 from worldmodel.derive.schema import Schema
 from worldmodel.derive.situation import Row, sums
 from worldmodel.derive.trees import Split, Tree, leaf_of, value_of
-from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, text_of
+from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, restored, storable, text_of
 
 VERSION = 3
 
@@ -140,11 +140,11 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 def encode(rules: Rules) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(rules), indent=1)
+    return msgspec.json.format(msgspec.json.encode(storable(msgspec.to_builtins(rules))), indent=1)
 
 
 def decode(data: bytes) -> Rules:
-    return msgspec.json.decode(data, type=Rules)
+    return msgspec.convert(restored(msgspec.json.decode(data)), type=Rules)
 
 
 def show(value: Any) -> str:

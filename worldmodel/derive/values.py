@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 TOKEN = re.compile(r"[\w#@.+-]*\w")
 ISO_DATE = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d.*)?)?|\d\d:\d\d(:\d\d)?")
+NO_NUMBER = "\x00float "
 LARGEST_FLOAT = sys.float_info.max
 MAP_KEYS = 24
 """An object location with more distinct keys than this, none of them in most objects, is a map."""
@@ -39,6 +41,33 @@ def parse(content: str) -> Any:
 
 def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def storable(value: Any) -> Any:
+    """A JSON value with texts in place of NaN and infinity, which JSON does not have; `restored` reads it. msgspec
+    would write null, and the world would answer null.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{NO_NUMBER}{value}"
+    if isinstance(value, dict):
+        return {name: storable(inner) for name, inner in value.items()}
+    return [storable(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def restored(value: Any) -> Any:
+    """The value that `storable` made storable."""
+    if isinstance(value, str) and value.startswith(NO_NUMBER):
+        return float(value[len(NO_NUMBER) :])
+    if isinstance(value, dict):
+        return {name: restored(inner) for name, inner in value.items()}
+    return [restored(inner) for inner in value] if isinstance(value, list) else value
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a JSON value holds neither NaN nor infinity."""
+    if isinstance(value, dict | list):
+        return all(map(is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def is_scalar(value: Any) -> bool:

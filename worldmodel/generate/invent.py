@@ -14,7 +14,7 @@ from typing import Any
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.schema import EPISODE, Link, Site
 from worldmodel.derive.store import Key, Store
-from worldmodel.derive.values import ABSENT, dumps
+from worldmodel.derive.values import ABSENT, dumps, is_finite
 from worldmodel.generate.context import ALONE, Around
 from worldmodel.generate.pins import Pins
 from worldmodel.generate.resolver import Resolver, uniform
@@ -163,8 +163,9 @@ def key_fields(site: Site, key: Key) -> dict[str, Any]:
 
 
 def schema_with(values: Values, known: Mapping[str, Any], at: str = "") -> str:
-    """Return the JSON schema of an answer, with the known values (by dotted field) as constants."""
-    return dumps(_schema_with(values, known, at))
+    """Return the JSON schema of an answer, with the known values (by dotted field) as constants. NaN and infinity,
+    which JSON does not have, are no constants; the caller sets known values in the answer."""
+    return dumps(_schema_with(values, {name: value for name, value in known.items() if is_finite(value)}, at))
 
 
 def _schema_with(values: Values, known: Mapping[str, Any], at: str) -> dict[str, Any]:

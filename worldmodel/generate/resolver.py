@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingest.errors import UserError
 from training.engines import Engine, Sampling, TooLong
-from training.engines.grammar import Grammar
+from training.engines.grammar import Grammar, UnusableSchema
 from training.models.chat import ChatFormat
 from training.models.edits import EditError, decode, minify
 from worldmodel.derive.values import parse
@@ -104,7 +103,8 @@ class Resolver:
         seed: int,
         around: Around = ALONE,
     ) -> Any:
-        """Return a JSON body for an outcome, written under a schema; None if the model writes no valid JSON."""
+        """Return a JSON body for an outcome, written under a schema; None if the model writes no valid JSON, the prompt
+        is longer than the base's context, or the engine cannot follow the schema."""
         framed = self.frame.frame(tool, arguments, (), (), self.index, around)
         self.tally["asked"] += 1
         body = await self._body(framed, outcome, schema, seed)
@@ -122,7 +122,7 @@ class Resolver:
         sampling = Sampling(self.body_tokens, 1.0, self.chat.stop_ids, seed % 2**31, grammar=grammar)
         try:
             sample = await self.engine.sample(prompt, adapter=self.adapter, sampling=sampling)
-        except UserError:  # the schema, or the prompt, is more than the engine can follow
+        except (TooLong, UnusableSchema):
             return None
         try:
             return json.loads(self.chat.decode(sample.ids)) if sample.stopped else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +24,8 @@ MOST_SIGHTINGS = 800
 MOST_SKELETONS = 120
 LONG_ENOUGH = 4
 """Shorter texts are never private: they are seen everywhere."""
+Read = Callable[[str, str], Any]
+"""The value of an answer, from its tool and its content."""
 
 
 class Skeleton(msgspec.Struct):
@@ -98,6 +100,11 @@ def _other(char: str, rng: random.Random) -> str:
     return char
 
 
+def as_json(tool: str, content: str) -> Any:
+    """Return the JSON value of an answer, else its text."""
+    return parse(content)
+
+
 def _hash(text: str) -> int:
     return xxhash.xxh3_64_intdigest(text.encode()) >> 1  # msgspec's integers are signed
 
@@ -131,7 +138,7 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
             for (type_, _), fields in one.items():
                 if len(records[type_]) < MOST_SKELETONS:
                     records[type_].append(fields)
-    shapes = Shapes(missing=learn_missing(engine, conversations), private=private_texts(conversations))
+    shapes = Shapes(missing=learn_missing(engine, conversations), private=private_texts(conversations, read))
     for (type_, name), seen in found.items():
         shapes.fields.setdefault(type_, {})[name] = learn_values(seen)
     for (tool, outcome), seen in bodies.items():
@@ -154,11 +161,11 @@ def _skeleton(record: Mapping[str, Any], fields: Mapping[str, Values]) -> Skelet
     return out
 
 
-def private_texts(conversations: Mapping[str, Sequence[Step]]) -> frozenset[int]:
+def private_texts(conversations: Mapping[str, Sequence[Step]], read: Read = as_json) -> frozenset[int]:
     """Return hashes of all texts in answers and arguments that occur in fewer than three conversations."""
     owners: dict[int, set[str] | None] = {}
     for cid, steps in conversations.items():
-        for text in {t for step in steps for t in texts_of(step)}:
+        for text in {t for step in steps for t in texts_of(step, read)}:
             mark = _hash(text)
             known = owners.get(mark, set())
             if known is not None:
@@ -166,9 +173,10 @@ def private_texts(conversations: Mapping[str, Sequence[Step]]) -> frozenset[int]
     return frozenset(mark for mark, known in owners.items() if known is not None)
 
 
-def texts_of(step: Step) -> Iterable[str]:
-    """Return the texts of a call and its answer that can be private."""
-    body = parse(step.content)
+def texts_of(step: Step, read: Read = as_json) -> Iterable[str]:
+    """Return the texts of a call and its answer that can be private. `read` returns the value of a tool's answer: with
+    `Layout.read`, what stands in the gaps of its sentences is looked at as well."""
+    body = read(step.tool, step.content)
     values = [*leaves(dict(step.arguments)), *(leaves(body) if isinstance(body, dict | list) else ())]
     return (text for _, text in values if len(text) >= LONG_ENOUGH and not _is_plain_number(text))
 

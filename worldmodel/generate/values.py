@@ -6,6 +6,7 @@ their form is stored (lengths of runs of letters and digits, and common words), 
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from worldmodel.derive.values import ABSENT
+from worldmodel.derive.values import ABSENT, is_number
 
 COMMON = 3
 """A value or a word is common if at least this many conversations have it."""
@@ -54,7 +55,7 @@ def learn_values(seen: Sequence[Sighting], deepest: int = DEEPEST) -> Values:
     out = Values(dict(Counter(kind_of(v) for _, v in seen)))
     spread: dict[Any, set[str]] = defaultdict(set)
     times: Counter[Any] = Counter()
-    scalars = [(c, v) for c, v in seen if v is not ABSENT and (v is None or isinstance(v, str | int | float))]
+    scalars = [(c, math.nan if v != v else v) for c, v in seen if v is None or isinstance(v, str | int | float)]
     for conversation, value in scalars:
         mark = (kind_of(value), value)
         spread[mark].add(conversation)
@@ -67,7 +68,7 @@ def learn_values(seen: Sequence[Sighting], deepest: int = DEEPEST) -> Values:
     texts = [(c, v) for c, v in rare if isinstance(v, str)]
     out.longest = max((len(v) for _, v in scalars if isinstance(v, str)), default=0)
     out.forms = _forms(texts)
-    told = [v for _, v in scalars if isinstance(v, int | float) and not isinstance(v, bool)]
+    told = [v for _, v in scalars if isinstance(v, int | float) and is_number(v)]
     numbers = sorted(float(v) for v in told)
     if numbers:
         out.low, out.high = numbers[0], numbers[-1]

@@ -35,7 +35,7 @@ def test_everything_that_is_missing_is_named_before_the_first_fit(traced_home: P
     with pytest.raises(UserError) as found:
         loop.run_until("gate")
     told = str(found.value)
-    assert "at least 20 of them, got 0 (0 successes)" in told and "\n" not in told
+    assert "at least 20 conversations with an outcome, got 0 (0 successes, 0 failures)" in told and "\n" not in told
     assert "need 208 scenarios (gate.scenarios 128, train.held_out 64, train.groups 16)" in told
     assert "12 of 12 conversations can be practised" in told
     assert not (traced_home / "world").exists() and (traced_home / "data").exists()
@@ -44,7 +44,7 @@ def test_everything_that_is_missing_is_named_before_the_first_fit(traced_home: P
 def test_only_the_needs_of_the_selected_stages_are_checked(tmp_path: Path) -> None:
     loop = Loop(practised_home(tmp_path / "home"))
     loop.check_data(["data", "world", "card", "clone"])
-    with pytest.raises(UserError, match="^the judge needs outcomes"):
+    with pytest.raises(UserError, match="^the judge needs at least 20"):
         loop.check_data(["data", "judge"])
     Loop(Settings(home=tmp_path / "home", **HOSTED, **SMALL)).check_data(["data", "judge", "candidate", "gate"])  # type: ignore[arg-type]
     more = {**SMALL, "gate": {"scenarios": 9}}

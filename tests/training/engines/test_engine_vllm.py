@@ -18,7 +18,7 @@ from ingest.errors import UserError
 from training.engines import Sampling
 from training.engines.background import BackgroundLoop
 from training.engines.choose import open_engine
-from training.engines.grammar import Grammar
+from training.engines.grammar import Grammar, UnusableSchema
 from training.engines.local import LocalEngine
 from training.engines.vllm import VllmEngine, VllmSettings
 from training.engines.vllm_server import VllmServer
@@ -210,7 +210,7 @@ def test_a_schema_is_followed(engine, base, prompts):
     for text in texts:
         assert json.loads(text)["id"] == "K-7" and json.loads(text)["state"] in ("in", "out")
     unknown = Grammar(json.dumps({"type": "no such type"}), base.format.tokenizer, base.format.stop_ids[0])
-    with pytest.raises(UserError, match="no such type"):
+    with pytest.raises(UnusableSchema, match="no such type"):
         run(engine.sample(prompts[0], adapter="policy@1", sampling=Sampling(9, 1.0, (), 1, grammar=unknown)))
 
 

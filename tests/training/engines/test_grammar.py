@@ -9,10 +9,11 @@ import random
 import jsonschema
 import pytest
 
+from ingest.errors import UserError
 from training.engines import Sampling
-from training.engines.grammar import Grammar
+from training.engines.grammar import Grammar, UnusableSchema
 from training.engines.local import LocalEngine
-from training.engines.vllm import sampling_request
+from training.engines.vllm import refusal, sampling_request
 from training.models.chat import CompactFormat
 from training.models.roles import transcript
 from training.tiny.pretraining.run import new_model
@@ -67,3 +68,14 @@ def test_the_schema_is_passed_to_vllm(chat: CompactFormat) -> None:
     sent = json.loads(wanted["structured_outputs"]["json"])
     assert sent.pop("x-guidance")["whitespace_flexible"] is False and sent == SCHEMA
     assert "structured_outputs" not in sampling_request(Sampling())
+
+
+def test_a_schema_that_cannot_be_followed_is_told_from_other_refusals(chat: CompactFormat) -> None:
+    unknown = Grammar(json.dumps({"type": "no such type"}), chat.tokenizer, chat.stop_ids[0])
+    with pytest.raises(UnusableSchema, match="no such type"):
+        unknown.start()
+    asked = sampling_request(Sampling(grammar=unknown))
+    assert type(refusal("Grammar error: no such type", asked)) is UnusableSchema
+    assert type(refusal("The provided JSON schema contains features not supported", asked)) is UnusableSchema
+    assert type(refusal("max_tokens must be at least 1", asked)) is UserError
+    assert type(refusal("Grammar error", sampling_request(Sampling()))) is UserError

@@ -31,6 +31,7 @@ from training.judging.judge import (
     judge_rows,
     labelled,
     pair_prompt,
+    split_labelled,
     verdict_prompt,
 )
 from training.judging.ruler import Ruler, RulerSettings
@@ -109,19 +110,29 @@ def test_the_judge_learns_production_outcomes(fitted: tuple[Path, dict[str, Any]
     assert json.loads(json.dumps(manifest)) == manifest_of(out)
 
 
+FEW = "needs at least 20 conversations with an outcome, got "
+ONE_SIDED = "needs successes and failures among the latest 30%"
+
+
 @pytest.mark.parametrize(
-    "given",
+    ("given", "told"),
     [
-        conversations(19),
-        [conversation(k, "blue") for k in range(40)],
-        [replace(c, outcomes=[]) for c in conversations(40)],
-        [conversation(k, "red") for k in range(39)] + [conversation(39, "blue")],  # the only success is held out
+        (conversations(19), FEW + r"19 \(\d+ successes, \d+ failures\)"),
+        ([replace(c, outcomes=[]) for c in conversations(40)], FEW + "0"),
+        ([conversation(k, "blue") for k in range(40)], ONE_SIDED),
+        (
+            [conversation(k, "red") for k in range(39)] + [conversation(39, "blue")],  # the only success is held out
+            f"{ONE_SIDED}.* got 1 successes, 11 failures among the latest 12 and 0 successes, 28 failures among the 28",
+        ),
+        (
+            conversations(36) + [conversation(k, "blue") for k in range(36, 52)],
+            f"{ONE_SIDED}.* got 15 successes, 0 failures among the latest 15 and ",
+        ),
     ],
 )
-def test_a_judge_without_both_outcomes_is_refused(base: Base, tmp_path: Path, given: list[Conversation]) -> None:
-    with pytest.raises(UserError, match="both kinds"):
-        fit_judge(base, given, tmp_path / "judge", SETTINGS)
-    assert not (tmp_path / "judge").exists()
+def test_a_judge_without_both_outcomes_is_refused(given: list[Conversation], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        split_labelled(given, SETTINGS.held_out_share)
 
 
 def test_the_last_known_score_is_the_outcome() -> None:

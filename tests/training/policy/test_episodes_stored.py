@@ -43,10 +43,13 @@ def test_episodes_can_be_selected_by_step_and_scenario(tmp_path: Path) -> None:
         write_episodes(tmp_path, step, [[lived(step, 0.5)], [lived(0, 0.1)]])
     assert [r["step"] for r in read_episodes(tmp_path)] == [1, 1, 2, 2, 10, 10]
     assert [r["step"] for r in read_episodes(tmp_path, scenario="s0")] == [1, 2, 10]
-    with pytest.raises(UserError, match="no episodes of step 7 .* stored are: steps 1 to 10"):
+    with pytest.raises(UserError, match="no episodes of step 7 .* stored are steps 1 to 10"):
         list(read_episodes(tmp_path, 7))
-    with pytest.raises(UserError, match="stored are: none"):
-        list(read_episodes(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="no episodes of scenario 's7' in any step"):
+        list(read_episodes(tmp_path, scenario="s7"))
+    for step in (None, 7):
+        with pytest.raises(UserError, match="^no practice episodes are stored in .*nowhere: no practice has run"):
+            list(read_episodes(tmp_path / "nowhere", step))
 
 
 def test_a_repeated_step_replaces_its_file(tmp_path: Path) -> None:

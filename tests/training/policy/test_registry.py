@@ -10,7 +10,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -206,18 +208,41 @@ def test_a_gain_whose_interval_touches_zero_is_not_enough() -> None:
     assert not verdict.promoted and "not above zero over its whole interval" in verdict.why
 
 
-def test_a_slice_whose_interval_is_below_the_margin_closes_the_gate() -> None:
-    found = scored(("smooth", 100, 0.4), ("timeout", 20, -0.3))
-    verdict = decide(found, 120, GATE)
-    assert verdict.difference.low > 0
+@pytest.mark.parametrize(("gain", "noise"), [(-0.3, 0.05), (-0.2, 0.4)])
+def test_a_slice_that_is_worse_closes_the_gate_and_its_interval_may_reach_above_the_margin(
+    gain: float, noise: float
+) -> None:
+    found = [*scored(("smooth", 96, 0.4)), *scored(("timeout", 32, gain), noise=noise)]
+    verdict = decide(found, 128, GATE)
+    assert verdict.difference.low > 0 and (verdict.slices["timeout"].high > -GATE.slice_margin) == (noise > 0.1)
     assert not verdict.promoted and "worse on timeout by more than 0.1" in verdict.why
 
 
-def test_a_slice_may_lose_within_the_margin_or_with_a_wide_interval() -> None:
+def test_a_slice_may_lose_within_the_margin_or_by_chance() -> None:
     assert decide(scored(("smooth", 100, 0.4), ("timeout", 20, -0.05)), 120, GATE).promoted
     unsure = [*scored(("smooth", 100, 0.4)), *scored(("timeout", 12, -0.15), noise=0.5)]
     found = decide(unsure, 112, GATE)
-    assert found.slices["timeout"].high > -GATE.slice_margin and found.promoted
+    assert found.slices["timeout"].low < -GATE.slice_margin and found.promoted
+
+
+def test_noise_in_many_slices_refuses_no_candidate_that_is_better_in_all() -> None:
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(30):
+        gains = np.clip(rng.normal(0.15, 0.4, 128), -1, 1)
+        verdict = decide([(f"slice {k % 8}", 0.5, 0.5 + gain) for k, gain in enumerate(gains)], 128, GATE)
+        refused += "worse on" in verdict.why
+    assert refused <= 1
+
+
+def test_a_candidate_that_states_more_unfounded_numbers_is_not_promoted() -> None:
+    found = scored(("smooth", 40, 0.2))
+    before = [float(k < 4) for k in range(40)]
+    for more, promoted in ((1, True), (12, False)):
+        stated = [(b, float(k < 4 + more)) for k, b in enumerate(before)]
+        verdict = decide(found, 40, GATE, unfounded=stated)
+        assert verdict.promoted == promoted and as_dict(verdict)["unfounded"]["before"] == 0.1
+    assert "40% of its episodes state a number that nothing in them shows, and 10% of the champion's" in verdict.why
 
 
 def test_small_slices_are_not_tested() -> None:
@@ -274,13 +299,20 @@ class FakePractice:
 
     ruler: FakeRuler = field(default_factory=FakeRuler)
     played: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    invents: str = ""
 
     async def singles(
         self, scenarios: Sequence[Scenario], seeds: Sequence[int], adapter: str, on_done: Callable[[int], None]
     ) -> list[Trajectory]:
         self.played[adapter] = [(s.scenario_id, seed) for s, seed in zip(scenarios, seeds, strict=True)]
         on_done(len(scenarios))
-        return [Trajectory(Start(s.scenario_id, "", (), ""), 0, [], adapter=adapter) for s in scenarios]
+        starts = [Start(s.scenario_id, "refunds take 14 days", (), "") for s in scenarios]
+        return [Trajectory(start, 0, self.messages(adapter), adapter=adapter) for start in starts]
+
+    def messages(self, adapter: str) -> list[dict[str, Any]]:
+        told = {"role": "tool", "content": '{"paid": 70.50}', "tool_call_id": "c", "name": "get_order"}
+        said = "You paid $70.50, refunded in 14 days." if adapter != self.invents else "You paid $70.50 on 1 May 2031."
+        return [told, {"role": "assistant", "content": said}]
 
     async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
         return [await self.ruler.judge(group, seed) for group, seed in zip(groups, seeds, strict=True)]
@@ -307,6 +339,15 @@ def test_unscored_scenarios_are_excluded_and_not_zero() -> None:
     many = FakePractice(FakeRuler([f"s{k}" for k in range(5)]))
     verdict, _ = asyncio.run(compare(many, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]
     assert not verdict.promoted and "only 35 of 40" in verdict.why
+
+
+def test_what_the_episodes_state_reaches_the_verdict() -> None:
+    scenarios = [scenario(k) for k in range(40)]
+    for invents, rises in (("", 0.0), ("champion", -1.0), ("candidate", 1.0)):
+        practice = FakePractice(invents=invents)
+        verdict, _ = asyncio.run(compare(practice, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]
+        assert verdict.unfounded is not None and verdict.unfounded.gain == rises
+        assert verdict.promoted == (rises <= 0)
 
 
 def test_alarms_reach_the_verdict() -> None:

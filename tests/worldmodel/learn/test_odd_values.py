@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from worldmodel.artifact import read_rules, read_shapes, save_rules, save_shapes
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.functions import apply
 from worldmodel.derive.values import UNKNOWN, freeze, is_number
+from worldmodel.generate.invent import schema_with
+from worldmodel.generate.shapes import learn_shapes
 from worldmodel.learn.induce import induce
 from worldmodel.steps import OK, Step
 
@@ -61,3 +66,36 @@ def test_a_text_that_never_varies_may_have_the_character_of_gaps() -> None:
     recorded = {f"c{k}": [Step("show", {"file": "a"}, "\x00\x01", OK)] for k in range(9)}
     found = Session(Engine(*induce(recorded))).derive("show", {"file": "a"})
     assert found is not None and found.content == "\x00\x01"
+
+
+def drifts(number: int) -> list[Step]:
+    """A sensor that always reports NaN and infinity, and sometimes NaN for a number."""
+    steps = []
+    for k in range(3):
+        value = "NaN" if (number + k) % 4 == 0 else f"{number + k / 4}"
+        content = f'{{"sensor":"S-{number}{k}","drift":NaN,"limit":Infinity,"value":{value}}}'
+        steps.append(Step("read", {"sensor": f"S-{number}{k}"}, content, OK))
+    return steps
+
+
+def strictly(text: str) -> Any:
+    """JSON as the standard has it."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_a_world_with_nan_is_stored_as_json_and_answers_as_before(tmp_path: Path) -> None:
+    recorded = {f"c{k}": drifts(k) for k in range(24)}
+    rules, facts = induce(recorded)
+    save_rules(tmp_path, rules, facts)
+    shapes = learn_shapes(Engine(rules, facts), recorded)
+    save_shapes(tmp_path, shapes)
+    for name in ("rules.json", "facts.json", "shapes.json"):
+        strictly((tmp_path / name).read_text())
+    fresh, again = Session(Engine(rules, facts)), Session(read_rules(tmp_path))
+    one, other = (session.derive("read", {"sensor": "S-999"}) for session in (fresh, again))
+    assert one is not None and other is not None
+    assert {n: freeze(v) for n, v in one.known.items()} == {n: freeze(v) for n, v in other.known.items()}
+    assert freeze(other.known["drift"]) == ("nan",) and other.known["limit"] == float("inf")
+    values = read_shapes(tmp_path).bodies["read"][OK]
+    strictly(schema_with(values, {"drift": float("nan"), "limit": float("inf")}))
+    assert all(set(shapes.fresh(values, random.Random(k))) == {"sensor", "drift", "limit", "value"} for k in range(9))

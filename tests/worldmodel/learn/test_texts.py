@@ -7,6 +7,7 @@ from typing import Any
 
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.templates import Sentence, joined, mask, number_in, read
+from worldmodel.generate.shapes import learn_shapes
 from worldmodel.learn.induce import induce
 from worldmodel.learn.schema.texts import learn_texts, read_all
 from worldmodel.steps import OK, Step, outcome_of
@@ -65,6 +66,26 @@ def test_gaps_have_the_names_of_arguments_and_of_the_words_before_them() -> None
 def test_texts_that_repeat_only_the_call_are_left_alone() -> None:
     steps = [Step("make", {"name": word}, f"made {word}", OK) for word in WORDS]
     assert learn_texts({"c": steps}) == {}
+
+
+def held(box: int, content: str) -> Step:
+    return Step("look", {"box": f"BX-{box}"}, f"Box BX-{box} {content}.", OK)
+
+
+def test_what_one_conversation_says_is_no_sentence_however_often_it_says_it() -> None:
+    usual = {f"c{k}": [held(k + 100, f"holds {WORDS[k % 8]}"), held(k + 200, "is empty")] for k in range(24)}
+    own = {"own": [held(k + 300, "belongs to Maria Lind alone") for k in range(6)]}
+    templates = [sentence.template for sentence in learn_texts({**usual, **own})["look"]]
+    assert len(templates) > 1 and not any("Maria" in template for template in templates)
+    shared = {f"d{k}": [held(k + 300, "belongs to the shop alone")] for k in range(6)}
+    assert any("shop" in sentence.template for sentence in learn_texts({**usual, **shared})["look"])
+
+
+def test_texts_in_the_gaps_of_sentences_can_be_private() -> None:
+    talks = {f"c{k}": [held(k + 100, f"holds '{WORDS[k % 8]}'"), held(k + 200, "is empty")] for k in range(32)}
+    talks["c0"] = [held(100, "holds 'Maria Lind'"), held(200, "is empty")]
+    shapes = learn_shapes(Engine(*induce(talks)), talks)
+    assert shapes.is_private("Maria Lind") and not shapes.is_private("basil")
 
 
 def test_a_gap_is_read_as_its_kind() -> None:

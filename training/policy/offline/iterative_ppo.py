@@ -30,6 +30,7 @@ from training.models.base import Base, context_length
 from training.models.lora import settings_of
 from training.policy.lengths import conversation_rows
 from training.policy.offline.values import Value, ValueReport, ValueSettings, turn_ends, turn_starts
+from training.policy.order import order_of
 
 VALUE_SHARE = 0.4
 """Share of the progress that the value model's fit is reported as."""
@@ -137,7 +138,7 @@ class TurnPolicy:
 
     async def _step(self, engine: LocalEngine, name: str) -> dict[str, float]:
         number, settings = self.learner.step, self.settings
-        chosen = [self.points[k] for k in self._order(number)]
+        chosen = [self.points[k] for k in order_of(number, settings.points, len(self.points), self.seed)]
         turns = await self._sample(engine, name, chosen, settings.samples, number)
         values = self._values(chosen, turns)
         rows = []
@@ -166,12 +167,6 @@ class TurnPolicy:
         engine.publish_adapter(name, *self.learner.weights())
         engine.clear_cache()  # so that a step depends on nothing but the adapter and the seeds
         return name
-
-    def _order(self, number: int) -> list[int]:
-        """This step's points. Every one is used once before any is repeated."""
-        count, wanted = len(self.points), self.settings.points
-        places = range(number * wanted, (number + 1) * wanted)
-        return [int(np.random.default_rng([self.seed, k // count]).permutation(count)[k % count]) for k in places]
 
     async def _sample(
         self, engine: LocalEngine, name: str, points: Sequence[Point], samples: int, number: int

@@ -21,18 +21,22 @@ _END = re.compile(r"[.!?;\n]")
 
 
 def learn_texts(conversations: Conversations) -> dict[str, tuple[Sentence, ...]]:
-    """By tool, the sentences of its successes, if these are mostly texts that say more than what the call says."""
-    answers: dict[str, list[Step]] = defaultdict(list)
+    """By tool, the sentences of its successes, if these are mostly texts that say more than what the call says.
+
+    The words of a sentence are kept and said again, so at least `FEWEST` conversations must have it: what only one
+    conversation says, however often, can be about one person.
+    """
+    answers: dict[str, list[tuple[str, Step]]] = defaultdict(list)
     said: Counter[str] = Counter()
-    for steps in conversations.values():
+    for cid, steps in conversations.items():
         for step in steps:
             said.update(v for _, v in flat_arguments(step.arguments) if isinstance(v, str))
             if step.outcome == OK and len(answers[step.tool]) < MOST:
-                answers[step.tool].append(step)
+                answers[step.tool].append((cid, step))
     found = {}
-    for tool, steps in answers.items():
-        texts = [step for step in steps if isinstance(parse(step.content), str)]
-        if len(texts) >= max(FEWEST, 0.5 * len(steps)):
+    for tool, of_tool in answers.items():
+        texts = [(cid, step) for cid, step in of_tool if isinstance(parse(step.content), str)]
+        if len(texts) >= max(FEWEST, 0.5 * len(of_tool)):
             sentences = _sentences(texts, said)
             if sentences:
                 found[tool] = sentences
@@ -52,11 +56,13 @@ def _read(step: Step, sentences: Sequence[Sentence]) -> Step:
     return step if found is None else replace(step, content=dumps(found))
 
 
-def _sentences(steps: Sequence[Step], said: Mapping[str, int]) -> tuple[Sentence, ...]:
+def _sentences(texts: Sequence[tuple[str, Step]], said: Mapping[str, int]) -> tuple[Sentence, ...]:
+    steps = [step for _, step in texts]
     rows: list[Row] = [{f"arg/{n}": v for n, v in flat_arguments(step.arguments)} for step in steps]
     drafts = draft_texts(OK, range(len(steps)), [parse(step.content) for step in steps], rows)
     fewest = max(FEWEST, SHARE * len(steps))
     usual = [d for d in drafts if not d.open and isinstance(d.template, str) and len(d.at) >= fewest]
+    usual = [d for d in usual if len({texts[i][0] for i in d.at}) >= FEWEST]
     usual = [d for d in usual if d.template.count(GAP) == len(d.slots)]  # a binary text can have the mark of a gap
     told = [_echoes(draft, rows) for draft in usual]
     if not any(len(names) < len(draft.slots) for draft, names in zip(usual, told, strict=True)) and len(usual) < 2:
