@@ -47,7 +47,7 @@ from training.models.base import Base, load_context, load_format
 from training.models.lora import manifest_of
 from training.models.template import ChatSettings
 from training.policy.evaluate import Run, environment_code, summary
-from training.policy.gate import as_dict, compare, example_of
+from training.policy.gate import as_dict, compare, example_of, usual_share
 from training.policy.grpo import Grpo, in_words, lasting_alarms
 from training.policy.lengths import fitted_limits, fitting_scenarios
 from training.policy.pool import PracticePool, play
@@ -73,6 +73,8 @@ STAGES = {
 """The stages in their order, each with its Dagster asset."""
 
 
+RECORDED = 1000
+"""So many of production's latest conversations say how often its agent states numbers that nothing shows."""
 START = "start.json"
 """File in the directory of a retraining: the adapter that it started from."""
 
@@ -337,6 +339,7 @@ class Loop(Landing):
             )
         tables = FrozenTables(self.read_input(candidate, "data").directory)
         held_out = self.scenarios(tables)[-left_out:][-settings.gate.scenarios :]
+        usual = usual_share(fits.conversations(tables.path, settings.agent)[-RECORDED:])
         report = track("at the gate", self.log)
         with self.practice() as practice:
             practice.load_adapter("champion", champion.path)
@@ -345,7 +348,7 @@ class Loop(Landing):
                 compare(
                     practice, held_out, "champion", "candidate", settings.gate,
                     [*lasting_alarms(candidate.facts["history"]), *self._judge_alarms()], settings.seed,
-                    lambda done: report(done, 2 * len(held_out), ""),
+                    lambda done: report(done, 2 * len(held_out), ""), usual,
                 )
             )  # fmt: skip
         write_json(directory / "example.json", example_of(held_out, pairs))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ingest.records import Scenario
+from ingest.records import Conversation, Scenario
 from training.judging.grounding import unfounded_numbers
 from training.learning.trajectory import Trajectory, seed_of
 from training.policy.evaluate import MIN_SCORED, Difference, chance_of_fall, paired
@@ -64,8 +64,12 @@ async def compare(
     alarms: Sequence[str] = (),
     seed: int = 0,
     on_done: Callable[[int], None] = lambda count: None,
+    usual: float = 0.0,
 ) -> tuple[Verdict, list[tuple[Trajectory, Trajectory]]]:
-    """Play and judge; returns the verdict and the pairs of trajectories (champion's, candidate's)."""
+    """Play and judge; returns the verdict and the pairs of trajectories (champion's, candidate's).
+
+    `usual`: see `decide`.
+    """
     seeds = [seed_of(seed, "gate", s.scenario_id) for s in scenarios]
     before = await practice.singles(scenarios, seeds, champion, on_done)
     after = await practice.singles(scenarios, seeds, candidate, lambda n: on_done(len(scenarios) + n))
@@ -76,7 +80,14 @@ async def compare(
         for scenario, j in zip(scenarios, judged, strict=True)
         if None not in j.scores
     ]
-    return decide(scored, len(scenarios), settings, alarms, _unfounded(pairs)), pairs
+    return decide(scored, len(scenarios), settings, alarms, _unfounded(pairs), usual), pairs
+
+
+def usual_share(recorded: Sequence[Conversation]) -> float:
+    """The share of production's conversations whose agent stated a number that nothing in them shows."""
+    systems = ["\n".join(m.get("content") or "" for m in c.messages if m["role"] == "system") for c in recorded]
+    stating = [bool(unfounded_numbers(c.messages, system)) for c, system in zip(recorded, systems, strict=True)]
+    return sum(stating) / max(1, len(stating))
 
 
 def _unfounded(pairs: Sequence[tuple[Trajectory, Trajectory]]) -> list[tuple[float, float]]:
@@ -94,6 +105,7 @@ def decide(
     settings: GateSettings,
     alarms: Sequence[str] = (),
     unfounded: Sequence[tuple[float, float]] = (),
+    usual: float = 0.0,
 ) -> Verdict:
     """The verdict on (slice, champion's score, candidate's score) of the scenarios that were scored.
 
@@ -101,6 +113,8 @@ def decide(
     level that is divided by the number of slices. A bound of an interval in place of the test fails for the few
     scenarios of a slice: the lower one refuses most good candidates, the upper one misses most bad ones
     (docs/training.md). `unfounded`: per scenario, whether the episodes state numbers that nothing in them shows.
+    `usual`: the share of production's conversations that do; computed sums are among them, so a candidate may do so as
+    often as production's agent.
     """
     if len(scored) < MIN_SCORED * asked or not scored:
         nothing = Difference(0.0, 0.0, 0.0, 0.0, len(scored))
@@ -119,10 +133,11 @@ def decide(
         why = f"the judged gain {interval} is not above zero over its whole interval"
     elif lost:
         why = f"worse on {', '.join(lost)} by more than {settings.slice_margin}"
-    elif stated and _falls([(-before, -after) for before, after in unfounded], settings.fact_margin, LEVEL):
+    elif stated and _states_more(unfounded, stated, usual, settings.fact_margin):
         why = (
-            f"{stated.after:.0%} of its episodes state a number that nothing in them shows, and {stated.before:.0%} of "
-            f"the champion's; the largest rise is {settings.fact_margin:.0%} (gate.fact_margin)"
+            f"{stated.after:.0%} of its episodes state a number that nothing in them shows, {stated.before:.0%} of "
+            f"the champion's and {usual:.0%} of production's; the largest rise is {settings.fact_margin:.0%} "
+            "(gate.fact_margin)"
         )
     elif alarms:
         why = f"alarms: {'; '.join(alarms)}"
@@ -134,6 +149,12 @@ def decide(
 
 def _difference(pairs: Pairs) -> Difference:
     return paired(*_series(pairs))
+
+
+def _states_more(unfounded: Sequence[tuple[float, float]], stated: Difference, usual: float, margin: float) -> bool:
+    """Whether the share rises by more than the margin, not by chance, and is higher than production's by the margin."""
+    falls = _falls([(-before, -after) for before, after in unfounded], margin, LEVEL)
+    return falls and stated.after > usual + margin
 
 
 def _falls(pairs: Pairs, margin: float, level: float) -> bool:

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from ingest.errors import UserError
-from ingest.records import Scenario, Transition
+from ingest.records import Conversation, Message, Scenario, Transition
 from training.environment import Start
 from training.judging.ruler import Judgement
 from training.learning.trajectory import Trajectory
 from training.models.lora import save_weights
-from training.policy.gate import GateSettings, as_dict, compare, decide, slice_of
+from training.policy.gate import GateSettings, as_dict, compare, decide, slice_of, usual_share
 from training.policy.registry import POINTER, Registry
 
 GATE = GateSettings(scenarios=40, slice_margin=0.1, min_slice=12)
@@ -242,7 +242,22 @@ def test_a_candidate_that_states_more_unfounded_numbers_is_not_promoted() -> Non
         stated = [(b, float(k < 4 + more)) for k, b in enumerate(before)]
         verdict = decide(found, 40, GATE, unfounded=stated)
         assert verdict.promoted == promoted and as_dict(verdict)["unfounded"]["before"] == 0.1
-    assert "40% of its episodes state a number that nothing in them shows, and 10% of the champion's" in verdict.why
+    told = "40% of its episodes state a number that nothing in them shows, 10% of the champion's and 0% of production's"
+    assert told in verdict.why
+    assert decide(found, 40, GATE, unfounded=stated, usual=0.4).promoted  # as often as production's agent
+
+
+def test_how_often_productions_agent_states_numbers_that_nothing_shows() -> None:
+    def recorded(answer: str) -> Conversation:
+        messages: list[Message] = [
+            {"role": "system", "content": "Open until 18:00."},
+            {"role": "user", "content": "Order 501, please."},
+            {"role": "assistant", "content": answer},
+        ]
+        return Conversation("c", "agent", messages, [])
+
+    said = [recorded(answer) for answer in ("Order 501 is ready until 18:00.", "It costs 4711.")]
+    assert usual_share(said) == 0.5 and usual_share([]) == 0.0
 
 
 def test_small_slices_are_not_tested() -> None:
