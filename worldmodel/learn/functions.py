@@ -34,6 +34,7 @@ def functions(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Exp
         probes = _probes(targets, where)
         arguments = sorted(sorted({n for i in probes for n in rows.rows[i] if n.startswith("arg/")}), key=rank)
         tried.update(dict.fromkeys(_candidates(rows, targets, probes, [name, *arguments[:6]])))
+    tried.update(dict.fromkeys(_following(rows, targets, probes)))
     found: list[tuple[int, int, int, Expression]] = []
     for expression in tried:
         values = [(evaluate(expression, rows.rows[i]), targets[i]) for i in at]
@@ -111,6 +112,17 @@ def _later(name: str, column: Sequence[Any], targets: Sequence[Any]) -> Iterable
     for days, n in gaps.most_common(1):
         if n >= 2 and days:
             yield Call("days_later", (Source(name), Const(days)))
+
+
+def _following(rows: Rows, targets: Sequence[Any], probes: Sequence[int]) -> Iterable[Expression]:
+    """Numbers in texts that count up: what follows any text that is known, however far it is from the call."""
+    hits: Counter[str] = Counter()
+    for i in probes:
+        goal = targets[i]
+        near = {name: v for name, v in rows.rows[i].items() if isinstance(v, str) and v[:1] == str(goal)[:1]}
+        hits.update(n for n, v in near.items() if not n.startswith(NOT_OF) and apply("following", [v]) == goal)
+    for name in sorted((n for n, times in hits.items() if times >= 2), key=lambda n: (-hits[n], rank(n)))[:2]:
+        yield Call("following", (Source(name),))
 
 
 def _may_agree(values: Sequence[Any], goals: Sequence[Any], rounds: bool) -> bool:

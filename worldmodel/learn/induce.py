@@ -28,6 +28,7 @@ from worldmodel.derive.trees import Leaf, Split, leaf_of
 from worldmodel.derive.values import dumps, is_number, shown
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
+from worldmodel.learn.births import learn_births
 from worldmodel.learn.effects import learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
@@ -86,6 +87,11 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     writes = (writes - repeatable(chosen)) | changing
     schema, facts = shared_facts(first, schema, changing)
     second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
+    births = learn_births(second, writes)
+    if births:
+        for tool, found in births.items():
+            effects[tool] = [*effects.get(tool, ()), *found]
+        second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
     by_tool: dict[str, list[Recorded]] = defaultdict(list)
     for recorded in second.values():
         for one in recorded:
@@ -193,7 +199,12 @@ def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recor
             marks[(EPISODE, ())] = EPISODE
             shown = engine.apply(situation, step.content, step.outcome, "seen")
             answer = answer_row(engine.layout.read(step.tool, step.content)) if step.outcome == OK else {}
-            recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer))
+            new = {
+                (link.type, key): link.name
+                for link in situation.links
+                if link.creates and answer and (key := link.created(answer))
+            }
+            recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer, new))
             session.history.add(step.tool, step.arguments, step.content, step.outcome, step.tool in engine.writes)
         out[cid] = recorded
     return out

@@ -29,7 +29,7 @@ from worldmodel.derive.expressions import (
 )
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import Leaf, Split, Tree, contains
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, shown
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, shown
 from worldmodel.learn.formulas import formulas
 from worldmodel.learn.functions import functions
 from worldmodel.learn.guards import Table, grow
@@ -389,6 +389,9 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
         if len(left) < max(FEWEST, 0.03 * size):
             break
         again = _best(rows, targets, left, deep=True)
+        if again is not None and isinstance(again.expression, Const) and is_number(again.expression.value):
+            left = [i for i in left if freeze(targets[i]) != freeze(again.expression.value)]  # it is an option already
+            continue
         if again is None or isinstance(again.expression, Const | Absent):
             break
         reached = {freeze(targets[i]) for i in left
