@@ -43,9 +43,9 @@ class Site(msgspec.Struct, frozen=True):
     """A place in a tool's answers where an object of one record type stands.
 
     `path` is dotted, with `[]` for the items of a list and `{}` for those of a map; `keys` are `field/...` (of the
-    object), `arg/...` (of the call), `opt/...` (of the call, which may leave it out), `parent/...` (of the object
-    around it), `now/...` (of the session: the place where the agent is, the thing that it chose) or `@` (the key in its
-    map).
+    object), `arg/...` (of the call), `page/...` (of the call, which leaves it out for the first page), `parent/...` (of
+    the object around it), `now/...` (of the session: the place where the agent is, the thing that it chose) or `@` (the
+    key in its map).
     """
 
     tool: str
@@ -175,7 +175,7 @@ def key_at(
             value = placed.fields.get(name, UNKNOWN)
         elif kind == "arg":
             value = arguments.get(name, UNKNOWN)
-        elif kind == "opt":
+        elif kind == "page":
             value = given(arguments, name)
         elif kind == "parent":
             value = placed.parent.get(name, UNKNOWN)

@@ -218,8 +218,8 @@ class Situation:
         for part in link.keys:
             if part.source.startswith("now/"):
                 value = self.store.now.get(part.source[4:], AT_START)
-            elif part.source.startswith("opt/"):
-                value = given(self.arguments, part.source[4:])
+            elif part.source.startswith("page/"):
+                value = given(self.arguments, part.source.partition("/")[2])
             else:
                 value = value_of(row, part.source)
                 if part.source.startswith("into("):

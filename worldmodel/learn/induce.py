@@ -34,7 +34,7 @@ from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
 from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.paths import HOME, learn_walks
-from worldmodel.learn.recipes import find, least
+from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Recorded, Rows
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.records import learn_schema
@@ -445,6 +445,8 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
                 found, targets = other, [_number(t, places) for t in targets]
             else:
                 places = 0
+    if found is None and in_text and len(targets) < FEWEST_ROWS:
+        found = seldom(parts.whole, targets)
     if found is None:
         return Slot(path, None)
     score = None

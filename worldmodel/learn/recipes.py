@@ -136,6 +136,14 @@ def direct(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Found]
     return sorted(found, key=lambda o: (-_worth(o), order[o.expression.name]))  # type: ignore[union-attr]
 
 
+def seldom(rows: Rows, targets: Sequence[Any]) -> Found | None:
+    """What a gap of a text says that was hardly ever seen: what the call says, or else always the same."""
+    said = [found for found in direct(rows, targets, range(len(targets))) if not found.against]
+    if said or len({freeze(t) for t in targets}) > 1:
+        return said[0] if said else None
+    return Found(Const(targets[0]), len(targets), 0)
+
+
 # ----- texts
 
 

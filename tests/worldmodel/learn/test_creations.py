@@ -109,7 +109,7 @@ def test_a_page_is_known_once_it_was_shown() -> None:
     conversations = {f"c{k}": walk(k) for k in range(30)}
     schema = learn_links(conversations, learn_schema(conversations))
     (site,) = [site for site in schema.sites if site.path == ""]
-    assert [part.source for part in site.keys] == ["arg/owner", "opt/mark"]
+    assert [part.source for part in site.keys] == ["arg/owner", "page/mark"]
     engine = learned(walk, 30)
     for k in range(100, 106):
         right = replayed(engine, walk(k))
@@ -126,7 +126,7 @@ def test_an_argument_that_narrows_a_list_chooses_no_page() -> None:
         return [said("boxes", {"owner": owner}, boxes=boxes), narrowed]
 
     schema = learn_schema({f"c{k}": conversation(k) for k in range(30)})
-    assert not any(part.source.startswith("opt/") for site in schema.sites for part in site.keys)
+    assert not any(part.source.startswith("page/") for site in schema.sites for part in site.keys)
 
 
 # ----- caches

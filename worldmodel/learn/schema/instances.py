@@ -44,7 +44,7 @@ def value_at(instance: Instance, source: str) -> str | None:
         return key_of(instance.placed.fields.get(name))
     if kind == "arg":
         return key_of(instance.arguments.get(name))
-    if kind == "opt":
+    if kind == "page":
         return key_of(given(instance.arguments, name))
     if kind == "parent":
         return key_of(instance.placed.parent.get(name))
@@ -98,14 +98,14 @@ def page_parts(instances: Sequence[Instance], most: int = 2) -> list[str]:
         for instance in instances:
             rest = tuple(sorted((n, repr(v)) for n, v in instance.arguments.items() if n != name))
             known = latest[(instance.conversation, rest)]
-            value = value_at(instance, f"opt/{name}")
+            value = value_at(instance, f"page/{name}")
             for other, frozen in known.items():
                 common = _common_items(frozen, instance.frozen) if other != value else None
                 if common is not None:
                     total, apart = total + 1, apart + (common == 0)
             known[value] = instance.frozen
         if total >= 5 and apart >= 0.9 * total:
-            found.append(f"opt/{name}")
+            found.append(f"page/{name}")
     return found[:most]
 
 

@@ -204,15 +204,15 @@ def _links(
 ) -> tuple[Link, ...]:  # fmt: skip
     found: dict[str, Link] = {EPISODE: Link(EPISODE, EPISODE, ())}
     hidden = {(s.type, at): [k] for s in schema.sites for at, k in enumerate(s.keys)
-              if k.source.startswith(("now/", "opt/"))}  # fmt: skip
+              if k.source.startswith(("now/", "page/"))}  # fmt: skip
     for site in schema.sites:
-        if site.tool == tool and site.keys and all(k.source.startswith(("arg/", "now/", "opt/")) for k in site.keys):
+        if site.tool == tool and site.keys and all(k.source.startswith(("arg/", "now/", "page/")) for k in site.keys):
             names = ",".join(k.source[4:] for k in site.keys)
             link = Link(f"{site.type}({names})", site.type, site.keys)
             found.setdefault(link.name, link)
     for type_, size in sizes.items():
         parts = [hidden.get((type_, at)) or _sources(tool, type_, at, direct) for at in range(size)]
-        if not parts or not all(parts) or all(options[0].source.startswith("opt/") for options in parts):
+        if not parts or not all(parts) or all(options[0].source.startswith("page/") for options in parts):
             continue
         if size == 1:
             options: Iterable[tuple[KeyPart, ...]] = [(part,) for part in parts[0][:2]]

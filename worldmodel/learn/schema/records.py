@@ -177,7 +177,7 @@ def choose_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str
 
 def _without(key: tuple[str, ...], pages: Sequence[str]) -> tuple[str, ...]:
     """A key without the arguments that choose a page."""
-    return tuple(source for source in key if f"opt/{source.partition('/')[2]}" not in pages)
+    return tuple(source for source in key if f"page/{source.partition('/')[2]}" not in pages)
 
 
 def _plain_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str, ...] | None:
