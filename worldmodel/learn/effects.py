@@ -36,9 +36,12 @@ def learn_effects(
     for (type_, field), tools in writers.items():
         showing = {tool[len(SHOWS) :] for tool in tools if tool.startswith(SHOWS)}
         silent = [tool for tool in tools if not tool.startswith(SHOWS)]
-        for tool in silent:
-            changing = likely | set(silent)
-            effects[tool] += _effects_of(tool, type_, field, silent, showing, changing, conversations, seen, followed)
+        changing = likely | set(silent)
+        found = [(tool, effect) for tool in silent for effect in
+                 _effects_of(tool, type_, field, silent, showing, changing, conversations, seen, followed)]  # fmt: skip
+        late = any(effect.lag for _, effect in found)  # then what seems to change unforeseeably was shown late
+        for tool, effect in found:
+            effects[tool] += [] if late and effect.support == 0 else [effect]
     return effects, own
 
 
@@ -65,7 +68,7 @@ def _find_writers(
                 tools = _linked(recorded, mark, before.at, after.at)
                 if changed and not tools:
                     wrote = _linked(recorded, mark, -1, before.at)  # a change that the first read did not show
-                    late = [] if after.tool in likely else [tool for tool in wrote if tool in likely]
+                    late = [tool for tool in wrote if tool in likely and not {before.tool, after.tool} & likely]
                     if after.tool != before.tool and not late:
                         own_changed[after.tool] += 1
                         continue

@@ -88,9 +88,10 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     schema, facts = shared_facts(first, schema, changing)
     second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
     births = learn_births(second, writes)
-    if births:
-        for tool, found in births.items():
-            effects[tool] = [*effects.get(tool, ()), *found]
+    if births:  # what is created is followed, and what happens to it
+        second = replay(chosen, Engine(_bare(schema, _joined(effects, births), writes), facts))
+        effects = _with_walks(learn_effects(second, frozenset(writes), followed=True)[0], walks)
+        effects = _joined(effects, births)
         second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
     by_tool: dict[str, list[Recorded]] = defaultdict(list)
     for recorded in second.values():
@@ -108,6 +109,12 @@ def _bare(schema: Schema, effects: Mapping[str, Sequence[Effect]], writes: set[s
     """Rules that follow what happens and answer nothing."""
     tools = {tool: ToolRules(tool, 0, {}, Leaf({}), effects=tuple(found)) for tool, found in effects.items()}
     return Rules(schema, tools, tuple(sorted(writes)))
+
+
+def _joined(
+    effects: Mapping[str, Sequence[Effect]], more: Mapping[str, Sequence[Effect]]
+) -> dict[str, list[Effect]]:
+    return {tool: [*effects.get(tool, ()), *more.get(tool, ())] for tool in {*effects, *more}}
 
 
 def _with_walks(effects: Mapping[str, Sequence[Effect]], walks: Mapping[str, Effect]) -> dict[str, list[Effect]]:

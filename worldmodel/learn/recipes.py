@@ -55,7 +55,7 @@ def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
         kept = best is not None and least(best.expression) == KEPT and best.precision >= KEPT
         if chosen is not None and (best is None or _worth(chosen) > _worth(best)):
             if not (kept and best is not None and best.support > 1.1 * chosen.support):
-                return chosen
+                return _or_last_shown(rows, targets, chosen, best) if kept and best is not None else chosen
     return best if best is not None and best.precision >= least(best.expression) else None
 
 
@@ -63,6 +63,12 @@ def least(expression: Expression) -> float:
     """How often an expression must be right. What a record showed last is used also where others change it now and
     then: nothing else is known of the field, and a world sticks to what it said."""
     return KEPT if isinstance(expression, Source) and expression.name.startswith("rec/") else PRECISION
+
+
+def _or_last_shown(rows: Rows, targets: Sequence[Any], chosen: Found, best: Found) -> Found:
+    """A choice, and where it says nothing what was shown last: a world that was asked before answers again."""
+    both = rows.judge(First((chosen.expression, best.expression)), targets, range(len(targets)))
+    return both if both.precision >= PRECISION else chosen
 
 
 def _worth(found: Found) -> float:
