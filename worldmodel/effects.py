@@ -178,11 +178,18 @@ def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> No
             first, second = places[k - 1], places[k]
             if steps[first].content != steps[second].content:
                 suspects = _suspects(steps, first, second) or _suspects(steps, places[max(0, k - 2)], second)
-                if len(suspects) == 1:
+                if len(suspects) == 1 and not _others_may(suspects, steps[first + 1 : second]):
                     evidence[suspects.pop()].changed += 1
             elif steps[places[-1]].content == steps[first].content:
                 for tool in _suspects(steps, first, second) or {s.tool for s in steps[first + 1 : second]}:
                     evidence[tool].unchanged += 1
+
+
+def _others_may(suspects: set[str], between: Sequence[Step]) -> bool:
+    """Whether the only suspect is a read by its name, and another tool that is none has succeeded as well."""
+    if not all(map(is_read_verb, suspects)):
+        return False
+    return any(s.outcome == OK and s.tool not in suspects and not is_read_verb(s.tool) for s in between)
 
 
 def _suspects(steps: Sequence[Step], first: int, second: int) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from training.models.edits import canonical
 from worldmodel.derive.expressions import evaluate
 from worldmodel.derive.paths import fields_of
-from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
+from worldmodel.derive.rules import BORN, Effect, Form, Rules, ToolRules
 from worldmodel.derive.situation import History, Row, Situation
 from worldmodel.derive.store import Facts, Layout, Store
 from worldmodel.derive.templates import fill
@@ -185,17 +185,30 @@ class Engine:
         if rules is not None and rules.effects:
             row = {**situation.row, **answer_row(body)}
             self._write(rules.effects, situation, row)
-        return store.absorb(tool, situation.arguments, body, provenance, tool not in self.writes)
+        pending = dict(store.pending)
+        shown = store.absorb(tool, situation.arguments, body, provenance, tool not in self.writes)
+        for type_, key, name, value in shown:  # what was not known before the writes is known now, and so are these
+            for effect, row in pending.pop((tool, (type_, key), name), ()):
+                value = evaluate(effect.expression, {**row, f"rec/{effect.link}/{name}": value})
+                if value is UNKNOWN:
+                    break
+                store.set(type_, key, name, value, "written")
+        return shown
 
     @staticmethod
     def _write(effects: tuple[Effect, ...], situation: Situation, row: Row) -> None:
         store = situation.store
         before: dict[tuple[str, Any], dict[str, Any]] = {}
         values = []
+        created = {link.name: key for link in situation.links if link.creates and (key := link.created(row))}
         for effect in effects:
-            key = situation.keys.get(effect.link)
+            key = created.get(effect.link, situation.keys.get(effect.link))
             if key is None:
                 continue
+            if effect.link in created:  # what is known of the record by another way is not guessed
+                row = {**row, BORN + effect.field: evaluate(effect.expression, row)}
+                if store.get(effect.type, key, effect.field) is not UNKNOWN:
+                    continue
             for name in fields_of(effect.field, situation.arguments):
                 if name != effect.field:
                     row = {**row, f"rec/{effect.link}/{effect.field}": store.get(effect.type, key, name)}
@@ -203,7 +216,10 @@ class Engine:
         for effect, key, name, value in values:
             old = store.get(effect.type, key, name)
             for reader in effect.lag:
-                before.setdefault((reader, (effect.type, key)), {})[name] = old
+                mark = (reader, (effect.type, key))
+                before.setdefault(mark, dict(store.late.get(mark, {}))).setdefault(name, old)
+                if before[mark][name] is UNKNOWN:
+                    store.pending[(*mark, name)] = (*store.pending.get((*mark, name), ()), (effect, row))
             if value is UNKNOWN:
                 store.forget(effect.type, key, name)
             else:

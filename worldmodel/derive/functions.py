@@ -96,6 +96,12 @@ def _fixed(x: Any, digits: Any) -> Any:
     return f"{x:.{int(digits)}f}" if 0 <= digits <= MOST_DIGITS else UNKNOWN
 
 
+def _following(text: str) -> Any:
+    """A text with its last number one higher, as wide as before: `A-009` is followed by `A-010`."""
+    before, number, after = re.fullmatch(r"(.*?)(\d*)(\D*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"{before}{int(number) + 1:0{len(number)}}{after}" if number else UNKNOWN
+
+
 def _first_words(text: str, count: Any) -> Any:
     return " ".join(text.split()[: int(count)])
 
@@ -124,6 +130,7 @@ FUNCTIONS: dict[str, Function] = {
     "number": Function("t", "n", lambda x: float(x) if "." in x else int(x), "{0} as a number"),
     "calculated": Function("t", "n", _calculated, "the value of the formula {0}"),
     "calculated_fraction": Function("t", "n", lambda x: float(_calculated(x)), "the formula {0} as a fraction"),
+    "following": Function("t", "t", _following, "the number after {0}"),
     "last_part": Function("t", "t", lambda x: x.rpartition("/")[2], "the last part of {0}"),
     "parent_part": Function("t", "t", lambda x: x.rpartition("/")[0], "{0} without its last part"),
     "entered": Function("tt", "t", _entered, "where {1} leads from {0}"),

@@ -14,6 +14,8 @@ from worldmodel.derive.trees import Split, Tree, leaf_of, value_of
 from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, restored, storable, text_of
 
 VERSION = 3
+BORN = "new/"
+"""How the sources start that are fields of a record which the call creates."""
 
 
 class Slot(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ FOLLOWED = "~"
 """How the name of a session field starts that no answer shows: where the calls of a tool have led (`learn.paths`)."""
 AT_START = "?"
 """A part of a key that the session has not shown yet."""
+OMITTED = "-"
+"""A part of a key that the call left out: the first page of a list has no cursor."""
 
 
 class KeyPart(msgspec.Struct, frozen=True):
@@ -41,8 +43,9 @@ class Site(msgspec.Struct, frozen=True):
     """A place in a tool's answers where an object of one record type stands.
 
     `path` is dotted, with `[]` for the items of a list and `{}` for those of a map; `keys` are `field/...` (of the
-    object), `arg/...` (of the call), `parent/...` (of the object around it), `now/...` (of the session: the place where
-    the agent is, the thing that it chose) or `@` (the key in its map).
+    object), `arg/...` (of the call), `page/...` (of the call, which leaves it out for the first page), `parent/...` (of
+    the object around it), `now/...` (of the session: the place where the agent is, the thing that it chose) or `@` (the
+    key in its map).
     """
 
     tool: str
@@ -57,12 +60,24 @@ class Site(msgspec.Struct, frozen=True):
 
 class Link(msgspec.Struct, frozen=True):
     """How a call of a tool names a record: one source for each part of the type's key. With `over`, each item of that
-    list names one, and the sources are `item/<field>`."""
+    list names one, and the sources are `item/<field>`. With sources `ans/<field>`, the answer names what the call
+    has created."""
 
     name: str
     type: str
     keys: tuple[KeyPart, ...]
     over: str = ""
+
+    @property
+    def creates(self) -> bool:
+        """Whether only the answer names the record: the call has created it."""
+        return any(part.source.startswith("ans/") for part in self.keys)
+
+    def created(self, answer: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The key of the record that an answer, as a row of `ans/...`, names as created."""
+        texts = [part.read(answer.get(part.source, None)) for part in self.keys]
+        found = tuple(text for text in texts if text is not None)
+        return found if len(found) == len(texts) else None
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -143,6 +158,12 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+def given(arguments: Mapping[str, Any], name: str) -> Any:
+    """The value of an argument that a call may leave out, or leave empty."""
+    value = arguments.get(name)
+    return OMITTED if value is None else value
+
+
 def key_at(
     site: Site, placed: Placed, arguments: Mapping[str, Any], now: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[str, ...] | None:
@@ -154,6 +175,8 @@ def key_at(
             value = placed.fields.get(name, UNKNOWN)
         elif kind == "arg":
             value = arguments.get(name, UNKNOWN)
+        elif kind == "page":
+            value = given(arguments, name)
         elif kind == "parent":
             value = placed.parent.get(name, UNKNOWN)
         elif kind == "now":

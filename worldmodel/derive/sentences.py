@@ -169,6 +169,8 @@ def source(name: str) -> str:
         return f"{field or 'the answer'} of {link}"
     if kind == "ans":
         return f"{rest or 'the whole'} of the answer"
+    if kind == "new":
+        return f"{rest} of what is created"
     if kind == "now" and rest.startswith(FOLLOWED):
         return f"where {rest[1:].partition(':')[0]} has led"
     if kind == "now":

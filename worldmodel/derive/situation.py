@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldmodel.derive.schema import AT_START, FOLLOWED, Link, Schema
+from worldmodel.derive.schema import AT_START, FOLLOWED, Link, Schema, given
 from worldmodel.derive.store import Key, Store
 from worldmodel.derive.trees import value_of
 from worldmodel.derive.values import (
@@ -218,6 +218,8 @@ class Situation:
         for part in link.keys:
             if part.source.startswith("now/"):
                 value = self.store.now.get(part.source[4:], AT_START)
+            elif part.source.startswith("page/"):
+                value = given(self.arguments, part.source.partition("/")[2])
             else:
                 value = value_of(row, part.source)
                 if part.source.startswith("into("):

@@ -91,6 +91,8 @@ class Store:
         self.keys: dict[str, dict[Key, None]] = {}
         self.late: dict[tuple[str, tuple[str, Key]], dict[str, Any]] = {}
         """What the next answer of a tool still shows of a record that was written to, by (tool, record)."""
+        self.pending: dict[tuple[str, tuple[str, Key], str], tuple[Any, ...]] = {}
+        """By (tool, record, field): the effects, with their rows, of writes to what only a late answer will show."""
         self.now: dict[str, Any] = dict(layout.schema.start)
         """The latest value of each field that an answer showed beside no list: what a system may keep of a session."""
         self.mentioned: set[Key] = set()
@@ -102,7 +104,7 @@ class Store:
         copy = Store(self.layout, self.facts)
         copy.records = {mark: dict(cells) for mark, cells in self.records.items()}
         copy.missing, copy.time, copy.late = dict(self.missing), self.time, dict(self.late)
-        copy.now = dict(self.now)
+        copy.now, copy.pending = dict(self.now), dict(self.pending)
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
         copy.mentioned = set(self.mentioned)
         return copy
@@ -185,8 +187,9 @@ class Store:
             stale = self.late.get((tool, (type_, key)), {})
             if name not in stale or not (stale[name] is UNKNOWN or same(stale[name], value)):
                 self.set(type_, key, name, value, provenance)
-        for type_, key, _, _ in shown:
+        for type_, key, name, _ in shown:
             self.late.pop((tool, (type_, key)), None)
+            self.pending.pop((tool, (type_, key), name), None)
         for name, value in plain_fields(body):
             self.now.pop(name, None)
             self.now[name] = value

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 from worldmodel.derive.expressions import Source, evaluate
 from worldmodel.derive.rules import Effect
@@ -36,8 +36,12 @@ def learn_effects(
     for (type_, field), tools in writers.items():
         showing = {tool[len(SHOWS) :] for tool in tools if tool.startswith(SHOWS)}
         silent = [tool for tool in tools if not tool.startswith(SHOWS)]
-        for tool in silent:
-            effects[tool] += _effects_of(tool, type_, field, silent, showing, conversations, seen, followed)
+        changing = likely | set(silent)
+        found = [(tool, effect) for tool in silent for effect in
+                 _effects_of(tool, type_, field, silent, showing, changing, conversations, seen, followed)]  # fmt: skip
+        late = any(effect.lag for _, effect in found)  # then what seems to change unforeseeably was shown late
+        for tool, effect in found:
+            effects[tool] += [] if late and effect.support == 0 else [effect]
     return effects, own
 
 
@@ -63,20 +67,25 @@ def _find_writers(
                 changed = freeze(before.value) != freeze(after.value)
                 tools = _linked(recorded, mark, before.at, after.at)
                 if changed and not tools:
-                    if after.tool != before.tool:
+                    wrote = _linked(recorded, mark, -1, before.at)  # a change that the first read did not show
+                    late = [tool for tool in wrote if tool in likely and not {before.tool, after.tool} & likely]
+                    if after.tool != before.tool and not late:
                         own_changed[after.tool] += 1
                         continue
-                    tools = _linked(recorded, mark, -1, before.at)[-1:]  # a change that the first read did not show
+                    tools = late[-1:] or wrote[-1:]
                 elif not changed:
                     own_kept[after.tool] += 1
                 said = _naming(recorded[before.at + 1 : after.at], before.value, after.value) if changed else set()
                 if said & set(tools):
                     tools = [tool for tool in tools if tool in said]
                     named[(mark[0], field)].update(set(tools))
-                shows = {SHOWS + after.tool} if tools and mark[0] == EPISODE and _tells(recorded, after) else set()
+                own_change = mark[0] == EPISODE and _tells(recorded, after)
+                own_change = own_change or mark[0] != EPISODE and after.tool in likely and after.tool != before.tool
+                shows = {SHOWS + after.tool} if tools and own_change else set()
                 between[(mark[0], field)].append((frozenset({*tools, *shows}), changed))
+    shown = frozenset(SHOWS + tool for tool in likely)
     writers = {
-        place: _cover(rows, likely | {tool for tool, n in named[place].items() if n >= FEWEST})
+        place: _cover(rows, likely | shown | {tool for tool, n in named[place].items() if n >= FEWEST})
         for place, rows in between.items()
     }
     own = {tool for tool, n in own_changed.items() if n >= max(2, 0.05 * own_kept[tool])}
@@ -130,11 +139,11 @@ def _cover(rows: Sequence[tuple[frozenset[str], bool]], likely: frozenset[str]) 
 
 
 def _effects_of(
-    tool: str, type_: str, field: str, writers: Sequence[str], showing: set[str],
+    tool: str, type_: str, field: str, writers: Sequence[str], showing: set[str], changing: Set[str],
     conversations: Mapping[str, Sequence[Recorded]], seen: Mapping[str, Sightings], followed: bool,
 ) -> list[Effect]:  # fmt: skip
     """The effect of one tool on one field, through each link by which the tool reaches it; `showing` are the tools that
-    change the field themselves and show it."""
+    change the field themselves and show it. What is in the items of a list is also changed by others, `changing`."""
     rows: dict[str, list[_Given]] = defaultdict(list)
     for cid, recorded in conversations.items():
         for one in recorded:
@@ -150,47 +159,75 @@ def _effects_of(
                 if not later:
                     continue
                 earlier = [s for s in sightings if s.at < one.at]
+                settled = _is_settled(recorded, mark, one.at, earlier, writers)
                 if any(r.step.tool in writers and r.step.outcome == OK and mark in r.marks
                        for r in recorded[(earlier[-1].at if earlier else 0) + 1 : one.at]):  # fmt: skip
                     old = one.row.get(f"rec/{link}/{field}", UNKNOWN) if followed else UNKNOWN
                 else:
                     old = earlier[-1].value if earlier else UNKNOWN
                 row = {k: v for k, v in one.row.items() if k != f"rec/{link}/{field}" or old is not UNKNOWN}
-                rows[link].append(({**row, **one.answer}, later[-1].value, cid, later, old))
+                since = earlier[-1].at if earlier else 0
+                quiet = sum(r.step.tool in changing for r in recorded[since + 1 : later[-1].at]) == 1
+                rows[link].append(_Given({**row, **one.answer}, later[-1].value, cid, later, old, settled, quiet))
     found = []
     for link, all_given in rows.items():
         given = _informative(all_given)
         if len(given) < FEWEST:
             continue
-        changed = sum(freeze(new) != freeze(old) for _, new, _, _, old in given if old is not UNKNOWN)
-        with_old = sum(old is not UNKNOWN for *_, old in given)
+        changed = sum(freeze(g.new) != freeze(g.old) for g in given if g.old is not UNKNOWN)
+        with_old = sum(g.old is not UNKNOWN for g in given)
         if with_old >= FEWEST and changed < max(2, RATE * with_old):
             continue
-        recipe = find(Rows([g[0] for g in given], [g[2] for g in given]), [g[1] for g in given])
+        recipe = find(Rows([g.row for g in given], [g.conversation for g in given]), [g.new for g in given])
         if recipe is None or recipe.precision < PRECISION or recipe.support < FEWEST:
             if with_old and changed >= max(2, 0.3 * with_old):
                 found.append(Effect(link, type_, field, Source("?"), 0, 0))  # it changes, to what is not known
             continue
-        lag = _lag([(g[0], g[3], g[4]) for g in given], recipe.expression)
+        lag = _lag([(g.row, g.later, g.old) for g in given], recipe.expression)
         found.append(Effect(link, type_, field, recipe.expression, recipe.support, recipe.against, lag))
     return found
 
 
-_Given = tuple[Row, Any, str, list[Sighting], Any]
-"""A row at a write, the value shown last, its conversation, all later sightings, and the value before."""
+class _Given(NamedTuple):
+    """A row at a write, the value shown last, its conversation, all later sightings, and the value before.
+
+    `settled`: the value before is no stale one. `quiet`: no other call between the sightings changes anything."""
+
+    row: Row
+    new: Any
+    conversation: str
+    later: list[Sighting]
+    old: Any
+    settled: bool
+    quiet: bool
 
 
 def _informative(given: list[_Given]) -> list[_Given]:
-    """The rows without those that show only a first, stale answer, where first answers after the write are stale."""
+    """The rows without those that show only a first, stale answer, where first answers after the write are stale; and
+    of lists, whose items others may change, those where nobody did."""
+    if sum(isinstance(g.new, list) for g in given) > 0.5 * len(given):
+        quiet = [g for g in given if g.quiet]
+        return quiet if sum(g.old is not UNKNOWN and freeze(g.old) != freeze(g.new) for g in quiet) >= FEWEST else given
     stale = prompt = 0
-    for _, new, _, later, old in given:
-        if freeze(later[0].value) != freeze(new):
+    for g in given:
+        if freeze(g.later[0].value) != freeze(g.new):
             stale += 1
-        elif old is not UNKNOWN and freeze(new) != freeze(old):
-            prompt += 1
+        elif g.old is not UNKNOWN and freeze(g.new) != freeze(g.old):
+            prompt += g.settled
     if stale < FEWEST or stale <= prompt:
         return given
-    return [g for g in given if len(g[3]) > 1 or (g[4] is not UNKNOWN and freeze(g[1]) != freeze(g[4]))]
+    sure = [g for g in given if len(g.later) > 1 and g.settled]
+    if len(sure) >= FEWEST:
+        return sure
+    return [g for g in given if len(g.later) > 1 or (g.old is not UNKNOWN and freeze(g.new) != freeze(g.old))]
+
+
+def _is_settled(
+    recorded: Sequence[Recorded], mark: Mark, at: int, earlier: Sequence[Sighting], writers: Sequence[str]
+) -> bool:
+    """Whether the value that was seen last is no stale one: it was seen twice since the last write, if any."""
+    wrote = [r.at for r in recorded[:at] if r.step.tool in writers and r.step.outcome == OK and mark in r.marks]
+    return not wrote or sum(s.at > wrote[-1] for s in earlier) > 1
 
 
 def _next_write(recorded: Sequence[Recorded], mark: Mark, at: int, writers: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,20 +30,17 @@ from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import ZERO_WHERE_MISSING, value_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, text_of
 from worldmodel.learn.rows import FEWEST, NO_VALUES, PRECISION, Rows, rank
+from worldmodel.learn.shares import PLACES, SHARE, rounded
 
-SHARE = 0.12
-"""The least share of rows that a formula must be exact on: a tree may choose among several."""
 SUMMANDS = ("arg/", "sum(items(", "sum(law/", "law/", "sum(arg/", "len(arg/", "rec/", "pick/", "sum(rec/", "len(rec/",
-            "item/", "now/")  # fmt: skip
+            "item/", "now/", "new/")  # fmt: skip
 """What a law adds up, the likely ones first."""
-FLAGS = ("arg/", "each(arg/", "rec/", "pick/", "item/")
+FLAGS = ("arg/", "each(arg/", "rec/", "pick/", "item/", "new/")
 MOST_ROWS, MOST_BASES, MOST_FLAGS, MOST_TERMS, MOST_LAWS = 400, 32, 8, 7, 8
 MOST_FITTED = 160
 """Rows that a combination is fitted on."""
 MOST_MASKS = 6
 """Sets of rows in which some columns are known that a combination is searched on."""
-PLACES = 2
-"""Places that sums of money are rounded to."""
 BEAM = 2
 """First columns that a search starts from."""
 
@@ -100,47 +96,10 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
         combined = exact_pair(goal, names, columns) or combination(goal, *summands([rows.rows[i] for i in at]))
         if combined is not None:
             found.append((len(at), combined))
+            if np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9):  # the sum may have been rounded
+                found.append((len(at) - 1, Call("round", (combined, Const(PLACES)))))
     found.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
     return [e for _, e in found[:4]]
-
-
-def rounded(
-    goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], most: int = 16
-) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
-    """A share of a column, or of a product or quotient of two, rounded to hundredths: a price for a part of a month."""
-    if not np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9) or np.allclose(np.round(goal), goal):
-        return
-    some = range(len(names[:most]))
-    made: list[tuple[Expression, np.ndarray]] = [(Linear(((1.0, names[a]),)), columns[a]) for a in some]
-    made += [(Product(names[a], names[b]), columns[a] * columns[b]) for a in some for b in some if a <= b]
-    made += [(Quotient(names[a], names[b]), columns[a] / columns[b]) for a in some for b in some if a != b]
-    for plain, column in made:
-        known = np.isfinite(column) & (column != 0)
-        if known.sum() < max(8, 0.3 * len(goal)) or np.ptp(column[known]) == 0:
-            continue
-        large = known & (np.abs(column) >= np.median(np.abs(column[known])))
-        ratio = float(np.median(goal[large] / column[large]))
-        for factor in _short(ratio):
-            exact = np.abs(np.round(column * factor, PLACES) - goal) < 1e-9
-            if exact.sum() >= 0.6 * known.sum():
-                yield Call("round", (_times(plain, factor), Const(PLACES))), exact, known
-                break
-
-
-def _short(ratio: float) -> list[float]:
-    """Factors near a ratio that are written shortly, also as one part of so many."""
-    if not math.isfinite(ratio) or abs(ratio) < 1e-6:
-        return []
-    found = [round(ratio, digits) for digits in range(5)]
-    if round(1 / ratio):
-        found.append(1 / round(1 / ratio))
-    return [f for f in dict.fromkeys(found) if f and abs(f / ratio - 1) < 0.01]
-
-
-def _times(plain: Expression, factor: float) -> Expression:
-    if isinstance(plain, Linear):
-        return Linear(((factor, plain.terms[0][1]),))
-    return msgspec.structs.replace(plain, factor=factor)
 
 
 def with_product(
@@ -428,7 +387,10 @@ def laws_in(label: str, form: Form) -> list[Law]:
     found: list[Law] = []
     for slot in form.slots:
         if slot.expression is not None and slot.support >= PRECISION * (slot.support + slot.against):
-            for number, expression in enumerate(_parts(slot.expression)):
+            parts = list(_parts(slot.expression))
+            if slot.expression not in parts and _is_computed(slot.expression):
+                parts.append(slot.expression)
+            for number, expression in enumerate(parts):
                 name = f"law/{label}/{slot.path}" + (f"~{number}" if number else "")
                 found.append(Law(name, expression, slot.path, slot.support, slot.against))
     return found
@@ -458,6 +420,21 @@ def _parts(expression: Expression) -> Iterator[Expression]:
             names = [name for _, name in inner.terms]
             if (len(names) > 1 or "(" in names[0]) and not any("item/" in name for name in names):
                 yield inner
+
+
+def _is_computed(expression: Expression) -> bool:
+    """Whether a number is calculated, in one way or another: what is calculated from it in turn is a second line."""
+    match expression:
+        case Product() | Quotient():
+            return True
+        case Linear(terms, constant):
+            return len(terms) > 1 or terms[0][0] != 1 or bool(constant)
+        case Call("round", (inner, *_)):
+            return _is_computed(inner)
+        case Choice(_, options) | First(options):
+            others = [o for o in options if not _is_computed(o)]
+            return len(others) < len(options) and all(isinstance(o, Const) and is_number(o.value) for o in others)
+    return False
 
 
 def _inside(expression: Expression) -> Iterator[Expression]:

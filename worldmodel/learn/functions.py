@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from worldmodel.derive.expressions import Call, Const, Expression, Source, evaluate
+from worldmodel.derive.expressions import Call, Const, Expression, Select, Source, evaluate
 from worldmodel.derive.functions import FUNCTIONS, apply, is_of
 from worldmodel.derive.values import UNKNOWN, freeze, is_date, is_number
 from worldmodel.learn.rows import FEWEST, NO_VALUES, Rows, rank
@@ -34,6 +34,7 @@ def functions(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Exp
         probes = _probes(targets, where)
         arguments = sorted(sorted({n for i in probes for n in rows.rows[i] if n.startswith("arg/")}), key=rank)
         tried.update(dict.fromkeys(_candidates(rows, targets, probes, [name, *arguments[:6]])))
+    tried.update(dict.fromkeys(_following(rows, targets, probes)))
     found: list[tuple[int, int, int, Expression]] = []
     for expression in tried:
         values = [(evaluate(expression, rows.rows[i]), targets[i]) for i in at]
@@ -111,6 +112,26 @@ def _later(name: str, column: Sequence[Any], targets: Sequence[Any]) -> Iterable
     for days, n in gaps.most_common(1):
         if n >= 2 and days:
             yield Call("days_later", (Source(name), Const(days)))
+
+
+def _following(rows: Rows, targets: Sequence[Any], probes: Sequence[int]) -> Iterable[Expression]:
+    """Numbers in texts that count up: what follows any text that is known, however far it is from the call, or the
+    first or last item of a list."""
+    hits: Counter[tuple[str, str, str]] = Counter()
+    for i in probes:
+        goal = targets[i]
+        for name, value in rows.rows[i].items():
+            if name.startswith(NOT_OF):
+                continue
+            if isinstance(value, str) and value[:1] == str(goal)[:1]:
+                hits[(name, "", "")] += apply("following", [value]) == goal
+            elif isinstance(value, list) and value and isinstance(value[0], dict) and isinstance(value[-1], dict):
+                for end, item in (("first", value[0]), ("last", value[-1])):
+                    hits.update((name, end, n) for n, v in item.items() if apply("following", [v]) == goal)
+    often = [found for found, times in hits.items() if times >= 2]
+    for name, end, field in sorted(often, key=lambda found: (-hits[found], rank(found[0]), found))[:3]:
+        inner = Call(end, (Select(name, only=field),)) if end else Source(name)
+        yield Call("following", (inner,))
 
 
 def _may_agree(values: Sequence[Any], goals: Sequence[Any], rounds: bool) -> bool:

@@ -28,12 +28,13 @@ from worldmodel.derive.trees import Leaf, Split, leaf_of
 from worldmodel.derive.values import dumps, is_number, shown
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
+from worldmodel.learn.births import learn_births
 from worldmodel.learn.effects import learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
 from worldmodel.learn.guards import Table, grow, held_out
 from worldmodel.learn.paths import HOME, learn_walks
-from worldmodel.learn.recipes import find, least
+from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Recorded, Rows
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.records import learn_schema
@@ -86,6 +87,12 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     writes = (writes - repeatable(chosen)) | changing
     schema, facts = shared_facts(first, schema, changing)
     second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
+    births = learn_births(second, writes)
+    if births:  # what is created is followed, and what happens to it
+        second = replay(chosen, Engine(_bare(schema, _joined(effects, births), writes), facts))
+        effects = _with_walks(learn_effects(second, frozenset(writes), followed=True)[0], walks)
+        effects = _joined(effects, births)
+        second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
     by_tool: dict[str, list[Recorded]] = defaultdict(list)
     for recorded in second.values():
         for one in recorded:
@@ -102,6 +109,12 @@ def _bare(schema: Schema, effects: Mapping[str, Sequence[Effect]], writes: set[s
     """Rules that follow what happens and answer nothing."""
     tools = {tool: ToolRules(tool, 0, {}, Leaf({}), effects=tuple(found)) for tool, found in effects.items()}
     return Rules(schema, tools, tuple(sorted(writes)))
+
+
+def _joined(
+    effects: Mapping[str, Sequence[Effect]], more: Mapping[str, Sequence[Effect]]
+) -> dict[str, list[Effect]]:
+    return {tool: [*effects.get(tool, ()), *more.get(tool, ())] for tool in {*effects, *more}}
 
 
 def _with_walks(effects: Mapping[str, Sequence[Effect]], walks: Mapping[str, Effect]) -> dict[str, list[Effect]]:
@@ -193,7 +206,12 @@ def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recor
             marks[(EPISODE, ())] = EPISODE
             shown = engine.apply(situation, step.content, step.outcome, "seen")
             answer = answer_row(engine.layout.read(step.tool, step.content)) if step.outcome == OK else {}
-            recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer))
+            new = {
+                (link.type, key): link.name
+                for link in situation.links
+                if link.creates and answer and (key := link.created(answer))
+            }
+            recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer, new))
             session.history.add(step.tool, step.arguments, step.content, step.outcome, step.tool in engine.writes)
         out[cid] = recorded
     return out
@@ -434,6 +452,8 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
                 found, targets = other, [_number(t, places) for t in targets]
             else:
                 places = 0
+    if found is None and in_text and len(targets) < FEWEST_ROWS:
+        found = seldom(parts.whole, targets)
     if found is None:
         return Slot(path, None)
     score = None

@@ -29,7 +29,7 @@ from worldmodel.derive.expressions import (
 )
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import Leaf, Split, Tree, contains
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, shown
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, shown
 from worldmodel.learn.formulas import formulas
 from worldmodel.learn.functions import functions
 from worldmodel.learn.guards import Table, grow
@@ -55,7 +55,7 @@ def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
         kept = best is not None and least(best.expression) == KEPT and best.precision >= KEPT
         if chosen is not None and (best is None or _worth(chosen) > _worth(best)):
             if not (kept and best is not None and best.support > 1.1 * chosen.support):
-                return chosen
+                return _or_last_shown(rows, targets, chosen, best) if kept and best is not None else chosen
     return best if best is not None and best.precision >= least(best.expression) else None
 
 
@@ -63,6 +63,12 @@ def least(expression: Expression) -> float:
     """How often an expression must be right. What a record showed last is used also where others change it now and
     then: nothing else is known of the field, and a world sticks to what it said."""
     return KEPT if isinstance(expression, Source) and expression.name.startswith("rec/") else PRECISION
+
+
+def _or_last_shown(rows: Rows, targets: Sequence[Any], chosen: Found, best: Found) -> Found:
+    """A choice, and where it says nothing what was shown last: a world that was asked before answers again."""
+    both = rows.judge(First((chosen.expression, best.expression)), targets, range(len(targets)))
+    return both if both.precision >= PRECISION else chosen
 
 
 def _worth(found: Found) -> float:
@@ -134,6 +140,14 @@ def direct(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Found]
     found = [rows.judge(Source(name), targets, at) for name in top]
     order = {name: rank(name) for name in top}
     return sorted(found, key=lambda o: (-_worth(o), order[o.expression.name]))  # type: ignore[union-attr]
+
+
+def seldom(rows: Rows, targets: Sequence[Any]) -> Found | None:
+    """What a gap of a text says that was hardly ever seen: what the call says, or else always the same."""
+    said = [found for found in direct(rows, targets, range(len(targets))) if not found.against]
+    if said or len({freeze(t) for t in targets}) > 1:
+        return said[0] if said else None
+    return Found(Const(targets[0]), len(targets), 0)
 
 
 # ----- texts
@@ -389,6 +403,9 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
         if len(left) < max(FEWEST, 0.03 * size):
             break
         again = _best(rows, targets, left, deep=True)
+        if again is not None and isinstance(again.expression, Const) and is_number(again.expression.value):
+            left = [i for i in left if freeze(targets[i]) != freeze(again.expression.value)]  # it is an option already
+            continue
         if again is None or isinstance(again.expression, Const | Absent):
             break
         reached = {freeze(targets[i]) for i in left

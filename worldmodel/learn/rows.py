@@ -19,8 +19,8 @@ FEWEST = 3
 PRECISION = 0.9
 GOOD = 0.985
 NO_VALUES = ("shape(", "form(", "prefix(", "type(", "said(", "known/", "has(", "prev/", "missing/", "at/")
-KINDS = ("arg/", "item/", "items(", "ans/", "each(", "pick/", "rec/", "law/", "now/", "told/", "last/", "sum(", "len(",
-         "all/", "did", "refused/", "n/", "since/")  # fmt: skip
+KINDS = ("arg/", "item/", "items(", "ans/", "new/", "each(", "pick/", "rec/", "law/", "now/", "told/", "last/", "sum(",
+         "len(", "all/", "did", "refused/", "n/", "since/")  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -147,6 +147,8 @@ class Recorded:
     """The records that the call names, and by which link."""
     shown: Sequence[tuple[str, Key, str, Any]]
     answer: Row
+    created: Mapping[Mark, str]
+    """The records that only the answer names, and by which link."""
 
 
 @dataclass

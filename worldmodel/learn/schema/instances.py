@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from worldmodel.derive.schema import AT_START, Placed
+from worldmodel.derive.schema import AT_START, Placed, given
 from worldmodel.derive.values import ABSENT, key_of
 
 NEARLY = 0.12
@@ -44,6 +44,8 @@ def value_at(instance: Instance, source: str) -> str | None:
         return key_of(instance.placed.fields.get(name))
     if kind == "arg":
         return key_of(instance.arguments.get(name))
+    if kind == "page":
+        return key_of(given(instance.arguments, name))
     if kind == "parent":
         return key_of(instance.placed.parent.get(name))
     if kind == "now":
@@ -83,6 +85,28 @@ def second_part(first: str, names: Sequence[str], instances: Sequence[Instance])
         if len(shares[False]) >= 8 and len(shares[True]) >= 5 and differ >= 0.4 and same <= 0.5 * differ:
             found.append((same - differ, other))
     return [other for _, other in sorted(found)]
+
+
+def page_parts(instances: Sequence[Instance], most: int = 2) -> list[str]:
+    """Arguments that choose among pages of a list: the same call with another value of one of them, or without it,
+    shows other items. What only narrows or shortens a list does not."""
+    named = Counter(n for i in instances for n in i.arguments if i.arguments[n] is not None)
+    found: list[str] = []
+    for name in sorted(n for n, times in named.items() if 3 <= times <= 0.95 * len(instances)):
+        latest: dict[Any, dict[str | None, dict[str, Any]]] = defaultdict(dict)
+        apart = total = 0
+        for instance in instances:
+            rest = tuple(sorted((n, repr(v)) for n, v in instance.arguments.items() if n != name))
+            known = latest[(instance.conversation, rest)]
+            value = value_at(instance, f"page/{name}")
+            for other, frozen in known.items():
+                common = _common_items(frozen, instance.frozen) if other != value else None
+                if common is not None:
+                    total, apart = total + 1, apart + (common == 0)
+            known[value] = instance.frozen
+        if total >= 5 and apart >= 0.9 * total:
+            found.append(f"page/{name}")
+    return found[:most]
 
 
 def _told(instance: Instance, source: str) -> str | None:

@@ -10,7 +10,7 @@ import msgspec
 
 from worldmodel.derive.schema import EPISODE, FOLLOWED, KeyPart, Link, Schema
 from worldmodel.derive.situation import flat_arguments
-from worldmodel.derive.store import Layout, Store
+from worldmodel.derive.store import Layout, Store, plain_fields
 from worldmodel.derive.values import is_scalar, key_of, parse
 from worldmodel.steps import OK, Step
 
@@ -25,6 +25,11 @@ class _Counts:
     def __init__(self) -> None:
         self.hits: Counter[Any] = Counter()
         self.tries: Counter[Any] = Counter()
+        self.created: Counter[tuple[str, str, str]] = Counter()
+        """(tool, field of its answer, type): how often the field was the first to name a record that is shown later."""
+        self.answered: Counter[tuple[str, str]] = Counter()
+        self.minted: set[str] = set()
+        """Types whose key is one id that every call must name."""
         self.named: set[tuple[str, int, str]] = set()
         """(type, part of its key, name) of the fields and arguments that keys have where records are shown."""
 
@@ -35,6 +40,8 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     sizes = {site.type: len(site.keys) for site in schema.sites}
     named = {(s.type, at, k.source.partition("/")[2]) for s in schema.sites for at, k in enumerate(s.keys)}
     direct, through, items = _Counts(), _Counts(), _Counts()
+    direct.minted = {s.type for s in schema.sites if len(s.keys) == 1
+                     and s.keys[0].source.startswith(("field/", "arg/"))}  # fmt: skip
     tools: Counter[str] = Counter()
     for steps in conversations.values():
         store = Store(layout)
@@ -44,7 +51,9 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
             tools[step.tool] += 1
             if step.outcome != OK:
                 continue
-            for type_, key, _, _ in store.absorb(step.tool, step.arguments, parse(step.content), "seen"):
+            body = parse(step.content)
+            _count_created(step, body, known, later, direct)
+            for type_, key, _, _ in store.absorb(step.tool, step.arguments, body, "seen"):
                 for at, part in enumerate(key):
                     known[type_][at].add(part)
             _count_arguments(step, known, direct)
@@ -53,7 +62,8 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
         _count_fields(store, known, through)
     direct.named = named
     steps_ = _steps(conversations, schema)
-    links = {tool: (*_links(tool, schema, sizes, direct, through, steps_), *_item_links(tool, sizes, items))
+    links = {tool: (*_links(tool, schema, sizes, direct, through, steps_), *_item_links(tool, sizes, items),
+                    *_creations(tool, direct))
              for tool in tools}  # fmt: skip
     return msgspec.structs.replace(schema, links=links)
 
@@ -123,6 +133,28 @@ def _count_named(
                 counts.tries[(step.tool, type_, at, name)] += 1
 
 
+def _count_created(
+    step: Step, body: Any, known: Mapping[str, list[set[str]]], later: set[tuple[str, int, str]], counts: _Counts
+) -> None:
+    """Fields of an answer that name a record which nothing named before."""
+    told = {key_of(v) for v in step.arguments.values() if is_scalar(v)}
+    for name, value in plain_fields(body):
+        text = key_of(value) if isinstance(value, str | int) else None
+        if text is None or len(text) < 2 or text in told:
+            continue
+        counts.answered[(step.tool, name)] += 1
+        for type_, parts in known.items():
+            if type_ in counts.minted and (type_, 0, text) in later:
+                counts.created[(step.tool, name, type_)] += 1 if text not in parts[0] else -1
+
+
+def _creations(tool: str, counts: _Counts) -> Iterable[Link]:
+    """The records that answers of a tool name when they are created: nearly always for the first time."""
+    for (of, name, type_), n in sorted(counts.created.items()):
+        if of == tool and n >= FEWEST and n >= RATE * counts.answered[(tool, name)]:
+            yield Link(f"{type_}(new {name})", type_, (KeyPart(f"ans/{name}"),))
+
+
 def _count_items(step: Step, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:
     for name, value in step.arguments.items():
         if not isinstance(value, list) or not value or len(value) > 50:
@@ -171,15 +203,16 @@ def _links(
     steps: Mapping[str, Sequence[tuple[str, str]]],
 ) -> tuple[Link, ...]:  # fmt: skip
     found: dict[str, Link] = {EPISODE: Link(EPISODE, EPISODE, ())}
-    hidden = {(s.type, at): [k] for s in schema.sites for at, k in enumerate(s.keys) if k.source.startswith("now/")}
+    hidden = {(s.type, at): [k] for s in schema.sites for at, k in enumerate(s.keys)
+              if k.source.startswith(("now/", "page/"))}  # fmt: skip
     for site in schema.sites:
-        if site.tool == tool and site.keys and all(k.source.startswith(("arg/", "now/")) for k in site.keys):
+        if site.tool == tool and site.keys and all(k.source.startswith(("arg/", "now/", "page/")) for k in site.keys):
             names = ",".join(k.source[4:] for k in site.keys)
             link = Link(f"{site.type}({names})", site.type, site.keys)
             found.setdefault(link.name, link)
     for type_, size in sizes.items():
         parts = [hidden.get((type_, at)) or _sources(tool, type_, at, direct) for at in range(size)]
-        if not parts or not all(parts):
+        if not parts or not all(parts) or all(options[0].source.startswith("page/") for options in parts):
             continue
         if size == 1:
             options: Iterable[tuple[KeyPart, ...]] = [(part,) for part in parts[0][:2]]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from worldmodel.derive.schema import EPISODE, KeyPart, Placed, Schema, Site, objects
+from worldmodel.derive.schema import EPISODE, OMITTED, KeyPart, Placed, Schema, Site, objects
 from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import MAP_KEYS, freeze, is_scalar, key_of, parse
 from worldmodel.learn.schema.instances import (
@@ -20,6 +20,7 @@ from worldmodel.learn.schema.instances import (
     difference,
     hidden_part,
     named_there,
+    page_parts,
     second_part,
     synonyms,
     value_at,
@@ -105,6 +106,8 @@ class Places:
             if len(inner[tool]) == 1 and len(found) >= 5 and values:
                 if all(len(v) <= 3 for v in values.values()) and len(values) <= 4:
                     envelopes[tool].update(inner[tool])
+            if len(inner[tool]) == 1 and len(found) >= 5 and all(isinstance(b, dict) and len(b) == 1 for b in found):
+                envelopes[tool].update(inner[tool])  # one object under one name
         usual = {name for names in envelopes.values() for name in names}
         nested = {}
         for tool in bodies:
@@ -162,6 +165,22 @@ def _instance(
 
 def choose_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str, ...] | None:
     """The sources of the key of a site; () for what a session has one of, None where nothing is a key."""
+    pages = [] if "[]" in path or "{}" in path else page_parts(instances)
+    if pages:  # what the pages of one list have in common is seen on its first pages
+        usual = Counter(tuple(value_at(i, source) for source in pages) for i in instances)
+        first = next((k for k, _ in usual.most_common() if OMITTED in k), usual.most_common(1)[0][0])
+        firsts = [i for i in instances if tuple(value_at(i, source) for source in pages) == first]
+        key = _plain_key(tool, path, firsts)
+        return None if key is None else tuple(dict.fromkeys((*_without(key, pages), *pages)))
+    return _plain_key(tool, path, instances)
+
+
+def _without(key: tuple[str, ...], pages: Sequence[str]) -> tuple[str, ...]:
+    """A key without the arguments that choose a page."""
+    return tuple(source for source in key if f"page/{source.partition('/')[2]}" not in pages)
+
+
+def _plain_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str, ...] | None:
     nested = "[]" in path or "{}" in path
     names = _candidates(instances, nested)
     if not nested:
