@@ -399,18 +399,20 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
         for i in some
         if not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])
     ]
+    distinct = 2
     for _ in range(MOST_CASES):
         if len(left) < max(FEWEST, 0.03 * size):
             break
         again = _best(rows, targets, left, deep=True)
         if again is not None and isinstance(again.expression, Const) and is_number(again.expression.value):
             left = [i for i in left if freeze(targets[i]) != freeze(again.expression.value)]  # it is an option already
+            distinct = 3  # the two last of many numbers fit a formula by chance
             continue
         if again is None or isinstance(again.expression, Const | Absent):
             break
         reached = {freeze(targets[i]) for i in left
                    if freeze(evaluate(again.expression, rows.rows[i])) == freeze(targets[i])}  # fmt: skip
-        if again.support < max(FEWEST, 0.1 * (again.support + again.against)) or len(reached) < 2:
+        if again.support < max(FEWEST, 0.1 * (again.support + again.against)) or len(reached) < distinct:
             break
         found.append(rows.judge(again.expression, targets, some))
         left = [i for i in left if freeze(evaluate(again.expression, rows.rows[i])) != freeze(targets[i])]

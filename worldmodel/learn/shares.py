@@ -15,15 +15,17 @@ SHARE = 0.12
 """The least share of rows that a formula must be exact on: a tree may choose among several."""
 PLACES = 2
 """Places that sums of money are rounded to."""
+GOOD_ENOUGH = 0.6
+"""Of several factors the shortest is taken that is right this often, compared with the best: 1.07 and not 1.0701."""
 
 
 def rounded(
-    goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], most: int = 16
+    goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], first: int = 16
 ) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
     """A share of a column, or of a product or quotient of two, rounded to hundredths: a price for a part of a month."""
     if not np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9) or np.allclose(np.round(goal), goal):
         return
-    some = range(len(names[:most]))
+    some = range(len(names[:first]))
     made: list[tuple[Expression, np.ndarray]] = [(Linear(((1.0, names[a]),)), columns[a]) for a in some]
     made += [(Product(names[a], names[b]), columns[a] * columns[b]) for a in some for b in some if a <= b]
     made += [(Quotient(names[a], names[b]), columns[a] / columns[b]) for a in some for b in some if a != b]
@@ -33,11 +35,11 @@ def rounded(
             continue
         large = known & (np.abs(column) >= np.median(np.abs(column[known])))
         for ratio in _ratios(goal[large] / column[large]):
-            for factor in _short(ratio):
-                exact = np.abs(np.round(column * factor, PLACES) - goal) < 1e-9
-                if exact.sum() >= max(FEWEST, SHARE * known.sum()):
-                    yield Call("round", (_times(plain, factor), Const(PLACES))), exact, known
-                    break
+            right = [(f, np.abs(np.round(column * f, PLACES) - goal) < 1e-9) for f in _short(ratio)]
+            most = max((exact.sum() for _, exact in right), default=0)
+            if most >= max(FEWEST, SHARE * known.sum()):
+                factor, exact = next(pair for pair in right if pair[1].sum() >= GOOD_ENOUGH * most)
+                yield Call("round", (_times(plain, factor), Const(PLACES))), exact, known
 
 
 def _ratios(found: np.ndarray) -> list[float]:
