@@ -44,10 +44,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions and attention masks [B, 1, T, T] of rows that are not plain sequences."""
+    """Members of one packed row: `shared` tokens that all of them begin with, then each member's own."""
 
-    positions_BT: torch.Tensor
-    seen_B1TT: torch.Tensor
+    shared: int
+    members: tuple[int, ...]
+
+    @property
+    def positions_BT(self) -> torch.Tensor:
+        """The position of each token in its member [1, T]."""
+        owns = [torch.arange(self.shared, self.shared + count) for count in self.members]
+        return torch.cat([torch.arange(self.shared), *owns])[None]
+
+    @property
+    def seen_B1TT(self) -> torch.Tensor:
+        """Which tokens each token attends to [1, 1, T, T]: the shared ones and those of its member, up to itself."""
+        owner_T = torch.tensor([-1] * self.shared + [k for k, count in enumerate(self.members) for _ in range(count)])
+        positions_T = self.positions_BT[0]
+        seen_TT = (owner_T[:, None] == owner_T) | (owner_T == -1)
+        return (seen_TT & (positions_T[:, None] >= positions_T))[None, None]
+
+    def without_last(self) -> Layout:
+        """The layout of all tokens but the last one."""
+        return Layout(self.shared, tuple(k for k in (*self.members[:-1], self.members[-1] - 1) if k))
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class Learner:
         """Mean cross-entropy over the learned tokens of `rows`, in nats."""
         self.model.eval()
         total = 0.0
-        for group, counts in self._own_batches(by_length(rows, self.settings.micro_tokens)):
+        for group, counts in self._own_batches(self._micro_batches(rows)):
             batch = self._collated(group)
             total -= counts * self._logprobs(batch.ids_BT, batch.trained_BT, batch.layout)[0].sum().item()
         total = add_up({"total": total})["total"]
@@ -238,8 +238,8 @@ class Learner:
         assert self._body is not None
         if layout is None:
             return self._body(ids_BT)
-        length = ids_BT.shape[1]  # the layout counts the last column too
-        return self._body(ids_BT, layout.positions_BT[0, :length], layout.seen_B1TT[0, 0, :length, :length])
+        placed = layout.without_last()
+        return self._body(ids_BT, placed.shared, placed.members)
 
     @torch.no_grad()
     def _reference_logprobs(
@@ -325,10 +325,8 @@ class _Work:
 
 def _placed(layout: Layout, device: torch.device) -> dict[str, torch.Tensor]:
     """A layout as arguments for transformers, for all tokens but the last."""
-    return {
-        "position_ids": layout.positions_BT[:, :-1].to(device),
-        "attention_mask": layout.seen_B1TT[..., :-1, :-1].to(device),
-    }
+    placed = layout.without_last()
+    return {"position_ids": placed.positions_BT.to(device), "attention_mask": placed.seen_B1TT.to(device)}
 
 
 def _tokens(

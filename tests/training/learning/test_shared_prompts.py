@@ -11,6 +11,7 @@ from training_samples import stir, tiny_base
 
 from training.learning.batch import Row
 from training.learning.learner import Learner, LearnerSettings
+from training.learning.losses import Sft
 from training.learning.policy_losses import Cispo, Gspo
 from training.learning.prefixes import MIN_SHARED, micro_batches, pack, prompt_of
 from training.models.base import Base
@@ -39,6 +40,15 @@ def rows() -> list[Row]:
     found = [member(prompt, draw) for prompt, count in zip(prompts, (4, 3, 3, 1), strict=True) for _ in range(count)]
     draw.shuffle(found)
     return found
+
+
+@pytest.fixture(scope="module")
+def conversations() -> list[Row]:
+    """Rows of one agent, whose tools they begin with, then differ; and two rows of another agent."""
+    draw = random.Random(5)
+    tools = [tuple(draw.randrange(8, 300) for _ in range(n)) for n in (90, 70)]
+    asked = [(*tools[k % 5 == 4], *(draw.randrange(8, 300) for _ in range(draw.randrange(1, 9)))) for k in range(10)]
+    return [member(prompt, draw) for prompt in asked]
 
 
 def learner_of(base: Base, share: bool, micro_tokens: int = 8192, fused: bool = False) -> Learner:
@@ -77,6 +87,27 @@ def test_gradients_and_figures_are_those_of_single_rows(
     shared, also = gradient(learner_of(base, True, micro_tokens, fused), rows, loss)
     assert plain.norm() > 1e-4 and (plain - shared).norm() < 1e-5 * plain.norm()
     assert also == pytest.approx(told, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("fused", "micro_tokens"), [(False, 8192), (True, 8192), (True, 160)])
+def test_conversations_that_begin_alike_have_the_gradients_of_single_rows(
+    base: Base, conversations: list[Row], fused: bool, micro_tokens: int
+) -> None:
+    batches = [pack(batch) for batch in micro_batches(conversations, micro_tokens)]
+    assert sum(batch is not None for batch in batches) >= 2 and (micro_tokens < 8192 or len(batches) == 2)
+    plain, told = gradient(learner_of(base, share=False), conversations, Sft())
+    learner = learner_of(base, True, micro_tokens, fused)
+    shared, also = gradient(learner, conversations, Sft())
+    assert plain.norm() > 1e-4 and (plain - shared).norm() < 1e-5 * plain.norm()
+    assert also == pytest.approx(told, rel=1e-4, abs=1e-6)
+    assert learner.evaluate(conversations) == pytest.approx(learner_of(base, False).evaluate(conversations), rel=1e-5)
+
+
+def test_rows_that_share_only_a_small_part_are_run_one_by_one() -> None:
+    draw = random.Random(6)
+    start = tuple(draw.randrange(8, 300) for _ in range(70))
+    long = [Row((*start, *(draw.randrange(8, 300) for _ in range(900)), 7), (*[False] * 970, True)) for _ in range(3)]
+    assert pack(long) is None and micro_batches(long, 1000) == [[row] for row in long]
 
 
 def test_every_row_is_run_once_and_shared_prompts_count_once(rows: list[Row]) -> None:

@@ -13,6 +13,7 @@ Axes: B rows, T tokens, N = B T, D width, R rank, H heads, S a head's size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, cast
 
 import torch
@@ -54,14 +55,13 @@ class SmallBody:
         quick = dtype if dtype == quick_dtype() else torch.float32
         return SmallDecoder.fits(model, sampled_up_to(quick))
 
-    def __call__(
-        self, ids_BT: torch.Tensor, positions_T: torch.Tensor | None = None, seen_TT: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """`positions_T` and `seen_TT`: of rows that are not plain sequences; None: each token sees those before it."""
+    def __call__(self, ids_BT: torch.Tensor, shared: int = 0, members: Sequence[int] = ()) -> torch.Tensor:
+        """`shared`, `members`: the one row holds members that begin with the same tokens, as these stand there once
+        (`training.learning.batch.Layout`). Without members, each token sees all tokens before it.
+        """
         rows, length = ids_BT.shape
-        positions_T = torch.arange(length) if positions_T is None else positions_T
-        angles_TS = positions_T[:, None].float() * self.rotary.inv_freq
-        shape = _Shape(rows, length, self.heads, self.kv_heads, self.size, self.eps, angles_TS, self.dtype, seen_TT)
+        shape = _Shape(rows, length, self.heads, self.kv_heads, self.size, self.eps, self.rotary.inv_freq, self.dtype,
+                       shared, members)  # fmt: skip
         x_ND = F.embedding(ids_BT.reshape(-1), self.embedding)  # unlike indexing, its gradient is reproducible
         for layer in self.layers:
             attention, mlp = layer.self_attn, layer.mlp
@@ -113,24 +113,23 @@ class _Shape:
     """Shapes and tables shared by the layers of one pass. Attention uses axes [H, B, T, S], so heads are views."""
 
     def __init__(
-        self, rows: int, length: int, heads: int, kv_heads: int, size: int, eps: float, angles_TS: torch.Tensor,
-        dtype: torch.dtype, seen_TT: torch.Tensor | None = None,
+        self, rows: int, length: int, heads: int, kv_heads: int, size: int, eps: float, inv_freq: torch.Tensor,
+        dtype: torch.dtype, shared: int, members: Sequence[int],
     ) -> None:  # fmt: skip
         self.rows, self.length, self.heads, self.kv_heads, self.size = rows, length, heads, kv_heads, size
-        self.eps, self.dtype = eps, dtype
+        self.eps, self.dtype, self.shared = eps, dtype, shared
+        ends = list(accumulate(members, initial=shared))
+        self.members = [slice(start, end) for start, end in pairwise(ends)]
+        positions_T = torch.cat([torch.arange(shared), *(torch.arange(shared, shared + count) for count in members)])
+        angles_TS = (positions_T if members else torch.arange(length))[:, None].float() * inv_freq
         scale_H1 = torch.ones(heads + kv_heads, 1)
         scale_H1[:heads] = size**-0.5  # queries are scaled
         self.cos, self.sin = angles_TS.cos()[:, None] * scale_H1, angles_TS.sin()[:, None] * scale_H1
-        self.flash, self.causal = length >= FLASH_FROM, seen_TT is None
-        if seen_TT is None:
-            self.mask_TT = torch.full((0 if self.flash else length,) * 2, -torch.inf, dtype=dtype).triu_(1)
-        else:
-            self.mask_TT = torch.zeros(length, length, dtype=dtype).masked_fill_(~seen_TT, -torch.inf)
-
-    @property
-    def flash_mask(self) -> torch.Tensor | None:
-        """The mask of the fused kernel, which knows the causal one itself."""
-        return None if self.causal else self.mask_TT
+        self.flash = length >= FLASH_FROM and not members
+        width = max(members, default=0 if self.flash else length)
+        self.mask_TT = torch.full((width, width), -torch.inf, dtype=dtype).triu_(1)
+        if members:  # a member's own tokens see all shared ones
+            self.mask_TT = torch.cat((torch.zeros(width, shared, dtype=dtype), self.mask_TT), 1)
 
     def rotated(self, mixed_BTHS: torch.Tensor) -> torch.Tensor:
         """Scaled queries, and keys, with rotary positions, [H, B, T, S]."""
@@ -209,11 +208,15 @@ def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shape: _Shape
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Causal attention over scaled queries, [H, B, T, S], and the tensors for its backward pass."""
+    if shape.members:
+        shared = slice(0, shape.shared)
+        parts = [_flash(q[:, :, shared], k[:, :, shared], v[:, :, shared], None)]
+        for own in shape.members:
+            keys, values = (torch.cat((x[:, :, shared], x[:, :, own]), 2) for x in (k, v))
+            parts.append(_flash(q[:, :, own], keys, values, _mask_of(own, shape)))
+        return torch.cat([y for y, _ in parts], 2), tuple(t for _, saved in parts for t in saved)
     if shape.flash:
-        found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *(t.transpose(0, 1) for t in (q, k, v)), 0.0, shape.causal, attn_mask=shape.flash_mask, scale=1.0
-        )
-        return found.transpose(0, 1), (found, sums)
+        return _flash(q, k, v, None)
     scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).add_(shape.mask_TT)
     weights = scores.softmax(-1)
     return torch.bmm(weights, v.flatten(0, 1)).view(q.shape), (weights,)
@@ -223,20 +226,61 @@ def _attend_backward(
     d_y: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, saved: list[torch.Tensor], shape: _Shape
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of scaled queries, keys and values, [H, B, T, S]."""
-    if shape.flash:
-        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *(t.transpose(0, 1) for t in (d_y, q, k, v)), *saved, 0.0, shape.causal,
-            attn_mask=shape.flash_mask, scale=1.0,
+    if shape.members:
+        count, shared = shape.shared, slice(0, shape.shared)
+        d_q, d_k, d_v = (torch.empty_like(x) for x in (q, k, v))
+        first = _flash_backward(
+            d_y[:, :, shared], q[:, :, shared], k[:, :, shared], v[:, :, shared], saved[:2], None
         )
-        d_q, d_k, d_v = (t.transpose(0, 1) for t in found)
+        d_q[:, :, shared] = first[0]
+        sums = [d.float() for d in first[1:]]  # over all members, so not in bfloat16
+        for number, own in enumerate(shape.members, 1):
+            keys, values = (torch.cat((x[:, :, shared], x[:, :, own]), 2) for x in (k, v))
+            kept = saved[2 * number : 2 * number + 2]
+            d_q[:, :, own], *others = _flash_backward(
+                d_y[:, :, own], q[:, :, own], keys, values, kept, _mask_of(own, shape)
+            )
+            for total, d, whole in zip(sums, others, (d_k, d_v), strict=True):
+                total += d[:, :, :count]
+                whole[:, :, own] = d[:, :, count:]
+        d_k[:, :, shared], d_v[:, :, shared] = sums
         return d_q, d_k, d_v
+    if shape.flash:
+        return _flash_backward(d_y, q, k, v, saved, None)
     (weights,) = saved
-    d_flat, whole = d_y.flatten(0, 1), q.shape
+    d_flat, axes = d_y.flatten(0, 1), q.shape
     d_v = torch.bmm(weights.transpose(1, 2), d_flat)
     d_weights = torch.bmm(d_flat, v.flatten(0, 1).transpose(1, 2))
     d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, shape.dtype)
     d_q, d_k = torch.bmm(d_scores, k.flatten(0, 1)), torch.bmm(d_scores.transpose(1, 2), q.flatten(0, 1))
-    return d_q.view(whole), d_k.view(whole), d_v.view(whole)
+    return d_q.view(axes), d_k.view(axes), d_v.view(axes)
+
+
+def _mask_of(own: slice, shape: _Shape) -> torch.Tensor:
+    """Which keys a member's queries see: the shared ones, and its own up to theirs."""
+    size = own.stop - own.start
+    return shape.mask_TT[:size, : shape.shared + size]
+
+
+def _flash(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """The fused kernel: causal without a mask."""
+    found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        *(t.transpose(0, 1) for t in (q, k, v)), 0.0, mask is None, attn_mask=mask, scale=1.0
+    )
+    return found.transpose(0, 1), (found, sums)
+
+
+def _flash_backward(
+    d_y: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, saved: Sequence[torch.Tensor],
+    mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *(t.transpose(0, 1) for t in (d_y, q, k, v)), *saved, 0.0, mask is None, attn_mask=mask, scale=1.0
+    )
+    d_q, d_k, d_v = (t.transpose(0, 1) for t in found)
+    return d_q, d_k, d_v
 
 
 def _spread(x: torch.Tensor, shape: _Shape) -> torch.Tensor:
