@@ -28,6 +28,8 @@ from training.tiny.passes.decoding import SmallDecoder, quick_dtype, sampled_up_
 
 FLASH_FROM = 576
 """From this length on, the fused attention kernel is faster than plain products on CPUs (measured)."""
+PACKED = 2
+"""With a mask, as parts of packed rows need it, the kernel is faster from so many times as many scores on."""
 LOW_RANK_FROM = FOLDED_UP_TO + 1
 """Models of this width or more have their factors' gradients from products with the factors."""
 
@@ -118,18 +120,38 @@ class _Shape:
     ) -> None:  # fmt: skip
         self.rows, self.length, self.heads, self.kv_heads, self.size = rows, length, heads, kv_heads, size
         self.eps, self.dtype, self.shared = eps, dtype, shared
-        ends = list(accumulate(members, initial=shared))
-        self.members = [slice(start, end) for start, end in pairwise(ends)]
+        owns = [slice(start, end) for start, end in pairwise(accumulate(members, initial=shared))]
+        self.parts = [slice(0, shared), *owns] if members else [slice(0, length)]
         positions_T = torch.cat([torch.arange(shared), *(torch.arange(shared, shared + count) for count in members)])
         angles_TS = (positions_T if members else torch.arange(length))[:, None].float() * inv_freq
         scale_H1 = torch.ones(heads + kv_heads, 1)
         scale_H1[:heads] = size**-0.5  # queries are scaled
         self.cos, self.sin = angles_TS.cos()[:, None] * scale_H1, angles_TS.sin()[:, None] * scale_H1
-        self.flash = length >= FLASH_FROM and not members
-        width = max(members, default=0 if self.flash else length)
-        self.mask_TT = torch.full((width, width), -torch.inf, dtype=dtype).triu_(1)
-        if members:  # a member's own tokens see all shared ones
-            self.mask_TT = torch.cat((torch.zeros(width, shared, dtype=dtype), self.mask_TT), 1)
+        plain = [part.stop - part.start for part in self.parts if members or self.plain(part)]
+        width = max(plain, default=0)
+        self.causal_TT = torch.full((width, width), -torch.inf, dtype=dtype).triu_(1)
+        widest = max(members, default=0)
+        self.after_TT = torch.cat((torch.zeros(widest, shared, dtype=dtype), self.causal_TT[:widest, :widest]), 1)
+
+    def before(self, part: slice) -> int:
+        """How many shared tokens come before the tokens of a part."""
+        return self.shared if part.start else 0
+
+    def plain(self, part: slice) -> bool:
+        """Whether plain products are faster for a part than the fused kernel."""
+        size = part.stop - part.start
+        return size * (self.before(part) + size) < FLASH_FROM**2 * (PACKED if len(self.parts) > 1 else 1)
+
+    def mask(self, part: slice) -> torch.Tensor | None:
+        """What the queries of a part do not see, as -inf; None: the fused kernel knows it."""
+        size = part.stop - part.start
+        if part.start:
+            return self.after_TT[:size, : self.shared + size]
+        return self.causal_TT[:size, :size] if self.plain(part) else None
+
+    def seen(self, x: torch.Tensor, part: slice) -> torch.Tensor:
+        """The keys or values [H, B, K, S] that a part may see: the shared ones and its own."""
+        return torch.cat((x[:, :, : self.shared], x[:, :, part]), 2) if part.start else x[:, :, part]
 
     def rotated(self, mixed_BTHS: torch.Tensor) -> torch.Tensor:
         """Scaled queries, and keys, with rotary positions, [H, B, T, S]."""
@@ -206,81 +228,70 @@ class _Attention(torch.autograd.Function):
 
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shape: _Shape
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Causal attention over scaled queries, [H, B, T, S], and the tensors for its backward pass."""
-    if shape.members:
-        shared = slice(0, shape.shared)
-        parts = [_flash(q[:, :, shared], k[:, :, shared], v[:, :, shared], None)]
-        for own in shape.members:
-            keys, values = (torch.cat((x[:, :, shared], x[:, :, own]), 2) for x in (k, v))
-            parts.append(_flash(q[:, :, own], keys, values, _mask_of(own, shape)))
-        return torch.cat([y for y, _ in parts], 2), tuple(t for _, saved in parts for t in saved)
-    if shape.flash:
-        return _flash(q, k, v, None)
-    scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).add_(shape.mask_TT)
-    weights = scores.softmax(-1)
-    return torch.bmm(weights, v.flatten(0, 1)).view(q.shape), (weights,)
+    found: list[torch.Tensor] = []
+    saved: list[torch.Tensor] = []
+    for part in shape.parts:
+        query, keys, values = q[:, :, part], shape.seen(k, part), shape.seen(v, part)
+        mask = shape.mask(part)
+        if shape.plain(part) and mask is not None:
+            scores = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).add_(mask)
+            weights = scores.softmax(-1)
+            found.append(torch.bmm(weights, values.flatten(0, 1)).view(query.shape))
+            saved.append(weights)
+        else:
+            y, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                *(t.transpose(0, 1) for t in (query, keys, values)), 0.0, not part.start,
+                attn_mask=mask, scale=1.0,
+            )  # fmt: skip
+            found.append(y.transpose(0, 1))
+            saved += [y, sums]
+    return found[0] if len(found) == 1 else torch.cat(found, 2), saved
 
 
 def _attend_backward(
     d_y: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, saved: list[torch.Tensor], shape: _Shape
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of scaled queries, keys and values, [H, B, T, S]."""
-    if shape.members:
-        count, shared = shape.shared, slice(0, shape.shared)
-        d_q, d_k, d_v = (torch.empty_like(x) for x in (q, k, v))
-        first = _flash_backward(
-            d_y[:, :, shared], q[:, :, shared], k[:, :, shared], v[:, :, shared], saved[:2], None
-        )
-        d_q[:, :, shared] = first[0]
-        sums = [d.float() for d in first[1:]]  # over all members, so not in bfloat16
-        for number, own in enumerate(shape.members, 1):
-            keys, values = (torch.cat((x[:, :, shared], x[:, :, own]), 2) for x in (k, v))
-            kept = saved[2 * number : 2 * number + 2]
-            d_q[:, :, own], *others = _flash_backward(
-                d_y[:, :, own], q[:, :, own], keys, values, kept, _mask_of(own, shape)
-            )
-            for total, d, whole in zip(sums, others, (d_k, d_v), strict=True):
-                total += d[:, :, :count]
-                whole[:, :, own] = d[:, :, count:]
-        d_k[:, :, shared], d_v[:, :, shared] = sums
+    at = 0
+    found = []
+    for part in shape.parts:
+        count = 1 if shape.plain(part) else 2
+        found.append(_part_backward(d_y[:, :, part], q[:, :, part], shape.seen(k, part), shape.seen(v, part),
+                                    saved[at : at + count], shape, part))  # fmt: skip
+        at += count
+    if len(found) == 1:
+        return found[0]
+    d_q, d_k, d_v = torch.cat([d[0] for d in found], 2), torch.empty_like(k), torch.empty_like(v)
+    for whole, which in ((d_k, 1), (d_v, 2)):
+        total = found[0][which].float()  # over all members, so not in bfloat16
+        for part, d in zip(shape.parts[1:], found[1:], strict=True):
+            total = total + d[which][:, :, : shape.shared]
+            whole[:, :, part] = d[which][:, :, shape.shared :]
+        whole[:, :, : shape.shared] = total
+    return d_q, d_k, d_v
+
+
+def _part_backward(
+    d_y: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, saved: list[torch.Tensor], shape: _Shape,
+    part: slice,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Gradients of the queries of a part and of the keys and values that it sees."""
+    if not shape.plain(part):
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *(t.transpose(0, 1) for t in (d_y, q, k, v)), *saved, 0.0, not part.start,
+            attn_mask=shape.mask(part), scale=1.0,
+        )  # fmt: skip
+        d_q, d_k, d_v = (t.transpose(0, 1) for t in found)
         return d_q, d_k, d_v
-    if shape.flash:
-        return _flash_backward(d_y, q, k, v, saved, None)
     (weights,) = saved
-    d_flat, axes = d_y.flatten(0, 1), q.shape
+    d_flat = d_y.flatten(0, 1)
     d_v = torch.bmm(weights.transpose(1, 2), d_flat)
     d_weights = torch.bmm(d_flat, v.flatten(0, 1).transpose(1, 2))
     d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, shape.dtype)
     d_q, d_k = torch.bmm(d_scores, k.flatten(0, 1)), torch.bmm(d_scores.transpose(1, 2), q.flatten(0, 1))
-    return d_q.view(axes), d_k.view(axes), d_v.view(axes)
-
-
-def _mask_of(own: slice, shape: _Shape) -> torch.Tensor:
-    """Which keys a member's queries see: the shared ones, and its own up to theirs."""
-    size = own.stop - own.start
-    return shape.mask_TT[:size, : shape.shared + size]
-
-
-def _flash(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """The fused kernel: causal without a mask."""
-    found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        *(t.transpose(0, 1) for t in (q, k, v)), 0.0, mask is None, attn_mask=mask, scale=1.0
-    )
-    return found.transpose(0, 1), (found, sums)
-
-
-def _flash_backward(
-    d_y: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, saved: Sequence[torch.Tensor],
-    mask: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        *(t.transpose(0, 1) for t in (d_y, q, k, v)), *saved, 0.0, mask is None, attn_mask=mask, scale=1.0
-    )
-    d_q, d_k, d_v = (t.transpose(0, 1) for t in found)
-    return d_q, d_k, d_v
+    return d_q.view(q.shape), d_k.view(k.shape), d_v.view(v.shape)
 
 
 def _spread(x: torch.Tensor, shape: _Shape) -> torch.Tensor:
