@@ -267,7 +267,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
             seen = partial(workers_in, tmp_path / how.name)
             wait_until(lambda seen=seen: len(seen()) == 2 and all(map(lives, seen())))
             parent.send_signal(how)  # to the parent alone
-            parent.wait(30)
+            parent.wait(300)
             wait_until(lambda seen=seen: not any(map(lives, seen())))
     finally:
         for parent in parents.values():
