@@ -16,7 +16,7 @@ SHARE = 0.12
 PLACES = 2
 """Places that sums of money are rounded to."""
 GOOD_ENOUGH = 0.6
-"""Of several factors the shortest is taken that is right this often, compared with the best: 1.07 and not 1.0701."""
+"""The shortest factor is taken that is right at least this often, relative to the best one: 1.07 instead of 1.0701."""
 
 
 def rounded(
@@ -43,7 +43,7 @@ def rounded(
 
 
 def _ratios(found: np.ndarray) -> list[float]:
-    """The ratio in the middle, and those that many of the others are near to: a share may hang on something else."""
+    """The median ratio, and the ratios that occur most often: the share may depend on something else."""
     values, counts = np.unique(np.round(found, 2), return_counts=True)
     order = np.argsort(-counts, kind="stable")[:4]
     usual = [v for v, n in zip(values[order], counts[order], strict=True) if v and n >= FEWEST]

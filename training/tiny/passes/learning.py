@@ -29,7 +29,7 @@ from training.tiny.passes.decoding import SmallDecoder, quick_dtype, sampled_up_
 FLASH_FROM = 576
 """From this length on, the fused attention kernel is faster than plain products on CPUs (measured)."""
 PACKED = 2
-"""With a mask, as parts of packed rows need it, the kernel is faster from so many times as many scores on."""
+"""Parts of packed rows need a mask. With one, the kernel is faster only from this many times as many scores on."""
 LOW_RANK_FROM = FOLDED_UP_TO + 1
 """Models of this width or more have their factors' gradients from products with the factors."""
 
@@ -58,8 +58,8 @@ class SmallBody:
         return SmallDecoder.fits(model, sampled_up_to(quick))
 
     def __call__(self, ids_BT: torch.Tensor, shared: int = 0, members: Sequence[int] = ()) -> torch.Tensor:
-        """`shared`, `members`: the one row holds members that begin with the same tokens, as these stand there once
-        (`training.learning.batch.Layout`). Without members, each token sees all tokens before it.
+        """`shared`, `members`: of a packed row (`training.learning.batch.Layout`), the number of tokens that all members
+        begin with, and the number of further tokens of each. Without members, each token sees all tokens before it.
         """
         rows, length = ids_BT.shape
         shape = _Shape(rows, length, self.heads, self.kv_heads, self.size, self.eps, self.rotary.inv_freq, self.dtype,
@@ -127,20 +127,15 @@ class _Shape:
         scale_H1 = torch.ones(heads + kv_heads, 1)
         scale_H1[:heads] = size**-0.5  # queries are scaled
         self.cos, self.sin = angles_TS.cos()[:, None] * scale_H1, angles_TS.sin()[:, None] * scale_H1
-        plain = [part.stop - part.start for part in self.parts if members or self.plain(part)]
-        width = max(plain, default=0)
+        width = max((part.stop - part.start for part in self.parts if members or self.plain(part)), default=0)
         self.causal_TT = torch.full((width, width), -torch.inf, dtype=dtype).triu_(1)
         widest = max(members, default=0)
         self.after_TT = torch.cat((torch.zeros(widest, shared, dtype=dtype), self.causal_TT[:widest, :widest]), 1)
 
-    def before(self, part: slice) -> int:
-        """How many shared tokens come before the tokens of a part."""
-        return self.shared if part.start else 0
-
     def plain(self, part: slice) -> bool:
         """Whether plain products are faster for a part than the fused kernel."""
-        size = part.stop - part.start
-        return size * (self.before(part) + size) < FLASH_FROM**2 * (PACKED if len(self.parts) > 1 else 1)
+        size, before = part.stop - part.start, self.shared if part.start else 0
+        return size * (before + size) < FLASH_FROM**2 * (PACKED if len(self.parts) > 1 else 1)
 
     def mask(self, part: slice) -> torch.Tensor | None:
         """What the queries of a part do not see, as -inf; None: the fused kernel knows it."""
