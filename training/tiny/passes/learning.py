@@ -58,8 +58,8 @@ class SmallBody:
         return SmallDecoder.fits(model, sampled_up_to(quick))
 
     def __call__(self, ids_BT: torch.Tensor, shared: int = 0, members: Sequence[int] = ()) -> torch.Tensor:
-        """`shared`, `members`: of a packed row (`training.learning.batch.Layout`), the number of tokens that all members
-        begin with, and the number of further tokens of each. Without members, each token sees all tokens before it.
+        """`shared`, `members`: of a packed row (`training.learning.batch.Layout`), the number of tokens that all
+        members begin with, and the number of further tokens of each. Without members, a token sees all before it.
         """
         rows, length = ids_BT.shape
         shape = _Shape(rows, length, self.heads, self.kv_heads, self.size, self.eps, self.rotary.inv_freq, self.dtype,
