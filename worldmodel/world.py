@@ -23,8 +23,9 @@ from worldmodel.control import NO_CONTROL, Control, Steering
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.engine import Engine as Rules
 from worldmodel.derive.grounding import opened
+from worldmodel.generate.agreement import Recorded, put
 from worldmodel.generate.alone import ModelAlone
-from worldmodel.generate.holes import Holes, put
+from worldmodel.generate.holes import INVENTED, Holes, Invented
 from worldmodel.generate.invent import Inventor
 from worldmodel.generate.pins import PinFile, Pins
 from worldmodel.generate.recording import Recording
@@ -158,7 +159,9 @@ class World:
         self.pins = pins
         self.holes: Holes | None = None
         if model.rules is not None:
-            inventor = Inventor(model.rules, model.shapes, model.resolver, self.seed, pins, self.around)
+            assert self.start is not None
+            recorded = Recorded(self.start, self.grounding.facts, self._passes)
+            inventor = Inventor(model.rules, model.shapes, model.resolver, self.seed, pins, recorded, self.around)
             self.holes = Holes(inventor, model.resolver, model.shapes, self.seed)
         self.alone = ModelAlone(model.resolver, self.seed, pins, self.around)
 
@@ -216,23 +219,37 @@ class World:
         # projection or recipe; an error that passes by itself is drawn, whatever a recording answered at another time
         drawn = decided is not None and (decided.accident or self._passes(tool, decided.outcome))
         if decided is not None and decided.content is not None and (decided.sure or drawn):
-            return derived(tool, asked, decided)
+            made = await self._met(session.fork(), tool, asked, decided) if decided.sure and not drawn else []
+            return replace(derived(tool, asked, decided), records=tuple(made))
         # recording
         answered = recorded()
         if answered is not None and (decided is None or not self._at_another_time(session, answered, decided)):
             return answered
-        if decided is not None and decided.content is not None:
-            return derived(tool, asked, decided)
         # a hole: invented records, then the rules again, then the model
         why = self.model.resolver.objection(tool, asked)
-        if decided is None or why is not None:
+        if decided is None or why is not None and decided.content is None:
             return abstained(tool, asked, why or f"nothing was learned of the tool {tool!r}")
         session = session.fork()
-        made = await self.holes.meet(session, tool, asked) if tool in session.engine.writes else []
+        made = await self._met(session, tool, asked, decided)
         if made:
             decided = session.derive(tool, asked, self.seed) or decided
-        answer = await self.holes.fill(session, tool, asked, decided, episode.steps)
+            decided = found_after_all(self.model.shapes, session, tool, asked, decided)
+        if decided.content is None:
+            answer = await self.holes.fill(session, tool, asked, decided, episode.steps)
+        else:
+            answer = derived(tool, asked, decided)
+            if made:
+                answer = replace(answer, provenance="generated", support=INVENTED * decided.support)
         return replace(answer, records=(*made, *answer.records))
+
+    async def _met(self, session: Session, tool: str, asked: Mapping[str, Any], decided: Derivation) -> Invented:
+        """Invent what a write names and nobody has seen, before it is decided by it and changes it. A refusal that does
+        not depend on it, or that says that it does not exist, leaves it unseen."""
+        missing = decided.outcome in self.model.shapes.missing_outcomes()
+        refused = decided.outcome != OK and (decided.sure or missing)
+        if self.holes is None or refused or tool not in session.engine.writes or tool in self.model.resolver.blocked:
+            return []
+        return await self.holes.meet(session, tool, asked)
 
     def _at_another_time(self, session: Session, answered: Answer, decided: Derivation) -> bool:
         if answered.step.outcome == decided.outcome:

@@ -7,7 +7,7 @@ scenarios are used for nothing else, because scenarios that selected the best st
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ingest.records import Conversation, Scenario
 from training.judging.grounding import unfounded_numbers
 from training.learning.trajectory import Trajectory, seed_of
 from training.policy.evaluate import MIN_SCORED, Difference, chance_of_fall, paired
-from training.policy.practice import Practising
+from training.policy.practice import Practising, finished_pairs
 
 Pairs = Sequence[tuple[float | None, float | None]]
 """The champion's and the candidate's value per scenario."""
@@ -65,22 +65,24 @@ async def compare(
     seed: int = 0,
     on_done: Callable[[int], None] = lambda count: None,
     usual: float = 0.0,
-) -> tuple[Verdict, list[tuple[Trajectory, Trajectory]]]:
-    """Play and judge; returns the verdict and the pairs of trajectories (champion's, candidate's).
+) -> tuple[Verdict, dict[int, tuple[Trajectory, Trajectory]]]:
+    """Play and judge; returns the verdict and, by a scenario's number, its trajectories (champion's, candidate's).
 
-    `usual`: see `decide`.
+    A scenario is left out if an episode of it failed. `usual`: see `decide`.
     """
     seeds = [seed_of(seed, "gate", s.scenario_id) for s in scenarios]
     before = await practice.singles(scenarios, seeds, champion, on_done)
     after = await practice.singles(scenarios, seeds, candidate, lambda n: on_done(len(scenarios) + n))
-    pairs = list(zip(before, after, strict=True))
-    judged = await practice.judge(pairs, seeds)
+    played = finished_pairs(before, after)
+    pairs = [*played.values()]
+    judged = await practice.judge(pairs, [seeds[k] for k in played])
     scored = [
-        (slice_of(scenario), j.scores[0], j.scores[1])
-        for scenario, j in zip(scenarios, judged, strict=True)
+        (slice_of(scenarios[k]), j.scores[0], j.scores[1])
+        for k, j in zip(played, judged, strict=True)
         if None not in j.scores
     ]
-    return decide(scored, len(scenarios), settings, alarms, _unfounded(pairs), usual), pairs
+    failed = len(scenarios) - len(pairs)
+    return decide(scored, len(scenarios), settings, alarms, _unfounded(pairs), usual, failed), played
 
 
 def usual_share(recorded: Sequence[Conversation]) -> float:
@@ -106,6 +108,7 @@ def decide(
     alarms: Sequence[str] = (),
     unfounded: Sequence[tuple[float, float]] = (),
     usual: float = 0.0,
+    failed: int = 0,
 ) -> Verdict:
     """The verdict on (slice, champion's score, candidate's score) of the scenarios that were scored.
 
@@ -114,11 +117,12 @@ def decide(
     scenarios of a slice: the lower one refuses most good candidates, the upper one misses most bad ones
     (docs/training.md). `unfounded`: per scenario, whether the episodes state numbers that nothing in them shows.
     `usual`: the share of production's conversations that do; computed sums are among them, so a candidate may do so as
-    often as production's agent.
+    often as production's agent. `failed`: how many scenarios are left out because an episode raised an error.
     """
     if len(scored) < MIN_SCORED * asked or not scored:
         nothing = Difference(0.0, 0.0, 0.0, 0.0, len(scored))
         why = f"the judge scored only {len(scored)} of {asked} scenarios"
+        why += f"; in {failed} of them an episode raised an error" * bool(failed)
         return Verdict(False, why, nothing, {}, tuple(alarms))
     whole = _difference([(b, a) for _, b, a in scored])
     by_slice: dict[str, list[tuple[float | None, float | None]]] = defaultdict(list)
@@ -195,9 +199,9 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def example_of(scenarios: Sequence[Scenario], pairs: Sequence[tuple[Trajectory, Trajectory]]) -> dict[str, Any]:
-    """One scenario as the candidate played it, of median length, with calls."""
-    played = [(s.conversation_id, after) for s, (_, after) in zip(scenarios, pairs, strict=True)]
+def example_of(scenarios: Sequence[Scenario], pairs: Mapping[int, tuple[Trajectory, Trajectory]]) -> dict[str, Any]:
+    """One scenario as the candidate played it, of median length, with calls. `pairs`: as from `compare`."""
+    played = [(scenarios[k].conversation_id, after) for k, (_, after) in pairs.items()]
     with_calls = [p for p in played if p[1].observations] or played
     conversation, chosen = sorted(with_calls, key=lambda p: len(p[1].messages))[len(with_calls) // 2]
     return {"conversation": conversation, "messages": chosen.messages}

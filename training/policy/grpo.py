@@ -34,7 +34,7 @@ from training.models.lora import save_weights, settings_of
 from training.policy.episodes import write_episodes
 from training.policy.evaluate import MIN_SCORED, Difference, paired
 from training.policy.order import order_of
-from training.policy.practice import Practising
+from training.policy.practice import Practising, finished_pairs
 from training.policy.rollout import Limits
 from training.policy.served import Probe, check_served
 
@@ -108,7 +108,7 @@ class Grpo:
         self.best: dict[str, Any] = {"step": 0, "gain": 0.0, "weights": self.learner.weights()[0], "difference": None}
         self.seconds = 0.0
         self.noise = JudgeNoise()
-        self._baseline: list[Trajectory] | None = None
+        self._baseline: list[Trajectory | Exception] | None = None
 
     async def train(
         self, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None, stop: Stop = never
@@ -221,16 +221,16 @@ class Grpo:
         """Compare candidate and start on held-out scenarios, judged in pairs; keep the candidate if it is the best.
 
         The best of several gains over few pairs is mostly noise, so a candidate is kept only if the judge scored
-        `MIN_SCORED` of the pairs; an alarm says so otherwise.
+        `MIN_SCORED` of the pairs; an alarm says so otherwise. Pairs with a failed episode count as not scored.
         """
         seeds = [seed_of(self.settings.seed, "held out", s.scenario_id) for s in self.held_out]
         if self._baseline is None:
             self._baseline = await self.practice.singles(self.held_out, seeds, "start")
         candidates = await self.practice.singles(self.held_out, seeds, self._name())
-        pairs = list(zip(self._baseline, candidates, strict=True))
-        judged = await self.practice.judge(pairs, seeds)
+        pairs = finished_pairs(self._baseline, candidates)
+        judged = await self.practice.judge([*pairs.values()], [seeds[k] for k in pairs])
         scores = [j.scores for j in judged if None not in j.scores]
-        share = len(scores) / len(pairs)
+        share = len(scores) / len(self.held_out)
         if not scores:
             return {"held_out_scored": share}
         found = paired(np.array([s[0] for s in scores], float), np.array([s[1] for s in scores], float))

@@ -75,15 +75,21 @@ class Practising(Protocol):
         seeds: Sequence[int],
         adapter: str,
         on_done: Callable[[int], None] = lambda count: None,
-    ) -> list[Trajectory]:
-        """One episode per scenario. Raises the first error, because a comparison needs all pairs."""
-        groups = await self.groups(scenarios, seeds, 1, adapter, on_done)
-        found = []
-        for group in groups:
-            if isinstance(group[0], Exception):
-                raise group[0]
-            found.append(group[0])
-        return found
+    ) -> list[Trajectory | Exception]:
+        """One episode per scenario. A failed episode is returned as its exception."""
+        return [group[0] for group in await self.groups(scenarios, seeds, 1, adapter, on_done)]
+
+
+def finished_pairs(
+    before: Sequence[Trajectory | Exception], after: Sequence[Trajectory | Exception]
+) -> dict[int, tuple[Trajectory, Trajectory]]:
+    """The pairs in which neither episode failed, by their number. Raises the first error if there are none."""
+    pairs = list(zip(before, after, strict=True))
+    kept = {k: (a, b) for k, (a, b) in enumerate(pairs) if isinstance(a, Trajectory) and isinstance(b, Trajectory)}
+    errors = [error for pair in pairs for error in pair if isinstance(error, Exception)]
+    if errors and not kept:  # one cause for all of them (memory, an adapter)
+        raise errors[0]
+    return kept
 
 
 @dataclass

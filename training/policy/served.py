@@ -14,6 +14,9 @@ from ingest.errors import UserError
 from training.learning.batch import Row
 
 POSITIONS = 8
+LEAST_STEP = 1e-3
+"""Mean change of the log-probabilities in nats below which a step is not told from rounding, as the last ones of a
+schedule that ends at 0 are: whichever of the two adapters is served, the rollouts are the same."""
 MAX_GAP = 0.5
 """Mean gap between engine and learner in nats above which rounding cannot be the cause."""
 
@@ -48,10 +51,12 @@ def check_served(
     """The mean gap between engine and learner, in nats. Raises StaleAdapter.
 
     `served` are the engine's log-probabilities under `name`, `now` the learner's, `before` the learner's before the
-    step. If the engine's gap to `before` is less than a quarter of its gap to `now`, it serves the previous adapter.
+    step. If the engine's gap to `before` is less than a quarter of its gap to `now`, it serves the previous adapter,
+    unless the two hardly differ.
     """
     gap_now = _mean_gap(served, now)
-    if before is not None and _mean_gap(served, before) < gap_now / 4:
+    moved = before is not None and _mean_gap(now, before) >= LEAST_STEP
+    if before is not None and moved and _mean_gap(served, before) < gap_now / 4:
         raise StaleAdapter(
             f"the engine serves the previous adapter under the name {name!r}: log-probabilities differ from the "
             f"learner's by {gap_now:.2g} nats, and agree with those of the step before; restart the engine, or look "

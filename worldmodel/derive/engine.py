@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.models.edits import canonical
-from worldmodel.derive.expressions import evaluate
+from worldmodel.derive.expressions import evaluate, is_given
 from worldmodel.derive.paths import fields_of
 from worldmodel.derive.rules import BORN, Effect, Form, Rules, ToolRules
 from worldmodel.derive.situation import History, Row, Situation
@@ -86,6 +86,13 @@ class Session:
         whole = len(known) == len(form.slots) and (form.slots or form.template is not None)
         content = _content(form, known) if whole else None
         return replace(decided, content=content, known=known, support=decided.purity * precision)
+
+    def given(self, tool: str, arguments: Mapping[str, Any], decided: Derivation) -> set[str]:
+        """The open slots that have a value, though not a known one."""
+        rules = self.engine.rules.tools[tool]
+        row = rules.sources(self.situation(tool, arguments).row)
+        slots = [slot for slot in rules.forms[decided.label].slots if slot.path not in decided.known]
+        return {slot.path for slot in slots if slot.expression is not None and is_given(slot.expression, row)}
 
     def refused(self, tool: str, arguments: Mapping[str, Any], seed: object = 0) -> Derivation | None:
         """The refusal of a record that does not exist, by the odds of such refusals; None where none was ever seen."""
@@ -161,12 +168,14 @@ class Engine:
         )
 
     def _misspelt(self, situation: Situation) -> bool:
+        """Whether an id that the call names is almost that of a known record. What some type knows is spelt right."""
+        store, named = situation.store, list[tuple[str, Any]]()
         for link in situation.links:
             key = situation.keys.get(link.name)
-            if key and all(part.source.startswith("arg/") for part in link.keys):
-                if self.layout.alone(link.type) and situation.store.near(link.type, key):
-                    return True
-        return False
+            if key and all(part.source.startswith("arg/") for part in link.keys) and self.layout.alone(link.type):
+                named.append((link.type, key))
+        right = {key for type_, key in named if store.known(type_, key)}
+        return any(key not in right and store.near(type_, key) for type_, key in named)
 
     # ----- the store
 

@@ -199,6 +199,18 @@ def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
             return _collection(expression, row)
 
 
+def is_given(expression: Expression, row: Mapping[str, Any]) -> bool:
+    """Whether a value that is not known is there at all: its tree tells where the field is left out, and not here."""
+    match expression:
+        case First(options):
+            return is_given(options[-1], row)
+        case Choice(tree, options, _, looks):
+            leaf, _ = leaf_of(tree, looked(options, row) if looks else row)
+            return not leaf.best()[0].isdigit() and any(isinstance(option, Absent) for option in options)
+        case _:
+            return False
+
+
 def looked(options: Sequence[Expression], row: Mapping[str, Any]) -> Row:
     """A situation with the numbers in the items that options add to lists."""
     out = dict(row)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from training.models.edits import dumps
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.store import Key, Layout
 from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, key_of, unflatten
+from worldmodel.generate.agreement import put
 from worldmodel.generate.invent import Inventor, schema_with
 from worldmodel.generate.resolver import Answer, Resolver, abstained, uniform
 from worldmodel.generate.shapes import Shapes, named_alone
@@ -60,24 +62,27 @@ class Holes:
     # ----- records
 
     async def _named(self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Invented:
-        """Return the unseen records whose fields fill open slots of the answer, through one link or several."""
+        """Return the records whose fields fill open slots of the answer, through one link or several: those that nobody
+        has seen, or of which only other fields are known."""
         form = session.engine.rules.tools[tool].forms[decided.label]
-        made: Invented = []
+        made: dict[tuple[str, Key], dict[str, Any]] = {}
         for _ in range(3):
-            known = session.again(tool, arguments, decided).known
-            open_ = " ".join(repr(slot.expression) for slot in form.slots if slot.path not in known)
+            again = session.again(tool, arguments, decided)
+            settled = again.known.keys() | session.given(tool, arguments, again)  # what is new is in no record
+            open_ = " ".join(repr(slot.expression) for slot in form.slots if slot.path not in settled)
             situation = session.situation(tool, arguments)
             wanted = [
-                (link.type, situation.keys[link.name])
+                mark
                 for link in situation.links
-                if f"rec/{link.name}/" in open_ and link.name in situation.keys and self.inventor.invents(link.type)
-                and not session.store.known(link.type, situation.keys[link.name])
+                if link.name in situation.keys and self.inventor.invents(link.type)
+                and (mark := (link.type, situation.keys[link.name])) not in made
+                and any(session.store.get(*mark, name) is UNKNOWN for name in _asked(open_, link.name))
             ]  # fmt: skip
             if not wanted:
                 break
-            for type_, key in dict.fromkeys(wanted):
-                made.append(await self._put(session, type_, key))
-        return made
+            for mark in dict.fromkeys(wanted):
+                made[mark] = (await self._put(session, *mark))[2]
+        return [(*mark, record) for mark, record in made.items()]
 
     async def _put(self, session: Session, type_: str, key: Key) -> tuple[str, Key, dict[str, Any]]:
         """Invent a record and add it to the store, together with what is known of it."""
@@ -91,11 +96,12 @@ class Holes:
     async def _written(
         self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation, before: Sequence[Step]
     ) -> str | None:
-        """Return a body for what is still open. Equal calls in equal states get equal bodies."""
+        """Return a body for what is still open. Equal calls in equal states get equal bodies, with what is known of
+        their fields: another episode of this world may have asked first, and known something else."""
         state = f"{session.history.written}" if tool not in session.engine.writes else f"{len(before)}"
         question = f"body {call_key(tool, arguments)} {decided.label} {state}"
         made = await self.pins.settle(question, lambda: self._write(session, tool, arguments, decided, question))
-        return made or None
+        return _with_known(made, _told(decided)) if made else None
 
     async def _write(
         self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation, question: str
@@ -104,7 +110,7 @@ class Holes:
         values = self.shapes.bodies.get(tool, {}).get(decided.outcome)
         if values is None:
             return ""
-        known = {} if decided.templated else {k: v for k, v in decided.known.items() if v is not UNKNOWN and k}
+        known = _told(decided)
         body: Any = None
         if self.resolver.writes and tool not in self.resolver.blocked and not values.kinds.get("text"):
             schema = schema_with(values, known)
@@ -115,8 +121,9 @@ class Holes:
         else:
             told = {name: value for name, value in known.items() if value is not ABSENT}
             body = self.inventor.cleaned(body, [dict(arguments), told], rng)
-        if known and isinstance(body, dict):
-            body = unflatten({**dict(flatten(body)), **known})
+        if isinstance(body, dict):
+            for name in sorted((session.given(tool, arguments, decided) - body.keys()) & values.fields.keys()):
+                body[name] = self._given(values.fields[name], rng)
         if body is ABSENT:
             return ""
         return body if isinstance(body, str) else dumps(body)
@@ -126,6 +133,11 @@ class Holes:
         if known and values.fields:
             return {n: v for n, inner in values.fields.items() if (v := self.shapes.fresh(inner, rng)) is not ABSENT}
         return self.shapes.fresh(values, rng)
+
+    def _given(self, values: Values, rng: random.Random) -> Any:
+        """Draw a value of a field that is not left out."""
+        kinds = {kind: n for kind, n in values.kinds.items() if n and kind != "absent"}
+        return self.shapes.fresh(values, rng, max(kinds, key=lambda kind: kinds[kind], default="null"))
 
     # ----- lists and details agree
 
@@ -150,12 +162,20 @@ class Holes:
         return (dumps(body) if changed else content), made
 
 
-def put(session: Session, type_: str, key: Key, record: Mapping[str, Any]) -> None:
-    """Add an invented record to a session's store. Known fields of the record are kept."""
-    known = session.store.records.get((type_, key), {})
-    for name, value in record.items():
-        if name not in known:
-            session.store.set(type_, key, name, value, "generated")
+def _asked(expressions: str, link: str) -> set[str]:
+    """The fields of a link's record that expressions, as text, look at."""
+    return set(re.findall(rf"rec/{re.escape(link)}/([^'\"]+)", expressions))
+
+
+def _told(decided: Derivation) -> dict[str, Any]:
+    """What the rules know of the fields of an answer that is written; nothing of a text."""
+    return {} if decided.templated else {k: v for k, v in decided.known.items() if v is not UNKNOWN and k}
+
+
+def _with_known(content: str, known: Mapping[str, Any]) -> str:
+    if not known or not content.startswith("{"):
+        return content
+    return dumps(unflatten({**dict(flatten(json.loads(content))), **known}))
 
 
 def listed(layout: Layout, tool: str, body: Any) -> list[tuple[str, Key, dict[str, Any]]]:

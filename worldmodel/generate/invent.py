@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.schema import EPISODE, Link, Site
 from worldmodel.derive.store import Key, Store
 from worldmodel.derive.values import ABSENT, dumps, is_finite
+from worldmodel.generate.agreement import DRAWS, Recorded
 from worldmodel.generate.context import ALONE, Around
 from worldmodel.generate.pins import Pins
 from worldmodel.generate.resolver import Resolver, uniform
@@ -27,13 +29,15 @@ LEFT_OUT = "\x00left out"
 
 
 class Inventor:
-    """Invents the records of one world. `around` is what its conversation adds to prompts."""
+    """Invents the records of one world. `around` is what its conversation adds to prompts, `recorded` what it says of
+    records that it did not read."""
 
     def __init__(
-        self, engine: Engine, shapes: Shapes, resolver: Resolver, seed: int, pins: Pins, around: Around = ALONE
-    ) -> None:
+        self, engine: Engine, shapes: Shapes, resolver: Resolver, seed: int, pins: Pins, recorded: Recorded,
+        around: Around = ALONE,
+    ) -> None:  # fmt: skip
         self.engine, self.shapes, self.resolver, self.seed, self.pins = engine, shapes, resolver, seed, pins
-        self.around = around
+        self.recorded, self.around = recorded, around
         self.readers = readers(engine)
 
     def invents(self, type_: str) -> bool:
@@ -52,9 +56,12 @@ class Inventor:
         site, link = self.readers[type_]
         arguments = self.typed(self.shapes.arguments.get(site.tool, {}), arguments_of(link, key))
         written = await self._by_model(site, arguments, key, rng)
-        fields.update(written)
-        fields.update(self.keyed(site, key))
-        return {name: LEFT_OUT if value is ABSENT else value for name, value in fields.items()}
+        keyed = self.keyed(site, key)
+        drawn = ({**self.shapes.record(type_, rng), **keyed} for _ in range(DRAWS))
+        best = {**fields, **written, **keyed}
+        draws = chain([best], drawn) if self.shapes.unchanged(type_, best) else drawn
+        chosen = self.recorded.choose(type_, key, draws)
+        return {name: LEFT_OUT if value is ABSENT else value for name, value in chosen.items()}
 
     async def _by_model(self, site: Site, arguments: dict[str, Any], key: Key, rng: random.Random) -> dict[str, Any]:
         """Return the model's fields for the record; none if the model may not be asked or its answer is not usable."""

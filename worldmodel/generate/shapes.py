@@ -22,6 +22,8 @@ from worldmodel.steps import OK, Step, leaves
 
 MOST_SIGHTINGS = 800
 MOST_SKELETONS = 120
+FEWEST_UNTOUCHED = 8
+"""Records seen before a call changed them, from which on only these say how a record is that nobody has seen."""
 LONG_ENOUGH = 4
 """Shorter texts are never private: they are seen everywhere."""
 Read = Callable[[str, str], Any]
@@ -48,8 +50,14 @@ class Shapes(msgspec.Struct):
     """Hashes of the texts that fewer than three conversations show."""
     missing: dict[str, list[str]] = {}
     """By tool, the outcomes after which no call of the conversation ever found the record that was named."""
+    moved: dict[str, dict[str, list[Any]]] = {}
+    """By record type, the common values of a field that only records have which a call of the conversation changed."""
     implicit: dict[str, dict[str, float]] = {}
     """By tool, the rates of answers that are quietly wrong (worldmodel.control.KINDS)."""
+
+    def missing_outcomes(self) -> set[str]:
+        """The outcomes by which some tool says that a record does not exist."""
+        return {outcome for outcomes in self.missing.values() for outcome in outcomes}
 
     def is_private(self, text: str) -> bool:
         """Whether a text occurred in too few conversations to be common."""
@@ -71,6 +79,10 @@ class Shapes(msgspec.Struct):
             else:
                 out[name] = ABSENT
         return out
+
+    def unchanged(self, type_: str, record: Mapping[str, Any]) -> bool:
+        """Whether a record can be as nobody has changed it yet."""
+        return not any(record.get(name, ABSENT) in values for name, values in self.moved.get(type_, {}).items())
 
     def fresh(self, values: Values, rng: random.Random, kind: str = "") -> Any:
         """Draw a value without private texts."""
@@ -118,9 +130,10 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
     bodies: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
     told: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    untouched: dict[str, list[dict[str, Any]]] = defaultdict(list)
     read = engine.layout.read
     for cid, steps in conversations.items():
-        store = engine.session().store
+        session, touched = engine.session(), set[tuple[str, Any]]()
         for step in steps:
             body = parse(step.content)
             into = bodies[(step.tool, step.outcome)]
@@ -131,23 +144,46 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
             if step.outcome != OK:
                 continue
             one: dict[tuple[str, Any], dict[str, Any]] = defaultdict(dict)
-            for type_, key, name, value in store.shown(step.tool, step.arguments, read(step.tool, step.content)):
+            writes = step.tool in engine.writes
+            if writes:
+                touched.update(named_alone(engine, session.situation(step.tool, step.arguments)))
+            seen = read(step.tool, step.content)
+            for type_, key, name, value in session.store.shown(step.tool, step.arguments, seen):
                 if type_ != EPISODE and len(found[(type_, name)]) < MOST_SIGHTINGS:
                     found[(type_, name)].append((cid, value))
                     one[(type_, key)][name] = value
-            for (type_, _), fields in one.items():
-                if len(records[type_]) < MOST_SKELETONS:
-                    records[type_].append(fields)
+            for mark, fields in one.items():
+                if writes:
+                    touched.add(mark)
+                for kept in (records[mark[0]], *([untouched[mark[0]]] if mark not in touched else [])):
+                    if len(kept) < MOST_SKELETONS:
+                        kept.append(fields)
     shapes = Shapes(missing=learn_missing(engine, conversations), private=private_texts(conversations, read))
-    for (type_, name), seen in found.items():
-        shapes.fields.setdefault(type_, {})[name] = learn_values(seen)
-    for (tool, outcome), seen in bodies.items():
-        shapes.bodies.setdefault(tool, {})[outcome] = learn_values(seen)
-    for (tool, name), seen in told.items():
-        shapes.arguments.setdefault(tool, {})[name] = learn_values(seen[:MOST_SIGHTINGS])
+    for (type_, name), sightings in found.items():
+        shapes.fields.setdefault(type_, {})[name] = learn_values(sightings)
+    for (tool, outcome), sightings in bodies.items():
+        shapes.bodies.setdefault(tool, {})[outcome] = learn_values(sightings)
+    for (tool, name), sightings in told.items():
+        shapes.arguments.setdefault(tool, {})[name] = learn_values(sightings[:MOST_SIGHTINGS])
     for type_, some in records.items():
-        shapes.skeletons[type_] = [_skeleton(fields, shapes.fields[type_]) for fields in some]
+        first = untouched.get(type_, [])
+        enough = len(first) >= FEWEST_UNTOUCHED
+        fields = shapes.fields[type_]
+        shapes.skeletons[type_] = [_skeleton(record, fields) for record in (first if enough else some)]
+        if enough:
+            shapes.moved[type_] = _moved(first, fields)
     return shapes
+
+
+def _moved(first: Sequence[Mapping[str, Any]], fields: Mapping[str, Values]) -> dict[str, list[Any]]:
+    """By field, the common values that no record shows before a call of its conversation has changed it."""
+    out = {}
+    for name, values in fields.items():
+        seen = [record[name] for record in first if name in record]
+        others = [v for v, _ in values.common if isinstance(v, str | bool) and v not in seen]
+        if others and seen:
+            out[name] = others
+    return out
 
 
 def _skeleton(record: Mapping[str, Any], fields: Mapping[str, Values]) -> Skeleton:

@@ -27,8 +27,20 @@ MOST_DATES = 12
 """Pairs of dates whose distance is compared with a number."""
 COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
+KNOWN_AT_ALL = 0.75
+"""Bits for asking whether a record is known: a value of it says more of records that are met in another way."""
 KNOWN_PRICE = 3.0
 """Bits for asking whether a source is known that a test above has used."""
+SHAPES = {"form(": 0.25, "shape(": 0.5}
+"""Bits for the shape of a text beside its prefix, which says more of texts of other lengths: an id that is a digit
+short is not refused for its prefix."""
+EPISODE_WIDE = ("n/written", "n/tool", "prev/any", "did/", "since/", "at/")
+"""Sources about all that happened so far, whatever this call names. Where production does things in one order they tell
+as much as what the call names, and another agent does them in another order."""
+AS_GOOD = 0.02
+"""A tree without such sources is taken if it leaves at most this share more of the labels' bits open."""
+MORE_SPLITS = 3
+"""So many splits more it may have."""
 OF_A_NUMBER = 2.0
 """Bits for the number in a threshold: a comparison of two sources needs none."""
 NEAR_ZERO = 8
@@ -44,6 +56,7 @@ INDIRECT = (
     "last/",
     "told/",
     "prev/any",
+    "said(",
     "shape(",
     "form(",
     "len(",
@@ -315,8 +328,10 @@ def _cuts(values: Sequence[Any], most: int = 24) -> list[Any]:
 
 def cost(test: Test) -> float:
     bits = COSTS[test.op] + OF_A_NUMBER * (test.op == "<=" and not test.against_source)
+    bits += KNOWN_AT_ALL * (test.op == "known" or test.left.startswith("known/"))
     for name in (test.left, test.right if test.against_source else ""):
         bits += 1.0 * name.startswith(INDIRECT) + 0.2 * name.count(">")
+        bits += next((more for kind, more in SHAPES.items() if name.startswith(kind)), 0.0)
     return bits
 
 
@@ -333,6 +348,7 @@ def grow(
         onehot[i, numbers[labels[i]]] = 1.0
     tests, matrix = table.tests() if len(names) > 1 else ([], np.zeros((len(labels), 0), dtype=bool))
     costs = np.array([cost(t) for t in tests], dtype=np.float32)
+    wide = np.array([t.left.startswith(EPISODE_WIDE) for t in tests], dtype=bool)
 
     def leaf(rows: np.ndarray) -> Leaf:
         counts = onehot[rows].sum(axis=0)
@@ -352,7 +368,8 @@ def grow(
         best = max(options, key=lambda option: option[:2], default=None)
         return None if best is None or best[0] <= KNOWN_PRICE else (Test(best[1], "known"), best[2])
 
-    def build(rows: np.ndarray, depth: int, used: frozenset[str] = frozenset()) -> Tree:
+    def build(rows: np.ndarray, depth: int, used: frozenset[str] = frozenset(), narrow: bool = False) -> Tree:
+        """`narrow`: without tests of what is EPISODE_WIDE."""
         counts = onehot[rows].sum(axis=0)
         if depth == DEEPEST or (counts > 0).sum() < 2 or not len(tests):
             return leaf(rows)
@@ -361,6 +378,8 @@ def grow(
         sizes = inside.sum(axis=0)
         total = len(rows)
         useful = (sizes > 0) & (sizes < total)
+        if narrow:
+            useful &= ~wide
         if not useful.any():
             return leaf(rows)
         bits = _bits(counts[:, None])[0] - _bits(yes) - _bits(counts[:, None] - yes)
@@ -375,10 +394,28 @@ def grow(
             chosen, holds = known
         if chosen.op == "<=" and not chosen.against_source:
             chosen, holds = _sharpened(chosen, table, onehot, rows)
-        used |= {chosen.left, str(chosen.right)} if chosen.against_source else {chosen.left}
-        return Split(chosen, build(rows[holds], depth + 1, used), build(rows[~holds], depth + 1, used))
+        below = used | ({chosen.left, str(chosen.right)} if chosen.against_source else {chosen.left})
+        yes_, no = (build(part, depth + 1, below, narrow) for part in (rows[holds], rows[~holds]))
+        whole = Split(chosen, yes_, no)
+        if not narrow and chosen.left.startswith(EPISODE_WIDE):
+            other = build(rows, depth, used, narrow=True)
+            left, splits = _left_open(other), _splits(other) - _splits(whole)
+            if left <= _left_open(whole) + AS_GOOD * float(_bits(counts[:, None])[0]) and splits <= MORE_SPLITS:
+                return other
+        return whole
 
     return build(index, 0)
+
+
+def _left_open(tree: Tree) -> float:
+    """The bits that the labels take in the leaves."""
+    if isinstance(tree, Split):
+        return _left_open(tree.yes) + _left_open(tree.no)
+    return float(_bits(np.array([[n] for n in tree.counts.values()], dtype=float))[0])
+
+
+def _splits(tree: Tree) -> int:
+    return 1 + _splits(tree.yes) + _splits(tree.no) if isinstance(tree, Split) else 0
 
 
 def _sharpened(test: Test, table: Table, onehot: np.ndarray, rows: np.ndarray) -> tuple[Test, np.ndarray]:

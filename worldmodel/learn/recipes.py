@@ -28,7 +28,7 @@ from worldmodel.derive.expressions import (
     looked,
 )
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import Leaf, Split, Tree, contains
+from worldmodel.derive.trees import Leaf, Split, Test, Tree, contains
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, shown
 from worldmodel.learn.formulas import formulas
 from worldmodel.learn.functions import functions
@@ -40,6 +40,8 @@ KEPT = 0.7
 SOMETIMES = 0.3
 """A source that is a part of this share of the texts may be a part of one kind of them."""
 MOST_ITEMS = 4
+NAMES_NOBODY = 4
+"""Shorter texts say nothing of a person (as `generate.shapes.LONG_ENOUGH`)."""
 MOST_CASES = 6
 """Different formulas among which a tree may choose."""
 
@@ -143,11 +145,11 @@ def direct(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Found]
 
 
 def seldom(rows: Rows, targets: Sequence[Any]) -> Found | None:
-    """What a gap of a text says that was hardly ever seen: what the call says, or else always the same."""
+    """What a gap of a text says that was hardly ever seen: what the call says, or else always the same, if it is too
+    short to name anybody. A longer text, which one or two conversations have, may be private and is not kept."""
     said = [found for found in direct(rows, targets, range(len(targets))) if not found.against]
-    if said or len({freeze(t) for t in targets}) > 1:
-        return said[0] if said else None
-    return Found(Const(targets[0]), len(targets), 0)
+    same = len({freeze(t) for t in targets}) == 1 and len(shown(targets[0])) < NAMES_NOBODY
+    return said[0] if said else Found(Const(targets[0]), len(targets), 0) if same else None
 
 
 # ----- texts
@@ -434,7 +436,8 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
     seen = Rows([looked(options, row) for row in rows.rows]) if looks else rows
     tree = grow(seen.table, labels, some, conversations=rows.conversations)
     right = {str(k): [value == freeze(targets[i]) for i, value in enumerate(values[k])] for k in range(len(options))}
-    tree = _settled(tree, list(some), seen.rows, right)
+    fields = {str(k): o.name for k, o in enumerate(options) if isinstance(o, Source) and o.name.startswith("rec/")}
+    tree = _settled(tree, list(some), seen.rows, right, fields)
     return rows.judge(Choice(tree, tuple(options), sure, looks), targets, range(size))
 
 
@@ -442,13 +445,27 @@ def _sums(item: Build) -> bool:
     return any(isinstance(inner, Linear | Product) for inner in item.fields.values())
 
 
-def _settled(tree: Tree, at: list[int], rows: Sequence[Row], right: dict[str, list[bool]]) -> Tree:
-    """The tree with each leaf saying for which option most of its rows speak: several may give the same value."""
+def _settled(
+    tree: Tree, at: list[int], rows: Sequence[Row], right: dict[str, list[bool]], fields: dict[str, str]
+) -> Tree:
+    """The tree with each leaf saying for which option most of its rows speak: several may give the same value.
+
+    Where most rows show something new, and a field of a record was right whenever it was shown before (`fields`: the
+    options that are one), the field is what a later call shows: a code that is issued once stays.
+    """
     if isinstance(tree, Split):
         yes = [i for i in at if tree.test.holds(rows[i])]
         no = [i for i in at if not tree.test.holds(rows[i])]
-        return Split(tree.test, _settled(tree.yes, yes, rows, right), _settled(tree.no, no, rows, right))
+        parts = [_settled(part, of, rows, right, fields) for part, of in ((tree.yes, yes), (tree.no, no))]
+        return Split(tree.test, *parts)
     counts = {label: sum(holds[i] for i in at) for label, holds in right.items()}
     best = max(counts, key=lambda label: (counts[label], -int(label)))
     left = len(at) - counts[best]
+    if left > counts[best]:
+        for label, name in fields.items():
+            before = [i for i in at if rows[i].get(name, UNKNOWN) not in (UNKNOWN, ABSENT)]
+            if before and all(right[label][i] for i in before):
+                absent = sum(rows[i].get(name, UNKNOWN) is ABSENT for i in at)
+                shown_ = Leaf({label: len(before)}, tree.seen_in)
+                return Split(Test(name, "absent"), Leaf({"?": absent}, tree.seen_in), shown_) if absent else shown_
     return Leaf({**({best: counts[best]} if counts[best] else {}), **({"?": left} if left else {})}, tree.seen_in)

@@ -17,7 +17,8 @@ from worldmodel.derive.engine import Session
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.store import Key
 from worldmodel.derive.values import ABSENT, UNKNOWN, is_scalar, key_of, parse, shown
-from worldmodel.generate.holes import Holes, put
+from worldmodel.generate.agreement import put
+from worldmodel.generate.holes import Holes
 from worldmodel.generate.invent import Inventor, arguments_of
 from worldmodel.generate.resolver import uniform
 from worldmodel.generate.unknown import Heard

@@ -315,14 +315,19 @@ class FakePractice:
     ruler: FakeRuler = field(default_factory=FakeRuler)
     played: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     invents: str = ""
+    broken: Sequence[str] = ()
 
     async def singles(
         self, scenarios: Sequence[Scenario], seeds: Sequence[int], adapter: str, on_done: Callable[[int], None]
-    ) -> list[Trajectory]:
+    ) -> list[Trajectory | Exception]:
         self.played[adapter] = [(s.scenario_id, seed) for s, seed in zip(scenarios, seeds, strict=True)]
         on_done(len(scenarios))
         starts = [Start(s.scenario_id, "refunds take 14 days", (), "") for s in scenarios]
-        return [Trajectory(start, 0, self.messages(adapter), adapter=adapter) for start in starts]
+        return [
+            ArithmeticError(start.episode_id) if adapter == "candidate" and start.episode_id in self.broken
+            else Trajectory(start, 0, self.messages(adapter), adapter=adapter)
+            for start in starts
+        ]  # fmt: skip
 
     def messages(self, adapter: str) -> list[dict[str, Any]]:
         told = {"role": "tool", "content": '{"paid": 70.50}', "tool_call_id": "c", "name": "get_order"}
@@ -342,7 +347,7 @@ def test_champion_and_candidate_play_the_same_scenarios_with_the_same_seeds() ->
     assert {name: found.episodes for name, found in verdict.slices.items()} == {"smooth": 25, "timeout": 15}
     assert practice.played["champion"] == practice.played["candidate"]
     assert len(dict.fromkeys(practice.played["champion"])) == 40
-    assert [(b.adapter, a.adapter) for b, a in pairs] == [("champion", "candidate")] * 40
+    assert [(b.adapter, a.adapter) for b, a in pairs.values()] == [("champion", "candidate")] * 40
     assert done == [40, 80]
 
 
@@ -354,6 +359,21 @@ def test_unscored_scenarios_are_excluded_and_not_zero() -> None:
     many = FakePractice(FakeRuler([f"s{k}" for k in range(5)]))
     verdict, _ = asyncio.run(compare(many, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]
     assert not verdict.promoted and "only 35 of 40" in verdict.why
+
+
+def test_a_failed_episode_leaves_its_pair_out_and_many_decide_nothing() -> None:
+    scenarios = [scenario(k) for k in range(40)]
+    few = FakePractice(broken=["s0", "s7"])
+    verdict, pairs = asyncio.run(compare(few, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]
+    assert verdict.promoted and verdict.difference.episodes == 38
+    assert [*pairs] == [k for k in range(40) if k not in (0, 7)]
+    assert all(b.start.episode_id == a.start.episode_id == f"s{k}" for k, (b, a) in pairs.items())
+    many = FakePractice(broken=[f"s{k}" for k in range(5)])
+    verdict, _ = asyncio.run(compare(many, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]
+    assert not verdict.promoted and "only 35 of 40 scenarios; in 5 of them an episode raised an error" in verdict.why
+    none = FakePractice(broken=[f"s{k}" for k in range(40)])
+    with pytest.raises(ArithmeticError, match="s0"):
+        asyncio.run(compare(none, scenarios, "champion", "candidate", GATE))  # type: ignore[arg-type]
 
 
 def test_what_the_episodes_state_reaches_the_verdict() -> None:

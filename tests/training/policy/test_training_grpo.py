@@ -28,6 +28,7 @@ from training.judging.ruler import Ruler, RulerSettings
 from training.learning.fits import FitSettings
 from training.learning.learner import LearnerSettings
 from training.learning.policy_losses import Cispo
+from training.learning.trajectory import Trajectory
 from training.models.base import Base
 from training.models.lora import LoraSettings, manifest_of
 from training.models.lora_layers import read_adapter
@@ -111,7 +112,8 @@ def rarer(base: Base, clone: Path, out: Path) -> Callable[..., Any]:
     practice = grpo(base, clone, out).practice
     practice.engine.load_adapter("clone", clone)
     painted = asyncio.run(practice.singles(SCENARIOS, list(range(len(SCENARIOS))), "clone"))
-    return red_pleases if sum(blue_pleases(t.messages) for t in painted) > len(painted) / 2 else blue_pleases
+    blue = sum(blue_pleases(t.messages) for t in painted if isinstance(t, Trajectory))
+    return red_pleases if blue > len(painted) / 2 else blue_pleases
 
 
 def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -245,6 +247,14 @@ def test_failed_episodes_are_counted_and_the_others_are_learned(base: Base, clon
     metrics, moved = one_step(run)
     assert 0 < odd < 4 and metrics["failed_episodes"] == 6 * odd and metrics["episodes"] == 24 - 6 * odd and moved
     assert "many episodes failed" in metrics["alarms"]
+
+
+def test_failed_held_out_episodes_leave_their_pairs_out(base: Base, clone: Path, tmp_path: Path) -> None:
+    run = grpo(base, clone, tmp_path / "p", Shaky(), steps=1, evaluate_every=1)
+    odd = sum(int(s.scenario_id[1:]) % 2 for s in run.held_out)
+    (step,) = asyncio.run(run.train())["history"]
+    assert odd and step["held_out_scored"] == 1 - odd / 6
+    assert "too few held-out pairs were scored to select this adapter" in step["alarms"]
 
 
 def test_a_step_whose_episodes_all_failed_raises_their_error(base: Base, clone: Path, tmp_path: Path) -> None:

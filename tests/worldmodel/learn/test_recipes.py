@@ -233,6 +233,15 @@ def test_constants_are_values_of_their_own() -> None:
     assert evaluate(Call("round", (Const(2.345), Const(1))), {}) == 2.3
 
 
+def test_a_gap_that_one_conversation_fills_is_not_kept_unless_the_call_says_it() -> None:
+    given = [{"arg/name": "Amber Basil"}, {"arg/name": "Amber Basil"}]
+    whole = Rows(given, ["c1", "c1"])
+    parts = Parts(whole, whole, whole.part([]), [0, 1], [])
+    assert learn_slot("gap", ["Amber Basil"] * 2, parts, in_text=True).expression == Source("arg/name")
+    assert learn_slot("gap", ["Cedar Delta"] * 2, parts, in_text=True).expression is None
+    assert learn_slot("gap", ["7"] * 2, parts, in_text=True).expression == Const("7")
+
+
 # ----- formulas in a text
 
 
