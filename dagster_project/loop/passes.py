@@ -352,7 +352,7 @@ class Loop(Landing):
                 )
             )  # fmt: skip
         write_json(directory / "example.json", example_of(held_out, pairs))
-        cut = {name: sum(pair[k].cut_off for pair in pairs) for k, name in enumerate(("champion", "candidate"))}
+        cut = {name: sum(pair[k].cut_off for pair in pairs.values()) for k, name in enumerate(("champion", "candidate"))}
         return {**as_dict(verdict), "cut_off": cut}
 
     def evaluation(self) -> Done:

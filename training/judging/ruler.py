@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -68,6 +68,10 @@ class RulerSettings(BaseModel):
         le=4,
         description="Orders in which a group is judged; null: 1 for an endpoint, whose tokens cost money, and 2 for "
         "the local judge. If two orders disagree, a third decides.",
+    )
+    unfinished: Literal["fails", "judged"] = Field(
+        "fails",
+        description="The score of an episode that a limit of turns or tokens ended: 0 (fails), or the judge's.",
     )
     retries: int = Field(2, ge=0, description="Further attempts after an invalid answer.")
     max_characters: int = Field(12_000, ge=200, description="Per trajectory; the middle is cut, errors are kept.")
@@ -147,10 +151,20 @@ class Ruler:
         merged = [_mean(given) for given in zip(*rounds, strict=True)]
         found.scores = [merged[k] for k in which]
         found.explanations = [reasons[k] for k in which]
+        if self.settings.unfinished == "fails" and not planted:
+            self._fail_unfinished(group, found)
         spreads = [max(s) - min(s) for s in (_known(r) for r in zip(*rounds, strict=True)) if len(s) > 1]
         found.disagreement = statistics.fmean(spreads) if spreads else 0.0
         found.seconds = time.monotonic() - began
         return found
+
+    @staticmethod
+    def _fail_unfinished(group: Sequence[Trajectory], found: Judgement) -> None:
+        """A judge that has only seen episodes that ended can like one that repeats a call until it is cut off."""
+        for k, trajectory in enumerate(group):
+            if trajectory.cut_off and found.scores[k] is not None:
+                why = f"cut off at the limit of {trajectory.ended}"
+                found.scores[k], found.explanations[k] = 0.0, f"{why}; {found.explanations[k]}".rstrip("; ")
 
     async def _round(
         self,

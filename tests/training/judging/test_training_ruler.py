@@ -45,12 +45,15 @@ class Judge:
         message = {"role": "assistant", "content": answer if isinstance(answer, str) else json.dumps(answer)}
         return JSONResponse({"choices": [{"message": message}], "usage": {"total_tokens": 100}})
 
-    def score(self, *texts: str, seed: int = 0, **settings: Any) -> Judgement:
+    def score(self, *texts: str, seed: int = 0, ended: Sequence[str] = (), **settings: Any) -> Judgement:
         app = Starlette(routes=[Route("/v1/chat/completions", self.complete, methods=["POST"])])
 
         async def judged() -> Judgement:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://judge/v1/") as client:
-                return await Ruler(RulerSettings(**settings), client).judge([said(t) for t in texts], seed)
+                group = [said(t) for t in texts]
+                for trajectory, end in zip(group, ended, strict=False):
+                    trajectory.ended = end
+                return await Ruler(RulerSettings(**settings), client).judge(group, seed)
 
         return asyncio.run(judged())
 
@@ -158,6 +161,16 @@ def test_verbatim_duplicates_are_shown_once_and_share_their_score() -> None:
 
 
 # ----- answers that cannot be used
+
+
+def test_an_episode_that_was_cut_off_has_failed_whatever_the_judge_likes_about_it() -> None:
+    ended = ["left", "turns", "tokens", "abstained"]
+    found = Judge(honest).score("3", "9", "7", "5", ended=ended)
+    assert found.scores == pytest.approx([0.3, 0.0, 0.0, 0.5])
+    assert "limit of turns" in found.explanations[1] and "limit of tokens" in found.explanations[2]
+    assert Judge(honest).score("3", "9", ended=ended, unfinished="judged").scores == pytest.approx([0.3, 0.9])
+    unscored = Judge(lambda shown: "nothing").score("3", "9", ended=ended, retries=0)
+    assert unscored.scores == [None, None]
 
 
 def but(change: Callable[[list[dict[str, Any]]], Any]) -> Answer:
