@@ -219,7 +219,7 @@ class World:
         # projection or recipe; an error that passes by itself is drawn, whatever a recording answered at another time
         drawn = decided is not None and (decided.accident or self._passes(tool, decided.outcome))
         if decided is not None and decided.content is not None and (decided.sure or drawn):
-            made = await self._met(session.fork(), tool, asked, decided) if decided.sure and not drawn else []
+            _, made = (session, []) if drawn else await self._met(session, tool, asked, decided)
             return replace(derived(tool, asked, decided), records=tuple(made))
         # recording
         answered = recorded()
@@ -229,27 +229,30 @@ class World:
         why = self.model.resolver.objection(tool, asked)
         if decided is None or why is not None and decided.content is None:
             return abstained(tool, asked, why or f"nothing was learned of the tool {tool!r}")
-        session = session.fork()
-        made = await self._met(session, tool, asked, decided)
+        session, made = await self._met(session, tool, asked, decided)
         if made:
             decided = session.derive(tool, asked, self.seed) or decided
             decided = found_after_all(self.model.shapes, session, tool, asked, decided)
         if decided.content is None:
-            answer = await self.holes.fill(session, tool, asked, decided, episode.steps)
+            answer = await self.holes.fill(session.fork(), tool, asked, decided, episode.steps)
         else:
             answer = derived(tool, asked, decided)
             if made:
                 answer = replace(answer, provenance="generated", support=INVENTED * decided.support)
         return replace(answer, records=(*made, *answer.records))
 
-    async def _met(self, session: Session, tool: str, asked: Mapping[str, Any], decided: Derivation) -> Invented:
-        """Invent what a write names and nobody has seen, before it is decided by it and changes it. A refusal that does
-        not depend on it, or that says that it does not exist, leaves it unseen."""
-        missing = decided.outcome in self.model.shapes.missing_outcomes()
-        refused = decided.outcome != OK and (decided.sure or missing)
-        if self.holes is None or refused or tool not in session.engine.writes or tool in self.model.resolver.blocked:
-            return []
-        return await self.holes.meet(session, tool, asked)
+    async def _met(
+        self, session: Session, tool: str, asked: Mapping[str, Any], decided: Derivation
+    ) -> tuple[Session, Invented]:
+        """Invent what a write names and nobody has seen, before it is decided by it and changes it. Returns a session
+        with these records, and them. A refusal that does not depend on them, or that says that they do not exist,
+        leaves them unseen."""
+        if self.holes is None or tool not in session.engine.writes or tool in self.model.resolver.blocked:
+            return session, []
+        if decided.outcome != OK and (decided.sure or decided.outcome in self.model.shapes.missing_outcomes()):
+            return session, []
+        session = session.fork()
+        return session, await self.holes.meet(session, tool, asked)
 
     def _at_another_time(self, session: Session, answered: Answer, decided: Derivation) -> bool:
         if answered.step.outcome == decided.outcome:
