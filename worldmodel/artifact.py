@@ -46,6 +46,7 @@ from worldmodel.profiles import Profile
 from worldmodel.split import Split
 from worldmodel.support import Curves
 from worldmodel.users.knowledge import Knowledge
+from worldmodel.users.reactions import Reactions
 from worldmodel.users.user import UserSide
 
 VERSION = 5
@@ -151,7 +152,8 @@ def load_parts(path: Path, engine: Sampler | None = None, base: Base | None = No
 def _of_users(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured of real users. A world of an earlier version has only the most messages that one wrote."""
     known = manifest.get("users") or {"patience": manifest["max_turns"], "leave_bias": 0.0, "knowledge": {}}
-    return {**known, "knowledge": Knowledge(**known["knowledge"])}
+    reactions = Reactions.from_json(known.get("reactions", {}))
+    return {**known, "knowledge": Knowledge(**known["knowledge"]), "reactions": reactions}
 
 
 def read_resolver(path: Path, engine: Sampler, chat: ChatFormat, adapter: str | None) -> Resolver:

@@ -49,7 +49,8 @@ from worldmodel.split import Split, entity_groups, split_conversations
 from worldmodel.steps import Step, group_steps, outcome_classes, said_in
 from worldmodel.support import fit_support
 from worldmodel.users.knowledge import learn_knowledge
-from worldmodel.users.user import UserSide, fit_leaving, patience, reply_tokens, user_rows
+from worldmodel.users.reactions import learn_reactions
+from worldmodel.users.user import UserSide, fit_leaving, patience, reaction_turns, reply_tokens, user_rows
 from worldmodel.world import WorldModel
 
 FEWEST_FOR_BIAS = 20
@@ -305,7 +306,13 @@ def _users(
         engine.load_adapter("user", out / "user")
         held_out = [c for c in seen if c.conversation_id in part["calibrate"]]
         bias = asyncio.run(fit_leaving(UserSide(engine, base.format, "user"), held_out, most))
-    return {"patience": patience(seen), "leave_bias": bias, "knowledge": learn_knowledge(seen).to_json()}
+    reactions = learn_reactions(reaction_turns(seen))
+    return {
+        "patience": patience(seen),
+        "leave_bias": bias,
+        "knowledge": learn_knowledge(seen).to_json(),
+        "reactions": reactions.to_json(),
+    }
 
 
 # ----- biases

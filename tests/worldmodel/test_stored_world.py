@@ -19,6 +19,7 @@ from worldmodel.generate.recording import asks_history
 from worldmodel.generate.resolver import MAX_BODY_TOKENS
 from worldmodel.steps import OK, Step
 from worldmodel.users.knowledge import Knowledge
+from worldmodel.users.reactions import Reactions
 from worldmodel.users.user import reply_tokens
 
 
@@ -43,7 +44,7 @@ def test_a_world_on_a_given_engine_loads_no_weights(tmp_path: Path, monkeypatch:
 
 def test_a_world_of_an_earlier_format_has_users_with_its_only_figure() -> None:
     found = artifact._of_users({"version": 4, "max_turns": 7})
-    assert found == {"patience": 7, "leave_bias": 0.0, "knowledge": Knowledge()}
+    assert found == {"patience": 7, "leave_bias": 0.0, "knowledge": Knowledge(), "reactions": Reactions({}, [])}
     measured = {"patience": 2, "leave_bias": 0.5, "knowledge": {"told": {"zip": 3}, "questions": {}, "statements": {}}}
     found = artifact._of_users({"version": artifact.VERSION, "users": measured})
     assert found["patience"] == 2 and found["knowledge"].told == {"zip": 3}

@@ -130,6 +130,16 @@ def test_an_invented_record_is_one_that_production_answered_so(model: WorldModel
             assert seen["state"] == state, seed
 
 
+def test_a_record_is_invented_as_one_that_fits(model: WorldModel) -> None:
+    for seed in range(4):
+        world = model.world(seed=seed)
+        assert world.holes is not None
+        inventor, key = world.holes.inventor, ("L-9006",)
+        model.run(inventor.settle("show_lot", key, lambda record: record.get("town") == "Ghent", random.Random(seed)))
+        seen = body(world.episode().call("show_lot", {"lot": "L-9006"}))
+        assert seen["town"] == "Ghent" and seen["lot"] == "L-9006"
+
+
 # ----- guards
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,6 +24,8 @@ from worldmodel.generate.shapes import Shapes
 from worldmodel.generate.values import Values, json_schema, object_schema
 from worldmodel.steps import OK, leaves
 
+MOST_FITTED = 200
+"""Draws of a record that is to agree with what a user said."""
 LEFT_OUT = "\x00left out"
 """How a pin, which is JSON, says that a field is absent."""
 
@@ -46,9 +48,20 @@ class Inventor:
 
     async def record(self, type_: str, key: Key) -> dict[str, Any]:
         """Return the fields of the record; `ABSENT` for a field that it does not have."""
-        question = f"record {type_} {json.dumps(key)}"
-        made = await self.pins.settle(question, lambda: self._record(type_, key))
+        made = await self.pins.settle(_question(type_, key), lambda: self._record(type_, key))
         return {name: ABSENT if value == LEFT_OUT else value for name, value in made.items()}
+
+    async def settle(self, type_: str, key: Key, fit: Callable[[Mapping[str, Any]], int], rng: random.Random) -> None:
+        """Invent a record that nobody has asked for yet: of many drawn ones, that with the largest `fit`."""
+
+        async def make() -> dict[str, Any]:
+            drawn = (self.shapes.record(type_, rng) for _ in range(MOST_FITTED))
+            present = [{n: v for n, v in record.items() if v is not ABSENT} for record in drawn]
+            fitted = max(present, key=fit)
+            left_out = dict.fromkeys(self.shapes.fields[type_], LEFT_OUT)
+            return {**left_out, **fitted, **self.keyed(self.readers[type_][0], key)}
+
+        await self.pins.settle(_question(type_, key), make)
 
     async def _record(self, type_: str, key: Key) -> dict[str, Any]:
         rng = random.Random(int(2**53 * uniform(self.seed, "record", type_, *key)))
@@ -133,6 +146,11 @@ class Inventor:
                     if (field, link.type) not in found.setdefault(types.get(outer, ""), []):
                         found[types.get(outer, "")].append((field, link.type))
         return found
+
+
+def _question(type_: str, key: Key) -> str:
+    """The name under which a record is pinned."""
+    return f"record {type_} {json.dumps(key)}"
 
 
 def readers(engine: Engine) -> dict[str, tuple[Site, Link]]:

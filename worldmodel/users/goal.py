@@ -7,7 +7,7 @@ the conversation's calls. Nothing here knows a system: the names of a fact are t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -108,13 +108,21 @@ class Goal:
         own = {word for word in words_of(self.messages[fact.turn]) - others if len(word) >= LONG_WORD}
         return is_question(question) and bool(own & heard)
 
-    def recorded(self, said: Said) -> str | None:
+    def recorded(self, said: Said, fits: Callable[[str], bool] = lambda text: True) -> str | None:
         """Return the first recorded message up to this turn that was not said yet, or else that of this turn; None if
-        the recorded user wrote no message so late. It tells nothing ahead."""
+        the recorded user wrote no message so late. It tells nothing ahead. Messages that do not fit are passed over,
+        and the later ones come so much earlier."""
         mine = [text for speaker, text in said if speaker == "user"]
-        if len(mine) >= len(self.messages):
-            return None
-        return next((text for text in self.messages[: len(mine)] if text not in mine), self.messages[len(mine)])
+        turn = len(mine)
+        for at, text in enumerate(self.messages):
+            if at > turn:
+                break
+            if text in mine and at < turn:
+                continue
+            if fits(text):
+                return text
+            turn += 1
+        return None
 
 
 def mine_goal(messages: Iterable[str], steps: Iterable[Step] = ()) -> Goal:

@@ -2,7 +2,8 @@
 
 A user knows their own birth year although the recorded user was never asked. The value is that of the record which the
 user is concerned with: the store's, or the world's invention, which then stands in the store. What no record has (a
-secret that a tool only checks) is invented from the values of that argument, so that the tool accepts it.
+secret that a tool only checks) is invented from the values of that argument, so that the tool accepts it. A user who
+has named no record at all, and is asked for its number, has one: a new one, which agrees with what they said.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from worldmodel.derive.engine import Session
@@ -23,8 +24,8 @@ from worldmodel.generate.invent import Inventor, arguments_of
 from worldmodel.generate.resolver import uniform
 from worldmodel.generate.unknown import Heard
 from worldmodel.generate.values import fits
-from worldmodel.steps import OK
-from worldmodel.users.goal import Goal, Said
+from worldmodel.steps import OK, leaves
+from worldmodel.users.goal import Goal, Said, words_of
 from worldmodel.users.knowledge import Knowledge
 
 Mark = tuple[str, Key]
@@ -51,7 +52,7 @@ async def private_facts(
     for name in asked:
         value = await _of_record(session, start, holes, marks, name)
         if value is UNKNOWN:
-            value = await _secret(start, inventor, marks, name)
+            value = await (_secret(start, inventor, marks, name) if marks else _own(start, inventor, goal, name))
         if value is not UNKNOWN and value is not ABSENT and value is not None and is_scalar(value):
             if text := shown(value).strip():
                 found[name] = text
@@ -154,6 +155,36 @@ async def _secret(start: Session, inventor: Inventor, marks: list[Mark], name: s
 
             return await inventor.pins.settle(f"private {type_} {json.dumps(key)} {name}", invent)
     return UNKNOWN
+
+
+async def _own(start: Session, inventor: Inventor, goal: Goal, name: str) -> Any:
+    """Return the key, as this argument has it, of a record that the user means and nobody has named; UNKNOWN if no tool
+    takes this argument alone as a key. Of many new records it is one that shares words with what the user wants."""
+    wanted = words_of(" ".join(goal.messages))
+
+    def common(record: Mapping[str, Any]) -> int:
+        return len(wanted & words_of(" ".join(text for _, text in leaves(dict(record)))))
+
+    for tool, values in inventor.shapes.arguments.items():
+        links = start.engine.rules.schema.links.get(tool, ())
+        link = next((k for k in links if [part.source for part in k.keys] == [f"arg/{name}"] and not k.over
+                     and inventor.invents(k.type)), None)  # fmt: skip
+        if name not in values or link is None:
+            continue
+        rng = random.Random(int(2**53 * uniform(inventor.seed, "own", tool, name, *goal.messages)))
+        drawn = (inventor.shapes.fresh(values[name], rng, _kind(values[name].kinds)) for _ in range(CANDIDATES))
+        for value in drawn:
+            key = link.keys[0].read(value)
+            if key is not None and not start.store.known(link.type, (key,)) and _formed(start, tool, name, value):
+                await inventor.settle(link.type, (key,), common, rng)
+                return value
+    return UNKNOWN
+
+
+def _formed(start: Session, tool: str, name: str, value: Any) -> bool:
+    """Whether a tool does not refuse this value for its form."""
+    decided = start.derive(tool, {name: value}, accidents=False)
+    return decided is None or decided.outcome == OK or not decided.sure
 
 
 def _kind(kinds: dict[str, int]) -> str:

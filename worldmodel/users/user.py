@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from worldmodel.generate.resolver import corrected, fit_bias, uniform
 from worldmodel.steps import steps_of_messages, utterances
 from worldmodel.users.goal import Goal, Said, has_value, mine_goal
 from worldmodel.users.knowledge import Knowledge
+from worldmodel.users.reactions import NO_REACTIONS, Reactions, Turn
 
 DRAWS = 3
 """So many messages are drawn; if none can be used, the recorded user's own message is said."""
@@ -43,8 +45,8 @@ class UserSide:
 
     `patience`: so many messages more than the recorded user writes a simulated one. `leave_bias` is added to the
     log-odds of leaving. `max_tokens` is the length of the longest replies (`reply_tokens`). `tally` counts `replies`,
-    draws that told a fact too early (`ahead`) or kept one back that was asked for (`withheld`), and replies that are
-    the `recorded` user's own message.
+    draws that told a fact too early (`ahead`), kept one back that was asked for (`withheld`) or were no answer to what
+    the agent said (`unfit`), and replies that are the `recorded` user's own message.
     """
 
     engine: Engine
@@ -53,6 +55,7 @@ class UserSide:
     patience: int = 6
     leave_bias: float = 0.0
     knowledge: Knowledge = field(default_factory=Knowledge)
+    reactions: Reactions = NO_REACTIONS
     temperature: float = 0.7
     max_tokens: int = 160
     tally: Counter[str] = field(default_factory=Counter)
@@ -111,12 +114,15 @@ class UserSide:
                 self.tally["ahead"] += 1
             elif due and not any(fact.is_in(text) for fact in due):
                 self.tally["withheld"] += 1
+            elif not self.reactions.fits(said, text):
+                self.tally["unfit"] += 1
             elif all(has_value(text, value) for value in private.values()):
                 return text
         if private:
             return ", ".join(private.values())
         self.tally["recorded"] += 1
-        return goal.messages[due[0].turn] if due else goal.recorded(said) or LEAVES
+        fits = partial(self.reactions.fits, said)
+        return goal.messages[due[0].turn] if due else goal.recorded(said, fits) or LEAVES
 
 
 def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -149,6 +155,14 @@ def replies(said: Said) -> Iterator[tuple[Said, str | None]]:
 
 
 # ----- learning
+
+
+def reaction_turns(conversations: Iterable[Conversation]) -> Iterator[Turn]:
+    """Yield what an agent said, and what the user replied, of every turn after the first message."""
+    for conversation in conversations:
+        for before, text in replies(dialogue(conversation.messages)):
+            if before[-1][0] == "agent":
+                yield before[-1][1], text, conversation.conversation_id
 
 
 def user_rows(

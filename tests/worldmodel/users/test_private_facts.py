@@ -117,6 +117,26 @@ def test_a_secret_that_no_record_shows_is_one_that_its_tool_accepts(model: World
         assert say(model, other, "What is the phrase of your locker?") == phrase
 
 
+def test_a_user_who_has_named_nothing_has_a_record(model: WorldModel) -> None:
+    """Asked for their number, of which the recording says nothing: the tools then know the same record."""
+    numbers = set()
+    for seed in range(4):
+        world = model.world(scenario=scenario(("help me please",)), seed=seed)
+        first, second = world.episode(), world.episode()
+        number = say(model, first, "What is your member number?")
+        assert say(model, second, "Tell me the number of the member?") == number and number.startswith("M-")
+        shown = [json.loads(settled(episode, number)) for episode in (first, second)]
+        assert shown[0] == shown[1] and shown[0]["member"] == number
+        numbers.add(number)
+    assert len(numbers) > 1
+
+
+def settled(episode: Episode, number: str) -> str:
+    while (seen := episode.call("show_member", {"member": number})).is_error:
+        continue
+    return seen.content
+
+
 def test_nothing_is_told_that_was_not_asked_or_that_the_recording_says(model: WorldModel) -> None:
     one = {"member": "M-77", "name": "Rano", "born": 1961, "level": "a"}
     said = ("I am M-77, help me", "1961")
