@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -216,37 +216,48 @@ class World:
             if refused is None or refused.content is None:
                 return abstained(tool, asked, f"{unknown}, and no recorded answer says how {tool} refuses that")
             return derived(tool, asked, refused)
-        # projection or recipe; an error that passes by itself is drawn, whatever a recording answered at another time
+        # an error that passes by itself is drawn, whatever a recording answered at another time; else a write invents
+        # the unseen records that its answer depends on, and the rules decide again
         drawn = decided is not None and (decided.accident or self._passes(tool, decided.outcome))
-        if decided is not None and decided.content is not None and (decided.sure or drawn):
-            _, made = (session, []) if drawn else await self._met(session, tool, asked, decided)
-            return replace(derived(tool, asked, decided), records=tuple(made))
+        told = True  # whether the answer is the same whatever was invented
+        session, made = (session, []) if decided is None or drawn else await self._met(session, tool, asked, decided)
+        if made and decided is not None:
+            again = session.derive(tool, asked, self.seed, accidents=False) or decided
+            again = found_after_all(self.model.shapes, session, tool, asked, again)
+            told = again.outcome == decided.outcome and decided.sure
+            decided = again if told else replace(again, support=INVENTED * again.support)
+        answer = await self._decided(episode, session, tool, asked, decided, drawn, recorded)
+        if made and answer.provenance == "derived" and not told:
+            answer = replace(answer, provenance="generated")
+        return replace(answer, records=(*made, *answer.records))
+
+    async def _decided(
+        self, episode: Episode, session: Session, tool: str, asked: dict[str, Any], decided: Derivation | None,
+        drawn: bool, recorded: Callable[[], Answer | None],
+    ) -> Answer:  # fmt: skip
+        """The answer to a call whose outcome the rules have decided, as far as they could."""
+        # projection or recipe
+        whole = decided is not None and decided.content is not None
+        if decided is not None and whole and (decided.sure or drawn):
+            return derived(tool, asked, decided)
         # recording
         answered = recorded()
         if answered is not None and (decided is None or not self._at_another_time(session, answered, decided)):
             return answered
+        if decided is not None and whole:
+            return derived(tool, asked, decided)
         # a hole: invented records, then the rules again, then the model
         why = self.model.resolver.objection(tool, asked)
-        if decided is None or why is not None and decided.content is None:
+        if decided is None or why is not None:
             return abstained(tool, asked, why or f"nothing was learned of the tool {tool!r}")
-        session, made = await self._met(session, tool, asked, decided)
-        if made:
-            decided = session.derive(tool, asked, self.seed) or decided
-            decided = found_after_all(self.model.shapes, session, tool, asked, decided)
-        if decided.content is None:
-            answer = await self.holes.fill(session.fork(), tool, asked, decided, episode.steps)
-        else:
-            answer = derived(tool, asked, decided)
-            if made:
-                answer = replace(answer, provenance="generated", support=INVENTED * decided.support)
-        return replace(answer, records=(*made, *answer.records))
+        assert self.holes is not None
+        return await self.holes.fill(session.fork(), tool, asked, decided, episode.steps)
 
     async def _met(
         self, session: Session, tool: str, asked: Mapping[str, Any], decided: Derivation
     ) -> tuple[Session, Invented]:
-        """Invent what a write names and nobody has seen, before it is decided by it and changes it. Returns a session
-        with these records, and them. A refusal that does not depend on them, or that says that they do not exist,
-        leaves them unseen."""
+        """Invent the unseen records that a write depends on or changes. Returns a session with these records, and them.
+        A refusal that depends on no record, or that says that one does not exist, invents nothing."""
         if self.holes is None or tool not in session.engine.writes or tool in self.model.resolver.blocked:
             return session, []
         if decided.outcome != OK and (decided.sure or decided.outcome in self.model.shapes.missing_outcomes()):

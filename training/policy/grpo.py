@@ -226,6 +226,10 @@ class Grpo:
         seeds = [seed_of(self.settings.seed, "held out", s.scenario_id) for s in self.held_out]
         if self._baseline is None:
             self._baseline = await self.practice.singles(self.held_out, seeds, "start")
+        elif failed := [k for k, one in enumerate(self._baseline) if isinstance(one, Exception)]:
+            again = [self.held_out[k] for k in failed], [seeds[k] for k in failed]
+            for k, one in zip(failed, await self.practice.singles(*again, "start"), strict=True):
+                self._baseline[k] = one
         candidates = await self.practice.singles(self.held_out, seeds, self._name())
         pairs = finished_pairs(self._baseline, candidates)
         judged = await self.practice.judge([*pairs.values()], [seeds[k] for k in pairs])

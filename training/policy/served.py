@@ -15,8 +15,8 @@ from training.learning.batch import Row
 
 POSITIONS = 8
 LEAST_STEP = 1e-3
-"""Mean change of the log-probabilities in nats below which a step is not told from rounding, as the last ones of a
-schedule that ends at 0 are: whichever of the two adapters is served, the rollouts are the same."""
+"""Mean change of the log-probabilities in nats below which a step looks like rounding. The last steps of a schedule
+that ends at 0 change so little; the rollouts of both adapters are then the same."""
 MAX_GAP = 0.5
 """Mean gap between engine and learner in nats above which rounding cannot be the cause."""
 

@@ -200,7 +200,7 @@ def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
 
 
 def is_given(expression: Expression, row: Mapping[str, Any]) -> bool:
-    """Whether a value that is not known is there at all: its tree tells where the field is left out, and not here."""
+    """Whether a field is present, though its value is not known: its tree says where it is left out."""
     match expression:
         case First(options):
             return is_given(options[-1], row)

@@ -95,6 +95,8 @@ class Store:
         """By (tool, record, field): the effects, with their rows, of writes to what only a late answer will show."""
         self.now: dict[str, Any] = dict(layout.schema.start)
         """The latest value of each field that an answer showed beside no list: what a system may keep of a session."""
+        self.lost: set[tuple[str, Key, str]] = set()
+        """Fields of records that a write has changed to what nobody knows yet."""
         self.mentioned: set[Key] = set()
         """Keys that somebody has said: they are no misspellings, however near to a known one."""
         self.time = 0
@@ -106,7 +108,7 @@ class Store:
         copy.missing, copy.time, copy.late = dict(self.missing), self.time, dict(self.late)
         copy.now, copy.pending = dict(self.now), dict(self.pending)
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
-        copy.mentioned = set(self.mentioned)
+        copy.mentioned, copy.lost = set(self.mentioned), set(self.lost)
         return copy
 
     # ----- reading
@@ -121,6 +123,11 @@ class Store:
         if isinstance(cell.value, list):
             return self._fresh(type_, field, cell)
         return cell.value
+
+    def lacks(self, type_: str, key: Key, field: str) -> bool:
+        """Whether a field, or the list that it is a column of, is not known, and no write has changed it since."""
+        names = (field, field.partition(".")[0])
+        return all(self.get(type_, key, n) is UNKNOWN and (type_, key, n) not in self.lost for n in names)
 
     def fields(self, type_: str, key: Key) -> dict[str, Any]:
         """All that is known of a record, by field."""
@@ -169,6 +176,7 @@ class Store:
     def set(self, type_: str, key: Key, field: str, value: Any, provenance: str) -> None:
         mark = (type_, key)
         self.records.setdefault(mark, {})[field] = Cell(value, self.time, provenance)
+        self.lost.discard((type_, key, field))
         self.keys.setdefault(type_, {})[key] = None
         self.missing.pop(mark, None)
         if type_ == EPISODE and is_scalar(value):
@@ -224,6 +232,7 @@ class Store:
 
     def forget(self, type_: str, key: Key, field: str) -> None:
         """A field has changed to something that no rule knows."""
+        self.lost.add((type_, key, field))
         self.records.get((type_, key), {}).pop(field, None)
         if type_ == EPISODE:
             self.now.pop(field, None)

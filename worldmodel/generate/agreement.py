@@ -10,7 +10,9 @@ from typing import Any
 
 from training.models.edits import canonical
 from worldmodel.derive.engine import Session
+from worldmodel.derive.situation import History
 from worldmodel.derive.store import Key
+from worldmodel.derive.values import UNKNOWN
 from worldmodel.generate.shapes import named_alone
 from worldmodel.steps import OK, Step
 
@@ -19,29 +21,28 @@ DRAWS = 16
 
 
 class Recorded:
-    """Production's answers by the record that the call named, those before a write changed it. `start` is the session
-    at the start of an episode; `passes` tells errors that pass by themselves."""
+    """Production's answers by the record that the call named, up to the first write that succeeded: what it answered
+    later says nothing of the start. `start` is the session at the start of an episode; `passes` tells errors that pass
+    by themselves."""
 
     def __init__(self, start: Session, facts: Sequence[Step], passes: Callable[[str, str], bool]) -> None:
         self._start = start
-        self._about: dict[tuple[str, Key], list[Step]] = {}
-        engine, changed = start.engine, set[tuple[str, Key]]()
+        self._about: dict[tuple[str, Key], list[tuple[Step, History]]] = {}
+        writes, history = start.engine.writes, start.history.fork()
         for step in facts:
-            if passes(step.tool, step.outcome):
-                continue
-            named = named_alone(engine, start.situation(step.tool, step.arguments))
-            for mark in named:
-                if mark not in changed and (step.outcome != OK or step.tool in engine.writes):
-                    self._about.setdefault(mark, []).append(step)
-            if step.tool in engine.writes and step.outcome == OK:
-                changed.update(named)
+            if not passes(step.tool, step.outcome) and (step.outcome != OK or step.tool in writes):
+                for mark in named_alone(start.engine, start.situation(step.tool, step.arguments)):
+                    self._about.setdefault(mark, []).append((step, history.fork()))
+            if step.tool in writes and step.outcome == OK:
+                break
+            history.add(step.tool, step.arguments, step.content, step.outcome, step.tool in writes)
 
     def choose(self, type_: str, key: Key, draws: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """The first of the drawn records with which the rules give every recorded answer about it, else the best."""
         best: tuple[int, dict[str, Any]] | None = None
         steps = self._about.get((type_, key), ())
         for record in draws:
-            score = sum(self._gives(type_, key, record, step) for step in steps)
+            score = sum(self._gives(type_, key, record, *asked) for asked in steps)
             if best is None or score > best[0]:
                 best = score, record
             if score == len(steps):
@@ -49,8 +50,9 @@ class Recorded:
         assert best is not None
         return best[1]
 
-    def _gives(self, type_: str, key: Key, record: Mapping[str, Any], step: Step) -> bool:
-        session = self._start.fork()
+    def _gives(self, type_: str, key: Key, record: Mapping[str, Any], step: Step, history: History) -> bool:
+        """Whether the rules give this answer after what the recording had done by then."""
+        session = Session(self._start.engine, self._start.store.fork(), history)
         put(session, type_, key, record)
         decided = session.derive(step.tool, step.arguments, accidents=False)
         if decided is None or decided.outcome != step.outcome:
@@ -59,8 +61,7 @@ class Recorded:
 
 
 def put(session: Session, type_: str, key: Key, record: Mapping[str, Any]) -> None:
-    """Add an invented record to a session's store. Known fields of the record are kept."""
-    known = session.store.records.get((type_, key), {})
+    """Add an invented record to a session's store. Fields that are known, or that a write has changed, are kept."""
     for name, value in record.items():
-        if name not in known:
+        if session.store.get(type_, key, name) is UNKNOWN and (type_, key, name) not in session.store.lost:
             session.store.set(type_, key, name, value, "generated")

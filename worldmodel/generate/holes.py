@@ -14,7 +14,7 @@ from typing import Any
 from training.models.edits import dumps
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.store import Key, Layout
-from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, key_of, unflatten
+from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, key_of, parse, unflatten
 from worldmodel.generate.agreement import put
 from worldmodel.generate.invent import Inventor, schema_with
 from worldmodel.generate.resolver import Answer, Resolver, abstained, uniform
@@ -35,12 +35,21 @@ class Holes:
         self.pins = inventor.pins
 
     async def meet(self, session: Session, tool: str, arguments: Mapping[str, Any]) -> Invented:
-        """Invent the unseen records that the call itself names, and put them into the session."""
-        made: Invented = []
-        for type_, key in named_alone(session.engine, session.situation(tool, arguments)):
-            if self.inventor.invents(type_) and not session.store.known(type_, key):
-                made.append(await self._put(session, type_, key))
-        return made
+        """Invent the records that a write itself names, as far as its guard asks for fields that nobody has seen or it
+        is known to change an unseen one, and put them into the session."""
+        rules = session.engine.rules.tools[tool]
+        guard, changed = repr(rules.guard), {effect.type for effect in rules.effects}
+        situation = session.situation(tool, arguments)
+        alone = set(named_alone(session.engine, situation))
+        made: dict[tuple[str, Key], dict[str, Any]] = {}
+        for link in situation.links:
+            mark = (link.type, situation.keys.get(link.name, ()))
+            if mark not in alone or mark in made or not self.inventor.invents(link.type):
+                continue
+            unseen = link.type in changed and not session.store.known(*mark)
+            if unseen or any(session.store.lacks(*mark, name) for name in _asked(guard, link.name)):
+                made[mark] = (await self._put(session, *mark))[2]
+        return [(*mark, record) for mark, record in made.items()]
 
     async def fill(
         self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation, before: Sequence[Step]
@@ -76,7 +85,7 @@ class Holes:
                 for link in situation.links
                 if link.name in situation.keys and self.inventor.invents(link.type)
                 and (mark := (link.type, situation.keys[link.name])) not in made
-                and any(session.store.get(*mark, name) is UNKNOWN for name in _asked(open_, link.name))
+                and any(session.store.lacks(*mark, name) for name in _asked(open_, link.name))
             ]  # fmt: skip
             if not wanted:
                 break
@@ -164,7 +173,7 @@ class Holes:
 
 def _asked(expressions: str, link: str) -> set[str]:
     """The fields of a link's record that expressions, as text, look at."""
-    return set(re.findall(rf"rec/{re.escape(link)}/([^'\"]+)", expressions))
+    return set(re.findall(rf"rec/{re.escape(link)}/([^'\"|)]+)", expressions))
 
 
 def _told(decided: Derivation) -> dict[str, Any]:
@@ -173,9 +182,8 @@ def _told(decided: Derivation) -> dict[str, Any]:
 
 
 def _with_known(content: str, known: Mapping[str, Any]) -> str:
-    if not known or not content.startswith("{"):
-        return content
-    return dumps(unflatten({**dict(flatten(json.loads(content))), **known}))
+    body = parse(content) if known else None
+    return dumps(unflatten({**dict(flatten(body)), **known})) if isinstance(body, dict) else content
 
 
 def listed(layout: Layout, tool: str, body: Any) -> list[tuple[str, Key, dict[str, Any]]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from worldmodel.derive.engine import Engine
@@ -70,10 +69,9 @@ class Inventor:
         arguments = self.typed(self.shapes.arguments.get(site.tool, {}), arguments_of(link, key))
         written = await self._by_model(site, arguments, key, rng)
         keyed = self.keyed(site, key)
-        drawn = ({**self.shapes.record(type_, rng), **keyed} for _ in range(DRAWS))
-        best = {**fields, **written, **keyed}
-        draws = chain([best], drawn) if self.shapes.unchanged(type_, best) else drawn
-        chosen = self.recorded.choose(type_, key, draws)
+        draws = [{**fields, **written, **keyed}, *({**self.shapes.record(type_, rng), **keyed} for _ in range(DRAWS))]
+        unchanged = [record for record in draws if self.shapes.unchanged(type_, record)]
+        chosen = self.recorded.choose(type_, key, unchanged or draws)
         return {name: LEFT_OUT if value is ABSENT else value for name, value in chosen.items()}
 
     async def _by_model(self, site: Site, arguments: dict[str, Any], key: Key, rng: random.Random) -> dict[str, Any]:

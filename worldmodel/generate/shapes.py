@@ -16,7 +16,7 @@ import xxhash
 
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.schema import EPISODE
-from worldmodel.derive.values import ABSENT, parse
+from worldmodel.derive.values import ABSENT, freeze, is_scalar, parse
 from worldmodel.generate.values import COMMON, Values, draw, kind_of, learn_values
 from worldmodel.steps import OK, Step, leaves
 
@@ -51,7 +51,7 @@ class Shapes(msgspec.Struct):
     missing: dict[str, list[str]] = {}
     """By tool, the outcomes after which no call of the conversation ever found the record that was named."""
     moved: dict[str, dict[str, list[Any]]] = {}
-    """By record type, the common values of a field that only records have which a call of the conversation changed."""
+    """By record type and field that a write changes: the common values that are only seen after a write."""
     implicit: dict[str, dict[str, float]] = {}
     """By tool, the rates of answers that are quietly wrong (worldmodel.control.KINDS)."""
 
@@ -81,7 +81,7 @@ class Shapes(msgspec.Struct):
         return out
 
     def unchanged(self, type_: str, record: Mapping[str, Any]) -> bool:
-        """Whether a record can be as nobody has changed it yet."""
+        """Whether no field of a record has a value that only a write gives it."""
         return not any(record.get(name, ABSENT) in values for name, values in self.moved.get(type_, {}).items())
 
     def fresh(self, values: Values, rng: random.Random, kind: str = "") -> Any:
@@ -131,6 +131,9 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
     told: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
     untouched: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    first: dict[tuple[str, str], set[Any]] = defaultdict(set)
+    fullest = _fullest(engine)
+    changed = {(effect.type, effect.field) for rules in engine.rules.tools.values() for effect in rules.effects}
     read = engine.layout.read
     for cid, steps in conversations.items():
         session, touched = engine.session(), set[tuple[str, Any]]()
@@ -155,6 +158,12 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
             for mark, fields in one.items():
                 if writes:
                     touched.add(mark)
+                if mark not in touched:
+                    for name, value in fields.items():
+                        if (mark[0], name) in changed and is_scalar(value):
+                            first[mark[0], name].add(freeze(value))
+                if len(fields) < fullest.get(mark[0], 0):  # a list that shows some fields says nothing of the others
+                    continue
                 for kept in (records[mark[0]], *([untouched[mark[0]]] if mark not in touched else [])):
                     if len(kept) < MOST_SKELETONS:
                         kept.append(fields)
@@ -166,24 +175,24 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
     for (tool, name), sightings in told.items():
         shapes.arguments.setdefault(tool, {})[name] = learn_values(sightings[:MOST_SIGHTINGS])
     for type_, some in records.items():
-        first = untouched.get(type_, [])
-        enough = len(first) >= FEWEST_UNTOUCHED
+        as_found = untouched.get(type_, [])
+        enough = len(as_found) >= FEWEST_UNTOUCHED
         fields = shapes.fields[type_]
-        shapes.skeletons[type_] = [_skeleton(record, fields) for record in (first if enough else some)]
-        if enough:
-            shapes.moved[type_] = _moved(first, fields)
+        shapes.skeletons[type_] = [_skeleton(record, fields) for record in (as_found if enough else some)]
+        for name, values in fields.items() if enough else ():
+            if seen := first.get((type_, name)):
+                common = [v for v, _ in values.common if isinstance(v, str | bool)]
+                if moved := [v for v in common if freeze(v) not in seen]:
+                    shapes.moved.setdefault(type_, {})[name] = moved
     return shapes
 
 
-def _moved(first: Sequence[Mapping[str, Any]], fields: Mapping[str, Values]) -> dict[str, list[Any]]:
-    """By field, the common values that no record shows before a call of its conversation has changed it."""
-    out = {}
-    for name, values in fields.items():
-        seen = [record[name] for record in first if name in record]
-        others = [v for v, _ in values.common if isinstance(v, str | bool) and v not in seen]
-        if others and seen:
-            out[name] = others
-    return out
+def _fullest(engine: Engine) -> dict[str, int]:
+    """By record type, how many fields the tool shows that shows the most of it."""
+    found: dict[str, int] = {}
+    for site in engine.rules.schema.sites:
+        found[site.type] = max(found.get(site.type, 0), len(site.fields))
+    return found
 
 
 def _skeleton(record: Mapping[str, Any], fields: Mapping[str, Values]) -> Skeleton:

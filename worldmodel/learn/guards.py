@@ -94,14 +94,14 @@ class Table:
 
     def _make_tests(self) -> tuple[list[Test], np.ndarray]:
         size = len(self.rows)
-        seen: dict[bytes, int] = {}
+        seen: dict[tuple[bool, bytes], int] = {}
         tests: list[Test] = []
         results: list[np.ndarray] = []
         for test, result in self._candidates():
             count = int(result.sum())
             if count == 0 or count == size:
                 continue
-            mark = np.packbits(result).tobytes()
+            mark = test.left.startswith(EPISODE_WIDE), np.packbits(result).tobytes()
             before = seen.get(mark)
             if before is not None:
                 if cost(test) < cost(tests[before]):
@@ -394,8 +394,7 @@ def grow(
         if chosen.op == "<=" and not chosen.against_source:
             chosen, holds = _sharpened(chosen, table, onehot, rows)
         below = used | ({chosen.left, str(chosen.right)} if chosen.against_source else {chosen.left})
-        yes_, no = (build(part, depth + 1, below, narrow) for part in (rows[holds], rows[~holds]))
-        whole = Split(chosen, yes_, no)
+        whole = Split(chosen, *(build(part, depth + 1, below, narrow) for part in (rows[holds], rows[~holds])))
         if not narrow and chosen.left.startswith(EPISODE_WIDE):
             other = build(rows, depth, used, narrow=True)
             left, splits = _left_open(other), _splits(other) - _splits(whole)
@@ -410,7 +409,7 @@ def _left_open(tree: Tree) -> float:
     """The bits that the labels take in the leaves."""
     if isinstance(tree, Split):
         return _left_open(tree.yes) + _left_open(tree.no)
-    return float(_bits(np.array([[n] for n in tree.counts.values()], dtype=float))[0])
+    return float(_bits(np.array([[n] for n in tree.counts.values()], dtype=float))[0]) if tree.counts else 0.0
 
 
 def _splits(tree: Tree) -> int:

@@ -466,6 +466,6 @@ def _settled(
             before = [i for i in at if rows[i].get(name, UNKNOWN) not in (UNKNOWN, ABSENT)]
             if before and all(right[label][i] for i in before):
                 absent = sum(rows[i].get(name, UNKNOWN) is ABSENT for i in at)
-                shown_ = Leaf({label: len(before)}, tree.seen_in)
-                return Split(Test(name, "absent"), Leaf({"?": absent}, tree.seen_in), shown_) if absent else shown_
+                stays = Leaf({label: len(before)}, tree.seen_in)
+                return Split(Test(name, "absent"), Leaf({"?": absent}, tree.seen_in), stays) if absent else stays
     return Leaf({**({best: counts[best]} if counts[best] else {}), **({"?": left} if left else {})}, tree.seen_in)
