@@ -217,18 +217,12 @@ class World:
                 return abstained(tool, asked, f"{unknown}, and no recorded answer says how {tool} refuses that")
             return derived(tool, asked, refused)
         # an error that passes by itself is drawn, whatever a recording answered at another time; else a write invents
-        # the unseen records that its answer depends on, and the rules decide again
+        # the unseen records that it depends on or changes, and the rules decide again
         drawn = decided is not None and (decided.accident or self._passes(tool, decided.outcome))
-        told = True  # whether the answer is the same whatever was invented
-        session, made = (session, []) if decided is None or drawn else await self._met(session, tool, asked, decided)
-        if made and decided is not None:
-            again = session.derive(tool, asked, self.seed, accidents=False) or decided
-            again = found_after_all(self.model.shapes, session, tool, asked, again)
-            told = again.outcome == decided.outcome and decided.sure
-            decided = again if told else replace(again, support=INVENTED * again.support)
+        made: Invented = []
+        if decided is not None and not drawn:
+            session, decided, made = await self._met(session, tool, asked, decided)
         answer = await self._decided(episode, session, tool, asked, decided, drawn, recorded)
-        if made and answer.provenance == "derived" and not told:
-            answer = replace(answer, provenance="generated")
         return replace(answer, records=(*made, *answer.records))
 
     async def _decided(
@@ -255,15 +249,23 @@ class World:
 
     async def _met(
         self, session: Session, tool: str, asked: Mapping[str, Any], decided: Derivation
-    ) -> tuple[Session, Invented]:
-        """Invent the unseen records that a write depends on or changes. Returns a session with these records, and them.
-        A refusal that depends on no record, or that says that one does not exist, invents nothing."""
+    ) -> tuple[Session, Derivation, Invented]:
+        """Invent the unseen records that a write depends on or changes. Returns a session with them, what the rules
+        decide there, and the records. A refusal that depends on no record, or that says that one does not exist,
+        invents nothing."""
         if self.holes is None or tool not in session.engine.writes or tool in self.model.resolver.blocked:
-            return session, []
+            return session, decided, []
         if decided.outcome != OK and (decided.sure or decided.outcome in self.model.shapes.missing_outcomes()):
-            return session, []
-        session = session.fork()
-        return session, await self.holes.meet(session, tool, asked)
+            return session, decided, []
+        met = session.fork()
+        made = await self.holes.meet(met, tool, asked)
+        if not made:
+            return session, decided, []
+        again = met.derive(tool, asked, self.seed, accidents=False) or decided
+        again = found_after_all(self.model.shapes, met, tool, asked, again)
+        if again.outcome != decided.outcome or not decided.sure:
+            again = replace(again, invented=True, support=INVENTED * again.support)
+        return met, again, made
 
     def _at_another_time(self, session: Session, answered: Answer, decided: Derivation) -> bool:
         if answered.step.outcome == decided.outcome:
@@ -275,9 +277,9 @@ class World:
 
 
 def derived(tool: str, arguments: Mapping[str, Any], decided: Derivation) -> Answer:
-    """An answer that the rules determine."""
+    """An answer that the rules determine, from what was seen or from what was invented for it."""
     step = Step(tool, arguments, decided.content or "", decided.outcome)
-    return Answer(step, "derived", decided.support, decided.rule)
+    return Answer(step, "generated" if decided.invented else "derived", decided.support, decided.rule)
 
 
 def world_name(model: str, seed: int, grounding: Grounding) -> str:

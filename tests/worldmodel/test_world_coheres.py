@@ -6,13 +6,20 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from world_samples import random_world
 
+from benchmarks.fidelity.coherence import measure
 from ingest.records import Scenario, Transition
+from training.environment import Start
+from training.learning.trajectory import Trajectory
+from training.policy.episodes import write_episodes
+from training.policy.grpo import EPISODES
 from worldmodel import WorldModel
+from worldmodel.artifact import save_rules
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import Split, leaf_of
@@ -186,6 +193,24 @@ def test_a_record_is_invented_as_one_that_fits(model: WorldModel) -> None:
         model.run(inventor.settle("show_lot", key, lambda record: record.get("town") == "Ghent", random.Random(seed)))
         seen = body(world.episode().call("show_lot", {"lot": "L-9006"}))
         assert seen["town"] == "Ghent" and seen["lot"] == "L-9006"
+
+
+def test_the_benchmark_counts_answers_that_disagree(model: WorldModel, tmp_path: Path) -> None:
+    def played(*bodies: dict[str, Any]) -> Trajectory:
+        messages: list[dict[str, Any]] = []
+        for k, shown in enumerate(bodies):
+            call = {"id": f"call_{k}", "name": "show_lot", "arguments": {"lot": "L-1"}}
+            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+            messages.append({"role": "tool", "content": json.dumps(shown), "tool_call_id": f"call_{k}"})
+        return Trajectory(Start("s", "", (), ""), 0, messages)
+
+    assert model.rules is not None
+    held, other = {"kilos": 5, "state": "held"}, {"kilos": 6, "state": "released"}
+    save_rules(tmp_path / "world", model.rules.rules, {})
+    write_episodes(tmp_path / "candidate" / EPISODES, 1, [[played(held), played(other)], [played(held, other)]])
+    found = measure(tmp_path)
+    assert found["members"] == {"fields": 1, "differ": 1, "share": 1.0}, "a write changes states, and nothing kilos"
+    assert found["again"] == {"fields": 1, "differ": 1, "share": 1.0}
 
 
 # ----- guards

@@ -45,6 +45,8 @@ class Derivation:
     purity: float = 1.0
     accident: bool = False
     templated: bool = False
+    invented: bool = False
+    """Whether it follows from a record that was invented for this call."""
 
     @property
     def sure(self) -> bool:
