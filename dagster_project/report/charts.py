@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 BEFORE, AFTER, INK, FAINT = "#8a93a3", "#0f8a6d", "#7b8494", "#8a93a359"
 WIDTH = 4.8
-"""Inches. Text of 9 points is readable in a page of 390 pixels."""
+"""Inches. On a page of 390 pixels the chart is scaled to about 0.7."""
 PAGE_COLOURS = {AFTER: "var(--green)", INK: "var(--soft)"}
 """Colours that the page's CSS sets, for light and dark mode."""
 
