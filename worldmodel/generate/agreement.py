@@ -6,6 +6,7 @@ An invented record is drawn again until the rules, asked about it, answer as pro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from training.models.edits import canonical
@@ -26,16 +27,21 @@ class Recorded:
     by themselves."""
 
     def __init__(self, start: Session, facts: Sequence[Step], passes: Callable[[str, str], bool]) -> None:
-        self._start = start
-        self._about: dict[tuple[str, Key], list[tuple[Step, History]]] = {}
-        writes, history = start.engine.writes, start.history.fork()
-        for step in facts:
-            if not passes(step.tool, step.outcome) and (step.outcome != OK or step.tool in writes):
-                for mark in named_alone(start.engine, start.situation(step.tool, step.arguments)):
-                    self._about.setdefault(mark, []).append((step, history.fork()))
+        self._start, self._facts, self._passes = start, facts, passes
+
+    @cached_property
+    def _about(self) -> dict[tuple[str, Key], list[tuple[Step, History]]]:
+        """By record: the recorded answers, each with what the recording had done by then."""
+        found: dict[tuple[str, Key], list[tuple[Step, History]]] = {}
+        writes, history = self._start.engine.writes, History()
+        for step in self._facts:
+            if not self._passes(step.tool, step.outcome) and (step.outcome != OK or step.tool in writes):
+                for mark in named_alone(self._start.engine, self._start.situation(step.tool, step.arguments)):
+                    found.setdefault(mark, []).append((step, history.fork()))
             if step.tool in writes and step.outcome == OK:
                 break
             history.add(step.tool, step.arguments, step.content, step.outcome, step.tool in writes)
+        return found
 
     def choose(self, type_: str, key: Key, draws: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """The first of the drawn records with which the rules give every recorded answer about it, else the best."""
