@@ -352,7 +352,8 @@ class Loop(Landing):
                 )
             )  # fmt: skip
         write_json(directory / "example.json", example_of(held_out, pairs))
-        cut = {name: sum(pair[k].cut_off for pair in pairs.values()) for k, name in enumerate(("champion", "candidate"))}
+        names = ("champion", "candidate")
+        cut = {name: sum(pair[k].cut_off for pair in pairs.values()) for k, name in enumerate(names)}
         return {**as_dict(verdict), "cut_off": cut}
 
     def evaluation(self) -> Done:
