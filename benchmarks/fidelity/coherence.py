@@ -27,21 +27,22 @@ from worldmodel.steps import call_key
 Told = dict[tuple[str, str], list[str]]
 
 
-def answers(record: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any] | None]]:
-    """(tool, call, body) of each answered call of an episode; no body where the answer is an error or no object."""
+def answers(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(call, body) of each call of an episode that was answered by a JSON object."""
     calls = {call["id"]: call for message in record["messages"] for call in message.get("tool_calls") or ()}
     for message in record["messages"]:
         call = calls.get(message.get("tool_call_id", ""))
         if message["role"] == "tool" and call is not None:
             body = parse(message["content"]) if not message.get("is_error") else None
-            yield call["name"], call_key(call["name"], call["arguments"]), body if isinstance(body, dict) else None
+            if isinstance(body, dict):
+                yield call_key(call["name"], call["arguments"]), body
 
 
 def told(record: Mapping[str, Any], changed: frozenset[str]) -> Told:
     """The values of each (call, field) in an episode, without the fields in `changed`."""
     found: Told = {}
-    for _, call, body in answers(record):
-        for name, value in flatten(body or {}):
+    for call, body in answers(record):
+        for name, value in flatten(body):
             if is_scalar(value) and name.rpartition(".")[2] not in changed:
                 found.setdefault((call, name), []).append(json.dumps(value))
     return found

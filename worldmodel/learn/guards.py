@@ -35,8 +35,8 @@ OF_A_TEXT = {"form(": 0.25, "shape(": 0.5, "said(": 0.6}
 """Bits for the shape of a text beside its prefix, which says more of texts of other lengths (an id that is a digit
 short is not refused for its prefix), and for whether it was said before beside a value of the record that it names."""
 EPISODE_WIDE = ("n/written", "n/tool", "prev/any", "did/", "since/", "at/")
-"""Sources about all that happened so far, whatever this call names. Where production does things in one order they tell
-as much as what the call names, and another agent does them in another order."""
+"""Sources that count all calls so far, whatever this call names. They predict well where production always does things
+in one order, and mislead for an agent that uses another order."""
 AS_GOOD = 0.02
 """A tree without such sources is taken if it leaves at most this share more of the labels' bits open."""
 MORE_SPLITS = 3

@@ -82,6 +82,12 @@ def say(model: WorldModel, episode: Episode, text: str) -> str:
     return reply
 
 
+def shown_member(episode: Episode, number: str) -> str:
+    while (seen := episode.call("show_member", {"member": number})).is_error:
+        continue
+    return seen.content
+
+
 def test_a_user_tells_what_the_store_knows(model: WorldModel) -> None:
     one = {"member": "M-77", "name": "Rano", "born": 1961, "level": "a"}
     episode = model.world(scenario=scenario(("I am M-77, help me",), show(one)), seed=0).episode()
@@ -97,9 +103,7 @@ def test_an_unseen_record_is_invented_once_for_the_user_and_for_the_tools(model:
         world = model.world(scenario=scenario(("I am M-8123, help me",)), seed=seed)
         first, second = world.episode(), world.episode()
         year = say(model, first, "In which year were you born?")
-        while (seen := second.call("show_member", {"member": "M-8123"})).is_error:
-            continue
-        assert str(json.loads(seen.content)["born"]) == year
+        assert str(json.loads(shown_member(second, "M-8123"))["born"]) == year
         assert say(model, second, "In which year were you born?") == year
         assert first.call("check_member", {"member": "M-8123", "born": int(year)}).content == '{"ok":true}'
         again = model.world(scenario=scenario(("I am M-8123, help me",)), seed=seed).episode()
@@ -125,16 +129,10 @@ def test_a_user_who_has_named_nothing_has_a_record(model: WorldModel) -> None:
         first, second = world.episode(), world.episode()
         number = say(model, first, "What is your member number?")
         assert say(model, second, "Tell me the number of the member?") == number and number.startswith("M-")
-        shown = [json.loads(settled(episode, number)) for episode in (first, second)]
+        shown = [json.loads(shown_member(episode, number)) for episode in (first, second)]
         assert shown[0] == shown[1] and shown[0]["member"] == number
         numbers.add(number)
     assert len(numbers) > 1
-
-
-def settled(episode: Episode, number: str) -> str:
-    while (seen := episode.call("show_member", {"member": number})).is_error:
-        continue
-    return seen.content
 
 
 def test_nothing_is_told_that_was_not_asked_or_that_the_recording_says(model: WorldModel) -> None:
