@@ -22,10 +22,10 @@ from transformers import PreTrainedModel
 from training.engines import Sample, Sampling, TooLong
 from training.engines.grammar import Matcher
 from training.models.base import context_length, sliding_window
-from training.models.devices import sharing_weights
+from training.models.devices import quick_dtype, sharing_weights
 from training.models.kv_cache import BatchCache, CacheMemory, PrefixStore
 from training.models.lora_layers import AdapterSlots, Factors, Span, read_adapter, spans_of
-from training.tiny.passes.decoding import SmallDecoder, quick_dtype, sampled_up_to
+from training.tiny.passes.decoding import SmallDecoder
 
 PREFILL_TOKENS = 8192
 ROUND_TOKENS = 65_536
@@ -109,7 +109,7 @@ class LocalEngine:
         own_dtype, self.device = embedding.dtype, embedding.device
         self.model.set_attn_implementation("sdpa")
         quick = dtype or quick_dtype()
-        small = SmallDecoder.fits(self.model, sampled_up_to(quick))
+        small = SmallDecoder.fits(self.model)
         self._small = SmallDecoder(self.model, quick) if small else None
         self.dtype = self._small.dtype if self._small else own_dtype
         self._adapters = AdapterSlots(self.model, own_dtype, self.device)

@@ -24,10 +24,11 @@ from training.learning.losses import WHOLE, Drawing, Loss, Sft, Tokens
 from training.learning.prefixes import micro_batches, pack
 from training.learning.presets import Kind, learning_rate
 from training.models.base import Base, sliding_window
-from training.models.devices import recomputes, sharing_weights
+from training.models.devices import autocasts, recomputes, sharing_weights
 from training.models.lora import LoraSettings, adapter_weights, load_weights, new_adapter
 from training.models.parallel import add_up, add_up_gradients, from_first, is_first, own_share, processes, wait_for_all
 from training.models.sharding import shard_layers
+from training.tiny.passes.decoding import SmallDecoder
 from training.tiny.passes.learning import SmallBody
 
 LENGTHS = 32
@@ -51,7 +52,10 @@ class LearnerSettings(BaseModel):
     shard: bool = Field(
         False, description="Shard the base's layers over the processes of `accelerate launch` (FSDP2)."
     )
-    bf16: bool = Field(True, description="Autocast to bfloat16; the factors stay in float32.")
+    bf16: bool | None = Field(
+        None,
+        description="Autocast to bfloat16; the factors stay in float32. null: on accelerators, and on CPUs with AMX.",
+    )
     gradient_checkpointing: bool | None = Field(
         None, description="Recompute activations in the backward pass; null: for bases of a billion parameters."
     )
@@ -73,8 +77,9 @@ class Learner:
         if start is not None:
             load_weights(self.model, start)
         self.model.train()
-        products = torch.bfloat16 if settings.bf16 else torch.float32
-        small = SmallBody.fits(base.model, products) and not self._sharded
+        self._autocasts = autocasts(settings.bf16, base.model.device)
+        products = torch.bfloat16 if self._autocasts else torch.float32
+        small = SmallDecoder.fits(base.model) and not self._sharded
         self._finish: Finish | None = None if small else finish_of(self._adapted)
         if recomputes(settings.gradient_checkpointing, base.model):
             self._adapted.gradient_checkpointing_enable({"use_reentrant": False})
@@ -223,7 +228,7 @@ class Learner:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device, head = self.parameters[0].device, self._adapted.get_output_embeddings()
         hidden_BTD = self._own_pass(ids_BT[:, :-1], layout) if self._body is not None else None
-        with torch.autocast(device.type, dtype=torch.bfloat16) if self.settings.bf16 else nullcontext():
+        with torch.autocast(device.type, dtype=torch.bfloat16) if self._autocasts else nullcontext():
             if hidden_BTD is None:
                 body = self._adapted.get_decoder()
                 where = _placed(layout, device) if layout is not None else {}

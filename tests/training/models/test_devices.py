@@ -21,10 +21,17 @@ from training.engines.local import LocalEngine
 from training.learning import learner as learners
 from training.learning.learner import Learner, LearnerSettings
 from training.models.base import SHIPPED, Base, load_base
-from training.models.devices import DeviceSettings, placement, plain_weights, recomputes, sharing_weights
+from training.models.devices import (
+    DeviceSettings,
+    autocasts,
+    placement,
+    plain_weights,
+    quick_dtype,
+    recomputes,
+    sharing_weights,
+)
 from training.models.lora import LoraSettings, save_adapter
 from training.models.lora_layers import spans_of
-from training.tiny.passes.decoding import quick_dtype
 
 SHAPE = LearnerSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=1e-2, warmup_steps=0)
 FAKE = torch.device("meta")
@@ -60,6 +67,20 @@ def test_float32_on_a_cpu_with_matrix_tiles_is_sampled_in_float32(monkeypatch: p
     assert quick_dtype() == torch.bfloat16
     monkeypatch.setenv("REHEARSAL_DTYPE", "float32")
     assert quick_dtype() == torch.float32
+
+
+def test_products_are_bfloat16_only_where_the_device_multiplies_it_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU with AVX2 only they took seven times as long as in float32."""
+    cpu = torch.device("cpu")
+    for tiles in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda tiles=tiles: {"amx_bf16": tiles})
+        assert autocasts(None, cpu) == tiles and autocasts(True, cpu) and not autocasts(False, cpu)
+        base = tiny_base()
+        body = Learner(base, SHAPE)._body
+        assert body is not None and body.dtype == (torch.bfloat16 if tiles else torch.float32)
+        assert LocalEngine(base.model).dtype == body.dtype
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert not autocasts(None, torch.device("cuda"))
 
 
 def test_an_accelerator_holds_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

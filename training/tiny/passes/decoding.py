@@ -15,25 +15,15 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from training.models.devices import DeviceSettings, plain_weights
+from training.models.devices import plain_weights
 from training.models.kv_cache import BatchCache
-from training.models.lora_layers import FOLDED_UP_TO, Factors, Span
+from training.models.lora_layers import Factors, Span
 
 ARCHITECTURES = ("llama", "mistral", "qwen2")
-SAMPLED_UP_TO = 2048
-"""Maximum width of a model that is sampled with folded weights where bfloat16 products are fast. Each adapter in use
-holds a copy of the layers (SmolLM2-135M: 212 MB). `benchmarks.training.decoding` compares this with transformers."""
-
-
-def quick_dtype() -> torch.dtype:
-    """bfloat16 on CPUs with matrix tiles (AMX), unless REHEARSAL_DTYPE is float32; else float32."""
-    tiles = torch.cpu.get_capabilities().get("amx_bf16") and DeviceSettings().dtype != "float32"
-    return torch.bfloat16 if tiles else torch.float32
-
-
-def sampled_up_to(dtype: torch.dtype) -> int:
-    """The maximum width of a model that the engine samples with folded weights of this type."""
-    return SAMPLED_UP_TO if dtype == torch.bfloat16 else FOLDED_UP_TO
+WIDEST = 2048
+"""Maximum width of a model that runs with folded weights. Each adapter in use holds a copy of the layers (SmolLM2-135M:
+212 MB in bfloat16, 425 MB in float32). `benchmarks.training.decoding` and `benchmarks.training.learning` compare this
+with transformers."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +54,8 @@ class SmallDecoder:
         self._bare: list[_Layer] | None = None
 
     @staticmethod
-    def fits(model: PreTrainedModel, widest: int = FOLDED_UP_TO) -> bool:
-        """Whether the model is a plain Llama-like decoder on a CPU in float32, at most `widest` wide."""
+    def fits(model: PreTrainedModel) -> bool:
+        """Whether the model is a plain Llama-like decoder on a CPU in float32, at most `WIDEST` wide."""
         c = model.config
         plain = c.model_type in ARCHITECTURES and getattr(c, "hidden_act", "") == "silu"
         rope = (getattr(c, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
@@ -74,7 +64,7 @@ class SmallDecoder:
         weight = model.get_input_embeddings().weight
         here = weight.device.type == "cpu" and weight.dtype == torch.float32
         here = here and plain_weights(model)
-        return plain and rope and here and not windows and not biased and _widest(c) <= widest
+        return plain and rope and here and not windows and not biased and _widest(c) <= WIDEST
 
     def __call__(
         self, cache: BatchCache, ids_BT: torch.Tensor, positions_BT: torch.Tensor, spans: Sequence[Span]

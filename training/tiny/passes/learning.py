@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from training.models.lora_layers import FOLDED_UP_TO
-from training.tiny.passes.decoding import SmallDecoder, quick_dtype, sampled_up_to
 
 FLASH_FROM = 576
 """From this length on, the fused attention kernel is faster than plain products on CPUs (measured)."""
@@ -38,7 +37,10 @@ _Factors = list[torch.Tensor]
 
 
 class SmallBody:
-    """`model`'s decoder without its head: ids [B, T] to hidden states [B, T, D]. `fits`: supported models."""
+    """`model`'s decoder without its head: ids [B, T] to hidden states [B, T, D].
+
+    `SmallDecoder.fits` tells which models are supported.
+    """
 
     def __init__(self, model: PeftModel | PreTrainedModel, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -50,12 +52,6 @@ class SmallBody:
         self.size = body.layers[0].self_attn.head_dim
         widest = max(config.hidden_size, config.intermediate_size)
         self.wide = isinstance(model, PeftModel) and widest >= LOW_RANK_FROM
-
-    @staticmethod
-    def fits(model: PreTrainedModel, dtype: torch.dtype) -> bool:
-        """Whether the pass supports the model, and is faster than transformers with products of this type."""
-        quick = dtype if dtype == quick_dtype() else torch.float32
-        return SmallDecoder.fits(model, sampled_up_to(quick))
 
     def __call__(self, ids_BT: torch.Tensor, shared: int = 0, members: Sequence[int] = ()) -> torch.Tensor:
         """`shared`, `members`: of a packed row (`training.learning.batch.Layout`), the number of tokens that all

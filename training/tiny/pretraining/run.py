@@ -32,6 +32,7 @@ from ingest.atomic import write_json, write_text
 from training.learning.head import HEAD_ROWS
 from training.learning.learner import load_state, save_state
 from training.models.chat import CompactFormat
+from training.models.devices import quick_dtype
 from training.models.roles import transcript
 from training.tiny.passes.learning import SmallBody
 from training.tiny.pretraining.batches import Batches
@@ -116,7 +117,7 @@ def answer_loss(
     hidden_BTD, chosen_BT = body(ids_BT[:, :-1]), trained_BT[:, 1:]
     hidden_ND, targets_N = hidden_BTD[chosen_BT], ids_BT[:, 1:][chosen_BT]
     padded_ND = F.pad(hidden_ND, (0, 0, 0, -len(hidden_ND) % HEAD_ROWS))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=body.dtype == torch.bfloat16):
         logits_NV = head(padded_ND)[: len(hidden_ND)].float()
     right_N = (logits_NV.argmax(-1) == targets_N)[scored_BT[:, 1:][chosen_BT]]
     return F.cross_entropy(logits_NV, targets_N), right_N.float().mean().item()
@@ -131,7 +132,7 @@ class Run:
         self.tokenizer = self._tokenizer()
         self.chat = CompactFormat(self.tokenizer)
         self.model = new_model(self.tokenizer, seed)
-        self.body = SmallBody(self.model, torch.bfloat16)
+        self.body = SmallBody(self.model, quick_dtype())
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
