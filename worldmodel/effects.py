@@ -22,7 +22,7 @@ READ_VERBS = frozenset(
     "browse is has ask".split()
 )
 TRANSIENT_NAMES = re.compile(
-    r"time.?out|timed|rate|429|too_many|throttl|quota|unavailable|overload|busy|temporar|50[0234]|retry|connection|reset"
+    r"time.?out|timed|rate|429|too_many|throttl|unavailable|overload|busy|temporar|50[0234]|retry|connection|reset"
 )
 TRAIL = 6
 """How many recent calls a history-sensitive tool is shown."""

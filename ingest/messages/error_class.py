@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Any
 
 from ingest.messages.parts import parse
@@ -21,6 +22,11 @@ _ERROR_WORDS = re.compile(  # how agent frameworks word a tool's failure to the 
     r"|failed to (?:invoke|execute|call|run)\b)",
     re.IGNORECASE,
 )
+_STATUS_LINE = re.compile(  # what a client returns for a failed request: "504 Gateway Timeout"
+    r"^\s*(?:HTTP )?(?:%s)\b" % "|".join(rf"{s.value}[ :-]+({re.escape(s.phrase)})" for s in HTTPStatus if s >= 400),
+    re.IGNORECASE,
+)
+_LONGEST_STATUS = 300  # characters
 _ERROR_END = re.compile(r"(?:fix the errors and try again|please fix your mistakes)\.?$", re.IGNORECASE)
 _LONGEST_END = 32  # characters
 _PREFIX = re.compile(r"^\s*(?:[A-Za-z_. ]*?(?:error|exception)\b(?: -|[^:'\"]{0,40}:)\s*)+", re.IGNORECASE)
@@ -86,9 +92,15 @@ def says_error(content: Any, went_well: bool = False) -> bool:
 
 
 def _reads_as_error(text: str) -> bool:
-    if _ERROR_TEXT.match(text[:200]) or _ERROR_WORDS.match(text):
+    if _ERROR_TEXT.match(text[:200]) or _ERROR_WORDS.match(text) or _status_line(text):
         return True
     return _ERROR_END.search(text.rstrip()[-_LONGEST_END:]) is not None
+
+
+def _status_line(text: str) -> str | None:
+    """The phrase of an HTTP status, if that is what a short text begins with."""
+    found = _STATUS_LINE.match(text) if len(text) <= _LONGEST_STATUS else None
+    return next(filter(None, found.groups())) if found else None
 
 
 def classify_error(error_type: str | None, content: Any, message: str | None = None) -> str:
@@ -111,7 +123,7 @@ def classify_error(error_type: str | None, content: Any, message: str | None = N
     if body is None and isinstance(enveloped, dict) and len(enveloped) == 1:
         body = next(iter(enveloped.values()))
     text = body if isinstance(body, str) else content if isinstance(content, str) else message or ""
-    return slug(text) or slug(message or "") or "error"
+    return slug(_status_line(text) or text) or slug(message or "") or "error"
 
 
 def slug(text: str, keep_digits: bool = False) -> str:

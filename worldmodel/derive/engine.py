@@ -264,7 +264,7 @@ def _fill_slots(form: Form, row: Row) -> tuple[dict[str, Any], float]:
         if slot.expression is None:
             continue
         value = evaluate(slot.expression, row)
-        if value is not UNKNOWN:
+        if value is not UNKNOWN and not (value is ABSENT and form.template is not None):  # a gap always has a value
             known[slot.path] = value
             precision = min(precision, (slot.support + 1) / (slot.support + slot.against + 1))
     return known, precision

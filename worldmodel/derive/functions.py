@@ -102,6 +102,12 @@ def _following(text: str) -> Any:
     return f"{before}{int(number) + 1:0{len(number)}}{after}" if number else UNKNOWN
 
 
+def _last_digits(text: str, most: int) -> Any:
+    """The number that the last digits of a text are: all of its last number, or at most so many."""
+    found = re.search(r"(\d{1,15})\D*$", text)
+    return int(found[1][-most:]) if found else UNKNOWN
+
+
 def _first_words(text: str, count: Any) -> Any:
     return " ".join(text.split()[: int(count)])
 
@@ -127,6 +133,8 @@ FUNCTIONS: dict[str, Function] = {
     "sorted_lines": Function("t", "t", lambda x: "\n".join(sorted(x.splitlines())), "the lines of {0} in order"),
     "underscored": Function("t", "t", lambda x: x.replace(" ", "_"), "{0} with underscores"),
     "hyphenated": Function("t", "t", lambda x: x.lower().replace(" ", "-"), "{0} in lower case with hyphens"),
+    "last_number": Function("t", "n", lambda x: _last_digits(x, 15), "the last number in {0}"),
+    "last_two_digits": Function("t", "n", lambda x: _last_digits(x, 2), "the last two digits of {0}, as a number"),
     "number": Function("t", "n", lambda x: float(x) if "." in x else int(x), "{0} as a number"),
     "calculated": Function("t", "n", _calculated, "the value of the formula {0}"),
     "calculated_fraction": Function("t", "n", lambda x: float(_calculated(x)), "the formula {0} as a fraction"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from worldmodel.derive.arguments import Expected
 from worldmodel.derive.templates import Sentence
 from worldmodel.derive.values import UNKNOWN, flatten, key_of
 
@@ -95,6 +96,9 @@ class Schema(msgspec.Struct, frozen=True):
     """By tool, the sentences in which it answers: they are read as objects."""
     repeats: dict[str, tuple[str, ...]] = {}
     """By tool, the arguments whose value, used again, gets the first answer again: idempotency keys."""
+
+    expected: dict[str, tuple[Expected, ...]] = {}
+    """By tool, the arguments that its calls have."""
 
     def by_tool(self) -> dict[str, dict[str, Site]]:
         found: dict[str, dict[str, Site]] = {}

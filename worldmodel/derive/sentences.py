@@ -33,6 +33,8 @@ from worldmodel.derive.templates import GAP, NUMBER_GAP
 from worldmodel.derive.trees import COMPOUND, Leaf, Split, Test, Tree, parts_of
 from worldmodel.derive.values import dumps
 
+ODD = {"missing": "a missing argument", "type": "an argument of another type", "wanted": "the type that is expected",
+       "option": "an argument that is none of its options"}  # fmt: skip
 OPS = {"=": "is", "<": "is less than", "<=": "is at most", "in": "is in"}
 
 
@@ -164,6 +166,8 @@ def source(name: str) -> str:
         return f"some item is one that {rest} is about"
     if kind == "arg":
         return f"argument {rest}"
+    if kind == "odd":
+        return ODD.get(rest, rest)
     if kind in ("rec", "pick"):
         link, _, field = rest.partition("/")
         return f"{field or 'the answer'} of {link}"

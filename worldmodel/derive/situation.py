@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from worldmodel.derive.arguments import oddities
 from worldmodel.derive.schema import AT_START, FOLLOWED, Link, Schema, given
 from worldmodel.derive.store import Key, Store
 from worldmodel.derive.trees import value_of
@@ -120,6 +121,7 @@ class Situation:
         self.store, self.history, self.tool, self.arguments = store, history, tool, arguments
         self.links: tuple[Link, ...] = schema.links.get(tool, ())
         self.repeats = schema.repeats.get(tool, ())
+        self.expected = schema.expected.get(tool, ())
         self.keys: dict[str, Key] = {}
         self.row = self._row()
 
@@ -130,6 +132,7 @@ class Situation:
         for name, value in flat_arguments(self.arguments):
             row[f"arg/{name}"] = value
             self._describe(row, f"arg/{name}", value)
+        row.update(oddities(self.arguments, self.expected))
         for link in self.links:
             if not link.over:
                 self._follow(row, link)
@@ -266,22 +269,21 @@ class Situation:
                             row[f"{at}.{inner}"] = scalar
                 elif found is not UNKNOWN:
                     row[at] = found
-
         self._pick_deep(row, link, fields)
 
     def _pick_deep(self, row: Row, link: Link, fields: Row) -> None:
-        """A field that two arguments name one after the other: `settings.<group>.<name>`."""
-        named = {n[4:]: v for n, v in row.items() if n.startswith("arg/") and isinstance(v, str) and 0 < len(v) <= 40}
-        if len(named) < 2:
-            return
-        for field, value in fields.items():
-            parts = field.rsplit(".", 2)
-            if len(parts) < 2 or not is_scalar(value):
-                continue
-            for outer, one in named.items():
-                for inner, other in named.items():
-                    if outer != inner and (one, other) == (parts[-2], parts[-1]):
-                        row[f"pick/{link.name}/{parts[0] if len(parts) == 3 else ''}/{outer}/{inner}"] = value
+        """Fields of the part of a record that an argument names, `environments.<env>.version`, and a field that two
+        arguments name one after the other: `settings.<group>.<name>`."""
+        named = {v: n[4:] for n, v in row.items() if n.startswith("arg/") and isinstance(v, str) and 0 < len(v) <= 40}
+        for field, value in fields.items() if named else ():
+            parts = field.split(".")
+            for at, part in enumerate(parts[:-1]):
+                if part not in named:
+                    continue
+                place = f"pick/{link.name}/{'.'.join(parts[:at])}/{named[part]}"
+                row[f"{place}.{'.'.join(parts[at + 1:])}"] = value
+                if at == len(parts) - 2 and parts[-1] in named and is_scalar(value):
+                    row[f"{place}/{named[parts[-1]]}"] = value
 
     def _remember(self, row: Row) -> None:
         history, tool = self.history, self.tool

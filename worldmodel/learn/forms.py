@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,13 @@ MOST_FORMS = 12
 MANY = 6
 """More templates than this of one outcome may be one sentence."""
 LONGEST_TEXT = 600
+CALL = ("arg/", "odd/missing", "odd/type", "odd/option")
+"""Sources that are the call's own: its arguments, and which of them are odd."""
+MOST_COMPARED = 80
+OUTSIDE = {GAP, '"', "{", "}", "[", "]", "\\"}
+"""Pieces that are no words of a text: gaps, and what JSON is written with."""
+LONGEST_PIECE = 7
+"""Words, and what stands between them, in which two texts may differ to be one sentence."""
 _PIECES = re.compile(r"\w+(?:-\w*\d\w*)*|\s+|[^\w\s]")
 
 
@@ -71,7 +79,7 @@ def _varied(steps: Sequence[Step], rows: Sequence[Row]) -> list[Draft]:
     bodies = [parse(steps[i].content) for i in failed]
     found: list[Draft] = []
     taken: set[int] = set()
-    for starts in (("arg/",), ("arg/", "rec/", "told/", "now/")):
+    for starts in ((*CALL,), (*CALL, "rec/", "told/", "now/")):
         places = [(i, b) for i, b in zip(failed, bodies, strict=True) if i not in taken]
         for draft in _by_template("", [i for i, _ in places], [b for _, b in places], rows, starts):
             classes = {steps[i].outcome for i in draft.at}
@@ -111,25 +119,26 @@ def _bodies(outcome: str, places: Sequence[int], bodies: Sequence[Any], maps: fr
 def draft_texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Sequence[Row]) -> list[Draft]:
     """Texts and error bodies: those that differ only in their gaps are one form."""
     best: list[Draft] = []
-    for starts in (("arg/",), ("arg/", "rec/", "told/")):
+    for starts in ((*CALL,), (*CALL, "rec/", "told/")):
         drafts = _by_template(outcome, places, bodies, rows, starts)
         covered = sum(len(d.at) for d in drafts if len(d.at) >= 3) / len(places)
         if not best or covered > 0.1 + sum(len(d.at) for d in best if len(d.at) >= 3) / len(places):
             best = drafts
         if covered >= 0.9:
             break
+    best = merged(best, rows)
     sentence = _sentence(outcome, places, bodies, rows) if sum(len(d.at) >= 2 for d in best) > 1 else None
     if sentence is not None:
         gone = set(sentence.at)
         left = [(i, b) for i, b in zip(places, bodies, strict=True) if i not in gone]
-        best = [sentence, *_by_template(outcome, [i for i, _ in left], [b for _, b in left], rows, ("arg/",))]
+        best = [sentence, *_by_template(outcome, [i for i, _ in left], [b for _, b in left], rows, CALL)]
     if sum(len(d.at) >= 2 for d in best) > MANY:  # one sentence with words in it that no argument shows as they are
         aligned = align(outcome, places, dict(zip(places, bodies, strict=True)))
         if aligned is not None and len(aligned.at) >= 0.9 * len(places):
             gone = set(aligned.at)
             best = [aligned, *_by_template(outcome, [i for i in places if i not in gone],
                                            [b for i, b in zip(places, bodies, strict=True) if i not in gone], rows,
-                                           ("arg/",))]  # fmt: skip
+                                           CALL)]  # fmt: skip
     single = {i for d in best if len(d.at) < max(3, 0.02 * len(places)) for i in d.at}
     if len(single) >= 8:
         aligned = align(outcome, [i for i in places if i in single], dict(zip(places, bodies, strict=True)))
@@ -143,6 +152,74 @@ def draft_texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows
         other = Draft("", outcome, at=[i for d in rest for i in d.at], open=True)
         kept.append(other)
     return kept
+
+
+def merged(drafts: Sequence[Draft], rows: Sequence[Row]) -> list[Draft]:
+    """Texts that differ in one piece only, which is mostly a value that the row knows, as one form with a gap there:
+    `Enrolled {name} in {course}`. Few names that many conversations share look like words of the sentence."""
+    left = list(drafts)
+    while True:
+        groups: dict[tuple[str, str], list[Draft]] = defaultdict(list)
+        for at, one in enumerate(left[:MOST_COMPARED]):
+            for other in left[at + 1 : MOST_COMPARED]:
+                if (found := _around(one.template, other.template)) is not None:
+                    groups[found] += [d for d in (one, other) if d not in groups[found]]
+        for (before, after), members in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])):
+            both = _with_gap(before, after, members)
+            if _is_shown(both.slots[str(before.count(GAP))], [rows[i] for i in both.at]):
+                left = [both, *(d for d in left if d not in members)]
+                break
+        else:
+            return sorted(left, key=lambda d: -len(d.at))
+
+
+def _as_text(template: Any) -> str:
+    """A template as text: a body as JSON, with the marks of its gaps as they stand in texts."""
+    return template if isinstance(template, str) else dumps(template).replace(dumps(GAP)[1:-1], GAP)
+
+
+def _around(one: Any, other: Any) -> tuple[str, str] | None:
+    """What two texts begin and end with alike, if one short piece of words differs between."""
+    if isinstance(one, str) != isinstance(other, str):
+        return None
+    a, b = _PIECES.findall(_as_text(one)), _PIECES.findall(_as_text(other))
+    start = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    rest = min(len(a), len(b)) - start
+    end = next((k for k in range(rest) if a[-1 - k] != b[-1 - k]), rest)
+    between = a[start : len(a) - end], b[start : len(b) - end]
+    fixed = a[:start] + a[len(a) - end :]
+    if not all(0 < len(part) <= LONGEST_PIECE and not OUTSIDE & set(part) for part in between):
+        return None
+    beside = (*fixed[max(0, start - 1) : start], *fixed[start : start + 1])
+    if sum(piece.isalnum() for piece in fixed) < 2 or GAP in beside:
+        return None
+    return "".join(a[:start]), "".join(a[len(a) - end :])
+
+
+def _with_gap(before: str, after: str, members: Sequence[Draft]) -> Draft:
+    text = isinstance(members[0].template, str)
+    whole = before + GAP + after
+    template = whole if text else json.loads(whole.replace(GAP, dumps(GAP)[1:-1]))
+    out = Draft("", members[0].outcome, template, members[0].text)
+    number = before.count(GAP)
+    for member in members:
+        shown_ = _as_text(member.template)
+        said = shown_[len(before) : len(shown_) - len(after)]
+        for at, i in enumerate(member.at):
+            gaps = [member.slots[str(k)][at] for k in range(len(member.slots))]
+            out.at.append(i)
+            for k, gap in enumerate([*gaps[:number], said, *gaps[number:]]):
+                out.slots.setdefault(str(k), []).append(gap)
+    return out
+
+
+def _is_shown(said: Sequence[str], rows: Sequence[Row]) -> bool:
+    """Whether half of the texts, and more than one, are values of their rows."""
+    hits = []
+    for text, row in zip(said, rows, strict=True):
+        whole = text.casefold()
+        hits += [text] if any(isinstance(v, str) and v.casefold() == whole for v in row.values()) else []
+    return len(hits) >= max(3, 0.5 * len(said)) and len(set(hits)) > 1
 
 
 def _sentence(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows: Sequence[Row]) -> Draft | None:

@@ -433,7 +433,7 @@ def _is_computed(expression: Expression) -> bool:
             return _is_computed(inner)
         case Choice(_, options) | First(options):
             others = [o for o in options if not _is_computed(o)]
-            return len(others) < len(options) and all(isinstance(o, Const) and is_number(o.value) for o in others)
+            return len(options) > 1 and all(isinstance(o, Const) and is_number(o.value) for o in others)
     return False
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from worldmodel.derive.functions import apply
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, value_of
+from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, leaf_of, value_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number
 from worldmodel.steps import is_identifier
 
@@ -43,6 +43,8 @@ MORE_SPLITS = 3
 """So many splits more it may have."""
 OF_A_NUMBER = 2.0
 """Bits for the number in a threshold: a comparison of two sources needs none."""
+FEWEST_KNOWN, MOST_KNOWN = 20, 0.95
+"""Rows, and the most of all, that must know a record for a tree of their own."""
 NEAR_ZERO = 8
 """So many thresholds of a difference lie next to zero: what is left after a small fee."""
 BALANCES = ("rec/", "pick/", "last/", "now/")
@@ -139,7 +141,7 @@ class Table:
         yield from self._members(texts, wholes)
 
     def _unary(self, name: str, column: Column) -> Iterable[tuple[Test, np.ndarray]]:
-        if name.startswith(("arg/", "rec/", "missing/", "now/", "told/", "last/", "pick/", "prev/", "law/")):
+        if name.startswith(("arg/", "rec/", "missing/", "now/", "told/", "last/", "pick/", "prev/", "law/", "odd/")):
             yield Test(name, "known"), column.codes != IS_UNKNOWN
             absent = column.codes == IS_ABSENT
             if absent.any():
@@ -403,6 +405,43 @@ def grow(
         return whole
 
     return build(index, 0)
+
+
+def grow_guard(table: Table, labels: Sequence[str], at: Sequence[int], conversations: Sequence[str]) -> Tree:
+    """A tree for `labels`, which may first ask whether the record that a call names is known.
+
+    Where a record was never read, its part in the outcome does not show, and such rows hide a rule that holds in the
+    others. If a tree of the rows that know the record is right more often on held-out ones of these, it answers them.
+    Rows that do not know it are answered by a tree of all rows.
+    """
+    plain = grow(table, labels, at, conversations)
+    apart = held_out(conversations) if len(conversations) else np.zeros(len(labels), dtype=bool)
+    places = np.asarray(at, dtype=int)
+    train = places[~apart[places]]
+    best: tuple[int, str, np.ndarray] | None = None
+    shared = None
+    for name, column in table.columns.items():
+        if not name.startswith("known/"):
+            continue
+        knows = np.array([value is True for value in column], dtype=bool)
+        known, judged = train[knows[train]], places[apart[places] & knows[places]]
+        if len(known) < FEWEST_KNOWN or len(judged) < 5 or len(known) > MOST_KNOWN * len(train):
+            continue
+        if len({labels[i] for i in known}) < 2:
+            continue
+        shared = shared or grow(table, labels, train)
+        own = grow(table, labels, known)
+        better = sum(
+            (leaf_of(own, table.rows[i])[0].best()[0] == labels[i])
+            - (leaf_of(shared, table.rows[i])[0].best()[0] == labels[i])
+            for i in judged
+        )
+        if better > 0 and (best is None or better > best[0]):
+            best = better, name, knows
+    if best is None:
+        return plain
+    own = grow(table, labels, places[best[2][places]], conversations)
+    return Split(Test(best[1], "is"), own, plain)
 
 
 def _left_open(tree: Tree) -> float:

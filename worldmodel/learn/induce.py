@@ -32,10 +32,11 @@ from worldmodel.learn.births import learn_births
 from worldmodel.learn.effects import learn_effects
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
-from worldmodel.learn.guards import Table, grow, held_out
+from worldmodel.learn.guards import Table, grow, grow_guard, held_out
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Recorded, Rows
+from worldmodel.learn.schema.arguments import learn_expected
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.records import learn_schema
 from worldmodel.learn.schema.repeats import learn_repeats
@@ -59,7 +60,7 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     chosen = sample(conversations)
     texts = learn_texts(chosen)
     read = read_all(chosen, texts)
-    more = {"texts": texts, "repeats": learn_repeats(chosen)}
+    more = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen)}
     schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
@@ -313,7 +314,7 @@ def learn_tool(
         kinds = [label if passes else "none" for label, passes in zip(labels, passing, strict=True)]
         accidents = grow(table, kinds, conversations=cids)
     lasting = [i for i, passes in enumerate(passing) if not passes]
-    guard = grow(table, labels, lasting or range(len(labels)), cids)
+    guard = grow_guard(table, labels, lasting or range(len(labels)), cids)
     fine = {(n, v) for i in well for n, v in rows[i].items() if n.startswith("form(arg/")}
     refused = [
         i for i in lasting

@@ -28,7 +28,7 @@ from worldmodel.derive.expressions import (
     looked,
 )
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import Leaf, Split, Test, Tree, contains
+from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, contains
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, shown
 from worldmodel.learn.formulas import formulas
 from worldmodel.learn.functions import functions
@@ -42,6 +42,8 @@ SOMETIMES = 0.3
 MOST_ITEMS = 4
 NAMES_NOBODY = 4
 """Shorter texts say nothing of a person (as `generate.shapes.LONG_ENOUGH`)."""
+FEW_VALUES = 8
+"""A field with at most so many values may be a table of constants, however well a formula does."""
 MOST_CASES = 6
 """Different formulas among which a tree may choose."""
 
@@ -54,6 +56,10 @@ def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
         return _with_rest(rows, targets, best, deep)
     if deep:
         chosen = _choice(rows, targets, best)
+        if best is not None and len({freeze(t) for t in targets}) <= FEW_VALUES:
+            plain = _choice(rows, targets, None, constants=True)
+            if plain is not None and (chosen is None or _worth(plain) > _worth(chosen)):
+                chosen = plain
         kept = best is not None and least(best.expression) == KEPT and best.precision >= KEPT
         if chosen is not None and (best is None or _worth(chosen) > _worth(best)):
             if not (kept and best is not None and best.support > 1.1 * chosen.support):
@@ -164,7 +170,9 @@ def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
     held: Counter[str] = Counter()
     for i in at:
         for name, value in rows.rows[i].items():
-            if value is None or isinstance(value, bool) or not is_scalar(value) or name.startswith(NO_VALUES):
+            if value is None or isinstance(value, bool) or not is_scalar(value):
+                continue
+            if name.startswith((*NO_VALUES, *ZERO_WHERE_MISSING)):  # a counter's digit stands in most numbers
                 continue
             text = shown(value)
             if len(text) >= 1 and len(text) <= 200:
@@ -381,8 +389,10 @@ def _build(rows: Rows, items: Sequence[Any]) -> Build | None:
 # ----- choices
 
 
-def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float = PRECISION) -> Found | None:
-    """A tree over constants, sources and formulas: which of them holds where."""
+def _choice(
+    rows: Rows, targets: Sequence[Any], best: Found | None, sure: float = PRECISION, constants: bool = False
+) -> Found | None:
+    """A tree over constants, sources and formulas: which of them holds where. `constants`: over these alone."""
     size = len(targets)
     if size < 8:
         return None
@@ -393,13 +403,14 @@ def _choice(rows: Rows, targets: Sequence[Any], best: Found | None, sure: float 
             example = next(t for t in targets if freeze(t) == value)
             options.append(Absent() if example is ABSENT else Const(example))
     some: Sequence[int] = range(size)
-    found = [o for o in direct(rows, targets, some) if o.support >= FEWEST][:5]
+    found = [] if constants else [o for o in direct(rows, targets, some) if o.support >= FEWEST][:5]
     if best is not None and best.support >= FEWEST and not isinstance(best.expression, Const | Absent):
         found = [best, *found]
     left = [
         i
         for i in some
-        if not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])
+        if not constants
+        and not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])
     ]
     distinct = 2
     for _ in range(MOST_CASES):

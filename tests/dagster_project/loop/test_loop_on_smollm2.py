@@ -23,14 +23,14 @@ from training.policy.episodes import read_episodes
 FIT = {"max_tokens": 1, "evaluations": 1, "step_tokens": 512}  # one step
 LORA = {"lora": {"rank": 4, "alpha": 8}, "learning_rate": 2e-3, "warmup_steps": 0}
 BUDGETS: dict[str, Any] = {
-    "world": {"max_tokens": 1, "rank": 4, "bias_calls": 2, "holes": 2, "step_tokens": 512},
+    "world": {"max_tokens": 1, "rank": 4, "bias_calls": 12, "holes": 2, "step_tokens": 512},
     "card_calls": 2,
     "card": {"model_calls": 0, "base_calls": 0, "holes": 0, "user_turns": 0},
     "judge": {"fit": {**FIT, "learner": LORA}, "pair_share": 0},
     "clone": {**FIT, "max_tokens": 3_000, "learner": LORA},
     "train": {
-        "steps": 1, "groups": 1, "group_size": 3, "held_out": 0, "planted_groups": 0,
-        "min_score_spread": 0.0, "limits": {"turns": 2, "turn_tokens": 48, "total_tokens": 400, "from_data": False},
+        "steps": 1, "groups": 1, "group_size": 4, "held_out": 0, "planted_groups": 0,
+        "min_score_spread": 0.0, "limits": {"turns": 6, "turn_tokens": 48, "total_tokens": 900, "from_data": False},
     },
     "gate": {"scenarios": 8, "min_slice": 3},
     "practice_workers": 1,
@@ -61,10 +61,10 @@ def check(loop: Loop, verdict: Mapping[str, Any], said: str) -> None:
     counts = loop.read("clone").facts["row_counts"]
     assert counts["rows"] == counts["conversations"] == 23 and not counts["left_out"] and not counts["cut"]
     (step,) = loop.read("candidate").facts["history"]
-    assert step["episodes"] == 3 and not step["failed_episodes"] and not step["unscored"]
+    assert step["episodes"] == 4 and not step["failed_episodes"] and not step["unscored"]
     assert step["rows"] and step["grad_norm"] > 0 and step["engine_kl"] < 0.02 and step["served_gap"] < 0.1
     lived = list(read_episodes(loop.settings.home / "candidate" / "episodes"))
-    assert len(lived) == 3 and all("You help with orders." in json.dumps(one["messages"]) for one in lived)
+    assert len(lived) == 4 and all("You help with orders." in json.dumps(one["messages"]) for one in lived)
     assert verdict["n"] == 8 and verdict["why"] and verdict["champion"] != verdict["version"]
     serving = loop.registry.champion()
     assert serving is not None

@@ -232,8 +232,16 @@ def test_an_error_has_one_class_in_every_framework(text: str) -> None:
     assert says_error(text) and classify_error("common.ToolError", text) == "missing_required_argument"
 
 
+@pytest.mark.parametrize(("text", "named"), [
+    ("504 Gateway Timeout", "gateway_timeout"), ("HTTP 429: Too Many Requests", "too_many_requests"),
+    ("503 Service Unavailable: try again later", "service_unavailable"), ("502 - Bad Gateway", "bad_gateway"),
+])  # fmt: skip
+def test_the_status_of_a_failed_request_is_an_error(text: str, named: str) -> None:
+    assert says_error(text) and classify_error(None, text) == named
+
+
 @pytest.mark.parametrize(
-    "text", ["Errors were fixed.", "Error handling in Python: use try.", "Exception handling",
+    "text", ["Errors were fixed.", "404 items were not found", "503 Main Street", "HTTP/1.1 404 Not Found", "Error handling in Python: use try.", "Exception handling",
              '{"error": null, "id": 1}', "No errors found", "failed: 0", "", "W1"]
 )
 def test_results_that_mention_errors_are_not_errors(text: str) -> None:

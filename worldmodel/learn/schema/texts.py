@@ -11,11 +11,13 @@ from worldmodel.derive.situation import Row, flat_arguments
 from worldmodel.derive.templates import BETWEEN, GAP, SAYS, Sentence, number_in, read
 from worldmodel.derive.values import dumps, is_scalar, parse, shown
 from worldmodel.learn.forms import Draft, draft_texts
-from worldmodel.steps import OK, Step
+from worldmodel.steps import OK, Step, content_leaves
 
 Conversations = Mapping[str, Sequence[Step]]
 FEWEST, SHARE = 3, 0.02
 MOST = 600
+MOST_SEEN = 300
+"""Values of earlier answers, of which a sentence may have one."""
 _WORD = re.compile(r"[^\W\d_][\w-]+")
 _END = re.compile(r"[.!?;\n]")
 
@@ -26,16 +28,19 @@ def learn_texts(conversations: Conversations) -> dict[str, tuple[Sentence, ...]]
     The words of a sentence are kept and said again, so at least `FEWEST` conversations must have it: what only one
     conversation says, however often, can be about one person.
     """
-    answers: dict[str, list[tuple[str, Step]]] = defaultdict(list)
+    answers: dict[str, list[tuple[str, Step, Row]]] = defaultdict(list)
     said: Counter[str] = Counter()
     for cid, steps in conversations.items():
+        shown_: dict[str, None] = {}
         for step in steps:
             said.update(v for _, v in flat_arguments(step.arguments) if isinstance(v, str))
             if step.outcome == OK and len(answers[step.tool]) < MOST:
-                answers[step.tool].append((cid, step))
+                answers[step.tool].append((cid, step, {f"seen/{v}": v for v in list(shown_)[-MOST_SEEN:]}))
+            told = (v for _, v in content_leaves(step.content) if isinstance(v, str) and 3 <= len(v) <= 60)
+            shown_.update(dict.fromkeys(told))
     found = {}
     for tool, of_tool in answers.items():
-        texts = [(cid, step) for cid, step in of_tool if isinstance(parse(step.content), str)]
+        texts = [one for one in of_tool if isinstance(parse(one[1].content), str)]
         if len(texts) >= max(FEWEST, 0.5 * len(of_tool)):
             sentences = _sentences(texts, said)
             if sentences:
@@ -56,9 +61,9 @@ def _read(step: Step, sentences: Sequence[Sentence]) -> Step:
     return step if found is None else replace(step, content=dumps(found))
 
 
-def _sentences(texts: Sequence[tuple[str, Step]], said: Mapping[str, int]) -> tuple[Sentence, ...]:
-    steps = [step for _, step in texts]
-    rows: list[Row] = [{f"arg/{n}": v for n, v in flat_arguments(step.arguments)} for step in steps]
+def _sentences(texts: Sequence[tuple[str, Step, Row]], said: Mapping[str, int]) -> tuple[Sentence, ...]:
+    steps = [step for _, step, _ in texts]
+    rows: list[Row] = [{**{f"arg/{n}": v for n, v in flat_arguments(s.arguments)}, **seen} for _, s, seen in texts]
     drafts = draft_texts(OK, range(len(steps)), [parse(step.content) for step in steps], rows)
     fewest = max(FEWEST, SHARE * len(steps))
     usual = [d for d in drafts if not d.open and isinstance(d.template, str) and len(d.at) >= fewest]
@@ -79,7 +84,8 @@ def _echoes(draft: Draft, rows: Sequence[Row]) -> dict[str, str]:
     for gap, values in draft.slots.items():
         hits: Counter[str] = Counter()
         for i, value in zip(draft.at, values, strict=True):
-            hits.update(n[4:] for n, v in rows[i].items() if is_scalar(v) and v is not None and shown(v) == value)
+            hits.update(n[4:] for n, v in rows[i].items()
+                        if n.startswith("arg/") and is_scalar(v) and v is not None and shown(v) == value)  # fmt: skip
         name, n = max(hits.items(), key=lambda pair: (pair[1], pair[0]), default=("", 0))
         if n >= 0.95 * len(values) and name not in found.values():
             found[gap] = name
