@@ -25,6 +25,7 @@ from worldmodel.derive.expressions import (
     Quotient,
     evaluate,
 )
+from worldmodel.derive.functions import FUNCTIONS
 from worldmodel.derive.rules import Form, Law
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import ZERO_WHERE_MISSING, value_of
@@ -345,10 +346,16 @@ def _fitted(goal: np.ndarray, matrix: np.ndarray, chosen: Sequence[int]) -> tupl
         if wrong.max() < 1e-6:
             break
         weights = 1 / np.sqrt(np.maximum(wrong, 1e-4))[:, None]
-    tidy = np.round(factors, 3)  # a longer factor would only come near to what is rounded
+    places = _places(goal)
+    tidy = np.round(factors, max(3, places))  # a longer factor would only come near to what is rounded
     terms = [(k, float(f)) for k, f in zip(chosen, tidy[:-1], strict=True) if f]
-    share = float((np.abs(wide @ tidy - goal) < 2e-2).mean())
+    share = float((np.abs(wide @ tidy - goal) < 2 * 10.0 ** -max(2, places)).mean())
     return (share, (terms, float(tidy[-1]))) if terms and share >= 0.95 else None
+
+
+def _places(goal: np.ndarray, most: int = 6) -> int:
+    """The decimal places that the numbers are written with."""
+    return next((d for d in range(most) if np.allclose(np.round(goal, d), goal, rtol=0, atol=1e-9)), most)
 
 
 def argument_laws(
@@ -404,7 +411,7 @@ def novel(laws: Sequence[Law], rows: Sequence[Row], known: Sequence[Law]) -> lis
     names = {law.name for law in known}
     for law in [*known, *laws]:
         mark = tuple(freeze(evaluate(law.expression, row)) for row in rows)
-        if mark not in seen and len(set(mark) - {UNKNOWN}) >= FEWEST:
+        if mark not in seen and len(set(mark) - {UNKNOWN}) >= 2:
             seen.add(mark)
             if law not in known:
                 kept.append(msgspec.structs.replace(law, name=f"{law.name}+") if law.name in names else law)
@@ -420,6 +427,8 @@ def _parts(expression: Expression) -> Iterator[Expression]:
             names = [name for _, name in inner.terms]
             if (len(names) > 1 or "(" in names[0]) and not any("item/" in name for name in names):
                 yield inner
+        elif isinstance(inner, Call) and inner is not expression and FUNCTIONS[inner.function].gives == "n":
+            yield inner
 
 
 def _is_computed(expression: Expression) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import permutations
 from typing import Any
 
@@ -41,6 +41,10 @@ AS_GOOD = 0.02
 """A tree without such sources is taken if it leaves at most this share more of the labels' bits open."""
 MORE_SPLITS = 3
 """So many splits more it may have."""
+PLAIN = ("arg/", "odd/", "known/", "missing/", "rec/", "pick/", "prev/same")
+MOST_OPTIONS = 8
+"""A source with more values than these does not choose among a few."""
+_WORD = re.compile(r"[^\W_\d]{2,}")
 OF_A_NUMBER = 2.0
 """Bits for the number in a threshold: a comparison of two sources needs none."""
 FEWEST_KNOWN, MOST_KNOWN = 20, 0.95
@@ -87,12 +91,22 @@ class Table:
                 column[at] = value
         self.columns = columns
         self._tests: tuple[list[Test], np.ndarray] | None = None
+        self._many: dict[str, bool] = {}
 
     def tests(self) -> tuple[list[Test], np.ndarray]:
         """All tests that are true for some rows and not for all, one of each kind that splits alike (N x P)."""
         if self._tests is None:
             self._tests = self._make_tests()
         return self._tests
+
+    def is_somebodys(self, test: Test) -> bool:
+        """Whether a test compares with one of many values: a name, an id, an amount."""
+        if test.op != "=" or test.against_source:
+            return False
+        if test.left not in self._many:
+            values = self.columns[test.left]
+            self._many[test.left] = len({v for v in values if isinstance(v, str | int | float)}) > MOST_OPTIONS
+        return self._many[test.left]
 
     def _make_tests(self) -> tuple[list[Test], np.ndarray]:
         size = len(self.rows)
@@ -336,6 +350,23 @@ def cost(test: Test) -> float:
     return bits
 
 
+def is_plain(test: Test) -> bool:
+    """Whether a test asks what most rules are about: the call's own arguments and the records that they name, and of
+    two sources only those that have a word in common. There are few such tests, so choosing one takes fewer bits."""
+    if not test.left.startswith(PLAIN) or ">" in test.left:
+        return False
+    if not test.against_source:
+        return True
+    right = str(test.right)
+    return right.startswith(PLAIN) and ">" not in right and bool(_words(test.left) & _words(right))
+
+
+@lru_cache(maxsize=10_000)
+def _words(name: str) -> frozenset[str]:
+    """The words of a source's field."""
+    return frozenset(_WORD.findall(name.rpartition("/")[2].lower()))
+
+
 def grow(
     table: Table, labels: Sequence[str], at: Sequence[int] | None = None, conversations: Sequence[str] = (),
     penalty: float = 1.0,
@@ -350,6 +381,7 @@ def grow(
     tests, matrix = table.tests() if len(names) > 1 else ([], np.zeros((len(labels), 0), dtype=bool))
     costs = np.array([cost(t) for t in tests], dtype=np.float32)
     wide = np.array([t.left.startswith(EPISODE_WIDE) for t in tests], dtype=bool)
+    plain = np.array([is_plain(t) and not table.is_somebodys(t) for t in tests], dtype=bool)
 
     def leaf(rows: np.ndarray) -> Leaf:
         counts = onehot[rows].sum(axis=0)
@@ -384,11 +416,11 @@ def grow(
         if not useful.any():
             return leaf(rows)
         bits = _bits(counts[:, None])[0] - _bits(yes) - _bits(counts[:, None] - yes)
-        gain = np.where(useful, bits - costs, -1.0)
+        among = np.where(plain, int((useful & plain).sum()), int(useful.sum()))
+        gain = np.where(useful, bits - costs - penalty * (np.log2(among + 1) + 1.0), -1.0)
         best = int(np.argmax(gain))
-        price = penalty * (math.log2(int(useful.sum()) + 1) + 1.0)
         chosen, holds = tests[best], matrix[rows, best]
-        if gain[best] <= price:
+        if gain[best] <= 0:
             known = known_above(rows, used)
             if known is None:
                 return leaf(rows)

@@ -19,7 +19,7 @@ import msgspec
 
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
-from worldmodel.derive.expressions import Call, Choice, Const, First, FirstItem
+from worldmodel.derive.expressions import Call, Choice, Const, Expression, First, FirstItem
 from worldmodel.derive.rules import Effect, Form, ItemTest, Law, Rules, Slot, ToolRules, with_laws
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import Row
@@ -35,7 +35,7 @@ from worldmodel.learn.formulas import argument_laws, laws_in, novel
 from worldmodel.learn.guards import Table, grow, grow_guard, held_out
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
-from worldmodel.learn.rows import Recorded, Rows
+from worldmodel.learn.rows import Found, Recorded, Rows
 from worldmodel.learn.schema.arguments import learn_expected
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.records import learn_schema
@@ -459,16 +459,26 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
         return Slot(path, None)
     score = None
     if parts.test_at:
-        judged = parts.test.judge(found.expression, [targets[k] for k in parts.test_at], range(len(parts.test_at)))
+        judged = _judged(parts, found.expression, targets)
         score = judged.precision if judged.support + judged.against else None
         if score is not None and score < min(ACCEPTED, least(found.expression) - 0.1):
-            return Slot(path, None, held_out=score)
+            plain = find(parts.train, learned, deep=False)  # a tree that fitted too much hides a plain source
+            if plain is None or plain.expression == found.expression:
+                return Slot(path, None, held_out=score)
+            found, judged = plain, _judged(parts, plain.expression, targets)
+            score = judged.precision
+            if score < min(ACCEPTED, least(found.expression) - 0.1) or not judged.support:
+                return Slot(path, None, held_out=score)
         if isinstance(found.expression, Choice | First):
             found = find(parts.whole, targets) or found
         else:
             found = parts.whole.judge(found.expression, targets, range(len(targets)))
     written = Call("fixed", (found.expression, Const(places))) if places else found.expression
     return Slot(path, written, found.support, found.against, score)
+
+
+def _judged(parts: Parts, expression: Expression, targets: Sequence[Any]) -> Found:
+    return parts.test.judge(expression, [targets[k] for k in parts.test_at], range(len(parts.test_at)))
 
 
 def _places(texts: Sequence[Any]) -> int:

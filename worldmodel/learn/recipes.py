@@ -412,6 +412,7 @@ def _choice(
         if not constants
         and not any(freeze(evaluate(o.expression, rows.rows[i])) == freeze(targets[i]) for o in found[:1])
     ]
+    left = [i for i in left if targets[i] is not ABSENT]  # that is an option already
     distinct = 2
     for _ in range(MOST_CASES):
         if len(left) < max(FEWEST, 0.03 * size):
