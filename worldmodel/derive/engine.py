@@ -114,7 +114,7 @@ class Session:
         """Take over an answer, whoever gave it: its records, what it changed, and that the call was made."""
         situation = self.situation(tool, arguments)
         self.engine.apply(situation, content, outcome, provenance)
-        self.history.add(tool, arguments, content, outcome, tool in self.engine.writes)
+        self.history.add(tool, arguments, content, outcome, self.engine.wrote(tool, content, outcome))
 
 
 class Engine:
@@ -133,6 +133,10 @@ class Engine:
     def passes(self, tool: str, outcome: str) -> bool:
         """Whether an error of a tool passes by itself."""
         return (tool, outcome) in self._passing
+
+    def wrote(self, tool: str, content: str, outcome: str) -> bool:
+        """Whether an answer is that of a write which was done."""
+        return tool in self.writes and outcome == OK and self.layout.acts(tool, self.layout.read(tool, content))
 
     # ----- deciding
 
@@ -193,7 +197,7 @@ class Engine:
             return []
         body = self.layout.read(tool, content)
         rules = self.rules.tools.get(tool)
-        if rules is not None and rules.effects:
+        if rules is not None and rules.effects and self.layout.acts(tool, body):
             row = {**situation.row, **answer_row(body)}
             self._write(rules.effects, situation, row)
         pending = dict(store.pending)

@@ -97,6 +97,8 @@ class Schema(msgspec.Struct, frozen=True):
     repeats: dict[str, tuple[str, ...]] = {}
     """By tool, the arguments whose value, used again, gets the first answer again: idempotency keys."""
 
+    inert: dict[str, tuple[str, ...]] = {}
+    """By tool, the sentences after which nothing has changed: refusals that no flag calls an error."""
     expected: dict[str, tuple[Expected, ...]] = {}
     """By tool, the arguments that its calls have."""
 

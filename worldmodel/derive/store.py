@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from worldmodel.derive.schema import AT_START, EPISODE, Schema, Site, key_at, objects
-from worldmodel.derive.templates import read
+from worldmodel.derive.templates import SAYS, read
 from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, is_scalar, key_of, parse, same
 
 Key = tuple[str, ...]
@@ -61,6 +61,10 @@ class Layout:
         body = parse(content)
         found = read(self.schema.texts.get(tool, ()), body) if isinstance(body, str) else None
         return body if found is None else found
+
+    def acts(self, tool: str, body: Any) -> bool:
+        """Whether a success may have changed something: not if its sentence is one of those that change nothing."""
+        return not (isinstance(body, dict) and body.get(SAYS) in self.schema.inert.get(tool, ()))
 
     def alone(self, type_: str) -> bool:
         """Whether records of this type are looked up one by one."""

@@ -13,7 +13,6 @@ from worldmodel.derive.situation import Row
 from worldmodel.derive.values import UNKNOWN
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import FEWEST, PRECISION, Mark, Recorded, Rows, sightings_of
-from worldmodel.steps import OK
 
 MOST_ROWS = 300
 ROUNDS = 3
@@ -43,7 +42,7 @@ def _gather(
     for recorded in conversations.values():
         seen: dict[Mark, dict[str, list[Any]]] | None = None
         for one in recorded:
-            for mark, link in one.created.items() if one.step.outcome == OK else ():
+            for mark, link in one.created.items() if one.acted else ():
                 if seen is None:
                     seen = defaultdict(dict)
                     for (of, field), sightings in sightings_of(recorded).items():
@@ -63,7 +62,7 @@ def _gather(
 def _changed(recorded: Sequence[Recorded], mark: Mark, at: int, writes: AbstractSet[str]) -> int:
     """The next call that may change a record which was created at `at`."""
     for one in recorded[at + 1 :]:
-        if one.step.outcome == OK and one.step.tool in writes and mark in one.marks:
+        if one.acted and one.step.tool in writes and mark in one.marks:
             return one.at
     return len(recorded)
 

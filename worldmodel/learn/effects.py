@@ -15,7 +15,6 @@ from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, key_of
 from worldmodel.learn.paths import is_explained, learn_paths
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import PRECISION, Mark, Recorded, Rows, Sighting, Sightings, sightings_of
-from worldmodel.steps import OK
 
 FEWEST = 3
 RATE = 0.04
@@ -43,6 +42,29 @@ def learn_effects(
         for tool, effect in found:
             effects[tool] += [] if late and effect.support == 0 else [effect]
     return effects, own
+
+
+def learn_inert(conversations: Mapping[str, Sequence[Recorded]], fewest: int = 2) -> dict[str, tuple[str, ...]]:
+    """By tool, the sentences after which no field of a record that the call names had changed, in `fewest` calls or
+    more, of a tool that has others after which one had: it says so where it refuses."""
+    kept: Counter[tuple[str, str]] = Counter()
+    changed: Counter[tuple[str, str]] = Counter()
+    for recorded in conversations.values():
+        between: dict[int, list[bool]] = defaultdict(list)
+        for (mark, _), sightings in sightings_of(recorded).items():
+            for before, after in zip(sightings, sightings[1:], strict=False):
+                since = [r for r in recorded[before.at + 1 : after.at] if r.acted and mark in r.marks and mark[1]]
+                if len(since) == 1 and f"ans/{SAYS}" in since[0].answer:
+                    between[since[0].at].append(freeze(before.value) != freeze(after.value))
+        for at, changes in between.items():
+            place = recorded[at].step.tool, recorded[at].answer[f"ans/{SAYS}"]
+            (changed if any(changes) else kept)[place] += 1
+    acting = {tool for tool, _ in changed}
+    found: dict[str, list[str]] = defaultdict(list)
+    for tool, says in sorted(kept):
+        if tool in acting and kept[(tool, says)] >= max(fewest, 10 * changed[(tool, says)]):
+            found[tool].append(says)
+    return {tool: tuple(said) for tool, said in found.items()}
 
 
 def _find_writers(
@@ -97,7 +119,7 @@ def _naming(between: Sequence[Recorded], old: Any, new: Any) -> set[str]:
     if not isinstance(old, list) or not isinstance(new, list):
         return set()
     changed = {freeze(v) for v in old} ^ {freeze(v) for v in new}
-    return {one.step.tool for one in between if one.step.outcome == OK
+    return {one.step.tool for one in between if one.acted
             and any(is_scalar(v) and freeze(v) in changed for v in one.step.arguments.values())}  # fmt: skip
 
 
@@ -112,7 +134,7 @@ def _linked(recorded: Sequence[Recorded], mark: Mark, after: int, before: int) -
     return [
         one.step.tool
         for one in recorded[after + 1 : before]
-        if one.step.outcome == OK and (mark in one.marks or mark[0] == EPISODE)
+        if one.acted and (mark in one.marks or mark[0] == EPISODE)
     ]
 
 
@@ -147,7 +169,7 @@ def _effects_of(
     rows: dict[str, list[_Given]] = defaultdict(list)
     for cid, recorded in conversations.items():
         for one in recorded:
-            if one.step.tool != tool or one.step.outcome != OK:
+            if one.step.tool != tool or not one.acted:
                 continue
             for mark, link in one.marks.items():
                 sightings = seen[cid].get((mark, field)) if mark[0] == type_ else None
@@ -160,7 +182,7 @@ def _effects_of(
                     continue
                 earlier = [s for s in sightings if s.at < one.at]
                 settled = _is_settled(recorded, mark, one.at, earlier, writers)
-                if any(r.step.tool in writers and r.step.outcome == OK and mark in r.marks
+                if any(r.step.tool in writers and r.acted and mark in r.marks
                        for r in recorded[(earlier[-1].at if earlier else 0) + 1 : one.at]):  # fmt: skip
                     old = one.row.get(f"rec/{link}/{field}", UNKNOWN) if followed else UNKNOWN
                 else:
@@ -226,13 +248,13 @@ def _is_settled(
     recorded: Sequence[Recorded], mark: Mark, at: int, earlier: Sequence[Sighting], writers: Sequence[str]
 ) -> bool:
     """Whether the value that was seen last is no stale one: it was seen twice since the last write, if any."""
-    wrote = [r.at for r in recorded[:at] if r.step.tool in writers and r.step.outcome == OK and mark in r.marks]
+    wrote = [r.at for r in recorded[:at] if r.step.tool in writers and r.acted and mark in r.marks]
     return not wrote or sum(s.at > wrote[-1] for s in earlier) > 1
 
 
 def _next_write(recorded: Sequence[Recorded], mark: Mark, at: int, writers: Sequence[str]) -> int:
     for one in recorded[at + 1 :]:
-        if one.step.tool in writers and one.step.outcome == OK and (mark in one.marks or mark[0] == EPISODE):
+        if one.step.tool in writers and one.acted and (mark in one.marks or mark[0] == EPISODE):
             return one.at
     return len(recorded)
 

@@ -15,6 +15,7 @@ from worldmodel.derive.expressions import (
     Build,
     Call,
     Choice,
+    Concat,
     Const,
     Each,
     Expression,
@@ -23,6 +24,9 @@ from worldmodel.derive.expressions import (
     Linear,
     Product,
     Quotient,
+    Remove,
+    Select,
+    Source,
     evaluate,
 )
 from worldmodel.derive.functions import FUNCTIONS
@@ -395,7 +399,7 @@ def laws_in(label: str, form: Form) -> list[Law]:
     for slot in form.slots:
         if slot.expression is not None and slot.support >= PRECISION * (slot.support + slot.against):
             parts = list(_parts(slot.expression))
-            if slot.expression not in parts and _is_computed(slot.expression):
+            if slot.expression not in parts and (_is_computed(slot.expression) or _is_list(slot.expression)):
                 parts.append(slot.expression)
             for number, expression in enumerate(parts):
                 name = f"law/{label}/{slot.path}" + (f"~{number}" if number else "")
@@ -438,12 +442,26 @@ def _is_computed(expression: Expression) -> bool:
             return True
         case Linear(terms, constant):
             return len(terms) > 1 or terms[0][0] != 1 or bool(constant)
-        case Call("round", (inner, *_)):
-            return _is_computed(inner)
-        case Choice(_, options) | First(options):
-            others = [o for o in options if not _is_computed(o)]
-            return len(options) > 1 and all(isinstance(o, Const) and is_number(o.value) for o in others)
+        case Call(function, _):
+            return FUNCTIONS[function].gives == "n"
+        case Choice(_, options):
+            constants = [o for o in options if isinstance(o, Const) and is_number(o.value)]
+            return any(map(_is_computed, options)) or len(constants) == len(options) > 1
+        case First(options):
+            return _is_computed(options[0])
     return False
+
+
+def _is_list(expression: Expression) -> bool:
+    """Whether a list is chosen or made: what is counted or added up in the same answer follows from it."""
+    match expression:
+        case Choice(_, options) | First(options):
+            return any(isinstance(o, Append | Remove | Concat | Select) or _is_all(o) for o in options)
+    return isinstance(expression, Append | Remove | Concat | Select) or _is_all(expression)
+
+
+def _is_all(expression: Expression) -> bool:
+    return isinstance(expression, Source) and expression.name.startswith("all/")
 
 
 def _inside(expression: Expression) -> Iterator[Expression]:

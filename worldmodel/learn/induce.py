@@ -29,7 +29,7 @@ from worldmodel.derive.values import dumps, is_number, shown
 from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
-from worldmodel.learn.effects import learn_effects
+from worldmodel.learn.effects import learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
 from worldmodel.learn.guards import Table, grow, grow_guard, held_out
@@ -60,10 +60,14 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     chosen = sample(conversations)
     texts = learn_texts(chosen)
     read = read_all(chosen, texts)
-    more = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen)}
+    more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen)}
     schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
+    more["inert"] = learn_inert(first)
+    if more["inert"]:
+        schema = msgspec.structs.replace(schema, inert=more["inert"])
+        first = replay(chosen, Engine(_bare(schema, {}, writes)))
     effects, own = learn_effects(first, frozenset(writes))
     moves = {tool: [e for e in found if e.type == EPISODE] for tool, found in effects.items()}
     walks = learn_walks(chosen)
@@ -212,8 +216,10 @@ def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recor
                 for link in situation.links
                 if link.creates and answer and (key := link.created(answer))
             }
-            recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer, new))
-            session.history.add(step.tool, step.arguments, step.content, step.outcome, step.tool in engine.writes)
+            acted = step.outcome == OK and engine.layout.acts(step.tool, engine.layout.read(step.tool, step.content))
+            recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer, new, acted))
+            wrote = acted and step.tool in engine.writes
+            session.history.add(step.tool, step.arguments, step.content, step.outcome, wrote)
         out[cid] = recorded
     return out
 
@@ -229,7 +235,7 @@ def shared_facts(
             for type_, key, name, value in one.shown:
                 if type_ != EPISODE and not written and one.step.tool not in writes:
                     first[(type_, key, name)].setdefault(cid, value)
-            written = written or (one.step.tool in writes and one.step.outcome == OK)
+            written = written or (one.step.tool in writes and one.acted)
     agree: Counter[tuple[str, str]] = Counter()
     total: Counter[tuple[str, str]] = Counter()
     for (type_, _, name), values in first.items():
@@ -337,19 +343,25 @@ def learn_forms(
     refused = [i for i, step in enumerate(steps) if step.outcome != OK]
     new = argument_laws(rows, well, refused, [found for d in drafts if d.outcome != OK for found in _numbers(d)])
     forms: dict[str, Form] = {}
-    for fine, rounds in ((True, 2), (False, 1)):
+    for fine, rounds in ((True, 4), (False, 1)):
         chosen = [draft for draft in drafts if (draft.outcome == OK) == fine]
-        for _ in range(rounds):
+        solved = 0
+        for number in range(rounds):
             rows = [with_laws(row, new) for row in rows] if new else rows
             laws += new
             passed = [rows[i] for i in _pick(well, 200)]
             for draft in chosen:
                 forms[draft.label] = learn_form(draft, rows, cids, steps, passed, forms.get(draft.label), new)
             new = novel([law for draft in chosen for law in laws_in(draft.label, forms[draft.label])], rows, laws)
-            if not new:
+            before, solved = solved, sum(_is_solved(slot) for draft in chosen for slot in forms[draft.label].slots)
+            if not new or number and solved == before:  # a second line follows from a first one, a third from both
                 break
     rows = [with_laws(row, new) for row in rows] if new else rows
     return {draft.label: forms[draft.label] for draft in drafts}, laws + new, rows
+
+
+def _is_solved(slot: Slot) -> bool:
+    return slot.expression is not None and not slot.against
 
 
 def _numbers(draft: Draft) -> Iterable[dict[int, Any]]:

@@ -82,7 +82,7 @@ def _last_named(
 ) -> tuple[Recorded, str, str] | None:
     """The last success between two sightings that named the field, by which link, and how."""
     for one in reversed(recorded[after + 1 : before]):
-        if one.step.outcome == OK and mark in one.marks and not any(s[:3] == (*mark, field) for s in one.shown):
+        if one.acted and mark in one.marks and not any(s[:3] == (*mark, field) for s in one.shown):
             pattern = pattern_of(field, one.step.arguments)
             if pattern is not None:
                 return one, one.marks[mark], pattern

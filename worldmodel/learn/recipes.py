@@ -42,6 +42,8 @@ SOMETIMES = 0.3
 MOST_ITEMS = 4
 NAMES_NOBODY = 4
 """Shorter texts say nothing of a person (as `generate.shapes.LONG_ENOUGH`)."""
+FEWEST_FOLLOWED = 8
+"""So many calls must know something of a record for what is open to be searched in these alone."""
 FEW_VALUES = 8
 """A field with at most so many values may be a table of constants, however well a formula does."""
 MOST_CASES = 6
@@ -88,6 +90,9 @@ def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> F
     open_ = [i for i in range(len(targets)) if evaluate(best.expression, rows.rows[i]) is UNKNOWN]
     if len(open_) < max(5, 0.03 * len(targets)) or len(open_) == len(targets):
         return best
+    followed = [i for i in open_ if any(n.startswith("rec/") for n in rows.rows[i])]
+    if FEWEST_FOLLOWED <= len(followed) < 0.7 * len(open_):  # a first read shows what nothing before it says
+        open_ = followed
     other = find(rows.part(open_), [targets[i] for i in open_], deep)
     if other is None or other.precision < PRECISION or other.support < FEWEST:
         return best

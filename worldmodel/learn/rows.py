@@ -149,6 +149,8 @@ class Recorded:
     answer: Row
     created: Mapping[Mark, str]
     """The records that only the answer names, and by which link."""
+    acted: bool = True
+    """Whether it was a success, and one that may have changed something."""
 
 
 @dataclass
