@@ -415,11 +415,23 @@ def novel(laws: Sequence[Law], rows: Sequence[Row], known: Sequence[Law]) -> lis
     names = {law.name for law in known}
     for law in [*known, *laws]:
         mark = tuple(freeze(evaluate(law.expression, row)) for row in rows)
+        if isinstance(law.expression, Call) and _is_copy(law.expression, mark, rows):
+            continue
         if mark not in seen and len(set(mark) - {UNKNOWN}) >= 2:
             seen.add(mark)
             if law not in known:
                 kept.append(msgspec.structs.replace(law, name=f"{law.name}+") if law.name in names else law)
     return kept[:MOST_LAWS]
+
+
+def _is_copy(call: Call, values: Sequence[Any], rows: Sequence[Row]) -> bool:
+    """Whether a function gives what it is called with: 3 without its sign is 3."""
+    for of in call.of:
+        if isinstance(of, Source):
+            given = (freeze(value_of(row, of.name)) for row in rows)
+            if all(value in (UNKNOWN, before) for value, before in zip(values, given, strict=True)):
+                return True
+    return False
 
 
 def _parts(expression: Expression) -> Iterator[Expression]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,8 @@ from worldmodel.derive.values import UNKNOWN, freeze, is_number, is_scalar
 from worldmodel.learn.rows import FEWEST, Rows, rank
 
 MOST_LISTS = 8
+KNOWN = 0.15
+"""The least share of the rows that know a list for something to be selected from it."""
 MOST_ROWS = 120
 PROBES = 9
 """Rows on which a condition is tried first; one that is wrong on most of them is not tried on the others."""
@@ -41,13 +43,13 @@ class _Case:
 
 def selections(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
     """For list targets: parts of the lists of the situation. The best of each list that is right often."""
-    at = [i for i in at if isinstance(targets[i], list)][:MOST_ROWS]
+    at = [i for i in at if isinstance(targets[i], list)]
     out: list[Expression] = []
-    for name in _lists(rows, at):
-        for only, fields in _projections(rows, targets, at, name):
+    for name, own in _lists(rows, at).items():
+        for only, fields in _projections(rows, targets, own, name):
             whole = Select(name, fields=fields, only=only)
-            cases = [c for i in at if (c := _case(rows.rows[i], targets[i], whole)) is not None]
-            if len(cases) < max(FEWEST, 0.6 * len(at)) or not any(c.taken for c in cases):
+            cases = [c for i in own if (c := _case(rows.rows[i], targets[i], whole)) is not None]
+            if len(cases) < max(FEWEST, 0.6 * len(own)) or not any(c.taken for c in cases):
                 continue
             out.append(_narrowed(whole, cases))
     return out
@@ -55,28 +57,33 @@ def selections(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Ex
 
 def sizes(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
     """For number targets: how many items of a list fulfil a condition."""
-    at = [i for i in at if isinstance(targets[i], int) and not isinstance(targets[i], bool)][:MOST_ROWS]
-    probes = at[:PROBES]
+    at = [i for i in at if isinstance(targets[i], int) and not isinstance(targets[i], bool)]
     out: list[tuple[int, Expression]] = []
-    for name in _lists(rows, at):
-        options = [Select(name), *(Select(name, where=(c,)) for c in _conditions([rows.rows[i] for i in at], name))]
+    for name, own in _lists(rows, at).items():
+        probes = own[:PROBES]
+        options = [Select(name), *(Select(name, where=(c,)) for c in _conditions([rows.rows[i] for i in own], name))]
         for option in options:
             call = Call("count", (option,))
             if 3 * sum(evaluate(call, rows.rows[i]) == targets[i] for i in probes) < len(probes):
                 continue
-            hits = sum(freeze(evaluate(call, rows.rows[i])) == freeze(targets[i]) for i in at)
-            if hits >= max(FEWEST, 0.7 * len(at)):
+            hits = sum(freeze(evaluate(call, rows.rows[i])) == freeze(targets[i]) for i in own)
+            if hits >= max(FEWEST, 0.7 * len(own)):
                 out.append((hits, call))
     out.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
     return [call for _, call in out[:2]]
 
 
-def _lists(rows: Rows, at: Sequence[int]) -> list[str]:
-    found: Counter[str] = Counter()
+def _lists(rows: Rows, at: Sequence[int]) -> dict[str, list[int]]:
+    """The lists that are known most often, each with (some of) the rows that know it."""
+    found: dict[str, list[int]] = defaultdict(list)
     for i in at:
-        found.update(n for n, v in rows.rows[i].items() if isinstance(v, list))
-    usual = [n for n, c in found.items() if c >= 0.4 * len(at)]
-    return sorted(usual, key=lambda n: (-round(4 * found[n] / max(1, len(at))), rank(n)))[:MOST_LISTS]
+        for name, value in rows.rows[i].items():
+            if isinstance(value, list):
+                found[name].append(i)
+    usual = {n: own for n, own in found.items() if len(own) >= max(FEWEST, KNOWN * len(at))}
+    share = {n: round(4 * len(own) / max(1, len(at))) for n, own in usual.items()}
+    order = sorted(usual, key=lambda n: (n.startswith("all/"), -share[n], rank(n)))[:MOST_LISTS]
+    return {name: usual[name][:MOST_ROWS] for name in order}
 
 
 def _projections(

@@ -28,6 +28,10 @@ from worldmodel.learn.schema.instances import (
 from worldmodel.steps import OK, Step
 
 MOST_INSTANCES = 400
+FEWEST_TOOLS, SMALL = 3, 3
+"""So many tools must show an object of so few fields for it to stand beside the content."""
+DEEPEST = 2
+"""So many objects may stand around one that is a record of its own."""
 Conversations = Mapping[str, Sequence[Step]]
 
 
@@ -40,6 +44,21 @@ def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # ----- places
+
+
+def _beside(inner: Mapping[str, Mapping[str, set[str]]]) -> set[str]:
+    """Small objects that stand beside the content in the answers of most tools: `meta`."""
+    tools = Counter(name for places in inner.values() for name, fields in places.items() if len(fields) <= SMALL)
+    return {name for name, n in tools.items() if n >= FEWEST_TOOLS and 2 * n > len(inner)}
+
+
+def _wrapped(name: str, bodies: Sequence[Any]) -> list[str]:
+    """The object that is alone in an envelope: `card` in `{"data": {"card": {...}}}`."""
+    held = [body[name] for body in bodies if isinstance(body, dict) and isinstance(body.get(name), dict)]
+    keys = {tuple(value) for value in held}
+    if len(keys) != 1 or len(only := keys.pop()) != 1 or not all(isinstance(value[only[0]], dict) for value in held):
+        return []
+    return [f"{name}.{only[0]}"]
 
 
 class Places:
@@ -90,9 +109,11 @@ class Places:
         """Nested objects that are an envelope's content, or have the fields of what other answers show."""
         outer: dict[str, dict[str, set[str]]] = {}
         inner: dict[str, dict[str, set[str]]] = {}
+        deeper: dict[str, dict[str, set[str]]] = {}
+        plain: dict[str, bool] = {}
         envelopes: dict[str, set[str]] = defaultdict(set)
         for tool, found in bodies.items():
-            outer[tool], inner[tool] = defaultdict(set), defaultdict(set)
+            outer[tool], inner[tool], deeper[tool] = defaultdict(set), defaultdict(set), {}
             values: dict[str, set[Any]] = defaultdict(set)
             for body in found:
                 for placed in self.objects(tool, body):
@@ -101,23 +122,40 @@ class Places:
                     for name, value in body.items():
                         if isinstance(value, dict) and not self.is_map(tool, name):
                             inner[tool][name].update(value)
+                            deeper[tool].update(self._inside(tool, name, value, deeper[tool]))
                         elif is_scalar(value):
                             values[name].add(freeze(value))
-            if len(inner[tool]) == 1 and len(found) >= 5 and values:
-                if all(len(v) <= 3 for v in values.values()) and len(values) <= 4:
-                    envelopes[tool].update(inner[tool])
-            if len(inner[tool]) == 1 and len(found) >= 5 and all(isinstance(b, dict) and len(b) == 1 for b in found):
-                envelopes[tool].update(inner[tool])  # one object under one name
+            plain[tool] = bool(values) and len(values) <= 4 and all(len(v) <= 3 for v in values.values())
+        beside = _beside(inner)
+        for tool, found in bodies.items():
+            names = inner[tool].keys() - beside
+            single = all(isinstance(b, dict) and len(b) == 1 for b in found)  # one object under one name
+            if len(names) == 1 and len(found) >= 5 and (plain[tool] or single):
+                envelopes[tool].update(names)
         usual = {name for names in envelopes.values() for name in names}
         nested = {}
         for tool in bodies:
-            chosen = set(envelopes[tool]) | (usual & set(inner[tool]) if len(inner[tool]) == 1 else set())
-            for path, names in inner[tool].items():
+            alone = inner[tool].keys() - beside
+            chosen = set(envelopes[tool]) | (usual & alone if len(alone) == 1 else set())
+            chosen.update(path for name in envelopes[tool] for path in _wrapped(name, bodies[tool]))
+            for path, names in {**inner[tool], **deeper[tool]}.items():
                 others = [f for t, places in outer.items() for p, f in places.items() if t != tool or p.endswith("]")]
                 if len(names) >= 3 and any(len(names & f) >= 0.6 * min(len(names), len(f)) >= 2 for f in others):
                     chosen.add(path)
             nested[tool] = frozenset(chosen)
         return nested
+
+    def _inside(
+        self, tool: str, path: str, value: Mapping[str, Any], known: Mapping[str, set[str]]
+    ) -> dict[str, set[str]]:
+        """The fields of the objects in an object: `{"data": {"card": {...}}}` has a record two levels down."""
+        found: dict[str, set[str]] = {}
+        for name, inner in value.items():
+            place = f"{path}.{name}"
+            if isinstance(inner, dict) and not self.is_map(tool, place) and place.count(".") <= DEEPEST:
+                found[place] = known.get(place, set()) | set(inner)
+                found.update(self._inside(tool, place, inner, known))
+        return found
 
 
 def gather(
