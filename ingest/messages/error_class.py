@@ -22,10 +22,8 @@ _ERROR_WORDS = re.compile(  # how agent frameworks word a tool's failure to the 
     r"|failed to (?:invoke|execute|call|run)\b)",
     re.IGNORECASE,
 )
-_STATUS_LINE = re.compile(  # what a client returns for a failed request: "504 Gateway Timeout"
-    r"^\s*(?:HTTP )?(?:%s)\b" % "|".join(rf"{s.value}[ :-]+({re.escape(s.phrase)})" for s in HTTPStatus if s >= 400),
-    re.IGNORECASE,
-)
+_STATUSES = "|".join(rf"{status.value}[ :-]+({re.escape(status.phrase)})" for status in HTTPStatus if status >= 400)
+_STATUS_LINE = re.compile(rf"^\s*(?:HTTP )?(?:{_STATUSES})\b", re.IGNORECASE)  # "504 Gateway Timeout", by a client
 _LONGEST_STATUS = 300  # characters
 _ERROR_END = re.compile(r"(?:fix the errors and try again|please fix your mistakes)\.?$", re.IGNORECASE)
 _LONGEST_END = 32  # characters

@@ -280,12 +280,13 @@ def test_parallel_calls_are_answered_in_their_order(model: WorldModel) -> None:
     async def at_once(seed: int) -> list[str]:
         episode = model.world(scenario=task, seed=seed).episode()
         seen = await asyncio.gather(*(episode.observe(call) for call in calls))
-        return [s.content for s in seen if "timeout" not in s.content]
+        return [s.content for s in seen]
 
-    for seed in range(4):
-        said = model.run(at_once(seed))
-        assert '"sold"' not in said[0] or len(said) < 3
-        assert said[-1].count('"sold"') == 1
+    told = [model.run(at_once(seed)) for seed in range(16)]
+    whole = [said for said in told if not any("timeout" in text for text in said)]  # errors that pass by themselves
+    assert len(whole) >= 3
+    for said in whole:
+        assert '"sold"' not in said[0] and said[-1].count('"sold"') == 1
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -101,10 +101,11 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
         combined = exact_pair(goal, names, columns) or combination(goal, *summands([rows.rows[i] for i in at]))
         if combined is not None:
             found.append((len(at), combined))
-            if np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9):  # the sum may have been rounded
-                found.append((len(at) - 1, Call("round", (combined, Const(PLACES)))))
     found.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
-    return [e for _, e in found[:4]]
+    best = [e for _, e in found[:4]]
+    if np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9):  # each may have been rounded
+        best += [Call("round", (e, Const(PLACES))) for e in best if isinstance(e, Linear | Product | Quotient)]
+    return best
 
 
 def with_product(

@@ -91,14 +91,16 @@ def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> F
     if len(open_) < max(5, 0.03 * len(targets)) or len(open_) == len(targets):
         return best
     followed = [i for i in open_ if any(n.startswith("rec/") for n in rows.rows[i])]
+    parts = [open_]
     if FEWEST_FOLLOWED <= len(followed) < 0.7 * len(open_):  # a first read shows what nothing before it says
-        open_ = followed
-    other = find(rows.part(open_), [targets[i] for i in open_], deep)
-    if other is None or other.precision < PRECISION or other.support < FEWEST:
-        return best
-    rest = other.expression.options if isinstance(other.expression, First) else (other.expression,)
-    both = rows.judge(First((best.expression, *rest)), targets, range(len(targets)))
-    return both if _worth(both) > _worth(best) else best
+        parts.append(followed)
+    options = [best]
+    for part in parts:
+        other = find(rows.part(part), [targets[i] for i in part], deep)
+        if other is not None and other.precision >= PRECISION and other.support >= FEWEST:
+            rest = other.expression.options if isinstance(other.expression, First) else (other.expression,)
+            options.append(rows.judge(First((best.expression, *rest)), targets, range(len(targets))))
+    return max(options, key=_worth)
 
 
 def _best(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> Found | None:

@@ -241,7 +241,8 @@ def test_the_status_of_a_failed_request_is_an_error(text: str, named: str) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["Errors were fixed.", "404 items were not found", "503 Main Street", "HTTP/1.1 404 Not Found", "Error handling in Python: use try.", "Exception handling",
+    "text", ["Errors were fixed.", "404 items were not found", "503 Main Street", "HTTP/1.1 404 Not Found",
+             "Error handling in Python: use try.", "Exception handling",
              '{"error": null, "id": 1}', "No errors found", "failed: 0", "", "W1"]
 )
 def test_results_that_mention_errors_are_not_errors(text: str) -> None:

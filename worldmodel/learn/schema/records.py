@@ -48,7 +48,8 @@ def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _beside(inner: Mapping[str, Mapping[str, set[str]]]) -> set[str]:
     """Small objects that stand beside the content in the answers of most tools: `meta`."""
-    tools = Counter(name for places in inner.values() for name, fields in places.items() if len(fields) <= SMALL)
+    several = [places for places in inner.values() if len(places) > 1]
+    tools = Counter(name for places in several for name, fields in places.items() if len(fields) <= SMALL)
     return {name for name, n in tools.items() if n >= FEWEST_TOOLS and 2 * n > len(inner)}
 
 
