@@ -7,17 +7,17 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import permutations
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from worldmodel.derive.functions import apply
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, leaf_of, value_of
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number
+from worldmodel.derive.values import UNKNOWN, is_date, is_number
+from worldmodel.learn.columns import IS_ABSENT, IS_NULL, IS_TRUE, IS_UNKNOWN, Column, date_ranks, days_of
 from worldmodel.steps import is_identifier
 
 DEEPEST = 9
@@ -148,7 +148,7 @@ class Table:
                 texts[name] = column
             if column.has_wholes and not name.startswith(("arg/", "items(", "all/", "law/")):
                 wholes[name] = values
-        yield from self._pairs(numbers, texts, _date_ranks(codes), _days(codes))
+        yield from self._pairs(numbers, texts, date_ranks(codes), days_of(codes))
         with np.errstate(invalid="ignore"):
             for a, b in list(permutations(sorted(times, key=lambda n: int(np.isnan(times[n]).sum()))[:16], 2)):
                 yield Test(a, "<", b, True), times[a] < times[b]
@@ -266,72 +266,6 @@ def _texts_in(whole: Any) -> Collection[str]:
         if isinstance(item, dict):
             found.update(v for v in item.values() if isinstance(v, str))
     return found
-
-
-IS_UNKNOWN, IS_ABSENT, IS_NULL, IS_TRUE, IS_FALSE, IS_WHOLE = -1, -2, -3, -4, -5, -6
-_CODES: dict[Any, int] = {UNKNOWN: IS_UNKNOWN, ABSENT: IS_ABSENT, None: IS_NULL, True: IS_TRUE, False: IS_FALSE}
-
-
-class Column:
-    """One source over all rows, as numbers: equal texts and numbers have equal codes, counted from 0 as they come; what
-    is neither has a code below 0. `shared` numbers the texts of all columns of a table."""
-
-    def __init__(self, column: Sequence[Any], shared: dict[str, int]) -> None:
-        self.column = column
-        numbered: dict[Any, int] = {}
-        values: list[Any] = []
-        codes: list[int] = []
-        for value in column:
-            kind = value.__class__
-            if kind is str or kind is int:
-                frozen = value
-            elif kind is float:
-                frozen = freeze(value)
-            else:
-                codes.append(IS_WHOLE if kind is list or kind is dict else _CODES[value])
-                continue
-            code = numbered.get(frozen)
-            if code is None:
-                code = numbered[frozen] = len(values)
-                values.append(value)
-            elif kind is not str:
-                values[code] = value
-            codes.append(code)
-        self.frozen, self.values = list(numbered), values
-        self.codes = np.array(codes, dtype=np.int64)
-        self.counts = np.bincount(self.codes[self.codes >= 0], minlength=len(values))
-        self._shared = [shared.setdefault(v, len(shared)) if isinstance(v, str) else -1 for v in values]
-        kinds = {v.__class__ for v in values}
-        self.has_texts = str in kinds
-        self.has_numbers = int in kinds or float in kinds
-        special = set(np.unique(self.codes[self.codes < 0]).tolist())
-        self.has_booleans = IS_TRUE in special or IS_FALSE in special
-        self.has_nulls, self.has_wholes = IS_NULL in special, IS_WHOLE in special
-
-    @cached_property
-    def numbers(self) -> np.ndarray:
-        """The numbers of the column, NaN elsewhere."""
-        of = np.array([*(v if is_number(v) else np.nan for v in self.values), np.nan], dtype=float)
-        found: np.ndarray = of[self.codes.clip(min=-1)]
-        return found
-
-    @cached_property
-    def texts(self) -> np.ndarray:
-        """The table's numbers of the texts of the column, -1 elsewhere."""
-        found: np.ndarray = np.array([*self._shared, -1], dtype=np.int64)[self.codes.clip(min=-1)]
-        return found
-
-
-def _days(texts: dict[str, int]) -> np.ndarray:
-    """By the number of a text: the day that it names, counted from any day; NaN where it names none."""
-    counted = (apply("days_between", (text, "2000-01-01")) if is_date(text) else UNKNOWN for text in texts)
-    return np.array([*(v if is_number(v) else np.nan for v in counted), np.nan], dtype=float)
-
-
-def _date_ranks(texts: dict[str, int]) -> np.ndarray:
-    """By the number of a text: its place among all dates; NaN where it is none, and at the end for no text."""
-    dates = {text: at for at, text in enumerate(sorted(t for t in texts if is_date(t)))}
-    return np.array([*(dates.get(text, np.nan) for text in texts), np.nan], dtype=float)
 
 
 def _cuts(values: Sequence[Any], most: int = 24) -> list[Any]:

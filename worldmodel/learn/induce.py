@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,9 +25,9 @@ from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Facts
 from worldmodel.derive.trees import Leaf, Split, leaf_of
 from worldmodel.derive.values import dumps, is_number, shown
-from worldmodel.effects import TRANSIENT_NAMES
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
+from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_transient, repeatable, sample
 from worldmodel.learn.effects import learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
@@ -43,16 +42,12 @@ from worldmodel.learn.schema.repeats import learn_repeats
 from worldmodel.learn.schema.texts import learn_texts, read_all
 from worldmodel.steps import OK, Step
 
-MOST_ROWS = 1000
-MOST_TRANSITIONS = 12_000
-RARE = 20
 FEWEST_TO_HOLD_OUT = 40
 ACCEPTED = 0.8
 """The least share of held-out transitions that a recipe must be right on, where it says something."""
 MOST_OF_FORM = 700
 FEWEST_ROWS = 3
 AGREEMENT = 0.97
-Conversations = Mapping[str, Sequence[Step]]
 
 
 def induce(conversations: Conversations) -> tuple[Rules, Facts]:
@@ -159,42 +154,6 @@ def _hidden(schema: Schema) -> set[tuple[str, str, str]]:
     return {(s.tool, s.path, k.source) for s in schema.sites for k in s.keys if k.source.startswith("now/")}
 
 
-def sample(conversations: Conversations, most: int = MOST_TRANSITIONS, rare: int = RARE) -> Conversations:
-    """At most about `most` calls in whole conversations, in an order that no name decides; then those that show what is
-    still rare among them, up to a half more. So learning takes the same time for any number of conversations."""
-    order = sorted(conversations, key=lambda cid: hashlib.blake2b(cid.encode(), digest_size=8).digest())
-    seen: Counter[tuple[str, str]] = Counter()
-    kept: set[str] = set()
-    total = 0
-    for fewest, limit in ((MOST_ROWS, most), (rare, most + most // 2)):
-        for cid in order:
-            if total >= limit:
-                break
-            if cid not in kept and any(seen[(s.tool, s.outcome)] < fewest for s in conversations[cid]):
-                kept.add(cid)
-                total += len(conversations[cid])
-                seen.update((s.tool, s.outcome) for s in conversations[cid])
-    return {cid: steps for cid, steps in conversations.items() if cid in kept}
-
-
-def repeatable(conversations: Conversations, fewest: int = 5) -> set[str]:
-    """Tools whose call, made again in a conversation, always got the same answer: reads, whatever their name says."""
-    same: Counter[str] = Counter()
-    other: set[str] = set()
-    for steps in conversations.values():
-        before: dict[str, str] = {}
-        for step in steps:
-            if step.outcome == OK:
-                if step.key in before:
-                    same[step.tool] += before[step.key] == step.content
-                    if before[step.key] != step.content:
-                        other.add(step.tool)
-                before[step.key] = step.content
-            elif step.key in before:
-                other.add(step.tool)
-    return {tool for tool, n in same.items() if n >= fewest} - other
-
-
 def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recorded]]:
     """Every recorded call with the situation that it was made in."""
     out = {}
@@ -258,30 +217,6 @@ def _usual(values: Sequence[Any]) -> Any:
     """The value that most conversations show."""
     texts = [repr(v) for v in values]
     return values[texts.index(Counter(texts).most_common(1)[0][0])]
-
-
-def learn_transient(conversations: Conversations) -> set[tuple[str, str]]:
-    """(tool, outcome) pairs that usually pass when the same call is made again at once."""
-    passed: Counter[tuple[str, str]] = Counter()
-    stayed: Counter[tuple[str, str]] = Counter()
-    seen: set[tuple[str, str]] = set()
-    for steps in conversations.values():
-        for before, after in zip(steps, steps[1:], strict=False):
-            if before.outcome == OK:
-                continue
-            seen.add((before.tool, before.outcome))
-            if before.key == after.key:
-                (stayed if after.outcome == before.outcome else passed)[(before.tool, before.outcome)] += 1
-        seen |= {(s.tool, s.outcome) for s in steps[-1:] if s.outcome != OK}
-    found = set()
-    for place in seen:
-        n = passed[place] + stayed[place]
-        if n >= 3:
-            if passed[place] >= 0.5 * n:
-                found.add(place)
-        elif re.search(TRANSIENT_NAMES, place[1].lower()):
-            found.add(place)
-    return found
 
 
 def derived_calls(engine: Engine, conversations: Conversations) -> set[tuple[str, int]]:

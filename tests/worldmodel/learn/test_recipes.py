@@ -20,9 +20,10 @@ from worldmodel.derive.sentences import expression
 from worldmodel.derive.situation import Row
 from worldmodel.derive.templates import mask
 from worldmodel.derive.values import UNKNOWN, freeze
+from worldmodel.learn.conversations import repeatable, sample
 from worldmodel.learn.forms import draft_forms
 from worldmodel.learn.functions import functions
-from worldmodel.learn.induce import Parts, induce, learn_slot, repeatable, sample
+from worldmodel.learn.induce import Parts, induce, learn_slot
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import Rows
 from worldmodel.learn.schema.records import learn_schema
