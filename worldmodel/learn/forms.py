@@ -202,14 +202,17 @@ def _with_gap(before: str, after: str, members: Sequence[Draft]) -> Draft:
     template = whole if text else json.loads(whole.replace(GAP, dumps(GAP)[1:-1]))
     out = Draft("", members[0].outcome, template, members[0].text)
     number = before.count(GAP)
+    found: dict[int, list[Any]] = {}
     for member in members:
         shown_ = _as_text(member.template)
         said = shown_[len(before) : len(shown_) - len(after)]
         for at, i in enumerate(member.at):
             gaps = [member.slots[str(k)][at] for k in range(len(member.slots))]
-            out.at.append(i)
-            for k, gap in enumerate([*gaps[:number], said, *gaps[number:]]):
-                out.slots.setdefault(str(k), []).append(gap)
+            found[i] = [*gaps[:number], said, *gaps[number:]]
+    out.at = sorted(found)
+    for i in out.at:
+        for k, gap in enumerate(found[i]):
+            out.slots.setdefault(str(k), []).append(gap)
     return out
 
 

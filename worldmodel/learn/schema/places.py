@@ -18,10 +18,15 @@ DEEPEST = 2
 
 
 def _beside(inner: Mapping[str, Mapping[str, set[str]]]) -> set[str]:
-    """Small objects that stand beside the content in the answers of most tools: `meta`."""
-    several = [places for places in inner.values() if len(places) > 1]
-    tools = Counter(name for places in several for name, fields in places.items() if len(fields) <= SMALL)
-    return {name for name, n in tools.items() if n >= FEWEST_TOOLS and 2 * n > len(inner)}
+    """Small objects that stand beside the content in the answers of most tools, with the same few fields: `meta`."""
+    tools: Counter[str] = Counter()
+    fields: dict[str, set[str]] = defaultdict(set)
+    for places in inner.values():
+        for name, found in places.items() if len(places) > 1 else ():
+            tools[name] += 1
+            fields[name] |= found
+    return {n for n, count in tools.items()
+            if count >= FEWEST_TOOLS and 2 * count > len(inner) and len(fields[n]) <= SMALL}  # fmt: skip
 
 
 def _wrapped(name: str, bodies: Sequence[Any]) -> list[str]:

@@ -1,0 +1,225 @@
+"""Kinds of tools that companies run behind agents: parts of a record that an argument names, refusals in sentences,
+records two envelopes deep, validation. Each system is small, and its names say nothing of the code's."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from worldmodel.derive.arguments import Expected, oddities
+from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.functions import apply
+from worldmodel.derive.trees import leaf_of
+from worldmodel.learn.forms import draft_forms
+from worldmodel.learn.guards import Table, grow_guard
+from worldmodel.learn.induce import induce
+from worldmodel.steps import OK, Step, outcome_of
+
+Conversation = list[Step]
+
+
+def step(tool: str, arguments: dict[str, Any], body: Any) -> Step:
+    content = body if isinstance(body, str) else json.dumps(body)
+    return Step(tool, arguments, content, outcome_of(content, None, ""))
+
+
+def learned(make: Callable[[int], Conversation], n: int) -> Engine:
+    return Engine(*induce({f"c{k}": make(k) for k in range(n)}))
+
+
+def replayed(engine: Engine, steps: Conversation) -> list[bool]:
+    """Of each call, whether the rules alone answer as the system does."""
+    session, right = Session(engine), []
+    for one in steps:
+        answer = session.derive(one.tool, one.arguments, 0, accidents=False)
+        right.append(answer is not None and answer.content is not None and same(answer.content, one.content))
+        session.told(one.tool, one.arguments, one.content, one.outcome)
+    return right
+
+
+def same(one: str, other: str) -> bool:
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return one == other
+
+
+# ----- parts of a record, limits by kind, validation
+
+MOST = {"small": 5, "large": 20}
+
+
+def stages(k: int) -> Conversation:
+    """A unit with two stages is scaled in one of them, up to what its tier allows."""
+    rng = random.Random(f"stages {k}")
+    name, tier = f"{rng.choice(['ore', 'tin', 'zinc'])}-{rng.choice(['mill', 'press', 'kiln'])}", rng.choice([*MOST])
+    copies = {stage: rng.randint(1, 4) for stage in ("live", "test")}
+    each = {stage: rng.choice([100, 250]) for stage in copies}
+
+    def look() -> Step:
+        parts = {s: {"copies": copies[s], "load": {"each": each[s], "all": copies[s] * each[s]}} for s in copies}
+        return step("look", {"unit": name}, {"unit": name, "tier": tier, "stages": parts})
+
+    def scale(arguments: dict[str, Any]) -> Step:
+        missing = next((n for n in ("unit", "stage", "copies") if n not in arguments), None)
+        if missing is not None:
+            return step("scale", arguments, {"error": "invalid", "details": [f"{missing}: is required"]})
+        if arguments["stage"] not in copies:
+            return step("scale", arguments, {"error": "invalid", "details": ["stage: must be one of live|test"]})
+        if arguments["copies"] > MOST[tier]:
+            text = f"{tier} units run at most {MOST[tier]} copies"
+            return step("scale", arguments, {"error": "limit", "message": text, "most": MOST[tier]})
+        before, copies[arguments["stage"]] = copies[arguments["stage"]], arguments["copies"]
+        return step("scale", arguments, {"unit": name, "from": before, "to": arguments["copies"]})
+
+    steps = [look()]
+    for _ in range(3):
+        arguments = {"unit": name, "stage": rng.choice(["live", "test"]), "copies": rng.choice([2, 3, 4, 6, 7, 9])}
+        wrong = rng.random()
+        if wrong < 0.12:
+            del arguments[rng.choice([*arguments])]
+        elif wrong < 0.2:
+            arguments["stage"] = rng.choice(["prod", "dev", "main"])
+        steps += [scale(arguments), look()]
+    return steps
+
+
+def test_an_argument_names_a_part_of_a_record_and_limits_differ_by_kind() -> None:
+    engine = learned(stages, 120)
+    told = [one for k in range(500, 530) for one in stages(k)[1:]]
+    right = [ok for k in range(500, 530) for ok in replayed(engine, stages(k))[1:]]
+    for kind in (OK, "limit", "invalid"):
+        of = [ok for one, ok in zip(told, right, strict=True) if one.outcome == kind]
+        assert len(of) >= 5 and sum(of) >= 0.95 * len(of), kind
+
+
+def test_what_is_odd_about_arguments_has_a_name() -> None:
+    expected = (Expected("unit", True, "string"), Expected("stage", True, "string", ("live", "test")),
+                Expected("copies", True, "integer"), Expected("note", False, "string"))  # fmt: skip
+    assert oddities({"unit": "a", "stage": "live", "copies": 2.0}, expected) == {}
+    assert oddities({"stage": "dev"}, expected) == {"odd/missing": "unit", "odd/option": "stage"}
+    assert oddities({"unit": 3, "stage": None, "copies": "2"}, expected) == {
+        "odd/type": "unit", "odd/wanted": "string", "odd/missing": "stage",
+    }  # fmt: skip
+
+
+# ----- sentences with names in them, some of which refuse
+
+PEOPLE = ("Ada Okafor", "Bo Lindqvist", "Cy Moreau", "Di Fontana")
+
+
+def clerk(k: int) -> Conversation:
+    """A clerk puts people on courses and says so in sentences; a refusal is a sentence like any other."""
+    rng = random.Random(f"clerk {k}")
+    number, name = f"p{rng.randrange(1000, 9999)}", rng.choice(PEOPLE)
+    taken = rng.sample(["art", "law", "math"], rng.randint(0, 2))
+    full = rng.choice(["tax", "bio"])
+
+    def show() -> Step:
+        return step("person", {"id": number}, {"id": number, "name": name, "courses": list(taken), "n": len(taken)})
+
+    def add(course: str) -> Step:
+        arguments = {"id": number, "course": course}
+        if course == full:
+            return step("add", arguments, f"The course {course} is full.")
+        if course in taken:
+            return step("add", arguments, f"{name} takes {course} already.")
+        taken.append(course)
+        return step("add", arguments, f"Added {name} to {course}; {len(taken)} courses now.")
+
+    steps = [show()]
+    for _ in range(3):
+        steps += [add(rng.choice(["art", "law", "math", "tax", "bio"])), show()]
+    return steps
+
+
+def test_a_refusal_in_a_sentence_changes_nothing_and_names_are_no_words_of_it() -> None:
+    engine = learned(clerk, 120)
+    said = {s.template for s in engine.rules.schema.texts["add"]}
+    assert not any(name in text for name in PEOPLE for text in said)
+    inert = engine.rules.schema.inert["add"]
+    assert any("is full" in text for text in inert) and not any("Added" in text for text in inert)
+    shown = [ok for k in range(500, 530) for ok in replayed(engine, clerk(k))[2::2]]
+    assert sum(shown) >= 0.9 * len(shown)
+    added = [(one, ok) for k in range(500, 530) for one, ok in zip(clerk(k), replayed(engine, clerk(k)), strict=True)
+             if one.content.startswith("Added")]  # fmt: skip
+    assert added and sum(ok for _, ok in added) >= 0.7 * len(added), "a course may be full that nobody has asked about"
+
+
+# ----- records two envelopes deep, with something beside them
+
+
+def cards(k: int) -> Conversation:
+    """A customer's cards, each shown alone as well, and how many of them are in use."""
+    rng = random.Random(f"cards {k}")
+    owner, day = f"C-{rng.randrange(10000, 99999)}", f"2025-0{rng.randint(1, 9)}-11"
+    numbers = [f"crd_{rng.randrange(36**5):x}" for _ in range(rng.randint(1, 3))]
+    held = {number: rng.choice(["active", "active", "frozen"]) for number in numbers}
+
+    def told(tool: str, arguments: dict[str, Any], data: Any) -> Step:
+        return step(tool, arguments, {"ok": True, "data": data, "meta": {"as_of": day}})
+
+    def customer() -> Step:
+        shown = [{"card": c, "state": s, "brand": "visa"} for c, s in held.items()]
+        data = {"customer": {"id": owner, "tier": "plus"}, "cards": shown, "in_use": [*held.values()].count("active")}
+        return told("customer", {"id": owner}, data)
+
+    def card(number: str) -> Step:
+        one = {"card": number, "state": held[number], "brand": "visa", "usable": held[number] == "active"}
+        return told("card", {"card": number}, {"card": one})
+
+    def block(number: str) -> Step:
+        held[number] = "blocked"
+        return told("block", {"card": number}, {"card": number, "state": "blocked"})
+
+    number = rng.choice([*held])
+    return [customer(), card(number), block(number), card(number), customer()]
+
+
+def test_records_two_envelopes_deep_are_one_type_and_counts_follow_their_states() -> None:
+    engine = learned(cards, 80)
+    sites = {(s.tool, s.path): s.type for s in engine.rules.schema.sites}
+    assert sites[("card", "data.card")] == sites[("customer", "data.cards[]")] == sites[("block", "data")]
+    right = [replayed(engine, cards(k)) for k in range(500, 520)]
+    assert all(one[3] and one[4] for one in right), "the card and the number of active cards after a block"
+
+
+# ----- the parts
+
+
+def test_a_rule_that_shows_where_a_record_is_known_is_learned_from_those_calls() -> None:
+    rng = random.Random(2)
+    rows, labels = [], []
+    for _ in range(240):
+        known, tier, amount = rng.random() < 0.5, rng.choice("abc"), rng.randint(1, 9)
+        most = {"a": 3, "b": 5, "c": 7}[tier]
+        labels.append("no" if amount > most else "yes")
+        row: dict[str, Any] = {"arg/amount": amount, "known/r": known}
+        rows.append({**row, "rec/r/tier": tier} if known else row)
+    tree = grow_guard(Table(rows), labels, range(len(rows)), [f"c{i}" for i in range(len(rows))])
+    seen = [i for i, row in enumerate(rows) if row["known/r"]]
+    assert sum(leaf_of(tree, rows[i])[0].best()[0] == labels[i] for i in seen) >= 0.95 * len(seen)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_texts_that_differ_in_a_value_of_the_call_s_records_are_one(as_json: bool) -> None:
+    rng = random.Random(4)
+    steps, rows = [], []
+    for k in range(40):
+        tier, most = rng.choice([("small", 5), ("large", 20)])
+        text = f"{tier} units run at most {most} copies"
+        content = json.dumps({"error": "limit", "message": text}) if as_json else text
+        steps.append(Step("scale", {"n": k}, content, "limit"))
+        rows.append({"arg/n": k, "rec/unit/tier": tier})
+    drafts, _ = draft_forms(steps, rows, frozenset())
+    assert [len(draft.at) for draft in drafts] == [40]
+    assert drafts[0].slots["0"] == [row["rec/unit/tier"] for row in rows]
+
+
+def test_the_last_digits_of_a_name_are_a_number() -> None:
+    assert apply("last_two_digits", ["usr_1207"]) == 7 and apply("last_number", ["usr_1207"]) == 1207
+    assert apply("last_number", ["nobody"]) == apply("last_two_digits", [""])
