@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import permutations
@@ -25,7 +25,7 @@ MOST_TESTS = 2500
 MOST_PAIRS = 900
 MOST_DATES = 12
 """Pairs of dates whose distance is compared with a number."""
-COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
+COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "has": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
 KNOWN_AT_ALL = 0.6
 """Bits for asking whether a record is known: a value of it says more of records that are met in another way."""
@@ -49,6 +49,8 @@ OF_A_NUMBER = 2.0
 """Bits for the number in a threshold: a comparison of two sources needs none."""
 FEWEST_KNOWN, MOST_KNOWN = 20, 0.95
 """Rows, and the most of all, that must know a record for a tree of their own."""
+FEWEST_HELD, MOST_HELD, MOST_LISTS = 3, 12, 30
+"""Rows whose list has a text, texts of one list, and lists, for tests of what a list has."""
 NEAR_ZERO = 8
 """So many thresholds of a difference lie next to zero: what is left after a small fee."""
 BALANCES = ("rec/", "pick/", "last/", "now/")
@@ -153,6 +155,7 @@ class Table:
             for a, b in list(permutations(sorted(times, key=lambda n: int(np.isnan(times[n]).sum()))[:16], 2)):
                 yield Test(a, "<", b, True), times[a] < times[b]
         yield from self._members(texts, wholes)
+        yield from self._held(wholes)
 
     def _unary(self, name: str, column: Column) -> Iterable[tuple[Test, np.ndarray]]:
         if name.startswith(("arg/", "rec/", "missing/", "now/", "told/", "last/", "pick/", "prev/", "law/", "odd/")):
@@ -253,6 +256,16 @@ class Table:
                         [x.__class__ is str and x in held for x, held in zip(self.columns[a], inside, strict=True)]
                     ),
                 )
+
+
+    def _held(self, wholes: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
+        """Lists that have an item with one of a few texts: a hold of some type, a tag, a permission."""
+        for name in sorted(n for n in wholes if n.startswith(("rec/", "pick/")))[:MOST_LISTS]:
+            inside = [set(_texts_in(whole)) if isinstance(whole, list) else () for whole in wholes[name]]
+            counts = Counter(text for texts in inside for text in texts)
+            often = [text for text, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])) if n >= FEWEST_HELD]
+            for text in often[:MOST_HELD]:
+                yield Test(name, "has", text), np.array([text in texts for texts in inside])
 
 
 def _texts_in(whole: Any) -> Collection[str]:

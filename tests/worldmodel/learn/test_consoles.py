@@ -13,9 +13,9 @@ import pytest
 from worldmodel.derive.arguments import Expected, oddities
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.functions import apply
-from worldmodel.derive.trees import leaf_of
+from worldmodel.derive.trees import Split, Test, leaf_of
 from worldmodel.learn.forms import draft_forms
-from worldmodel.learn.guards import Table, grow_guard
+from worldmodel.learn.guards import Table, grow, grow_guard
 from worldmodel.learn.induce import induce
 from worldmodel.steps import OK, Step, outcome_of
 
@@ -203,6 +203,19 @@ def test_a_rule_that_shows_where_a_record_is_known_is_learned_from_those_calls()
     tree = grow_guard(Table(rows), labels, range(len(rows)), [f"c{i}" for i in range(len(rows))])
     seen = [i for i, row in enumerate(rows) if row["known/r"]]
     assert sum(leaf_of(tree, rows[i])[0].best()[0] == labels[i] for i in seen) >= 0.95 * len(seen)
+
+
+def test_a_list_that_has_an_item_of_some_kind_decides() -> None:
+    rng = random.Random(3)
+    rows, labels = [], []
+    for _ in range(80):
+        held = rng.sample(["fee", "book", "form"], rng.randint(0, 2))
+        labels.append("blocked" if "fee" in held else "done")
+        rows.append({"arg/n": rng.randint(1, 9), "rec/r/holds": [{"type": kind, "since": "May"} for kind in held]})
+    tree = grow(Table(rows), labels)
+    assert isinstance(tree, Split) and tree.test == Test("rec/r/holds", "has", "fee")
+    for row, label in zip(rows, labels, strict=True):
+        assert leaf_of(tree, row)[0].counts == {label: labels.count(label)}
 
 
 @pytest.mark.parametrize("as_json", [False, True])
