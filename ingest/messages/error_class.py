@@ -22,8 +22,15 @@ _ERROR_WORDS = re.compile(  # how agent frameworks word a tool's failure to the 
     r"|failed to (?:invoke|execute|call|run)\b)",
     re.IGNORECASE,
 )
-_STATUSES = "|".join(rf"{status.value}[ :-]+({re.escape(status.phrase)})" for status in HTTPStatus if status >= 400)
-_STATUS_LINE = re.compile(rf"^\s*(?:HTTP )?(?:{_STATUSES})\b", re.IGNORECASE)  # "504 Gateway Timeout", by a client
+_PHRASES = [(status.value, status.phrase) for status in HTTPStatus if status >= 400] + [
+    (413, "Payload Too Large"), (413, "Content Too Large"), (413, "Request Entity Too Large"),
+    (422, "Unprocessable Entity"), (422, "Unprocessable Content"),
+    (503, "Service Temporarily Unavailable"), (504, "Gateway Time-out"),
+]  # fmt: skip
+_STATUSES = "|".join(rf"{code}[ :-]+({re.escape(phrase)})" for code, phrase in _PHRASES)
+_STATUS_LINE = re.compile(  # what a client returns for a failed request: "504 Gateway Timeout"
+    rf"^\s*(?:HTTP )?(?:{_STATUSES})(?=\s*(?:$|[:.,;\n(-]))", re.IGNORECASE
+)
 _LONGEST_STATUS = 300  # characters
 _ERROR_END = re.compile(r"(?:fix the errors and try again|please fix your mistakes)\.?$", re.IGNORECASE)
 _LONGEST_END = 32  # characters

@@ -99,7 +99,7 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
     if wanted != "auto":
         return getattr(torch, wanted)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
@@ -117,7 +117,7 @@ def autocasts(wanted: bool | None, device: torch.device) -> bool:
         return wanted
     if device.type == "cpu":
         return quick_dtype() == torch.bfloat16
-    return device.type != "cuda" or torch.cuda.is_bf16_supported()
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def sharing_weights(model: M) -> M:

@@ -103,8 +103,8 @@ def _following(text: str) -> Any:
 
 
 def _last_digits(text: str, most: int) -> Any:
-    """The number that the last digits of a text are: all of its last number, or at most so many."""
-    found = re.search(r"(\d{1,15})\D*$", text)
+    """The number that the last digits of a text are: of its last whole number, at most so many."""
+    found = re.search(r"(?<![\d.])(\d{1,15})\D*$", text)
     return int(found[1][-most:]) if found else UNKNOWN
 
 

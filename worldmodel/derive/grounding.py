@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.paths import fields_of
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.store import Key
 from worldmodel.steps import OK, Step
@@ -39,8 +40,8 @@ def opened(engine: Engine, steps: Sequence[Step]) -> Session:
             follower.told(step.tool, step.arguments, step.content, step.outcome)
         named = {(link.type, situation.keys[link.name]) for link in situation.links if link.name in situation.keys}
         if step.tool in engine.writes:
-            if step.outcome == OK:
-                fields = _changes(engine, step.tool)
+            if engine.wrote(step.tool, step.content, step.outcome):
+                fields = _changes(engine, step)
                 if not fields:
                     touched |= named
                 changed |= {(type_, key, name) for type_, key in named for of, name in fields if of == type_}
@@ -54,7 +55,8 @@ def opened(engine: Engine, steps: Sequence[Step]) -> Session:
     return session
 
 
-def _changes(engine: Engine, tool: str) -> set[tuple[str, str]]:
+def _changes(engine: Engine, step: Step) -> set[tuple[str, str]]:
     """The (type, field) pairs that a write is known to change; empty where that is not known."""
-    rules = engine.rules.tools.get(tool)
-    return {(effect.type, effect.field) for effect in rules.effects} if rules is not None else set()
+    rules = engine.rules.tools.get(step.tool)
+    effects = rules.effects if rules is not None else ()
+    return {(effect.type, field) for effect in effects for field in fields_of(effect.field, step.arguments)}

@@ -274,16 +274,19 @@ class Situation:
     def _pick_deep(self, row: Row, link: Link, fields: Row) -> None:
         """Fields of the part of a record that an argument names, `environments.<env>.version`, and a field that two
         arguments name one after the other: `settings.<group>.<name>`."""
-        named = {v: n[4:] for n, v in row.items() if n.startswith("arg/") and isinstance(v, str) and 0 < len(v) <= 40}
+        named: dict[str, list[str]] = {}
+        for name, said in row.items():
+            if name.startswith("arg/") and isinstance(said, str) and 0 < len(said) <= 40:
+                named.setdefault(said, []).append(name[4:])
         for field, value in fields.items() if named else ():
             parts = field.split(".")
             for at, part in enumerate(parts[:-1]):
-                if part not in named:
-                    continue
-                place = f"pick/{link.name}/{'.'.join(parts[:at])}/{named[part]}"
-                row[f"{place}.{'.'.join(parts[at + 1:])}"] = value
-                if at == len(parts) - 2 and parts[-1] in named and is_scalar(value):
-                    row[f"{place}/{named[parts[-1]]}"] = value
+                for outer in named.get(part, ()):
+                    place = f"pick/{link.name}/{'.'.join(parts[:at])}/{outer}"
+                    row[f"{place}.{'.'.join(parts[at + 1:])}"] = value
+                    for inner in named.get(parts[-1], ()) if at == len(parts) - 2 and is_scalar(value) else ():
+                        if inner != outer:
+                            row[f"{place}/{inner}"] = value
 
     def _remember(self, row: Row) -> None:
         history, tool = self.history, self.tool

@@ -64,7 +64,8 @@ class Layout:
 
     def acts(self, tool: str, body: Any) -> bool:
         """Whether a success may have changed something: not if its sentence is one of those that change nothing."""
-        return not (isinstance(body, dict) and body.get(SAYS) in self.schema.inert.get(tool, ()))
+        inert = self.schema.inert.get(tool)
+        return not (inert and isinstance(body, dict) and body.get(SAYS) in inert)
 
     def alone(self, type_: str) -> bool:
         """Whether records of this type are looked up one by one."""

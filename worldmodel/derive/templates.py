@@ -36,8 +36,13 @@ def read(sentences: Sequence[Sentence], text: str) -> dict[str, Any] | None:
         found = gaps_in(sentence.template, text)
         if found is not None:
             values = map(_as_kind, found, sentence.kinds)
-            return {SAYS: sentence.template.replace(GAP, "_"), **dict(zip(sentence.names, values, strict=True))}
+            return {SAYS: says_of(sentence), **dict(zip(sentence.names, values, strict=True))}
     return None
+
+
+def says_of(sentence: Sentence) -> str:
+    """How the object that a sentence is read as names it."""
+    return sentence.template.replace(GAP, "_")
 
 
 def gaps_in(template: str, text: str) -> list[str] | None:

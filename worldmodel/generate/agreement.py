@@ -33,14 +33,15 @@ class Recorded:
     def _about(self) -> dict[tuple[str, Key], list[tuple[Step, History]]]:
         """By record: the recorded answers, each with what the recording had done by then."""
         found: dict[tuple[str, Key], list[tuple[Step, History]]] = {}
-        writes, history = self._start.engine.writes, History()
+        engine, history = self._start.engine, History()
+        writes = engine.writes
         for step in self._facts:
             if not self._passes(step.tool, step.outcome) and (step.outcome != OK or step.tool in writes):
                 for mark in named_alone(self._start.engine, self._start.situation(step.tool, step.arguments)):
                     found.setdefault(mark, []).append((step, history.fork()))
-            if step.tool in writes and step.outcome == OK:
+            if engine.wrote(step.tool, step.content, step.outcome):
                 break
-            history.add(step.tool, step.arguments, step.content, step.outcome, step.tool in writes)
+            history.add(step.tool, step.arguments, step.content, step.outcome, False)
         return found
 
     def choose(self, type_: str, key: Key, draws: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
             if step.outcome != OK:
                 continue
             one: dict[tuple[str, Any], dict[str, Any]] = defaultdict(dict)
-            writes = step.tool in engine.writes
+            writes = engine.wrote(step.tool, step.content, step.outcome)
             if writes:
                 touched.update(named_alone(engine, session.situation(step.tool, step.arguments)))
             seen = read(step.tool, step.content)
@@ -243,7 +243,8 @@ def learn_missing(engine: Engine, conversations: Mapping[str, Sequence[Step]]) -
             marks = frozenset(named_alone(engine, situation))
             named.append((marks, bool(marks & seen)))
             if step.outcome == OK:
-                seen = seen - marks if step.tool in engine.writes else seen | marks
+                wrote = engine.wrote(step.tool, step.content, step.outcome)
+                seen = seen - marks if wrote else seen | marks
             session.told(step.tool, step.arguments, step.content, step.outcome)
         found = set[tuple[str, tuple[str, ...]]]()
         for step, (marks, before) in zip(reversed(steps), reversed(named), strict=True):

@@ -10,7 +10,7 @@ from worldmodel.derive.expressions import Source, evaluate
 from worldmodel.derive.rules import Effect
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.situation import Row
-from worldmodel.derive.templates import SAYS
+from worldmodel.derive.templates import SAYS, Sentence, says_of
 from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, key_of
 from worldmodel.learn.paths import is_explained, learn_paths
 from worldmodel.learn.recipes import find
@@ -44,21 +44,25 @@ def learn_effects(
     return effects, own
 
 
-def learn_inert(conversations: Mapping[str, Sequence[Recorded]], fewest: int = 2) -> dict[str, tuple[str, ...]]:
+def learn_inert(
+    conversations: Mapping[str, Sequence[Recorded]], texts: Mapping[str, Sequence[Sentence]], fewest: int = 2
+) -> dict[str, tuple[str, ...]]:
     """By tool, the sentences after which no field of a record that the call names had changed, in `fewest` calls or
     more, of a tool that has others after which one had: it says so where it refuses."""
+    known = {tool: {says_of(sentence) for sentence in found} for tool, found in texts.items()}
     kept: Counter[tuple[str, str]] = Counter()
     changed: Counter[tuple[str, str]] = Counter()
-    for recorded in conversations.values():
+    for recorded in conversations.values() if known else ():
         between: dict[int, list[bool]] = defaultdict(list)
         for (mark, _), sightings in sightings_of(recorded).items():
             for before, after in zip(sightings, sightings[1:], strict=False):
                 since = [r for r in recorded[before.at + 1 : after.at] if r.acted and mark in r.marks and mark[1]]
-                if len(since) == 1 and f"ans/{SAYS}" in since[0].answer:
+                if len(since) == 1 and since[0].step.tool in known:
                     between[since[0].at].append(freeze(before.value) != freeze(after.value))
         for at, changes in between.items():
-            place = recorded[at].step.tool, recorded[at].answer[f"ans/{SAYS}"]
-            (changed if any(changes) else kept)[place] += 1
+            tool, says = recorded[at].step.tool, recorded[at].answer.get(f"ans/{SAYS}")
+            if isinstance(says, str) and says in known[tool]:
+                (changed if any(changes) else kept)[(tool, says)] += 1
     acting = {tool for tool, _ in changed}
     found: dict[str, list[str]] = defaultdict(list)
     for tool, says in sorted(kept):

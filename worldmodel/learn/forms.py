@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,6 @@ LONGEST_TEXT = 600
 CALL = ("arg/", "odd/missing", "odd/type", "odd/option")
 """Sources that are the call's own: its arguments, and which of them are odd."""
 MOST_COMPARED = 80
-OUTSIDE = {GAP, '"', "{", "}", "[", "]", "\\"}
-"""Pieces that are no words of a text: gaps, and what JSON is written with."""
 LONGEST_PIECE = 7
 """Words, and what stands between them, in which two texts may differ to be one sentence."""
 _PIECES = re.compile(r"\w+(?:-\w*\d\w*)*|\s+|[^\w\s]")
@@ -131,7 +128,7 @@ def draft_texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows
     if sentence is not None:
         gone = set(sentence.at)
         left = [(i, b) for i, b in zip(places, bodies, strict=True) if i not in gone]
-        best = [sentence, *_by_template(outcome, [i for i, _ in left], [b for _, b in left], rows, CALL)]
+        best = [sentence, *merged(_by_template(outcome, [i for i, _ in left], [b for _, b in left], rows, CALL), rows)]
     if sum(len(d.at) >= 2 for d in best) > MANY:  # one sentence with words in it that no argument shows as they are
         aligned = align(outcome, places, dict(zip(places, bodies, strict=True)))
         if aligned is not None and len(aligned.at) >= 0.9 * len(places):
@@ -156,56 +153,95 @@ def draft_texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows
 
 def merged(drafts: Sequence[Draft], rows: Sequence[Row]) -> list[Draft]:
     """Texts that differ in one piece only, which is mostly a value that the row knows, as one form with a gap there:
-    `Enrolled {name} in {course}`. Few names that many conversations share look like words of the sentence."""
+    `Enrolled {name} in {course}`. Few names that many conversations share look like words of the sentence. Of bodies,
+    one text may differ; everything else must be equal."""
     left = list(drafts)
+    split = {id(draft): _in_pieces(draft) for draft in left[:MOST_COMPARED]}
     while True:
-        groups: dict[tuple[str, str], list[Draft]] = defaultdict(list)
-        for at, one in enumerate(left[:MOST_COMPARED]):
-            for other in left[at + 1 : MOST_COMPARED]:
-                if (found := _around(one.template, other.template)) is not None:
-                    groups[found] += [d for d in (one, other) if d not in groups[found]]
-        for (before, after), members in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])):
-            both = _with_gap(before, after, members)
-            if _is_shown(both.slots[str(before.count(GAP))], [rows[i] for i in both.at]):
-                left = [both, *(d for d in left if d not in members)]
+        groups: dict[_Place, list[Draft]] = defaultdict(list)
+        compared = [(draft, pieces) for draft in left if (pieces := split.get(id(draft))) is not None]
+        for at, (one, own) in enumerate(compared):
+            for other, others in compared[at + 1 :]:
+                if (found := _difference(own, others)) is not None:
+                    groups[found] += [d for d in (one, other) if all(d is not e for e in groups[found])]
+        for place, members in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])):
+            both, number = _with_gap(place, members)
+            if _is_shown(both.slots[str(number)], [rows[i] for i in both.at]):
+                left = [both, *(d for d in left if all(d is not member for member in members))]
+                split[id(both)] = _in_pieces(both)
                 break
         else:
             return sorted(left, key=lambda d: -len(d.at))
 
 
-def _as_text(template: Any) -> str:
-    """A template as text: a body as JSON, with the marks of its gaps as they stand in texts."""
-    return template if isinstance(template, str) else dumps(template).replace(dumps(GAP)[1:-1], GAP)
+_Place = tuple[int, str, str]
+"""The number of a text in a template, and what it begins and ends with around a gap."""
+_Split = tuple[Any, tuple[tuple[str, ...], ...]]
+"""A template without its texts, and the pieces of each of them."""
 
 
-def _around(one: Any, other: Any) -> tuple[str, str] | None:
-    """What two texts begin and end with alike, if one short piece of words differs between."""
-    if isinstance(one, str) != isinstance(other, str):
+def _in_pieces(draft: Draft) -> _Split | None:
+    """None for a template that is not compared: a long one, or one whose gaps are not all its own (a text of production
+    can have the mark of a gap)."""
+    texts: list[str] = []
+    frame = _walk(draft.template, texts, None)
+    whole = sum(text.count(GAP) for text in texts) == len(draft.slots)
+    even = all(len(values) == len(draft.at) for values in draft.slots.values())
+    if not texts or draft.open or not whole or not even or sum(map(len, texts)) > LONGEST_TEXT:
         return None
-    a, b = _PIECES.findall(_as_text(one)), _PIECES.findall(_as_text(other))
+    return dumps(frame), tuple(tuple(_PIECES.findall(text)) for text in texts)
+
+
+def _walk(template: Any, texts: list[str], put: tuple[int, str] | None) -> Any:
+    """The template without its texts, which are added to `texts` in the order of their gaps; or with the text of the
+    number `put[0]` replaced."""
+    if isinstance(template, dict):
+        return {name: _walk(inner, texts, put) for name, inner in template.items()}
+    if isinstance(template, list):
+        return [_walk(inner, texts, put) for inner in template]
+    if not isinstance(template, str):
+        return template
+    texts.append(template)
+    if put is None:
+        return ""
+    return put[1] if put[0] == len(texts) - 1 else template
+
+
+def _difference(one: _Split, other: _Split) -> _Place | None:
+    """Where two templates differ, if that is one short piece of words in one of their texts."""
+    if one[0] != other[0] or len(one[1]) != len(other[1]):
+        return None
+    apart = [k for k, (a, b) in enumerate(zip(one[1], other[1], strict=True)) if a != b]
+    found = _around(one[1][apart[0]], other[1][apart[0]]) if len(apart) == 1 else None
+    return None if found is None else (apart[0], *found)
+
+
+def _around(a: Sequence[str], b: Sequence[str]) -> tuple[str, str] | None:
+    """What two texts begin and end with alike, if one short piece of words differs between."""
     start = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     rest = min(len(a), len(b)) - start
     end = next((k for k in range(rest) if a[-1 - k] != b[-1 - k]), rest)
     between = a[start : len(a) - end], b[start : len(b) - end]
-    fixed = a[:start] + a[len(a) - end :]
-    if not all(0 < len(part) <= LONGEST_PIECE and not OUTSIDE & set(part) for part in between):
+    before, after = a[:start], a[len(a) - end :]
+    if not all(0 < len(part) <= LONGEST_PIECE and GAP not in part for part in between):
         return None
-    beside = (*fixed[max(0, start - 1) : start], *fixed[start : start + 1])
-    if sum(piece.isalnum() for piece in fixed) < 2 or GAP in beside:
+    if sum(piece.isalnum() for piece in (*before, *after)) < 2 or GAP in (*before[-1:], *after[:1]):
         return None
-    return "".join(a[:start]), "".join(a[len(a) - end :])
+    return "".join(before), "".join(after)
 
 
-def _with_gap(before: str, after: str, members: Sequence[Draft]) -> Draft:
-    text = isinstance(members[0].template, str)
-    whole = before + GAP + after
-    template = whole if text else json.loads(whole.replace(GAP, dumps(GAP)[1:-1]))
+def _with_gap(place: _Place, members: Sequence[Draft]) -> tuple[Draft, int]:
+    """The templates as one with a gap at a place, and the number of that gap."""
+    which, before, after = place
+    texts: list[str] = []
+    template = _walk(members[0].template, texts, (which, before + GAP + after))
+    number = sum(text.count(GAP) for text in texts[:which]) + before.count(GAP)
     out = Draft("", members[0].outcome, template, members[0].text)
-    number = before.count(GAP)
     found: dict[int, list[Any]] = {}
     for member in members:
-        shown_ = _as_text(member.template)
-        said = shown_[len(before) : len(shown_) - len(after)]
+        held: list[str] = []
+        _walk(member.template, held, None)
+        said = held[which][len(before) : len(held[which]) - len(after)]
         for at, i in enumerate(member.at):
             gaps = [member.slots[str(k)][at] for k in range(len(member.slots))]
             found[i] = [*gaps[:number], said, *gaps[number:]]
@@ -213,7 +249,7 @@ def _with_gap(before: str, after: str, members: Sequence[Draft]) -> Draft:
     for i in out.at:
         for k, gap in enumerate(found[i]):
             out.slots.setdefault(str(k), []).append(gap)
-    return out
+    return out, number
 
 
 def _is_shown(said: Sequence[str], rows: Sequence[Row]) -> bool:

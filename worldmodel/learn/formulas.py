@@ -103,7 +103,7 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
             found.append((len(at), combined))
     found.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
     best = [e for _, e in found[:4]]
-    if np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9):  # each may have been rounded
+    if _places(goal) <= PLACES:  # each may have been rounded
         best += [Call("round", (e, Const(PLACES))) for e in best if isinstance(e, Linear | Product | Quotient)]
     return best
 
@@ -360,7 +360,8 @@ def _fitted(goal: np.ndarray, matrix: np.ndarray, chosen: Sequence[int]) -> tupl
 
 def _places(goal: np.ndarray, most: int = 6) -> int:
     """The decimal places that the numbers are written with."""
-    return next((d for d in range(most) if np.allclose(np.round(goal, d), goal, rtol=0, atol=1e-9)), most)
+    with np.errstate(over="ignore", invalid="ignore"):  # 1e308 cannot be rounded
+        return next((d for d in range(most) if np.allclose(np.round(goal, d), goal, rtol=0, atol=1e-9)), most)
 
 
 def argument_laws(
@@ -421,7 +422,11 @@ def novel(laws: Sequence[Law], rows: Sequence[Row], known: Sequence[Law]) -> lis
         if mark not in seen and len(set(mark) - {UNKNOWN}) >= 2:
             seen.add(mark)
             if law not in known:
-                kept.append(msgspec.structs.replace(law, name=f"{law.name}+") if law.name in names else law)
+                name = law.name
+                while name in names:
+                    name += "+"
+                names.add(name)
+                kept.append(msgspec.structs.replace(law, name=name))
     return kept[:MOST_LAWS]
 
 

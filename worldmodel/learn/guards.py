@@ -103,11 +103,12 @@ class Table:
 
     def is_somebodys(self, test: Test) -> bool:
         """Whether a test compares with one of many values: a name, an id, an amount."""
-        if test.op != "=" or test.against_source:
+        if test.op not in ("=", "has") or test.against_source:
             return False
         if test.left not in self._many:
-            values = self.columns[test.left]
-            self._many[test.left] = len({v for v in values if isinstance(v, str | int | float)}) > MOST_OPTIONS
+            values = {v for v in self.columns[test.left] if isinstance(v, str | int | float)}
+            values.update(text for v in self.columns[test.left] if isinstance(v, list) for text in _texts_in(v))
+            self._many[test.left] = len(values) > MOST_OPTIONS
         return self._many[test.left]
 
     def _make_tests(self) -> tuple[list[Test], np.ndarray]:
@@ -263,8 +264,10 @@ class Table:
         for name in sorted(n for n in wholes if n.startswith(("rec/", "pick/")))[:MOST_LISTS]:
             inside = [set(_texts_in(whole)) if isinstance(whole, list) else () for whole in wholes[name]]
             counts = Counter(text for texts in inside for text in texts)
-            often = [text for text, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])) if n >= FEWEST_HELD]
-            for text in often[:MOST_HELD]:
+            if len(counts) > MOST_HELD:  # names, not kinds
+                continue
+            often = sorted(t for t, n in counts.items() if n >= FEWEST_HELD and not is_identifier(t))
+            for text in often:
                 yield Test(name, "has", text), np.array([text in texts for texts in inside])
 
 

@@ -59,7 +59,7 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
-    more["inert"] = learn_inert(first)
+    more["inert"] = learn_inert(first, texts)
     if more["inert"]:
         schema = msgspec.structs.replace(schema, inert=more["inert"])
         first = replay(chosen, Engine(_bare(schema, {}, writes)))
@@ -389,7 +389,7 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
     """The recipe of one slot, searched on three quarters of the conversations and judged by the others. A recipe that
     fails there is not used: the slot stays open. A tree that passes is grown again on all rows."""
     learned = [targets[k] for k in parts.train_at]
-    found = find(parts.train, learned)
+    found, deep = find(parts.train, learned), True
     places = 0
     if in_text and (found is None or found.support < len(learned)):
         places = _places(learned)
@@ -397,7 +397,7 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
         if any(n is not t for n, t in zip(numbers, learned, strict=True)):
             other = find(parts.train, numbers)
             if other is not None and (found is None or other.support > found.support):
-                found, targets = other, [_number(t, places) for t in targets]
+                found, learned, targets = other, numbers, [_number(t, places) for t in targets]
             else:
                 places = 0
     if found is None and in_text and len(targets) < FEWEST_ROWS:
@@ -412,12 +412,12 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
             plain = find(parts.train, learned, deep=False)  # a tree that fitted too much hides a plain source
             if plain is None or plain.expression == found.expression:
                 return Slot(path, None, held_out=score)
-            found, judged = plain, _judged(parts, plain.expression, targets)
+            found, judged, deep = plain, _judged(parts, plain.expression, targets), False
             score = judged.precision
             if score < min(ACCEPTED, least(found.expression) - 0.1) or not judged.support:
                 return Slot(path, None, held_out=score)
         if isinstance(found.expression, Choice | First):
-            found = find(parts.whole, targets) or found
+            found = find(parts.whole, targets, deep) or found
         else:
             found = parts.whole.judge(found.expression, targets, range(len(targets)))
     written = Call("fixed", (found.expression, Const(places))) if places else found.expression

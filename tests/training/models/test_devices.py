@@ -79,14 +79,14 @@ def test_products_are_bfloat16_only_where_the_device_multiplies_it_fast(monkeypa
         body = Learner(base, SHAPE)._body
         assert body is not None and body.dtype == (torch.bfloat16 if tiles else torch.float32)
         assert LocalEngine(base.model).dtype == body.dtype
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     assert not autocasts(None, torch.device("cuda"))
 
 
 def test_an_accelerator_holds_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     options = placement(DeviceSettings(device="cuda:1")).load_options()
     assert options["dtype"] == torch.bfloat16 and options["device_map"] == {"": "cuda:1"}
     with pytest.raises(UserError, match="cuda:2.*2 CUDA devices"):

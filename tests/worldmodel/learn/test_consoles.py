@@ -12,11 +12,17 @@ import pytest
 
 from worldmodel.derive.arguments import Expected, oddities
 from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.expressions import Linear
 from worldmodel.derive.functions import apply
+from worldmodel.derive.rules import Law, decode, encode
+from worldmodel.derive.templates import fill
 from worldmodel.derive.trees import Split, Test, leaf_of
+from worldmodel.derive.values import dumps
 from worldmodel.learn.forms import draft_forms
+from worldmodel.learn.formulas import novel
 from worldmodel.learn.guards import Table, grow, grow_guard
 from worldmodel.learn.induce import induce
+from worldmodel.learn.schema.arguments import learn_expected
 from worldmodel.steps import OK, Step, outcome_of
 
 Conversation = list[Step]
@@ -236,3 +242,79 @@ def test_texts_that_differ_in_a_value_of_the_call_s_records_are_one(as_json: boo
 def test_the_last_digits_of_a_name_are_a_number() -> None:
     assert apply("last_two_digits", ["usr_1207"]) == 7 and apply("last_number", ["usr_1207"]) == 1207
     assert apply("last_number", ["nobody"]) == apply("last_two_digits", [""])
+
+
+def failures(bodies: list[Any]) -> list[Step]:
+    return [Step("pay", {"n": k}, json.dumps(body), "declined") for k, body in enumerate(bodies)]
+
+
+@pytest.mark.parametrize("bodies", [
+    [{"error": "card_declined", "retry": True}, {"error": "card_declined", "retry": False}],
+    [{"error": "locked for now", "until": None}, {"error": "locked for now", "until": float("nan")}],
+    [{"error": "x", "fields": {"email": "is required"}}, {"error": "x", "fields": {"phone": "is required"}}],
+    [{"error": "File \\u0000 not saved for Anna"}, {"error": "File \\u0000 not saved for Bobby"}],
+    [{"error": "File \0 not saved for Anna"}, {"error": "File \0 not saved for Bobby"}],
+])  # fmt: skip
+def test_bodies_are_compared_as_bodies(bodies: list[Any]) -> None:
+    """Words of JSON, keys, escapes, and texts of production that have the mark of a gap."""
+    steps = failures([body for body in bodies for _ in range(6)])
+    names = ["Anna", "Bobby"]
+    rows = [{"arg/n": k, "rec/r/name": names[k // 6], "odd/missing": ["email", "phone"][k // 6]} for k in range(12)]
+    drafts, labels = draft_forms(steps, rows, frozenset())
+    for draft in drafts:
+        for at, i in enumerate(draft.at):
+            gaps = [draft.slots[str(k)][at] for k in range(len(draft.slots))]
+            filled = draft.template if "\0" in steps[i].content or not gaps else fill(draft.template, gaps)
+            assert dumps(filled) == dumps(json.loads(steps[i].content)) or "\\u0000 not" in steps[i].content
+    assert all(labels)
+
+
+def test_a_field_called_says_is_no_sentence() -> None:
+    def talk(k: int) -> Conversation:
+        read = step("cow", {"id": f"B-{k}"}, {"id": f"B-{k}", "says": ["moo"], "fed": k % 3})
+        return [read, step("feed", {"id": f"B-{k}"}, {"id": f"B-{k}", "says": None if k % 2 else "thanks"}), read]
+
+    rules, _ = induce({f"c{k}": talk(k) for k in range(20)})
+    assert rules.schema.inert == {} and decode(encode(rules)).schema == rules.schema
+
+
+def test_options_and_needed_arguments_are_those_of_many_conversations() -> None:
+    own = [{"note": "x", "mail": f"p{k}@m.example", "sum": k} for k in range(5)]
+    calls = {f"c{k}": [step("pay", own[k], {"ok": k})] * 4 for k in range(5)}
+    calls.update({f"c{k}": [step("pay", {"note": None, "sum": 1}, {"ok": k})] for k in range(5, 40)})
+    found = {one.name: one for one in learn_expected(calls)["pay"]}
+    assert found["sum"].needed and not found["note"].needed and not found["mail"].needed
+    assert not found["mail"].options
+
+
+def test_two_arguments_with_one_value_name_the_same_part() -> None:
+    def look(k: int) -> Conversation:
+        held = {"a": {"sum": k}, "b": {"sum": 7}}
+        return [step("pot", {"id": f"P-{k}"}, {"id": f"P-{k}", "pots": held}),
+                step("move", {"id": f"P-{k}", "src": "a", "dst": "ab"[k % 2]}, {"was": k})]  # fmt: skip
+
+    engine = learned(look, 40)
+    session = Session(engine)
+    one = look(50)[0]
+    session.told(one.tool, one.arguments, one.content, one.outcome)
+    row = session.situation("move", {"id": "P-50", "src": "a", "dst": "a"}).row
+    assert [v for n, v in row.items() if n.startswith("pick/") and n.endswith(("src.sum", "dst.sum"))] == [50, 50]
+
+
+def test_laws_of_one_slot_have_names_of_their_own() -> None:
+    rows = [{"arg/a": k, "arg/b": 2 * k + 1} for k in range(8)]
+    names = {"law/ok/total": 2.0, "law/ok/total+": 3.0}
+    known = [Law(name, Linear(((factor, "arg/a"),)), "total") for name, factor in names.items()]
+    new = novel([Law("law/ok/total", Linear(((1.0, "arg/b"),)), "total")], rows, known)
+    assert [law.name for law in new] == ["law/ok/total++"]
+
+
+def test_a_refusing_sentence_is_no_write_in_learning_and_in_answering() -> None:
+    engine = learned(clerk, 120)
+    session = Session(engine)
+    for one in (one for k in range(500, 520) for one in clerk(k) if one.tool == "add"):
+        before = session.history.written
+        session.told(one.tool, one.arguments, one.content, one.outcome)
+        done = one.content.startswith("Added")
+        assert engine.wrote(one.tool, one.content, one.outcome) == done
+        assert session.history.written == before + done

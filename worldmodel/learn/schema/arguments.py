@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from worldmodel.derive.arguments import Expected, kind_of
-from worldmodel.derive.values import freeze
-from worldmodel.steps import Step
+from worldmodel.steps import OK, Step
 
 FEWEST = 10
 """So many calls of a tool show what it expects."""
@@ -15,41 +15,49 @@ USUAL = 0.85
 """An argument that this share of the calls gives is expected, and so is the kind of value that this share has."""
 MOST_VALUES = 8
 """More different texts than these are no list of options."""
-OFTEN = 4
-"""An option is said so many times at least."""
+OFTEN = 3
+"""An option is said in so many conversations at least."""
+LEFT_OUT = 0.05
+"""The largest share of the calls that went well without an argument that is needed: some tools refuse in a sentence."""
 
 
 def learn_expected(conversations: Mapping[str, Sequence[Step]]) -> dict[str, tuple[Expected, ...]]:
     """By tool, its arguments in the order in which calls say them. Refused calls count too: where agents make mistakes,
     most calls are still without one."""
-    calls: dict[str, list[Step]] = defaultdict(list)
-    for steps in conversations.values():
+    calls: dict[str, list[tuple[str, Step]]] = defaultdict(list)
+    for cid, steps in conversations.items():
         for step in steps:
-            calls[step.tool].append(step)
+            calls[step.tool].append((cid, step))
     return {tool: found for tool, of_tool in calls.items() if len(of_tool) >= FEWEST and (found := _of_tool(of_tool))}
 
 
-def _of_tool(steps: Sequence[Step]) -> tuple[Expected, ...]:
-    given = Counter(name for step in steps for name in step.arguments)
+def _of_tool(calls: Sequence[tuple[str, Step]]) -> tuple[Expected, ...]:
+    values: dict[str, list[tuple[str, Any]]] = defaultdict(list)
     places: dict[str, list[int]] = defaultdict(list)
-    for step in steps:
-        for at, name in enumerate(step.arguments):
-            places[name].append(at)
-    order = sorted((n for n, count in given.items() if count >= FEWEST), key=lambda n: sum(places[n]) / len(places[n]))
+    fine = [step.arguments for _, step in calls if step.outcome == OK]
+    for cid, step in calls:
+        for at, (name, value) in enumerate(step.arguments.items()):
+            if value is not None:
+                values[name].append((cid, value))
+                places[name].append(at)
+    order = sorted((n for n, of in values.items() if len(of) >= FEWEST), key=lambda n: sum(places[n]) / len(places[n]))
     found = []
     for name in order:
-        values = [step.arguments[name] for step in steps if name in step.arguments]
-        kind, count = Counter(map(kind_of, values)).most_common(1)[0]
-        needed = given[name] >= USUAL * len(steps)
-        found.append(Expected(name, needed, kind if count >= USUAL * len(values) else "", _options(values, kind)))
+        kind, count = Counter(kind_of(value) for _, value in values[name]).most_common(1)[0]
+        lacking = sum(arguments.get(name) is None for arguments in fine)
+        needed = len(values[name]) >= USUAL * len(calls) and lacking <= LEFT_OUT * len(fine)
+        usual = kind if count >= USUAL * len(values[name]) else ""
+        found.append(Expected(name, needed, usual, _options(values[name]) if usual == "string" else ()))
     return tuple(found)
 
 
-def _options(values: Sequence[object], kind: str) -> tuple[str, ...]:
-    """The texts that an argument chooses among; none for other values, or for free texts."""
-    if kind != "string":
-        return ()
-    counts = Counter(v for v in map(freeze, values) if isinstance(v, str))
-    often = tuple(sorted(v for v, n in counts.items() if n >= OFTEN))
+def _options(values: Sequence[tuple[str, Any]]) -> tuple[str, ...]:
+    """The texts that an argument chooses among; none for free texts. What fewer conversations say may be private."""
+    counts = Counter(value for _, value in values if isinstance(value, str))
+    by: dict[str, set[str]] = defaultdict(set)
+    for cid, value in values:
+        if isinstance(value, str):
+            by[value].add(cid)
+    often = tuple(sorted(v for v in counts if len(by[v]) >= OFTEN))
     told = sum(counts[v] for v in often)
     return often if 2 <= len(often) <= MOST_VALUES and told >= USUAL * counts.total() else ()

@@ -21,12 +21,13 @@ def _beside(inner: Mapping[str, Mapping[str, set[str]]]) -> set[str]:
     """Small objects that stand beside the content in the answers of most tools, with the same few fields: `meta`."""
     tools: Counter[str] = Counter()
     fields: dict[str, set[str]] = defaultdict(set)
+    shown = sum(bool(places) for places in inner.values())
     for places in inner.values():
         for name, found in places.items() if len(places) > 1 else ():
             tools[name] += 1
             fields[name] |= found
     return {n for n, count in tools.items()
-            if count >= FEWEST_TOOLS and 2 * count > len(inner) and len(fields[n]) <= SMALL}  # fmt: skip
+            if count >= FEWEST_TOOLS and 2 * count > shown and len(fields[n]) <= SMALL}  # fmt: skip
 
 
 def _wrapped(name: str, bodies: Sequence[Any]) -> list[str]:
@@ -105,14 +106,14 @@ class Places:
             plain[tool] = bool(values) and len(values) <= 4 and all(len(v) <= 3 for v in values.values())
         beside = _beside(inner)
         for tool, found in bodies.items():
-            names = inner[tool].keys() - beside
+            names = inner[tool].keys() - beside or inner[tool].keys()
             single = all(isinstance(b, dict) and len(b) == 1 for b in found)  # one object under one name
             if len(names) == 1 and len(found) >= 5 and (plain[tool] or single):
                 envelopes[tool].update(names)
         usual = {name for names in envelopes.values() for name in names}
         nested = {}
         for tool in bodies:
-            alone = inner[tool].keys() - beside
+            alone = inner[tool].keys() - beside or inner[tool].keys()
             chosen = set(envelopes[tool]) | (usual & alone if len(alone) == 1 else set())
             chosen.update(path for name in envelopes[tool] for path in _wrapped(name, bodies[tool]))
             for path, names in {**inner[tool], **deeper[tool]}.items():

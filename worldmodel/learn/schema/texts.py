@@ -35,7 +35,9 @@ def learn_texts(conversations: Conversations) -> dict[str, tuple[Sentence, ...]]
         for step in steps:
             said.update(v for _, v in flat_arguments(step.arguments) if isinstance(v, str))
             if step.outcome == OK and len(answers[step.tool]) < MOST:
-                answers[step.tool].append((cid, step, {f"seen/{v}": v for v in list(shown_)[-MOST_SEEN:]}))
+                is_text = isinstance(parse(step.content), str)
+                seen = {f"seen/{v}": v for v in list(shown_)[-MOST_SEEN:]} if is_text else {}
+                answers[step.tool].append((cid, step, seen))
             told = (v for _, v in content_leaves(step.content) if isinstance(v, str) and 3 <= len(v) <= 60)
             shown_.update(dict.fromkeys(told))
     found = {}
