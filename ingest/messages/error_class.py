@@ -40,13 +40,15 @@ _WRAPPED = re.compile(
     r"^\s*(?:failed to|an? (?:\w+ )?error (?:has )?occurred|error executing)\b.*?\b(?:error|exception):", re.I | re.S
 )
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|<[^>]*>|\([^)]*\)")
-_CODES = ("code", "error_code", "errorCode", "type", "status", "status_code", "statusCode", "reason", "kind")
+_CODES = ("code", "error_code", "errorCode", "rule", "error_type", "errorType", "type", "status", "status_code",
+          "statusCode", "reason", "kind")  # fmt: skip
 _WORDS = 6
 
 
 # Keys whose value is an error, and keys that explain a word like "failed" beside them.
 _ERRORS = ("error", "Error", "errors", "exception", "error_message", "errorMessage")
-_REASONS = ("message", "msg", "detail", "details", "reason", "code", "error_code", "errorCode")
+_REASONS = ("message", "msg", "detail", "details", "reason", "code", "error_code", "errorCode", "error_type",
+            "errorType", "violations")  # fmt: skip
 _FAILED = ("failed", "failure", "error")
 _MOST_KEYS = 4  # of a body whose status is about the call; a record has more
 
@@ -74,7 +76,9 @@ def _says_failed(body: Any) -> bool:
     """Whether a body reports a failure: of the call itself, or of the record that was asked for."""
     if not isinstance(body, dict):
         return False
-    return body.get("success") is False or (str(body.get("status", "")).lower() in _FAILED and len(body) <= _MOST_KEYS)
+    if body.get("success") is False or body.get("ok") is False:
+        return True
+    return str(body.get("status", "")).lower() in _FAILED and len(body) <= _MOST_KEYS
 
 
 def _is_explained(body: dict[str, Any]) -> bool:

@@ -99,6 +99,8 @@ class Schema(msgspec.Struct, frozen=True):
 
     inert: dict[str, tuple[str, ...]] = {}
     """By tool, the sentences after which nothing has changed: refusals that no flag calls an error."""
+    asked: dict[str, dict[str, str]] = {}
+    """By tool, the fields that answers have only where an argument asks for them: without it, they are not absent."""
     expected: dict[str, tuple[Expected, ...]] = {}
     """By tool, the arguments that its calls have."""
 

@@ -223,6 +223,7 @@ class Store:
     def shown(self, tool: str, arguments: Mapping[str, Any], body: Any) -> list[Shown]:
         """(type, key, field, value) of every record that an answer shows."""
         shown: list[Shown] = []
+        asked = self.layout.schema.asked.get(tool, {})
         for site, placed in self.layout.placed(tool, body):
             key = key_at(site, placed, arguments, self.now)
             if key is None:
@@ -230,7 +231,7 @@ class Store:
             for name in site.fields:
                 value = placed.fields.get(name, ABSENT)
                 named = field_name(site, name)
-                if value is ABSENT and site.type == EPISODE:
+                if value is ABSENT and (site.type == EPISODE or name in asked and not arguments.get(asked[name])):
                     continue
                 shown.append((site.type, key, named, value))
         return shown

@@ -35,7 +35,7 @@ from worldmodel.learn.guards import Table, grow, grow_guard, held_out
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Recorded, Rows
-from worldmodel.learn.schema.arguments import learn_expected
+from worldmodel.learn.schema.arguments import learn_asked, learn_expected
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.records import learn_schema
 from worldmodel.learn.schema.repeats import learn_repeats
@@ -57,6 +57,8 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     read = read_all(chosen, texts)
     more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen)}
     schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
+    more["asked"] = learn_asked(chosen, schema)
+    schema = msgspec.structs.replace(schema, asked=more["asked"])
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
     more["inert"] = learn_inert(first, texts)

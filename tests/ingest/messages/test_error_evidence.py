@@ -83,7 +83,9 @@ def test_a_result_that_declares_an_error_is_an_error(tmp_path: Path, body: Any, 
     ("body", "named"),
     [({"success": False, "message": "no such order"}, "no_such_order"),
      ({"status": "failed", "reason": "card declined"}, "card_declined"),
-     ({"success": False, "code": "E42"}, "e42")],
+     ({"success": False, "code": "E42"}, "e42"),
+     ({"ok": False, "errorType": "NotFound", "resource": "policy"}, "notfound"),
+     ({"ok": False, "errorType": "RuleBroken", "rule": "CHEQUE_LIMIT", "detail": "at most 1000"}, "cheque_limit")],
     ids=str,
 )  # fmt: skip
 def test_without_a_span_an_error_needs_a_reason(body: Any, named: str) -> None:

@@ -194,6 +194,28 @@ def test_records_two_envelopes_deep_are_one_type_and_counts_follow_their_states(
     assert all(one[3] and one[4] for one in right), "the card and the number of active cards after a block"
 
 
+# ----- parts of an answer that are shown on request
+
+
+def bills(k: int) -> Conversation:
+    """A stay whose bill is shown only where the call asks for it."""
+    rng = random.Random(f"bills {k}")
+    code, room, total = f"R{rng.randrange(1000, 9999)}", rng.randrange(100, 400), rng.randrange(50, 900)
+
+    def stay(whole: bool) -> Step:
+        shown = {"code": code, "room": room} | ({"bill": {"total": total, "paid": total // 2}} if whole else {})
+        return step("stay", {"code": code} | ({"bill": True} if whole else {}), shown)
+
+    return [stay(rng.random() < 0.6), stay(rng.random() < 0.4), stay(rng.random() < 0.6)]
+
+
+def test_what_a_call_did_not_ask_for_is_not_absent() -> None:
+    engine = learned(bills, 80)
+    assert engine.rules.schema.asked == {"stay": {"bill.total": "bill", "bill.paid": "bill"}}
+    steps = next(s for k in range(500, 900) for s in [bills(k)] if ["bill" in one.arguments for one in s] == [1, 0, 1])
+    assert replayed(engine, steps)[1:] == [True, True]
+
+
 # ----- the parts
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worldmodel.derive.arguments import Expected, kind_of
+from worldmodel.derive.schema import Schema
+from worldmodel.derive.store import Layout
 from worldmodel.steps import OK, Step
 
 FEWEST = 10
@@ -15,6 +17,8 @@ USUAL = 0.85
 """An argument that this share of the calls gives is expected, and so is the kind of value that this share has."""
 MOST_VALUES = 8
 """More different texts than these are no list of options."""
+SHOWN = 0.95
+"""A field that this share of the answers have if they are asked for it, and the others do not have."""
 OFTEN = 3
 """An option is said in so many conversations at least."""
 LEFT_OUT = 0.05
@@ -29,6 +33,28 @@ def learn_expected(conversations: Mapping[str, Sequence[Step]]) -> dict[str, tup
         for step in steps:
             calls[step.tool].append((cid, step))
     return {tool: found for tool, of_tool in calls.items() if len(of_tool) >= FEWEST and (found := _of_tool(of_tool))}
+
+
+def learn_asked(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> dict[str, dict[str, str]]:
+    """By tool, fields that answers show where an argument is given and not false, and hardly ever otherwise."""
+    layout = Layout(schema)
+    found: dict[str, dict[str, str]] = {}
+    calls: dict[str, list[tuple[set[str], set[str], set[str]]]] = defaultdict(list)
+    for step in (step for steps in conversations.values() for step in steps if step.outcome == OK):
+        places = list(layout.placed(step.tool, layout.read(step.tool, step.content)))
+        fields = {name for site, _ in places for name in site.fields}
+        held = {name for _, placed in places for name in placed.fields}
+        calls[step.tool].append(({name for name, value in step.arguments.items() if value}, fields, held))
+    for tool, of_tool in calls.items():
+        for argument in sorted({name for said, _, _ in of_tool for name in said}):
+            sides = [[(f, h) for said, f, h in of_tool if (argument in said) is given] for given in (True, False)]
+            if min(map(len, sides)) < FEWEST // 2:
+                continue
+            for name in sorted({name for fields, _ in sides[0] for name in fields}):
+                shown, other = (sum(name in held for _, held in side) / len(side) for side in sides)
+                if shown >= SHOWN and other <= 1 - SHOWN:
+                    found.setdefault(tool, {}).setdefault(name, argument)
+    return found
 
 
 def _of_tool(calls: Sequence[tuple[str, Step]]) -> tuple[Expected, ...]:
