@@ -72,7 +72,7 @@ def test_two_processes_reach_the_same_weights_as_one(tmp_path: Path, held: str) 
     one, two = (load_file(p / "adapter" / "adapter_model.safetensors") for p in (alone, together))
     assert one.keys() == two.keys()
     for name in one:
-        assert torch.allclose(one[name], two[name], atol=2e-4), name  # a step is 1e-2; sums round otherwise on each CPU
+        assert torch.allclose(one[name], two[name], atol=3e-5), name  # 2.1e-5 on a CPU without AVX-512
     wanted = json.loads((alone / "metrics-first.json").read_text())
     for who in ("first", "other"):
         found = json.loads((together / f"metrics-{who}.json").read_text())

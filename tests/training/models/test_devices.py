@@ -70,7 +70,7 @@ def test_float32_on_a_cpu_with_matrix_tiles_is_sampled_in_float32(monkeypatch: p
 
 
 def test_products_are_bfloat16_only_where_the_device_multiplies_it_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU with AVX2 only they took seven times as long as in float32."""
+    """On a CPU with AVX2 only they take several times as long as in float32."""
     cpu = torch.device("cpu")
     for tiles in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda tiles=tiles: {"amx_bf16": tiles})
