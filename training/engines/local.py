@@ -30,6 +30,8 @@ from training.tiny.passes.decoding import SmallDecoder
 PREFILL_TOKENS = 8192
 ROUND_TOKENS = 65_536
 """Cache columns of one round: 200 MiB for a small model."""
+CACHED_TOKENS = 160_000
+"""Tokens of stored prefixes: the episodes and users of a step of 80 SmolLM2 episodes, 3.7 GB of it in bfloat16."""
 MAX_PADDING = 1.25
 """Maximum padded size of a prefill chunk as a multiple of its tokens, beyond `PREFILL_SLACK` tokens."""
 PREFILL_SLACK = 128
@@ -99,7 +101,7 @@ class LocalEngine:
         model: PreTrainedModel,
         pad_id: int = 0,
         max_rows: int = 256,
-        cached_tokens: int = 80_000,
+        cached_tokens: int = CACHED_TOKENS,
         own: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:

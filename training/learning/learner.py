@@ -49,12 +49,11 @@ class LearnerSettings(BaseModel):
     micro_tokens: int = Field(4096, ge=64, description="Padded tokens in one forward pass.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay on the factors.")
     share_prompts: bool = Field(True, description="Run a shared prompt once per group (not for the narrowest bases).")
-    shard: bool = Field(
-        False, description="Shard the base's layers over the processes of `accelerate launch` (FSDP2)."
-    )
+    shard: bool = Field(False, description="Shard the base's layers over the processes of `accelerate launch` (FSDP2).")
     bf16: bool | None = Field(
         None,
-        description="Autocast to bfloat16; the factors stay in float32. null: on accelerators, and on CPUs with AMX.",
+        description="Autocast to bfloat16; the factors stay in float32. null: on accelerators, and on CPUs that multiply "
+        "it fast (AMX, AVX-512 BF16).",
     )
     gradient_checkpointing: bool | None = Field(
         None, description="Recompute activations in the backward pass; null: for bases of a billion parameters."

@@ -104,11 +104,12 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def quick_dtype() -> torch.dtype:
-    """The type of products on this CPU: bfloat16 where it has matrix tiles for it (AMX), unless REHEARSAL_DTYPE is
-    float32; else float32. Without tiles, bfloat16 products take several times as long as those in float32.
+    """The type of products on this CPU: bfloat16 where it has instructions for it (AMX, AVX-512), unless
+    REHEARSAL_DTYPE is float32; else float32. Without these, bfloat16 products take several times as long.
     """
-    tiles = torch.cpu.get_capabilities().get("amx_bf16") and DeviceSettings().dtype != "float32"
-    return torch.bfloat16 if tiles else torch.float32
+    has = torch.cpu.get_capabilities()
+    quick = (has.get("amx_bf16") or has.get("avx512_bf16")) and DeviceSettings().dtype != "float32"
+    return torch.bfloat16 if quick else torch.float32
 
 
 def autocasts(wanted: bool | None, device: torch.device) -> bool:

@@ -72,12 +72,12 @@ def test_float32_on_a_cpu_with_matrix_tiles_is_sampled_in_float32(monkeypatch: p
 def test_products_are_bfloat16_only_where_the_device_multiplies_it_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU with AVX2 only they take several times as long as in float32."""
     cpu = torch.device("cpu")
-    for tiles in (True, False):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda tiles=tiles: {"amx_bf16": tiles})
-        assert autocasts(None, cpu) == tiles and autocasts(True, cpu) and not autocasts(False, cpu)
+    for has, quick in (({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx2": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        assert autocasts(None, cpu) == quick and autocasts(True, cpu) and not autocasts(False, cpu)
         base = tiny_base()
         body = Learner(base, SHAPE)._body
-        assert body is not None and body.dtype == (torch.bfloat16 if tiles else torch.float32)
+        assert body is not None and body.dtype == (torch.bfloat16 if quick else torch.float32)
         assert LocalEngine(base.model).dtype == body.dtype
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     assert not autocasts(None, torch.device("cuda"))

@@ -110,15 +110,29 @@ class SmallDecoder:
         """Attention [B T, heads * size] of the rows [start, stop) over their first columns only, since all keys and
         values are read from memory for every token.
         """
+        attend = self._attend_one if queries.shape[2] == 1 else self._attend_many
         found = [
-            F.scaled_dot_product_attention(
-                queries[a:b], keys[a:b, :, :k], values[a:b, :, :k], bias_B1TK[a:b, ..., :k],
-                enable_gqa=self.heads != self.kv_heads,
-            )
-            for a, b, k in reach
-        ]  # fmt: skip
-        whole = found[0] if len(found) == 1 else torch.cat(found)
-        return whole.transpose(1, 2).reshape(whole.shape[0] * whole.shape[2], -1)
+            attend(queries[a:b], keys[a:b, :, :k], values[a:b, :, :k], bias_B1TK[a:b, ..., :k]) for a, b, k in reach
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _attend_many(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        grouped = self.heads != self.kv_heads
+        found = F.scaled_dot_product_attention(queries, keys, values, bias, enable_gqa=grouped)
+        return found.transpose(1, 2).flatten(0, 1).flatten(1)
+
+    def _attend_one(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Of one token a row, by plain products. The fused kernel is slow for a single query: in bfloat16 several times
+        slower, as is the product of queries and transposed keys. The heads that share keys are positions of one head,
+        since `enable_gqa` would repeat the keys in memory.
+        """
+        queries = queries.reshape(len(queries), self.kv_heads, -1, self.size) * self.size**-0.5
+        scores = (keys @ queries.transpose(-1, -2)).transpose(-1, -2) + bias
+        return (scores.softmax(-1) @ values).flatten(1)
 
     # ----- weights
 
