@@ -52,8 +52,8 @@ class LearnerSettings(BaseModel):
     shard: bool = Field(False, description="Shard the base's layers over the processes of `accelerate launch` (FSDP2).")
     bf16: bool | None = Field(
         None,
-        description="Autocast to bfloat16; the factors stay in float32. null: on accelerators, and on CPUs that multiply "
-        "it fast (AMX, AVX-512 BF16).",
+        description="Autocast to bfloat16; the factors stay in float32. null: on accelerators and on CPUs that "
+        "multiply it fast (AMX, AVX-512 BF16).",
     )
     gradient_checkpointing: bool | None = Field(
         None, description="Recompute activations in the backward pass; null: for bases of a billion parameters."

@@ -246,7 +246,7 @@ def _collection(expression: Expression, row: Mapping[str, Any]) -> Any:
             return [one for one in old if not contains([one], gone)]
         case Items(parts):
             made = [evaluate(part, row) for part in parts]
-            return UNKNOWN if any(v is UNKNOWN for v in made) else made
+            return UNKNOWN if any(v is UNKNOWN or v is ABSENT for v in made) else made
         case FirstItem(name, tree, field):
             return _first_item(value_of(row, name), tree, field, row)
         case Each(name, item):
@@ -290,7 +290,8 @@ def select(wanted: Select, row: Mapping[str, Any]) -> Any:
     items = items[start or 0 :]
     items = items if most is None else items[:most]
     if wanted.only:
-        return [field_of(item, wanted.only) for item in items]
+        values = [field_of(item, wanted.only) for item in items]
+        return UNKNOWN if any(v is UNKNOWN or v is ABSENT for v in values) else values
     if wanted.fields:
         return [{n: item[n] for n in wanted.fields if item.get(n, ABSENT) is not ABSENT} for item in items]
     return [dict(item) if isinstance(item, dict) else item for item in items]

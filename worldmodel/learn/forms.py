@@ -21,6 +21,8 @@ LONGEST_TEXT = 600
 CALL = ("arg/", "odd/missing", "odd/type", "odd/option")
 """Sources that are the call's own: its arguments, and which of them are odd."""
 MOST_COMPARED = 80
+MOST_PLACES = 12
+"""Places at which most pairs of texts differ, for each round of merging."""
 LONGEST_PIECE = 7
 """Words, and what stands between them, in which two texts may differ to be one sentence."""
 _PIECES = re.compile(r"\w+(?:-\w*\d\w*)*|\s+|[^\w\s]")
@@ -152,30 +154,36 @@ def draft_texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows
 
 
 def merged(drafts: Sequence[Draft], rows: Sequence[Row]) -> list[Draft]:
-    """Texts that differ in one piece only, which is mostly a value that the row knows, as one form with a gap there:
-    `Enrolled {name} in {course}`. Few names that many conversations share look like words of the sentence. Of bodies,
-    one text may differ; everything else must be equal."""
+    """Texts that differ in one or two pieces only, which are mostly values that the row knows, as one form with gaps
+    there: `Enrolled {name} in {course}`. Few names that many conversations share look like words of the sentence. Of
+    bodies, one text may differ; everything else must be equal."""
     left = list(drafts)
     split = {id(draft): _in_pieces(draft) for draft in left[:MOST_COMPARED]}
     while True:
-        groups: dict[_Place, list[Draft]] = defaultdict(list)
         compared = [(draft, pieces) for draft in left if (pieces := split.get(id(draft))) is not None]
-        for at, (one, own) in enumerate(compared):
-            for other, others in compared[at + 1 :]:
-                if (found := _difference(own, others)) is not None:
-                    groups[found] += [d for d in (one, other) if all(d is not e for e in groups[found])]
-        for place, members in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])):
-            both, number = _with_gap(place, members)
-            if _is_shown(both.slots[str(number)], [rows[i] for i in both.at]):
-                left = [both, *(d for d in left if all(d is not member for member in members))]
-                split[id(both)] = _in_pieces(both)
-                break
-        else:
+        places = Counter(
+            place
+            for at, (_, own) in enumerate(compared)
+            for _, others in compared[at + 1 :]
+            if (place := _difference(own, others)) is not None
+        )
+        best: tuple[tuple[int, int], list[Draft], Draft] | None = None
+        for place, _ in sorted(places.items(), key=lambda p: (-p[1], p[0]))[:MOST_PLACES]:
+            members = [(draft, said) for draft, _ in compared if (said := _said_at(draft, place)) is not None]
+            members = [m for m in members if _frame(split, m[0]) == _frame(split, members[0][0])]
+            both, numbers = _with_gaps(place, members)
+            shown_ = all(_is_shown(both.slots[str(k)], [rows[i] for i in both.at]) for k in numbers)
+            mark = (len(members), -len(numbers))
+            if len(members) > 1 and shown_ and (best is None or mark > best[0]):
+                best = mark, [draft for draft, _ in members], both
+        if best is None:
             return sorted(left, key=lambda d: -len(d.at))
+        left = [best[2], *(d for d in left if all(d is not member for member in best[1]))]
+        split[id(best[2])] = _in_pieces(best[2])
 
 
-_Place = tuple[int, str, str]
-"""The number of a text in a template, and what it begins and ends with around a gap."""
+_Place = tuple[int, tuple[str, ...]]
+"""The number of a text in a template, and what stands around its new gaps."""
 _Split = tuple[Any, tuple[tuple[str, ...], ...]]
 """A template without its texts, and the pieces of each of them."""
 
@@ -207,49 +215,85 @@ def _walk(template: Any, texts: list[str], put: tuple[int, str] | None) -> Any:
     return put[1] if put[0] == len(texts) - 1 else template
 
 
+def _frame(split: Mapping[int, _Split | None], draft: Draft) -> Any:
+    """The template without its texts."""
+    found = split[id(draft)]
+    return found and found[0]
+
+
 def _difference(one: _Split, other: _Split) -> _Place | None:
-    """Where two templates differ, if that is one short piece of words in one of their texts."""
+    """Where two templates differ, if that is one or two short pieces of words in one of their texts."""
     if one[0] != other[0] or len(one[1]) != len(other[1]):
         return None
     apart = [k for k, (a, b) in enumerate(zip(one[1], other[1], strict=True)) if a != b]
     found = _around(one[1][apart[0]], other[1][apart[0]]) if len(apart) == 1 else None
-    return None if found is None else (apart[0], *found)
+    return None if found is None else (apart[0], found)
 
 
-def _around(a: Sequence[str], b: Sequence[str]) -> tuple[str, str] | None:
-    """What two texts begin and end with alike, if one short piece of words differs between."""
+def _around(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...] | None:
+    """What two texts begin and end with alike, and have between, if one or two short pieces of words differ."""
     start = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     rest = min(len(a), len(b)) - start
     end = next((k for k in range(rest) if a[-1 - k] != b[-1 - k]), rest)
-    between = a[start : len(a) - end], b[start : len(b) - end]
-    before, after = a[:start], a[len(a) - end :]
-    if not all(0 < len(part) <= LONGEST_PIECE and GAP not in part for part in between):
+    fixed = [a[:start], a[len(a) - end :]]
+    between = [(a[start : len(a) - end], b[start : len(b) - end])]
+    if not all(0 < len(part) <= LONGEST_PIECE for part in between[0]):
+        one, other = between[0]
+        match = SequenceMatcher(None, one, other, autojunk=False).find_longest_match()
+        middle = one[match.a : match.a + match.size]
+        if sum(piece.isalnum() for piece in middle) < 2:
+            return None
+        fixed.insert(1, middle)
+        ends = match.a + match.size, match.b + match.size
+        between = [(one[: match.a], other[: match.b]), (one[ends[0] :], other[ends[1] :])]
+    for part in (part for pair in between for part in pair):
+        if not 0 < len(part) <= LONGEST_PIECE or GAP in part and len(part) > 1:
+            return None
+    if all(part == (GAP,) for part in between[0]) or sum(piece.isalnum() for part in fixed for piece in part) < 2:
         return None
-    if sum(piece.isalnum() for piece in (*before, *after)) < 2 or GAP in (*before[-1:], *after[:1]):
-        return None
-    return "".join(before), "".join(after)
+    for before, after in zip(fixed, fixed[1:], strict=False):
+        if GAP in (*before[-1:], *after[:1]):
+            return None
+    return tuple("".join(part) for part in fixed)
 
 
-def _with_gap(place: _Place, members: Sequence[Draft]) -> tuple[Draft, int]:
-    """The templates as one with a gap at a place, and the number of that gap."""
-    which, before, after = place
+def _said_at(draft: Draft, place: _Place) -> list[str] | None:
+    """What a template has at the gaps of a place, each a gap of its own or a short text; None where it does not fit."""
     texts: list[str] = []
-    template = _walk(members[0].template, texts, (which, before + GAP + after))
-    number = sum(text.count(GAP) for text in texts[:which]) + before.count(GAP)
-    out = Draft("", members[0].outcome, template, members[0].text)
+    _walk(draft.template, texts, None)
+    which, fixed = place
+    if which >= len(texts):
+        return None
+    pattern = "(.+?)".join(map(re.escape, fixed))
+    found = re.fullmatch(pattern, texts[which], re.DOTALL)
+    said = list(found.groups()) if found else []
+    short = all(text == GAP or GAP not in text and len(_PIECES.findall(text)) <= LONGEST_PIECE for text in said)
+    return said if said and short else None
+
+
+def _with_gaps(place: _Place, members: Sequence[tuple[Draft, list[str]]]) -> tuple[Draft, list[int]]:
+    """The templates as one with gaps at a place, and the numbers of these gaps."""
+    which, fixed = place
+    texts: list[str] = []
+    first = members[0][0]
+    template = _walk(first.template, texts, (which, GAP.join(fixed)))
+    start = sum(text.count(GAP) for text in texts[:which])
+    counts = [part.count(GAP) for part in fixed]  # gaps that all of them have
+    out = Draft("", first.outcome, template, first.text)
+    numbers = [start + sum(counts[: k + 1]) + k for k in range(len(fixed) - 1)]
     found: dict[int, list[Any]] = {}
-    for member in members:
-        held: list[str] = []
-        _walk(member.template, held, None)
-        said = held[which][len(before) : len(held[which]) - len(after)]
+    for member, said in members:
         for at, i in enumerate(member.at):
             gaps = [member.slots[str(k)][at] for k in range(len(member.slots))]
-            found[i] = [*gaps[:number], said, *gaps[number:]]
+            for number, text in zip(numbers, said, strict=True):
+                if text != GAP:
+                    gaps.insert(number, text)
+            found[i] = gaps
     out.at = sorted(found)
     for i in out.at:
         for k, gap in enumerate(found[i]):
             out.slots.setdefault(str(k), []).append(gap)
-    return out, number
+    return out, numbers
 
 
 def _is_shown(said: Sequence[str], rows: Sequence[Row]) -> bool:

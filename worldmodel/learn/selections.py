@@ -61,6 +61,8 @@ def sizes(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
     out: list[tuple[int, Expression]] = []
     for name, own in _lists(rows, at).items():
         probes = own[:PROBES]
+        if 3 * sum(0 <= targets[i] <= len(rows.rows[i][name]) for i in probes) < len(probes):  # no list is that long
+            continue
         options = [Select(name), *(Select(name, where=(c,)) for c in _conditions([rows.rows[i] for i in own], name))]
         for option in options:
             call = Call("count", (option,))

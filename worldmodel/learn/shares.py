@@ -1,9 +1,9 @@
-"""Shares of amounts, rounded to hundredths."""
+"""Shares of amounts, rounded to hundredths or to whole numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -15,6 +15,13 @@ SHARE = 0.12
 """The least share of rows that a formula must be exact on: a tree may choose among several."""
 PLACES = 2
 """Places that sums of money are rounded to."""
+LEAST_WHOLE = 30
+"""Shares of smaller whole numbers are met by chance."""
+DIFFERENCES = 8
+"""Of so many columns, two may be subtracted before a share is taken: a subtotal less its discount."""
+WHOLE: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
+    ("whole", np.round), ("half_up", lambda x: np.floor(x + 0.5)), ("floor", np.floor), ("ceiling", np.ceil),
+)  # fmt: skip
 GOOD_ENOUGH = 0.6
 """The shortest factor is taken that is right at least this often, relative to the best one: 1.07 instead of 1.0701."""
 
@@ -22,24 +29,39 @@ GOOD_ENOUGH = 0.6
 def rounded(
     goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], first: int = 16
 ) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
-    """A share of a column, or of a product or quotient of two, rounded to hundredths: a price for a part of a month."""
-    if not np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9) or np.allclose(np.round(goal), goal):
+    """A share of a column, or of a product, quotient or difference of two, rounded to hundredths, or to whole numbers
+    where all are whole (amounts in cents): a price for a part of a month, a tax.
+    """
+    whole = np.allclose(np.round(goal), goal)
+    if whole and np.median(np.abs(goal)) < LEAST_WHOLE:
+        return
+    if not np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9):
         return
     some = range(len(names[:first]))
     made: list[tuple[Expression, np.ndarray]] = [(Linear(((1.0, names[a]),)), columns[a]) for a in some]
-    made += [(Product(names[a], names[b]), columns[a] * columns[b]) for a in some for b in some if a <= b]
-    made += [(Quotient(names[a], names[b]), columns[a] / columns[b]) for a in some for b in some if a != b]
+    if not whole:
+        made += [(Product(names[a], names[b]), columns[a] * columns[b]) for a in some for b in some if a <= b]
+        made += [(Quotient(names[a], names[b]), columns[a] / columns[b]) for a in some for b in some if a != b]
+    near = range(len(names[:DIFFERENCES]))
+    apart = [(a, b) for a in near for b in near if a != b]
+    made += [(Linear(((1.0, names[a]), (-1.0, names[b]))), columns[a] - columns[b]) for a, b in apart]
+    ways = WHOLE if whole else (("round", lambda x: np.round(x, PLACES)),)
     for plain, column in made:
         known = np.isfinite(column) & (column != 0)
         if known.sum() < max(8, 0.3 * len(goal)) or np.ptp(column[known]) == 0:
             continue
         large = known & (np.abs(column) >= np.median(np.abs(column[known])))
         for ratio in _ratios(goal[large] / column[large]):
-            right = [(f, np.abs(np.round(column * f, PLACES) - goal) < 1e-9) for f in _short(ratio)]
-            most = max((exact.sum() for _, exact in right), default=0)
+            right = [
+                (f, way, np.abs(to(column * f) - goal) < 1e-9)
+                for f in _short(ratio) if not (whole and f == int(f)) for way, to in ways
+            ]  # fmt: skip
+            most = max((exact.sum() for _, _, exact in right), default=0)
             if most >= max(FEWEST, SHARE * known.sum()):
-                factor, exact = next(pair for pair in right if pair[1].sum() >= GOOD_ENOUGH * most)
-                yield Call("round", (_times(plain, factor), Const(PLACES))), exact, known
+                fewest = most if whole else GOOD_ENOUGH * most
+                factor, way, exact = next(one for one in right if one[2].sum() >= fewest)
+                inner = _times(plain, factor)
+                yield Call(way, (inner,) if whole else (inner, Const(PLACES))), exact, known
 
 
 def _ratios(found: np.ndarray) -> list[float]:
@@ -62,5 +84,5 @@ def _short(ratio: float) -> list[float]:
 
 def _times(plain: Expression, factor: float) -> Expression:
     if isinstance(plain, Linear):
-        return Linear(((factor, plain.terms[0][1]),))
+        return Linear(tuple((factor * own, name) for own, name in plain.terms))
     return msgspec.structs.replace(plain, factor=factor)

@@ -261,6 +261,27 @@ def test_texts_that_differ_in_a_value_of_the_call_s_records_are_one(as_json: boo
     assert drafts[0].slots["0"] == [row["rec/unit/tier"] for row in rows]
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_texts_that_differ_in_two_values_are_one(as_json: bool) -> None:
+    """Only one of the two names is known in some calls, so that there are templates with a gap at either place."""
+    rng = random.Random(6)
+    houses = ["Corner House", "Blue Door", "Old Mill", "Harbour View", "Green Bowl"]
+    steps, rows = [], []
+    for k in range(60):
+        here, there = rng.sample(houses, 2)
+        text = f"The basket has goods from {here}. Empty it before you order from {there}."
+        content = json.dumps({"error": "basket", "message": text, "details": {"count": k}}) if as_json else text
+        steps.append(Step("add", {"n": k}, content, "basket"))
+        names = [("rec/basket/house", here), ("now/name", there)]
+        rows.append({"arg/n": k, **dict(names if k % 3 else names[k // 3 % 2 :][:1])})
+    drafts, _ = draft_forms(steps, rows, frozenset())
+    assert [len(draft.at) for draft in drafts] == [60]
+    for at, i in enumerate(drafts[0].at):
+        gaps = [drafts[0].slots[str(k)][at] for k in range(len(drafts[0].slots))]
+        said = fill(drafts[0].template, gaps)
+        assert (json.dumps(said) if as_json else said) == steps[i].content
+
+
 def test_the_last_digits_of_a_name_are_a_number() -> None:
     assert apply("last_two_digits", ["usr_1207"]) == 7 and apply("last_number", ["usr_1207"]) == 1207
     assert apply("last_number", ["nobody"]) == apply("last_two_digits", [""])

@@ -97,3 +97,33 @@ def test_refusals_on_the_same_are_counted() -> None:
         right += answer is not None and answer.content == step.content
         session.told(step.tool, step.arguments, step.content, step.outcome)
     assert right >= 9, right
+
+
+def test_the_id_of_an_object_inside_is_not_the_key_of_an_item() -> None:
+    """A member has one wait for each book, so both ids tell waits apart; `reserve` names the book and makes a wait."""
+
+    def waits(k: int) -> list[Step]:
+        rng = random.Random(f"waits {k}")
+        held = {f"W{rng.randrange(1000)}": n for n in rng.sample(range(20), 3)}
+        books = {n: {"id": f"B{n}", "title": f"Title {n * 7 % 20}"} for n in held.values()}
+        items = [{"wait_id": w, "book": books[n], "state": "waiting", "place": rng.randint(1, 3)}
+                 for w, n in held.items()]  # fmt: skip
+        steps = [Step("mine", {"member": f"M{k}"}, json.dumps({"member": f"M{k}", "waits": items}), OK)]
+        for book in books.values():
+            steps.append(Step("book", {"book": book["id"]}, json.dumps({**book, "shelf": len(book["title"])}), OK))
+        new = next(n for n in range(20) if n not in books)
+        made = {"wait_id": f"W{rng.randrange(1000)}", "book": {"id": f"B{new}", "title": f"Title {new * 7 % 20}"}}
+        steps.append(Step("reserve", {"book": f"B{new}"}, json.dumps({"wait": {**made, "place": 1}, "fee": 0}), OK))
+        items.append({**made, "state": "waiting", "place": 1})
+        steps.append(Step("mine", {"member": f"M{k}"}, json.dumps({"member": f"M{k}", "waits": items}), OK))
+        for item in items[::2]:
+            body = {"wait_id": item["wait_id"], "book": item["book"], "state": "cancelled", "was": item["state"]}
+            steps.append(Step("cancel", {"wait": item["wait_id"]}, json.dumps(body), OK))
+        return steps
+
+    conversations = {f"c{k}": waits(k) for k in range(40)}
+    schema = learn_schema(conversations)
+    (site,) = [s for s in schema.sites if s.tool == "mine" and s.path == "waits[]"]
+    assert [part.source for part in site.keys] == ["field/wait_id"]
+    links = learn_links(conversations, schema).links["cancel"]
+    assert any(link.type == site.type for link in links)

@@ -33,6 +33,25 @@ def test_a_share_of_a_price_is_rounded_to_cents() -> None:
     assert evaluate(found.expression, {"arg/days": 7, "rec/plan/price": 29.0}) == 6.77
 
 
+def test_a_tax_on_amounts_in_cents_is_a_whole_number() -> None:
+    """Of the subtotal less its discount, and within two limits where it is a fee."""
+    rng = random.Random(5)
+    rows: list[Row] = [{"law/subtotal": 10 * rng.randint(40, 900), "rec/promo/off": rng.choice([0, 200, 500])}
+                       for _ in range(90)]  # fmt: skip
+    tax = find(Rows(rows), [round((row["law/subtotal"] - row["rec/promo/off"]) * 0.075) for row in rows])
+    assert tax is not None and tax.precision >= 0.97
+    assert evaluate(tax.expression, {"law/subtotal": 10_000, "rec/promo/off": 1000}) == 675
+    fee = find(Rows(rows), [min(499, max(99, round(row["law/subtotal"] * 0.08))) for row in rows])
+    assert fee is not None and fee.precision >= 0.97
+    said = [evaluate(fee.expression, {"law/subtotal": n, "rec/promo/off": 0}) for n in (500, 3000, 8800)]
+    assert said == [99, 240, 499]
+
+
+def test_amounts_are_written_in_several_ways() -> None:
+    assert apply("hundredths", [1640]) == "16.40" and apply("grouped", [12_345]) == "12,345"
+    assert apply("grouped_fixed", [1439.6]) == "1,439.60" and apply("half_up", [2.5]) == 3
+
+
 def test_lists_of_always_as_many_objects_have_recipes_item_by_item() -> None:
     rows = bills(60)
     targets = [[{"what": "old", "amount": -share(r)}, {"what": f"new {r['arg/plan']}", "amount": 5}] for r in rows]

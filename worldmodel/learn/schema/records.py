@@ -310,11 +310,18 @@ def _adopted(
         for site, key in keys.items()
         if key and all(s.startswith("field/") for s in key) and _echoes(key, found[site])
     }
+    listed = {
+        site: tuple(s[6:] for s in key)
+        for site, key in keys.items()
+        if key and site not in sure and site[1].endswith("[]") and all(s.startswith("field/") for s in key)
+    }
     out = dict(keys)
     for site, names in fields.items():
         own = set(sure.get(site, ()))
         best: tuple[float, tuple[str, ...]] | None = None
-        for other, key in sure.items():
+        for other, key in {**sure, **(listed if own else {})}.items():
+            if site in listed and _mints(listed[site], other, found, fields):  # the other one adopts this one's key
+                continue
             common = names & fields[other]
             share = len(common) / min(len(names), len(fields[other]))
             part = bool(own) and own < set(key) <= names and _echoes(tuple(f"field/{n}" for n in key), found[site])
