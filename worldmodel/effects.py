@@ -22,8 +22,12 @@ READ_VERBS = frozenset(
     "browse is has ask".split()
 )
 TRANSIENT_NAMES = re.compile(
-    r"time.?out|timed|rate|429|too_many|throttl|unavailable|overload|busy|temporar|50[0234]|retry|connection|reset"
+    r"time_?out|timed_?out|rate_?limit|rate_?exceeded|throttl|too_?many_?requests|overload|temporar|^unavailable$|"
+    r"(?:service|server|system|api|upstream|backend|gateway|host|network|database)_?unavailable|"
+    r"(?:^|[^a-z0-9])(?:429|50[0234]|busy|retry|connection)(?:[^a-z0-9]|$)"
 )
+"""Names of errors that say of the system, not of a thing in it, that it cannot answer now: `service_unavailable`, but
+not `item_unavailable`."""
 TRAIL = 6
 """How many recent calls a history-sensitive tool is shown."""
 

@@ -40,16 +40,18 @@ _WRAPPED = re.compile(
     r"^\s*(?:failed to|an? (?:\w+ )?error (?:has )?occurred|error executing)\b.*?\b(?:error|exception):", re.I | re.S
 )
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|<[^>]*>|\([^)]*\)")
-_CODES = ("code", "error_code", "errorCode", "rule", "error_type", "errorType", "type", "status", "status_code",
-          "statusCode", "reason", "kind")  # fmt: skip
+_NUMBERED = re.compile(r"^\s*err(?:or)?[ #-]?(\d{1,5})\s*[:\-]", re.IGNORECASE)  # ERR 73: OVER-PICK
 _WORDS = 6
 
 
-# Keys whose value is an error, and keys that explain a word like "failed" beside them.
-_ERRORS = ("error", "Error", "errors", "exception", "error_message", "errorMessage")
-_REASONS = ("message", "msg", "detail", "details", "reason", "code", "error_code", "errorCode", "error_type",
-            "errorType", "violations")  # fmt: skip
+# Keys as _folded writes them. Keys of an error's code, whose value is an error, and that explain a word like "failed".
+_CODES = ("code", "errorcode", "rule", "errortype", "type", "status", "statuscode", "reason", "kind")
+_CODES_BESIDE = ("code", "errorcode", "errortype")
+_ERRORS = ("error", "errors", "exception", "errormessage")
+_REASONS = ("message", "msg", "detail", "details", "reason", "code", "errorcode", "errortype", "violations")
+_TEXTS = ("message", "error", "detail", "msg", "errormessage", "title")
 _FAILED = ("failed", "failure", "error")
+_HTTP_ERRORS = range(400, 600)
 _MOST_KEYS = 4  # of a body whose status is about the call; a record has more
 
 
@@ -60,29 +62,49 @@ def error_body(content: Any) -> Any:
     return body if found is None and _says_failed(body) else found
 
 
+def _folded(body: dict[str, Any]) -> dict[str, Any]:
+    """A body with keys as one writes them: `errorCode`, `ErrorCode` and `error_code` are one key."""
+    return {key.lower().replace("_", "").replace("-", ""): value for key, value in reversed(body.items())}
+
+
 def _error_in(body: Any) -> Any:
     """Return what a body explicitly declares as an error, else None."""
     if not isinstance(body, dict):
         return None
+    folded = _folded(body)
     for key in _ERRORS:
-        if body.get(key) and not (key == "errors" and isinstance(body[key], int | float)):  # a count of rows, say
-            return body if isinstance(body[key], bool) else body[key]
-    if body.get("is_error") is True or body.get("isError") is True:
+        value = folded.get(key)
+        if value and not (key == "errors" and isinstance(value, int | float)):  # a count of rows, say
+            has_code = isinstance(value, str) and any(isinstance(folded.get(k), str) for k in _CODES_BESIDE)
+            if isinstance(value, list) and isinstance(value[0], dict):
+                value = value[0]
+            return body if isinstance(value, bool) or has_code else value
+    if folded.get("iserror") is True:
         return body
-    return body if body.get("status") == "error" and _is_explained(body) else None
+    if re.search(r"(?:Exception|Error|Fault)$", str(body.get("__type", ""))) or _has_http_error(folded, len(body)):
+        return body
+    return body if folded.get("status") == "error" and _is_explained(folded) else None
+
+
+def _has_http_error(folded: dict[str, Any], size: int) -> bool:
+    """Whether a small body has the status of a failed request, and a text that explains it."""
+    said = any(isinstance(folded.get(k), str) and folded[k] for k in _TEXTS)
+    codes = [folded.get(k) for k in ("code", "status", "statuscode")]
+    return said and size <= _MOST_KEYS and any(type(c) is int and c in _HTTP_ERRORS for c in codes)
 
 
 def _says_failed(body: Any) -> bool:
     """Whether a body reports a failure: of the call itself, or of the record that was asked for."""
     if not isinstance(body, dict):
         return False
-    if body.get("success") is False or body.get("ok") is False:
+    folded = _folded(body)
+    if folded.get("success") is False or folded.get("ok") is False:
         return True
-    return str(body.get("status", "")).lower() in _FAILED and len(body) <= _MOST_KEYS
+    return str(folded.get("status", "")).lower() in _FAILED and len(body) <= _MOST_KEYS
 
 
-def _is_explained(body: dict[str, Any]) -> bool:
-    return any(body.get(key) not in (None, "") for key in _REASONS)
+def _is_explained(folded: dict[str, Any]) -> bool:
+    return any(folded.get(key) not in (None, "") for key in _REASONS)
 
 
 def says_error(content: Any, went_well: bool = False) -> bool:
@@ -93,7 +115,9 @@ def says_error(content: Any, went_well: bool = False) -> bool:
     if isinstance(content, str) and not (content[:1] == "{" and content[-1:] == "}") and _reads_as_error(content):
         return True
     body = parse(content)
-    if _error_in(body) is not None or (not went_well and _says_failed(body) and _is_explained(body)):
+    if _error_in(body) is not None or (
+        not went_well and _says_failed(body) and _is_explained(_folded(body))
+    ):
         return True
     if isinstance(body, dict) and len(body) == 1 and isinstance(inner := next(iter(body.values())), str):
         return says_error(inner, went_well)  # {"result": "Error: ..."}
@@ -101,7 +125,7 @@ def says_error(content: Any, went_well: bool = False) -> bool:
 
 
 def _reads_as_error(text: str) -> bool:
-    if _ERROR_TEXT.match(text[:200]) or _ERROR_WORDS.match(text) or _status_line(text):
+    if _ERROR_TEXT.match(text[:200]) or _ERROR_WORDS.match(text) or _status_line(text) or _NUMBERED.match(text):
         return True
     return _ERROR_END.search(text.rstrip()[-_LONGEST_END:]) is not None
 
@@ -120,19 +144,28 @@ def classify_error(error_type: str | None, content: Any, message: str | None = N
         return named
     body = error_body(content)
     if isinstance(body, dict):
+        body = _folded(body)
         codes = [
-            str(body[k]) for k in _CODES if isinstance(body.get(k), str | int) and body[k] not in ("", True, False)
-        ]
+            str(body[k]).rpartition("#")[2] for k in _CODES  # com.amazon.coral#NotFoundException
+            if isinstance(body.get(k), str | int) and body[k] not in ("", True, False) and not _is_link(body[k])
+        ]  # fmt: skip
         code = next((c for c in codes if c.lower() not in GENERIC | {"error", "failed"}), None)
         if code is not None:
             return slug(code, keep_digits=True)
-        texts = [body[k] for k in ("message", "error", "detail", "msg") if isinstance(body.get(k), str)]
+        texts = [body[k] for k in _TEXTS if isinstance(body.get(k), str)]
         return slug(texts[0] if texts else "") or "error"
     enveloped = parse(content)
     if body is None and isinstance(enveloped, dict) and len(enveloped) == 1:
         body = next(iter(enveloped.values()))
     text = body if isinstance(body, str) else content if isinstance(content, str) else message or ""
+    if numbered := _NUMBERED.match(text):
+        return f"error_{numbered[1]}"
     return slug(_status_line(text) or text) or slug(message or "") or "error"
+
+
+def _is_link(value: Any) -> bool:
+    """Whether a problem's `type` is the address of its description (RFC 9457)."""
+    return isinstance(value, str) and re.match(r"about:|https?://|urn:|/", value) is not None
 
 
 def slug(text: str, keep_digits: bool = False) -> str:

@@ -26,7 +26,8 @@ from worldmodel.derive.trees import Split, leaf_of
 from worldmodel.derive.values import loose_shape, prefix, shape
 from worldmodel.generate.agreement import put
 from worldmodel.generate.holes import _with_known
-from worldmodel.learn.guards import Table, grow
+from worldmodel.learn.columns import Table
+from worldmodel.learn.guards import grow
 from worldmodel.steps import OK, Step
 
 TOWNS = ("Bari", "Ghent", "York")

@@ -18,7 +18,7 @@ import msgspec
 
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
-from worldmodel.derive.expressions import Call, Choice, Const, Expression, First, FirstItem
+from worldmodel.derive.expressions import Call, Choice, Const, Expression, First, FirstItem, evaluate
 from worldmodel.derive.rules import Effect, Form, ItemTest, Law, Rules, Slot, ToolRules, with_laws
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import Row
@@ -27,11 +27,12 @@ from worldmodel.derive.trees import Leaf, Split, leaf_of
 from worldmodel.derive.values import dumps, is_number, shown
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
+from worldmodel.learn.columns import Table
 from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_transient, repeatable, sample
 from worldmodel.learn.effects import learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
-from worldmodel.learn.guards import Table, grow, grow_guard, held_out
+from worldmodel.learn.guards import grow, grow_guard, held_out
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Recorded, Rows
@@ -423,7 +424,16 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
         else:
             found = parts.whole.judge(found.expression, targets, range(len(targets)))
     written = Call("fixed", (found.expression, Const(places))) if places else found.expression
+    if not places and _gives_fractions(written, targets, parts.whole.rows):
+        written = Call("whole", (written,))
     return Slot(path, written, found.support, found.against, score)
+
+
+def _gives_fractions(expression: Expression, targets: Sequence[Any], rows: Sequence[Row]) -> bool:
+    """Whether an expression gives 2.0 where all targets are whole numbers: 2."""
+    if not all(type(t) is int for t in targets):
+        return False
+    return any(isinstance(evaluate(expression, row), float) for row in rows[:200])
 
 
 def _judged(parts: Parts, expression: Expression, targets: Sequence[Any]) -> Found:
@@ -455,6 +465,6 @@ def _score(table: Table, labels: Sequence[str], at: Sequence[int], cids: Sequenc
     train, test = [i for i in at if not kept[i]], [i for i in at if kept[i]]
     if len(train) < 10 or len(test) < 5 or len({labels[i] for i in at}) < 2:
         return {}
-    tree = grow(table, labels, train)
+    tree = grow(table, labels, train, checks=True)
     right = sum(leaf_of(tree, table.rows[i])[0].best()[0] == labels[i] for i in test)
     return {"guard": right / len(test), "n": float(len(test))}

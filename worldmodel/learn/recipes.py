@@ -30,9 +30,10 @@ from worldmodel.derive.expressions import (
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, contains
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, shown
+from worldmodel.learn.columns import Table
 from worldmodel.learn.formulas import formulas
 from worldmodel.learn.functions import functions
-from worldmodel.learn.guards import Table, grow
+from worldmodel.learn.guards import grow
 from worldmodel.learn.rows import FEWEST, GOOD, NO_VALUES, PRECISION, Found, Rows, rank
 from worldmodel.learn.selections import selections, sizes
 

@@ -12,7 +12,7 @@ from worldmodel.derive.situation import Row
 from worldmodel.derive.store import Key
 from worldmodel.derive.trees import contains, value_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze
-from worldmodel.learn.guards import Table
+from worldmodel.learn.columns import Table
 from worldmodel.steps import Step
 
 FEWEST = 3

@@ -114,7 +114,10 @@ def _case(row: dict[str, Any], target: list[Any], whole: Select) -> _Case | None
     items = row.get(whole.list)
     if not isinstance(items, list):
         return None
-    shown = [freeze(v) for v in evaluate(whole, row)]
+    values = evaluate(whole, row)
+    if not isinstance(values, list):
+        return None
+    shown = [freeze(v) for v in values]
     taken: list[int] = []
     for goal in map(freeze, target):
         place = next((k for k, value in enumerate(shown) if value == goal and k not in taken), None)

@@ -91,3 +91,25 @@ def test_a_result_that_declares_an_error_is_an_error(tmp_path: Path, body: Any, 
 def test_without_a_span_an_error_needs_a_reason(body: Any, named: str) -> None:
     assert says_error(json.dumps(body)) and classify_error(None, json.dumps(body)) == named
     assert not says_error(json.dumps(body), went_well=True)
+
+
+@pytest.mark.parametrize(("content", "name"), [
+    ('{"Error": {"Code": "IncorrectState", "Message": "Volume vol-1 is in use."}, "Region": "e"}', "incorrectstate"),
+    ('{"__type": "com.amazon.coral#NotFoundException", "message": "no table T"}', "notfoundexception"),
+    ('{"ErrorCode": "X12", "ErrorMessage": "line 4"}', "x12"),
+    ('{"Errors": [{"Code": "Bad", "Message": "m"}]}', "bad"),
+    ('{"error": "Order O-1 not found", "code": "ORDER_NOT_FOUND"}', "order_not_found"),
+    ('{"code": 404, "message": "no such page"}', "404"),
+    ('{"type": "about:blank", "title": "Gone", "status": 410, "detail": "it was closed"}', "410"),
+    ("ERR 73: OVER-PICK. 17 EA REMAINING.", "error_73"),
+])  # fmt: skip
+def test_errors_in_other_spellings(content: str, name: str) -> None:
+    assert says_error(content) and classify_error(None, content) == name
+
+
+@pytest.mark.parametrize("content", [
+    '{"code": "PROMO10", "message": "10 % off"}', '{"status": 200, "message": "done"}', '{"errors": []}', '{"Errors": 3}',
+    '{"code": 404, "name": "Not an error", "price": 4}', "ERRANDS: 4", '{"__type": "Order", "message": "hi"}',
+])  # fmt: skip
+def test_what_only_looks_like_an_error(content: str) -> None:
+    assert not says_error(content)

@@ -18,9 +18,10 @@ from worldmodel.derive.rules import Law, decode, encode
 from worldmodel.derive.templates import fill
 from worldmodel.derive.trees import Split, Test, leaf_of
 from worldmodel.derive.values import dumps
+from worldmodel.learn.columns import Table
 from worldmodel.learn.forms import draft_forms
 from worldmodel.learn.formulas import novel
-from worldmodel.learn.guards import Table, grow, grow_guard
+from worldmodel.learn.guards import grow, grow_guard
 from worldmodel.learn.induce import induce
 from worldmodel.learn.schema.arguments import learn_expected
 from worldmodel.steps import OK, Step, outcome_of

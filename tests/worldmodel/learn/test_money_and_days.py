@@ -11,7 +11,8 @@ from worldmodel.derive.functions import apply
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import leaf_of, value_of
 from worldmodel.derive.values import UNKNOWN
-from worldmodel.learn.guards import Table, grow
+from worldmodel.learn.columns import Table
+from worldmodel.learn.guards import grow
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import Rows
 

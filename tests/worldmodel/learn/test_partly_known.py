@@ -16,8 +16,9 @@ from worldmodel.derive.expressions import Append, Source, evaluate
 from worldmodel.derive.functions import apply
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import leaf_of
+from worldmodel.learn.columns import Table
 from worldmodel.learn.forms import draft_forms
-from worldmodel.learn.guards import Table, grow
+from worldmodel.learn.guards import grow
 from worldmodel.learn.induce import induce
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import Rows

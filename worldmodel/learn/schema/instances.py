@@ -14,8 +14,10 @@ from worldmodel.derive.values import ABSENT, key_of
 
 NEARLY = 0.12
 """Of two session fields that explain nearly the same, the one that is known more often is taken."""
-
-
+WEAK = 0.5
+"""A key of which so many values were met in earlier conversations is no id, if the answers differ."""
+DIFFERS = 0.3
+"""The share of fields that answers about different things say differently, at least."""
 SURELY = 3.0
 """How many deviations better than by chance a session field must foretell an answer."""
 
@@ -85,6 +87,36 @@ def second_part(first: str, names: Sequence[str], instances: Sequence[Instance])
         if len(shares[False]) >= 8 and len(shares[True]) >= 5 and differ >= 0.4 and same <= 0.5 * differ:
             found.append((same - differ, other))
     return [other for _, other in sorted(found)]
+
+
+def other_parts(first: str, names: Sequence[str], instances: Sequence[Instance], most: int = 2) -> list[str]:
+    """What calls name beside the first part of a key that is no id, since other conversations mean something else by
+    its values (a date, a kind): the answer depends on it, unless answers were the same without it."""
+    usual: dict[str | None, Instance] = {}
+    abroad = []
+    for instance in instances:
+        one = usual.setdefault(value_at(instance, first), instance)
+        if one.conversation != instance.conversation:
+            abroad.append(difference(one.frozen, instance.frozen, {first.partition("/")[2]}))
+    if len(abroad) < max(10, WEAK * len(instances)) or sum(abroad) < DIFFERS * len(abroad):
+        return []
+    found = []
+    for other in names:
+        told = sum(_told(i, other) is not None for i in instances) if other.startswith("arg/") else 0
+        if other == first or told < 0.95 * len(instances):
+            continue
+        latest: dict[Any, tuple[Any, dict[str, Any]]] = {}
+        apart = []
+        own = {s.partition("/")[2] for s in (first, other)}
+        for instance in instances:
+            mark, value = (instance.conversation, value_at(instance, first)), value_at(instance, other)
+            before = latest.get(mark)
+            if before is not None and before[0] != value:
+                apart.append(difference(before[1], instance.frozen, own))
+            latest[mark] = value, instance.frozen
+        if len(apart) < 3 or sum(apart) >= DIFFERS * len(apart):
+            found.append(other)
+    return found[:most]
 
 
 def page_parts(instances: Sequence[Instance], most: int = 2) -> list[str]:

@@ -18,6 +18,8 @@ FEWEST = 3
 RATE = 0.3
 RATE_OF_NAMED = 0.05
 """Where an argument has the name of the key, fewer of the named records need to have been shown before."""
+FEWEST_CHOSEN, SURELY_CHOSEN = 8, 0.95
+"""How often, and in which share of its answers at least, a tool must show the record that was chosen before."""
 LONGEST_AFFIX = 6
 
 
@@ -30,6 +32,10 @@ class _Counts:
         self.answered: Counter[tuple[str, str]] = Counter()
         self.minted: set[str] = set()
         """Types whose key is one id that every call must name."""
+        self.chosen: Counter[tuple[str, str, str]] = Counter()
+        """(tool, field of its answer, type): how often the field named the record that earlier answers named last."""
+        self.other: Counter[tuple[str, str]] = Counter()
+        """(tool, field of its answer): how often it said something else than earlier answers."""
         self.named: set[tuple[str, int, str]] = set()
         """(type, part of its key, name) of the fields and arguments that keys have where records are shown."""
 
@@ -47,12 +53,14 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
         store = Store(layout)
         later = _shown_keys(Store(layout), steps)
         known: dict[str, list[set[str]]] = {t: [set() for _ in range(n)] for t, n in sizes.items()}
+        now: dict[str, Any] = {}
         for step in steps:
             tools[step.tool] += 1
             if step.outcome != OK:
                 continue
             body = parse(step.content)
             _count_created(step, body, known, later, direct)
+            _count_chosen(step, body, known, now, direct)
             for type_, key, _, _ in store.absorb(step.tool, step.arguments, body, "seen"):
                 for at, part in enumerate(key):
                     known[type_][at].add(part)
@@ -61,8 +69,8 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
             _count_items(step, known, items)
         _count_fields(store, known, through)
     direct.named = named
-    steps_ = _steps(conversations, schema)
-    links = {tool: (*_links(tool, schema, sizes, direct, through, steps_), *_item_links(tool, sizes, items),
+    steps_, chosen = _steps(conversations, schema), _chosen(direct)
+    links = {tool: (*_links(tool, schema, sizes, direct, through, steps_, chosen), *_item_links(tool, sizes, items),
                     *_creations(tool, direct))
              for tool in tools}  # fmt: skip
     return msgspec.structs.replace(schema, links=links)
@@ -148,6 +156,30 @@ def _count_created(
                 counts.created[(step.tool, name, type_)] += 1 if text not in parts[0] else -1
 
 
+def _count_chosen(
+    step: Step, body: Any, known: Mapping[str, list[set[str]]], now: dict[str, Any], counts: _Counts
+) -> None:
+    """Fields that name a record which the call does not name, since it was chosen before: the account that is open."""
+    told = {key_of(v) for v in step.arguments.values() if is_scalar(v)}
+    for name, value in plain_fields(body):
+        text = key_of(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+        if text is not None and text not in told and name in now:
+            if now[name] != value:
+                counts.other[(step.tool, name)] += 1
+            for type_ in counts.minted if now[name] == value else ():
+                counts.chosen[(step.tool, name, type_)] += text in known[type_][0]
+        now[name] = value
+
+
+def _chosen(counts: _Counts) -> dict[str, str]:
+    """By type, the session field that names the record that was chosen."""
+    best: dict[str, tuple[int, str]] = {}
+    for (tool, name, type_), n in sorted(counts.chosen.items()):
+        if n >= FEWEST_CHOSEN and n >= SURELY_CHOSEN * (n + counts.other[(tool, name)]):
+            best[type_] = max(best.get(type_, (0, "")), (n, name))
+    return {type_: name for type_, (_, name) in best.items()}
+
+
 def _creations(tool: str, counts: _Counts) -> Iterable[Link]:
     """The records that answers of a tool name when they are created: nearly always for the first time."""
     for (of, name, type_), n in sorted(counts.created.items()):
@@ -200,7 +232,7 @@ def _count_fields(store: Store, known: Mapping[str, list[set[str]]], counts: _Co
 
 def _links(
     tool: str, schema: Schema, sizes: Mapping[str, int], direct: _Counts, through: _Counts,
-    steps: Mapping[str, Sequence[tuple[str, str]]],
+    steps: Mapping[str, Sequence[tuple[str, str]]], chosen: Mapping[str, str],
 ) -> tuple[Link, ...]:  # fmt: skip
     found: dict[str, Link] = {EPISODE: Link(EPISODE, EPISODE, ())}
     hidden = {(s.type, at): [k] for s in schema.sites for at, k in enumerate(s.keys)
@@ -223,6 +255,10 @@ def _links(
                 continue
             name = f"{type_}({','.join(k.source[4:] for k in keys)})"
             found.setdefault(name, Link(name, type_, keys))
+    for type_, name in chosen.items():
+        if all(link.type != type_ for link in found.values()):
+            link = Link(f"{type_}({name})", type_, (KeyPart(f"now/{name}"),))
+            found[link.name] = link
     for link in list(found.values()):
         for field, argument in steps.get(tool, ()):
             if any(k.source == f"now/{field}" for k in link.keys):

@@ -20,6 +20,7 @@ from worldmodel.learn.schema.instances import (
     difference,
     hidden_part,
     named_there,
+    other_parts,
     page_parts,
     second_part,
     synonyms,
@@ -127,7 +128,9 @@ def _plain_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str
     best = max(scored, key=lambda option: (scored[option], -len(option)))
     if scored[best] <= 0:
         return None
-    return best if nested or len(best) != 1 else (*best, *second_part(best[0], names, instances)[:1])
+    if nested or len(best) != 1:
+        return best
+    return (*best, *(second_part(best[0], names, instances)[:1] or other_parts(best[0], names, instances)))
 
 
 def _candidates(instances: Sequence[Instance], nested: bool) -> list[str]:
