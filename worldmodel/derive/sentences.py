@@ -30,7 +30,7 @@ from worldmodel.derive.functions import FUNCTIONS
 from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
 from worldmodel.derive.schema import FOLLOWED, KeyPart
 from worldmodel.derive.templates import GAP, NUMBER_GAP
-from worldmodel.derive.trees import COMPOUND, Leaf, Split, Test, Tree, parts_of
+from worldmodel.derive.trees import AS_AMOUNT, COMPOUND, Leaf, Split, Test, Tree, parts_of
 from worldmodel.derive.values import dumps
 
 ODD = {"missing": "a missing argument", "type": "an argument of another type", "wanted": "the type that is expected",
@@ -143,6 +143,8 @@ def test(claim: Test) -> str:
 
 def source(name: str) -> str:
     """A source's name in words."""
+    if name.endswith(AS_AMOUNT):
+        return f"{source(name.removesuffix(AS_AMOUNT))} as a number"
     if name.startswith(COMPOUND):
         made, left, right = parts_of(name)
         if made == "is":

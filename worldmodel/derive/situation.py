@@ -17,6 +17,7 @@ from worldmodel.derive.trees import value_of
 from worldmodel.derive.values import (
     ABSENT,
     UNKNOWN,
+    amount_in,
     flatten,
     freeze,
     is_date,
@@ -354,7 +355,12 @@ def _columns(value: Any) -> dict[str, list[float]]:
         return {"": list(value)}
     if not all(isinstance(v, dict) for v in value):
         return {}
-    return {name: [v[name] for v in value] for name in value[0] if all(is_number(v.get(name)) for v in value)}
+    found = {name: [v[name] for v in value] for name in value[0] if all(is_number(v.get(name)) for v in value)}
+    for name in value[0].keys() - found.keys():
+        amounts = [amount for v in value if (amount := amount_in(v.get(name))) is not None]
+        if len(amounts) == len(value):
+            found[name] = amounts
+    return found
 
 
 def _common(value: list[Any]) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 
 from worldmodel.derive.functions import apply
-from worldmodel.derive.values import ABSENT, UNKNOWN, is_date, is_number, is_scalar, same, text_of
+from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, is_date, is_number, is_scalar, same, text_of
 
 ZERO_WHERE_MISSING = ("n/", "did/", "did_on/", "refused/", "since/")
 COMPOUND = ("plus(", "minus(", "times(", "days(", "is(", "into(", "without(")
 """Sources made of two others, `kind(left|right)`; `is(source|text)` is 1 where the source is that text, else 0;
 `into` is where a step leads from a path, `without` a list without an item, `days` how many the left date is later."""
+AS_AMOUNT = "#"
+"""How the name of a source ends that is the number which the text of another one shows: "14.35"."""
 
 
 def value_of(row: Mapping[str, Any], name: str) -> Any:
@@ -36,6 +38,9 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
             return [one for one in a if not contains([one], b)] if isinstance(a, list) and b is not UNKNOWN else UNKNOWN
         if is_number(a) and is_number(b):
             return a + b if kind == "plus" else a - b if kind == "minus" else a * b
+    if value is UNKNOWN and name.endswith(AS_AMOUNT):
+        found = amount_in(value_of(row, name.removesuffix(AS_AMOUNT)))
+        return UNKNOWN if found is None else found
     return value
 
 

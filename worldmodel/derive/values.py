@@ -18,6 +18,9 @@ MAP_KEYS = 24
 """An object location with more distinct keys than this, none of them in most objects, is a map."""
 
 
+_AMOUNT = re.compile(r"-?(?:0|[1-9]\d{0,11})\.\d\d")
+
+
 class Nothing(Enum):
     """UNKNOWN: nothing says what the value is. ABSENT: the field is known not to be there."""
 
@@ -97,6 +100,13 @@ def freeze(value: Any) -> Any:
     if isinstance(value, list):
         return ("l", tuple(freeze(v) for v in value))
     return value
+
+
+def amount_in(value: Any) -> float | None:
+    """The number that a text with two decimal places is, as APIs write sums of money: "14.35"."""
+    if value.__class__ is str and value[-3:-2] == "." and _AMOUNT.fullmatch(value):
+        return float(value)
+    return None
 
 
 def same(left: Any, right: Any) -> bool:

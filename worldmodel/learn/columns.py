@@ -12,8 +12,8 @@ import numpy as np
 
 from worldmodel.derive.functions import apply
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import ZERO_WHERE_MISSING, Test
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_date, is_number
+from worldmodel.derive.trees import AS_AMOUNT, ZERO_WHERE_MISSING, Test
+from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_date, is_number
 from worldmodel.steps import is_identifier
 
 IS_UNKNOWN, IS_ABSENT, IS_NULL, IS_TRUE, IS_FALSE, IS_WHOLE = -1, -2, -3, -4, -5, -6
@@ -144,6 +144,8 @@ class Table:
                 if column is None:
                     column = columns[name] = [0 if name.startswith(ZERO_WHERE_MISSING) else UNKNOWN] * size
                 column[at] = value
+                if value.__class__ is str and (amount := amount_in(value)) is not None:
+                    columns.setdefault(name + AS_AMOUNT, [UNKNOWN] * size)[at] = amount
         self.columns = columns
         self._tests: tuple[list[Test], np.ndarray] | None = None
         self._many: dict[str, bool] = {}

@@ -32,8 +32,8 @@ from worldmodel.derive.expressions import (
 from worldmodel.derive.functions import FUNCTIONS
 from worldmodel.derive.rules import Form, Law
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import ZERO_WHERE_MISSING, value_of
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, text_of
+from worldmodel.derive.trees import AS_AMOUNT, ZERO_WHERE_MISSING, value_of
+from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_number, is_scalar, text_of
 from worldmodel.learn.rows import FEWEST, NO_VALUES, PRECISION, Rows, rank
 from worldmodel.learn.shares import PLACES, SHARE, rounded
 
@@ -127,8 +127,7 @@ def with_product(
     return found
 
 
-def _close(values: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Which values are the goal but for the noise of floats."""
+def _close(values: np.ndarray, goal: np.ndarray) -> np.ndarray:  # but for the noise of floats
     return np.asarray(np.abs(values - goal) <= 1e-9 * np.maximum(1.0, np.abs(goal)))
 
 
@@ -157,6 +156,7 @@ def _numeric(rows: Rows, at: Sequence[int], most: int) -> tuple[list[str], list[
     counts: Counter[str] = Counter()
     for i in at[:60]:
         counts.update(n for n, v in rows.rows[i].items() if is_number(v) and not n.startswith(("since/", *NO_VALUES)))
+        counts.update(n + AS_AMOUNT for n, v in rows.rows[i].items() if amount_in(v) is not None)
     fewest = 0.25 * min(60, len(at))
     names = sorted((n for n, c in counts.items() if c >= fewest or n.startswith(ZERO_WHERE_MISSING) and c >= FEWEST),
                    key=lambda n: (rank(n), -counts[n]))  # fmt: skip

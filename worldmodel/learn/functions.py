@@ -1,4 +1,5 @@
-"""Values that are a function of a text, a number, two values or a list (`worldmodel.derive.functions`)."""
+"""Values that are a function of a text, a number, two values or a list (`worldmodel.derive.functions`), and texts with
+values in them."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from worldmodel.derive.expressions import Call, Const, Expression, Select, Source, evaluate
+from worldmodel.derive.expressions import Call, Const, Expression, Select, Source, Text, evaluate
 from worldmodel.derive.functions import FUNCTIONS, apply, is_of
-from worldmodel.derive.values import UNKNOWN, freeze, is_date, is_number
+from worldmodel.derive.situation import Row
+from worldmodel.derive.trees import ZERO_WHERE_MISSING
+from worldmodel.derive.values import UNKNOWN, freeze, is_date, is_number, is_scalar, shown
 from worldmodel.learn.rows import FEWEST, NO_VALUES, Rows, rank
 
 MOST_SOURCES = 12
@@ -17,6 +20,8 @@ PROBES, FIRST = 10, 5
 SHARE = 0.15
 """The least share of the rows where a function says something that it must be right on to be offered: a tree may choose
 among several."""
+SOMETIMES = 0.3
+"""A source that is a part of this share of the texts may be a part of one kind of them."""
 MOST_PLACES = 6
 NO_ITEMS = ("l", ())
 """A list without items, frozen: a function that gives only this may be any."""
@@ -191,3 +196,51 @@ def _arguments(
         yield from ((s,) for s in fitting[0])
         return
     yield from ((a, b) for a in fitting[0] for b in fitting[1] if a != b)
+
+
+# ----- texts
+
+
+def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    """Texts with the values of sources in them."""
+    at = [i for i in at if isinstance(targets[i], str) and len(targets[i]) <= 600][:300]
+    if len(at) < FEWEST:
+        return []
+    occurs: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for i in at:
+        for name, value in rows.rows[i].items():
+            if value is None or isinstance(value, bool) or not is_scalar(value):
+                continue
+            if name.startswith((*NO_VALUES, *ZERO_WHERE_MISSING)):  # a counter's digit stands in most numbers
+                continue
+            text = shown(value)
+            if len(text) >= 1 and len(text) <= 200:
+                held[name] += 1
+                occurs[name] += text in targets[i]
+    out: list[Expression] = []
+    for share in (0.8, SOMETIMES):
+        names = [n for n in occurs if occurs[n] >= max(FEWEST, share * held[n])]
+        names = sorted(names, key=lambda n: (-occurs[n], rank(n)))[:12]
+        found = Counter(_skeleton(targets[i], rows.rows[i], names) for i in at)
+        for skeleton, n in found.most_common(2):
+            if n >= FEWEST and any(p.startswith("\x00") for p in skeleton):
+                whole = Text(tuple(Source(p[1:]) if p.startswith("\x00") else Const(p) for p in skeleton))
+                if whole not in out:
+                    out.append(whole)
+    return out
+
+
+def _skeleton(text: str, row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    values = [(shown(row[n]), k, n) for k, n in enumerate(names) if n in row and is_scalar(row[n])]
+    pieces: list[str] = [text]
+    for value, _, name in sorted(values, key=lambda v: (-len(v[0]), v[1])):
+        out: list[str] = []
+        for piece in pieces:
+            if piece.startswith("\x00") or not value or value not in piece:
+                out.append(piece)
+                continue
+            before, _, after = piece.partition(value)
+            out += [p for p in (before, "\x00" + name, after) if p]
+        pieces = out
+    return tuple(pieces)

@@ -10,6 +10,7 @@ from worldmodel.derive.expressions import (
     Absent,
     Append,
     Build,
+    Call,
     Choice,
     Concat,
     Const,
@@ -22,24 +23,21 @@ from worldmodel.derive.expressions import (
     Product,
     Remove,
     Source,
-    Text,
     evaluate,
     item_row,
     looked,
 )
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import ZERO_WHERE_MISSING, Leaf, Split, Test, Tree, contains
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar, shown
+from worldmodel.derive.trees import Leaf, Split, Test, Tree, contains
+from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_number, is_scalar, shown
 from worldmodel.learn.columns import Table
 from worldmodel.learn.formulas import formulas
-from worldmodel.learn.functions import functions
+from worldmodel.learn.functions import functions, texts
 from worldmodel.learn.guards import grow
-from worldmodel.learn.rows import FEWEST, GOOD, NO_VALUES, PRECISION, Found, Rows, rank
+from worldmodel.learn.rows import FEWEST, GOOD, PRECISION, Found, Rows, rank
 from worldmodel.learn.selections import selections, sizes
 
 KEPT = 0.7
-SOMETIMES = 0.3
-"""A source that is a part of this share of the texts may be a part of one kind of them."""
 MOST_ITEMS = 4
 NAMES_NOBODY = 4
 """Shorter texts say nothing of a person (as `generate.shapes.LONG_ENOUGH`)."""
@@ -52,7 +50,19 @@ MOST_CASES = 6
 
 
 def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
-    """The best expression for `targets`; None where none is right often enough."""
+    """The best expression for `targets`; None where none is right often enough. Where all of them are amounts in texts
+    ("14.35"), also one for the numbers."""
+    found = _find(rows, targets, deep)
+    if not deep or found is not None and found.support == len(targets):
+        return found
+    amounts = [amount for target in targets if (amount := amount_in(target)) is not None]
+    other = _find(rows, amounts, deep) if targets and len(amounts) == len(targets) else None
+    if other is None or found is not None and _worth(found) >= _worth(other):
+        return found
+    return rows.judge(Call("fixed", (other.expression, Const(2))), targets, range(len(targets)))
+
+
+def _find(rows: Rows, targets: Sequence[Any], deep: bool) -> Found | None:
     at = range(len(targets))
     best = _best(rows, targets, at, deep)
     if best is not None and best.precision >= GOOD:
@@ -164,54 +174,6 @@ def seldom(rows: Rows, targets: Sequence[Any]) -> Found | None:
     said = [found for found in direct(rows, targets, range(len(targets))) if not found.against]
     same = len({freeze(t) for t in targets}) == 1 and len(shown(targets[0])) < NAMES_NOBODY
     return said[0] if said else Found(Const(targets[0]), len(targets), 0) if same else None
-
-
-# ----- texts
-
-
-def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
-    """Texts with the values of sources in them."""
-    at = [i for i in at if isinstance(targets[i], str) and len(targets[i]) <= 600][:300]
-    if len(at) < FEWEST:
-        return []
-    occurs: Counter[str] = Counter()
-    held: Counter[str] = Counter()
-    for i in at:
-        for name, value in rows.rows[i].items():
-            if value is None or isinstance(value, bool) or not is_scalar(value):
-                continue
-            if name.startswith((*NO_VALUES, *ZERO_WHERE_MISSING)):  # a counter's digit stands in most numbers
-                continue
-            text = shown(value)
-            if len(text) >= 1 and len(text) <= 200:
-                held[name] += 1
-                occurs[name] += text in targets[i]
-    out: list[Expression] = []
-    for share in (0.8, SOMETIMES):
-        names = [n for n in occurs if occurs[n] >= max(FEWEST, share * held[n])]
-        names = sorted(names, key=lambda n: (-occurs[n], rank(n)))[:12]
-        found = Counter(_skeleton(targets[i], rows.rows[i], names) for i in at)
-        for skeleton, n in found.most_common(2):
-            if n >= FEWEST and any(p.startswith("\x00") for p in skeleton):
-                whole = Text(tuple(Source(p[1:]) if p.startswith("\x00") else Const(p) for p in skeleton))
-                if whole not in out:
-                    out.append(whole)
-    return out
-
-
-def _skeleton(text: str, row: Row, names: Sequence[str]) -> tuple[str, ...]:
-    values = [(shown(row[n]), k, n) for k, n in enumerate(names) if n in row and is_scalar(row[n])]
-    pieces: list[str] = [text]
-    for value, _, name in sorted(values, key=lambda v: (-len(v[0]), v[1])):
-        out: list[str] = []
-        for piece in pieces:
-            if piece.startswith("\x00") or not value or value not in piece:
-                out.append(piece)
-                continue
-            before, _, after = piece.partition(value)
-            out += [p for p in (before, "\x00" + name, after) if p]
-        pieces = out
-    return tuple(pieces)
 
 
 # ----- lists and objects
@@ -386,6 +348,12 @@ def _build(rows: Rows, items: Sequence[Any]) -> Build | None:
     plain = {name: _best(rows, columns[name], at, deep=False) for name in names}
     fields: dict[str, Expression] = {}
     for name in sorted(names, key=lambda n: (f := plain[n]) is not None and f.precision >= GOOD):  # the hard ones first
+        if ((held := plain[name]) is None or held.precision < GOOD) and all(isinstance(v, dict) for v in columns[name]):
+            inner = _build(rows, columns[name])
+            if inner is None:
+                return None
+            fields[name] = inner
+            continue
         deep = all(is_scalar(v) or v is ABSENT for v in columns[name])
         found = _best(rows, columns[name], at, deep=True) if deep else plain[name]
         if found is None or found.precision < least(found.expression):

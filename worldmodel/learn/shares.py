@@ -30,7 +30,7 @@ def rounded(
     goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], first: int = 16
 ) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
     """A share of a column, or of a product, quotient or difference of two, rounded to hundredths, or to whole numbers
-    where all are whole (amounts in cents): a price for a part of a month, a tax.
+    where all are whole (amounts in minor units): a price for a part of a month, a tax.
     """
     whole = np.allclose(np.round(goal), goal)
     if whole and np.median(np.abs(goal)) < LEAST_WHOLE:

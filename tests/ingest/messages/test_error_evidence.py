@@ -108,7 +108,8 @@ def test_errors_in_other_spellings(content: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [
-    '{"code": "PROMO10", "message": "10 % off"}', '{"status": 200, "message": "done"}', '{"errors": []}', '{"Errors": 3}',
+    '{"code": "PROMO10", "message": "10 % off"}', '{"status": 200, "message": "done"}', '{"errors": []}',
+    '{"Errors": 3}',
     '{"code": 404, "name": "Not an error", "price": 4}', "ERRANDS: 4", '{"__type": "Order", "message": "hi"}',
 ])  # fmt: skip
 def test_what_only_looks_like_an_error(content: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from worldmodel.derive.expressions import Items, evaluate
 from worldmodel.derive.functions import apply
-from worldmodel.derive.situation import Row
+from worldmodel.derive.situation import Row, sums
 from worldmodel.derive.trees import leaf_of, value_of
 from worldmodel.derive.values import UNKNOWN
 from worldmodel.learn.columns import Table
@@ -48,6 +48,21 @@ def test_a_tax_on_amounts_in_cents_is_a_whole_number() -> None:
     assert said == [99, 240, 499]
 
 
+def test_amounts_in_texts_are_numbers() -> None:
+    rng = random.Random(8)
+    rows: list[Row] = [
+        {"rec/a/balance": f"{rng.randint(500, 9000) / 100:.2f}", "arg/amount": f"{rng.randint(1, 400) / 100:.2f}"}
+        for _ in range(60)
+    ]
+    left = find(Rows(rows), [f"{float(r['rec/a/balance']) - float(r['arg/amount']):.2f}" for r in rows])
+    assert left is not None and left.precision == 1.0
+    assert evaluate(left.expression, {"rec/a/balance": "20.00", "arg/amount": "0.35"}) == "19.65"
+    tree = grow(Table(rows), ["blocked" if float(r["rec/a/balance"]) >= 40 else "done" for r in rows])
+    said = [leaf_of(tree, {"rec/a/balance": text, "arg/amount": "2.00"})[0].best()[0] for text in ("9.20", "88.10")]
+    assert said == ["done", "blocked"]
+    assert sums("arg/lines", [{"price": "2.50"}, {"price": "1.25"}]) == {"sum(arg/lines.price)": 3.75}
+
+
 def test_amounts_are_written_in_several_ways() -> None:
     assert apply("hundredths", [1640]) == "16.40" and apply("grouped", [12_345]) == "12,345"
     assert apply("grouped_fixed", [1439.6]) == "1,439.60" and apply("half_up", [2.5]) == 3
@@ -60,6 +75,23 @@ def test_lists_of_always_as_many_objects_have_recipes_item_by_item() -> None:
     assert found is not None and isinstance(found.expression, Items)
     said = evaluate(found.expression, {"arg/days": 7, "arg/plan": "b", "rec/plan/price": 29.0})
     assert said == [{"what": "old", "amount": -6.77}, {"what": "new b", "amount": 5}]
+
+
+def test_an_item_that_is_added_can_have_an_object_inside() -> None:
+    rng = random.Random(9)
+    rows: list[Row] = [
+        {"rec/m/loans": [{"id": k} for k in range(rng.randrange(4))], "arg/book": f"B{rng.randrange(90)}",
+         "ans/loan": f"L{rng.randrange(900)}", "rec/book/title": f"Title {rng.randrange(900)}"}
+        for _ in range(40)
+    ]  # fmt: skip
+
+    def after(row: Row) -> list[Any]:
+        book = {"id": row["arg/book"], "title": row["rec/book/title"]}
+        return [*row["rec/m/loans"], {"loan": row["ans/loan"], "book": book, "renewed": 0}]
+
+    found = find(Rows(rows), [after(row) for row in rows])
+    assert found is not None and found.precision == 1.0
+    assert evaluate(found.expression, rows[3]) == after(rows[3])
 
 
 def test_a_date_is_so_many_days_after_another() -> None:
