@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from worldmodel.derive.situation import Row
-from worldmodel.derive.templates import GAP, joined, mask
+from worldmodel.derive.templates import GAP, fill, joined, mask
 from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, shown
 from worldmodel.steps import OK, Step, outcome_of
 
@@ -21,6 +21,8 @@ LONGEST_TEXT = 600
 CALL = ("arg/", "odd/missing", "odd/type", "odd/option")
 """Sources that are the call's own: its arguments, and which of them are odd."""
 MOST_COMPARED = 80
+MANY_VALUES, LONG_SENTENCE = 5, 8
+"""So many different texts between so many words that are always the same are values."""
 MOST_PLACES = 12
 """Places at which most pairs of texts differ, for each round of merging."""
 LONGEST_PIECE = 7
@@ -172,7 +174,7 @@ def merged(drafts: Sequence[Draft], rows: Sequence[Row]) -> list[Draft]:
             members = [(draft, said) for draft, _ in compared if (said := _said_at(draft, place)) is not None]
             members = [m for m in members if _frame(split, m[0]) == _frame(split, members[0][0])]
             both, numbers = _with_gaps(place, members)
-            shown_ = all(_is_shown(both.slots[str(k)], [rows[i] for i in both.at]) for k in numbers)
+            shown_ = all(_is_value(both.slots[str(k)], [rows[i] for i in both.at], place[1]) for k in numbers)
             mark = (len(members), -len(numbers))
             if len(members) > 1 and shown_ and (best is None or mark > best[0]):
                 best = mark, [draft for draft, _ in members], both
@@ -247,7 +249,7 @@ def _around(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...] | None:
         ends = match.a + match.size, match.b + match.size
         between = [(one[: match.a], other[: match.b]), (one[ends[0] :], other[ends[1] :])]
     for part in (part for pair in between for part in pair):
-        if not 0 < len(part) <= LONGEST_PIECE or GAP in part and len(part) > 1:
+        if not 0 < len(part) <= LONGEST_PIECE:
             return None
     if all(part == (GAP,) for part in between[0]) or sum(piece.isalnum() for part in fixed for piece in part) < 2:
         return None
@@ -258,7 +260,7 @@ def _around(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def _said_at(draft: Draft, place: _Place) -> list[str] | None:
-    """What a template has at the gaps of a place, each a gap of its own or a short text; None where it does not fit."""
+    """What a template has at the gaps of a place, each a short text, which may have gaps; None where it does not fit."""
     texts: list[str] = []
     _walk(draft.template, texts, None)
     which, fixed = place
@@ -267,7 +269,7 @@ def _said_at(draft: Draft, place: _Place) -> list[str] | None:
     pattern = "(.+?)".join(map(re.escape, fixed))
     found = re.fullmatch(pattern, texts[which], re.DOTALL)
     said = list(found.groups()) if found else []
-    short = all(text == GAP or GAP not in text and len(_PIECES.findall(text)) <= LONGEST_PIECE for text in said)
+    short = all(len(_PIECES.findall(text)) <= LONGEST_PIECE for text in said)
     return said if said and short else None
 
 
@@ -287,13 +289,21 @@ def _with_gaps(place: _Place, members: Sequence[tuple[Draft, list[str]]]) -> tup
             gaps = [member.slots[str(k)][at] for k in range(len(member.slots))]
             for number, text in zip(numbers, said, strict=True):
                 if text != GAP:
-                    gaps.insert(number, text)
+                    inside = gaps[number : number + text.count(GAP)]
+                    gaps[number : number + len(inside)] = [shown(fill(text, inside))]
             found[i] = gaps
     out.at = sorted(found)
     for i in out.at:
         for k, gap in enumerate(found[i]):
             out.slots.setdefault(str(k), []).append(gap)
     return out, numbers
+
+
+def _is_value(said: Sequence[str], rows: Sequence[Row], fixed: Sequence[str]) -> bool:
+    """Whether texts are values of their rows, or so many different ones in so long a sentence that they are no words
+    of it."""
+    words = sum(piece.isalnum() for part in fixed for piece in _PIECES.findall(part))
+    return _is_shown(said, rows) or len(set(said)) >= MANY_VALUES and words >= LONG_SENTENCE
 
 
 def _is_shown(said: Sequence[str], rows: Sequence[Row]) -> bool:

@@ -17,6 +17,8 @@ PLACES = 2
 """Places that sums of money are rounded to."""
 LEAST_WHOLE = 30
 """Shares of smaller whole numbers are met by chance."""
+TOTALS = ("law/", "sum(")
+"""Sources that come first: a tax is taken of what the answer adds up."""
 DIFFERENCES = 8
 """Of so many columns, two may be subtracted before a share is taken: a subtotal less its discount."""
 WHOLE: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
@@ -37,8 +39,12 @@ def rounded(
         return
     if not np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9):
         return
+    order = sorted(range(len(names)), key=lambda k: not names[k].startswith(TOTALS))
+    names, columns = [names[k] for k in order], [columns[k] for k in order]
     some = range(len(names[:first]))
-    made: list[tuple[Expression, np.ndarray]] = [(Linear(((1.0, names[a]),)), columns[a]) for a in some]
+    made: list[tuple[Expression, np.ndarray]] = [
+        (Linear(((1.0, name),)), column) for name, column in zip(names, columns, strict=True)
+    ]
     if not whole:
         made += [(Product(names[a], names[b]), columns[a] * columns[b]) for a in some for b in some if a <= b]
         made += [(Quotient(names[a], names[b]), columns[a] / columns[b]) for a in some for b in some if a != b]

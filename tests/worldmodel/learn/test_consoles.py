@@ -283,6 +283,15 @@ def test_texts_that_differ_in_two_values_are_one(as_json: bool) -> None:
         assert (json.dumps(said) if as_json else said) == steps[i].content
 
 
+def test_many_names_in_a_long_sentence_are_values_though_nothing_shows_them() -> None:
+    models = ["Honda e", "Fiat 500e", "Renault Twingo", "Ford E-Transit", "BYD Seal", "Tesla Model S"]
+    texts = [f"Your {models[k % 6]} is held for you free of charge for {k} minutes." for k in range(48)]
+    texts += [f"The parcel is {('lost', 'late', 'here')[k % 3]}." for k in range(24)]
+    steps = [Step("hold", {"n": k}, text) for k, text in enumerate(texts)]
+    drafts, _ = draft_forms(steps, [{"arg/x": 0} for _ in steps], frozenset())
+    assert sorted(len(draft.at) for draft in drafts) == [8, 8, 8, 48]
+
+
 def test_the_last_digits_of_a_name_are_a_number() -> None:
     assert apply("last_two_digits", ["usr_1207"]) == 7 and apply("last_number", ["usr_1207"]) == 1207
     assert apply("last_number", ["nobody"]) == apply("last_two_digits", [""])
