@@ -22,8 +22,10 @@ READ_VERBS = frozenset(
     "browse is has ask".split()
 )
 TRANSIENT_NAMES = re.compile(
-    r"time_?out|timed_?out|rate_?limit|rate_?exceeded|throttl|too_?many_?requests|overload|temporar|^unavailable$|"
-    r"(?:service|server|system|api|upstream|backend|gateway|host|network|database)_?unavailable|"
+    r"time_?out|timed_?out|rate_?limit|rate_?exceeded|rate_too_high|throttl|too_?many_?(?:requests|attempts)|overload|"
+    r"temporar|^unavailable(?:_?error)?$|currently_unavailable|(?:server|system)_?busy|econn|retry_?error|"
+    r"(?:service|server|system|api|upstream|backend|gateway|host|network|database)(?:_is)?_?unavailable|"
+    r"connection_?(?:error|reset|refused|aborted|closed|lost|timed|failed)|http_?(?:429|50[0234])|"
     r"(?:^|[^a-z0-9])(?:429|50[0234]|busy|retry|connection)(?:[^a-z0-9]|$)"
 )
 """Names of errors that say of the system, not of a thing in it, that it cannot answer now: `service_unavailable`, but
@@ -312,7 +314,7 @@ def _learn_transient(
 
 def _passes(outcome: str, repeated: int, changed: int) -> bool:
     """A Beta prior from the name, worth four repetitions, updated with the data."""
-    prior = 0.9 if TRANSIENT_NAMES.search(outcome) else 0.1
+    prior = 0.9 if TRANSIENT_NAMES.search(outcome.lower()) else 0.1
     return (changed + 4 * prior) / (repeated + 4) > 0.5
 
 

@@ -47,6 +47,7 @@ _WORDS = 6
 # Keys as _folded writes them. Keys of an error's code, whose value is an error, and that explain a word like "failed".
 _CODES = ("code", "errorcode", "rule", "errortype", "type", "status", "statuscode", "reason", "kind")
 _CODES_BESIDE = ("code", "errorcode", "errortype")
+_NAMED = re.compile(r"[A-Za-z]+(?:[._ -][A-Za-z]+)+|[A-Z][a-z]+(?:[A-Z][a-z]+)+|[EX]\d+")  # ORDER_CLOSED, not SAVE10
 _ERRORS = ("error", "errors", "exception", "errormessage")
 _REASONS = ("message", "msg", "detail", "details", "reason", "code", "errorcode", "errortype", "violations")
 _TEXTS = ("message", "error", "detail", "msg", "errormessage", "title")
@@ -67,30 +68,33 @@ def _folded(body: dict[str, Any]) -> dict[str, Any]:
     return {key.lower().replace("_", "").replace("-", ""): value for key, value in reversed(body.items())}
 
 
-def _error_in(body: Any) -> Any:
-    """Return what a body explicitly declares as an error, else None."""
+def _error_in(body: Any, went_well: bool = False) -> Any:
+    """Return what a body explicitly declares as an error, else None. A status as of HTTP says nothing of a call that
+    ``went_well``."""
     if not isinstance(body, dict):
         return None
     folded = _folded(body)
     for key in _ERRORS:
         value = folded.get(key)
         if value and not (key == "errors" and isinstance(value, int | float)):  # a count of rows, say
-            has_code = isinstance(value, str) and any(isinstance(folded.get(k), str) for k in _CODES_BESIDE)
+            has_code = isinstance(value, str) and any(_NAMED.fullmatch(str(folded.get(k))) for k in _CODES_BESIDE)
             if isinstance(value, list) and isinstance(value[0], dict):
                 value = value[0]
             return body if isinstance(value, bool) or has_code else value
     if folded.get("iserror") is True:
         return body
-    if re.search(r"(?:Exception|Error|Fault)$", str(body.get("__type", ""))) or _has_http_error(folded, len(body)):
+    if re.search(r"(?:Exception|Error|Fault)$", str(body.get("__type", ""))) or (
+        not went_well and _has_http_error(folded, len(body))
+    ):
         return body
     return body if folded.get("status") == "error" and _is_explained(folded) else None
 
 
 def _has_http_error(folded: dict[str, Any], size: int) -> bool:
     """Whether a small body has the status of a failed request, and a text that explains it."""
-    said = any(isinstance(folded.get(k), str) and folded[k] for k in _TEXTS)
-    codes = [folded.get(k) for k in ("code", "status", "statuscode")]
-    return said and size <= _MOST_KEYS and any(type(c) is int and c in _HTTP_ERRORS for c in codes)
+    texts = [k for k in _TEXTS if isinstance(folded.get(k), str) and folded[k]]
+    codes = [k for k in ("code", "status", "statuscode") if type(folded.get(k)) is int and folded[k] in _HTTP_ERRORS]
+    return size <= _MOST_KEYS and bool(codes) and bool(texts) and (codes != ["code"] or texts != ["title"])
 
 
 def _says_failed(body: Any) -> bool:
@@ -115,7 +119,7 @@ def says_error(content: Any, went_well: bool = False) -> bool:
     if isinstance(content, str) and not (content[:1] == "{" and content[-1:] == "}") and _reads_as_error(content):
         return True
     body = parse(content)
-    if _error_in(body) is not None or (
+    if _error_in(body, went_well) is not None or (
         not went_well and _says_failed(body) and _is_explained(_folded(body))
     ):
         return True
@@ -159,7 +163,7 @@ def classify_error(error_type: str | None, content: Any, message: str | None = N
         body = next(iter(enveloped.values()))
     text = body if isinstance(body, str) else content if isinstance(content, str) else message or ""
     if numbered := _NUMBERED.match(text):
-        return f"error_{numbered[1]}"
+        return slug(text[numbered.end() :]) or f"error_{numbered[1]}"
     return slug(_status_line(text) or text) or slug(message or "") or "error"
 
 

@@ -68,6 +68,8 @@ class Link(msgspec.Struct, frozen=True):
     type: str
     keys: tuple[KeyPart, ...]
     over: str = ""
+    chosen: bool = False
+    """Whether the session says which record it is: before one is chosen, the call names none."""
 
     @property
     def creates(self) -> bool:

@@ -221,7 +221,7 @@ class Situation:
         parts = []
         for part in link.keys:
             if part.source.startswith("now/"):
-                value = self.store.now.get(part.source[4:], AT_START)
+                value = self.store.now.get(part.source[4:], UNKNOWN if link.chosen else AT_START)
             elif part.source.startswith("page/"):
                 value = given(self.arguments, part.source.partition("/")[2])
             else:
@@ -356,7 +356,7 @@ def _columns(value: Any) -> dict[str, list[float]]:
     if not all(isinstance(v, dict) for v in value):
         return {}
     found = {name: [v[name] for v in value] for name in value[0] if all(is_number(v.get(name)) for v in value)}
-    for name in value[0].keys() - found.keys():
+    for name in [name for name in value[0] if name not in found]:
         amounts = [amount for v in value if (amount := amount_in(v.get(name))) is not None]
         if len(amounts) == len(value):
             found[name] = amounts

@@ -161,32 +161,38 @@ def merged(drafts: Sequence[Draft], rows: Sequence[Row]) -> list[Draft]:
     bodies, one text may differ; everything else must be equal."""
     left = list(drafts)
     split = {id(draft): _in_pieces(draft) for draft in left[:MOST_COMPARED]}
+    kept = list(left)  # what is compared by its identity stays alive
+    places: dict[tuple[int, int], _Place | None] = {}
     while True:
         compared = [(draft, pieces) for draft in left if (pieces := split.get(id(draft))) is not None]
-        places = Counter(
-            place
-            for at, (_, own) in enumerate(compared)
-            for _, others in compared[at + 1 :]
-            if (place := _difference(own, others)) is not None
-        )
+        counts: Counter[_Place] = Counter()
+        for at, (one, own) in enumerate(compared):
+            for other, others in compared[at + 1 :]:
+                pair = id(one), id(other)
+                if pair not in places:
+                    places[pair] = _difference(own, others)
+                if (found := places[pair]) is not None:
+                    counts[found] += 1
         best: tuple[tuple[int, int], list[Draft], Draft] | None = None
-        for place, _ in sorted(places.items(), key=lambda p: (-p[1], p[0]))[:MOST_PLACES]:
-            members = [(draft, said) for draft, _ in compared if (said := _said_at(draft, place)) is not None]
-            members = [m for m in members if _frame(split, m[0]) == _frame(split, members[0][0])]
+        for place, _ in sorted(counts.items(), key=lambda p: (-p[1], p[0]))[:MOST_PLACES]:
+            members = [(draft, said) for draft, own in compared if (said := _said_at(draft, own, place)) is not None]
+            if len(members) < 2:
+                continue
             both, numbers = _with_gaps(place, members)
             shown_ = all(_is_value(both.slots[str(k)], [rows[i] for i in both.at], place[1]) for k in numbers)
             mark = (len(members), -len(numbers))
-            if len(members) > 1 and shown_ and (best is None or mark > best[0]):
+            if shown_ and (best is None or mark > best[0]):
                 best = mark, [draft for draft, _ in members], both
         if best is None:
             return sorted(left, key=lambda d: -len(d.at))
         left = [best[2], *(d for d in left if all(d is not member for member in best[1]))]
+        kept.append(best[2])
         split[id(best[2])] = _in_pieces(best[2])
 
 
-_Place = tuple[int, tuple[str, ...]]
-"""The number of a text in a template, and what stands around its new gaps."""
-_Split = tuple[Any, tuple[tuple[str, ...], ...]]
+_Place = tuple[int, tuple[str, ...], tuple[str, tuple[tuple[str, ...], ...]]]
+"""The number of a text in a template, what stands around its new gaps, and everything else of the template."""
+_Split = tuple[str, tuple[tuple[str, ...], ...]]
 """A template without its texts, and the pieces of each of them."""
 
 
@@ -217,19 +223,18 @@ def _walk(template: Any, texts: list[str], put: tuple[int, str] | None) -> Any:
     return put[1] if put[0] == len(texts) - 1 else template
 
 
-def _frame(split: Mapping[int, _Split | None], draft: Draft) -> Any:
-    """The template without its texts."""
-    found = split[id(draft)]
-    return found and found[0]
-
-
 def _difference(one: _Split, other: _Split) -> _Place | None:
     """Where two templates differ, if that is one or two short pieces of words in one of their texts."""
     if one[0] != other[0] or len(one[1]) != len(other[1]):
         return None
     apart = [k for k, (a, b) in enumerate(zip(one[1], other[1], strict=True)) if a != b]
     found = _around(one[1][apart[0]], other[1][apart[0]]) if len(apart) == 1 else None
-    return None if found is None else (apart[0], found)
+    return None if found is None else (apart[0], found, _rest(one, apart[0]))
+
+
+def _rest(split: _Split, which: int) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """A template without one of its texts."""
+    return split[0], (*split[1][:which], *split[1][which + 1 :])
 
 
 def _around(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...] | None:
@@ -259,12 +264,12 @@ def _around(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...] | None:
     return tuple("".join(part) for part in fixed)
 
 
-def _said_at(draft: Draft, place: _Place) -> list[str] | None:
-    """What a template has at the gaps of a place, each a short text, which may have gaps; None where it does not fit."""
+def _said_at(draft: Draft, own: _Split, place: _Place) -> list[str] | None:
+    """What a template has at the gaps of a place: short texts, which may have gaps. None where it does not fit."""
     texts: list[str] = []
     _walk(draft.template, texts, None)
-    which, fixed = place
-    if which >= len(texts):
+    which, fixed, rest = place
+    if which >= len(texts) or _rest(own, which) != rest:
         return None
     pattern = "(.+?)".join(map(re.escape, fixed))
     found = re.fullmatch(pattern, texts[which], re.DOTALL)
@@ -275,7 +280,7 @@ def _said_at(draft: Draft, place: _Place) -> list[str] | None:
 
 def _with_gaps(place: _Place, members: Sequence[tuple[Draft, list[str]]]) -> tuple[Draft, list[int]]:
     """The templates as one with gaps at a place, and the numbers of these gaps."""
-    which, fixed = place
+    which, fixed, _ = place
     texts: list[str] = []
     first = members[0][0]
     template = _walk(first.template, texts, (which, GAP.join(fixed)))

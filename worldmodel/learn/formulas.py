@@ -486,7 +486,7 @@ def _inside(expression: Expression) -> Iterator[Expression]:
     """An expression and those that it chooses among or adds to a list."""
     yield expression
     match expression:
-        case Append(_, item, _):
+        case Append(_, item, _) | Call("whole", (item,)):
             yield from _inside(item)
         case Build(fields):
             for inner in fields.values():

@@ -348,12 +348,12 @@ def _build(rows: Rows, items: Sequence[Any]) -> Build | None:
     plain = {name: _best(rows, columns[name], at, deep=False) for name in names}
     fields: dict[str, Expression] = {}
     for name in sorted(names, key=lambda n: (f := plain[n]) is not None and f.precision >= GOOD):  # the hard ones first
-        if ((held := plain[name]) is None or held.precision < GOOD) and all(isinstance(v, dict) for v in columns[name]):
+        held = plain[name]
+        if (held is None or held.precision < GOOD) and all(isinstance(v, dict) for v in columns[name]):
             inner = _build(rows, columns[name])
-            if inner is None:
-                return None
-            fields[name] = inner
-            continue
+            if inner is not None and (held is None or _worth(rows.judge(inner, columns[name], at)) > _worth(held)):
+                fields[name] = inner
+                continue
         deep = all(is_scalar(v) or v is ABSENT for v in columns[name])
         found = _best(rows, columns[name], at, deep=True) if deep else plain[name]
         if found is None or found.precision < least(found.expression):

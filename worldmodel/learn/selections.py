@@ -114,9 +114,7 @@ def _case(row: dict[str, Any], target: list[Any], whole: Select) -> _Case | None
     items = row.get(whole.list)
     if not isinstance(items, list):
         return None
-    values = evaluate(whole, row)
-    if not isinstance(values, list):
-        return None
+    values = [field_of(item, whole.only) for item in items] if whole.only else evaluate(whole, row)
     shown = [freeze(v) for v in values]
     taken: list[int] = []
     for goal in map(freeze, target):

@@ -34,7 +34,7 @@ def rounded(
     """A share of a column, or of a product, quotient or difference of two, rounded to hundredths, or to whole numbers
     where all are whole (amounts in minor units): a price for a part of a month, a tax.
     """
-    whole = np.allclose(np.round(goal), goal)
+    whole = np.allclose(np.round(goal), goal, rtol=0, atol=1e-9)
     if whole and np.median(np.abs(goal)) < LEAST_WHOLE:
         return
     if not np.allclose(np.round(goal, PLACES), goal, rtol=0, atol=1e-9):
@@ -59,7 +59,7 @@ def rounded(
         large = known & (np.abs(column) >= np.median(np.abs(column[known])))
         for ratio in _ratios(goal[large] / column[large]):
             right = [
-                (f, way, np.abs(to(column * f) - goal) < 1e-9)
+                (f, way, np.abs(to(np.round(column * f, 9)) - goal) < 1e-9)
                 for f in _short(ratio) if not (whole and f == int(f)) for way, to in ways
             ]  # fmt: skip
             most = max((exact.sum() for _, _, exact in right), default=0)

@@ -101,7 +101,9 @@ def test_without_a_span_an_error_needs_a_reason(body: Any, named: str) -> None:
     ('{"error": "Order O-1 not found", "code": "ORDER_NOT_FOUND"}', "order_not_found"),
     ('{"code": 404, "message": "no such page"}', "404"),
     ('{"type": "about:blank", "title": "Gone", "status": 410, "detail": "it was closed"}', "410"),
-    ("ERR 73: OVER-PICK. 17 EA REMAINING.", "error_73"),
+    ("ERR 73: OVER-PICK. 17 EA REMAINING.", "over_pick"),
+    ("Error 400: Seat taken", "seat_taken"),
+    ('{"error": "Coupon expired", "code": "SAVE10"}', "coupon_expired"),
 ])  # fmt: skip
 def test_errors_in_other_spellings(content: str, name: str) -> None:
     assert says_error(content) and classify_error(None, content) == name
@@ -110,7 +112,8 @@ def test_errors_in_other_spellings(content: str, name: str) -> None:
 @pytest.mark.parametrize("content", [
     '{"code": "PROMO10", "message": "10 % off"}', '{"status": 200, "message": "done"}', '{"errors": []}',
     '{"Errors": 3}',
-    '{"code": 404, "name": "Not an error", "price": 4}', "ERRANDS: 4", '{"__type": "Order", "message": "hi"}',
+    '{"code": 404, "name": "Not an error", "price": 4}', "ERRANDS: 4",
+    '{"code": 412, "title": "Blue widget"}', '{"__type": "Order", "message": "hi"}',
 ])  # fmt: skip
 def test_what_only_looks_like_an_error(content: str) -> None:
     assert not says_error(content)

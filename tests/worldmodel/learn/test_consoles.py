@@ -320,6 +320,19 @@ def test_bodies_are_compared_as_bodies(bodies: list[Any]) -> None:
     assert all(labels)
 
 
+def test_bodies_that_differ_elsewhere_are_kept_apart() -> None:
+    rooms = ["Alpha", "Beta", "Gamma", "Delta"]
+    bodies = [{"limit": 5 + k if k % 4 == 2 else "none", "code": "E2" if k % 4 == 3 else "E1",
+               "message": f"Room {rooms[k % 4]} is closed"} for k in range(24)]  # fmt: skip
+    rows = [{"arg/n": k, "rec/r/room": rooms[k % 4]} for k in range(24)]
+    drafts, _ = draft_forms(failures(bodies), rows, frozenset())
+    for draft in drafts:
+        assert all(len(values) == len(draft.at) for values in draft.slots.values())
+        for at, i in enumerate(draft.at):
+            assert fill(draft.template, [draft.slots[str(k)][at] for k in range(len(draft.slots))]) == bodies[i]
+    assert sorted(len(draft.at) for draft in drafts) == [6, 18]
+
+
 def test_a_text_with_the_mark_of_a_gap_is_not_merged() -> None:
     steps = failures([{"error": f"File \0 not saved for {name}"} for name in ("Anna", "Bobby") for _ in range(6)])
     rows = [{"arg/n": k, "seen/name": ("Anna", "Bobby")[k // 6]} for k in range(12)]

@@ -100,6 +100,7 @@ def other_parts(first: str, names: Sequence[str], instances: Sequence[Instance],
             abroad.append(difference(one.frozen, instance.frozen, {first.partition("/")[2]}))
     if len(abroad) < max(10, WEAK * len(instances)) or sum(abroad) < DIFFERS * len(abroad):
         return []
+    places = {i.conversation for i in instances}
     found = []
     for other in names:
         told = sum(_told(i, other) is not None for i in instances) if other.startswith("arg/") else 0
@@ -114,7 +115,9 @@ def other_parts(first: str, names: Sequence[str], instances: Sequence[Instance],
             if before is not None and before[0] != value:
                 apart.append(difference(before[1], instance.frozen, own))
             latest[mark] = value, instance.frozen
-        if len(apart) < 3 or sum(apart) >= DIFFERS * len(apart):
+        values = Counter(value_at(i, other) for i in instances)
+        kinds = len(values) <= WEAK * len(places)  # without evidence only what recurs as dates and kinds do
+        if sum(apart) >= DIFFERS * len(apart) if len(apart) >= 3 else kinds:
             found.append(other)
     return found[:most]
 

@@ -32,10 +32,10 @@ class _Counts:
         self.answered: Counter[tuple[str, str]] = Counter()
         self.minted: set[str] = set()
         """Types whose key is one id that every call must name."""
-        self.chosen: Counter[tuple[str, str, str]] = Counter()
-        """(tool, field of its answer, type): how often the field named the record that earlier answers named last."""
-        self.other: Counter[tuple[str, str]] = Counter()
-        """(tool, field of its answer): how often it said something else than earlier answers."""
+        self.chosen: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+        """(tool, field of its answer, type): the records that the field named as earlier answers did last."""
+        self.shown: Counter[tuple[str, str]] = Counter()
+        """(tool, field of its answer): how often it said something, also something else than earlier answers."""
         self.named: set[tuple[str, int, str]] = set()
         """(type, part of its key, name) of the fields and arguments that keys have where records are shown."""
 
@@ -164,18 +164,19 @@ def _count_chosen(
     for name, value in plain_fields(body):
         text = key_of(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
         if text is not None and text not in told and name in now:
-            if now[name] != value:
-                counts.other[(step.tool, name)] += 1
+            counts.shown[(step.tool, name)] += 1
             for type_ in counts.minted if now[name] == value else ():
-                counts.chosen[(step.tool, name, type_)] += text in known[type_][0]
+                if text in known[type_][0]:
+                    counts.chosen[(step.tool, name, type_)][text] += 1
         now[name] = value
 
 
 def _chosen(counts: _Counts) -> dict[str, str]:
     """By type, the session field that names the record that was chosen."""
     best: dict[str, tuple[int, str]] = {}
-    for (tool, name, type_), n in sorted(counts.chosen.items()):
-        if n >= FEWEST_CHOSEN and n >= SURELY_CHOSEN * (n + counts.other[(tool, name)]):
+    for (tool, name, type_), records in sorted(counts.chosen.items()):
+        n = records.total()
+        if n >= max(FEWEST_CHOSEN, SURELY_CHOSEN * counts.shown[(tool, name)]) and len(records) >= FEWEST:
             best[type_] = max(best.get(type_, (0, "")), (n, name))
     return {type_: name for type_, (_, name) in best.items()}
 
@@ -257,7 +258,7 @@ def _links(
             found.setdefault(name, Link(name, type_, keys))
     for type_, name in chosen.items():
         if all(link.type != type_ for link in found.values()):
-            link = Link(f"{type_}({name})", type_, (KeyPart(f"now/{name}"),))
+            link = Link(f"{type_}({name})", type_, (KeyPart(f"now/{name}"),), chosen=True)
             found[link.name] = link
     for link in list(found.values()):
         for field, argument in steps.get(tool, ()):

@@ -323,8 +323,6 @@ def _adopted(
         own = set(sure.get(site, ()))
         best: tuple[float, tuple[str, ...]] | None = None
         for other, key in {**sure, **(listed if own else {})}.items():
-            if site in listed and _mints(listed[site], other, found, fields):  # the other one adopts this one's key
-                continue
             common = names & fields[other]
             share = len(common) / min(len(names), len(fields[other]))
             part = bool(own) and own < set(key) <= names and _echoes(tuple(f"field/{n}" for n in key), found[site])
@@ -332,7 +330,8 @@ def _adopted(
             plain = plain and (not own or part or _finer(key, sure[site], [*found[site], *found[other]])
                                or not own & set(key) and _mints(key, site, found, fields))  # fmt: skip
             if len(common) >= 2 and share >= 0.6 and plain and set(key) <= names and (best is None or share > best[0]):
-                best = (share, key)
+                if site not in listed or not _mints(listed[site], other, found, fields):  # else it adopts this key
+                    best = (share, key)
         if best is not None:
             out[site] = tuple(f"field/{n}" for n in best[1])
     return out
