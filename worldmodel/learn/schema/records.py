@@ -330,7 +330,9 @@ def _adopted(
             plain = plain and (not own or part or _finer(key, sure[site], [*found[site], *found[other]])
                                or not own & set(key) and _mints(key, site, found, fields))  # fmt: skip
             if len(common) >= 2 and share >= 0.6 and plain and set(key) <= names and (best is None or share > best[0]):
-                if site not in listed or not _mints(listed[site], other, found, fields):  # else it adopts this key
+                if site in listed and _mints(listed[site], other, found, fields):
+                    continue  # the other one adopts the key of this list
+                if other not in listed or _mints(key, site, found, fields):
                     best = (share, key)
         if best is not None:
             out[site] = tuple(f"field/{n}" for n in best[1])
