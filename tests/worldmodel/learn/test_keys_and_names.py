@@ -6,8 +6,14 @@ import json
 import random
 from typing import Any
 
+import pytest
+
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.store import Layout, Store
+from worldmodel.derive.trees import leaf_of
+from worldmodel.learn.columns import Table
+from worldmodel.learn.conversations import learn_transient
+from worldmodel.learn.guards import grow
 from worldmodel.learn.induce import induce
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.records import learn_schema
@@ -127,3 +133,57 @@ def test_the_id_of_an_object_inside_is_not_the_key_of_an_item() -> None:
     assert [part.source for part in site.keys] == ["field/wait_id"]
     links = learn_links(conversations, schema).links["cancel"]
     assert any(link.type == site.type for link in links)
+
+
+def clinic(k: int) -> list[Step]:
+    """A file is opened, and `pay` acts on it without naming it. `free` is asked by day and room."""
+    rng = random.Random(f"clinic {k}")
+    owed = {f"P-{rng.randrange(9999)}": rng.randrange(50, 99) for _ in range(2)}
+    free = {(room, day): rng.randrange(9) for room in "AB" for day in DAYS[:3]}
+    steps = []
+    for person in owed:
+        steps.append(Step("open", {"person": person}, json.dumps({"person": person, "owed": owed[person]}), OK))
+        for paid in (5, 7):
+            owed[person] -= paid
+            steps.append(Step("pay", {"sum": paid}, json.dumps({"person": person, "owed": owed[person]}), OK))
+        room, day = rng.choice(list(free))
+        body = {"day": day, "free": free[room, day], "first": f"{free[room, day] + 8}:00"}
+        steps.append(Step("free", {"day": day, "room": room}, json.dumps(body), OK))
+    return steps
+
+
+def test_the_record_that_was_opened_is_a_record_of_calls_that_do_not_name_it() -> None:
+    conversations = {f"c{k}": clinic(k) for k in range(60)}
+    schema = learn_links(conversations, learn_schema(conversations))
+    (opened,) = [site.type for site in schema.sites if site.tool == "open" and not site.path]
+    (link,) = [link for link in schema.links["free"] if link.type == opened]
+    assert link.chosen and [part.source for part in link.keys] == ["now/person"]
+
+
+def test_a_day_alone_is_no_key() -> None:
+    schema = learn_schema({f"c{k}": clinic(k) for k in range(60)})
+    (site,) = [site for site in schema.sites if site.tool == "free" and not site.path]
+    assert {part.source.partition("/")[2] for part in site.keys} == {"day", "room"}
+
+
+@pytest.mark.parametrize(("outcome", "passes"), [
+    ("service_unavailable", True), ("rate_limited", True), ("connectionerror", True), ("gateway_timeout", True),
+    ("slot_unavailable", False), ("too_many_bookings", False), ("corporate_rate_closed", False),
+])  # fmt: skip
+def test_only_errors_about_the_system_pass_by_their_name(outcome: str, passes: bool) -> None:
+    steps = [Step("book", {"n": 1}, "no", outcome), Step("look", {}, "yes", OK)]
+    assert learn_transient({"c": steps}) == ({("book", outcome)} if passes else set())
+
+
+def test_checks_that_follow_each_other_are_learned_in_their_order() -> None:
+    rng = random.Random(5)
+    rows = [{"rec/p/missed": rng.randrange(5), "rec/p/owed": rng.randrange(200), "rec/p/open": rng.randrange(4),
+             "rec/d/free": rng.randrange(6)} for _ in range(300)]  # fmt: skip
+
+    def said(row: dict[str, int]) -> str:
+        checks = [("blocked", row["rec/p/missed"] >= 3), ("owes", row["rec/p/owed"] > 150)]
+        return next((name for name, holds in [*checks, ("full", not row["rec/d/free"])] if holds), "ok")
+
+    tree = grow(Table(rows), [said(row) for row in rows], checks=True)
+    right = [leaf_of(tree, row)[0].best()[0] == said(row) for row in rows]
+    assert sum(right) >= 0.98 * len(rows)
