@@ -141,12 +141,13 @@ def clinic(k: int) -> list[Step]:
     owed = {f"P-{rng.randrange(9999)}": rng.randrange(50, 99) for _ in range(2)}
     free = {(room, day): rng.randrange(9) for room in "AB" for day in DAYS[:3]}
     steps = []
-    for person in owed:
+    days = rng.sample(DAYS, 2)
+    for person, day in zip(owed, days, strict=True):
         steps.append(Step("open", {"person": person}, json.dumps({"person": person, "owed": owed[person]}), OK))
         for paid in (5, 7):
             owed[person] -= paid
             steps.append(Step("pay", {"sum": paid}, json.dumps({"person": person, "owed": owed[person]}), OK))
-        room, day = rng.choice(list(free))
+        room = rng.choice("AB")
         body = {"day": day, "free": free[room, day], "first": f"{free[room, day] + 8}:00"}
         steps.append(Step("free", {"day": day, "room": room}, json.dumps(body), OK))
     return steps
@@ -175,15 +176,22 @@ def test_only_errors_about_the_system_pass_by_their_name(outcome: str, passes: b
     assert learn_transient({"c": steps}) == ({("book", outcome)} if passes else set())
 
 
-def test_checks_that_follow_each_other_are_learned_in_their_order() -> None:
-    rng = random.Random(5)
-    rows = [{"rec/p/missed": rng.randrange(5), "rec/p/owed": rng.randrange(200), "rec/p/open": rng.randrange(4),
-             "rec/d/free": rng.randrange(6)} for _ in range(300)]  # fmt: skip
+def test_checks_that_follow_each_other_are_learned_from_fewer_calls() -> None:
+    """Trees that may be grown as checks in order are right more often on new calls, and in no case less often."""
+
+    def drawn(seed: int, size: int) -> list[dict[str, int]]:
+        rng = random.Random(seed)
+        return [{f"rec/p/{name}": rng.randrange(10) for name in "abcdef"} for _ in range(size)]
 
     def said(row: dict[str, int]) -> str:
-        checks = [("blocked", row["rec/p/missed"] >= 3), ("owes", row["rec/p/owed"] > 150)]
-        return next((name for name, holds in [*checks, ("full", not row["rec/d/free"])] if holds), "ok")
+        a, b, c, d, e = (row[f"rec/p/{name}"] for name in "abcde")
+        checks = {"blocked": a >= 8, "owes": b < 2, "full": c == 3, "late": d >= 8, "closed": e < 1}
+        return next((name for name, holds in checks.items() if holds), "ok")
 
-    tree = grow(Table(rows), [said(row) for row in rows], checks=True)
-    right = [leaf_of(tree, row)[0].best()[0] == said(row) for row in rows]
-    assert sum(right) >= 0.98 * len(rows)
+    gains = []
+    for seed in range(6):
+        rows, new = drawn(seed, 80), drawn(100 + seed, 400)
+        trees = [grow(Table(rows), [said(row) for row in rows], checks=checks) for checks in (False, True)]
+        plain, ordered = (sum(leaf_of(tree, row)[0].best()[0] == said(row) for row in new) for tree in trees)
+        gains.append(ordered - plain)
+    assert min(gains) >= 0 and sum(gains) >= 30
