@@ -93,7 +93,9 @@ def test_clone_practice_and_a_grpo_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_in_process_engine_batches_like_it_samples_alone() -> None:
+def test_the_in_process_engine_batches_like_it_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32: the products of bfloat16 depend on the shape of the batch, and near ties then fall either way."""
+    monkeypatch.setenv("REHEARSAL_DTYPE", "float32")
     base = smollm2()
     engine = LocalEngine(base.model, base.format.pad_id)
     prompts = [base.format.prompt([{"role": "user", "content": text}]) for text in ("hi", "Name a colour, please.")]
