@@ -155,7 +155,7 @@ def fit_world(
     rules, facts = induce(trained)
     save_rules(out, rules, facts)
     engine = Engine(rules, facts)
-    shapes = learn_shapes(engine, trained)
+    shapes = learn_shapes(engine, trained, learned.users)
     shapes.implicit = measure_implicit(trained, engine.writes)
     save_shapes(out, shapes)
     settled = derived_calls(engine, trained)

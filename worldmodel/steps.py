@@ -209,3 +209,13 @@ def entity_marks(key: str, value: Any) -> tuple[str, ...]:
         if isinstance(value, str) and re.fullmatch(r"\d{4,}", bare)
         else marks(key, text)
     )
+
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def words_of(text: str) -> frozenset[str]:
+    """Return the words of a text or of a name (`birthYear`, `birth_year`), without case and plural."""
+    found = _WORD.findall(_CAMEL.sub(" ", text))
+    return frozenset(word.casefold().removesuffix("s") for word in found)

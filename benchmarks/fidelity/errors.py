@@ -47,7 +47,7 @@ def without_model(learned: Learned) -> WorldModel:
     trained = learned.part(learned.split.train)
     seen = learned.part((*learned.split.train, *learned.split.calibrate))
     rules = Engine(*induce(trained))
-    shapes = learn_shapes(rules, trained)
+    shapes = learn_shapes(rules, trained, learned.users)
     shapes.implicit = measure_implicit(trained, rules.writes)
     profiles = learn_profiles(step for steps in trained.values() for step in steps)
     nobody, no_chat = cast(Sampler, None), cast(ChatFormat, None)

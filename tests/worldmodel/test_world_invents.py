@@ -131,6 +131,26 @@ def test_an_unseen_record_is_invented_once_and_completely(model: WorldModel) -> 
     assert len(bodies) > 1, "seeds differ"
 
 
+def test_a_record_is_like_those_of_users_who_wanted_the_same(model: WorldModel) -> None:
+    """Who asks to sell a crate mostly means one that is stored, though no rule and no recorded answer says so."""
+    rng = random.Random(3)
+    asks = {"stored": "please sell crate K-{}", "sold": "where is the money for K-{}", "moved": "why did K-{} move?"}
+    found, users = {}, {}
+    for number in range(5000, 5120):
+        one = crate(number, rng)
+        found[f"c{number}"], users[f"c{number}"] = [show(one)] * 2, asks[one["state"]].format(number)
+    rules = Engine(*induce(found))
+    shapes = learn_shapes(rules, found, users)
+    words = {word for one in next(iter(shapes.skeletons.values())) for word in one.words}
+    assert words == {"please", "sell", "crate", "where", "the", "money", "for", "why", "did", "move"}
+
+    drawn = replace(model, rules=rules, shapes=shapes, resolver=replace(model.resolver, writes=False))
+    for state, text in (*asks.items(), ("any", "hello, K-{}")):
+        messages = [{"role": "user", "content": text.format(9321)}]
+        states = {json.loads(ask(drawn, seed, 9321, messages=messages).content)["state"] for seed in range(12)}
+        assert states == {state} or state == "any" and len(states) > 1
+
+
 def test_a_hole_is_filled_without_the_conversation_that_the_world_is_made_of(model: WorldModel) -> None:
     """Nor with another one that names its entities; a stranger's world is shown it."""
     framed: list[Framed] = []

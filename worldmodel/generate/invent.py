@@ -54,7 +54,8 @@ class Inventor:
         """Invent a record that nobody has asked for yet: of many drawn ones, that with the largest `fit`."""
 
         async def make() -> dict[str, Any]:
-            drawn = (self.shapes.record(type_, rng) for _ in range(MOST_FITTED))
+            alike = self.shapes.alike(type_, self.around.user)
+            drawn = (self.shapes.record(type_, rng, alike) for _ in range(MOST_FITTED))
             present = [{n: v for n, v in record.items() if v is not ABSENT} for record in drawn]
             fitted = max(present, key=fit)
             left_out = dict.fromkeys(self.shapes.fields[type_], LEFT_OUT)
@@ -64,12 +65,14 @@ class Inventor:
 
     async def _record(self, type_: str, key: Key) -> dict[str, Any]:
         rng = random.Random(int(2**53 * uniform(self.seed, "record", type_, *key)))
-        fields = self.shapes.record(type_, rng)
+        alike = self.shapes.alike(type_, self.around.user)
+        fields = self.shapes.record(type_, rng, alike)
         site, link = self.readers[type_]
         arguments = self.typed(self.shapes.arguments.get(site.tool, {}), arguments_of(link, key))
         written = await self._by_model(site, arguments, key, rng)
         keyed = self.keyed(site, key)
-        draws = [{**fields, **written, **keyed}, *({**self.shapes.record(type_, rng), **keyed} for _ in range(DRAWS))]
+        more = ({**self.shapes.record(type_, rng, alike), **keyed} for _ in range(DRAWS))
+        draws = [{**fields, **written, **keyed}, *more]
         unchanged = [record for record in draws if self.shapes.unchanged(type_, record)]
         chosen = self.recorded.choose(type_, key, unchanged or draws)
         return {name: LEFT_OUT if value is ABSENT else value for name, value in chosen.items()}

@@ -6,9 +6,11 @@ stored as hashes, so that a generated answer that repeats one is detected and re
 
 from __future__ import annotations
 
+import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -18,14 +20,19 @@ from worldmodel.derive.engine import Engine
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.values import ABSENT, freeze, is_scalar, parse
 from worldmodel.generate.values import COMMON, Values, draw, kind_of, learn_values
-from worldmodel.steps import OK, Step, leaves
+from worldmodel.steps import OK, Step, leaves, words_of
 
 MOST_SIGHTINGS = 800
-MOST_SKELETONS = 120
+MOST_SKELETONS = 480
+ALIKE, FEWEST_ALIKE = 32, 12
+"""A new record is drawn from so many records of conversations that were begun alike: a quarter of all, within these."""
 FEWEST_UNTOUCHED = 8
 """Records seen before a call changed them, from which on only these say how a record is that nobody has seen."""
 LONG_ENOUGH = 4
 """Shorter texts are never private: they are seen everywhere."""
+NO_MESSAGES: Mapping[str, str] = MappingProxyType({})
+Found = tuple[str, dict[str, Any]]
+"""A conversation, and the fields of a record that it showed."""
 Read = Callable[[str, str], Any]
 """The value of an answer, from its tool and its content."""
 
@@ -35,6 +42,8 @@ class Skeleton(msgspec.Struct):
 
     kept: dict[str, Any] = {}
     kinds: dict[str, str] = {}
+    words: list[str] = []
+    """Common words of the first message of the conversation that showed it."""
 
 
 class Shapes(msgspec.Struct):
@@ -63,10 +72,29 @@ class Shapes(msgspec.Struct):
         """Whether a text occurred in too few conversations to be common."""
         return len(text) >= LONG_ENOUGH and _hash(text) in self.private
 
-    def record(self, type_: str, rng: random.Random) -> dict[str, Any]:
-        """Return the fields of a new record: the common values of one real record, and new values for the other fields.
-        """
-        fields, options = self.fields.get(type_, {}), self.skeletons.get(type_, ())
+    def alike(self, type_: str, about: str) -> Sequence[Skeleton]:
+        """The records seen in the conversations whose users began most like `about`. What a user wants with a record
+        says something of it: who asks to cancel seldom means what has arrived."""
+        options, wanted = self.skeletons.get(type_, ()), words_of(about)
+        spread = Counter(word for one in options for word in one.words)
+        weight = {word: math.log(len(options) / n) ** 2 for word, n in spread.items()}
+        if not any(weight.get(word) for word in wanted):
+            return options
+
+        def score(one: Skeleton) -> float:
+            whole = sum(weight[word] for word in one.words)
+            return sum(weight[word] for word in one.words if word in wanted) / math.sqrt(whole) if whole else 0.0
+
+        scores = [score(one) for one in options]
+        most = min(ALIKE, max(FEWEST_ALIKE, len(options) // 4))
+        least = sorted(scores, reverse=True)[min(most, len(scores)) - 1]
+        return [one for one, found in zip(options, scores, strict=True) if found >= least]
+
+    def record(self, type_: str, rng: random.Random, options: Sequence[Skeleton] | None = None) -> dict[str, Any]:
+        """Return the fields of a new record: the common values of one of the real records, and new values for the other
+        fields. `options`: of these only, which `alike` returned."""
+        fields = self.fields.get(type_, {})
+        options = self.skeletons.get(type_, ()) if options is None else options
         if not options:
             return {name: self.fresh(values, rng) for name, values in fields.items()}
         chosen = options[rng.randrange(len(options))]
@@ -124,13 +152,15 @@ def _hash(text: str) -> int:
 # ----- learning
 
 
-def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) -> Shapes:
-    """Learn from recorded conversations, in one pass over their answers."""
+def learn_shapes(
+    engine: Engine, conversations: Mapping[str, Sequence[Step]], users: Mapping[str, str] = NO_MESSAGES
+) -> Shapes:
+    """Learn from recorded conversations, in one pass over their answers. `users` has their users' first messages."""
     found: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
     bodies: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
     told: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
-    records: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    untouched: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    records: dict[str, list[Found]] = defaultdict(list)
+    untouched: dict[str, list[Found]] = defaultdict(list)
     first: dict[tuple[str, str], set[Any]] = defaultdict(set)
     fullest = _fullest(engine)
     changed = {(effect.type, effect.field) for rules in engine.rules.tools.values() for effect in rules.effects}
@@ -166,7 +196,7 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
                     continue
                 for kept in (records[mark[0]], *([untouched[mark[0]]] if mark not in touched else [])):
                     if len(kept) < MOST_SKELETONS:
-                        kept.append(fields)
+                        kept.append((cid, fields))
     shapes = Shapes(missing=learn_missing(engine, conversations), private=private_texts(conversations, read))
     for (type_, name), sightings in found.items():
         shapes.fields.setdefault(type_, {})[name] = learn_values(sightings)
@@ -174,11 +204,14 @@ def learn_shapes(engine: Engine, conversations: Mapping[str, Sequence[Step]]) ->
         shapes.bodies.setdefault(tool, {})[outcome] = learn_values(sightings)
     for (tool, name), sightings in told.items():
         shapes.arguments.setdefault(tool, {})[name] = learn_values(sightings[:MOST_SIGHTINGS])
+    words = _common_words({cid: users.get(cid, "") for cid in conversations})
     for type_, some in records.items():
         as_found = untouched.get(type_, [])
         enough = len(as_found) >= FEWEST_UNTOUCHED
         fields = shapes.fields[type_]
-        shapes.skeletons[type_] = [_skeleton(record, fields) for record in (as_found if enough else some)]
+        shapes.skeletons[type_] = [
+            _skeleton(record, fields, words.get(cid, [])) for cid, record in (as_found if enough else some)
+        ]
         for name, values in fields.items() if enough else ():
             if seen := first.get((type_, name)):
                 common = [v for v, _ in values.common if isinstance(v, str | bool)]
@@ -195,8 +228,15 @@ def _fullest(engine: Engine) -> dict[str, int]:
     return found
 
 
-def _skeleton(record: Mapping[str, Any], fields: Mapping[str, Values]) -> Skeleton:
-    out = Skeleton()
+def _common_words(users: Mapping[str, str]) -> dict[str, list[str]]:
+    """By conversation, the words of its user's first message that at least three conversations have there."""
+    found = {cid: words_of(text) for cid, text in users.items() if text}
+    spread = Counter(word for words in found.values() for word in words)
+    return {cid: sorted(word for word in words if spread[word] >= COMMON) for cid, words in found.items()}
+
+
+def _skeleton(record: Mapping[str, Any], fields: Mapping[str, Values], words: list[str]) -> Skeleton:
+    out = Skeleton(words=words)
     for name, value in record.items():
         common = [v for v, _ in fields[name].common]
         if any(kind_of(v) == kind_of(value) and v == value for v in common):

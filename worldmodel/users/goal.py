@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from worldmodel.steps import Step, content_leaves, is_identifier, leaves
+from worldmodel.steps import Step, content_leaves, is_identifier, leaves, words_of
 
 Said = Sequence[tuple[str, str]]
 """(speaker, text) in order, with speakers "user" and "agent"."""
@@ -19,8 +19,6 @@ LONGEST_FACT = 120
 LONG_WORD = 4
 """A question about a fact without a name has a word of so many letters or more that only the fact's message has."""
 _TOKEN = re.compile(r"[\w#@.+-]*\w")
-_WORD = re.compile(r"[^\W\d_]{3,}")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _QUESTION = re.compile("[?\uff1f\u061f]")
 
 
@@ -159,12 +157,6 @@ def tokens_of(text: str) -> list[str]:
 def has_value(text: str, value: str) -> bool:
     """Whether a text has a value as a word of its own, in any case."""
     return re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", text, re.IGNORECASE) is not None
-
-
-def words_of(text: str) -> frozenset[str]:
-    """Return the words of a text or of a name (`birthYear`, `birth_year`), without case and plural."""
-    found = _WORD.findall(_CAMEL.sub(" ", text))
-    return frozenset(word.casefold().removesuffix("s") for word in found)
 
 
 def is_question(text: str) -> bool:

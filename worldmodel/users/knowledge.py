@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingest.records import Conversation
-from worldmodel.steps import steps_of_messages
-from worldmodel.users.goal import Goal, Said, is_question, mine_goal, words_of
+from worldmodel.steps import steps_of_messages, words_of
+from worldmodel.users.goal import Goal, Said, is_question, mine_goal
 
 FEWEST = 3
 """Users know a field if users of at least so many conversations told its value before anybody else did."""

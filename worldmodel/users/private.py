@@ -24,8 +24,8 @@ from worldmodel.generate.invent import Inventor, arguments_of
 from worldmodel.generate.resolver import uniform
 from worldmodel.generate.unknown import Heard
 from worldmodel.generate.values import fits
-from worldmodel.steps import OK, leaves
-from worldmodel.users.goal import Goal, Said, words_of
+from worldmodel.steps import OK, leaves, words_of
+from worldmodel.users.goal import Goal, Said
 from worldmodel.users.knowledge import Knowledge
 
 Mark = tuple[str, Key]

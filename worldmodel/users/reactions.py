@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from worldmodel.users.goal import Said, tokens_of, words_of
+from worldmodel.steps import words_of
+from worldmodel.users.goal import Said, tokens_of
 
 FEWEST = 3
 """A phrase of fewer conversations is somebody's own words, and a word of an agent is not kept."""
