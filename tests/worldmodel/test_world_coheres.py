@@ -21,7 +21,9 @@ from training.policy.grpo import EPISODES
 from worldmodel import WorldModel
 from worldmodel.artifact import save_rules
 from worldmodel.derive.engine import Engine
+from worldmodel.derive.schema import Schema
 from worldmodel.derive.situation import Row
+from worldmodel.derive.store import Layout
 from worldmodel.derive.trees import Split, leaf_of
 from worldmodel.derive.values import loose_shape, prefix, shape
 from worldmodel.generate.agreement import put
@@ -182,8 +184,9 @@ def test_invention_keeps_what_is_known_and_what_a_write_has_changed(model: World
 
 
 def test_a_text_that_only_begins_like_an_object_stays_as_it_is() -> None:
-    assert _with_known('{"a": 1, "b', {"a": 2}) == '{"a": 1, "b'
-    assert json.loads(_with_known('{"a": 1, "b": 3}', {"a": 2})) == {"a": 2, "b": 3}
+    layout = Layout(Schema())
+    assert _with_known(layout, "get", '{"a": 1, "b', {"a": 2}) == '{"a": 1, "b'
+    assert json.loads(_with_known(layout, "get", '{"a": 1, "b": 3}', {"a": 2})) == {"a": 2, "b": 3}
 
 
 def test_a_record_is_invented_as_one_that_fits(model: WorldModel) -> None:

@@ -86,7 +86,7 @@ class Session:
         form = rules.forms[decided.label]
         known, precision = _fill_slots(form, rules.sources(self.situation(tool, arguments).row))
         whole = len(known) == len(form.slots) and (form.slots or form.template is not None)
-        content = _content(form, known) if whole else None
+        content = _content(self.engine.layout, tool, form, known) if whole else None
         return replace(decided, content=content, known=known, support=decided.purity * precision)
 
     def given(self, tool: str, arguments: Mapping[str, Any], decided: Derivation) -> set[str]:
@@ -113,6 +113,7 @@ class Session:
     ) -> None:
         """Take over an answer, whoever gave it: its records, what it changed, and that the call was made."""
         situation = self.situation(tool, arguments)
+        content = self.engine.layout.unpacked(tool, content) if outcome == OK else content
         self.engine.apply(situation, content, outcome, provenance)
         self.history.add(tool, arguments, content, outcome, self.engine.wrote(tool, content, outcome))
 
@@ -165,7 +166,7 @@ class Engine:
         known, precision = _fill_slots(form, row)
         content = None
         if len(known) == len(form.slots) and (form.slots or form.template is not None):
-            content = _content(form, known)
+            content = _content(self.layout, rules.tool, form, known)
         rule = f"{rules.tool}/{label}"
         templated = form.template is not None
         outcome = outcome_of(content, True, "") if form.varied and content is not None else form.outcome
@@ -255,7 +256,8 @@ def store_determines(engine: Engine, steps: Sequence[Step]) -> list[bool]:
             if form.outcome == step.outcome or form.varied and step.outcome != OK:
                 known, _ = _fill_slots(form, row)
                 if len(known) == len(form.slots) and (form.slots or form.template is not None):
-                    found = found or canonical(_content(form, known)) == canonical(step.content)
+                    content = _content(engine.layout, step.tool, form, known)
+                    found = found or content is not None and canonical(content) == canonical(step.content)
         out.append(found)
         session.told(step.tool, step.arguments, step.content, step.outcome)
     return out
@@ -274,14 +276,15 @@ def _fill_slots(form: Form, row: Row) -> tuple[dict[str, Any], float]:
     return known, precision
 
 
-def _content(form: Form, known: dict[str, Any]) -> str:
+def _content(layout: Layout, tool: str, form: Form, known: dict[str, Any]) -> str | None:
     if form.template is not None:
         value = fill(form.template, [known[slot.path] for slot in form.slots])
     else:
         value = unflatten(known)
-    if isinstance(value, str) and (form.template is not None or form.text):
-        return value
-    return dumps(value)
+    text = form.template is not None or form.text
+    if form.outcome == OK:
+        return layout.written(tool, value, text)
+    return value if isinstance(value, str) and text else dumps(value)
 
 
 def answer_row(body: Any) -> Row:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from worldmodel.derive.arguments import Expected
+from worldmodel.derive.packing import Packing
 from worldmodel.derive.templates import Sentence
 from worldmodel.derive.values import UNKNOWN, flatten, key_of
 
@@ -96,6 +97,8 @@ class Schema(msgspec.Struct, frozen=True):
     """Fields of the session that records hang on, and what they are before anything was said or done."""
     texts: dict[str, tuple[Sentence, ...]] = {}
     """By tool, the sentences in which it answers: they are read as objects."""
+    packed: dict[str, Packing] = {}
+    """By tool, how its answers hold several values in one text."""
     repeats: dict[str, tuple[str, ...]] = {}
     """By tool, the arguments whose value, used again, gets the first answer again: idempotency keys."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from worldmodel.derive.schema import AT_START, EPISODE, Schema, Site, key_at, objects
 from worldmodel.derive.templates import SAYS, read
-from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, is_scalar, key_of, parse, same
+from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, key_of, parse, same
 
 Key = tuple[str, ...]
 MOST_PLAIN = 12
@@ -57,10 +57,30 @@ class Layout:
                             self.items[(site.type, name)] = other
 
     def read(self, tool: str, content: str) -> Any:
-        """The JSON value of an answer; a sentence that the tool is known to say is an object."""
-        body = parse(content)
+        """The JSON value of an answer; a sentence that the tool is known to say, and a text that holds several values,
+        is an object."""
+        body = self.opened(tool, content)
         found = read(self.schema.texts.get(tool, ()), body) if isinstance(body, str) else None
         return body if found is None else found
+
+    def opened(self, tool: str, content: str) -> Any:
+        """The JSON value of an answer, with objects in place of the texts that hold several values."""
+        packing, body = self.schema.packed.get(tool), parse(content)
+        return body if packing is None else packing.unpack(body)
+
+    def unpacked(self, tool: str, content: str) -> str:
+        """An answer as rules see it: the same as text, for a tool whose answers have such texts."""
+        body = self.opened(tool, content) if tool in self.schema.packed else content
+        return content if isinstance(body, str) else dumps(body)
+
+    def written(self, tool: str, body: Any, text: bool = False) -> str | None:
+        """An answer as production writes it; None where a text that holds several values lacks one. `text`: a body that
+        is a text is written without quotes."""
+        packing = self.schema.packed.get(tool)
+        packed = body if packing is None else packing.pack(body)
+        if isinstance(packed, str) and (text or packed is not body):
+            return packed
+        return dumps(packed) if packed is not None or body is None else None
 
     def acts(self, tool: str, body: Any) -> bool:
         """Whether a success may have changed something: not if its sentence is one of those that change nothing."""

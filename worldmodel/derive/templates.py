@@ -23,11 +23,13 @@ SAYS = "says"
 
 
 class Sentence(msgspec.Struct, frozen=True):
-    """A text with named gaps in which a tool answers. The kind of a gap is `text`, `number` or `list`."""
+    """A text with named gaps in which a tool answers. The kind of a gap is `text`, `number` or `list`. `columns`, of a
+    line of a table: by gap, where what follows it begins, or with a minus where it ends itself."""
 
     template: str
     names: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    columns: tuple[int, ...] = ()
 
 
 def read(sentences: Sequence[Sentence], text: str) -> dict[str, Any] | None:
@@ -35,7 +37,7 @@ def read(sentences: Sequence[Sentence], text: str) -> dict[str, Any] | None:
     for sentence in sentences:
         found = gaps_in(sentence.template, text)
         if found is not None:
-            values = map(_as_kind, found, sentence.kinds)
+            values = map(as_kind, found, sentence.kinds)
             return {SAYS: says_of(sentence), **dict(zip(sentence.names, values, strict=True))}
     return None
 
@@ -69,7 +71,8 @@ def number_in(text: str) -> int | float | None:
     return float(text) if "." in text else int(text)
 
 
-def _as_kind(text: str, kind: str) -> Any:
+def as_kind(text: str, kind: str) -> Any:
+    """The value of a gap of this kind."""
     if kind == "list":
         return [number if (number := number_in(part)) is not None else part for part in text.split(BETWEEN)]
     number = number_in(text) if kind == "number" else None

@@ -41,7 +41,8 @@ class Recorded:
                     found.setdefault(mark, []).append((step, history.fork()))
             if engine.wrote(step.tool, step.content, step.outcome):
                 break
-            history.add(step.tool, step.arguments, step.content, step.outcome, False)
+            said = engine.layout.unpacked(step.tool, step.content) if step.outcome == OK else step.content
+            history.add(step.tool, step.arguments, said, step.outcome, False)
         return found
 
     def choose(self, type_: str, key: Key, draws: Iterable[dict[str, Any]]) -> dict[str, Any]:

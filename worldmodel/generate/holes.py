@@ -5,7 +5,6 @@ hole ──▶ invent the records that its call names ──▶ the rules again 
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from training.models.edits import dumps
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.store import Key, Layout
-from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, key_of, parse, unflatten
+from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, key_of, unflatten
 from worldmodel.generate.agreement import put
 from worldmodel.generate.invent import Inventor, schema_with
 from worldmodel.generate.resolver import Answer, Resolver, abstained, uniform
@@ -110,7 +109,7 @@ class Holes:
         state = f"{session.history.written}" if tool not in session.engine.writes else f"{len(before)}"
         question = f"body {call_key(tool, arguments)} {decided.label} {state}"
         made = await self.pins.settle(question, lambda: self._write(session, tool, arguments, decided, question))
-        return _with_known(made, _told(decided)) if made else None
+        return _with_known(session.engine.layout, tool, made, _told(decided)) if made else None
 
     async def _write(
         self, session: Session, tool: str, arguments: Mapping[str, Any], decided: Derivation, question: str
@@ -152,15 +151,12 @@ class Holes:
 
     async def _agreed(self, session: Session, tool: str, content: str, decided: Derivation) -> tuple[str, Invented]:
         """Return the answer with the records in its lists as they are when they are read one by one."""
-        if decided.outcome != OK or not content.startswith(("{", "[")):
-            return content, []
-        try:
-            body = json.loads(content)
-        except ValueError:
+        layout = session.engine.layout
+        body = layout.opened(tool, content) if decided.outcome == OK else None
+        if not isinstance(body, dict | list):
             return content, []
         made: Invented = []
         changed = False
-        layout = session.engine.layout
         for type_, key, item in listed(layout, tool, body):
             if self.inventor.invents(type_) and not session.store.known(type_, key):
                 made.append(await self._put(session, type_, key))
@@ -168,7 +164,7 @@ class Holes:
                 if name in item and value is not ABSENT and not isinstance(item[name], dict):
                     changed = changed or item[name] != value
                     item[name] = value
-        return (dumps(body) if changed else content), made
+        return (changed and layout.written(tool, body) or content), made
 
 
 def _asked(expressions: str, link: str) -> set[str]:
@@ -181,9 +177,11 @@ def _told(decided: Derivation) -> dict[str, Any]:
     return {} if decided.templated else {k: v for k, v in decided.known.items() if v is not UNKNOWN and k}
 
 
-def _with_known(content: str, known: Mapping[str, Any]) -> str:
-    body = parse(content) if known else None
-    return dumps(unflatten({**dict(flatten(body)), **known})) if isinstance(body, dict) else content
+def _with_known(layout: Layout, tool: str, content: str, known: Mapping[str, Any]) -> str:
+    body = layout.opened(tool, content) if known else None
+    if not isinstance(body, dict):
+        return content
+    return layout.written(tool, unflatten({**dict(flatten(body)), **known})) or content
 
 
 def listed(layout: Layout, tool: str, body: Any) -> list[tuple[str, Key, dict[str, Any]]]:

@@ -10,11 +10,13 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from worldmodel.derive.situation import Row
-from worldmodel.derive.templates import GAP, fill, joined, mask
+from worldmodel.derive.templates import GAP, SAYS, fill, joined, mask
 from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, shown
 from worldmodel.steps import OK, Step, outcome_of
 
 MOST_FORMS = 12
+FEWEST_BODIES = 3
+"""Of so many objects beside texts, the forms are their own."""
 MANY = 6
 """More templates than this of one outcome may be one sentence."""
 LONGEST_TEXT = 600
@@ -45,8 +47,10 @@ class Draft:
     """Whether the class of the error is that of its text, and differs with the values in it."""
 
 
-def draft_forms(steps: Sequence[Step], rows: Sequence[Row], maps: frozenset[str]) -> tuple[list[Draft], list[str]]:
-    """The forms of one tool's answers, and the label of each answer."""
+def draft_forms(
+    steps: Sequence[Step], rows: Sequence[Row], maps: frozenset[str], told: bool = False
+) -> tuple[list[Draft], list[str]]:
+    """The forms of one tool's answers, and the label of each answer. `told`: texts were read as objects (`packing`)."""
     labels = [""] * len(steps)
     by_outcome: dict[str, list[int]] = defaultdict(list)
     for at, step in enumerate(steps):
@@ -59,11 +63,17 @@ def draft_forms(steps: Sequence[Step], rows: Sequence[Row], maps: frozenset[str]
             by_outcome[steps[i].outcome].remove(i)
         drafts.append(draft)
     for outcome, places in sorted((o, found) for o, found in by_outcome.items() if found):
-        bodies = [parse(steps[i].content) for i in places]
-        if outcome == OK and sum(not isinstance(b, str) for b in bodies) >= 0.5 * len(bodies):
-            made = _bodies(outcome, places, bodies, maps)
+        bodies = {i: parse(steps[i].content) for i in places}
+        texts = [i for i in places if isinstance(bodies[i], str)]
+        rest = [i for i in places if not isinstance(bodies[i], str)]
+        if outcome == OK and told and min(len(texts), len(rest)) >= FEWEST_BODIES:
+            made = _bodies(outcome, rest, [bodies[i] for i in rest], maps, told)
+            made += draft_texts(outcome, texts, [bodies[i] for i in texts], rows)
+            made.sort(key=lambda draft: -len(draft.at))
+        elif outcome == OK and len(rest) >= 0.5 * len(places):
+            made = _bodies(outcome, places, list(bodies.values()), maps, told)
         else:
-            made = draft_texts(outcome, places, bodies, rows)
+            made = draft_texts(outcome, places, list(bodies.values()), rows)
         for number, draft in enumerate(made):
             draft.label = outcome if number == 0 else f"{outcome}~{number}"
             for i in draft.at:
@@ -91,23 +101,28 @@ def _varied(steps: Sequence[Step], rows: Sequence[Row]) -> list[Draft]:
     return found[:MOST_FORMS]
 
 
-def _bodies(outcome: str, places: Sequence[int], bodies: Sequence[Any], maps: frozenset[str]) -> list[Draft]:
-    """JSON successes: objects with mostly the same fields are one form; everything else is one slot."""
+def _bodies(
+    outcome: str, places: Sequence[int], bodies: Sequence[Any], maps: frozenset[str], told: bool
+) -> list[Draft]:
+    """JSON successes: objects with mostly the same fields are one form; everything else is one slot. Texts that were
+    read as objects are one form for each sentence."""
     flat = [dict(flatten(b, lambda p: p in maps)) if isinstance(b, dict) and b else {"": b} for b in bodies]
     groups: list[tuple[set[str], list[int]]] = []
-    sets = Counter(frozenset(f) for f in flat)
-    where: dict[frozenset[str], int] = {}
-    for names, _ in sets.most_common():
+    kinds = [(frozenset(f), dumps(f.get(SAYS)) if told else "") for f in flat]
+    said: list[str] = []
+    where: dict[tuple[frozenset[str], str], int] = {}
+    for (names, says), _ in Counter(kinds).most_common():
         for number, (union, _) in enumerate(groups):
-            if len(names & union) >= 0.5 * len(names | union):
+            if says == said[number] and len(names & union) >= 0.5 * len(names | union):
                 union |= names
-                where[names] = number
+                where[names, says] = number
                 break
         else:
             groups.append((set(names), []))
-            where[names] = len(groups) - 1
-    for k, fields in enumerate(flat):
-        groups[where[frozenset(fields)]][1].append(k)
+            said.append(says)
+            where[names, says] = len(groups) - 1
+    for k, kind in enumerate(kinds):
+        groups[where[kind]][1].append(k)
     drafts = []
     for union, members in sorted(groups, key=lambda g: -len(g[1])):
         draft = Draft("", outcome, at=[places[k] for k in members])

@@ -38,6 +38,7 @@ from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Recorded, Rows
 from worldmodel.learn.schema.arguments import learn_asked, learn_expected
 from worldmodel.learn.schema.links import learn_links
+from worldmodel.learn.schema.packing import learn_packing, unpacked
 from worldmodel.learn.schema.records import learn_schema
 from worldmodel.learn.schema.repeats import learn_repeats
 from worldmodel.learn.schema.texts import learn_texts, read_all
@@ -53,16 +54,19 @@ AGREEMENT = 0.97
 
 def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     """The rules of a system, and the facts that all its conversations share."""
-    chosen = sample(conversations)
+    plain = sample(conversations)
+    packed = learn_packing(plain)
+    chosen = unpacked(plain, packed)
     texts = learn_texts(chosen)
     read = read_all(chosen, texts)
-    more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen)}
+    more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen),
+                            "packed": packed}
     schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
     more["asked"] = learn_asked(chosen, schema)
     schema = msgspec.structs.replace(schema, asked=more["asked"])
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
-    more["inert"] = learn_inert(first, texts)
+    more["inert"] = learn_inert(first, {**texts, **{tool: packing.heads for tool, packing in packed.items()}})
     if more["inert"]:
         schema = msgspec.structs.replace(schema, inert=more["inert"])
         first = replay(chosen, Engine(_bare(schema, {}, writes)))
@@ -247,7 +251,8 @@ def learn_tool(
     rows: Sequence[Row] = [one.row for one in recorded]
     steps = [one.step for one in recorded]
     cids = [one.conversation for one in recorded]
-    drafts, labels = draft_forms(steps, rows, frozenset(schema.maps.get(tool, ())))
+    told = tool in schema.packed and bool(schema.packed[tool].heads)
+    drafts, labels = draft_forms(steps, rows, frozenset(schema.maps.get(tool, ())), told)
     well = [i for i, step in enumerate(steps) if step.outcome == OK]
     forms, laws, rows = learn_forms(drafts, rows, cids, steps)
     items = item_tests(forms)

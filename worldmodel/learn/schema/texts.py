@@ -14,8 +14,12 @@ from worldmodel.learn.forms import Draft, draft_texts
 from worldmodel.steps import OK, Step, content_leaves
 
 Conversations = Mapping[str, Sequence[Step]]
+Told = tuple[str, Step, Row]
+"""A conversation, an answer in it, and values that the conversation had before."""
 FEWEST, SHARE = 3, 0.02
 MOST = 600
+SHORT = 3
+"""Numbers with fewer digits are no identifiers."""
 MOST_SEEN = 300
 """Values of earlier answers, of which a sentence may have one."""
 _WORD = re.compile(r"[^\W\d_][\w-]+")
@@ -28,7 +32,21 @@ def learn_texts(conversations: Conversations) -> dict[str, tuple[Sentence, ...]]
     The words of a sentence are kept and said again, so at least `FEWEST` conversations must have it: what only one
     conversation says, however often, can be about one person.
     """
-    answers: dict[str, list[tuple[str, Step, Row]]] = defaultdict(list)
+    answers, said = told(conversations)
+    found = {}
+    for tool, of_tool in answers.items():
+        texts = [one for one in of_tool if isinstance(parse(one[1].content), str)]
+        if len(texts) >= max(FEWEST, 0.5 * len(of_tool)):
+            sentences = _sentences(texts, said)
+            if sentences:
+                found[tool] = sentences
+    return found
+
+
+def told(conversations: Conversations, arguments: bool = False) -> tuple[dict[str, list[Told]], Counter[str]]:
+    """The successes by tool, each text with what the answers before it had shown (and, with `arguments`, what the calls
+    had said); and how often calls have a text as an argument."""
+    answers: dict[str, list[Told]] = defaultdict(list)
     said: Counter[str] = Counter()
     for cid, steps in conversations.items():
         shown_: dict[str, None] = {}
@@ -38,16 +56,9 @@ def learn_texts(conversations: Conversations) -> dict[str, tuple[Sentence, ...]]
                 is_text = isinstance(parse(step.content), str)
                 seen = {f"seen/{v}": v for v in list(shown_)[-MOST_SEEN:]} if is_text else {}
                 answers[step.tool].append((cid, step, seen))
-            told = (v for _, v in content_leaves(step.content) if isinstance(v, str) and 3 <= len(v) <= 60)
-            shown_.update(dict.fromkeys(told))
-    found = {}
-    for tool, of_tool in answers.items():
-        texts = [one for one in of_tool if isinstance(parse(one[1].content), str)]
-        if len(texts) >= max(FEWEST, 0.5 * len(of_tool)):
-            sentences = _sentences(texts, said)
-            if sentences:
-                found[tool] = sentences
-    return found
+            own = [*(flat_arguments(step.arguments) if arguments else ()), *content_leaves(step.content)]
+            shown_.update(dict.fromkeys(v for _, v in own if isinstance(v, str) and 3 <= len(v) <= 60))
+    return dict(answers), said
 
 
 def read_all(conversations: Conversations, texts: Mapping[str, Sequence[Sentence]]) -> Conversations:
@@ -63,7 +74,23 @@ def _read(step: Step, sentences: Sequence[Sentence]) -> Step:
     return step if found is None else replace(step, content=dumps(found))
 
 
-def _sentences(texts: Sequence[tuple[str, Step, Row]], said: Mapping[str, int]) -> tuple[Sentence, ...]:
+def sentences_of(texts: Sequence[Told], said: Mapping[str, int]) -> tuple[Sentence, ...]:
+    """The sentences of texts. With each stand its conversation and what else the conversation has said; `said` counts
+    the texts that calls have as arguments."""
+    return tuple(sentence for sentence, _ in _usual(texts, said))
+
+
+def _sentences(texts: Sequence[Told], said: Mapping[str, int]) -> tuple[Sentence, ...]:
+    """The same, if they say more than what the calls say."""
+    found = _usual(texts, said)
+    news = any(echoes < len(sentence.names) for sentence, echoes in found)
+    if not (news or len(found) > 1) or not any(sentence.names for sentence, _ in found):
+        return ()
+    return tuple(sentence for sentence, _ in found)
+
+
+def _usual(texts: Sequence[Told], said: Mapping[str, int]) -> list[tuple[Sentence, int]]:
+    """The usual sentences, the longest first, and how many of the gaps of each repeat an argument."""
     steps = [step for _, step, _ in texts]
     rows: list[Row] = [{**{f"arg/{n}": v for n, v in flat_arguments(s.arguments)}, **seen} for _, s, seen in texts]
     drafts = draft_texts(OK, range(len(steps)), [parse(step.content) for step in steps], rows)
@@ -72,12 +99,8 @@ def _sentences(texts: Sequence[tuple[str, Step, Row]], said: Mapping[str, int]) 
     usual = [d for d in usual if len({texts[i][0] for i in d.at}) >= FEWEST]
     usual = [d for d in usual if d.template.count(GAP) == len(d.slots)]  # a binary text can have the mark of a gap
     told = [_echoes(draft, rows) for draft in usual]
-    if not any(len(names) < len(draft.slots) for draft, names in zip(usual, told, strict=True)) and len(usual) < 2:
-        return ()
-    if not any(draft.slots for draft in usual):
-        return ()
-    found = [_sentence(draft, names, said) for draft, names in zip(usual, told, strict=True)]
-    return tuple(sorted(found, key=lambda s: (-len(s.template.replace(GAP, "")), s.template)))
+    found = [(_sentence(draft, names, said), len(names)) for draft, names in zip(usual, told, strict=True)]
+    return sorted(found, key=lambda one: (-len(one[0].template.replace(GAP, "")), one[0].template))
 
 
 def _echoes(draft: Draft, rows: Sequence[Row]) -> dict[str, str]:
@@ -100,21 +123,24 @@ def _sentence(draft: Draft, echoes: Mapping[str, str], said: Mapping[str, int]) 
     kinds: list[str] = []
     for number, (before, after) in enumerate(zip(pieces, pieces[1:], strict=False)):
         values = [str(v) for v in draft.slots[str(number)]]
-        name = echoes.get(str(number)) or _name(before, after, number)
+        name = echoes.get(str(number)) or name_of_gap(before, after, number)
         names.append(name if name not in (*names, SAYS) else f"{name}{number}")
-        kinds.append(_kind(values, said))
+        kinds.append(kind_of_gap(values, said))
     return Sentence(draft.template, tuple(names), tuple(kinds))
 
 
-def _name(before: str, after: str, number: int) -> str:
+def name_of_gap(before: str, after: str, number: int) -> str:
     """The word that stands before a gap in its sentence, else the one after it."""
     words: list[str] = _WORD.findall(_END.split(before)[-1])[-1:] or _WORD.findall(_END.split(after)[0])[:1]
     return words[0].lower() if words else f"value{number}"
 
 
-def _kind(values: Sequence[str], said: Mapping[str, int]) -> str:
+def kind_of_gap(values: Sequence[str], said: Mapping[str, int]) -> str:
+    """How the values of a gap are read. `said` counts the texts that calls have as arguments: these stay texts, unless
+    they are short numbers, which are equal to others by chance."""
     if any(BETWEEN in value for value in values) and max(map(len, values)) <= MOST:
         parts = [part for value in values for part in value.split(BETWEEN)]
         return "list" if all(part and " " not in part for part in parts) else "text"
-    numeric = all(number_in(value) is not None for value in values)
-    return "number" if numeric and sum(value in said for value in values) < FEWEST else "text"
+    numeric = all((number := number_in(value)) is not None and shown(number) == value for value in values)
+    ids = sum(value in said and len(value) >= SHORT for value in values)
+    return "number" if numeric and ids < FEWEST else "text"
