@@ -286,7 +286,7 @@ def world_name(model: str, seed: int, grounding: Grounding) -> str:
     """Return the world's name in a file of pins. Equal worlds have equal names."""
     facts = [f"{s.key} {s.content}" for s in (*grounding.facts, None, *grounding.prior) if s is not None]
     own = f"{grounding.conversation_id} " if grounding.conversation_id else ""
-    return f"{model} {seed} {own}{int(2**53 * uniform(len(grounding.prior), *facts)):x}"
+    return f"{model} {seed} {own}{int(2**53 * uniform(len(grounding.prior), grounding.about(), *facts)):x}"
 
 
 class Episode:

@@ -10,12 +10,14 @@ from typing import Any
 
 import msgspec
 
-from worldmodel.derive.templates import BETWEEN, GAP, SAYS, Sentence, as_kind, gaps_in, read, says_of
+from worldmodel.derive.templates import BETWEEN, GAP, SAYS, Sentence, as_kind, gaps_in, says_of
 from worldmodel.derive.values import is_scalar, shown
 
 _WIDE = re.compile(" {2,}")
 BLOCK = "\x01"
 """Stands in a text for its repeated part."""
+LINES = 300
+"""Texts of so many lines are not read."""
 ITEMS = "items"
 """The field of a text that has been read: its repeated part, as a list of objects."""
 
@@ -33,12 +35,12 @@ class Packing(msgspec.Struct, frozen=True):
     def unpack(self, body: Any) -> Any:
         """The body with objects in place of its texts; what is not in a known form stays as it is."""
         if isinstance(body, str):
-            return self._text(body) if self.heads else body
+            return self._text(body) if self.heads and body.count("\n") < LINES else body
         for path, forms in self.lists.items():
             texts = value_at(body, path)
             if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
-                objects = [read_item(forms, text) for text in texts]
-                if all(one is not None for one in objects):
+                objects = [one for text in texts if (one := read_item(forms, text)) and write_item(forms, one) == text]
+                if len(objects) == len(texts):
                     body = _with(body, path, objects)
         return body
 
@@ -59,14 +61,14 @@ class Packing(msgspec.Struct, frozen=True):
         around, parts = split_block(self.items, self.between, text)
         for head in self.heads:
             gapped = head.template if parts or BLOCK not in head.template else without_block(head.template)
-            found = read((msgspec.structs.replace(head, template=gapped),), around) if gapped else None
+            found = _values(msgspec.structs.replace(head, template=gapped), around) if gapped else None
             if found is None or (BLOCK in gapped) != bool(parts):
                 continue
-            found[SAYS] = says_of(head)
-            if any("\n" in value for name, value in found.items() if isinstance(value, str) and name != SAYS):
-                continue
-            listed = BLOCK in head.template
-            return {**found, ITEMS: [read_item(self.items, part) for part in parts]} if listed else found
+            body = {SAYS: says_of(head), **dict(zip(head.names, found, strict=True))}
+            if BLOCK in head.template:
+                body[ITEMS] = [read_item(self.items, part) for part in parts]
+            if self._written(body) == text:
+                return body
         return text
 
     def _written(self, body: Mapping[str, Any]) -> str | None:
@@ -112,11 +114,27 @@ def split_block(items: Sequence[Sentence], between: str, text: str) -> tuple[str
 def read_item(forms: Sequence[Sentence], text: str) -> dict[str, Any] | None:
     """The values of one text. Which form it has is said only if there are several."""
     for form in forms:
-        values = _cells(form, text) if form.columns else gaps_in(form.template, text)
+        values = _values(form, text)
         if values is not None:
             told = {} if len(forms) == 1 else {SAYS: says_of(form)}
-            return {**told, **dict(zip(form.names, map(as_kind, values, form.kinds), strict=True))}
+            return {**told, **dict(zip(form.names, values, strict=True))}
     return None
+
+
+def _values(form: Sentence, text: str) -> list[Any] | None:
+    """What stands in the gaps of a text; None for another text, and where it is not clear: a value has what parts
+    values, or a number is none."""
+    found = _cells(form, text) if form.columns else gaps_in(form.template, text)
+    if found is None:
+        return None
+    signs = [piece for piece in form.template.split(GAP)[1:-1] if piece.strip() and not piece.strip()[0].isalnum()]
+    values = [as_kind(value, kind) for value, kind in zip(found, form.kinds, strict=True)]
+    for value, read_, kind in zip(found, values, form.kinds, strict=True):
+        if "\n" in value or kind == "number" and isinstance(read_, str):
+            return None
+        if kind != "list" and any(sign in value for sign in signs):
+            return None
+    return values
 
 
 def _cells(form: Sentence, text: str) -> list[str] | None:
@@ -128,11 +146,15 @@ def _cells(form: Sentence, text: str) -> list[str] | None:
     for k, (piece, column) in enumerate(zip(pieces, form.columns, strict=True)):
         after = form.columns[k + 1] if k + 1 < len(pieces) else 0
         if column > 0:
+            if text[column - 1 : column] != " ":  # a value that is wider than its column
+                return None
             value, at, piece = text[at:column], column, piece.lstrip(" ")
         elif column < 0:
             value, at = text[at:-column], -column
         elif after < 0:  # what follows is one word and ends in its column
             place = text.rfind(" ", at, -after)
+            if place < at:
+                return None
             value, at, piece = text[at:place], place + 1, ""
         else:
             place = text.find(piece, at + 1) if k + 1 < len(pieces) else len(text) - len(piece)

@@ -59,13 +59,21 @@ class Layout:
     def read(self, tool: str, content: str) -> Any:
         """The JSON value of an answer; a sentence that the tool is known to say, and a text that holds several values,
         is an object."""
-        body = self.opened(tool, content)
+        return self.read_body(tool, parse(content))
+
+    def read_body(self, tool: str, body: Any) -> Any:
+        """The same, for the JSON value of an answer."""
+        body = self.open(tool, body)
         found = read(self.schema.texts.get(tool, ()), body) if isinstance(body, str) else None
         return body if found is None else found
 
     def opened(self, tool: str, content: str) -> Any:
         """The JSON value of an answer, with objects in place of the texts that hold several values."""
-        packing, body = self.schema.packed.get(tool), parse(content)
+        return self.open(tool, parse(content))
+
+    def open(self, tool: str, body: Any) -> Any:
+        """The same, for the JSON value of an answer."""
+        packing = self.schema.packed.get(tool)
         return body if packing is None else packing.unpack(body)
 
     def unpacked(self, tool: str, content: str) -> str:

@@ -74,9 +74,14 @@ def number_in(text: str) -> int | float | None:
 def as_kind(text: str, kind: str) -> Any:
     """The value of a gap of this kind."""
     if kind == "list":
-        return [number if (number := number_in(part)) is not None else part for part in text.split(BETWEEN)]
-    number = number_in(text) if kind == "number" else None
-    return text if number is None else number
+        return [_as_number(part) for part in text.split(BETWEEN)]
+    return _as_number(text) if kind == "number" else text
+
+
+def _as_number(text: str) -> Any:
+    """The number that a text is, if it is shown as this text."""
+    number = number_in(text)
+    return text if number is None or shown(number) != text else number
 
 
 def mask(value: Any, texts: Sequence[str], short: Sequence[str] = ()) -> tuple[Any, list[Any]]:

@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.models.edits import dumps
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.store import Key, Layout
-from worldmodel.derive.values import ABSENT, UNKNOWN, flatten, key_of, unflatten
+from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, key_of, unflatten
 from worldmodel.generate.agreement import put
 from worldmodel.generate.invent import Inventor, schema_with
 from worldmodel.generate.resolver import Answer, Resolver, abstained, uniform
@@ -124,17 +123,22 @@ class Holes:
             schema = schema_with(values, known)
             seed, around = int(2**31 * rng.random()), self.inventor.around
             body = await self.resolver.written(tool, arguments, decided.outcome, schema, seed, around)
+        layout = session.engine.layout
         if body is None or isinstance(body, str) and not values.kinds.get("text"):
             body = self._drawn(values, known, rng)
-        else:
+        if body is not ABSENT:
             told = {name: value for name, value in known.items() if value is not ABSENT}
-            body = self.inventor.cleaned(body, [dict(arguments), told], rng)
+            opened = layout.open(tool, body) if decided.outcome == OK else body
+            clean = self.inventor.cleaned(opened, [dict(arguments), told], rng)
+            body = body if clean is opened else clean
         if isinstance(body, dict):
             for name in sorted((session.given(tool, arguments, decided) - body.keys()) & values.fields.keys()):
                 body[name] = self._given(values.fields[name], rng)
         if body is ABSENT:
             return ""
-        return body if isinstance(body, str) else dumps(body)
+        if isinstance(body, str) or decided.outcome != OK:
+            return body if isinstance(body, str) else dumps(body)
+        return layout.written(tool, body, True) or ""
 
     def _drawn(self, values: Values, known: Mapping[str, Any], rng: random.Random) -> Any:
         """Draw values for the open fields from the values that these fields have in production."""

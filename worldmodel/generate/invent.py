@@ -19,7 +19,7 @@ from worldmodel.generate.agreement import DRAWS, Recorded
 from worldmodel.generate.context import ALONE, Around
 from worldmodel.generate.pins import Pins
 from worldmodel.generate.resolver import Resolver, uniform
-from worldmodel.generate.shapes import Shapes
+from worldmodel.generate.shapes import Shapes, Skeleton
 from worldmodel.generate.values import Values, json_schema, object_schema
 from worldmodel.steps import OK, leaves
 
@@ -40,6 +40,12 @@ class Inventor:
         self.engine, self.shapes, self.resolver, self.seed, self.pins = engine, shapes, resolver, seed, pins
         self.recorded, self.around = recorded, around
         self.readers = readers(engine)
+        self._options: dict[str, Sequence[Skeleton]] = {}
+
+    def _alike(self, type_: str) -> Sequence[Skeleton]:
+        if type_ not in self._options:
+            self._options[type_] = self.shapes.alike(type_, self.around.user)
+        return self._options[type_]
 
     def invents(self, type_: str) -> bool:
         """Whether a tool reads records of this type one by one, so that an unseen one can be invented."""
@@ -54,7 +60,7 @@ class Inventor:
         """Invent a record that nobody has asked for yet: of many drawn ones, that with the largest `fit`."""
 
         async def make() -> dict[str, Any]:
-            alike = self.shapes.alike(type_, self.around.user)
+            alike = self._alike(type_)
             drawn = (self.shapes.record(type_, rng, alike) for _ in range(MOST_FITTED))
             present = [{n: v for n, v in record.items() if v is not ABSENT} for record in drawn]
             fitted = max(present, key=fit)
@@ -65,7 +71,7 @@ class Inventor:
 
     async def _record(self, type_: str, key: Key) -> dict[str, Any]:
         rng = random.Random(int(2**53 * uniform(self.seed, "record", type_, *key)))
-        alike = self.shapes.alike(type_, self.around.user)
+        alike = self._alike(type_)
         fields = self.shapes.record(type_, rng, alike)
         site, link = self.readers[type_]
         arguments = self.typed(self.shapes.arguments.get(site.tool, {}), arguments_of(link, key))
@@ -90,9 +96,10 @@ class Inventor:
             return {}
         body = self.cleaned(body, [arguments, shown], rng)
         store = Store(self.engine.layout)
+        seen = self.engine.layout.read_body(site.tool, body)
         return {
             name: value
-            for type_, found, name, value in store.shown(site.tool, arguments, body)
+            for type_, found, name, value in store.shown(site.tool, arguments, seen)
             if type_ == site.type and found == key
         }
 

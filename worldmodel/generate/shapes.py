@@ -30,6 +30,7 @@ FEWEST_UNTOUCHED = 8
 """Records seen before a call changed them, from which on only these say how a record is that nobody has seen."""
 LONG_ENOUGH = 4
 """Shorter texts are never private: they are seen everywhere."""
+MOST_WORDS = 60
 NO_MESSAGES: Mapping[str, str] = MappingProxyType({})
 Found = tuple[str, dict[str, Any]]
 """A conversation, and the fields of a record that it showed."""
@@ -232,7 +233,7 @@ def _common_words(users: Mapping[str, str]) -> dict[str, list[str]]:
     """By conversation, the words of its user's first message that at least three conversations have there."""
     found = {cid: words_of(text) for cid, text in users.items() if text}
     spread = Counter(word for words in found.values() for word in words)
-    return {cid: sorted(word for word in words if spread[word] >= COMMON) for cid, words in found.items()}
+    return {cid: sorted(word for word in words if spread[word] >= COMMON)[:MOST_WORDS] for cid, words in found.items()}
 
 
 def _skeleton(record: Mapping[str, Any], fields: Mapping[str, Values], words: list[str]) -> Skeleton:
@@ -260,9 +261,10 @@ def private_texts(conversations: Mapping[str, Sequence[Step]], read: Read = as_j
 
 def texts_of(step: Step, read: Read = as_json) -> Iterable[str]:
     """Return the texts of a call and its answer that can be private. `read` returns the value of a tool's answer: with
-    `Layout.read`, what stands in the gaps of its sentences is looked at as well."""
-    body = read(step.tool, step.content)
-    values = [*leaves(dict(step.arguments)), *(leaves(body) if isinstance(body, dict | list) else ())]
+    `Layout.read`, what stands in the gaps of its sentences, and in texts that hold several values, is looked at too."""
+    plain, body = parse(step.content), read(step.tool, step.content)
+    bodies = [one for one in (body, *([] if plain == body else [plain])) if isinstance(one, dict | list)]
+    values = [*leaves(dict(step.arguments)), *(leaf for one in bodies for leaf in leaves(one))]
     return (text for _, text in values if len(text) >= LONG_ENOUGH and not _is_plain_number(text))
 
 

@@ -66,7 +66,8 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     schema = msgspec.structs.replace(schema, asked=more["asked"])
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
-    more["inert"] = learn_inert(first, {**texts, **{tool: packing.heads for tool, packing in packed.items()}})
+    heads = {tool: (*texts.get(tool, ()), *packing.heads) for tool, packing in packed.items()}
+    more["inert"] = learn_inert(first, {**texts, **heads})
     if more["inert"]:
         schema = msgspec.structs.replace(schema, inert=more["inert"])
         first = replay(chosen, Engine(_bare(schema, {}, writes)))

@@ -17,7 +17,7 @@ from typing import Any
 from worldmodel.derive.engine import Session
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.store import Key
-from worldmodel.derive.values import ABSENT, UNKNOWN, is_scalar, key_of, parse, shown
+from worldmodel.derive.values import ABSENT, UNKNOWN, is_scalar, key_of, shown
 from worldmodel.generate.agreement import put
 from worldmodel.generate.holes import Holes
 from worldmodel.generate.invent import Inventor, arguments_of
@@ -126,7 +126,7 @@ async def _read(start: Session, holes: Holes, type_: str, key: Key) -> dict[str,
     content = decided.content
     if content is None:
         content = (await holes.fill(start.fork(), site.tool, arguments, decided, ())).step.content
-    shown_now = start.store.shown(site.tool, arguments, parse(content))
+    shown_now = start.store.shown(site.tool, arguments, start.engine.layout.read(site.tool, content))
     return {**record, **{name: value for of, found, name, value in shown_now if (of, found) == (type_, key)}}
 
 

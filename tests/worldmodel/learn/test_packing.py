@@ -149,3 +149,50 @@ def test_names_stay_whole_and_odd_texts_stay_texts() -> None:
     broken = {**opened, ITEMS: [{**opened[ITEMS][0], "value0": None}]}
     assert packing.pack(broken) is None and packing.pack({SAYS: "another", ITEMS: []}) is None
     assert packing_of(in_json).unpack({"goods": ["one", "two"]}) == {"goods": ["one", "two"]}
+
+
+def test_what_is_not_clear_is_not_read() -> None:
+    """A value that holds what parts values, a number that is none or would be written in another way, a row that is
+    wider than its columns, a line that divides: the text stays as it is."""
+    packing = packing_of(in_json)
+    for odd in ("G-431 | Elder | Fern lamp | 3 left", "G-431 | Fern lamp | some left", "G-431 | Fern lamp | 007 left"):
+        assert packing.unpack({"n": 1, "goods": [odd]}) == {"n": 1, "goods": [odd]}
+    table = packing_of(in_table)
+    for line in ("  G-4310000Fern lamp                   3 A10", "-" * 46, "  G-431    " + "x" * 40 + " 3 A10"):
+        text = f"1 goods in stock:\n{line}\nEnd of list."
+        opened = table.unpack(text)
+        assert opened == text or table.pack(opened) == text and opened[ITEMS][0]["value0"] == "G-431"
+
+
+def test_words_of_one_conversation_are_no_part_of_a_form() -> None:
+    rng = random.Random(2)
+    own = [f"G-{rng.randrange(100, 999)} | Wilhelmina Oberdorfer | {rng.randrange(9)} EUR" for _ in range(100)]
+    found = {"c0": [Step("list", {}, json.dumps({"owed": own}), OK)]}
+    found |= {f"c{k}": [Step("list", {}, json.dumps({"owed": [f"G-{k}00 | Bo Li | {k} EUR"]}), OK)] for k in (1, 2)}
+    forms = [form for one in learn_packing(found).values() for of_path in one.lists.values() for form in of_path]
+    assert not any("ilhelmina" in f"{form.template} {form.names}" for form in forms)
+
+
+def test_prose_and_odd_answers_are_left_alone() -> None:
+    rng = random.Random(5)
+    words = ("good", "slow", "clean", "small", "warm", "fine", "late")
+    prose = {
+        f"c{k}": [Step("reviews", {}, json.dumps(["{} {}. {}.".format(*rng.choices(words, k=3))]), OK),
+                  Step("about", {}, "\n".join(" ".join(rng.sample(words, 4)) for _ in range(rng.randrange(2, 5))), OK)]
+        for k in range(40)
+    }  # fmt: skip
+    assert learn_packing(prose) == {}
+    cards = {f"c{k}": [Step("show", {}, card(random.Random(k), []), OK)] for k in range(30)}
+    cards["odd"] = [Step("show", {}, text, OK) for text in ("Nothing found.\nTry again later.", "", "\n", "a\r\nb: c")]
+    packing = learn_packing(cards)["show"]
+    for step in cards["odd"]:
+        assert packing.unpack(step.content) == step.content
+
+
+def test_a_tool_with_few_texts_borrows_the_forms_of_another() -> None:
+    found = recorded(in_json)
+    for k in range(3):
+        stock = goods(random.Random(k), 1)
+        found[f"c{k}"].append(Step("drop", {}, json.dumps({"dropped": [pipes(one) for one in stock]}), OK))
+    packings = learn_packing(found)
+    assert packings["drop"].lists["dropped"] == packings["list_goods"].lists["goods"]

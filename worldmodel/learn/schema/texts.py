@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from worldmodel.derive.packing import ITEMS
 from worldmodel.derive.situation import Row, flat_arguments
 from worldmodel.derive.templates import BETWEEN, GAP, SAYS, Sentence, number_in, read
 from worldmodel.derive.values import dumps, is_scalar, parse, shown
@@ -124,7 +125,7 @@ def _sentence(draft: Draft, echoes: Mapping[str, str], said: Mapping[str, int]) 
     for number, (before, after) in enumerate(zip(pieces, pieces[1:], strict=False)):
         values = [str(v) for v in draft.slots[str(number)]]
         name = echoes.get(str(number)) or name_of_gap(before, after, number)
-        names.append(name if name not in (*names, SAYS) else f"{name}{number}")
+        names.append(name if name not in (*names, SAYS, ITEMS) else f"{name}{number}")
         kinds.append(kind_of_gap(values, said))
     return Sentence(draft.template, tuple(names), tuple(kinds))
 
