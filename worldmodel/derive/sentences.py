@@ -188,6 +188,8 @@ def source(name: str) -> str:
         return f"all known records of {rest}"
     if kind == "known":
         return f"{rest} is known"
+    if kind == "fact":
+        return f"{rest} is a fact that all conversations share"
     if kind == "missing":
         return f"the earlier refusal of {rest}"
     if kind in ("did", "did_on"):

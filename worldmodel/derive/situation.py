@@ -31,9 +31,11 @@ from worldmodel.derive.values import (
     shown,
     tokens,
 )
-from worldmodel.steps import OK, call_key
+from worldmodel.steps import OK, call_key, is_identifier
 
 Row = dict[str, Any]
+FACT = "fact/"
+"""How the sources start that say that a record is one of the facts which all conversations share."""
 LONG_TEXT = 4000
 MOST_NOW = 24
 MOST_OF_TYPE = 60
@@ -235,6 +237,8 @@ class Situation:
         key = tuple(parts)
         self.keys[link.name] = key
         row[f"known/{link.name}"] = self.store.known(link.type, key)
+        if self.store.is_fact(link.type, key) and any(map(is_identifier, key)):
+            row[FACT + link.name] = True
         missing = self.store.missing.get((link.type, key))
         if missing is not None:
             row[f"missing/{link.name}"] = missing

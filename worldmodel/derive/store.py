@@ -149,6 +149,10 @@ class Store:
     def known(self, type_: str, key: Key) -> bool:
         return (type_, key) in self.records or (type_, key) in self.facts
 
+    def is_fact(self, type_: str, key: Key) -> bool:
+        """Whether only the facts that all worlds share say something of a record."""
+        return (type_, key) in self.facts and (type_, key) not in self.records
+
     def get(self, type_: str, key: Key, field: str) -> Any:
         cell = self.records.get((type_, key), {}).get(field)
         if cell is None:

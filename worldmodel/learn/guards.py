@@ -12,6 +12,7 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
+from worldmodel.derive.situation import FACT, Row
 from worldmodel.derive.trees import Leaf, Split, Test, Tree, leaf_of, value_of
 from worldmodel.derive.values import UNKNOWN, is_date, is_number
 from worldmodel.learn.columns import EPISODE_WIDE, Table, cost
@@ -23,6 +24,8 @@ PURE = 0.95
 """The share of one label on the side of a split that sets it apart."""
 KNOWN_PRICE = 3.0
 """Bits for asking whether a source is known that a test above has used."""
+LEAK = 0.2
+"""A guard rests on what all conversations share if it is wrong on so many more of its calls without."""
 AS_GOOD = 0.02
 """A tree without such sources is taken if it leaves at most this share more of the labels' bits open."""
 MORE_SPLITS = 3
@@ -181,6 +184,45 @@ def grow_guard(table: Table, labels: Sequence[str], at: Sequence[int], conversat
         return plain
     own = grow(table, labels, places[best[2][places]], conversations, checks=True)
     return Split(Test(best[1], "is"), own, plain)
+
+
+def grow_for_new(
+    table: Table, labels: Sequence[str], at: Sequence[int], conversations: Sequence[str],
+    facts: Sequence[frozenset[str]],
+) -> Tree:  # fmt: skip
+    """A guard that does not take a record which is new for one that cannot be.
+
+    Where all conversations share the records of a catalogue, a success shows its record, so that in the recording all
+    calls of records that are no facts are refusals. That says nothing of a record that was added since, or held out. If
+    a guard rests on this, it answers the calls of facts, and others are answered by one that sees no facts. `facts`
+    has, by row, the links whose records are facts.
+    """
+    plain = grow_guard(table, labels, at, conversations)
+    places = np.asarray(at, dtype=int)
+    best: tuple[float, str, list[Row]] | None = None
+    for link in sorted({link for i in at for link in facts[i]}):
+        known = [i for i in at if link in facts[i]]
+        if len(known) < FEWEST_KNOWN or len(known) == len(at):
+            continue
+        hidden = [_without(row, link) if link in facts[i] else row for i, row in enumerate(table.rows)]
+        right = [
+            sum(leaf_of(plain, rows[i])[0].best()[0] == labels[i] for i in known) / len(known)
+            for rows in (table.rows, hidden)
+        ]
+        if right[0] - right[1] > LEAK and (best is None or right[0] - right[1] > best[0]):
+            best = right[0] - right[1], link, hidden
+    if best is None:
+        return plain
+    _, link, hidden = best
+    own = grow(table, labels, [i for i in places if link in facts[i]], conversations, checks=True)
+    return Split(Test(FACT + link, "is"), own, grow_guard(Table(hidden), labels, at, conversations))
+
+
+def _without(row: Row, link: str) -> Row:
+    """A situation in which nobody knows the record of a link."""
+    gone = (f"rec/{link}/", f"rec/{link}>", f"pick/{link}/", f"known/{link}>", "law/")
+    left = {name: v for name, v in row.items() if not any(part in name for part in gone)}
+    return {**left, f"known/{link}": False}
 
 
 def _left_open(tree: Tree) -> float:

@@ -21,7 +21,7 @@ from worldmodel.derive.engine import Engine, Session, answer_row
 from worldmodel.derive.expressions import Call, Choice, Const, Expression, First, FirstItem, evaluate
 from worldmodel.derive.rules import Effect, Form, ItemTest, Law, Rules, Slot, ToolRules, with_laws
 from worldmodel.derive.schema import EPISODE, Schema
-from worldmodel.derive.situation import Row
+from worldmodel.derive.situation import FACT, Row
 from worldmodel.derive.store import Facts
 from worldmodel.derive.trees import Leaf, Split, leaf_of
 from worldmodel.derive.values import dumps, is_number, shown
@@ -32,7 +32,7 @@ from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_trans
 from worldmodel.learn.effects import learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
-from worldmodel.learn.guards import grow, grow_guard, held_out
+from worldmodel.learn.guards import grow, grow_for_new, held_out
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Recorded, Rows
@@ -184,7 +184,9 @@ def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recor
                 if link.creates and answer and (key := link.created(answer))
             }
             acted = step.outcome == OK and engine.layout.acts(step.tool, engine.layout.read(step.tool, step.content))
-            recorded.append(Recorded(cid, at, step, situation.row, situation.keys, marks, shown, answer, new, acted))
+            row = {name: value for name, value in situation.row.items() if not name.startswith(FACT)}
+            facts = frozenset(name[len(FACT) :] for name in situation.row if name.startswith(FACT))
+            recorded.append(Recorded(cid, at, step, row, situation.keys, marks, shown, answer, new, acted, facts))
             wrote = acted and step.tool in engine.writes
             session.history.add(step.tool, step.arguments, step.content, step.outcome, wrote)
         out[cid] = recorded
@@ -264,7 +266,7 @@ def learn_tool(
         kinds = [label if passes else "none" for label, passes in zip(labels, passing, strict=True)]
         accidents = grow(table, kinds, conversations=cids)
     lasting = [i for i, passes in enumerate(passing) if not passes]
-    guard = grow_guard(table, labels, lasting or range(len(labels)), cids)
+    guard = grow_for_new(table, labels, lasting or range(len(labels)), cids, [one.facts for one in recorded])
     fine = {(n, v) for i in well for n, v in rows[i].items() if n.startswith("form(arg/")}
     refused = [
         i for i in lasting

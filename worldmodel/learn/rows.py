@@ -151,6 +151,8 @@ class Recorded:
     """The records that only the answer names, and by which link."""
     acted: bool = True
     """Whether it was a success, and one that may have changed something."""
+    facts: frozenset[str] = frozenset()
+    """The links whose records are facts that all conversations share."""
 
 
 @dataclass

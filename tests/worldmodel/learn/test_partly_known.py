@@ -180,3 +180,24 @@ def test_records_are_learned_where_tools_of_one_type_show_other_fields() -> None
     system = StatefulSystem(name, [KINDS["broker"]])
     recorded = {f"c{k}": [s for s, _ in system.conversation(f"{name} {k}")] for k in range(120)}
     assert learn_schema(recorded).sites
+
+
+def test_a_new_record_of_a_catalogue_is_not_taken_for_one_that_is_refused() -> None:
+    """All conversations share the parts, and refused ones show no record: a part that no recording has may be there."""
+    rng = random.Random(8)
+    parts = {f"P-{100 + k}": {"name": f"{rng.choice(WORDS)} {rng.choice(WORDS)}", "price": 5 * k} for k in range(24)}
+    old = {f"P-{300 + k}": rng.choice(list(parts)) for k in range(10)}
+    found = {}
+    for k in range(150):
+        steps = []
+        for part in rng.sample([*parts, *old], 2):
+            moved = {"error": "replaced", "detail": f"see {old.get(part)}"}
+            body = {"part": part, **parts[part]} if part in parts else moved
+            steps.append(Step("part", {"part": part}, json.dumps(body), OK if part in parts else "replaced"))
+        found[f"c{k}"] = steps
+    session = Session(Engine(*induce(found)))
+    known = session.derive("part", {"part": "P-105"})
+    assert known is not None and known.outcome == OK and known.sure
+    outcomes = [session.derive("part", {"part": f"P-{500 + k}"}, k) for k in range(200)]
+    well = sum(one is not None and one.outcome == OK for one in outcomes)
+    assert 100 < well < 180 and not any(one is not None and one.sure for one in outcomes)
