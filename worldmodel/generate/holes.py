@@ -125,7 +125,7 @@ class Holes:
             body = await self.resolver.written(tool, arguments, decided.outcome, schema, seed, around)
         layout = session.engine.layout
         if body is None or isinstance(body, str) and not values.kinds.get("text"):
-            body = self._drawn(values, known, rng)
+            body = self._drawn(tool, arguments, decided, rng)
         if body is not ABSENT:
             told = {name: value for name, value in known.items() if value is not ABSENT}
             opened = layout.open(tool, body) if decided.outcome == OK else body
@@ -140,8 +140,14 @@ class Holes:
             return body if isinstance(body, str) else dumps(body)
         return layout.written(tool, body, True) or ""
 
-    def _drawn(self, values: Values, known: Mapping[str, Any], rng: random.Random) -> Any:
-        """Draw values for the open fields from the values that these fields have in production."""
+    def _drawn(self, tool: str, arguments: Mapping[str, Any], decided: Derivation, rng: random.Random) -> Any:
+        """Draw an answer: one like those that such users got, else values that its open fields have in production."""
+        values, known = self.shapes.bodies[tool][decided.outcome], _told(decided)
+        body = UNKNOWN
+        if decided.outcome == OK:
+            body = self.shapes.answer(tool, arguments, self.inventor.around.user, rng)
+        if body is not UNKNOWN:
+            return body
         if known and values.fields:
             return {n: v for n, inner in values.fields.items() if (v := self.shapes.fresh(inner, rng)) is not ABSENT}
         return self.shapes.fresh(values, rng)

@@ -11,21 +11,24 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import xxhash
 
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.schema import EPISODE
-from worldmodel.derive.values import ABSENT, freeze, is_scalar, parse
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_scalar, parse, same
 from worldmodel.generate.values import COMMON, Values, draw, kind_of, learn_values
 from worldmodel.steps import OK, Step, leaves, words_of
 
 MOST_SIGHTINGS = 800
 MOST_SKELETONS = 480
-ALIKE, FEWEST_ALIKE = 32, 12
-"""A new record is drawn from so many records of conversations that were begun alike: a quarter of all, within these."""
+ALIKE, FEWEST_ALIKE, FEWEST_NEAR = 32, 12, 3
+"""A new record is drawn from so many records of conversations that were begun alike: a quarter of all, within these; of
+fewer, if the others are less than half as much alike."""
+MOST_ANSWERS, LONGEST_ANSWER = 320, 3000
+UNKEPT = "\x00"
 FEWEST_UNTOUCHED = 8
 """Records seen before a call changed them, from which on only these say how a record is that nobody has seen."""
 LONG_ENOUGH = 4
@@ -47,6 +50,15 @@ class Skeleton(msgspec.Struct):
     """Common words of the first message of the conversation that showed it."""
 
 
+class Answered(msgspec.Struct):
+    """One whole answer: common values as they are, and `{UNKEPT: JSON type}` in place of other values. `arguments` are
+    the call's common ones, `words` those of the first message of the conversation."""
+
+    body: Any
+    arguments: dict[str, Any] = {}
+    words: list[str] = []
+
+
 class Shapes(msgspec.Struct):
     """Value statistics by record type and field, and by tool and outcome class."""
 
@@ -56,6 +68,10 @@ class Shapes(msgspec.Struct):
     """By tool, then by outcome class: whole answers."""
     arguments: dict[str, dict[str, Values]] = {}
     """By tool, the values of each argument."""
+    answers: dict[str, list[Answered]] = {}
+    """By tool, whole answers with lists in them, given before anything was changed."""
+    opened: dict[str, Values] = {}
+    """By tool of `answers`: the values of such answers, with objects in place of texts that hold several values."""
     private: frozenset[int] = frozenset()
     """Hashes of the texts that fewer than three conversations show."""
     missing: dict[str, list[str]] = {}
@@ -76,20 +92,26 @@ class Shapes(msgspec.Struct):
     def alike(self, type_: str, about: str) -> Sequence[Skeleton]:
         """The records seen in the conversations whose users began most like `about`. What a user wants with a record
         says something of it: who asks to cancel seldom means what has arrived."""
-        options, wanted = self.skeletons.get(type_, ()), words_of(about)
-        spread = Counter(word for one in options for word in one.words)
-        weight = {word: math.log(len(options) / n) ** 2 for word, n in spread.items()}
-        if not any(weight.get(word) for word in wanted):
-            return options
+        return _alike(self.skeletons.get(type_, ()), about)
 
-        def score(one: Skeleton) -> float:
-            whole = sum(weight[word] for word in one.words)
-            return sum(weight[word] for word in one.words if word in wanted) / math.sqrt(whole) if whole else 0.0
+    def answer(self, tool: str, arguments: Mapping[str, Any], about: str, rng: random.Random) -> Any:
+        """Draw a whole answer like one that production gave to such a call, of a user who began like `about`: what a
+        list holds fits what was wanted. UNKNOWN for a tool without such answers."""
+        options = _alike(self.answers.get(tool, ()), about)
+        if not options:
+            return UNKNOWN
+        fits_ = [sum(same(arguments.get(name), v) for name, v in one.arguments.items()) for one in options]
+        best = [one for one, n in zip(options, fits_, strict=True) if n == max(fits_)]
+        return self._refilled(best[rng.randrange(len(best))].body, self.opened[tool], rng)
 
-        scores = [score(one) for one in options]
-        most = min(ALIKE, max(FEWEST_ALIKE, len(options) // 4))
-        least = sorted(scores, reverse=True)[min(most, len(scores)) - 1]
-        return [one for one, found in zip(options, scores, strict=True) if found >= least]
+    def _refilled(self, body: Any, values: Values, rng: random.Random) -> Any:
+        if isinstance(body, list):
+            return [self._refilled(item, values.items or values, rng) for item in body]
+        if isinstance(body, dict) and UNKEPT in body:
+            return self.fresh(msgspec.structs.replace(values, common=[]), rng, body[UNKEPT])
+        if isinstance(body, dict):
+            return {name: self._refilled(inner, values.fields[name], rng) for name, inner in body.items()}
+        return body
 
     def record(self, type_: str, rng: random.Random, options: Sequence[Skeleton] | None = None) -> dict[str, Any]:
         """Return the fields of a new record: the common values of one of the real records, and new values for the other
@@ -132,6 +154,29 @@ class Shapes(msgspec.Struct):
                 break
             value = "".join(_other(char, rng) for char in value)
         return value
+
+
+T = TypeVar("T", Skeleton, Answered)
+
+
+def _alike(options: Sequence[T], about: str) -> Sequence[T]:
+    """Those of conversations that were begun most like `about`; all of them where that says nothing."""
+    wanted = words_of(about)
+    spread = Counter(word for one in options for word in one.words)
+    weight = {word: math.log(len(options) / n) ** 2 for word, n in spread.items()}
+    if not any(weight.get(word) for word in wanted):
+        return options
+
+    def score(one: T) -> float:
+        whole = sum(weight[word] for word in one.words)
+        return sum(weight[word] for word in one.words if word in wanted) / math.sqrt(whole) if whole else 0.0
+
+    scores = [score(one) for one in options]
+    falling = sorted(scores, reverse=True)
+    most = min(len(options), ALIKE, max(FEWEST_ALIKE, len(options) // 4))
+    near = [found for found in falling[:most] if found >= 0.5 * falling[0]]
+    least = near[-1] if len(near) >= FEWEST_NEAR else falling[most - 1]
+    return [one for one, found in zip(options, scores, strict=True) if found >= least]
 
 
 def _other(char: str, rng: random.Random) -> str:
@@ -198,6 +243,7 @@ def learn_shapes(
                 for kept in (records[mark[0]], *([untouched[mark[0]]] if mark not in touched else [])):
                     if len(kept) < MOST_SKELETONS:
                         kept.append((cid, fields))
+    words = _common_words({cid: users.get(cid, "") for cid in conversations})
     shapes = Shapes(missing=learn_missing(engine, conversations), private=private_texts(conversations, read))
     for (type_, name), sightings in found.items():
         shapes.fields.setdefault(type_, {})[name] = learn_values(sightings)
@@ -205,7 +251,7 @@ def learn_shapes(
         shapes.bodies.setdefault(tool, {})[outcome] = learn_values(sightings)
     for (tool, name), sightings in told.items():
         shapes.arguments.setdefault(tool, {})[name] = learn_values(sightings[:MOST_SIGHTINGS])
-    words = _common_words({cid: users.get(cid, "") for cid in conversations})
+    _learn_answers(shapes, engine, conversations, words)
     for type_, some in records.items():
         as_found = untouched.get(type_, [])
         enough = len(as_found) >= FEWEST_UNTOUCHED
@@ -219,6 +265,54 @@ def learn_shapes(
                 if moved := [v for v in common if freeze(v) not in seen]:
                     shapes.moved.setdefault(type_, {})[name] = moved
     return shapes
+
+
+def _learn_answers(
+    shapes: Shapes, engine: Engine, conversations: Mapping[str, Sequence[Step]], words: Mapping[str, list[str]]
+) -> None:
+    """Learn whole answers of the tools that change nothing and that answer with lists."""
+    found: dict[str, list[tuple[str, Step, Any]]] = defaultdict(list)
+    changing = {tool for tool, rules in engine.rules.tools.items() if rules.effects}
+    for cid, steps in conversations.items():
+        for step in steps:
+            if step.outcome == OK and step.tool in changing:
+                break
+            if step.outcome == OK and len(found[step.tool]) < MOST_ANSWERS and len(step.content) < LONGEST_ANSWER:
+                found[step.tool].append((cid, step, engine.layout.opened(step.tool, step.content)))
+    for tool, of_tool in found.items():
+        lists = [body for _, _, body in of_tool if _has_list(body)]
+        if len(of_tool) < FEWEST_UNTOUCHED or len(lists) < 0.5 * len(of_tool):
+            continue
+        values = learn_values([(cid, body) for cid, _, body in of_tool])
+        usual = {name: {freeze(v) for v, _ in some.common} for name, some in shapes.arguments.get(tool, {}).items()}
+        shapes.opened[tool] = values
+        shapes.answers[tool] = [
+            Answered(
+                body,
+                {n: v for n, v in step.arguments.items() if is_scalar(v) and freeze(v) in usual.get(n, ())},
+                words.get(cid, []),
+            )
+            for cid, step, full in of_tool
+            if isinstance(full, dict | list) and (body := _kept(full, values)) is not None
+        ]
+
+
+def _has_list(body: Any) -> bool:
+    values = body.values() if isinstance(body, dict) else ()
+    return isinstance(body, list) or any(isinstance(value, list) or _has_list(value) for value in values)
+
+
+def _kept(value: Any, values: Values) -> Any:
+    """A value with common parts as they are; None for one with parts that have no statistics."""
+    if isinstance(value, list):
+        items = [_kept(item, values.items) if values.items else None for item in value]
+        return None if any(item is None for item in items) else items
+    if isinstance(value, dict):
+        fields = {name: _kept(inner, values.fields[name]) for name, inner in value.items() if name in values.fields}
+        return None if UNKEPT in value or any(inner is None for inner in fields.values()) else fields
+    if any(kind_of(v) == kind_of(value) and v == value for v, _ in values.common):
+        return value if value is not None else {UNKEPT: "null"}
+    return {UNKEPT: kind_of(value)}
 
 
 def _fullest(engine: Engine) -> dict[str, int]:
