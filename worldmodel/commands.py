@@ -69,7 +69,7 @@ def rules(
     """Print what the traces determine, in plain sentences, with the counts and example transitions."""
     from ingest.errors import UserError
     from worldmodel.artifact import read_manifest, read_rules
-    from worldmodel.derive.sentences import describe_rules
+    from worldmodel.sentences import describe_rules
 
     read_manifest(world)
     found = read_rules(world).rules

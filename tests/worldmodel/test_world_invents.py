@@ -131,58 +131,6 @@ def test_an_unseen_record_is_invented_once_and_completely(model: WorldModel) -> 
     assert len(bodies) > 1, "seeds differ"
 
 
-def test_a_record_is_like_those_of_users_who_wanted_the_same(model: WorldModel) -> None:
-    """Who asks to sell a crate mostly means one that is stored, though no rule and no recorded answer says so."""
-    rng = random.Random(3)
-    asks = {"stored": "please sell crate K-{}", "sold": "where is the money for K-{}", "moved": "why did K-{} move?"}
-    found, users = {}, {}
-    for number in range(5000, 5120):
-        one = crate(number, rng)
-        found[f"c{number}"], users[f"c{number}"] = [show(one)] * 2, asks[one["state"]].format(number)
-    rules = Engine(*induce(found))
-    shapes = learn_shapes(rules, found, users)
-    words = {word for one in next(iter(shapes.skeletons.values())) for word in one.words}
-    assert words == {"please", "sell", "crate", "where", "the", "money", "for", "why", "did", "move"}
-
-    drawn = replace(model, rules=rules, shapes=shapes, resolver=replace(model.resolver, writes=False))
-    for state, text in (*asks.items(), ("any", "hello, K-{}")):
-        messages = [{"role": "user", "content": text.format(9321)}]
-        states = {json.loads(ask(drawn, seed, 9321, messages=messages).content)["state"] for seed in range(12)}
-        assert states == {state} or state == "any" and len(states) > 1
-
-
-def test_an_invented_list_holds_what_its_user_wants() -> None:
-    """Who wants an oil change mostly finds one in the list of free slots; ids are new, and nothing else is made up."""
-    rng = random.Random(3)
-    kinds, days = ("oil", "tyres", "lights", "paint", "clutch"), ("MON", "TUE")
-    found, users = {}, {}
-    for k in range(120):
-        wanted, day = rng.choice(kinds), rng.choice(days)
-        listed = sorted({wanted, rng.choice(kinds)})
-        slots = [f"{8 + at}:30 {kind} S-{rng.randrange(100, 999)}" for at, kind in enumerate(listed)]
-        taken = rng.choice(slots).split()[-1]
-        found[f"c{k}"] = [
-            Step("free_slots", {"day": day}, json.dumps({"day": day, "free": slots}), OK),
-            Step("book", {"slot": taken}, '{"ok":true}', OK),
-        ]
-        users[f"c{k}"] = f"please book {wanted} for me"
-    plain = random_world(found, 60, 700, body_tokens=160, name="slots")
-    assert plain.rules is not None
-    shapes = learn_shapes(plain.rules, found, users)
-    kept = json.dumps([one.body for one in shapes.answers["free_slots"]])
-    assert "oil" in kept and "S-" not in kept, "common values only"
-    drawn = replace(plain, shapes=shapes, resolver=replace(plain.resolver, writes=False))
-    for wanted in kinds:
-        lists = []
-        for seed in range(12):
-            world = drawn.world(seed=seed, messages=[{"role": "user", "content": f"please book {wanted} for me"}])
-            seen = json.loads(world.episode().call("free_slots", {"day": "TUE"}).content)
-            assert seen["day"] == "TUE" and all(len(slot.split()) == 3 for slot in seen["free"])
-            lists.append({slot.split()[1] for slot in seen["free"]})
-        assert sum(wanted in one for one in lists) >= 10
-    drawn.close()
-
-
 def test_a_hole_is_filled_without_the_conversation_that_the_world_is_made_of(model: WorldModel) -> None:
     """Nor with another one that names its entities; a stranger's world is shown it."""
     framed: list[Framed] = []

@@ -15,10 +15,10 @@ from training.models.edits import canonical
 from worldmodel.derive.engine import Engine
 from worldmodel.derive.expressions import Append, Const, Linear, Source
 from worldmodel.derive.rules import decode, encode
-from worldmodel.derive.sentences import describe_rules
 from worldmodel.derive.situation import Situation
 from worldmodel.learn.induce import induce
 from worldmodel.learn.schema.records import learn_schema
+from worldmodel.sentences import describe_rules
 from worldmodel.steps import OK, Step
 
 ROOT = Path(__file__).parents[3]

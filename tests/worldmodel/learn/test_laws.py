@@ -13,10 +13,10 @@ from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.expressions import Linear, evaluate
 from worldmodel.derive.rules import Law, Rules, decode, encode, with_laws
-from worldmodel.derive.sentences import describe_rules
 from worldmodel.derive.situation import Row
 from worldmodel.learn.formulas import combination, novel
 from worldmodel.learn.induce import induce
+from worldmodel.sentences import describe_rules
 from worldmodel.steps import OK, Step
 
 BOOST, WRAP = 12, 5

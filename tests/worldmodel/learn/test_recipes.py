@@ -16,7 +16,6 @@ from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.expressions import Call, Const, Expression, Select, Source, evaluate
 from worldmodel.derive.functions import FUNCTIONS, apply
 from worldmodel.derive.paths import fields_of, fits, pattern_of
-from worldmodel.derive.sentences import expression
 from worldmodel.derive.situation import Row
 from worldmodel.derive.templates import mask
 from worldmodel.derive.values import UNKNOWN, freeze
@@ -27,6 +26,7 @@ from worldmodel.learn.induce import Parts, induce, learn_slot
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import Rows
 from worldmodel.learn.schema.records import learn_schema
+from worldmodel.sentences import expression
 from worldmodel.steps import OK, Step, outcome_of
 
 WORDS = "amber basil cedar delta ember fjord grove haven inlet jetty".split()
