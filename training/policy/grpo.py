@@ -36,7 +36,7 @@ from training.policy.evaluate import MIN_SCORED, Difference, paired
 from training.policy.order import order_of
 from training.policy.practice import Practising, finished_pairs
 from training.policy.rollout import Limits
-from training.policy.served import Probe, check_served
+from training.policy.served import Probe, StaleAdapter, check_served
 
 EPISODES = "episodes"
 """Directory beside the adapter with every practice episode (episodes.py)."""
@@ -127,16 +127,16 @@ class Grpo:
                 return await self._finish_early()
             began = time.monotonic()
             step = await self._practise(self.learner.step)
-            probe = Probe.of(step.rows)
-            before = self.learner.logprobs_at(probe.ids, probe.positions) if probe else None
+            probes = Probe.several(step.rows)
+            before = [self.learner.logprobs_at(probe.ids, probe.positions) for probe in probes]
             if step.rows:
                 learned = self.learner.policy_step(step.rows, self.settings.loss, self._done())
             else:
                 learned = {"loss": 0.0}
                 self.learner.step += 1
             self._publish()
-            if probe:
-                learned["served_gap"] = await self._check_served(probe, before)
+            if probes:
+                learned["served_gap"] = await self._check_served(probes, before)
             metrics = {"step": self.learner.step, **step.metrics, **learned}
             if self.held_out and self._due():
                 metrics.update(await self._look_at_candidate())
@@ -255,11 +255,22 @@ class Grpo:
         self.practice.load_adapter(self._name(), served)
         self.practice.unload_adapter(f"policy@{self.learner.step - 1}")
 
-    async def _check_served(self, probe: Probe, before: Sequence[float] | None) -> float:
-        """The mean gap between engines and learner under the newest name, in nats. Raises StaleAdapter."""
-        now = self.learner.logprobs_at(probe.ids, probe.positions)
-        found = await self.practice.probe(self._name(), probe)
-        return max(check_served(self._name(), served, now, before) for served in found)
+    async def _check_served(self, probes: Sequence[Probe], before: Sequence[Sequence[float]]) -> float:
+        """The mean gap between engines and learner under the newest name, in nats. If the first probe looks stale, all
+        of them decide. Raises StaleAdapter."""
+        try:
+            return await self._gap(probes[:1], before[:1])
+        except StaleAdapter:
+            if len(probes) == 1:
+                raise
+            return await self._gap(probes, before)
+
+    async def _gap(self, probes: Sequence[Probe], before: Sequence[Sequence[float]]) -> float:
+        now = [value for probe in probes for value in self.learner.logprobs_at(probe.ids, probe.positions)]
+        found = [await self.practice.probe(self._name(), probe) for probe in probes]
+        earlier = [value for values in before for value in values]
+        engines = [[value for values in one for value in values] for one in zip(*found, strict=True)]
+        return max(check_served(self._name(), served, now, earlier) for served in engines)
 
     def _done(self) -> float:
         """The share of the run that is done (0 to 1), for the learning-rate schedule."""

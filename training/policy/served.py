@@ -14,6 +14,9 @@ from ingest.errors import UserError
 from training.learning.batch import Row
 
 POSITIONS = 8
+ROWS = 8
+"""So many rows are compared where the first one looks stale: in bfloat16, the rounding of one row can look like a step.
+"""
 LEAST_STEP = 0.01
 """Mean change of the log-probabilities in nats below which a step looks like rounding. The last steps of a schedule
 that ends at 0 change so little; engines that fold adapters into bfloat16 weights then serve both as the same."""
@@ -33,16 +36,16 @@ class Probe:
     positions: tuple[int, ...]
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Probe | None:
-        """The shortest row with POSITIONS learned tokens (or with the most), at evenly spaced ones: the rounding of one
-        or two tokens can look like a step."""
-        taught = [row for row in rows if row.learned]
-        if not taught:
-            return None
-        row = min(taught, key=lambda r: (-min(r.learned, POSITIONS), len(r.ids)))
-        learned = [k for k, mark in enumerate(row.trained) if mark]
-        chosen = tuple(learned[:: max(1, len(learned) // POSITIONS)][:POSITIONS])
-        return cls(row.ids[: chosen[-1] + 1], chosen)
+    def several(cls, rows: Sequence[Row]) -> list[Probe]:
+        """The shortest rows with POSITIONS learned tokens (or with the most), at evenly spaced ones: the rounding of
+        one or two tokens can look like a step. Empty where no row has a learned token."""
+        taught = sorted((row for row in rows if row.learned), key=lambda r: (-min(r.learned, POSITIONS), len(r.ids)))
+        out = []
+        for row in taught[:ROWS]:
+            learned = [k for k, mark in enumerate(row.trained) if mark]
+            chosen = tuple(learned[:: max(1, len(learned) // POSITIONS)][:POSITIONS])
+            out.append(cls(row.ids[: chosen[-1] + 1], chosen))
+        return out
 
 
 def check_served(
