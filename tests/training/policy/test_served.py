@@ -119,9 +119,8 @@ def test_one_row_that_looks_stale_does_not_end_a_run(stale: bool) -> None:
         async def probe(self, adapter: str, probe: Probe) -> list[list[float]]:
             return [[-1.0, -2.0]] if stale or probe == probes[0] else [now[probe]]
 
-    loop = SimpleNamespace(
-        learner=SimpleNamespace(logprobs_at=lambda ids, at: now[Probe(ids, at)]), practice=Engines(), _name=lambda: "p@1"
-    )
+    learner = SimpleNamespace(logprobs_at=lambda ids, at: now[Probe(ids, at)])
+    loop = SimpleNamespace(learner=learner, practice=Engines(), _name=lambda: "p@1")
     loop._gap = partial(Grpo._gap, loop)
     checked = Grpo._check_served(loop, probes, before)  # type: ignore[arg-type]
     if stale:
