@@ -39,7 +39,7 @@ class Packing(msgspec.Struct, frozen=True):
         for path, forms in self.lists.items():
             texts = value_at(body, path)
             if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
-                objects = [one for text in texts if (one := read_item(forms, text)) and write_item(forms, one) == text]
+                objects = [one for text in texts if (one := read_back(forms, text)) is not None]
                 if len(objects) == len(texts):
                     body = _with(body, path, objects)
         return body
@@ -176,6 +176,12 @@ def write_item(forms: Sequence[Sentence], values: Mapping[str, Any]) -> str | No
     """The inverse of `read_item`; None where a value is missing."""
     form = next((one for one in forms if len(forms) == 1 or says_of(one) == values.get(SAYS)), None)
     return None if form is None else _filled(form, values)
+
+
+def read_back(forms: Sequence[Sentence], text: str) -> dict[str, Any] | None:
+    """The values of a text that would be written again as it is; None for another one."""
+    found = read_item(forms, text)
+    return found if found is not None and write_item(forms, found) == text else None
 
 
 def _filled(form: Sentence, values: Mapping[str, Any]) -> str | None:

@@ -9,9 +9,9 @@ from difflib import SequenceMatcher
 
 import msgspec
 
-from worldmodel.derive.packing import ITEMS, narrow, read_item, write_item
-from worldmodel.derive.templates import GAP, SAYS, Sentence, gaps_in
-from worldmodel.learn.schema.texts import FEWEST, kind_of_gap, name_of_gap
+from worldmodel.derive.packing import narrow, read_back, read_item
+from worldmodel.derive.templates import GAP, Sentence, gaps_in
+from worldmodel.learn.schema.texts import FEWEST, kind_of_gap, names_of_gaps
 
 Seen = Sequence[tuple[str, str]]
 """Texts, each with its conversation."""
@@ -40,8 +40,7 @@ def forms_of(seen: Seen, said: Mapping[str, int]) -> tuple[Sentence, ...]:
         return ()
     forms = forms_of_lines(left, said)
     found = tuple(sorted(forms, key=lambda one: (-len(one.template.replace(GAP, "")), one.template)))
-    readable = [text for _, text in left if (one := read_item(found, text)) and write_item(found, one) == text]
-    if not found or len(readable) < READ * len(left):
+    if not found or sum(read_back(found, text) is not None for _, text in left) < READ * len(left):
         return ()
     return found if any(_is_told(form, left, said) for form in found) else ()
 
@@ -94,7 +93,7 @@ def _is_common(form: Sentence, seen: Seen) -> bool:
 
 def _values_read(form: Sentence, texts: Sequence[str]) -> int:
     """How many values a form reads in all texts, of those that it writes again as they were."""
-    return sum(len(it) for text in texts if (it := read_item((form,), text)) and write_item((form,), it) == text)
+    return sum(len(read_back((form,), text) or ()) for text in texts)
 
 
 def _table(seen: Seen, said: Mapping[str, int]) -> Sentence | None:
@@ -181,12 +180,7 @@ def named(template: str, texts: Sequence[str], said: Mapping[str, int]) -> Sente
     columns = list(zip(*(found for text in texts if (found := gaps_in(template, text)) is not None), strict=True))
     if not columns:
         return None
-    pieces = template.split(GAP)
-    names: list[str] = []
-    for number, (before, after) in enumerate(zip(pieces, pieces[1:], strict=False)):
-        name = name_of_gap(before, after, number)
-        names.append(name if name not in (*names, SAYS, ITEMS) else f"{name}{number}")
-    return Sentence(template, tuple(names), tuple(kind_of_gap(column, said) for column in columns))
+    return Sentence(template, names_of_gaps(template), tuple(kind_of_gap(column, said) for column in columns))
 
 
 def _signs(text: str) -> tuple[str, ...]:

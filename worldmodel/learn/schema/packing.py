@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from worldmodel.derive.packing import BLOCK, ITEMS, LINES, Packing, read_item, split_block, without_block, write_item
+from worldmodel.derive.packing import BLOCK, ITEMS, LINES, Packing, read_back, read_item, split_block, without_block
 from worldmodel.derive.templates import GAP, SAYS, Sentence, gaps_in
 from worldmodel.derive.values import dumps, flatten, is_scalar, parse, shown
 from worldmodel.learn.schema.lines import Seen, finer, forms_of, forms_of_lines, named, sampled
@@ -47,7 +47,7 @@ def learn_packing(conversations: Conversations) -> dict[str, Packing]:
 def _borrowed(seen: Seen, known: Sequence[tuple[Sentence, ...]]) -> tuple[Sentence, ...]:
     """The forms, learned of another tool, that all of these texts have."""
     for forms in known:
-        if seen and all((one := read_item(forms, text)) and write_item(forms, one) == text for _, text in seen):
+        if seen and all(read_back(forms, text) is not None for _, text in seen):
             return forms
     return ()
 

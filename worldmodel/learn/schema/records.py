@@ -115,9 +115,8 @@ def _plain_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str
     for pair in combinations(strong, 2):
         scored[pair] = _score(pair, instances) - 0.6
     if nested:
-        seen = Counter(f"parent/{n}" for i in instances for n, v in i.placed.parent.items() if key_of(v))
-        seen.update(f"arg/{n}" for i in instances for n in i.arguments)
-        outer = {name for name, n in seen.items() if n >= 0.9 * len(instances)}
+        outer = {f"parent/{n}" for i in instances[:200] for n, v in i.placed.parent.items() if key_of(v)}
+        outer |= {f"arg/{n}" for i in instances[:200] for n in i.arguments}
         for name in strong[:3]:
             for other in sorted(outer)[:10]:
                 scored[(name, other)] = _score((name, other), instances) - 0.7

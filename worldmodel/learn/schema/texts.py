@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from worldmodel.derive.packing import ITEMS
 from worldmodel.derive.situation import Row, flat_arguments
@@ -119,21 +120,20 @@ def _echoes(draft: Draft, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _sentence(draft: Draft, echoes: Mapping[str, str], said: Mapping[str, int]) -> Sentence:
-    pieces = draft.template.split(GAP)
-    names: list[str] = []
-    kinds: list[str] = []
+    names = names_of_gaps(draft.template, echoes)
+    columns = [[str(v) for v in draft.slots[str(number)]] for number in range(len(names))]
+    return Sentence(draft.template, names, tuple(kind_of_gap(column, said) for column in columns))
+
+
+def names_of_gaps(template: str, echoes: Mapping[str, str] = MappingProxyType({})) -> tuple[str, ...]:
+    """A name for each gap of a template: the argument that it repeats (`echoes`, by the gap's number), else the word
+    that stands before it in its sentence, else the one after it."""
+    pieces, names = template.split(GAP), list[str]()
     for number, (before, after) in enumerate(zip(pieces, pieces[1:], strict=False)):
-        values = [str(v) for v in draft.slots[str(number)]]
-        name = echoes.get(str(number)) or name_of_gap(before, after, number)
+        words: list[str] = _WORD.findall(_END.split(before)[-1])[-1:] or _WORD.findall(_END.split(after)[0])[:1]
+        name = echoes.get(str(number)) or (words[0].lower() if words else f"value{number}")
         names.append(name if name not in (*names, SAYS, ITEMS) else f"{name}{number}")
-        kinds.append(kind_of_gap(values, said))
-    return Sentence(draft.template, tuple(names), tuple(kinds))
-
-
-def name_of_gap(before: str, after: str, number: int) -> str:
-    """The word that stands before a gap in its sentence, else the one after it."""
-    words: list[str] = _WORD.findall(_END.split(before)[-1])[-1:] or _WORD.findall(_END.split(after)[0])[:1]
-    return words[0].lower() if words else f"value{number}"
+    return tuple(names)
 
 
 def kind_of_gap(values: Sequence[str], said: Mapping[str, int]) -> str:
