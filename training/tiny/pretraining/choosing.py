@@ -50,18 +50,20 @@ class Choosing:
         between, before_id = self._words(1, 1 + round(h)), self._words(1, 1 + round(2 * h))
         page = rng.integers(1, len(things) + 1) if rng.random() < 0.3 * h else len(things)
         listed: list[np.ndarray] = []
+        id_first = rng.random() < 0.35
         for at, (thing, identity) in enumerate(zip(things, ids, strict=True)):
             if at == page:
                 listed.append(self._words(2, 8))
-            listed += [thing, before_id, identity, between]
+            listed += [before_id, identity, between, thing] if id_first else [thing, before_id, identity, between]
         cue = self._words(1, 1 + round(3 * h))
         if rng.random() < 1 - 0.4 * h:  # the answer repeats the token before the id in the list
             cue = np.concatenate([cue, before_id[-1:]])
         whole = np.concatenate([wish, *listed, cue] if rng.random() < 0.75 else [*listed, wish, cue])
-        return [(whole, [0] * len(whole)), (ids[chosen], [2] + [1] * (len(ids[chosen]) - 1))]
+        return [(whole, [0] * len(whole)), (ids[chosen], _marks(ids, chosen))]
 
     def _things(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """2 to 6 items with similar, distinct words, and an id for each with a distinct first token."""
+        """2 to 6 items with similar, distinct words, and ids that differ in their first token, or in the first one after
+        tokens that all of them begin with."""
         rng = self.rng
         h = self.hardness
         count = int(rng.integers(2, 4 + round(3 * h)))
@@ -79,7 +81,9 @@ class Choosing:
         size = int(rng.integers(3, 6))
         pool = self.digits[: min(10, len(self.digits))] if rng.random() < 0.7 else self.ordinary
         starts = rng.choice(pool, count, replace=False)
-        return things, [np.concatenate([starts[k : k + 1], rng.choice(pool, size - 1)]) for k in range(count)]
+        common = self._words(1, 3) if rng.random() < 0.4 else self._words(0, 0)
+        ends = [rng.choice(pool, size - 1) for _ in range(count)]
+        return things, [np.concatenate([common, starts[k : k + 1], ends[k]]) for k in range(count)]
 
     def _asked(self, thing: np.ndarray) -> np.ndarray:
         """The item's words as in a request: in order or not, one of them between irrelevant words."""
@@ -89,3 +93,10 @@ class Choosing:
             at = int(rng.integers(1, len(words)))
             words = np.concatenate([words[:at], self._words(1, 3), words[at:]])
         return words
+
+
+def _marks(ids: list[np.ndarray], chosen: int) -> list[int]:
+    """2 for the token of the chosen id that decides, 1 for the others."""
+    own = ids[chosen]
+    at = next(k for k, token in enumerate(own) if sum(token == i[k] for i in ids) < len(ids))
+    return [2 if k == at else 1 for k in range(len(own))]

@@ -21,7 +21,7 @@ from training.tiny.pretraining.worlds.talk import Conversation, Talk
 
 Row = tuple[list[int], list[bool]]
 Call = tuple[str, dict[str, Any], str, str]
-MIXTURE = {"policy": 0.34, "world": 0.43, "user": 0.11, "judge": 0.07, "pair": 0.05}
+MIXTURE = {"policy": 0.44, "world": 0.28, "user": 0.12, "judge": 0.08, "pair": 0.08}
 MAX_SEEN, RETRIEVED = 3, 3
 """Observations of this conversation and of others in one prompt, as in worldmodel.generate.context."""
 RETRIEVED_TEXT = 900

@@ -37,14 +37,16 @@ from training.models.roles import transcript
 from training.tiny.passes.learning import SmallBody
 from training.tiny.pretraining.batches import Batches
 from training.tiny.pretraining.induction import plant_induction
-from training.tiny.pretraining.tokenizer import train_tokenizer
+from training.tiny.pretraining.tokenizer import split_anew, train_tokenizer
 from training.tiny.pretraining.worlds import lexicon
 from training.tiny.pretraining.worlds.talk import Talk
 
 WARM_UP = 100
 LOG_EVERY = 50
-ENOUGH, HARDER = 0.8, 0.02
+ENOUGH, HARDER = 0.75, 0.02
 """When the accuracy in choosing reaches ENOUGH, each further batch is harder by HARDER (hardness is 0 to 1)."""
+READING = 0.25
+"""How much the mean loss over a row's other tokens counts, relative to that over the answers."""
 
 
 class Phase(BaseModel):
@@ -111,31 +113,45 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM
 
 
 def answer_loss(
-    body: SmallBody, head: nn.Module, ids_BT: torch.Tensor, trained_BT: torch.Tensor, scored_BT: torch.Tensor
+    body: SmallBody,
+    head: nn.Module,
+    ids_BT: torch.Tensor,
+    trained_BT: torch.Tensor,
+    scored_BT: torch.Tensor,
+    read_BT: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Mean cross-entropy over learned targets, and the accuracy over the scored ones; other positions skip the head."""
+    """Mean cross-entropy over learned targets, and the accuracy over the scored ones; other positions skip the head.
+
+    `read_BT`: further targets, such as what users and tools say. Their mean counts READING as much.
+    """
     hidden_BTD, chosen_BT = body(ids_BT[:, :-1]), trained_BT[:, 1:]
+    if read_BT is not None:
+        chosen_BT = chosen_BT | read_BT[:, 1:]
     hidden_ND, targets_N = hidden_BTD[chosen_BT], ids_BT[:, 1:][chosen_BT]
     padded_ND = F.pad(hidden_ND, (0, 0, 0, -len(hidden_ND) % HEAD_ROWS))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=body.dtype == torch.bfloat16):
         logits_NV = head(padded_ND)[: len(hidden_ND)].float()
     right_N = (logits_NV.argmax(-1) == targets_N)[scored_BT[:, 1:][chosen_BT]]
-    return F.cross_entropy(logits_NV, targets_N), right_N.float().mean().item()
+    losses_N, learned_N = F.cross_entropy(logits_NV, targets_N, reduction="none"), trained_BT[:, 1:][chosen_BT]
+    loss = losses_N[learned_N].mean()
+    if read_BT is not None:
+        loss = loss + READING * losses_N[~learned_N].mean()
+    return loss, right_N.float().mean().item()
 
 
 class Run:
     """The state of one pre-training run in a directory. `budget` is the number of steps of each phase."""
 
-    def __init__(self, out: Path, seed: int, budget: tuple[int, ...]) -> None:
-        self.out, self.seed, self.budget = out, seed, budget
+    def __init__(self, out: Path, seed: int, budget: tuple[int, ...], start: Path | None = None) -> None:
+        self.out, self.seed, self.budget, self.start = out, seed, budget, start
         out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer()
         self.chat = CompactFormat(self.tokenizer)
         self.model = new_model(self.tokenizer, seed)
+        if start is not None:
+            self.model.load_state_dict(Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
         self.body = SmallBody(self.model, quick_dtype())
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
-        )
+        self.optimizers = _optimizers(self.model)
         self.batches = Batches(seed, self.chat, short_copies=budget[0] // 2)
         self.step, self.hardness, self.tokens, self.learned = 0, 0.0, 0, 0
         self.averages: dict[str, list[float]] = {}
@@ -144,7 +160,8 @@ class Run:
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         if not (self.out / "tokenizer.json").exists():
-            train_tokenizer(tokenizer_texts()).save_pretrained(self.out)
+            made = train_tokenizer(tokenizer_texts()) if self.start is None else split_anew(self.start)
+            made.save_pretrained(self.out)
         return PreTrainedTokenizerFast.from_pretrained(self.out)
 
     # ----- learning
@@ -174,14 +191,17 @@ class Run:
         raise ValueError(f"step {self.step} is beyond the budget {self.budget}")
 
     def _learn(self, name: str, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (self.step + 1) / WARM_UP)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (self.step + 1) / WARM_UP)
         ids_BT, trained_BT, scored_BT = self.batches.draw(name, self.step, self.hardness)
-        loss, accuracy = answer_loss(self.body, self.model.lm_head, ids_BT, trained_BT, scored_BT)
-        self.optimizer.zero_grad()
+        read_BT = (ids_BT != self.chat.pad_id) & ~trained_BT if name == "world" else None
+        loss, accuracy = answer_loss(self.body, self.model.lm_head, ids_BT, trained_BT, scored_BT, read_BT)
+        self.model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         self.tokens += ids_BT.numel()
         self.learned += int(trained_BT[:, 1:].sum())
@@ -204,7 +224,7 @@ class Run:
         counts = {"step": self.step, "hardness": self.hardness, "tokens": self.tokens, "learned": self.learned}
         place = {"pool": self.batches.pool, "at": self.batches.at, "averages": self.averages}
         identity = {"seed": self.seed, "budget": list(self.budget)}
-        weights = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        weights = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
         save_state({**weights, **counts, **place, **identity}, self.out / "state.pt")
         self.model.save_pretrained(self.out)
 
@@ -214,7 +234,8 @@ class Run:
             found, asked = (state["seed"], state["budget"]), (self.seed, list(self.budget))
             raise ValueError(f"{self.out} has a run with seed and steps {found}; begun phases cannot become {asked}")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.hardness, self.averages = state["step"], state["hardness"], state["averages"]
         self.tokens, self.learned = state["tokens"], state["learned"]
         self.batches.pool, self.batches.at = state["pool"], state["at"]
@@ -229,6 +250,7 @@ class Run:
         manifest = {
             "command": command,
             "git_commit": commit,
+            **({} if self.start is None else {"start": json.loads((self.start / "manifest.json").read_text())}),
             "seed": self.seed,
             "steps": dict(zip((p.name for p in PHASES), self.budget, strict=True)),
             "tokens": self.tokens,
@@ -243,6 +265,16 @@ class Run:
             "sha256": {name: hashlib.sha256((self.out / name).read_bytes()).hexdigest() for name in files},
         }
         write_json(self.out / "manifest.json", manifest)
+
+
+def _optimizers(model: Qwen2ForCausalLM) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the layers' matrices, at AdamW's rates (its updates are scaled to AdamW's); AdamW for the rest."""
+    inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or ".layers." not in name]
+    return (
+        torch.optim.Muon(inner, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+    )
 
 
 def git_commit() -> str:
@@ -262,6 +294,7 @@ def main() -> None:
     parser.add_argument("--drill-steps", type=int, default=1500, help="steps of choosing and units")
     parser.add_argument("--world-steps", type=int, default=4000, help="steps mostly in procedural worlds")
     parser.add_argument("--refine-steps", type=int, default=1200, help="steps mostly of choosing and units, at the end")
+    parser.add_argument("--start", type=Path, help="directory of a finished run, from whose weights this one goes on")
     parser.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="part of what makes two runs equal")
@@ -269,7 +302,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     commit = git_commit()
     budget = (arguments.copy_steps, arguments.drill_steps, arguments.world_steps, arguments.refine_steps)
-    run = Run(arguments.out, arguments.seed, budget)
+    run = Run(arguments.out, arguments.seed, budget, arguments.start)
     run.run(save_every=arguments.save_every)
     options = " ".join(sys.argv[1:]).replace(str(arguments.out), "DIR")
     run.write_manifest(f"python -m training.tiny.pretraining.run {options}", commit)

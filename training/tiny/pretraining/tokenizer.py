@@ -7,13 +7,24 @@ minified JSON needs few tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from training.models.chat import COMPACT, FORMAT, SPECIAL_TOKENS
 
-SPLIT = r"[ _]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s"
+SPLIT = "|".join(
+    (
+        r"\p{Lu}(?=\p{Lu}{0,3}(?!\p{L}))(?![ '])",
+        r"[ _]?(?!\p{Lu}{2,4}(?!\p{L})|\p{Lu}(?![\p{L} ']))(?:\p{Lu}{5,}|\p{L}[\p{Ll}\p{Lo}\p{Lm}\p{M}]*)",
+        r"\p{N}",
+        r" ?[^\s\p{L}\p{N}]+",
+        r"\s",
+    )
+)
+"""Digits, and the letters of runs of up to four capitals, are tokens of their own, without the space before them: an id
+has the same tokens after a space and in quotes, so that it can be copied."""
 
 CHAT_TEMPLATE = (
     "{%- for m in messages -%}"
@@ -38,12 +49,7 @@ CHAT_TEMPLATE = (
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 3072) -> PreTrainedTokenizerFast:
     """Train the tokenizer on `texts`; `vocabulary` counts bytes, merges and special tokens."""
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    bpe.pre_tokenizer = _splitter()
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -59,3 +65,19 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 3072) -> PreTrainedT
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.model_max_length = 4096
     return tokenizer
+
+
+def split_anew(start: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a directory, with its vocabulary, but splitting texts as this module does."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
+    tokenizer.backend_tokenizer.pre_tokenizer = _splitter()
+    return tokenizer
+
+
+def _splitter() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )

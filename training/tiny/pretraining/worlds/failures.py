@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from training.tiny.pretraining.worlds.names import PLAIN, VOWELS
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,12 @@ class IdForm:
     letters: bool
     """Letters and digits, as in hexadecimal ids."""
     padded: bool
+    pattern: str = ""
+    """The whole id by classes of characters: `A` and `a` random letters, `9` a random digit, `s` a syllable."""
 
     def draw(self, rng: random.Random) -> str:
+        if self.pattern:
+            return "".join(CLASSES[c](rng) if c in CLASSES else c for c in self.pattern)
         if self.letters:
             return self.prefix + "".join(rng.choice("0123456789abcdef") for _ in range(self.digits))
         top = 10**self.digits - 1
@@ -82,6 +89,15 @@ class IdForm:
         """The names of the forms that differ for these ids."""
         sample = self.draw(random.Random(0))
         return [name for name, write in FORMS.items() if name == "whole" or write(self, sample) != sample]
+
+
+CLASSES: dict[str, Callable[[random.Random], str]] = {
+    "A": lambda rng: rng.choice(string.ascii_uppercase),
+    "a": lambda rng: rng.choice(string.ascii_lowercase),
+    "9": lambda rng: rng.choice(string.digits),
+    "s": lambda rng: rng.choice(PLAIN) + rng.choice(VOWELS),
+}
+GROUPS = ("A", "AA", "AA", "AAA", "AAAA", "9", "99", "999", "9999", "99999", "9A9A9", "AA99A", "aaa", "aaaa", "a9a9", "sss")
 
 
 def _unpadded(form: IdForm, identity: str) -> str:
@@ -107,6 +123,8 @@ DEMANDS = {
 
 
 def draw_id_form(rng: random.Random, noun: str) -> IdForm:
+    if rng.random() < 0.45:
+        return IdForm("", 0, False, False, _pattern(rng))
     initial = noun[0].upper()
     prefix = rng.choice(
         ("", "", "", f"{initial}-", initial, f"{noun[:2].upper()}-", f"{noun}_", "#", f"{noun[:3]}-", 2 * initial + "_")
@@ -114,3 +132,12 @@ def draw_id_form(rng: random.Random, noun: str) -> IdForm:
     letters = rng.random() < 0.15
     digits = rng.randint(6, 10) if letters else rng.randint(3, 8)
     return IdForm(prefix, digits, letters, not letters and rng.random() < 0.2)
+
+
+def _pattern(rng: random.Random) -> str:
+    """Two or three groups of random characters, joined alike; enough of them that ids of one world differ."""
+    while True:
+        joint = rng.choice(("-", "-", "-", "", "", "/", ".", "_"))
+        groups = rng.choices(GROUPS, k=rng.choice((2, 2, 3)))
+        if sum(map(len, groups)) >= 4 and len({g[0] for g in groups}) > 1 or groups[0][0] == "s":
+            return joint.join(groups)

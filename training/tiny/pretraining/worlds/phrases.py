@@ -36,6 +36,8 @@ ASK_CHOICE = (
 )  # fmt: skip
 WHICH = ("Which {n} do you mean? Please give me the {k}.", "Can you tell me the {k}?", "I need the {k} to look it up.")
 GIVE = ("{i}", "it should be {i}", "sure, {i}", "that would be {i}.", "{i}, thanks", "let me see... {i}")
+NOTES = ("{a} {v}", "I try {a}.", "next: {v}", "looking at {v}", "{a}: {v}", "Let me see {v}.", "using {v}")
+"""What an agent writes beside a call. a: the tool, v: the arguments' values."""
 TELL = (
     "The {f} of {n} {i} is {v}.", "{n} {i} has {f} {v}.", "It shows {v}.", "I checked: the {f} is {v}.", "{f}: {v}",
     "For {n} {i} I see {f} {v}.",

@@ -25,6 +25,13 @@ CODES = {
 """By reason of an error, the names that APIs give it."""
 
 
+ENTRIES = (
+    "{t}: {i}", "{t} ({i})", "{i} {t}", "{i} - {t}", "object", "object", "short", "text",
+    "{t} {i}", "{v} {t} {i}", "{i} {t} {v}", "{i} | {t} | {v}", "{t}, {v} ({i})", "{v}: {t} {i}",
+)  # fmt: skip
+"""Entries of lists: t a title, i an id, v the value of another field."""
+
+
 class Shapes:
     """One API's style. All choices are drawn once."""
 
@@ -35,7 +42,7 @@ class Shapes:
         self.read = rng.choice(("plain", "plain", "plain", "data", "noun", "result", "nested", "text"))
         self.write = rng.choice(("record", "change", "ok", "noun", "status", "text", "done"))
         self.list_key = rng.choice(("results", "items", "data", "plural", "plural", "bare", "count first"))
-        self.entry = rng.choice(("{t}: {i}", "{t} ({i})", "{i} {t}", "{i} - {t}", "object", "object", "short", "text"))
+        self.entry = rng.choice(ENTRIES)
         self.rest = rng.choice(("more", "has_next", "next", "total", "left", "pages"))
         self.error_style = rng.choice(("code", "code", "text", "nested", "flag", "number", "prefixed"))
         self.numbers = {reason: rng.randint(400, 599) for reason in CODES}
@@ -94,7 +101,8 @@ class Shapes:
         if self.entry == "short":
             return dict(list(shown.items())[:3])
         pattern = "{i}: {t}" if self.entry == "text" else self.entry
-        return pattern.format(t=_plain(shown[title]), i=shown[id_key])
+        others = [v for k, v in shown.items() if k not in (id_key, title) and not isinstance(v, dict | list)]
+        return pattern.format(t=_plain(shown[title]), i=shown[id_key], v=_plain(others[0]) if others else "-")
 
     def error(self, reason: str, message: str) -> str:
         code = self.codes[reason]

@@ -32,6 +32,7 @@ class Talk:
         self.api = api or Api(rng)
         self.world = World(self.api)
         self.skill = rng.choice((1.0, 1.0, 0.9, 0.8, 0.5))
+        self.note = rng.choice(say.NOTES) if rng.random() < 0.35 else ""
         self.out = Conversation([], [t.definition() for t in self.api.tools])
         self._calls = 0
         self._known: dict[str, Record] = {}  # corrections that the agent has learned, by tool
@@ -64,7 +65,9 @@ class Talk:
         self._calls += 1
         answer = self.world.call(tool.name, arguments)
         calls = [{"id": f"c{self._calls}", "name": tool.name, "arguments": arguments}]
-        self.out.messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+        values = " ".join(_plain(v) for v in arguments.values())
+        note = self.note.format(a=tool.name.replace("_", " "), v=values) if self.note else None
+        self.out.messages.append({"role": "assistant", "content": note, "tool_calls": calls})
         result = {"role": "tool", "content": answer.content, "tool_call_id": f"c{self._calls}", "name": tool.name}
         self.out.messages.append({**result, "is_error": answer.outcome != "ok"})
         self.out.outcomes.append(answer.outcome)
