@@ -86,7 +86,8 @@ def test_an_id_has_the_same_tokens_after_a_space_and_in_quotes(tokenizer):
 def test_a_start_keeps_its_vocabulary_and_splits_anew(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     again = split_anew(tmp_path)
-    assert again.get_vocab() == tokenizer.get_vocab() and again.encode("GM-7817 said") == tokenizer.encode("GM-7817 said")
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert again.encode("GM-7817 said") == tokenizer.encode("GM-7817 said")
 
 
 @pytest.mark.parametrize("loose", [False, True])

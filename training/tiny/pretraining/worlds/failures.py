@@ -97,7 +97,7 @@ CLASSES: dict[str, Callable[[random.Random], str]] = {
     "9": lambda rng: rng.choice(string.digits),
     "s": lambda rng: rng.choice(PLAIN) + rng.choice(VOWELS),
 }
-GROUPS = ("A", "AA", "AA", "AAA", "AAAA", "9", "99", "999", "9999", "99999", "9A9A9", "AA99A", "aaa", "aaaa", "a9a9", "sss")
+GROUPS = tuple("A AA AA AAA AAAA 9 99 999 9999 99999 9A9A9 AA99A aaa aaaa a9a9 sss".split())
 
 
 def _unpadded(form: IdForm, identity: str) -> str:
