@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from dagster_project.loop import fits
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
@@ -142,9 +143,8 @@ def main() -> None:
         candidate, out = practised.directory / "adapter", arguments.home / "transfer" / "adapter"
         limits = loop.limits
         steps = practised.facts["steps"]  # as many steps as practice in the world took
-        trained = train_in_reality(
-            settings, limits, clone, out, len(loop.scenarios()) - settings.gate.scenarios, steps
-        )
+        start, count = fits.first_start(clone.parent), len(loop.scenarios()) - settings.gate.scenarios
+        trained = train_in_reality(settings, limits, start, out, count, steps)
         policies = ("clone", clone), ("world", candidate), ("real", out)
         before, world, real = (play(settings, limits, name, adapter) for name, adapter in policies)
     from_world, from_reality = difference(before, world), difference(before, real)

@@ -1,4 +1,4 @@
-"""The house of DESIGN.md: which rooms there are, and which may import which."""
+"""The rooms (CONTRIBUTING.md): which rooms there are, and which may import which."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class ToolCall:
 class Observation:
     """The result of a call. `content` is the text that the agent reads: minified JSON, or plain text.
 
-    `provenance` is one of real, derived, replayed, generated, abstained (DESIGN.md, The world). `support` in [0, 1] is
+    `provenance` is one of real, derived, replayed, generated, abstained (docs/world.md). `support` in [0, 1] is
     the degree to which production data supports the answer. `reason` of an abstained answer says what is missing.
     """
 

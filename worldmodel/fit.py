@@ -84,7 +84,8 @@ class FitSettings:
     user_share: float = 0.4
     epochs: float = 5.0
     rank: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
+    """None: the preset for the base's size."""
     step_tokens: int = 2048
     longest: int = 1024
     outcome_weight: float = 8.0
@@ -259,6 +260,7 @@ def _train(
     learner = LearnerSettings(
         lora=LoraSettings(rank=settings.rank, alpha=2 * settings.rank),
         learning_rate=settings.learning_rate,
+        preset="world",
         schedule="cosine",
         max_grad_norm=1.0,
     )

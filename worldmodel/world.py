@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ingest.records import Scenario
 from training.engines import Engine
 from training.environment import Observation, ToolCall
-from training.models.edits import minify
+from training.models.edits import dumps, minify
 from worldmodel.control import NO_CONTROL, Control, Steering
 from worldmodel.derive.engine import Derivation, Session
 from worldmodel.derive.engine import Engine as Rules
@@ -198,6 +198,9 @@ class World:
         return replace(answer, support=calibrated(self.model.curves.get(answer.provenance, ()), answer.support))
 
     async def _answer(self, episode: Episode, tool: str, asked: dict[str, Any]) -> Answer:
+        if not self.model.resolver.knows(tool):
+            said = {"error": "unknown_tool", "message": f"there is no tool {tool!r}"}
+            return Answer(Step(tool, asked, dumps(said), "unknown_tool"), "derived", 1.0, "no tool has this name")
         if episode.session is None or self.holes is None:
             return await self.alone.answer(tool, asked, episode.steps)
         session = episode.session

@@ -44,7 +44,7 @@ def trained(loop: Loop, method: str, clone: Path, out: Path, tokens: int, steps:
         report = track(f"offline training: {method}")
         fit_offline(
             fits.policy_base(settings), rewarded(fits.conversations(tables, settings.agent)), clone, out,
-            OfflineSettings(loss=chosen, fit=fit), show_system=not settings.compact, seed=settings.seed,
+            OfflineSettings(loss=chosen, fit=fit), show_system=loop.show_system, seed=settings.seed,
             checkpoint=out.with_name(f"{out.name}.pt"),
             on_progress=lambda done, metrics: report(int(100 * done), 100, ""),
         )  # fmt: skip
@@ -55,8 +55,8 @@ def played(loop: Loop, adapters: Mapping[str, Path], episodes: int) -> list[Run]
     """Each adapter's run in the real environment, on the same episodes."""
     settings, how = loop.settings, loop.settings.evaluation
     recipe = EvaluationRecipe(
-        settings.base, settings.engine, settings.compact, settings.environment, adapters, episodes, settings.seed,
-        how.temperature, how.min_p, loop.limits, settings.vllm, settings.chat,
+        settings.base, settings.engine, settings.compact, loop.show_system, settings.environment, adapters, episodes,
+        settings.seed, how.temperature, how.min_p, loop.limits, settings.vllm, settings.chat,
     )  # fmt: skip
     report = track("episodes in the real environment")
     return asyncio.run(loop.play(recipe, lambda k, each, done: report(k * each + done, len(adapters) * each, "")))

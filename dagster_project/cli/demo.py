@@ -39,6 +39,7 @@ SMALL: dict[str, Any] = {
     "card_calls": 60,
     "card": {"model_calls": 20, "base_calls": 20, "holes": 8, "user_turns": 20},
     "clone": {"max_tokens": 40_000, "evaluations": 2},
+    "head_start": {"fit": {"max_tokens": 10_000, "evaluations": 1}},
     "judge": {"fit": {"max_tokens": 25_000, "evaluations": 2}},
     "train": {"steps": 2, "groups": 3, "group_size": 3, "held_out": 4, "evaluate_every": 1},
     "gate": {"scenarios": 8, "min_slice": 3},

@@ -6,7 +6,7 @@ In the loop's own process, compiled products and heap fragments of one stage wou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,25 @@ from ingest.frozen import FrozenTables
 from ingest.records import Conversation
 from training import COMPILED
 from training.judging.hosted import open_client
-from training.judging.judge import fit_judge
+from training.judging.judge import fit_judge, labelled
 from training.judging.ruler import Ruler, RulerSettings
 from training.judging.similar import Scored, judge_similar
 from training.learning.deadline import Stop
+from training.learning.fits import split_latest
 from training.models.base import Base, load_base
+from training.models.lora import manifest_of
 from training.policy.clone import fit_clone
-from training.policy.offline.fit import fit_offline, rewarded
+from training.policy.offline.fit import HeadStart, fit_offline, rewarded
+from training.policy.system import SystemShown, differing
 from training.workers import Tell, Workers
 from worldmodel.fit import FitSettings, fit_world
 
 Fit = Callable[[None, Any, Tell], dict[str, Any]]
 """A module-level function of (None, its picklable arguments, a progress callback)."""
+
+
+HEAD_START = "head_start"
+"""The adapter beside the clone's that the first practice starts from."""
 
 
 def run_in_subprocess(fit: Fit, needs: Any, on_told: Callable[..., None]) -> dict[str, Any]:
@@ -44,9 +51,30 @@ def policy_base(settings: Settings) -> Base:
     return load_base(settings.base, show_tools=not settings.compact, chat=settings.chat)
 
 
+def base_of(adapter: Path) -> str | None:
+    """The base that a finished adapter was trained on."""
+    manifest = manifest_of(adapter)
+    return manifest.get("base") if manifest else None
+
+
+def agent_of(settings: Settings) -> dict[str, str]:
+    """The agent whose conversations count, as an input of a stage, where one is chosen."""
+    return {"agent": settings.agent} if settings.agent else {}
+
+
+def outcome_of(settings: Settings) -> tuple[str, float]:
+    """Which evaluation counts and from which score on it is a success, as an input of a stage."""
+    return settings.judge.outcome, settings.judge.success_from
+
+
 def conversations(tables: Path, agent: str) -> list[Conversation]:
     """The conversations of `agent` in frozen tables; of all agents if `agent` is empty."""
     return [c for c in FrozenTables(tables).conversations() if not agent or c.agent == agent]
+
+
+def system_of(settings: Settings, found: Sequence[Conversation]) -> SystemShown:
+    """What the policy reads of system prompts: all, or what differs between conversations if the base is compact."""
+    return differing(found) if settings.compact else True
 
 
 def world(_: None, needs: tuple[Path, Path, FitSettings, Path | None, Stop], tell: Tell) -> dict[str, Any]:
@@ -71,13 +99,38 @@ def judge(_: None, needs: tuple[Settings, Path, Path, Path | None, Stop], tell: 
 
 
 def clone(_: None, needs: tuple[Settings, Path, Path, Stop], tell: Tell) -> dict[str, Any]:
-    """Fit the clone of frozen tables into a directory. Reports the share done (0 to 1) and the latest metrics."""
+    """Fit the clone of frozen tables into a directory, and the adapter that the first practice starts from.
+
+    Reports the share done (0 to 1) and the latest metrics.
+    """
     settings, tables, directory, stop = needs
-    return fit_clone(
-        policy_base(settings), conversations(tables, settings.agent),
-        directory / "adapter", settings.clone, show_system=not settings.compact, seed=settings.seed,
-        checkpoint=directory / "state.pt", on_progress=_teller(tell), stop=stop,
+    found, adapter, base = conversations(tables, settings.agent), directory / "adapter", policy_base(settings)
+    how: dict[str, Any] = {
+        "show_system": system_of(settings, found), "seed": settings.seed, "on_progress": _teller(tell), "stop": stop,
+    }  # fmt: skip
+    facts = manifest_of(adapter)
+    if facts is None or facts["partial"]:
+        facts = fit_clone(base, found, adapter, settings.clone, checkpoint=directory / "state.pt", **how)
+    successes = [(c, float(good)) for c, good in labelled(found, settings.judge)]
+    if not settings.head_start.enabled or facts["partial"] or not _can_start(successes, settings.head_start):
+        return facts
+    learned = fit_offline(
+        base, successes, adapter, directory / HEAD_START, settings.head_start.offline(),
+        checkpoint=directory / "head_start.pt", **how,
     )  # fmt: skip
+    known = ("conversations", "mean_reward", "rows", "history", "partial")
+    return {**facts, "head_start": {name: learned[name] for name in known}, "partial": learned["partial"]}
+
+
+def first_start(clone: Path) -> Path:
+    """The adapter in a clone's directory that the first practice starts from."""
+    return clone / HEAD_START if base_of(clone / HEAD_START) is not None else clone / "adapter"
+
+
+def _can_start(scored: Sequence[tuple[Conversation, float]], how: HeadStart) -> bool:
+    """Whether there are failures, and successes among those that train and among those that are held out."""
+    train, held_out = split_latest(scored, how.offline().held_out_share) if len(scored) > 1 else ((), ())
+    return len({s for _, s in scored}) == 2 and all(any(s for _, s in part) for part in (train, held_out))
 
 
 def offline(_: None, needs: tuple[Settings, Path, Path, Path, Stop], tell: Tell) -> dict[str, Any]:
@@ -88,10 +141,10 @@ def offline(_: None, needs: tuple[Settings, Path, Path, Path, Stop], tell: Tell)
         scored = judged_conversations(settings, found)
         rewards, judged = scored.rewards, {"judged": scored.counts()}
     else:
-        rewards = rewarded(found)
+        rewards = rewarded(found, settings.judge.outcome)
     manifest = fit_offline(
         policy_base(settings), rewards, start,
-        directory / "adapter", settings.offline, show_system=not settings.compact, seed=settings.seed,
+        directory / "adapter", settings.offline, show_system=system_of(settings, found), seed=settings.seed,
         checkpoint=directory / "state.pt", on_progress=_teller(tell), stop=stop,
     )  # fmt: skip
     return {**manifest, **judged}

@@ -27,12 +27,19 @@ def _world(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _judge(facts: Mapping[str, Any]) -> list[str]:
-    if not facts.get("cut"):
-        return []
-    return [
-        f"judge: {facts['cut']} of {facts['transcripts']} transcripts are cut at the front to {facts['max_tokens']} "
-        "tokens (judge.max_tokens)"
-    ]
+    lines, names = [], facts.get("outcomes", {})
+    if facts.get("cut"):
+        lines.append(
+            f"judge: {facts['cut']} of {facts['transcripts']} transcripts are cut at the front to "
+            f"{facts['max_tokens']} tokens (judge.max_tokens)"
+        )
+    if len(names) > 1 and not facts.get("outcome"):
+        counted = ", ".join(f"{name or 'unnamed'} {count}" for name, count in names.items())
+        lines.append(
+            f"judge: outcomes have several names ({counted}); the last one of a conversation counts, 0.5 or more is a "
+            "success (judge.outcome and judge.success_from change that)"
+        )
+    return lines
 
 
 def _clone(facts: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ def check_data(
     missing = []
     if "judge" in stages and not settings.ruler.base_url:
         try:
-            split_labelled(conversations, settings.judge.held_out_share)
+            split_labelled(conversations, settings.judge)
         except UserError as error:
             missing.append(str(error))
     if "candidate" in stages:

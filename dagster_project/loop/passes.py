@@ -39,12 +39,11 @@ from dagster_project.loop.stages import (
 from ingest.errors import UserError
 from ingest.frozen import FrozenTables
 from ingest.lake import Lake
-from ingest.records import Scenario
+from ingest.records import Conversation, Scenario
 from training.judging.hosted import HostedSettings
 from training.judging.ruler import RulerSettings
 from training.learning.deadline import Stop, never
-from training.models.base import Base, load_context, load_format
-from training.models.lora import manifest_of
+from training.models.base import load_context, load_format
 from training.models.template import ChatSettings
 from training.policy.evaluate import Run, environment_code, summary
 from training.policy.gate import as_dict, compare, example_of, usual_share
@@ -54,6 +53,7 @@ from training.policy.pool import PracticePool, play
 from training.policy.practice import Practising
 from training.policy.registry import Registry, Version
 from training.policy.rollout import Limits
+from training.policy.system import SystemShown
 from training.progress import FitReport, announce, fit_report, report_from, track
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
@@ -161,7 +161,7 @@ class Loop(Landing):
 
     def check_data(self, stages: Sequence[str]) -> None:
         """Raise UserError if the tables do not suffice for `stages`. Called before the first fit."""
-        check_data(self.settings, fits.conversations(self.tables.path, self.settings.agent), self.scenarios, stages)
+        check_data(self.settings, self._recorded, self.scenarios, stages)
 
     @property
     def tables(self) -> FrozenTables:
@@ -217,6 +217,7 @@ class Loop(Landing):
             hosted = {"form": "hosted", "endpoint": settings.ruler.base_url, "model": settings.ruler.model}
             return self._do("judge", hosted, lambda directory: hosted)
         inputs = {"data": data.fingerprint, "base": settings.base, "judge": settings.judge, "seed": settings.seed}
+        inputs |= fits.agent_of(settings)
 
         def work(directory: Path) -> dict[str, Any]:
             needs = settings, data.directory, directory, self._last("judge"), self.stop
@@ -228,6 +229,7 @@ class Loop(Landing):
         """Fit the clone of the production agent."""
         settings, data = self.settings, self.read("data")
         inputs = {"data": data.fingerprint, "base": settings.base, "clone": settings.clone, "seed": settings.seed}
+        inputs |= {"head_start": settings.head_start, "outcome": fits.outcome_of(settings), **fits.agent_of(settings)}
         if settings.chat != ChatSettings():
             inputs["chat"] = settings.chat
 
@@ -246,6 +248,8 @@ class Loop(Landing):
             "offline": settings.offline,
             "ruler": self._scoring() if settings.offline.rewards == "ruler" else None,
             "seed": settings.seed,
+            "outcome": fits.outcome_of(settings),
+            **fits.agent_of(settings),
         }
 
         def work(directory: Path) -> dict[str, Any]:
@@ -269,13 +273,14 @@ class Loop(Landing):
             "ruler": self._scoring(),
             "train": how,
             "gate": settings.gate.scenarios,
+            **fits.agent_of(settings),
         }
 
         def work(directory: Path) -> dict[str, Any]:
             report = track("practice in the world", self.log)
             with self.practice() as practice:
                 loop = Grpo(
-                    self._base(), practice, scenarios[: -settings.gate.scenarios],
+                    fits.policy_base(self.settings), practice, scenarios[: -settings.gate.scenarios],
                     self._start(directory, clone), directory / "adapter", how,
                 )  # fmt: skip
                 facts = asyncio.run(loop.train(lambda m: report(int(m["step"]), how.steps, in_words(m)), self.stop))
@@ -373,7 +378,7 @@ class Loop(Landing):
         def work(directory: Path) -> dict[str, Any]:
             report = track("evaluation in the real environment", self.log)
             recipe = EvaluationRecipe(
-                settings.base, settings.engine, settings.compact, settings.environment,
+                settings.base, settings.engine, settings.compact, self.show_system, settings.environment,
                 {name: done.directory / "adapter" for name, done in adapters.items()},
                 how.episodes, settings.seed, how.temperature, how.min_p, self.limits, settings.vllm,
                 settings.chat,
@@ -404,11 +409,11 @@ class Loop(Landing):
 
     def scenarios(self, tables: FrozenTables | None = None) -> list[Scenario]:
         """The scenarios for practice, oldest first, of `tables` (default: the tables that this run reads)."""
-        tables, shown = tables or self.tables, not self.settings.compact
+        tables = tables or self.tables
         known = {c.conversation_id for c in fits.conversations(tables.path, self.settings.agent)}
         found = [s for s in tables.scenarios() if s.conversation_id in known and s.first_user_message]
-        chat = load_format(self.settings.base, shown, self.settings.chat)
-        kept, refused = fitting_scenarios(found, chat, self.limits, shown)
+        chat = load_format(self.settings.base, not self.settings.compact, self.settings.chat)
+        kept, refused = fitting_scenarios(found, chat, self.limits, self.show_system)
         for why, count in refused.items():
             announce(f"{count} of {len(found)} scenarios are not used: {why}", self.log or print)
         return kept
@@ -416,10 +421,18 @@ class Loop(Landing):
     @cached_property
     def limits(self) -> Limits:
         """The limits of an episode: those of the settings, raised to the lengths of the recorded conversations."""
-        base, shown = self.settings.base, not self.settings.compact
-        context, chat = load_context(base), load_format(base, shown, self.settings.chat)
-        conversations = fits.conversations(self.tables.path, self.settings.agent)
-        return fitted_limits(self.settings.train.limits, conversations, chat, context, shown)
+        base, tools = self.settings.base, not self.settings.compact
+        context, chat = load_context(base), load_format(base, tools, self.settings.chat)
+        return fitted_limits(self.settings.train.limits, self._recorded, chat, context, self.show_system)
+
+    @cached_property
+    def show_system(self) -> SystemShown:
+        """What the policy reads of system prompts."""
+        return fits.system_of(self.settings, self._recorded)
+
+    @cached_property
+    def _recorded(self) -> list[Conversation]:
+        return fits.conversations(self.tables.path, self.settings.agent)
 
     @contextmanager
     def practice(self) -> Iterator[Practising]:
@@ -427,7 +440,7 @@ class Loop(Landing):
         settings = self.settings
         judge = None if settings.ruler.base_url else self.read("judge")
         recipe = PracticeRecipe(
-            settings.base, settings.engine, settings.compact, self.read("world").directory,
+            settings.base, settings.engine, settings.compact, self.show_system, self.read("world").directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
             fits.ruler_of(settings), self.limits, settings.train.temperature, settings.train.min_p, settings.vllm,
             settings.chat,
@@ -454,18 +467,16 @@ class Loop(Landing):
         noted = read_json(directory / START)
         if noted is None:
             champion = self.registry.champion()
-            same = champion is not None and champion.manifest.get("base") == manifest_base(clone.directory / "adapter")
-            chosen = champion.path if champion is not None and same else clone.directory / "adapter"
+            same = champion is not None and champion.manifest.get("base") == fits.base_of(clone.directory / "adapter")
+            chosen = champion.path if champion is not None and same else fits.first_start(clone.directory)
             noted = {"start": str(chosen.absolute())}
             write_json(directory / START, noted)
         return Path(noted["start"])
 
-    def _base(self) -> Base:
-        return fits.policy_base(self.settings)
-
     def _processes(self) -> int:
         """The number of processes that sample."""
-        return choose_count(self.settings.practice_workers, self.settings.engine, lambda: self._base().model)
+        settings = self.settings
+        return choose_count(settings.practice_workers, settings.engine, lambda: fits.policy_base(settings).model)
 
     def _judge_alarms(self) -> list[str]:
         """An alarm if the judge's agreement interval includes 0.5: its rewards would be random."""
@@ -482,12 +493,6 @@ def _freeze(lake: Lake, made_of: Mapping[str, Any], rows: Mapping[str, int], dir
     if lake.freeze(directory) != made_of:
         raise _TablesChanged
     return {"rows": dict(rows)}
-
-
-def manifest_base(adapter: Path) -> str | None:
-    """The base that a finished adapter was trained on."""
-    manifest = manifest_of(adapter)
-    return manifest.get("base") if manifest else None
 
 
 def plain(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 
 from dagster_project.loop.passes import STAGES
 from dagster_project.loop.settings import Settings
@@ -15,13 +16,24 @@ from training.models.base import load_format
 from training.policy.evaluate import check_environment
 from worldmodel.artifact import read_manifest
 
+PREFIX = "REHEARSAL_"
+OTHER_VARIABLES = {
+    f"{PREFIX}{name}"
+    for name in "DEVICE DTYPE QUANTIZE ATTENTION PRIVACY_KEY SINCE REPORT_PORT REPORT_URL INSTALL_SECONDS".split()
+}
+"""Variables that are no fields of the settings."""
+CLOSE = 0.8
+"""How similar a misspelt name is at least (difflib)."""
+
 
 def check(settings: Settings, environment: bool = True, journal: bool = True) -> None:
-    """Raise UserError if the loop was started in several processes, the home holds something else, the lake is empty,
+    """Raise UserError if the loop was started in several processes, a variable is misspelt, the home holds something
+    else, the lake is empty,
     the world was fitted on another base, the base or the engine is not available, or (with `environment`) the real
     environment cannot open an episode. With `journal`, a lake with an unread journal is not empty.
     """
     _one_process()
+    _variables()
     _places(settings)
     _lake(settings, journal)
     if settings.world_dir is not None:
@@ -40,6 +52,17 @@ def _one_process() -> None:
             f"the loop works in one process and was launched in {count}; start it without `accelerate launch` "
             "(docs/bases.md, Devices)"
         )
+
+
+def _variables() -> None:
+    """A misspelt REHEARSAL_* would be ignored in silence. Variables that resemble none may be somebody else's."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    others = {name for name in os.environ if name.startswith(PREFIX)} - known - OTHER_VARIABLES
+    for name in sorted(others):
+        stem = name.partition("__")[0]
+        near = [] if stem in known else get_close_matches(stem, known | OTHER_VARIABLES, 1, CLOSE)
+        if near:
+            raise UserError(f"{name} is no setting; do you mean {name.replace(stem, near[0])}?")
 
 
 def _places(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from training.models.template import ChatSettings
 from training.policy.evaluate import Player, load_environment
 from training.policy.practice import Practice
 from training.policy.rollout import Limits
+from training.policy.system import SystemShown
 from worldmodel.world import WorldModel
 
 
@@ -28,13 +29,15 @@ from worldmodel.world import WorldModel
 class PracticeRecipe:
     """Opens an engine with world, user and judge.
 
-    With `compact`, prompts contain neither tools nor system prompts. `judge` is the judge adapter's directory and
-    `judge_facts` the result of its fit (form, max_tokens); both are unused if `ruler` names an endpoint.
+    With `compact`, prompts contain no tools, and of system prompts what `show_system` leaves. `judge` is the judge
+    adapter's directory and `judge_facts` the result of its fit (form, max_tokens); both are unused if `ruler` names an
+    endpoint.
     """
 
     base: str
     engine: str
     compact: bool
+    show_system: SystemShown
     world: Path
     judge: Path | None
     judge_facts: Mapping[str, Any]
@@ -51,7 +54,7 @@ class PracticeRecipe:
         client, forget = self._client(engine)
         return Practice(
             engine, base.format, WorldModel.load(self.world, engine), Ruler(self.ruler, client),
-            self.limits, self.temperature, show_system=not self.compact, min_p=self.min_p, forget=forget,
+            self.limits, self.temperature, show_system=self.show_system, min_p=self.min_p, forget=forget,
         )  # fmt: skip
 
     def _client(self, engine: Engine) -> tuple[httpx.AsyncClient, Callable[[], None]]:
@@ -72,6 +75,7 @@ class EvaluationRecipe:
     base: str
     engine: str
     compact: bool
+    show_system: SystemShown
     environment: str
     adapters: Mapping[str, Path]
     episodes: int
@@ -89,5 +93,5 @@ class EvaluationRecipe:
             engine.load_adapter(name, path)
         return Player(
             engine, base.format, load_environment(self.environment), self.episodes, self.seed, self.temperature,
-            self.limits, show_system=not self.compact, min_p=self.min_p,
+            self.limits, show_system=self.show_system, min_p=self.min_p,
         )  # fmt: skip

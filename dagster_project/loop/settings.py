@@ -26,7 +26,7 @@ from training.models.base import is_compact
 from training.models.template import ChatSettings
 from training.policy.gate import GateSettings
 from training.policy.grpo import TrainSettings
-from training.policy.offline.fit import OfflineSettings
+from training.policy.offline.fit import HeadStart, OfflineSettings
 from worldmodel.card.make import CardSettings
 from worldmodel.fit import FitSettings as WorldSettings
 
@@ -82,6 +82,7 @@ class Settings(BaseSettings):
     card_calls: int | None = Field(None, description="Held-out calls that the card is measured on; default: all.")
     card: CardSettings = Field(CardSettings(), description="How often the card asks the model.")
     clone: FitSettings = Field(FitSettings(max_tokens=3_600_000), description="Fit of the clone.")
+    head_start: HeadStart = Field(HeadStart(), description="What the clone learns before its first practice.")
     judge: JudgeSettings = Field(JudgeSettings(), description="Fit of the offline judge.")
     ruler: RulerSettings = Field(RulerSettings(), description="RULER: the judge's endpoint and prompts.")
     train: TrainSettings = Field(TrainSettings(), description="Practice: GRPO in the world.")

@@ -40,6 +40,7 @@ SMALLEST: dict[str, Any] = {
     "world": {"max_tokens": 12_000},
     "card_calls": 8,
     "clone": {"max_tokens": 8_000, "evaluations": 1},
+    "head_start": {"fit": {"max_tokens": 4_000, "evaluations": 1}},
     "judge": {"fit": {"max_tokens": 8_000, "evaluations": 1}},
     "train": {"steps": 1, "groups": 2, "group_size": 2, "held_out": 2, "evaluate_every": 1, "limits": {"turns": 3}},
     "gate": {"scenarios": 8, "min_slice": 3},

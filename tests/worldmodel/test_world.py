@@ -118,11 +118,11 @@ def test_provenance_names_the_source_of_an_answer(model: WorldModel) -> None:
     assert (everywhere.provenance, everywhere.content) == ("replayed", '["P-1003"]')
     unseen = [episode.call("get_parcel", {"parcel_id": "P-502"}) for _ in range(4)]
     assert [s.provenance for s in unseen if not s.is_error][0] == "generated"
-    for name, arguments in (("fly", {}), ("ship_parcel", {})):
-        nothing = episode.call(name, arguments)
-        assert (nothing.provenance, nothing.support, nothing.is_error) == ("abstained", 0.0, True)
-        assert nothing.content == "" and episode.ended, "the agent reads nothing, and the episode is over"
-    assert episode.provenance["abstained"] == 2
+    assert episode.call("fly", {}).error_class == "unknown_tool"
+    nothing = episode.call("ship_parcel", {})
+    assert (nothing.provenance, nothing.support, nothing.is_error) == ("abstained", 0.0, True)
+    assert nothing.content == "" and episode.ended, "the agent reads nothing, and the episode is over"
+    assert episode.provenance["abstained"] == 1
     assert episode.call("get_parcel", {"parcel": "P-1"}).is_error, "refused, or not answered"
 
 

@@ -29,6 +29,7 @@ from training.engines.local import LocalEngine
 from training.judging.counterfactual import Counterfactuals
 from training.judging.grounding import Evidence, Grounding
 from training.judging.group_text import read_prompt
+from training.judging.outcomes import names_of, score_of
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished, warm_start
@@ -66,6 +67,8 @@ class JudgeSettings(BaseModel):
     )
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Latest labelled conversations, to measure agreement.")
     max_tokens: int = Field(1024, ge=64, description="Longer transcripts are cut at the front.")
+    outcome: str = Field("", description="Name of the evaluation that counts; empty: the last one, whatever its name.")
+    success_from: float = Field(0.5, description="The least score of a success.")
     narrate: float = Field(0.0, ge=0, le=1, description="Share of rows that also train on the transcript's tokens.")
 
 
@@ -139,7 +142,8 @@ def pair_prompt(chat: ChatFormat, first: str, second: str, max_tokens: int) -> l
 
 
 def _fitting(chat: ChatFormat, text: str, max_tokens: int) -> str:
-    """The first line (the task, at most half) and the end of the transcript, cut to `max_tokens`."""
+    """The first line (the task, at most half) and the end of the transcript, cut to `max_tokens`. Long results of tools
+    are shortened first."""
     if len(text) < max_tokens or len(chat.encode(text)) <= max_tokens:
         return text
     first, *rest = text.split("\n")
@@ -149,11 +153,17 @@ def _fitting(chat: ChatFormat, text: str, max_tokens: int) -> str:
         first = chat.decode(task)
     room, kept = max_tokens - len(task), []
     for line in reversed(rest):
+        line = _shortened(chat, line, max_tokens // 8) if line.startswith("tool: ") else line
         room -= len(chat.encode(line)) + 1
         if room < 0:
             break
         kept.append(line)
     return "\n".join([first, *reversed(kept)])
+
+
+def _shortened(chat: ChatFormat, line: str, most: int) -> str:
+    ids = chat.encode(line)
+    return line if len(ids) <= most else f"{chat.decode(ids[: most * 3 // 4])} ... {chat.decode(ids[-(most // 4) :])}"
 
 
 # ----- the OpenAI chat API
@@ -199,29 +209,26 @@ def in_process_client(judge: LocalJudge) -> httpx.AsyncClient:
 # ----- fit
 
 
-def labelled(conversations: Sequence[Conversation]) -> list[tuple[Conversation, bool]]:
+def labelled(conversations: Sequence[Conversation], settings: JudgeSettings) -> list[tuple[Conversation, bool]]:
     """The conversations with a known outcome, with whether they succeeded."""
-    found = []
-    for conversation in conversations:
-        scores = [o["score"] for o in conversation.outcomes if o.get("score") is not None]
-        if scores:
-            found.append((conversation, float(scores[-1] or 0.0) >= 0.5))
-    return found
+    scored = [(conversation, score_of(conversation, settings.outcome)) for conversation in conversations]
+    return [(conversation, score >= settings.success_from) for conversation, score in scored if score is not None]
 
 
 def split_labelled(
-    conversations: Sequence[Conversation], held_out_share: float
+    conversations: Sequence[Conversation], settings: JudgeSettings
 ) -> tuple[list[tuple[Conversation, bool]], list[tuple[Conversation, bool]]]:
     """The conversations with a known outcome (oldest first), as earlier and latest ones.
 
     The judge learns from the earlier ones and is measured on the latest. Raises UserError, with the counts, unless
     there are `MIN_LABELLED`, with successes and failures in both parts.
     """
-    examples = labelled(conversations)
+    examples, held_out_share = labelled(conversations, settings), settings.held_out_share
     otherwise = "record gen_ai.evaluation.result for more conversations, or name a hosted judge (ruler.base_url)"
     if len(examples) < MIN_LABELLED:
+        named = f" named {settings.outcome!r} (judge.outcome)" if settings.outcome else ""
         raise UserError(
-            f"the judge needs at least {MIN_LABELLED} conversations with an outcome, got {len(examples)} "
+            f"the judge needs at least {MIN_LABELLED} conversations with an outcome{named}, got {len(examples)} "
             f"({_counted(examples)}); {otherwise}"
         )
     earlier, latest = split_latest(examples, held_out_share)
@@ -278,7 +285,7 @@ def fit_judge(
     chosen form orders correctly (the area under the ROC curve), with a 95 % bootstrap interval. The fit starts from the
     adapter `last` if it is given. Raises UserError if outcomes are missing or all equal.
     """
-    earlier, latest = split_labelled(conversations, settings.held_out_share)
+    earlier, latest = split_labelled(conversations, settings)
     train, held_out = ([(transcript(c.messages), s) for c, s in part] for part in (earlier, latest))
     rows = judge_rows(train, base.format, settings, seed)
     weights, config, history = fit_sft(
@@ -290,9 +297,9 @@ def fit_judge(
     judge = LocalJudge(engine, base.format, "judge", max_tokens=settings.max_tokens)
     measured = asyncio.run(_agreements(judge, held_out, seed, pairs=200 if settings.pair_share else 0))
     good = sum(s for _, s in held_out)
-    form = max(measured, key=lambda f: measured[f]["agreement"])
     blank = Evidence(Grounding.of([c.messages for c in conversations]))
     evidence, corrected = asyncio.run(_corroborated(judge, blank, earlier, latest, seed))
+    form = _better_form(measured, corrected)
     manifest = {
         "role": "judge",
         "base": base.name,
@@ -302,6 +309,8 @@ def fit_judge(
         "forms": measured,
         "evidence": (evidence if form == "pointwise" else Evidence()).plain(),
         "labelled": len(earlier) + len(latest),
+        "outcomes": names_of(conversations),
+        "outcome": settings.outcome,
         "held_out": len(held_out),
         "pairs": good * (len(held_out) - good),
         "max_tokens": settings.max_tokens,
@@ -312,6 +321,12 @@ def fit_judge(
     }
     save_weights(weights, config, out, manifest)
     return manifest
+
+
+def _better_form(measured: dict[str, dict[str, Any]], corrected: dict[str, Any]) -> Form:
+    """Pairwise only if it is certainly better: its agreement is of a sample of pairs, and it has no evidence."""
+    pairwise = measured.get("pairwise")
+    return "pairwise" if pairwise is not None and pairwise["interval"][0] > corrected["agreement"] else "pointwise"
 
 
 async def _agreements(

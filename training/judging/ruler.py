@@ -126,12 +126,19 @@ class Ruler:
             goal=SAME_GOAL if same_goal else SIMILAR_GOALS, rubric=settings.rubric
         )
 
+    def _told(self, trajectory: Trajectory) -> list[dict[str, Any]]:
+        """The episode for the judge. A hosted one always reads the system prompt."""
+        messages, system = trajectory.messages, trajectory.start.system
+        if not self.settings.base_url or not system or any(m["role"] == "system" for m in messages):
+            return messages
+        return [{"role": "system", "content": system}, *messages]
+
     async def judge(self, group: Sequence[Trajectory], seed: int = 0, planted: bool = False) -> Judgement:
         """Scores in the order of `group`. Verbatim duplicates are shown once and share their score, except if they are
         `planted` to measure the judge's noise.
         """
         began = time.monotonic()
-        shown = [_shown(t.messages, self.settings.max_characters) for t in group]
+        shown = [_shown(self._told(t), self.settings.max_characters) for t in group]
         texts = [dumps(messages) for messages in shown]
         first = {text: at for at, text in reversed(list(enumerate(texts)))}
         kept = list(range(len(texts))) if planted else sorted(first.values())

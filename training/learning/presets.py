@@ -11,13 +11,13 @@ from typing import Literal
 
 from torch import nn
 
-Kind = Literal["supervised", "policy"]
+Kind = Literal["supervised", "policy", "world"]
 
 RATES: tuple[tuple[float, dict[Kind, float]], ...] = (
-    (20e6, {"supervised": 3e-3, "policy": 8e-4}),
-    (500e6, {"supervised": 1e-3, "policy": 1e-4}),
-    (3e9, {"supervised": 3e-4, "policy": 3e-5}),
-    (float("inf"), {"supervised": 1e-4, "policy": 1e-5}),
+    (20e6, {"supervised": 3e-3, "policy": 8e-4, "world": 2e-3}),
+    (500e6, {"supervised": 1e-3, "policy": 1e-4, "world": 1e-3}),
+    (3e9, {"supervised": 3e-4, "policy": 3e-5, "world": 3e-4}),
+    (float("inf"), {"supervised": 1e-4, "policy": 1e-5, "world": 1e-4}),
 )
 """(Number of parameters below which a row applies, peak rate by kind of training.)"""
 

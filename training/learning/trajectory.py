@@ -10,6 +10,9 @@ from typing import Any
 from training.environment import Observation, Start
 from training.learning.batch import Row
 
+INVENTED = ("generated", "abstained")
+"""Provenances of answers that nothing in production determines."""
+
 
 @dataclass
 class Trajectory:
@@ -51,7 +54,7 @@ class Trajectory:
 
     def invented(self) -> float:
         """Share of the observations that a model generated."""
-        made_up = sum(o.provenance in ("generated", "abstained") for o in self.observations)
+        made_up = sum(o.provenance in INVENTED for o in self.observations)
         return made_up / max(1, len(self.observations))
 
     def rows(self, advantage: float) -> list[Row]:
@@ -62,12 +65,12 @@ class Trajectory:
         return [replace(row, rollout=name) for row in rows]
 
     def supported(self) -> float:
-        """Mean support of the episode's observations; 1 without any. The world calibrates it (worldmodel/support.py).
-        Real answers have 1 and abstained ones 0.
+        """Mean over the episode's observations of what each is worth; 1 without any. An invented answer is worth its
+        support, which the world calibrates (worldmodel/support.py), an abstained one 0, any other 1. An error that is
+        drawn at production's rate has the support of a draw, its probability; it is a fair sample, so it counts whole.
         """
-        if not self.observations:
-            return 1.0
-        return sum(o.support for o in self.observations) / len(self.observations)
+        worth = [o.support if o.provenance in INVENTED else 1.0 for o in self.observations]
+        return sum(worth) / len(worth) if worth else 1.0
 
     def row(self, advantage: float) -> Row:
         """The only row. Raises ValueError if there are several."""

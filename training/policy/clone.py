@@ -20,10 +20,11 @@ from training.models.base import Base, context_length
 from training.models.chat import ChatFormat
 from training.models.lora import save_weights
 from training.policy.lengths import conversation_rows
+from training.policy.system import SystemShown
 
 
 def policy_rows(
-    conversations: Sequence[Conversation], chat: ChatFormat, show_system: bool, max_tokens: int = 1 << 40
+    conversations: Sequence[Conversation], chat: ChatFormat, show_system: SystemShown, max_tokens: int = 1 << 40
 ) -> list[Row]:
     """Rows with the agent's tokens learned; rows longer than `max_tokens` are cut (see lengths.py)."""
     return conversation_rows(conversations, chat, show_system, max_tokens)[0]
@@ -35,7 +36,7 @@ def fit_clone(
     out: Path,
     settings: FitSettings,
     *,
-    show_system: bool,
+    show_system: SystemShown,
     seed: int = 0,
     checkpoint: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
@@ -70,7 +71,7 @@ def fit_clone(
         "mean_tokens": float(np.mean([len(r.ids) for r in rows])),
         "history": history,
         "partial": unfinished(history),
-        "show_system": show_system,
+        "show_system": sorted(show_system) if isinstance(show_system, frozenset) else show_system,
     }
     save_weights(weights, config, out, manifest)
     return manifest

@@ -25,6 +25,7 @@ from training.environment import Environment, Observation, ScoredEpisode, Start,
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.chat import ChatFormat
 from training.policy.rollout import Limits, rollout
+from training.policy.system import SystemShown
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ async def run_policy(
     temperature: float = 1.0,
     min_p: float = 0.0,
     limits: Limits | None = None,
-    show_system: bool = False,
+    show_system: SystemShown = False,
     numbers: Sequence[int] | None = None,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> Run:
@@ -231,7 +232,7 @@ class Player:
     seed: int
     temperature: float = 1.0
     limits: Limits | None = None
-    show_system: bool = False
+    show_system: SystemShown = False
     min_p: float = 0.0
 
     async def play(

@@ -1,7 +1,7 @@
 """The gate: decides whether a candidate is promoted.
 
 Champion and candidate play the same held-out scenarios in the same worlds, and the judge compares them in pairs. These
-scenarios are used for nothing else, because scenarios that selected the best step would be biased.
+scenarios are used neither in practice nor to select its best step, which would bias the comparison.
 """
 
 from __future__ import annotations

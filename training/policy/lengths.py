@@ -19,6 +19,7 @@ from ingest.records import Conversation, Scenario
 from training.learning.batch import Row
 from training.models.chat import ChatFormat, Message
 from training.policy.rollout import Limits
+from training.policy.system import SystemShown, shown_system
 
 MEASURED = 400
 """Number of conversations, evenly spaced, whose lengths are measured."""
@@ -53,12 +54,24 @@ class RowCounts:
         return "; ".join(parts)
 
 
-def shown_messages(conversation: Conversation, show_system: bool) -> list[Message]:
-    return [m for m in conversation.messages if show_system or m["role"] != "system"]
+def shown_messages(conversation: Conversation, show_system: SystemShown) -> list[Message]:
+    messages: list[Message] = []
+    for message in conversation.messages:
+        if message["role"] != "system":
+            messages.append(message)
+        elif text := shown_system(message["content"] or "", show_system):
+            messages.append({**message, "content": text})
+    return messages
+
+
+def from_first_user(messages: Sequence[Message]) -> list[Message]:
+    """The messages without what agent and tools said before the user's first one: practice begins there as well."""
+    first = next((k for k, m in enumerate(messages) if m["role"] == "user"), len(messages))
+    return [*(m for m in messages[:first] if m["role"] == "system"), *messages[first:]]
 
 
 def conversation_rows(
-    conversations: Iterable[Conversation], chat: ChatFormat, show_system: bool, max_tokens: int
+    conversations: Iterable[Conversation], chat: ChatFormat, show_system: SystemShown, max_tokens: int
 ) -> tuple[list[Row], RowCounts]:
     """Rows with the agent's tokens learned, and counts of the conversations.
 
@@ -68,12 +81,9 @@ def conversation_rows(
     counts = RowCounts()
     for conversation in conversations:
         counts.conversations += 1
-        messages = shown_messages(conversation, show_system)
+        messages = from_first_user(shown_messages(conversation, show_system))
         if not any(m["role"] == "assistant" for m in messages):
-            counts.left_out["no turn of the agent"] += 1
-            continue
-        if messages[0]["role"] == "assistant":
-            counts.left_out["the agent speaks first"] += 1
+            counts.left_out["no turn of the agent after a user's"] += 1
             continue
         try:
             written = chat.examples(messages, conversation.tools)
@@ -100,7 +110,7 @@ def cut_row(ids: Sequence[int], trained: Sequence[bool], max_tokens: int) -> Row
 
 
 def fitted_limits(
-    given: Limits, conversations: Sequence[Conversation], chat: ChatFormat, context: int, show_system: bool
+    given: Limits, conversations: Sequence[Conversation], chat: ChatFormat, context: int, show_system: SystemShown
 ) -> Limits:
     """`given`, raised to the lengths of the recorded conversations (if `from_data`) and limited by the context."""
     turns, turn_tokens, total = given.turns, given.turn_tokens, given.total_tokens
@@ -115,7 +125,7 @@ def fitted_limits(
 
 
 def _measured(
-    conversations: Sequence[Conversation], chat: ChatFormat, context: int, show_system: bool
+    conversations: Sequence[Conversation], chat: ChatFormat, context: int, show_system: SystemShown
 ) -> tuple[int, int, int] | None:
     """(turns, tokens of a turn, tokens of an episode) that a policy needs; None without measurable conversations."""
     step = max(1, len(conversations) // MEASURED)
@@ -147,7 +157,7 @@ def _turn_lengths(row: Row) -> list[int]:
 
 
 def fitting_scenarios(
-    scenarios: Sequence[Scenario], chat: ChatFormat, limits: Limits, show_system: bool
+    scenarios: Sequence[Scenario], chat: ChatFormat, limits: Limits, show_system: SystemShown
 ) -> tuple[list[Scenario], dict[str, int]]:
     """The scenarios whose first prompt leaves room for a turn, and counts of the others by reason.
 
@@ -158,8 +168,8 @@ def fitting_scenarios(
     longest = 0
     for scenario in scenarios:
         opening: list[Message] = [{"role": "user", "content": scenario.first_user_message}]
-        if show_system and scenario.system:
-            opening.insert(0, {"role": "system", "content": scenario.system})
+        if system := shown_system(scenario.system, show_system):
+            opening.insert(0, {"role": "system", "content": system})
         try:
             tokens = len(chat.prompt(opening, scenario.tools))
         except UserError as error:

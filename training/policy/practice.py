@@ -17,6 +17,7 @@ from training.learning.trajectory import Trajectory, seed_of
 from training.models.chat import ChatFormat
 from training.policy.rollout import Limits, gather, rollout
 from training.policy.served import Probe
+from training.policy.system import SystemShown
 
 
 class World(Protocol):
@@ -106,7 +107,7 @@ class Practice(Practising):
     ruler: Ruler
     limits: Limits = field(default_factory=Limits)
     temperature: float = 1.0
-    show_system: bool = False
+    show_system: SystemShown = False
     min_p: float = 0.0
     forget: Callable[[], None] = lambda: None
 

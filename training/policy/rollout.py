@@ -19,6 +19,7 @@ from training.environment import Episode, Observation, Start, ToolCall
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.chat import AssistantTurn, ChatFormat
 from training.models.edits import dumps
+from training.policy.system import SystemShown, shown_system
 
 
 class Limits(BaseModel):
@@ -45,7 +46,7 @@ async def rollout(
     min_p: float = 0.0,
     seed: int = 0,
     limits: Limits | None = None,
-    show_system: bool = True,
+    show_system: SystemShown = True,
     learned: bool = False,
 ) -> Trajectory:
     """Run the policy until the user leaves or a limit is reached.
@@ -57,8 +58,8 @@ async def rollout(
     """
     limits = limits or Limits()
     opening: list[dict[str, Any]] = [{"role": "user", "content": start.first_user_message}]
-    if show_system and start.system:
-        opening.insert(0, {"role": "system", "content": start.system})
+    if system := shown_system(start.system, show_system):
+        opening.insert(0, {"role": "system", "content": system})
     trajectory = Trajectory(start, seed, opening, adapter=adapter, temperature=temperature, min_p=min_p)
     _append(trajectory, chat.prompt(opening, start.tools))
     for turn in range(limits.turns):

@@ -153,6 +153,10 @@ class Resolver:
 
     # ----- no answer
 
+    def knows(self, tool: str) -> bool:
+        """Whether production has a tool of this name, by its definitions or by its calls."""
+        return tool in self.profiles or tool in self.frame.definitions
+
     def objection(self, tool: str, arguments: Mapping[str, Any]) -> str | None:
         """Return the reason why no answer to this call can be supported; None if there is none."""
         profile = self.profiles.get(tool)

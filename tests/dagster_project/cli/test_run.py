@@ -78,3 +78,16 @@ def test_an_invalid_environment_is_refused_before_the_first_stage(traced_home: P
     assert found.returncode == 2 and found.stdout == ""
     assert "environment 'my_shop:Shop' does not open an episode" in found.stderr
     assert sorted(path.name for path in traced_home.iterdir()) == ["lake"]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("SEDE", "SEED"), ("TRIAN__STEPS", "TRAIN__STEPS"), ("DEVISE", "DEVICE")])
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str) -> None:
+    monkeypatch.setenv(f"REHEARSAL_{name}", "1")
+    with pytest.raises(UserError, match=f"do you mean REHEARSAL_{meant}"):
+        check(Settings(home=tmp_path))
+
+
+def test_a_variable_of_somebody_else_is_not_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REHEARSAL_THEATRE_ROOM", "1")
+    with pytest.raises(UserError, match="lake"):
+        check(Settings(home=tmp_path))

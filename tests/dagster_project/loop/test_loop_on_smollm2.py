@@ -14,6 +14,7 @@ import pytest
 from smollm2_samples import smollm2_path
 from talk_samples import talk
 
+from dagster_project.loop.fits import first_start
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import Settings
 from ingest.lake import Lake
@@ -28,6 +29,7 @@ BUDGETS: dict[str, Any] = {
     "card": {"model_calls": 0, "base_calls": 0, "holes": 0, "user_turns": 0},
     "judge": {"fit": {**FIT, "learner": LORA}, "pair_share": 0},
     "clone": {**FIT, "max_tokens": 3_000, "learner": LORA},
+    "head_start": {"fit": FIT},
     "train": {
         "steps": 1, "groups": 1, "group_size": 4, "held_out": 0, "planted_groups": 0,
         "min_score_spread": 0.0, "limits": {"turns": 6, "turn_tokens": 48, "total_tokens": 900, "from_data": False},
@@ -60,6 +62,8 @@ def check(loop: Loop, verdict: Mapping[str, Any], said: str) -> None:
     assert world["base"] == base and world["counts"]["rows"] and not world["counts"]["too_long"]
     counts = loop.read("clone").facts["row_counts"]
     assert counts["rows"] == counts["conversations"] == 23 and not counts["left_out"] and not counts["cut"]
+    began = json.loads((loop.read("candidate").directory / "start.json").read_text())["start"]
+    assert Path(began) == first_start(loop.read("clone").directory).absolute() and Path(began).name == "head_start"
     (step,) = loop.read("candidate").facts["history"]
     assert step["episodes"] == 4 and not step["failed_episodes"] and not step["unscored"]
     assert step["rows"] and step["grad_norm"] > 0 and step["engine_kl"] < 0.02 and step["served_gap"] < 0.1

@@ -25,6 +25,7 @@ from training.judging.grounding import Evidence, Grounding
 from training.judging.judge import (
     JudgeSettings,
     LocalJudge,
+    _better_form,
     fit_judge,
     in_process_client,
     judge_app,
@@ -34,6 +35,7 @@ from training.judging.judge import (
     split_labelled,
     verdict_prompt,
 )
+from training.judging.outcomes import names_of
 from training.judging.ruler import Ruler, RulerSettings
 from training.learning.fits import FitSettings
 from training.learning.learner import LearnerSettings
@@ -132,7 +134,7 @@ ONE_SIDED = "needs successes and failures among the latest 30%"
 )
 def test_a_judge_without_both_outcomes_is_refused(given: list[Conversation], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        split_labelled(given, SETTINGS.held_out_share)
+        split_labelled(given, SETTINGS)
 
 
 def test_the_last_known_score_is_the_outcome() -> None:
@@ -140,12 +142,34 @@ def test_the_last_known_score_is_the_outcome() -> None:
         given: list[Any] = [{"name": "x", "score": s, "label": None, "explanation": None} for s in scores]
         return replace(conversation(0, "red"), outcomes=given)
 
-    found = labelled([outcome(0.0, 1.0), outcome(1.0, 0.4), outcome(None), outcome(1.0, None), outcome()])
+    found = labelled([outcome(0.0, 1.0), outcome(1.0, 0.4), outcome(None), outcome(1.0, None), outcome()], SETTINGS)
     assert [success for _, success in found] == [True, False, True]
 
 
+def test_a_setting_names_the_evaluation_that_counts_and_its_scale() -> None:
+    def rated(stars: float, polite: float, label: str = "") -> Conversation:
+        given: list[Any] = [{"name": "stars", "score": stars}, {"name": "polite", "score": polite}]
+        given += [{"name": "checked", "score": None, "label": label}] if label else []
+        return replace(conversation(0, "red"), outcomes=given)
+
+    given = [rated(1, 0.9, "FAIL"), rated(5, 0.1, "passed"), rated(3, 0.9)]
+
+    def of(**changed: Any) -> list[bool]:
+        return [success for _, success in labelled(given, SETTINGS.model_copy(update=changed))]
+
+    assert of(outcome="stars", success_from=4) == [False, True, False]
+    assert of(outcome="polite") == [True, False, True] and of(outcome="checked") == [False, True]
+    assert names_of(given) == {"polite": 3, "stars": 3, "checked": 2}
+
+
+@pytest.mark.parametrize(("pairwise", "form"), [(0.93, "pointwise"), (0.97, "pairwise")])
+def test_the_pairwise_form_is_taken_only_if_it_is_certainly_better(pairwise: float, form: str) -> None:
+    measured = {"pointwise": {"agreement": 0.8}, "pairwise": {"agreement": pairwise, "interval": (pairwise - 0.03, 1)}}
+    assert _better_form(measured, {"agreement": 0.92}) == form
+
+
 def test_rows_learn_the_answer_and_nothing_else(base: Base) -> None:
-    examples = [(transcript(c.messages), success) for c, success in labelled(conversations(20))]
+    examples = [(transcript(c.messages), success) for c, success in labelled(conversations(20), SETTINGS)]
     rows = judge_rows(examples, base.format, SETTINGS, seed=0)
     assert len(rows) == 20 + 10
     read = {"0": 0, "1": 0, "A": 0, "B": 0}
@@ -278,3 +302,9 @@ def test_rows_are_conversations_that_start_with_a_user_and_fit(base: Base) -> No
 def test_the_latest_are_held_out() -> None:
     assert split_latest(range(10), 0.3) == ([0, 1, 2, 3, 4, 5, 6], [7, 8, 9])
     assert split_latest(range(3), 0.05) == ([0, 1], [2])
+
+
+def test_a_long_result_is_shortened_before_anything_is_left_out(base: Base) -> None:
+    lines = ["user: paint it", "call: paint {}", "tool: " + "red blue " * 200 + "end", "agent: it is red"]
+    shown = base.format.decode(verdict_prompt(base.format, "\n".join(lines), 160))
+    assert "call: paint {}" in shown and "agent: it is red" in shown and " ... " in shown and "blue end" in shown

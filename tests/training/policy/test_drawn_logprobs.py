@@ -87,7 +87,7 @@ def test_a_server_whose_logprobs_may_be_others_is_refused_before_it_samples(aske
 def test_rates_are_by_size_unless_they_are_given(base: Base, tmp_path: Path) -> None:
     sizes = [1e6, 1e8, 1e9, 1e10]
     models = [torch.nn.Linear(int(n**0.5), int(n**0.5), bias=False, device="meta") for n in sizes]
-    for kind in ("supervised", "policy"):
+    for kind in ("supervised", "policy", "world"):
         rates = [learning_rate(m, kind) for m in models]  # type: ignore[arg-type]
         assert rates == sorted(rates, reverse=True) and len(set(rates)) == 4
     assert Learner(base, LearnerSettings(preset="policy")).peak_rate == 8e-4

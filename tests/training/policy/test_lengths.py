@@ -20,6 +20,7 @@ from training.models.template import TemplateFormat
 from training.policy.clone import fit_clone
 from training.policy.lengths import conversation_rows, cut_row, fitted_limits, fitting_scenarios
 from training.policy.rollout import Limits, rollout
+from training.policy.system import differing, shown_system
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,22 @@ def test_every_conversation_is_a_row_or_is_counted_with_its_reason(base: Base) -
     rows, counts = conversation_rows(given_, base.format, False, max_tokens=200)
     assert counts.conversations == 5 == len(rows) + counts.left_out.total()
     assert set(counts.left_out) == {
-        "no turn of the agent",
-        "the agent speaks first",
+        "no turn of the agent after a user's",
         "the agent's first turn ends after 200 tokens",
     }
     assert dict(counts.cut) == {"longer than 200 tokens": 1} and counts.longest <= 200
-    assert "1 left out: no turn of the agent" in counts.text() and counts.as_dict()["rows"] == 2
+    assert "2 left out: no turn of the agent after a user's" in counts.text() and counts.as_dict()["rows"] == 2
+
+
+def test_a_row_begins_where_practice_begins_if_the_agent_greets_first(base: Base) -> None:
+    plain = conversation(0, "red")
+    greeted = replace(plain, messages=[{"role": "assistant", "content": "hello, what is it?"}, *plain.messages])
+    for show_system in (False, True):
+        system = [{"role": "system", "content": "be kind"}] if show_system else []
+        rows, counts = conversation_rows(
+            [replace(c, messages=[*system, *c.messages]) for c in (plain, greeted)], base.format, show_system, 500
+        )
+        assert rows[0] == rows[1] and not counts.left_out
 
 
 def test_conversations_that_the_template_refuses_are_counted_with_its_message(base: Base) -> None:
@@ -110,3 +121,24 @@ def test_a_clone_reports_its_rows(base: Base, tmp_path: Path) -> None:
 
 def test_the_context_length_comes_from_the_configuration(base: Base) -> None:
     assert context_length(base.model.config) == base.model.config.max_position_embeddings
+
+
+def test_a_compact_prompt_keeps_the_sentences_in_which_system_prompts_differ() -> None:
+    common = "You work for the mill. Be brief."
+    told = [f"{common}\nToday is day {k}. The customer is C-{k}." for k in range(30)]
+    given_ = [replace(conversation(0, "red"), messages=[{"role": "system", "content": text}]) for text in told]
+    shown = differing(given_)
+    assert shown_system(told[7], shown) == "Today is day 7.\nThe customer is C-7."
+    assert shown_system("Be brief.", shown) == "" and shown_system("Be kind.", shown) == "Be kind."
+    assert (shown_system("a", True), shown_system("a", False)) == ("a", "")
+    assert differing([given_[0]] * 30) is False and differing([conversation(0, "red")]) is False
+    long = [replace(c, messages=[{"role": "system", "content": c.messages[0]["content"] * 50}]) for c in given_]
+    assert differing(long) is False
+
+
+def test_rows_and_scenarios_have_the_same_part_of_the_system_prompt(base: Base) -> None:
+    shown = frozenset({"Be brief."})
+    plain = conversation(0, "red")
+    one = replace(plain, messages=[{"role": "system", "content": "Be brief. The customer is C-1."}, *plain.messages])
+    (row,), _ = conversation_rows([one], base.format, shown, 500)
+    assert "<|system|>The customer is C-1.<|user|>" in base.format.tokenizer.decode(row.ids)

@@ -98,7 +98,7 @@ def test_units_come_back_as_the_other_unit(tokenizer, loose):
         said = {float(n) for n in _numbers(chat.decode(ids[: known.index(True)]))}
         shown = "".join(chat.decode([i]) if k else "|" for i, k in zip(ids, known, strict=True))
         learned = _numbers(shown)[0]
-        if shown.endswith(learned):
+        if shown.rstrip(".").endswith(learned):
             continue  # the row ends in this number
         factors = {unit.factor for unit in UNITS}
         pairs = [(float(learned), n * f) for f in factors for n in said]

@@ -15,17 +15,19 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from ingest.errors import UserError
 from ingest.records import Conversation
+from training.judging.outcomes import score_of
 from training.judging.similar import SimilarSettings
 from training.learning.batch import Row
 from training.learning.choices import without_defaults_of
 from training.learning.deadline import Stop, never
 from training.learning.fits import FitSettings, fit_sft, split_latest, unfinished
 from training.learning.learner import LearnerSettings
-from training.learning.offline_losses import AsymRe, OfflineLoss
+from training.learning.offline_losses import AsymRe, OfflineLoss, RewardWeightedSft
 from training.models.base import Base
 from training.models.lora import save_weights, settings_of
 from training.policy.clone import policy_rows
 from training.policy.offline.iterative_ppo import IterativePpo, TurnPolicy
+from training.policy.system import SystemShown
 
 
 def _kind(given: Any) -> str:
@@ -60,6 +62,24 @@ class OfflineSettings(BaseModel):
     held_out_share: float = Field(0.1, gt=0, lt=1, description="Latest conversations; their successes select weights.")
 
 
+class HeadStart(BaseModel):
+    """The fit on recorded successes from which the first practice starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(True, description="False: the first practice starts from the clone itself.")
+    fit: FitSettings = Field(
+        default_factory=lambda: FitSettings(
+            learner=LearnerSettings(preset="policy", schedule="cosine", max_grad_norm=1.0), max_tokens=600_000
+        ),
+        description="The fit, from the clone. Its adapter has the clone's shape.",
+    )
+
+    def offline(self) -> OfflineSettings:
+        """The same as settings of `fit_offline`."""
+        return OfflineSettings(loss=RewardWeightedSft(), fit=self.fit)
+
+
 def fit_offline(
     base: Base,
     scored: Sequence[tuple[Conversation, float]],
@@ -67,7 +87,7 @@ def fit_offline(
     out: Path,
     settings: OfflineSettings,
     *,
-    show_system: bool,
+    show_system: SystemShown,
     seed: int = 0,
     checkpoint: Path | None = None,
     on_progress: Callable[[float, dict[str, float]], None] = lambda done, metrics: None,
@@ -121,7 +141,7 @@ def _fit_weighted(
     start: Path,
     settings: OfflineSettings,
     loss: OfflineLoss,
-    show_system: bool,
+    show_system: SystemShown,
     seed: int,
     checkpoint: Path | None,
     on_progress: Callable[[float, dict[str, float]], None],
@@ -144,18 +164,14 @@ def _fit_weighted(
     return weights, config, {"rows": len(rows), "history": history, "partial": unfinished(history)}
 
 
-def rewarded(conversations: Sequence[Conversation]) -> list[tuple[Conversation, float]]:
-    """The conversations with a known outcome, with their last score scaled to [0, 1]."""
-    found = []
-    for conversation in conversations:
-        scores = [score for o in conversation.outcomes if (score := o.get("score")) is not None]
-        if scores:
-            found.append((conversation, min(1.0, max(0.0, scores[-1]))))
-    return found
+def rewarded(conversations: Sequence[Conversation], name: str = "") -> list[tuple[Conversation, float]]:
+    """The conversations with a known outcome, with their last score (of the evaluation `name`) within [0, 1]."""
+    scored = [(conversation, score_of(conversation, name)) for conversation in conversations]
+    return [(conversation, min(1.0, max(0.0, score))) for conversation, score in scored if score is not None]
 
 
 def offline_rows(
-    scored: Sequence[tuple[Conversation, float]], base: Base, loss: OfflineLoss, show_system: bool
+    scored: Sequence[tuple[Conversation, float]], base: Base, loss: OfflineLoss, show_system: SystemShown
 ) -> list[Row]:
     """Rows of the conversations, each with the advantage that the method assigns to its reward."""
     weights = loss.advantages([reward for _, reward in scored])

@@ -31,6 +31,7 @@ from training.models.lora import settings_of
 from training.policy.lengths import conversation_rows
 from training.policy.offline.values import Value, ValueReport, ValueSettings, turn_ends, turn_starts
 from training.policy.order import order_of
+from training.policy.system import SystemShown
 
 VALUE_SHARE = 0.4
 """Share of the progress that the value model's fit is reported as."""
@@ -70,7 +71,7 @@ class TurnPolicy:
         scored: tuple[Sequence[tuple[Conversation, float]], Sequence[tuple[Conversation, float]]],
         start: Path,
         settings: IterativePpo,
-        show_system: bool,
+        show_system: SystemShown,
         seed: int,
     ) -> None:
         """`scored`: conversations with outcomes, to train on and held out."""
@@ -217,7 +218,7 @@ class TurnPolicy:
 
 
 def _points(
-    scored: Sequence[tuple[Conversation, float]], base: Base, show_system: bool
+    scored: Sequence[tuple[Conversation, float]], base: Base, show_system: SystemShown
 ) -> tuple[list[Row], list[Point]]:
     """Rows with their conversation's outcome as `advantage`, and the points before their turns."""
     rows, points = [], []

@@ -62,7 +62,7 @@ class Choosing:
         return [(whole, [0] * len(whole)), (ids[chosen], _marks(ids, chosen))]
 
     def _things(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """2 to 6 items with similar, distinct words, and ids that differ in their first token or after a common start."""
+        """2 to 6 items with similar, distinct words; ids differ in their first token or after a common start."""
         rng = self.rng
         h = self.hardness
         count = int(rng.integers(2, 4 + round(3 * h)))
