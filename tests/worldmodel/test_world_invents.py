@@ -242,7 +242,7 @@ def test_an_id_that_nobody_mentioned_is_refused_and_one_that_was_said_is_not(mod
 def test_abstention_is_no_observation(model: WorldModel) -> None:
     episode = model.world(seed=0).episode()
     seen = episode.call("sell_crate", {})
-    assert (seen.content, seen.provenance) == ("", "abstained") and "sell_crate" in seen.reason == episode.ended
+    assert (seen.content, seen.provenance) == ("", "abstained") and "'crate'" in seen.reason == episode.ended
     assert not episode.steps
 
 
@@ -251,7 +251,7 @@ def test_a_tool_that_does_not_exist_is_an_error_that_the_agent_reads(model: Worl
     seen = episode.call("burn_crate", {"crate": "K-1"})
     assert (seen.error_class, seen.provenance, seen.support) == ("unknown_tool", "derived", 1.0)
     assert "burn_crate" in seen.content and not episode.ended
-    assert episode.call("show_crate", {"crate": "K-9888"}).error_class == "not_found"
+    assert episode.call("show_crate", {"crate": "K-9888"}).provenance != "abstained", "the episode goes on"
 
 
 # ----- pins

@@ -114,7 +114,7 @@ def test_a_rollout_without_room_for_a_turn_is_refused(base: Base) -> None:
 def test_a_clone_reports_its_rows(base: Base, tmp_path: Path) -> None:
     given_ = [*conversations(6), replace(conversation(9, "red"), messages=[])]
     manifest = fit_clone(base, [given_[-1], *given_[:-1]], tmp_path / "c", FitSettings(max_epochs=1), show_system=False)
-    assert manifest["row_counts"]["left_out"] == {"no turn of the agent": 1} and manifest["rows"] == 5
+    assert manifest["row_counts"]["left_out"] == {"no turn of the agent after a user's": 1} and manifest["rows"] == 5
     with pytest.raises(UserError, match="nothing to clone: .*no turn of the agent"):
         fit_clone(base, [given_[-1]] * 2, tmp_path / "d", FitSettings(max_epochs=1), show_system=False)
 
@@ -141,4 +141,5 @@ def test_rows_and_scenarios_have_the_same_part_of_the_system_prompt(base: Base) 
     plain = conversation(0, "red")
     one = replace(plain, messages=[{"role": "system", "content": "Be brief. The customer is C-1."}, *plain.messages])
     (row,), _ = conversation_rows([one], base.format, shown, 500)
-    assert "<|system|>The customer is C-1.<|user|>" in base.format.tokenizer.decode(row.ids)
+    said = base.format.decode(row.ids)
+    assert "The customer is C-1." in said and "Be brief." not in said
