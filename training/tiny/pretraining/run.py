@@ -144,6 +144,8 @@ class Run:
 
     def __init__(self, out: Path, seed: int, budget: tuple[int, ...], start: Path | None = None) -> None:
         self.out, self.seed, self.budget, self.start = out, seed, budget, start
+        # read at once: a directory without a manifest is no finished run
+        self.origin = json.loads((start / "manifest.json").read_text()) if start is not None else None
         out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer()
         self.chat = CompactFormat(self.tokenizer)
@@ -250,7 +252,7 @@ class Run:
         manifest = {
             "command": command,
             "git_commit": commit,
-            **({} if self.start is None else {"start": json.loads((self.start / "manifest.json").read_text())}),
+            **({} if self.origin is None else {"start": self.origin}),
             "seed": self.seed,
             "steps": dict(zip((p.name for p in PHASES), self.budget, strict=True)),
             "tokens": self.tokens,
