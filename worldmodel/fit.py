@@ -14,11 +14,13 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from ingest.errors import UserError
 from ingest.records import Conversation, Transition
@@ -71,28 +73,31 @@ TITLES = {
 Progress = Callable[[str, float, Mapping[str, float]], None]
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """Settings of a fit. `max_tokens` is the budget of both adapters together; the user adapter has `user_share` of it.
-    `longest` is the maximum number of tokens of a row; longer ones are left out and counted. `outcome_weight` is the
-    weight of the outcome digit relative to another token: it is one of about sixty tokens, and the rest of the answer
-    depends on it. The model answers at most `bias_calls` held-out calls per tool for the biases, and fills at most
-    `holes` held-out holes to compare ways; with a large base on a CPU these take longer than the training."""
+class FitSettings(BaseModel):
+    """Settings of a fit of the world: rules, world adapter and user adapter."""
 
-    base: str = "rehearsal-tiny"
-    max_tokens: int = 1_900_000
-    user_share: float = 0.4
-    epochs: float = 5.0
-    rank: int = 64
-    learning_rate: float | None = None
-    """None: the preset for the base's size."""
-    step_tokens: int = 2048
-    longest: int = 1024
-    outcome_weight: float = 8.0
-    seed: int = 0
-    user: bool = True
-    bias_calls: int = 300
-    holes: int = 60
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str = Field("rehearsal-tiny", description="The base; in a home, the setting `base` decides.")
+    max_tokens: int = Field(1_900_000, gt=0, description="Tokens to train both adapters on, prompts included.")
+    user_share: float = Field(0.4, ge=0, lt=1, description="The user adapter's share of max_tokens.")
+    epochs: float = Field(5.0, gt=0, description="Maximum number of epochs.")
+    rank: int = Field(64, ge=1, description="The adapters' rank; alpha is twice that.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak rate; null: the preset for the base's size.")
+    step_tokens: int = Field(2048, ge=1, description="Padded tokens per step.")
+    longest: int = Field(1024, ge=1, description="Tokens of the longest row; longer ones are left out and counted.")
+    outcome_weight: float = Field(
+        8.0,
+        gt=0,
+        description="Weight of the outcome digit relative to another token: it is one of about sixty, and the rest of "
+        "the answer depends on it.",
+    )
+    seed: int = Field(0, description="Random seed; in a home, the setting `seed` decides.")
+    user: bool = Field(True, description="Fit a user adapter; false: the base itself writes the users' messages.")
+    bias_calls: int = Field(
+        300, ge=0, description="Held-out calls per tool, at most, that the model answers for the biases."
+    )
+    holes: int = Field(60, ge=0, description="Held-out holes, at most, that are filled in each way to compare them.")
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ def fit_world(
         "adapters": adapters,
         "users": _users(learned, conversations, base, out if adapters["user"] else None, settings.bias_calls),
         "reply_tokens": reply_tokens([sum(trained) for _, trained in turns]),
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "counts": {
             **_counts(learned),
             "derived": len(settled),
@@ -220,7 +225,7 @@ def fit_world(
 
 def _identity(transitions: Sequence[Transition], settings: FitSettings) -> str:
     """Return a name for (data, settings): equal inputs give equal worlds."""
-    digest = hashlib.blake2b(json.dumps(asdict(settings), sort_keys=True).encode(), digest_size=6)
+    digest = hashlib.blake2b(json.dumps(settings.model_dump(), sort_keys=True).encode(), digest_size=6)
     for t in transitions:
         digest.update(f"{t.conversation_id} {t.index} {t.content}".encode())
     return digest.hexdigest()

@@ -1,4 +1,5 @@
-"""The commands for the whole loop: demo, run, train, offline, rollouts, evaluate, promote, rollback, report, doctor.
+"""The commands for the whole loop: demo, run, train, offline, rollouts, evaluate, promote, rollback, report, settings,
+doctor.
 
 An option that is not given is None. A default here would override settings.json and REHEARSAL_*.
 """
@@ -37,6 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command("promote")(promote)
     app.command("rollback")(rollback)
     app.command("report")(report)
+    app.command("settings")(list_settings)
     app.command("doctor")(doctor)
 
 
@@ -279,6 +281,19 @@ def report(
     from dagster_project.report.terminal import print_report
 
     print_report(home, as_json)
+
+
+def list_settings(
+    beginning: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Only settings whose names begin so: train, train.loss, ...")
+    ] = "",
+    home: HomeOption = HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+) -> None:
+    """List the settings: value, default if it differs, and meaning."""
+    from dagster_project.cli.settings import print_settings
+
+    print_settings(_settings(home), beginning, as_json, Console())
 
 
 def doctor(

@@ -12,7 +12,6 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -72,11 +71,12 @@ STAGES = {
 }
 """The stages in their order, each with its Dagster asset."""
 
-
 RECORDED = 1000
 """So many of production's latest conversations say how often its agent states numbers that nothing shows."""
 START = "start.json"
 """File in the directory of a retraining: the adapter that it started from."""
+CLONED = "clone"
+"""Key in the note of a registered version: it is a clone, with the fingerprint of its stage."""
 
 
 class Loop(Landing):
@@ -176,8 +176,8 @@ class Loop(Landing):
         if settings.world_dir is not None:
             return self.read("world")
         data = self.read("data")
-        how = replace(settings.world, base=settings.base, seed=settings.seed)
-        inputs = {"data": data.fingerprint, "settings": asdict(how)}
+        how = settings.world.model_copy(update={"base": settings.base, "seed": settings.seed})
+        inputs = {"data": data.fingerprint, "settings": how}
 
         def work(directory: Path) -> dict[str, Any]:
             reports: dict[str, FitReport] = {}
@@ -328,7 +328,7 @@ class Loop(Landing):
         serving = registry.champion()
         if serving is None:
             clone = self.read_input(candidate, "clone")
-            first = registry.add(clone.directory / "adapter", {"clone": clone.fingerprint})
+            first = registry.add(clone.directory / "adapter", {CLONED: clone.fingerprint})
             return registry.promote(first.name, "the production agent's clone is the first champion")
         if serving.name == registry.name_of(candidate.directory / "adapter"):
             return registry.before(serving.name) or serving
@@ -409,9 +409,8 @@ class Loop(Landing):
 
     def scenarios(self, tables: FrozenTables | None = None) -> list[Scenario]:
         """The scenarios for practice, oldest first, of `tables` (default: the tables that this run reads)."""
-        tables = tables or self.tables
-        known = {c.conversation_id for c in fits.conversations(tables.path, self.settings.agent)}
-        found = [s for s in tables.scenarios() if s.conversation_id in known and s.first_user_message]
+        known = {c.conversation_id for c in fits.conversations((tables or self.tables).path, self.settings.agent)}
+        found = [s for s in (tables or self.tables).scenarios() if s.conversation_id in known and s.first_user_message]
         chat = load_format(self.settings.base, not self.settings.compact, self.settings.chat)
         kept, refused = fitting_scenarios(found, chat, self.limits, self.show_system)
         for why, count in refused.items():
@@ -462,13 +461,13 @@ class Loop(Landing):
         return done.directory if done else None
 
     def _start(self, directory: Path, clone: Done) -> Path:
-        """The adapter that a retraining starts from. It is recorded at the first attempt, because the champion can
-        change before a killed run is continued."""
+        """The adapter that a retraining starts from: the champion, or the clone's head start until a candidate was
+        promoted. It is recorded at the first attempt; the champion can change before a killed run is continued."""
         noted = read_json(directory / START)
         if noted is None:
-            champion = self.registry.champion()
-            same = champion is not None and champion.manifest.get("base") == fits.base_of(clone.directory / "adapter")
-            chosen = champion.path if champion is not None and same else fits.first_start(clone.directory)
+            champion, base = self.registry.champion(), fits.base_of(clone.directory / "adapter")
+            trained = champion is not None and CLONED not in champion.note and champion.manifest.get("base") == base
+            chosen = champion.path if champion is not None and trained else fits.first_start(clone.directory)
             noted = {"start": str(chosen.absolute())}
             write_json(directory / START, noted)
         return Path(noted["start"])

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from training.learning.batch import Row
 from training.learning.losses import LossSum, Tokens, learned_tokens, rollouts
 
+METHOD = "The method: asymre, kto, reward_weighted_sft, topr or iterative_ppo."
+
 
 class _Offline(BaseModel):
     """An offline loss, and its map from a conversation's reward (0 to 1) to the `advantage` of its rows."""
@@ -42,7 +44,7 @@ class _Offline(BaseModel):
 class RewardWeightedSft(_Offline):
     """SFT with each conversation weighted by its reward (arXiv 2506.06964); failures have weight 0."""
 
-    method: Literal["reward_weighted_sft"] = "reward_weighted_sft"
+    method: Literal["reward_weighted_sft"] = Field("reward_weighted_sft", description=METHOD)
 
 
 class AsymRe(_Offline):
@@ -50,7 +52,7 @@ class AsymRe(_Offline):
     baseline the policy improves and keeps its support; with a baseline at the mean or above, it can collapse.
     """
 
-    method: Literal["asymre"] = "asymre"
+    method: Literal["asymre"] = Field("asymre", description=METHOD)
     margin: float = Field(0.1, gt=0, description="Distance of the baseline below the mean reward.")
 
     def advantages(self, rewards: Sequence[float]) -> list[float]:
@@ -63,7 +65,7 @@ class Topr(_Offline):
     arXiv 2503.14286). It needs recorded log-probabilities.
     """
 
-    method: Literal["topr"] = "topr"
+    method: Literal["topr"] = Field("topr", description=METHOD)
     success: float = Field(0.5, gt=0, le=1, description="Rewards of at least this are successes.")
 
     needs_sampler: ClassVar[bool] = True
@@ -88,7 +90,7 @@ class Kto(_Offline):
     it on mismatched pairs. The sum's value is a surrogate with KTO's gradient.
     """
 
-    method: Literal["kto"] = "kto"
+    method: Literal["kto"] = Field("kto", description=METHOD)
     beta: float = Field(0.1, gt=0, description="Scale of a conversation's log ratio; larger values saturate earlier.")
     desirable: float = Field(1.0, gt=0, description="Weight of the successes.")
     undesirable: float = Field(1.0, gt=0, description="Weight of the failures.")

@@ -16,6 +16,8 @@ from training.learning.batch import Row
 from training.learning.choices import without_defaults_of
 from training.learning.losses import LossSum, Tokens, learned_tokens, rollouts
 
+FORM = "The loss: cispo, ppo_clip, dr_grpo or gspo."
+
 
 class _Policy(BaseModel):
     """Shared by the policy losses: the KL penalty and the logged metrics.
@@ -70,7 +72,7 @@ class Cispo(_Policy):
     """-sg(min(ratio, max_importance_weight)) A log p: the weight is clipped, every token keeps its gradient
     (MiniMax-M1, arXiv 2506.13585, equations 4 and 5)."""
 
-    form: Literal["cispo"] = "cispo"
+    form: Literal["cispo"] = Field("cispo", description=FORM)
     max_importance_weight: float = Field(5.0, gt=0, description="Importance weights above this are clipped.")
 
     def policy(self, tokens: Tokens, gap_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,7 +106,7 @@ class _Clipped(_Policy):
 class PpoClip(_Clipped):
     """PPO's clipped surrogate, token by token."""
 
-    form: Literal["ppo_clip"] = "ppo_clip"
+    form: Literal["ppo_clip"] = Field("ppo_clip", description=FORM)
 
 
 class DrGrpo(_Clipped):
@@ -113,7 +115,7 @@ class DrGrpo(_Clipped):
     A token's weight depends on no length, neither its rollout's nor the others'.
     """
 
-    form: Literal["dr_grpo"] = "dr_grpo"
+    form: Literal["dr_grpo"] = Field("dr_grpo", description=FORM)
     max_tokens: int = Field(256, ge=1, description="The constant length: about the agent's tokens in an episode.")
 
     def count(self, rows: Sequence[Row]) -> float:
@@ -125,7 +127,7 @@ class Gspo(_Clipped):
     5 and 7, and 13 for the gradient token by token).
     """
 
-    form: Literal["gspo"] = "gspo"
+    form: Literal["gspo"] = Field("gspo", description=FORM)
     clip_low: float = Field(3e-4, gt=0, description="Ratios below 1 - clip_low get no gradient (the paper's value).")
     clip_high: float = Field(4e-4, gt=0, description="Ratios above 1 + clip_high get none (the paper's value).")
     dual_clip: float | None = Field(None, gt=1, description="Bound of the ratio for negative advantages; null: none.")

@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dagster_project.cli import demo, graph, loop_commands
+from dagster_project.cli.settings import settings_of
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import SAVED, Settings
 from dagster_project.report.terminal import print_report
@@ -367,3 +368,32 @@ def test_world_fit_and_card_print_progress_lines(
     assert "fitting the world: 50/100, loss 0.500" in found.stderr and "user adapter: 100/100" in found.stderr
     found = CliRunner().invoke(app, ["world", "card", "--world", "w", "--json"])
     assert found.stdout == "{}\n" and "measuring the fidelity card: 10/10" in found.stderr
+
+
+def test_settings_lists_every_field_with_its_meaning(app: typer.Typer, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("REHEARSAL_TRAIN__STEPS", "3")
+    monkeypatch.setenv("REHEARSAL_TRAIN__LOSS", '{"form": "gspo"}')
+    monkeypatch.setenv("REHEARSAL_RULER__API_KEY", "secret-7")
+    shown = CliRunner().invoke(app, ["settings", "--home", str(tmp_path), "--json"])
+    rows = {row["name"]: row for row in json.loads(shown.output)}
+    assert rows["train.steps"]["value"] == 3 and rows["train.steps"]["default"] == 16
+    assert rows["train.loss.form"]["value"] == "gspo"
+    assert rows["world.max_tokens"]["value"] == rows["world.max_tokens"]["default"] == 1_900_000
+    assert not [name for name, row in rows.items() if not row["meaning"]]
+    assert "secret-7" not in shown.output and not list(tmp_path.iterdir())
+
+    part = CliRunner().invoke(app, ["settings", "train.limits", "--home", str(tmp_path)]).output
+    assert "train.limits.turns = " in part and "train.steps" not in part
+    wrong = CliRunner().invoke(app, ["settings", "trian", "--home", str(tmp_path)])
+    assert isinstance(wrong.exception, UserError) and "trian" in str(wrong.exception)
+
+
+def test_every_name_that_settings_lists_can_be_set(tmp_path: Path) -> None:
+    """The listed name of a field is its path in settings.json."""
+    for setting in settings_of(Settings(home=tmp_path)):
+        if setting.group or setting.value is None:
+            continue
+        given: Any = setting.value
+        for part in reversed(setting.name.split(".")):
+            given = {part: given}
+        assert Settings(home=tmp_path, **given) is not None

@@ -106,6 +106,24 @@ def test_a_continued_retraining_keeps_its_start_adapter(base: Base, tmp_path: Pa
     assert loop._start(tmp_path / "two", clone) == champion.path.absolute()
 
 
+def test_until_a_candidate_is_promoted_practice_starts_from_the_head_start(base: Base, tmp_path: Path) -> None:
+    """The gate registers the clone as the first champion; its head start is not lost by that."""
+    loop = Loop(Settings(home=tmp_path))
+    clone = Done(tmp_path / "clone", "f", {}, 0.0, False)
+    adapter(base, clone.directory / "adapter", 1)
+    head_start = adapter(base, clone.directory / "head_start", 2).absolute()
+    candidate = Done(tmp_path / "candidate", "g", {}, 0.0, False, {"clone": "f"})
+    loop.read_input = lambda done, stage: clone  # type: ignore[method-assign]
+    adapter(base, candidate.directory / "adapter", 3)
+    assert loop._incumbent(candidate).path != head_start and loop.registry.champion() is not None
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert loop._start(tmp_path / "one", clone) == head_start
+    better = loop.registry.add(candidate.directory / "adapter", {"promoted": True})
+    loop.registry.promote(better.name, "better")
+    assert loop._start(tmp_path / "two", clone) == better.path.absolute()
+
+
 # ----- fits that go on from their last version
 
 

@@ -24,6 +24,7 @@ from training.engines.local import LocalEngine
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
 from training.learning.learner import Learner, LearnerSettings, load_state, save_state
+from training.learning.offline_losses import METHOD
 from training.learning.policy_losses import PolicyLoss, PpoClip
 from training.learning.trajectory import seed_of
 from training.models.base import Base, context_length
@@ -42,7 +43,7 @@ class IterativePpo(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["iterative_ppo"] = "iterative_ppo"
+    method: Literal["iterative_ppo"] = Field("iterative_ppo", description=METHOD)
     value: ValueSettings = Field(default_factory=ValueSettings, description="The value model.")
     learner: LearnerSettings = Field(
         default_factory=lambda: LearnerSettings(preset="policy", schedule="cosine"),
