@@ -80,7 +80,8 @@ class Scenario:
     """Where an episode starts, mined from one production conversation.
 
     ``goal`` holds every message that the recorded user wrote, in order; ``facts`` the transitions that
-    production showed; ``outcome`` the mean score of the conversation's evaluations, if there were any.
+    production showed; ``outcome`` the mean score of the conversation's evaluations, if there were any;
+    ``succeeded`` whether that counts as a success, once somebody has decided it.
     """
 
     scenario_id: str
@@ -92,6 +93,7 @@ class Scenario:
     facts: tuple[Transition, ...]
     outcome: float | None
     started_at_ns: int
+    succeeded: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,22 @@ class Walls:
         return Wall(self.provenance)
 
 
+@dataclass
+class ComparedWall(Wall):
+    """A wall whose recording painted blue, and succeeded."""
+
+    def as_recorded(self) -> float | None:
+        return float(self.painted == ["blue"])
+
+
+@dataclass
+class ComparedWalls(Walls):
+    """A world factory whose recordings painted blue, and succeeded."""
+
+    def episode(self) -> ComparedWall:
+        return ComparedWall(self.provenance)
+
+
 def random_rows(n: int, vocabulary: int, seed: int = 0, longest: int = 40) -> list[Row]:
     """Ragged rows with stretches of learned tokens between others, log-probabilities near a uniform policy's."""
     rng = random.Random(seed)

@@ -60,6 +60,15 @@ class Episode(Protocol):
 
 
 @runtime_checkable
+class ComparedEpisode(Episode, Protocol):
+    """An episode of a recorded conversation, which knows what that one changed."""
+
+    def as_recorded(self) -> float | None:
+        """How far the agent's changes are those of the recorded success, from 0 to 1; None without one."""
+        ...
+
+
+@runtime_checkable
 class ScoredEpisode(Episode, Protocol):
     """An episode whose environment can decide whether it succeeded."""
 

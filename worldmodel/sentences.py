@@ -27,7 +27,7 @@ from worldmodel.derive.expressions import (
     Text,
 )
 from worldmodel.derive.functions import FUNCTIONS
-from worldmodel.derive.rules import Effect, Form, Rules, ToolRules
+from worldmodel.derive.rules import Effect, Form, Rules, ToolRules, show
 from worldmodel.derive.schema import FOLLOWED, KeyPart
 from worldmodel.derive.templates import GAP, NUMBER_GAP
 from worldmodel.derive.trees import AS_AMOUNT, COMPOUND, Leaf, Split, Test, Tree, parts_of
@@ -66,6 +66,8 @@ def describe_tool(rules: ToolRules) -> Iterator[str]:
         yield from _tree(rules.accidents, "    ")
     yield "  which answer:"
     yield from _tree(rules.guard, "    ")
+    for name, values in rules.untried.items():
+        yield f"  never seen to succeed where {source(name)} is {' or '.join(map(show, values))}"
     for law in rules.laws:
         counts = f"({law.support} right, {law.against} wrong)"
         yield f"  {source(law.name)}: {expression(law.expression)} {counts}"

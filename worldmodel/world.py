@@ -32,6 +32,7 @@ from worldmodel.generate.recording import Recording
 from worldmodel.generate.resolver import Answer, Resolver, abstained, uniform
 from worldmodel.generate.shapes import Shapes
 from worldmodel.generate.unknown import Heard, declared_missing, found_after_all, why_unknown
+from worldmodel.recorded import RecordedChanges
 from worldmodel.steps import OK, Step, call_key, step_of, steps_of_messages, utterances
 from worldmodel.support import Curves, calibrated
 from worldmodel.users.goal import Goal, mine_goal
@@ -49,6 +50,7 @@ class Grounding:
     `facts` are recorded calls: the facts of the world, and production's answers. `prior` are calls that the episodes of
     this world have made themselves. `said` is the conversation so far, and `goal` is what the user will say. Nothing of
     the conversation `conversation_id`, or of one that names an entity of the facts, is retrieved for the model.
+    `succeeded`: the facts are those of a conversation that reached its goal, with `tools` (their definitions).
     """
 
     facts: tuple[Step, ...] = ()
@@ -56,6 +58,8 @@ class Grounding:
     said: tuple[tuple[str, str], ...] = ()
     goal: tuple[str, ...] = ()
     conversation_id: str = ""
+    succeeded: bool = False
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     def about(self) -> str:
         """Return the user's first message."""
@@ -122,7 +126,8 @@ class WorldModel:
         if scenario is not None:
             facts = tuple(step_of(fact) for fact in scenario.facts)
             said = (("system", scenario.system), ("user", scenario.first_user_message))
-            grounding = Grounding(facts, (), said, tuple(scenario.goal), scenario.conversation_id)
+            goal, succeeded, tools = tuple(scenario.goal), scenario.succeeded is True, tuple(scenario.tools)
+            grounding = Grounding(facts, (), said, goal, scenario.conversation_id, succeeded, tools)
             return World(self, seed, grounding, control)
         steps = tuple(steps_of_messages(messages or ()))
         told = tuple(utterances(messages or ()))
@@ -169,6 +174,23 @@ class World:
     def goal(self) -> Goal:
         """What the user of this world wants and knows."""
         return mine_goal(self.grounding.goal, self.grounding.facts)
+
+    @cached_property
+    def recorded_changes(self) -> RecordedChanges | None:
+        """What the recorded success changed; None if the recording is no known success."""
+        grounding, effects = self.grounding, self.model.resolver.frame.effects
+        if not grounding.succeeded:
+            return None
+        return RecordedChanges.of(
+            grounding.facts, grounding.goal, grounding.tools, self.wrote,
+            lambda step: effects.is_write(step.tool) and effects.is_transient(step.tool, step.outcome),
+        )  # fmt: skip
+
+    def wrote(self, step: Step) -> bool:
+        """Whether a call changed the state."""
+        if self.model.rules is not None:
+            return self.model.rules.wrote(step.tool, step.content, step.outcome)
+        return step.outcome == OK and self.model.resolver.frame.effects.is_write(step.tool)
 
     def episode(self) -> Episode:
         """Start an episode at the world's grounding. It does not see the writes of other episodes."""
@@ -233,6 +255,8 @@ class World:
         drawn: bool, recorded: Callable[[], Answer | None],
     ) -> Answer:  # fmt: skip
         """The answer to a call whose outcome the rules have decided, as far as they could."""
+        if decided is not None and decided.untried:
+            return recorded() or abstained(tool, asked, decided.untried)
         # projection or recipe
         whole = decided is not None and decided.content is not None
         if decided is not None and whole and (decided.sure or drawn):
@@ -370,6 +394,11 @@ class Episode:
             self.said.append(("user", reply))
             self.heard.add(reply)
         return reply
+
+    def as_recorded(self) -> float | None:
+        """How far the agent's changes are those of the recorded success; None without one."""
+        recorded = self.world.recorded_changes
+        return None if recorded is None else recorded.agreement([s for s in self.steps if self.world.wrote(s)])
 
     def fork(self) -> Episode:
         """Return a second run with the same past in the same world."""

@@ -17,7 +17,7 @@ from typing import Literal
 import psutil
 
 PORTS = {3000: "Dagster's UI", 3001: "the report in Dagster", 4317: "OTLP over gRPC", 4318: "OTLP over HTTP"}
-ENOUGH_MEMORY_GIB = 6.0
+ENOUGH_MEMORY_GIB = 8.0
 ENOUGH_DISK_GIB = 5.0
 OLDEST_JAVA = 17
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from ingest.frozen import FrozenTables
-from ingest.records import Conversation
+from ingest.records import Conversation, Scenario
 from training import COMPILED
 from training.judging.hosted import open_client
 from training.judging.judge import fit_judge, labelled
@@ -70,6 +71,24 @@ def outcome_of(settings: Settings) -> tuple[str, float]:
 def conversations(tables: Path, agent: str) -> list[Conversation]:
     """The conversations of `agent` in frozen tables; of all agents if `agent` is empty."""
     return [c for c in FrozenTables(tables).conversations() if not agent or c.agent == agent]
+
+
+def scenarios(found: Sequence[Scenario], recorded: Sequence[Conversation], settings: Settings) -> list[Scenario]:
+    """The scenarios of recorded conversations in which a user said something, with whether these succeeded.
+
+    That is not known of conversations whose calls are not all there with their answers. With a hosted judge it counts
+    only if `judge.outcome` names the evaluation: others may say nothing of the goal.
+    """
+    known = {conversation.conversation_id: conversation for conversation in recorded}
+    trusted = labelled(recorded, settings.judge) if settings.judge.outcome or not settings.ruler.base_url else ()
+    good = {conversation.conversation_id: succeeded for conversation, succeeded in trusted}
+    kept = [s for s in found if s.conversation_id in known and s.first_user_message]
+    whole = {s.conversation_id for s in kept if _calls(known[s.conversation_id]) == len(s.facts)}
+    return [replace(s, succeeded=good.get(s.conversation_id) if s.conversation_id in whole else None) for s in kept]
+
+
+def _calls(conversation: Conversation) -> int:
+    return sum(len(m.get("tool_calls") or ()) for m in conversation.messages if m["role"] == "assistant")
 
 
 def system_of(settings: Settings, found: Sequence[Conversation]) -> SystemShown:

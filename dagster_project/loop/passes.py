@@ -278,7 +278,7 @@ class Loop(Landing):
 
         def work(directory: Path) -> dict[str, Any]:
             report = track("practice in the world", self.log)
-            with self.practice() as practice:
+            with self.practice(how.changes_weight) as practice:
                 loop = Grpo(
                     fits.policy_base(self.settings), practice, scenarios[: -settings.gate.scenarios],
                     self._start(directory, clone), directory / "adapter", how,
@@ -346,7 +346,7 @@ class Loop(Landing):
         held_out = self.scenarios(tables)[-left_out:][-settings.gate.scenarios :]
         usual = usual_share(fits.conversations(tables.path, settings.agent)[-RECORDED:])
         report = track("at the gate", self.log)
-        with self.practice() as practice:
+        with self.practice(candidate.inputs["train"].get("changes_weight", 0.0)) as practice:
             practice.load_adapter("champion", champion.path)
             practice.load_adapter("candidate", candidate.directory / "adapter")
             verdict, pairs = asyncio.run(
@@ -409,8 +409,9 @@ class Loop(Landing):
 
     def scenarios(self, tables: FrozenTables | None = None) -> list[Scenario]:
         """The scenarios for practice, oldest first, of `tables` (default: the tables that this run reads)."""
-        known = {c.conversation_id for c in fits.conversations((tables or self.tables).path, self.settings.agent)}
-        found = [s for s in (tables or self.tables).scenarios() if s.conversation_id in known and s.first_user_message]
+        tables = tables or self.tables
+        recorded = fits.conversations(tables.path, self.settings.agent)
+        found = fits.scenarios(tables.scenarios(), recorded, self.settings)
         chat = load_format(self.settings.base, not self.settings.compact, self.settings.chat)
         kept, refused = fitting_scenarios(found, chat, self.limits, self.show_system)
         for why, count in refused.items():
@@ -434,7 +435,7 @@ class Loop(Landing):
         return fits.conversations(self.tables.path, self.settings.agent)
 
     @contextmanager
-    def practice(self) -> Iterator[Practising]:
+    def practice(self, changes_weight: float = 0.0) -> Iterator[Practising]:
         """Engine, world, user and judge for practice, in one process or in a pool, whichever is faster."""
         settings = self.settings
         judge = None if settings.ruler.base_url else self.read("judge")
@@ -442,7 +443,7 @@ class Loop(Landing):
             settings.base, settings.engine, settings.compact, self.show_system, self.read("world").directory,
             judge.directory / "adapter" if judge else None, judge.facts if judge else {},
             fits.ruler_of(settings), self.limits, settings.train.temperature, settings.train.min_p, settings.vllm,
-            settings.chat,
+            settings.chat, changes_weight,
         )  # fmt: skip
         count = self._processes()
         if count > 1:

@@ -47,6 +47,7 @@ class PracticeRecipe:
     min_p: float
     vllm: VllmSettings = VllmSettings()
     chat: ChatSettings = ChatSettings()
+    changes_weight: float = 0.0
 
     def open(self) -> Practice:
         base = load_base(self.base, show_tools=not self.compact, chat=self.chat)
@@ -55,6 +56,7 @@ class PracticeRecipe:
         return Practice(
             engine, base.format, WorldModel.load(self.world, engine), Ruler(self.ruler, client),
             self.limits, self.temperature, show_system=self.show_system, min_p=self.min_p, forget=forget,
+            changes_weight=self.changes_weight,
         )  # fmt: skip
 
     def _client(self, engine: Engine) -> tuple[httpx.AsyncClient, Callable[[], None]]:

@@ -12,6 +12,7 @@ import pytest
 from world_samples import random_world
 
 from ingest.records import Scenario, Transition
+from training.environment import ComparedEpisode
 from worldmodel import Episode, World, WorldModel
 from worldmodel.card.ask import ask_cache, ask_nearest, ask_world, questions
 from worldmodel.card.make import measure
@@ -149,6 +150,25 @@ def test_a_scenario_starts_before_its_facts_and_replays_them_state_by_state(mode
             contents.append(json.loads(seen.content)["status"])
             assert seen.provenance in ("replayed", "derived")
         assert contents == ["packed", "shipped", "shipped"]
+
+
+def test_an_episode_knows_how_far_it_changes_what_a_recorded_success_changed(model: WorldModel) -> None:
+    facts = tuple(
+        Transition("c", k, s.tool, dict(s.arguments), s.content, False, "", 30.0, k)
+        for k, s in enumerate([read(500), ship(500)])
+    )
+    scenario = Scenario("s", "c", "", [], "ship it", ("ship it", "bye"), facts, 1.0, 0)
+    assert model.world(scenario=scenario).episode().as_recorded() is None, "nobody says that it succeeded"
+
+    world = model.world(scenario=replace(scenario, succeeded=True))
+    episode = world.episode()
+    assert isinstance(episode, ComparedEpisode) and episode.as_recorded() == 0.0
+    episode.call("get_parcel", read(500).arguments)
+    assert episode.as_recorded() == 0.0, "a read changes nothing"
+    while episode.call("ship_parcel", ship(500).arguments).is_error:
+        assert episode.as_recorded() == 0.0
+    assert episode.as_recorded() == 1.0 and world.episode().as_recorded() == 0.0
+    assert model.world(scenario=replace(scenario, succeeded=False)).episode().as_recorded() is None
 
 
 def test_a_stale_recorded_read_is_corrected(model: WorldModel) -> None:

@@ -21,7 +21,8 @@ class Trajectory:
     `ids`, `trained` and `logprobs` are the current row. If a chat template rewrites earlier turns, a new row begins and
     the old one is appended to `closed`. Each sampled token is learned in the row in which it was sampled. `ended` is
     left (the user left), turns, tokens, or error. `reward` is None until the trajectory is scored; if it cannot be
-    scored it stays None, never zero. Tokens were sampled at `temperature` with `min_p`.
+    scored it stays None, never zero. `as_recorded`: how far its changes are those of the recorded success, None without
+    one. Tokens were sampled at `temperature` with `min_p`.
     """
 
     start: Start
@@ -38,6 +39,7 @@ class Trajectory:
     ended: str = ""
     malformed: int = 0
     reward: float | None = None
+    as_recorded: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def provenance(self) -> dict[str, int]:

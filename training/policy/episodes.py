@@ -46,6 +46,7 @@ def as_record(trajectory: Trajectory, step: int, group: int, member: int) -> dic
         "seed": trajectory.seed,
         "adapter": trajectory.adapter,
         "reward": trajectory.reward,
+        "as_recorded": trajectory.as_recorded,
         "advantage": trajectory.extra.get("advantage", 0.0),
         "reason": trajectory.extra.get("reason", ""),
         "ended": trajectory.ended,
@@ -91,6 +92,8 @@ def read_episodes(directory: Path, step: int | None = None, scenario: str | None
 def as_text(record: dict[str, Any]) -> str:
     """An episode as readable text."""
     reward = "unscored" if record["reward"] is None else f"reward {record['reward']:.3f}"
+    if record.get("as_recorded") is not None:
+        reward += f" (changes as recorded: {record['as_recorded']:.2f})"
     head = (
         f"step {record['step']}, group {record['group']}, member {record['member']}: scenario {record['scenario']}, "
         f"{record['adapter']}, {reward}, advantage {record['advantage']:+.3f}, ended: {record['ended'] or 'no'}"

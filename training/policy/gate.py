@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ class Verdict:
     alarms: tuple[str, ...]
     unfounded: Difference | None = None
     """The share of episodes that state a number which nothing in them shows."""
+    as_recorded: Difference | None = None
+    """How far the policies change what recorded successes changed, over the scenarios that have one."""
 
 
 async def compare(
@@ -82,7 +84,8 @@ async def compare(
         if None not in j.scores
     ]
     failed = len(scenarios) - len(pairs)
-    return decide(scored, len(scenarios), settings, alarms, _unfounded(pairs), usual, failed), played
+    verdict = decide(scored, len(scenarios), settings, alarms, _unfounded(pairs), usual, failed)
+    return replace(verdict, as_recorded=_as_recorded(pairs)), played
 
 
 def usual_share(recorded: Sequence[Conversation]) -> float:
@@ -99,6 +102,13 @@ def _unfounded(pairs: Sequence[tuple[Trajectory, Trajectory]]) -> list[tuple[flo
         return float(bool(unfounded_numbers(played.messages, played.start.system)))
 
     return [(states(before), states(after)) for before, after in pairs]
+
+
+def _as_recorded(pairs: Sequence[tuple[Trajectory, Trajectory]]) -> Difference | None:
+    """The gain in agreement with recorded successes; None without any."""
+    agreed = [(before.as_recorded, after.as_recorded) for before, after in pairs]
+    known = [pair for pair in agreed if None not in pair]
+    return _difference(known) if known else None
 
 
 def decide(
@@ -196,6 +206,7 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
         "slices": {name: plain(found) for name, found in verdict.slices.items()},
         "alarms": list(verdict.alarms),
         "unfounded": plain(verdict.unfounded) if verdict.unfounded else None,
+        "as_recorded": plain(verdict.as_recorded) if verdict.as_recorded else None,
     }
 
 

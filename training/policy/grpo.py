@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ingest.atomic import write_text
 from ingest.errors import UserError
 from ingest.records import Scenario
-from training.judging.advantages import JudgeNoise, advantages
+from training.judging.advantages import JudgeNoise, Scored, advantages, lowered
 from training.judging.ruler import Judgement
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
@@ -58,6 +58,13 @@ class TrainSettings(BaseModel):
     )
     loss: PolicyLoss = Field(default_factory=Cispo, description="The policy loss.")
     limits: Limits = Field(default_factory=Limits, description="Length limits of an episode.")
+    changes_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="By this share at most a score is lowered where an episode changes other things than the recorded "
+        "conversation did, if that one succeeded.",
+    )
     min_score_spread: float = Field(0.05, ge=0, description="Groups whose scores spread less are dropped.")
     planted_groups: int = Field(
         4, ge=0, description="Planted groups of copies per evaluation, which measure the judge's noise."
@@ -186,7 +193,7 @@ class Grpo:
         rows, dropped = [], 0
         for group, judgement in zip(groups, judged, strict=True):
             weights = [t.supported() if t.sampled_tokens() and t.ended != "abstained" else 0.0 for t in group]
-            scored = advantages(judgement.scores, self.settings.min_score_spread, weights, self.noise.spread)
+            scored = self._scored(group, judgement, weights)
             dropped += bool(scored.dropped)
             reasons = judgement.explanations or [""] * len(group)
             for trajectory, score, advantage, reason in zip(
@@ -197,6 +204,16 @@ class Grpo:
                 if advantage:
                     rows += trajectory.rows(advantage)
         return rows, dropped
+
+    def _scored(self, group: Sequence[Trajectory], judgement: Judgement, weights: Sequence[float]) -> Scored:
+        """The group's advantages. Where the changes differ from the recorded success in some members only, that is a
+        difference without noise; where they do in all alike, all scores are lowered alike, and noise with them."""
+        kept = {lowered(1.0, t.as_recorded, self.settings.changes_weight) for t in group}
+        least = self.settings.min_score_spread
+        if len(kept) > 1:
+            return advantages(judgement.scores, least, weights)
+        share = kept.pop() or 0.0
+        return advantages(judgement.scores, share * least, weights, lambda members: share * self.noise.spread(members))
 
     def _check_drawing(self, groups: Sequence[Sequence[Trajectory]]) -> None:
         """Raise UserError if practice samples from another distribution than the learner expects."""
@@ -340,6 +357,7 @@ def _plain(found: Difference) -> dict[str, float]:
 def _describe(trajectories: Sequence[Trajectory], judged: Sequence[Judgement], failed: int) -> dict[str, float]:
     """Metrics of a step."""
     rewards = [t.reward for t in trajectories if t.reward is not None]
+    agreed = [t.as_recorded for t in trajectories if t.as_recorded is not None]
     provenance: dict[str, int] = {}
     for trajectory in trajectories:
         for source, count in trajectory.provenance().items():
@@ -348,6 +366,7 @@ def _describe(trajectories: Sequence[Trajectory], judged: Sequence[Judgement], f
     moved = [(t.extra["advantage"], t.invented()) for t in trajectories if t.extra.get("advantage")]
     return {
         "reward": float(np.mean(rewards)) if rewards else math.nan,
+        **({"as_recorded": float(np.mean(agreed))} if agreed else {}),
         "episodes": len(trajectories),
         "failed_episodes": failed,
         "unscored": len(trajectories) - len(rewards),
@@ -378,10 +397,12 @@ def in_words(metrics: Mapping[str, Any]) -> str:
     """A step's most important metrics on one line."""
     parts = [
         f"reward {metrics['reward']:.3f}",
+        *([f"changes as recorded {metrics['as_recorded']:.2f}"] if "as_recorded" in metrics else []),
         f"{metrics['rows']} rows",
         *(f"{metrics[k]} {what}" for k, what in (("dropped_groups", "groups dropped"), ("failed_episodes", "failed"),
                                                  ("unscored", "unscored")) if metrics[k]),
         *([f"{metrics['cut_off']:.0%} cut off"] if metrics["cut_off"] else []),
+        *([f"{metrics['abstained']:.0%} ended without an answer"] if metrics.get("abstained") else []),
         *([f"{metrics['malformed']:.1f} malformed calls an episode"] if metrics["malformed"] else []),
         *([f"held-out gain {metrics['held_out_gain']:+.3f}"] if "held_out_gain" in metrics else []),
         *(f"alarm: {name}" for name in metrics["alarms"]),

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from ingest.errors import UserError
 from ingest.records import Scenario
 from training.engines import Engine
-from training.environment import Episode, Start
+from training.environment import ComparedEpisode, Episode, Start
+from training.judging.advantages import lowered
 from training.judging.ruler import Judgement, Ruler
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.chat import ChatFormat
@@ -95,7 +96,8 @@ def finished_pairs(
 
 @dataclass
 class Practice(Practising):
-    """`chat` is the policy's chat format; `show_system`: whether its prompt contains the system prompt.
+    """`chat` is the policy's chat format; `show_system`: whether its prompt contains the system prompt. A judge's score
+    is lowered by up to `changes_weight` of it where an episode changes other things than a recorded success did.
 
     Each call starts with an empty cache (the engine's, and what `forget` clears), so that its result depends only on
     its arguments, and a resumed run reproduces the digits of an uninterrupted one.
@@ -110,6 +112,7 @@ class Practice(Practising):
     show_system: SystemShown = False
     min_p: float = 0.0
     forget: Callable[[], None] = lambda: None
+    changes_weight: float = 0.0
 
     def load_adapter(self, name: str, path: Path) -> None:
         self.engine.load_adapter(name, path)
@@ -139,7 +142,11 @@ class Practice(Practising):
 
     async def judge(self, groups: Sequence[Sequence[Trajectory]], seeds: Sequence[int]) -> list[Judgement]:
         self._start_afresh()
-        return await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
+        found = await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
+        for group, judgement in zip(groups, found, strict=True):
+            pairs = zip(judgement.scores, group, strict=True)
+            judgement.scores = [lowered(score, t.as_recorded, self.changes_weight) for score, t in pairs]
+        return found
 
     async def probe(self, adapter: str, probe: Probe) -> list[list[float]]:
         asked = [
@@ -157,8 +164,14 @@ class Practice(Practising):
         self.forget()
 
     def _run(self, world: World, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
-        return lambda: rollout(
-            self.engine, self.chat, world.episode(), start, adapter=adapter, seed=seed,
-            temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
-            learned=True,
-        )  # fmt: skip
+        async def run() -> Trajectory:
+            episode = world.episode()
+            trajectory = await rollout(
+                self.engine, self.chat, episode, start, adapter=adapter, seed=seed,
+                temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
+                learned=True,
+            )  # fmt: skip
+            trajectory.as_recorded = episode.as_recorded() if isinstance(episode, ComparedEpisode) else None
+            return trajectory
+
+        return run

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from ingest.records import Scenario
-from training.environment import Start
+from training.environment import ComparedEpisode, Start
+from training.judging.advantages import lowered
 from training.learning.policy_losses import Cispo
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
@@ -61,24 +62,28 @@ async def train(
         practice.engine.clear_cache()
         chosen = [scenarios[k] for k in order_of(step, settings.groups, len(scenarios), settings.seed)]
         seeds = [seed_of(settings.seed, step, scenario.scenario_id) for scenario in chosen]
-        runs = []
+        episodes, runs = [], []
         for scenario, seed in zip(chosen, seeds, strict=True):
             world = practice.worlds.world(scenario, seed=seed)
             first = Start(scenario.scenario_id, scenario.system, tuple(scenario.tools), scenario.first_user_message)
             for member in range(settings.group_size):
+                episodes.append(world.episode())
                 runs.append(
                     rollout(
-                        practice.engine, practice.chat, world.episode(), first, adapter=name,
+                        practice.engine, practice.chat, episodes[-1], first, adapter=name,
                         temperature=settings.temperature, min_p=settings.min_p, seed=seed_of(seed, "member", member),
                         limits=settings.limits, show_system=practice.show_system, learned=True,
                     )
                 )  # fmt: skip
         lived = await asyncio.gather(*runs)
+        for episode, trajectory in zip(episodes, lived, strict=True):
+            trajectory.as_recorded = episode.as_recorded() if isinstance(episode, ComparedEpisode) else None
         groups = [lived[k : k + settings.group_size] for k in range(0, len(lived), settings.group_size)]
 
-        # ----- judge: RULER scores the members of a group against each other; None: could not be scored
+        # ----- judge: RULER scores the members of a group against each other (None: could not be scored); a score is
+        # lowered where the episode's changes are not those of the recorded success
 
-        judged = [await practice.ruler.judge(group, seed) for group, seed in zip(groups, seeds, strict=True)]
+        judged = await practice.judge(groups, seeds)
 
         # ----- advantage: the score less the group's mean; unsupported episodes have a lower weight
 
@@ -89,7 +94,9 @@ async def train(
             scores_G = np.array([score if score is not None else 0.0 for score in judgement.scores])
             counted_G = weights_G * scored_G
             taught = counted_G > 0
-            if scored_G.mean() < 0.75 or taught.sum() < 2 or np.ptp(scores_G[taught]) <= settings.min_score_spread:
+            kept = {lowered(1.0, t.as_recorded, settings.changes_weight) for t in group}
+            least = settings.min_score_spread * (1.0 if len(kept) > 1 else kept.pop() or 0.0)
+            if scored_G.mean() < 0.75 or taught.sum() < 2 or np.ptp(scores_G[taught]) <= least:
                 continue  # too few scores, or no difference between them: the group carries no signal
             mean = (counted_G * scores_G).sum() / counted_G.sum()
             advantages_G = counted_G * (scores_G - mean)

@@ -47,6 +47,8 @@ class Derivation:
     templated: bool = False
     invented: bool = False
     """Whether it follows from a record that was invented for this call."""
+    untried: str = ""
+    """Why no success like this one was ever seen; nothing shows how the system answers then."""
 
     @property
     def sure(self) -> bool:
@@ -156,6 +158,13 @@ class Engine:
             refusals = [name for name in leaf.counts if rules.forms[name].outcome != OK]
             label = leaf.draw(u, refusals) or Leaf(rules.unknown).draw(u)
         label = label or leaf.draw(u) or next(iter(rules.forms))
+        why = rules.never_done(row) if rules.forms[label].outcome == OK else ""
+        if why:  # practice must not find out that what production never did would succeed
+            refusal = leaf.draw(u, [name for name in leaf.counts if rules.forms[name].outcome != OK])
+            if refusal is None:
+                return replace(self._answer(rules, label, leaf, path, row), untried=why)
+            found = self._answer(rules, refusal, leaf, path, row)
+            return replace(found, purity=1.0, rule=f"{found.rule}: {why}")
         return self._answer(rules, label, leaf, path, row)
 
     def _answer(

@@ -113,6 +113,16 @@ class ToolRules(msgspec.Struct, frozen=True):
     unknown: dict[str, int] = {}
     """The refusals of records that nothing was known of."""
     held_out: dict[str, float] = {}
+    untried: dict[str, tuple[Any, ...]] = {}
+    """Of a write: by the source of a record's field, common values with which no success was ever seen."""
+
+    def never_done(self, row: Row) -> str:
+        """Why a success would be unlike all that were seen, in words; empty where it would not."""
+        for source, values in self.untried.items():
+            value = row.get(source, UNKNOWN)
+            if value is not UNKNOWN and value in values:
+                return f"{self.tool} was never seen to succeed where {source.rpartition('/')[2]} is {show(value)}"
+        return ""
 
     def sources(self, row: Row) -> Row:
         """A situation with what the tool's laws and its tests of items say."""

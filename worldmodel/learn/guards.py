@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import FACT, Row
 from worldmodel.derive.trees import Leaf, Split, Test, Tree, leaf_of, value_of
 from worldmodel.derive.values import UNKNOWN, is_date, is_number
 from worldmodel.learn.columns import EPISODE_WIDE, Table, cost
+from worldmodel.learn.rows import Recorded
 
 DEEPEST = 9
 MOST_CHECKS = 16
@@ -34,6 +37,10 @@ PLAIN = ("arg/", "odd/", "known/", "missing/", "rec/", "pick/", "prev/same")
 _WORD = re.compile(r"[^\W_\d]{2,}")
 FEWEST_KNOWN, MOST_KNOWN = 20, 0.95
 """Rows, and the most of all, that must know a record for a tree of their own."""
+FEW_VALUES = 12
+"""A field with more values names or counts something; it is no state."""
+BY_CHANCE = 1e-4
+"""A value that is missing among successes with at least this probability may be missing by chance."""
 
 
 def is_plain(test: Test) -> bool:
@@ -216,6 +223,41 @@ def grow_for_new(
     _, link, hidden = best
     own = grow(table, labels, [i for i in places if link in facts[i]], conversations, checks=True)
     return Split(Test(FACT + link, "is"), own, grow_guard(Table(hidden), labels, at, conversations))
+
+
+def learn_untried(
+    conversations: Mapping[str, Sequence[Recorded]], schema: Schema, writes: Collection[str]
+) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """For each tool that writes, by the source of a record's field: common values with which it never succeeded.
+
+    Production's agent may know better than to try (to return what was not shipped), so the system's refusals are not in
+    the traces, and a guard says that it succeeds. Considered are fields with few values, and of these, values that are
+    so common among the records that chance would hardly leave them out of the successes (`BY_CHANCE`).
+    """
+    common: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
+    for recorded in conversations.values():
+        met = {(type_, key, name): v for one in reversed(recorded) for type_, key, name, v in one.shown}
+        for (type_, _, name), value in met.items():
+            if type_ != EPISODE and isinstance(value, str | bool):
+                common[(type_, name)][value] += 1
+    few = {place: counts for place, counts in common.items() if 1 < len(counts) <= FEW_VALUES}
+    done: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
+    for recorded in conversations.values():
+        for one in recorded:
+            if one.step.tool in writes and one.acted:
+                for source, value in one.row.items():
+                    if source.startswith("rec/") and ">" not in source and isinstance(value, str | bool):
+                        done[(one.step.tool, source)][value] += 1
+    types = {(tool, link.name): link.type for tool, links in schema.links.items() for link in links if not link.over}
+    found: dict[str, dict[str, tuple[Any, ...]]] = defaultdict(dict)
+    for (tool, source), seen in sorted(done.items(), key=lambda item: item[0]):
+        link, _, field = source.removeprefix("rec/").rpartition("/")
+        counts = few.get((types.get((tool, link), ""), field), Counter())
+        missed = [v for v, n in counts.items() if v not in seen
+                  and (1 - n / counts.total()) ** seen.total() < BY_CHANCE]  # fmt: skip
+        if missed:
+            found[tool][source] = tuple(sorted(missed, key=str))
+    return dict(found)
 
 
 def _without(row: Row, link: str) -> Row:

@@ -32,7 +32,7 @@ from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_trans
 from worldmodel.learn.effects import learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
-from worldmodel.learn.guards import grow, grow_for_new, held_out
+from worldmodel.learn.guards import grow, grow_for_new, held_out, learn_untried
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Recorded, Rows
@@ -110,6 +110,8 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
         tool: learn_tool(tool, found, transient, schema, tuple(effects.get(tool, ())))
         for tool, found in sorted(by_tool.items())
     }
+    for tool, found in learn_untried(second, schema, writes).items():
+        tools[tool] = msgspec.structs.replace(tools[tool], untried=found)
     return Rules(schema, tools, tuple(sorted(writes))), facts
 
 

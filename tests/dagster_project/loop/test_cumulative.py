@@ -10,9 +10,11 @@ import pytest
 import torch
 from training_samples import conversations, tiny_base
 
+from dagster_project.loop import fits
 from dagster_project.loop.passes import Loop
 from dagster_project.loop.settings import Settings
 from dagster_project.loop.stages import Done, finished, run_stage
+from ingest.records import Conversation, Scenario, Transition
 from training.learning.fits import FitSettings, fit_sft, warm_start
 from training.learning.learner import Learner, LearnerSettings
 from training.models.base import Base
@@ -145,3 +147,28 @@ def test_a_warm_fit_starts_from_the_last_weights(base: Base, tmp_path: Path) -> 
     warm_weights, _, warm = fit_sft(base, rows, rows[:3], short, start=warm_start(tmp_path / "last", base, SHAPE))
     assert warm[-1]["held_out"] < cold[-1]["held_out"] - 0.1
     assert any(not torch.equal(weights[k], warm_weights[k]) for k in weights)
+
+
+# ----- which recordings show what was right
+
+
+def _talk(number: int, score: float | None, calls: int) -> Conversation:
+    called = {"role": "assistant", "content": None, "tool_calls": [{"name": "ship", "arguments": {}}] * calls}
+    outcomes = [] if score is None else [{"name": "solved", "score": score}]
+    return Conversation(f"c{number}", "a", [{"role": "user", "content": "ship it"}, called], [], outcomes)
+
+
+def test_a_scenario_knows_whether_its_whole_recording_succeeded(tmp_path: Path) -> None:
+    answer = Transition("c", 0, "ship", {}, "{}", False, "", None, 0)
+    recorded = [_talk(0, 1.0, 1), _talk(1, 0.0, 1), _talk(2, None, 1), _talk(3, 1.0, 2)]
+    found = [Scenario(f"s{k}", f"c{k}", "", [], "ship it", ("ship it",), (answer,), None, k) for k in range(5)]
+
+    def known(**given: Any) -> list[bool | None]:
+        kept = fits.scenarios(found, recorded, Settings(home=tmp_path, **given))
+        assert [s.conversation_id for s in kept] == ["c0", "c1", "c2", "c3"], "c4 is of another agent"
+        return [s.succeeded for s in kept]
+
+    assert known() == [True, False, None, None], "an answer of the last one is lost, so it may have changed more"
+    assert known(ruler={"base_url": "http://judge/v1"}) == [None] * 4, "any evaluation may say nothing of the goal"
+    named = known(ruler={"base_url": "http://judge/v1"}, judge={"outcome": "solved"})
+    assert named == [True, False, None, None]

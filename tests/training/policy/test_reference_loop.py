@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_samples import Walls, scenario, stir, tiny_base
+from training_samples import ComparedWalls, Walls, scenario, stir, tiny_base
 
 from training.engines.local import LocalEngine
 from training.judging.ruler import Judgement
@@ -29,7 +29,7 @@ LEARNER = LearnerSettings(
 )  # fmt: skip
 SETTINGS = TrainSettings(
     steps=2, groups=3, group_size=4, held_out=0, learner=LEARNER, loss=Cispo(kl_penalty=0.1), min_p=0.02,
-    limits=Limits(turns=3, turn_tokens=16), planted_groups=0, keep_episodes=False,
+    limits=Limits(turns=3, turn_tokens=16), planted_groups=0, keep_episodes=False, changes_weight=0.7,
 )  # fmt: skip
 
 
@@ -47,22 +47,26 @@ def base() -> Base:
     return tiny_base()
 
 
-def practice(base: Base, provenance: str) -> Practice:
+def practice(base: Base, worlds: Walls) -> Practice:
     judge: Any = Longest()
     engine = LocalEngine(base.model, base.format.pad_id, dtype=torch.float32)
-    return Practice(engine, base.format, Walls(provenance), judge, SETTINGS.limits, min_p=SETTINGS.min_p)
+    return Practice(
+        engine, base.format, worlds, judge, SETTINGS.limits, min_p=SETTINGS.min_p,
+        changes_weight=SETTINGS.changes_weight,
+    )  # fmt: skip
 
 
-def test_the_reference_loop_and_the_trainer_give_the_same_update(base: Base, tmp_path: Path) -> None:
+@pytest.mark.parametrize("worlds", [Walls(), ComparedWalls()])
+def test_the_reference_loop_and_the_trainer_give_the_same_update(base: Base, tmp_path: Path, worlds: Walls) -> None:
     start, scenarios = tmp_path / "start", [scenario(k) for k in range(8)]
     learner = Learner(base, LEARNER, seed=3)
     stir(learner)
     save_weights(*learner.weights(), start, {"role": "policy"})
     manifest = asyncio.run(
-        Grpo(base, practice(base, "real"), scenarios, start, tmp_path / "policy", SETTINGS).train()
+        Grpo(base, practice(base, worlds), scenarios, start, tmp_path / "policy", SETTINGS).train()
     )
     history = asyncio.run(
-        reference_loop.train(base, practice(base, "real"), scenarios, start, tmp_path / "reference", SETTINGS)
+        reference_loop.train(base, practice(base, worlds), scenarios, start, tmp_path / "reference", SETTINGS)
     )
     for ours, plain in zip(manifest["history"], history, strict=True):
         assert (ours["rows"], ours["tokens"]) == (plain["rows"], plain["tokens"]) and plain["rows"] > 4
