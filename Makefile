@@ -5,6 +5,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 SEED ?=
+EXAMPLE ?=
 WORKERS ?= 2
 STARTED := $(shell date +%s)
 VENV := .venv
@@ -70,8 +71,8 @@ spark: $(VENV)/.spark  ## Spark, into .venv
 
 # ----- commands
 
-demo: $(VENV)/.base  ## the whole loop on the example agent, with a report (SEED=1 for another)
-	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo $(if $(SEED),--seed $(SEED))
+demo: $(VENV)/.base  ## the whole loop on an example agent, with a report (SEED=1 and EXAMPLE=energy_service for others)
+	@REHEARSAL_INSTALL_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/rehearsal demo $(if $(EXAMPLE),--example $(EXAMPLE)) $(if $(SEED),--seed $(SEED))
 
 demo-smollm2: $(VENV)/.base artifacts/smollm2/rehearsal_source.json  ## the demo on SmolLM2-135M (docs/bases.md)
 	@$(BIN)/rehearsal demo --home $(or $(REHEARSAL_HOME),artifacts/demo-smollm2) --settings examples/support_desk/smollm2.yaml $(DEMO_ARGS)

@@ -1,1 +1,4 @@
-"""Example agents and environments, for the demo and the evaluation."""
+"""Example agents and environments, for the demo and the evaluation.
+
+Each folder is one example. `production` and `telemetry` are shared: they run an example's agent and emit its spans.
+"""

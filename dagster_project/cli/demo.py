@@ -1,4 +1,4 @@
-"""`rehearsal demo`: starts the receiver, runs the example agent, then runs the same stages as `rehearsal run`."""
+"""`rehearsal demo`: starts the receiver, runs an example agent, then runs the same stages as `rehearsal run`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,18 @@ from training.progress import track
 
 CONVERSATIONS = 6000
 CARD_CALLS = 1200
-DESK = f"{'rehearsal_examples' if find_spec('rehearsal_examples') else 'examples'}.support_desk"
-"""The example agent's package. The wheel installs `examples` as `rehearsal_examples`, to avoid a name clash."""
-ENVIRONMENT = f"{DESK}.environment:SupportDesk"
+EXAMPLES = "rehearsal_examples" if find_spec("rehearsal_examples") else "examples"
+"""The package of the example agents. The wheel installs `examples` as `rehearsal_examples`, to avoid a name clash."""
+EXAMPLE = "support_desk"
+"""The default example. A demo.json without an example was written by a version that had only this one."""
+ENVIRONMENTS = {
+    "support_desk": f"{EXAMPLES}.support_desk.environment:SupportDesk",
+    "energy_service": f"{EXAMPLES}.energy_service.environment:EnergyService",
+}
+"""The real environment of each example; the names are those of loop_commands.Example."""
+ENVIRONMENT = ENVIRONMENTS[EXAMPLE]
 MADE = "demo.json"
-"""File in the home directory that records which demo (seed, size) created it."""
+"""File in the home directory that records which demo (example, seed, size) created it."""
 
 SMALL: dict[str, Any] = {
     "world": {"max_tokens": 50_000, "bias_calls": 40, "holes": 8},
@@ -55,40 +62,59 @@ def run_demo(
     console: Console,
     file: Path | None = None,
     conversations: int | None = None,
+    example: str | None = None,
 ) -> None:
-    """Run the whole demo. `file` holds settings; `conversations` is the size of the traffic.
+    """Run the whole demo. `file` holds settings; `conversations` is the size of the traffic. `example` is one of
+    ENVIRONMENTS; None means the home's, or EXAMPLE in a new home.
 
     Raises UserError if the home holds other work or a stage cannot run.
     """
-    settings, count = _settings(home, seed, small, file, conversations)
+    settings, count = _settings(home, seed, small, file, conversations, example)
     with running(home, console):
-        _traffic(settings, count)
+        _traffic(settings, count, _made(home)["example"])
         materialise(settings)
     print_result(settings, "report", console)
 
 
+def _made(home: Path) -> dict[str, Any]:
+    """What demo.json records; empty if no demo has created the home."""
+    before = read_json(home / MADE)
+    return {"example": EXAMPLE, **before} if before else {}
+
+
 def _settings(
-    home: Path, seed: int | None, small: bool, file: Path | None = None, conversations: int | None = None
+    home: Path,
+    seed: int | None,
+    small: bool,
+    file: Path | None = None,
+    conversations: int | None = None,
+    example: str | None = None,
 ) -> tuple[Settings, int]:
     """The demo's settings, and its number of conversations. `file`, settings.json and REHEARSAL_* override the presets.
 
     Raises UserError if the home directory holds other work.
     """
-    before = read_json(home / MADE)
+    before = _made(home)
+    earlier = {"example": EXAMPLE, "conversations": 240 if small else CONVERSATIONS, **before}
+    example = example or earlier["example"]
     given = read_settings(file, home) if file is not None else {}
-    if before is None:
+    if not before:
         if (home / "lake").exists() or any(home.rglob("stage.json")):
             raise UserError(f"{home} was not created by a demo; give another --home, or remove it")
-        presets = {"environment": ENVIRONMENT, "card_calls": CARD_CALLS, **(SMALL if small else {})}
+        presets = {"environment": ENVIRONMENTS[example], "card_calls": CARD_CALLS, **(SMALL if small else {})}
         Settings(home=home)  # validates settings.json before anything is written
         keep_settings(home, merged(presets, read_json(home / SAVED) or {}))
     saved = read_json(home / SAVED)
     if given:
         keep_settings(home, given)
     settings = Settings(home=home, **({} if seed is None else {"seed": seed}))
-    earlier = {"conversations": 240 if small else CONVERSATIONS, **(before or {})}
-    made = {"conversations": conversations or earlier["conversations"], "seed": settings.seed, "small": small}
-    if before is not None and earlier != made:
+    made = {
+        "example": example,
+        "conversations": conversations or earlier["conversations"],
+        "seed": settings.seed,
+        "small": small,
+    }
+    if before and earlier != made:
         if given:
             write_json(home / SAVED, saved or {})
         raise UserError(f"{home} was created by another demo ({before}); give another --home, or remove it")
@@ -100,14 +126,14 @@ def _settings(
 # ----- traffic of the example agent
 
 
-def _traffic(settings: Settings, conversations: int) -> None:
-    """Start the receiver and run the agent. Returns after the receiver has acknowledged every span."""
+def _traffic(settings: Settings, conversations: int, example: str = EXAMPLE) -> None:
+    """Start the receiver and run the example's agent. Returns after the receiver has acknowledged every span."""
     done = settings.home / "production.json"
     if done.exists() and json.loads(done.read_text())["conversations"] >= conversations:
         return
     report = track("running the example agent")
     with _receiver(settings.lake) as endpoint:
-        import_module(f"{DESK}.production").run_production(
+        import_module(f"{EXAMPLES}.{example}.production").run_production(
             endpoint,
             conversations,
             settings.seed + 1,

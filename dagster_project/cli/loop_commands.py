@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HOME = Path("artifacts/home")  # equal to settings.HOME; importing settings.py would import pydantic
 DEMO = Path("artifacts/demo")
+"""The demo's default home for the default example; that of another one has the example's name appended."""
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="REHEARSAL_HOME", help="Home directory: lake, stages, adapters, reports.")
 ]
@@ -76,8 +77,25 @@ EnvironmentOption = Annotated[
 ]
 
 
+class Example(StrEnum):
+    """The example agents, as values of `--example`."""
+
+    support_desk = "support_desk"
+    energy_service = "energy_service"
+
+
 def demo(
-    home: HomeOption = DEMO,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="REHEARSAL_HOME",
+            help="Home directory: lake, stages, adapters, reports. Default: artifacts/demo; with --example "
+            "energy_service: artifacts/demo-energy-service.",
+        ),
+    ] = None,
+    example: Annotated[
+        Example | None, typer.Option(help="The example agent. Default: that of the home, support_desk.")
+    ] = None,
     seed: SeedOption = None,
     small: Annotated[
         bool, typer.Option("--small", help="A quick check in about a minute; its figures mean nothing.")
@@ -87,10 +105,17 @@ def demo(
         int | None, typer.Option(min=1, help="Conversations of the example agent. Default: 6000; small: 240.")
     ] = None,
 ) -> None:
-    """Run the whole loop on the example agent, and write a report."""
+    """Run the whole loop on an example agent, and write a report."""
     from dagster_project.cli.demo import run_demo
 
-    run_demo(home, seed, small, Console(), file, conversations)
+    run_demo(home or _demo_home(example), seed, small, Console(), file, conversations, example)
+
+
+def _demo_home(example: Example | None) -> Path:
+    """The default home of a demo: one for each example."""
+    if example is None or example is Example.support_desk:
+        return DEMO
+    return DEMO.with_name(f"{DEMO.name}-{example.replace('_', '-')}")
 
 
 def run(

@@ -11,10 +11,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from dagster_project.cli import demo, loop_commands
+from ingest.errors import UserError
 
 KEY = "sk-marker-0123456789abcdef"
 
@@ -110,3 +116,52 @@ def test_a_home_of_another_seed_is_refused(tmp_path: Path) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 2 and answer.stderr.startswith("rehearsal: ")
     assert "'seed': 7" in answer.stderr and len(answer.stderr.splitlines()) == 1
+
+
+# ----- the examples
+
+
+def test_each_example_has_an_environment_and_a_production_agent() -> None:
+    assert {example.value for example in loop_commands.Example} == set(demo.ENVIRONMENTS)
+    for example, environment in demo.ENVIRONMENTS.items():
+        module, _, name = environment.partition(":")
+        assert getattr(import_module(module), name)().starts(1, 0)
+        assert import_module(f"{demo.EXAMPLES}.{example}.production").run_production
+
+
+@pytest.mark.parametrize(
+    ("given", "home"),
+    [
+        ([], "artifacts/demo"),
+        (["--example", "support_desk"], "artifacts/demo"),
+        (["--example", "energy_service"], "artifacts/demo-energy-service"),
+        (["--example", "energy_service", "--home", "mine"], "mine"),
+    ],
+)
+def test_another_example_has_another_default_home(given: list[str], home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(demo, "run_demo", lambda *arguments: seen.append(arguments))
+    app = typer.Typer()
+    loop_commands.register(app)
+    found = CliRunner().invoke(app, ["demo", *given], env={"REHEARSAL_HOME": None})
+    assert found.exit_code == 0, found.output
+    ((where, *_, example),) = seen
+    assert where == Path(home) and example == (given[1] if given else None)
+
+
+def test_a_home_keeps_its_example(tmp_path: Path) -> None:
+    found = demo._settings(tmp_path, None, small=True, example="energy_service")
+    assert found[0].environment == demo.ENVIRONMENTS["energy_service"]
+    assert json.loads((tmp_path / demo.MADE).read_text())["example"] == "energy_service"
+    assert demo._settings(tmp_path, None, small=True) == found
+    with pytest.raises(UserError, match="'example': 'energy_service'"):
+        demo._settings(tmp_path, None, small=True, example="support_desk")
+
+
+def test_a_home_without_a_recorded_example_is_the_support_desk_s(tmp_path: Path) -> None:
+    """It was created by a version that had one example only."""
+    (tmp_path / demo.MADE).write_text(json.dumps({"conversations": 240, "seed": 0, "small": True}))
+    with pytest.raises(UserError, match="another demo"):
+        demo._settings(tmp_path, None, small=True, example="energy_service")
+    demo._settings(tmp_path, None, small=True, example="support_desk")
+    assert json.loads((tmp_path / demo.MADE).read_text())["example"] == "support_desk"

@@ -64,8 +64,10 @@ from dagster_project.report.page import PackageLoader, Environment
 from ingest.tables.build import sql_digest
 from training.models.base import load_base
 from training.policy.evaluate import check_environment
-assert demo.DESK == "rehearsal_examples.support_desk"
-check_environment(demo.ENVIRONMENT)
+assert demo.EXAMPLES == "rehearsal_examples"
+for example, environment in demo.ENVIRONMENTS.items():
+    check_environment(environment)
+    assert importlib.import_module(f"rehearsal_examples.{example}.production").run_production
 PackageLoader("dagster_project.report").get_source(Environment(), "report.html.j2")
 assert (PROJECT / "dagster.yaml").exists() and len(assets(defs(), "report")) >= 14
 load_base("rehearsal-tiny")

@@ -321,7 +321,7 @@ class Collector(InMemorySpanExporter):
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Collector:
     found = Collector()
-    monkeypatch.setattr(production, "OTLPSpanExporter", lambda **_: found)
+    monkeypatch.setattr("examples.production.OTLPSpanExporter", lambda **_: found)
     monkeypatch.setattr(found, "shutdown", lambda: None)  # several runs send to it
     return found
 

@@ -228,10 +228,14 @@ def test_mixed_outcomes_are_drawn_from_the_seed_at_their_rate() -> None:
 
 
 def test_the_product_names_no_tool_or_field_of_an_example() -> None:
-    """Rules are learned: nothing of the airline or the support desk is written into the code."""
-    desk = (ROOT / "examples/support_desk/tools.py").read_text()
-    names = set(re.findall(r'_tool\(\s*"(\w+)"', desk))
+    """Rules are learned: nothing of the airline, the support desk or the energy provider is written into the code."""
+    names = set[str]()
+    for tools in (ROOT / "examples").glob("*/tools.py"):
+        named = set(re.findall(r'_tool\(\s*"(\w+)"', tools.read_text()))
+        assert len(named) >= 10, f"{tools} names its tools in another way"
+        names |= named
     names |= {"order_id", "return_code", "cents", "sku", "refund", "parcel", "airline", "passengers", "baggages"}
+    names |= {"contract_no", "meter_no", "invoice_no", "tariff_code", "iban_last4", "kwh", "used_kwh", "instalment_eur"}
     names |= {"reservation_id", "user_id", "payment_id", "flight_number", "cabin"}
     names |= {"get_reservation_details", "book_reservation", "cancel_reservation", "update_reservation", "tau_bench"}
     names -= {"wait"}

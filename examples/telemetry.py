@@ -1,4 +1,4 @@
-"""Emits conversations as OpenTelemetry spans in the current GenAI conventions.
+"""Emits the conversations of an example agent as OpenTelemetry spans in the current GenAI conventions.
 
 One trace per turn: `invoke_agent` with children `chat` and `execute_tool`, joined by `gen_ai.conversation.id`, with
 content. Start and end times are set explicitly, so durations show the simulated latencies without a sleep. Ids are
@@ -20,7 +20,6 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 Message = Mapping[str, Any]
-AGENT, MODEL, PROVIDER = "support-desk", "desk-agent-1", "example.desk"
 MS = 1_000_000
 
 
@@ -44,6 +43,18 @@ class SeededIds(IdGenerator):
 
 
 @dataclass(frozen=True)
+class Names:
+    """The names under which an agent appears in its spans."""
+
+    agent: str
+    """`gen_ai.agent.name`, and the resource's `service.name`."""
+    model: str
+    provider: str
+    tracer: str
+    """The instrumentation scope."""
+
+
+@dataclass(frozen=True)
 class Recorded:
     """One finished conversation to emit as spans. `score` is None if it has no evaluation."""
 
@@ -55,19 +66,20 @@ class Recorded:
     explanation: str = ""
 
 
-def make_provider(ids: SeededIds) -> TracerProvider:
-    """The SDK's provider with the desk's resource; the caller adds span processors."""
-    resource = Resource.create({"service.name": AGENT, "service.version": "1.0.0"})
+def make_provider(names: Names, ids: SeededIds) -> TracerProvider:
+    """The SDK's provider with the agent's resource; the caller adds span processors."""
+    resource = Resource.create({"service.name": names.agent, "service.version": "1.0.0"})
     return TracerProvider(
         resource=resource, id_generator=ids, span_limits=SpanLimits(), shutdown_on_exit=False
     )
 
 
 class Instrumentation:
-    """Emits conversations through one tracer. `spans` counts ended spans."""
+    """Emits an agent's conversations through one tracer. `spans` counts ended spans."""
 
-    def __init__(self, provider: TracerProvider, ids: SeededIds) -> None:
-        self._tracer = provider.get_tracer("examples.support_desk", "1.0.0")
+    def __init__(self, names: Names, provider: TracerProvider, ids: SeededIds) -> None:
+        self.names = names
+        self._tracer = provider.get_tracer(names.tracer, "1.0.0")
         self._ids = ids
         self.spans = 0
 
@@ -92,6 +104,7 @@ class _Emitter:
 
     def __init__(self, out: Instrumentation, conversation: Recorded) -> None:
         self._out, self._told = out, conversation
+        self._names = out.names
         self._rng = random.Random(f"clock {conversation.conversation_id}")
         self._now = conversation.started_at_ns
         self._system = _dumps([{"type": "text", "content": conversation.messages[0]["content"]}])
@@ -106,8 +119,8 @@ class _Emitter:
             self._now += round(self._rng.lognormvariate(0, 0.5) * 9000 * MS)
 
     def _turn(self, turn: Sequence[Message], last: bool) -> None:
-        attributes = self._common("invoke_agent") | {"gen_ai.agent.name": AGENT}
-        agent = self._out.start(f"invoke_agent {AGENT}", SpanKind.INTERNAL, self._now, None, attributes)
+        attributes = self._common("invoke_agent") | {"gen_ai.agent.name": self._names.agent}
+        agent = self._out.start(f"invoke_agent {self._names.agent}", SpanKind.INTERNAL, self._now, None, attributes)
         self._history.append(message_parts(turn[0]))
         for k, message in enumerate(turn[1:]):
             if message["role"] == "assistant":
@@ -122,8 +135,8 @@ class _Emitter:
     def _common(self, operation: str) -> dict[str, Any]:
         return {
             "gen_ai.operation.name": operation,
-            "gen_ai.provider.name": PROVIDER,
-            "gen_ai.request.model": MODEL,
+            "gen_ai.provider.name": self._names.provider,
+            "gen_ai.request.model": self._names.model,
             "gen_ai.conversation.id": self._told.conversation_id,
         }
 
@@ -133,11 +146,11 @@ class _Emitter:
         reason = "tool_call" if message.get("tool_calls") else "stop"
         given, said = _dumps(self._history), message_parts(message)
         attributes = self._common("chat") | {
-            "gen_ai.agent.name": AGENT,
+            "gen_ai.agent.name": self._names.agent,
             "gen_ai.system_instructions": self._system,
             "gen_ai.input.messages": given,
             "gen_ai.output.messages": _dumps([said | {"finish_reason": reason}]),
-            "gen_ai.response.model": MODEL,
+            "gen_ai.response.model": self._names.model,
             "gen_ai.response.id": f"resp-{self._told.conversation_id}-{self._responses}",
             "gen_ai.response.finish_reasons": [reason],
             "gen_ai.usage.input_tokens": (len(self._system) + len(given)) // 4,
@@ -145,7 +158,7 @@ class _Emitter:
         }
         if first:
             attributes["gen_ai.tool.definitions"] = self._tools
-        span = self._out.start(f"chat {MODEL}", SpanKind.CLIENT, self._now, agent, attributes)
+        span = self._out.start(f"chat {self._names.model}", SpanKind.CLIENT, self._now, agent, attributes)
         self._now += round(self._rng.lognormvariate(0, 0.3) * 700 * MS)
         self._out.end(span, self._now)
         self._history.append(said)
@@ -155,7 +168,7 @@ class _Emitter:
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.conversation.id": self._told.conversation_id,
-            "gen_ai.agent.name": AGENT,
+            "gen_ai.agent.name": self._names.agent,
             "gen_ai.tool.name": result["name"],
             "gen_ai.tool.type": "function",
             "gen_ai.tool.call.id": result["tool_call_id"],

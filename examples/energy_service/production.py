@@ -1,0 +1,29 @@
+"""The energy provider's production agent: runs it and exports its telemetry to a collector (examples/production.py).
+
+    python -m examples.energy_service.production --endpoint http://127.0.0.1:4318 --conversations 3000 --seed 1
+"""
+
+from __future__ import annotations
+
+import typer
+
+from ..production import ProductionAgent
+from ..telemetry import Names
+from .agent import run_scripted
+from .environment import EnergyService
+
+AGENT = ProductionAgent(
+    Names(
+        agent="wattline-service",
+        model="watt-agent-2",
+        provider="example.wattline",
+        tracer="examples.energy_service",
+    ),
+    EnergyService,
+    run_scripted,
+)
+run_production = AGENT.run_production
+play = AGENT.play
+
+if __name__ == "__main__":
+    typer.run(AGENT.main)
