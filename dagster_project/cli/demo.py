@@ -95,7 +95,7 @@ def _settings(
     Raises UserError if the home directory holds other work.
     """
     before = _made(home)
-    earlier = {"example": EXAMPLE, "conversations": 240 if small else CONVERSATIONS, **before}
+    earlier: dict[str, Any] = {"example": EXAMPLE, "conversations": 240 if small else CONVERSATIONS, **before}
     example = example or earlier["example"]
     given = read_settings(file, home) if file is not None else {}
     if not before:
@@ -108,7 +108,7 @@ def _settings(
     if given:
         keep_settings(home, given)
     settings = Settings(home=home, **({} if seed is None else {"seed": seed}))
-    made = {
+    made: dict[str, Any] = {
         "example": example,
         "conversations": conversations or earlier["conversations"],
         "seed": settings.seed,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_project.loop.settings import Settings
+from dagster_project.loop.stages import Done, read_json
 from ingest.errors import UserError
 from ingest.frozen import FrozenTables
 from ingest.records import Conversation, Scenario
@@ -36,6 +37,10 @@ Fit = Callable[[None, Any, Tell], dict[str, Any]]
 
 HEAD_START = "head_start"
 """The adapter beside the clone's that the first practice starts from."""
+
+
+START = "start.json"
+"""File in the directory of a retraining: the adapter that it started from."""
 
 
 def run_in_subprocess(fit: Fit, needs: Any, on_told: Callable[..., None]) -> dict[str, Any]:
@@ -144,6 +149,14 @@ def clone(_: None, needs: tuple[Settings, Path, Path, Stop], tell: Tell) -> dict
 def first_start(clone: Path) -> Path:
     """The adapter in a clone's directory that the first practice starts from."""
     return clone / HEAD_START if base_of(clone / HEAD_START) is not None else clone / "adapter"
+
+
+def started(clone: Done, candidate: Done) -> dict[str, Path]:
+    """The adapter that a candidate's practice started from, as `start`, if it is there and not the clone's own."""
+    noted = read_json(candidate.directory / START) or {}
+    path = Path(noted.get("start", ""))
+    own = path.resolve() == (clone.directory / "adapter").resolve()
+    return {} if own or base_of(path) is None else {"start": path}
 
 
 def _can_start(scored: Sequence[tuple[Conversation, float]], how: HeadStart) -> bool:

@@ -73,8 +73,6 @@ STAGES = {
 
 RECORDED = 1000
 """So many of production's latest conversations say how often its agent states numbers that nothing shows."""
-START = "start.json"
-"""File in the directory of a retraining: the adapter that it started from."""
 CLONED = "clone"
 """Key in the note of a registered version: it is a clone, with the fingerprint of its stage."""
 
@@ -377,13 +375,14 @@ class Loop(Landing):
 
         def work(directory: Path) -> dict[str, Any]:
             report = track("evaluation in the real environment", self.log)
+            paths = {name: done.directory / "adapter" for name, done in adapters.items()}
             recipe = EvaluationRecipe(
                 settings.base, settings.engine, settings.compact, self.show_system, settings.environment,
-                {name: done.directory / "adapter" for name, done in adapters.items()},
-                how.episodes, settings.seed, how.temperature, how.min_p, self.limits, settings.vllm,
-                settings.chat,
+                paths | fits.started(*adapters.values()), how.episodes, settings.seed, how.temperature, how.min_p,
+                self.limits, settings.vllm, settings.chat,
             )  # fmt: skip
-            return summary(*asyncio.run(self.play(recipe, partial(report_from, report))))
+            runs = {run.name: run for run in asyncio.run(self.play(recipe, partial(report_from, report)))}
+            return summary(runs["before"], runs["after"], runs.get("start"))
 
         return self._do("evaluation", inputs, work)
 
@@ -464,13 +463,13 @@ class Loop(Landing):
     def _start(self, directory: Path, clone: Done) -> Path:
         """The adapter that a retraining starts from: the champion, or the clone's head start until a candidate was
         promoted. It is recorded at the first attempt; the champion can change before a killed run is continued."""
-        noted = read_json(directory / START)
+        noted = read_json(directory / fits.START)
         if noted is None:
             champion, base = self.registry.champion(), fits.base_of(clone.directory / "adapter")
             trained = champion is not None and CLONED not in champion.note and champion.manifest.get("base") == base
             chosen = champion.path if champion is not None and trained else fits.first_start(clone.directory)
             noted = {"start": str(chosen.absolute())}
-            write_json(directory / START, noted)
+            write_json(directory / fits.START, noted)
         return Path(noted["start"])
 
     def _processes(self) -> int:

@@ -60,6 +60,7 @@ def gather(loop: Loop) -> Contents:
         gate={**gate.facts, **_standing(loop, gate)},
         real=report.turns(recorded.messages),
         simulated=report.turns(example["messages"]),
+        head_start=bool(clone.facts.get("head_start")),
     )
 
 
@@ -84,12 +85,15 @@ def _standing(loop: Loop, gate: Done) -> dict[str, str]:
 
 
 def _reality(facts: Mapping[str, Any]) -> Reality:
+    start = facts.get("start")
     return {
         "episodes": facts["episodes"],
         "before": _rate(facts["before"], facts["intervals"]["before"]),
         "after": _rate(facts["after"], facts["intervals"]["after"]),
         "difference": _rate(facts["gain"], (facts["low"], facts["high"])),
         "slices": slices(facts),
+        "start": start["before"] if start else None,
+        "practised": _rate(start["gain"], (start["low"], start["high"])) if start else None,
     }
 
 
@@ -131,7 +135,7 @@ def _judged(facts: Mapping[str, Any]) -> str:
 
 
 def _measured(facts: Mapping[str, Any]) -> str:
-    text = f"{2 * facts['episodes']:,} episodes in the real environment"
+    text = f"{(3 if facts.get('start') else 2) * facts['episodes']:,} episodes in the real environment"
     faults = facts.get("faults") or {"before": 0, "after": 0}
     if faults["before"] or faults["after"]:
         text += (

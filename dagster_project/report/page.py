@@ -39,6 +39,10 @@ class Reality(TypedDict):
     after: Rate
     difference: Rate
     slices: Sequence[Slice]
+    start: float | None
+    """Success of the policy that practice started from, if it is not the clone."""
+    practised: Rate | None
+    """What practice added to it."""
 
 
 class Turn(TypedDict, total=False):
@@ -70,6 +74,8 @@ class Contents:
     real: Sequence[Turn] = ()
     simulated: Sequence[Turn] = ()
     notes: Sequence[str] = field(default_factory=tuple)
+    head_start: bool = False
+    """Whether the clone learned the recorded successes once more before it practised."""
 
     def figures(self) -> dict[str, Any]:
         """The content of report.json: first the stable keys. Those of the real environment are null if not measured."""
@@ -78,6 +84,8 @@ class Contents:
             "success_before": real["before"]["rate"] if real else None,
             "success_after": real["after"]["rate"] if real else None,
             "success_ci": [real["difference"]["low"], real["difference"]["high"]] if real else None,
+            "success_start": real["start"] if real else None,
+            "practised": real["practised"] if real else None,
             "episodes": real["episodes"] if real else 0,
             "minutes": self.minutes,
             "judge_agreement": self.judge.get("agreement"),

@@ -102,6 +102,11 @@ def summary(told: Contents) -> str:
             f"({points(difference['rate'])} points, 95 %: {points(difference['low'])} to {points(difference['high'])}; "
             f"{real['episodes']} episodes each)."
         )
+        if (practised := real["practised"]) is not None and real["start"] is not None:
+            lines.append(
+                f"Practice started from a policy with {percent(real['start'], 1)} and changed that by "
+                f"{points(practised['rate'])} points (95 %: {points(practised['low'])} to {points(practised['high'])})."
+            )
     if told.history:
         lines.append(charts.markdown(charts.curve(told.history, "reward", "reward in the world"), "reward"))
     stages = [[stage["name"], stage["says"], minutes_text(stage["seconds"])] for stage in told.stages]

@@ -128,7 +128,7 @@ class Backend:
                 raise Fault("BAD_REQUEST", f"{key} must be {wanted}")
             if isinstance(value, str) and not value.isprintable():  # also refuses lone surrogates
                 raise Fault("BAD_REQUEST", f"{key} must be plain text")
-            if wanted == "integer" and not -(10**9) < value < 10**9:
+            if isinstance(value, int) and not -(10**9) < value < 10**9:
                 raise Fault("BAD_REQUEST", f"{key} is out of bounds")
         handler: Callable[..., dict[str, Any]] = getattr(self, f"_{name}")
         return handler(**arguments)

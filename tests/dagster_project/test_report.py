@@ -44,6 +44,8 @@ REALITY: Reality = {
     "after": {"rate": 0.61, "low": 0.57, "high": 0.65},
     "difference": {"rate": 0.19, "low": 0.14, "high": 0.24},
     "slices": [row("cancel"), row("return")],
+    "start": 0.55,
+    "practised": {"rate": 0.06, "low": 0.02, "high": 0.1},
 }
 
 
@@ -197,6 +199,16 @@ def test_the_curve_ends_with_the_mean_of_the_last_points() -> None:
     assert charts.markdown(figure, "reward").startswith("![reward](data:image/png;base64,iVBOR")
 
 
+def test_the_report_says_what_practice_added_to_its_start() -> None:
+    page = " ".join(report.render(contents(head_start=True)).split())
+    assert "learned the recorded successes once more (the head start)" in page
+    assert "succeeded in 55.0" in page and "practice itself changed success by +6.0 points" in page
+    assert "learned the recorded successes once more" not in " ".join(report.render(contents()).split())
+    figures = contents().figures()
+    assert figures["success_start"] == 0.55 and figures["practised"]["low"] == 0.02
+    assert "Practice started from a policy with 55.0" in show.summary(contents())
+
+
 # ----- contents from a loop
 
 
@@ -233,6 +245,7 @@ def test_the_report_of_a_finished_loop(told: Loop) -> None:
     assert [turn["who"] for turn in found.real] == ["user", "call", "tool", "agent"]
     assert found.simulated == [{"who": "tool", "text": "{}", "error": False, "provenance": "replayed"}]
     assert slices(EVALUATION) == found.reality["slices"] and whole(EVALUATION)["n"] == 12
+    assert found.reality["start"] is None and "Practice started from" not in show.summary(found)
     loads_nothing(report.render(found))
 
 

@@ -309,10 +309,12 @@ def by_kind(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     return table
 
 
-def summary(before: Run, after: Run) -> dict[str, Any]:
+def summary(before: Run, after: Run, start: Run | None = None) -> dict[str, Any]:
     """The figures of a comparison, for the report. `faults` counts episodes that the environment ended with an error;
-    the other figures are over the starts that both policies finished.
+    the other figures are over the starts that both policies finished. `start` is the policy that practice started
+    from: its success, and what practice adds to it.
     """
+    practised = None if start is None else difference(start, after)
     texts = [fault for run in (before, after) for fault in run.all_faults if fault]
     faults = {
         "before": sum(map(bool, before.all_faults)), "after": sum(map(bool, after.all_faults)),
@@ -327,4 +329,5 @@ def summary(before: Run, after: Run) -> dict[str, Any]:
         "faults": faults,
         "intervals": {k: wilson(sum(r.success), len(r.success)) for k, r in rates.items()},
         "kinds": by_kind([before, after]),
+        **({"start": {**asdict(practised), "gain": practised.gain}} if practised else {}),
     }

@@ -77,7 +77,10 @@ def test_kinds_are_reported_separately() -> None:
     told = summary(before, after)
     assert (told["before"], told["after"], told["gain"], told["episodes"]) == (0.25, 0.75, 0.5, 4)
     assert told["low"] <= 0.5 <= told["high"] and told["intervals"]["before"] == wilson(1, 4)
-    assert told["kinds"] == table
+    assert told["kinds"] == table and "start" not in told
+    start = run_of("start", [True, True, False, False], kinds)
+    assert summary(before, after, start)["start"]["before"] == 0.5
+    assert summary(before, after, start)["start"]["gain"] == 0.25
 
 
 def test_runs_on_other_starts_are_not_compared() -> None:
