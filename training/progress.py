@@ -133,6 +133,6 @@ def fit_report(title: str, log: Callable[[str], None] | None = None) -> FitRepor
     return lambda done, m: report(round(100 * done), 100, f"loss {m['loss']:.3f}" if "loss" in m else "")
 
 
-def report_from(report: Report, place: int, each: int, done: int) -> None:
-    """Report the progress of the policy at index `place`, of two with `each` episodes."""
-    report(place * each + done, 2 * each, "")
+def report_part(report: Report, before: int, total: int, done: int) -> None:
+    """Report the progress of one part of a work, `before` which so much of the `total` was done."""
+    report(before + done, total, "")

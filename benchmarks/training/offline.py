@@ -59,7 +59,7 @@ def played(loop: Loop, adapters: Mapping[str, Path], episodes: int) -> list[Run]
         settings.seed, how.temperature, how.min_p, loop.limits, settings.vllm, settings.chat,
     )  # fmt: skip
     report = track("episodes in the real environment")
-    return asyncio.run(loop.play(recipe, lambda k, each, done: report(k * each + done, len(adapters) * each, "")))
+    return asyncio.run(loop.play(recipe, report))
 
 
 def table(before: Run, after: Sequence[tuple[str, Run]]) -> str:

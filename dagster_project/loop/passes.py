@@ -53,7 +53,7 @@ from training.policy.practice import Practising
 from training.policy.registry import Registry, Version
 from training.policy.rollout import Limits
 from training.policy.system import SystemShown
-from training.progress import FitReport, announce, fit_report, report_from, track
+from training.progress import FitReport, Report, announce, fit_report, report_part, track
 from training.workers import Workers, choose_count
 from worldmodel.artifact import read_manifest
 from worldmodel.card.make import CardSettings, make_card
@@ -381,22 +381,22 @@ class Loop(Landing):
                 paths | fits.started(*adapters.values()), how.episodes, settings.seed, how.temperature, how.min_p,
                 self.limits, settings.vllm, settings.chat,
             )  # fmt: skip
-            runs = {run.name: run for run in asyncio.run(self.play(recipe, partial(report_from, report)))}
+            runs = {run.name: run for run in asyncio.run(self.play(recipe, report))}
             return summary(runs["before"], runs["after"], runs.get("start"))
 
         return self._do("evaluation", inputs, work)
 
-    async def play(self, recipe: EvaluationRecipe, on_done: Callable[[int, int, int], None]) -> list[Run]:
-        """Play each policy in the real environment; `on_done` gets its number, its episodes, and how many are done.
-        Returns one run per policy."""
-        places, each = list(enumerate(recipe.adapters)), recipe.episodes
-        count = self._processes()
+    async def play(self, recipe: EvaluationRecipe, report: Report) -> list[Run]:
+        """Play each policy in the real environment. Returns one run per policy."""
+        each, count = recipe.episodes, self._processes()
+        total = each * len(recipe.adapters)
+        places = [(partial(report_part, report, k * each, total), name) for k, name in enumerate(recipe.adapters)]
         if count > 1:
             with Workers(recipe.open, count) as workers:
-                return [await play(workers, name, each, partial(on_done, place, each)) for place, name in places]
+                return [await play(workers, name, each, on_done) for on_done, name in places]
         player = recipe.open()
         try:
-            return [await player.play(name, None, partial(on_done, place, each)) for place, name in places]
+            return [await player.play(name, None, on_done) for on_done, name in places]
         finally:
             await player.engine.close()
 
