@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.markup import escape
 
@@ -64,9 +64,8 @@ def _walk(model: BaseModel, default: Any, before: str) -> Iterator[Setting]:
             yield Setting(dotted, shown, expected, field.description or "")
 
 
-def _own_default(field: Any) -> Any:
-    found = field.get_default(call_default_factory=True)
-    return None if found is PydanticUndefined else found
+def _own_default(field: FieldInfo) -> Any:
+    return None if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _plain(model: BaseModel, name: str, value: Any) -> Any:
