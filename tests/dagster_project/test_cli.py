@@ -19,7 +19,8 @@ from training.policy.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    *("demo", "run", "train", "offline", "rollouts", "evaluate", "promote", "rollback", "report", "doctor"),
+    *("demo", "run", "train", "offline", "rollouts", "evaluate", "promote", "rollback", "report", "settings"),
+    "doctor",
     *("receive", "ingest", "sql", "conversations", "conservation", "world", "renormalise", "compact", "retain"),
     "privacy",
 )

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -209,7 +208,7 @@ def test_nested_fields_are_merged_from_all_sources(
     found = Settings(home=home, train={"group_size": 3})  # type: ignore[arg-type]
     assert (found.train.steps, found.train.groups, found.train.group_size) == (7, 4, 3)
     assert found.train.held_out == plain.train.held_out
-    assert found.world == replace(plain.world, max_tokens=500, seed=8)
+    assert found.world == plain.world.model_copy(update={"max_tokens": 500, "seed": 8})
     assert (found.clone.evaluations, found.clone.max_tokens) == (2, plain.clone.max_tokens)
     deep = Settings(home=home, train={"learner": {"max_grad_norm": 0.9}})  # type: ignore[arg-type]
     assert deep.train.learner == plain.train.learner.model_copy(update={"max_grad_norm": 0.9})
