@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,14 +24,14 @@ from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
 from ingest.records import Scenario
 from training.engines.choose import open_engine
-from training.environment import Environment, ScoredEpisode, Start
+from training.environment import Environment, Episode, ScoredEpisode, Start
 from training.judging.ruler import Judgement
 from training.learning.trajectory import Trajectory
 from training.models.base import load_base
 from training.policy.evaluate import Run, difference, load_environment, run_policy
 from training.policy.grpo import Grpo
 from training.policy.practice import Practice
-from training.policy.rollout import Limits, rollout
+from training.policy.rollout import Limits
 from training.progress import bars, track
 
 PRACTICE_STREAM = 7_000
@@ -71,18 +71,8 @@ class TrueReward:
 class RealPractice(Practice):
     """Practice whose trajectories carry the environment's success."""
 
-    def _run(self, world: Any, start: Start, adapter: str, seed: int) -> Callable[[], Any]:
-        async def run() -> Trajectory:
-            episode = world.episode()
-            trajectory = await rollout(
-                self.engine, self.chat, episode, start, adapter=adapter, seed=seed,
-                temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
-                learned=True,
-            )  # fmt: skip
-            trajectory.extra["success"] = episode.success()
-            return trajectory
-
-        return run
+    def _note(self, trajectory: Trajectory, episode: Episode) -> None:
+        trajectory.extra["success"] = cast(ScoredEpisode, episode).success()
 
 
 def scenarios_of(starts: Sequence[Start]) -> list[Scenario]:

@@ -7,7 +7,6 @@ drawn from the conversation's seed, so a repeated export sends the same spans.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from .shared import dumps
 
 Message = Mapping[str, Any]
 MS = 1_000_000
@@ -107,8 +108,8 @@ class _Emitter:
         self._names = out.names
         self._rng = random.Random(f"clock {conversation.conversation_id}")
         self._now = conversation.started_at_ns
-        self._system = _dumps([{"type": "text", "content": conversation.messages[0]["content"]}])
-        self._tools = _dumps(conversation.tools)
+        self._system = dumps([{"type": "text", "content": conversation.messages[0]["content"]}])
+        self._tools = dumps(conversation.tools)
         self._history: list[dict[str, Any]] = []
         self._responses = 0
 
@@ -144,17 +145,17 @@ class _Emitter:
         """Emit one model call. Only a turn's first call carries the tool definitions."""
         self._responses += 1
         reason = "tool_call" if message.get("tool_calls") else "stop"
-        given, said = _dumps(self._history), message_parts(message)
+        given, said = dumps(self._history), message_parts(message)
         attributes = self._common("chat") | {
             "gen_ai.agent.name": self._names.agent,
             "gen_ai.system_instructions": self._system,
             "gen_ai.input.messages": given,
-            "gen_ai.output.messages": _dumps([said | {"finish_reason": reason}]),
+            "gen_ai.output.messages": dumps([said | {"finish_reason": reason}]),
             "gen_ai.response.model": self._names.model,
             "gen_ai.response.id": f"resp-{self._told.conversation_id}-{self._responses}",
             "gen_ai.response.finish_reasons": [reason],
             "gen_ai.usage.input_tokens": (len(self._system) + len(given)) // 4,
-            "gen_ai.usage.output_tokens": max(1, len(_dumps(said)) // 4),
+            "gen_ai.usage.output_tokens": max(1, len(dumps(said)) // 4),
         }
         if first:
             attributes["gen_ai.tool.definitions"] = self._tools
@@ -172,7 +173,7 @@ class _Emitter:
             "gen_ai.tool.name": result["name"],
             "gen_ai.tool.type": "function",
             "gen_ai.tool.call.id": result["tool_call_id"],
-            "gen_ai.tool.call.arguments": _dumps(call["arguments"]),
+            "gen_ai.tool.call.arguments": dumps(call["arguments"]),
             "gen_ai.tool.call.result": result["content"],
         }
         if result["is_error"]:
@@ -223,7 +224,3 @@ def _turns(messages: Sequence[Message]) -> list[list[Message]]:
             turns.append([])
         turns[-1].append(message)
     return [t for t in turns if len(t) > 1]
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

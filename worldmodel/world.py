@@ -255,6 +255,7 @@ class World:
         drawn: bool, recorded: Callable[[], Answer | None],
     ) -> Answer:  # fmt: skip
         """The answer to a call whose outcome the rules have decided, as far as they could."""
+        # what production never tried has no answer, except a recorded one
         if decided is not None and decided.untried:
             return recorded() or abstained(tool, asked, decided.untried)
         # projection or recipe

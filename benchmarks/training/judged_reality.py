@@ -12,49 +12,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.training.offline import played
 from dagster_project.loop import fits
 from dagster_project.loop.passes import Loop
-from dagster_project.loop.recipes import EvaluationRecipe
 from dagster_project.loop.settings import Settings
 from ingest.errors import UserError
+from training.policy.episodes import as_record, as_text
 from training.policy.evaluate import Run
-from training.progress import bars, track
+from training.policy.offline.values import auc
+from training.progress import bars
 
 STREAM = 777
 """Seed of the tasks; the evaluation of a home plays those of the home's own seed."""
 
 
-def auc(scores: Sequence[float], success: Sequence[bool]) -> float:
-    """The share of pairs (success, failure) in which the success has the higher score; ties count half. NaN without a
-    pair."""
-    values, good = np.array(scores, float), np.array(success, bool)
-    above, below = values[good][:, None], values[~good][None, :]
-    if not above.size or not below.size:
-        return float("nan")
-    return float((above > below).mean() + 0.5 * (above == below).mean())
-
-
 def play(loop: Loop, episodes: int) -> list[Run]:
     """The runs of clone, start and candidate on the same tasks."""
-    settings, how = loop.settings, loop.settings.evaluation
-    if not settings.environment:
-        raise UserError(f"{settings.home} has no real environment; set `environment` to 'package.module:Class'")
+    if not loop.settings.environment:
+        raise UserError(f"{loop.settings.home} has no real environment; set `environment` to 'package.module:Class'")
     clone, candidate = loop.read("clone"), loop.read("candidate")
     own = {"clone": clone.directory / "adapter", "candidate": candidate.directory / "adapter"}
-    recipe = EvaluationRecipe(
-        settings.base, settings.engine, settings.compact, loop.show_system, settings.environment,
-        own | fits.started(clone, candidate), episodes, STREAM, how.temperature, how.min_p, loop.limits, settings.vllm,
-        settings.chat,
-    )  # fmt: skip
-    return asyncio.run(loop.play(recipe, track("episodes in the real environment")))
+    return played(loop, own | fits.started(clone, candidate), episodes, STREAM)
 
 
 def judged(loop: Loop, run: Run) -> list[float]:
@@ -70,22 +56,17 @@ def table(run: Run, scores: Sequence[float]) -> Table:
     for kind in [*sorted(set(run.kinds)), ""]:
         at = [k for k, name in enumerate(run.kinds) if kind in ("", name)]
         good, score = [run.success[k] for k in at], [scores[k] for k in at]
-        cells = (np.mean(good), np.mean(score), auc(score, good))
-        grid.add_row(kind or "all", str(len(at)), *(f"{value:.3f}" for value in cells))
+        right = auc(torch.tensor(score), torch.tensor(good))
+        means = (f"{fmean(good):.3f}", f"{fmean(score):.3f}", "" if right is None else f"{right:.3f}")
+        grid.add_row(kind or "all", str(len(at)), *means)
     return grid
 
 
 def failures(run: Run, kind: str) -> str:
     """The failed conversations of a kind as text."""
-    lines = []
-    for success, name, trajectory in zip(run.success, run.kinds, run.trajectories, strict=True):
-        if success or name != kind:
-            continue
-        lines.append(f"--- ended: {trajectory.ended}")
-        for message in trajectory.messages:
-            calls = [f"{c['name']}({json.dumps(c['arguments'])})" for c in message.get("tool_calls") or ()]
-            lines.append(f"{message['role']}: {' '.join([message.get('content') or '', *calls]).strip()}")
-    return "\n".join(lines)
+    episodes = zip(run.success, run.kinds, run.trajectories, strict=True)
+    failed = [trajectory for success, name, trajectory in episodes if not success and name == kind]
+    return "\n".join(as_text(as_record(trajectory, 0, k, 0)) for k, trajectory in enumerate(failed))
 
 
 def main() -> None:

@@ -51,12 +51,13 @@ def trained(loop: Loop, method: str, clone: Path, out: Path, tokens: int, steps:
     return out
 
 
-def played(loop: Loop, adapters: Mapping[str, Path], episodes: int) -> list[Run]:
-    """Each adapter's run in the real environment, on the same episodes."""
+def played(loop: Loop, adapters: Mapping[str, Path], episodes: int, stream: int | None = None) -> list[Run]:
+    """Each adapter's run in the real environment, on the same episodes: those of `stream`, default the home's seed."""
     settings, how = loop.settings, loop.settings.evaluation
     recipe = EvaluationRecipe(
         settings.base, settings.engine, settings.compact, loop.show_system, settings.environment, adapters, episodes,
-        settings.seed, how.temperature, how.min_p, loop.limits, settings.vllm, settings.chat,
+        settings.seed if stream is None else stream, how.temperature, how.min_p, loop.limits, settings.vllm,
+        settings.chat,
     )  # fmt: skip
     report = track("episodes in the real environment")
     return asyncio.run(loop.play(recipe, report))

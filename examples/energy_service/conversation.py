@@ -5,13 +5,13 @@ agent.py adds what the agent does about each kind of wish.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from typing import Any
 
 from training.environment import Episode, Observation, Start, ToolCall
 
+from ..shared import body_of
 from .language import sayings as s
 from .language.reading import Slots, read_first, read_slots
 
@@ -129,7 +129,7 @@ class Conversation:
                     raise GaveUp("you are not verified" if code == "not_verified" else "the number is not accepted")
                 await self._repair(code, arguments)
             else:
-                body = _body(seen)
+                body = body_of(seen)
                 return (code, body.get("fault") or {}) if seen.is_error else ("", body)
         raise GaveUp("our system does not answer")
 
@@ -226,12 +226,3 @@ class Conversation:
 
 def rows_of(body: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return [row for row in body.get(key) or () if isinstance(row, dict)]
-
-
-def _body(seen: Observation) -> dict[str, Any]:
-    """An observation as an object; a learned world can return anything."""
-    try:
-        value = json.loads(seen.content)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

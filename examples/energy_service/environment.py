@@ -9,10 +9,11 @@ from typing import Any
 
 from training.environment import Observation, Start, ToolCall
 
+from ..shared import Streams
 from .customers import Customer, opening
 from .database import open_database, state
 from .language.hearing import hear
-from .tasks import SPLITS, Task, make_task
+from .tasks import Task, make_task
 from .tools import TOOLS, Backend
 
 SYSTEM = (
@@ -77,17 +78,8 @@ class ServiceEpisode:
         }
 
 
-class EnergyService:
+class EnergyService(Streams):
     """Episodes of one split: `evaluation` (default), or `production`, which the traces are made from."""
-
-    def __init__(self, split: str = "evaluation") -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split is one of {', '.join(SPLITS)}, got {split!r}")
-        self._split = split
-
-    def starts(self, n: int, seed: int) -> list[Start]:
-        """The first `n` starts of stream `seed`. The streams of the two splits are disjoint."""
-        return [self._start(f"{self._split}:{seed}:{k}") for k in range(n)]
 
     def _start(self, task_id: str) -> Start:
         task = make_task(task_id)

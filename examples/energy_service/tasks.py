@@ -12,10 +12,10 @@ from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any
 
+from ..shared import split_of
 from .database import TODAY, Contract, Invoice, Meter, Rows, Tariff
 from .rows import draw_day, draw_rows
 
-SPLITS = ("production", "evaluation")
 CASES: dict[str, dict[str, int]] = {
     "reading": {"fine": 10, "typo high": 3, "typo low": 2, "high but true": 3},
     "instalment": {"fine": 9, "limit": 6, "limit declined": 3},
@@ -98,9 +98,7 @@ def later(day: str, days: int) -> str:
 @lru_cache(maxsize=4096)
 def make_task(task_id: str) -> Task:
     """The task with an id. Raises ValueError for an id that is not `<split>:<seed>:<number>`."""
-    split = task_id.partition(":")[0]
-    if split not in SPLITS or task_id.count(":") != 2:
-        raise ValueError(f"a task id is <split>:<seed>:<number> with split in {SPLITS}, got {task_id!r}")
+    split = split_of(task_id)
     rng = random.Random(f"wattline {task_id}")
     pairs = [(kind, case) for kind, cases in CASES.items() for case in cases]
     kind, case = rng.choices(pairs, [CASES[kind][case] for kind, case in pairs])[0]

@@ -7,7 +7,6 @@ with blanks and taken without. Timeouts and latencies depend on the seed, the to
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sqlite3
@@ -17,6 +16,7 @@ from typing import Any
 
 from training.environment import Observation, ToolCall
 
+from ..shared import Timeouts, dumps
 from .database import TODAY, Meter, Reading
 from .tasks import Task, later
 
@@ -83,7 +83,7 @@ class Backend:
         self._task, self._db, self._noise_seed = task, db, noise_seed
         self._ids = random.Random(f"ids {task.task_id}")
         self._calls: Counter[str] = Counter()
-        self._timed_out: set[str] = set()
+        self._timeouts = Timeouts(TIMEOUT_RATES)
         self._verified: set[str] = set()
         self._wrong_digits: Counter[str] = Counter()
         self._stale: dict[str, dict[str, Any]] = {}
@@ -96,20 +96,13 @@ class Backend:
         self._calls[name] += 1
         latency = round(rng.lognormvariate(0, 0.4) * MEDIAN_LATENCY_MS.get(name, 130.0), 1)
         try:
-            self._maybe_time_out(name, rng)
+            if self._timeouts.hits(name, rng):  # before any effect
+                raise Fault("UPSTREAM_TIMEOUT", "billing core did not answer, nothing was changed")
             body = self._answer(name, call.arguments)
         except Fault as fault:
             latency += TIMEOUT_MS if fault.code == "UPSTREAM_TIMEOUT" else 0.0
-            return Observation(_dumps(fault.body), True, fault.code.lower(), latency)
-        return Observation(_dumps(body), latency_ms=latency)
-
-    def _maybe_time_out(self, tool: str, rng: random.Random) -> None:
-        """Time out at random, before any effect. The call after a timeout never times out."""
-        if tool in self._timed_out:
-            self._timed_out.discard(tool)
-        elif rng.random() < TIMEOUT_RATES.get(tool, 0.0):
-            self._timed_out.add(tool)
-            raise Fault("UPSTREAM_TIMEOUT", "billing core did not answer, nothing was changed")
+            return Observation(dumps(fault.body), True, fault.code.lower(), latency)
+        return Observation(dumps(body), latency_ms=latency)
 
     def _answer(self, name: str, arguments: Any) -> dict[str, Any]:
         schema = _SCHEMAS.get(name)
@@ -345,7 +338,3 @@ class Backend:
 
 def _plain(text: str) -> str:
     return text[:40].encode("ascii", "replace").decode()
-
-
-def _dumps(body: dict[str, Any]) -> str:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -7,7 +7,6 @@ it makes no mistakes. It works in any Episode, real or learned.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from training.environment import Episode, Observation, Start, ToolCall
 
+from ..shared import body_of
 from .language import sayings as sy
 from .language.reading import Slots, intents, is_complaint, is_goodbye, read_slots
 
@@ -263,7 +263,7 @@ class ScriptedAgent:
             self._thought = thought
             paging = {"page": page} if page > 1 else {}
             seen = await self._persist(tool, **{key: tried}, **paging)
-            body = _body(seen)
+            body = body_of(seen)
             if not body.get(rows) and page == 1 and tried != right and self.good("retry in the right case"):
                 tried = right
                 continue
@@ -280,7 +280,7 @@ class ScriptedAgent:
         seen = await self._on_order("get_order")
         if seen.is_error:
             raise GaveUp("I cannot find that order")
-        return _body(seen)
+        return body_of(seen)
 
     async def _settled_view(self, key: str, wanted: Any) -> bool:
         """Read the order until it shows a write. The first read after a write is stale; the agent may not know it."""
@@ -364,7 +364,7 @@ class ScriptedAgent:
             return self.words(sy.ONLY_STATUS, o=order, status=status)
         seen = await self._on_order("track_parcel")
         self._expect_ok(seen, "the carrier does not know it")
-        body = _body(seen)
+        body = body_of(seen)
         city, day = body.get("city"), body.get("day")
         if not self.good("state all facts"):
             return self.words(sy.ONLY_PLACE, o=order, city=city)
@@ -386,7 +386,7 @@ class ScriptedAgent:
         self._thought = f"looking for {chosen}"
         seen = await self._persist("get_product", sku=chosen.rpartition(" ")[2])
         self._expect_ok(seen, "I cannot find it")
-        body = _body(seen)
+        body = body_of(seen)
         price, stock = sy.money(int(body.get("cents") or 0)), body.get("stock")
         if not self.good("state all facts"):
             return self.words(sy.ONLY_PRICE, p=name, price=price)
@@ -397,15 +397,6 @@ class ScriptedAgent:
     def _expect_ok(self, seen: Observation, reason: str) -> None:
         if seen.is_error:
             raise GaveUp(reason)
-
-
-def _body(seen: Observation) -> dict[str, Any]:
-    """An observation as an object; a learned world can return anything."""
-    try:
-        value = json.loads(seen.content)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _order_number(row: str) -> int | None:

@@ -10,10 +10,10 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..shared import split_of
 from .database import Order, Product, catalogue
 from .language.words import CITIES, DAYS, FIRST_NAMES, LAST_NAMES, STREETS
 
-SPLITS = ("production", "evaluation")
 KINDS = {"cancel": 14, "return": 18, "refund": 16, "address": 13, "track": 14, "product": 14, "mixed": 11}
 """Kinds of task, with their frequency in per cent."""
 
@@ -67,9 +67,7 @@ class Task:
 @lru_cache(maxsize=4096)
 def make_task(task_id: str) -> Task:
     """The task with an id. Raises ValueError for an id that is not `<split>:<seed>:<number>`."""
-    split = task_id.partition(":")[0]
-    if split not in SPLITS or task_id.count(":") != 2:
-        raise ValueError(f"a task id is <split>:<seed>:<number> with split in {SPLITS}, got {task_id!r}")
+    split = split_of(task_id)
     rng = random.Random(f"task {task_id}")
     kind = _draw(rng, KINDS)
     wants = rng.choice(PAIRS) if kind == "mixed" else (kind,)

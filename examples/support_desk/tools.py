@@ -7,7 +7,6 @@ agents in equal episodes.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sqlite3
@@ -17,6 +16,7 @@ from typing import Any
 
 from training.environment import Observation, ToolCall
 
+from ..shared import Timeouts, dumps
 from .tasks import Task
 
 PAGE_SIZE = 2
@@ -95,7 +95,7 @@ class Desk:
         self._task, self._noise_seed = task, noise_seed
         self._codes = {o.id: o.return_code for o in task.orders}
         self._calls: Counter[str] = Counter()
-        self._timed_out: set[str] = set()
+        self._timeouts = Timeouts(TIMEOUT_RATES)
         self._searches = 0
         self._stale: dict[int, dict[str, Any]] = {}
 
@@ -105,23 +105,16 @@ class Desk:
         self._calls[call.name] += 1
         latency = round(rng.lognormvariate(0, 0.35) * MEDIAN_LATENCY_MS.get(call.name, 90.0), 1)
         try:
-            self._maybe_time_out(call.name, rng)
+            if self._timeouts.hits(call.name, rng):  # before any effect
+                raise ToolError("timeout", "no answer in 5 s")
             body = self._answer(call)
         except ToolError as error:
             body = {"error": error.error_class, "message": error.message}
             latency = TIMEOUT_MS + latency if error.error_class == "timeout" else latency
-            return Observation(_dumps(body), True, error.error_class, latency)
+            return Observation(dumps(body), True, error.error_class, latency)
         if call.name == "wait":
             latency += 1000.0 * call.arguments["seconds"]
-        return Observation(_dumps(body), latency_ms=latency)
-
-    def _maybe_time_out(self, tool: str, rng: random.Random) -> None:
-        """Time out at random, before any effect. The call after a timeout never times out."""
-        if tool in self._timed_out:
-            self._timed_out.discard(tool)
-        elif rng.random() < TIMEOUT_RATES.get(tool, 0.0):
-            self._timed_out.add(tool)
-            raise ToolError("timeout", "no answer in 5 s")
+        return Observation(dumps(body), latency_ms=latency)
 
     def _answer(self, call: ToolCall) -> dict[str, Any]:
         schema = _DEFINITIONS.get(call.name)
@@ -283,7 +276,3 @@ def _page(key: str, found: list[str], page: int) -> dict[str, Any]:
         raise ToolError("invalid_argument", "page starts at 1")
     end = page * PAGE_SIZE
     return {key: found[end - PAGE_SIZE : end], "page": page, "more": len(found) > end}
-
-
-def _dumps(body: dict[str, Any]) -> str:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

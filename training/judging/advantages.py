@@ -54,10 +54,10 @@ def advantages(
     return Scored([0.0 if s is None else w * (s - mean) for s, w in zip(scores, shares, strict=True)])
 
 
-def lowered(score: float | None, as_recorded: float | None, weight: float) -> float | None:
-    """A judge's score, lowered by up to `weight` of it where an episode changes other things than a recorded success
-    did; the score itself if there is no such recording (`as_recorded` is None)."""
-    return score if score is None or as_recorded is None else score * (1.0 - weight + weight * as_recorded)
+def kept_share(as_recorded: float | None, weight: float) -> float:
+    """The share of a judge's score that an episode keeps: 1 less up to `weight` where it changes other things than the
+    recorded success did; 1 if there is no such recording (`as_recorded` is None)."""
+    return 1.0 if as_recorded is None else 1.0 - weight + weight * as_recorded
 
 
 @dataclass

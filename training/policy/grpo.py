@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ingest.atomic import write_text
 from ingest.errors import UserError
 from ingest.records import Scenario
-from training.judging.advantages import JudgeNoise, Scored, advantages, lowered
+from training.judging.advantages import JudgeNoise, Scored, advantages, kept_share
 from training.judging.ruler import Judgement
 from training.learning.batch import Row
 from training.learning.deadline import Stop, never
@@ -208,11 +208,10 @@ class Grpo:
     def _scored(self, group: Sequence[Trajectory], judgement: Judgement, weights: Sequence[float]) -> Scored:
         """The group's advantages. Where the changes differ from the recorded success in some members only, that is a
         difference without noise; where they do in all alike, all scores are lowered alike, and noise with them."""
-        kept = {lowered(1.0, t.as_recorded, self.settings.changes_weight) for t in group}
         least = self.settings.min_score_spread
-        if len(kept) > 1:
+        share, *others = {kept_share(t.as_recorded, self.settings.changes_weight) for t in group}
+        if others:
             return advantages(judgement.scores, least, weights)
-        share = kept.pop() or 0.0
         return advantages(judgement.scores, share * least, weights, lambda members: share * self.noise.spread(members))
 
     def _check_drawing(self, groups: Sequence[Sequence[Trajectory]]) -> None:

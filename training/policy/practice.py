@@ -12,7 +12,7 @@ from ingest.errors import UserError
 from ingest.records import Scenario
 from training.engines import Engine
 from training.environment import ComparedEpisode, Episode, Start
-from training.judging.advantages import lowered
+from training.judging.advantages import kept_share
 from training.judging.ruler import Judgement, Ruler
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.chat import ChatFormat
@@ -144,8 +144,10 @@ class Practice(Practising):
         self._start_afresh()
         found = await asyncio.gather(*(self.ruler.judge(g, seed) for g, seed in zip(groups, seeds, strict=True)))
         for group, judgement in zip(groups, found, strict=True):
-            pairs = zip(judgement.scores, group, strict=True)
-            judgement.scores = [lowered(score, t.as_recorded, self.changes_weight) for score, t in pairs]
+            judgement.scores = [
+                None if score is None else score * kept_share(trajectory.as_recorded, self.changes_weight)
+                for score, trajectory in zip(judgement.scores, group, strict=True)
+            ]
         return found
 
     async def probe(self, adapter: str, probe: Probe) -> list[list[float]]:
@@ -171,7 +173,12 @@ class Practice(Practising):
                 temperature=self.temperature, min_p=self.min_p, limits=self.limits, show_system=self.show_system,
                 learned=True,
             )  # fmt: skip
-            trajectory.as_recorded = episode.as_recorded() if isinstance(episode, ComparedEpisode) else None
+            self._note(trajectory, episode)
             return trajectory
 
         return run
+
+    def _note(self, trajectory: Trajectory, episode: Episode) -> None:
+        """Write down what an episode knows of itself once it has ended."""
+        if isinstance(episode, ComparedEpisode):
+            trajectory.as_recorded = episode.as_recorded()

@@ -20,7 +20,7 @@ import torch
 
 from ingest.records import Scenario
 from training.environment import ComparedEpisode, Start
-from training.judging.advantages import lowered
+from training.judging.advantages import kept_share
 from training.learning.policy_losses import Cispo
 from training.learning.trajectory import Trajectory, seed_of
 from training.models.base import Base
@@ -94,8 +94,8 @@ async def train(
             scores_G = np.array([score if score is not None else 0.0 for score in judgement.scores])
             counted_G = weights_G * scored_G
             taught = counted_G > 0
-            kept = {lowered(1.0, t.as_recorded, settings.changes_weight) for t in group}
-            least = settings.min_score_spread * (1.0 if len(kept) > 1 else kept.pop() or 0.0)
+            kept = {kept_share(t.as_recorded, settings.changes_weight) for t in group}
+            least = settings.min_score_spread * (kept.pop() if len(kept) == 1 else 1.0)
             if scored_G.mean() < 0.75 or taught.sum() < 2 or np.ptp(scores_G[taught]) <= least:
                 continue  # too few scores, or no difference between them: the group carries no signal
             mean = (counted_G * scores_G).sum() / counted_G.sum()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_samples import start
 
-from training.judging.advantages import JudgeNoise, advantages, lowered
+from training.judging.advantages import JudgeNoise, advantages, kept_share
 from training.judging.ruler import Ruler, RulerSettings
 from training.learning.trajectory import Trajectory
 
@@ -110,6 +110,6 @@ def test_an_excluded_member_does_not_change_the_mean() -> None:
 
 
 def test_a_score_is_only_lowered_where_the_changes_are_not_those_of_a_recorded_success() -> None:
-    assert lowered(0.8, 1.0, 0.7) == 0.8 and lowered(0.8, None, 0.7) == 0.8 and lowered(None, 0.0, 0.7) is None
-    assert lowered(0.8, 0.0, 0.7) == pytest.approx(0.24) and lowered(0.8, 0.0, 0.0) == 0.8
-    assert lowered(0.0, 1.0, 0.7) == 0.0, "an episode that was cut off stays at 0"
+    assert kept_share(1.0, 0.7) == kept_share(None, 0.7) == kept_share(0.0, 0.0) == 1.0
+    assert kept_share(0.0, 0.7) == pytest.approx(0.3) and kept_share(0.5, 0.7) == pytest.approx(0.65)
+    assert kept_share(0.0, 1.0) == 0.0
