@@ -1,9 +1,10 @@
-"""Synthetic failures for the judge: successful conversations with one perturbed value.
+"""Synthetic failures for the judge: successful conversations with one perturbed value or one claim of another.
 
 A judge that is trained on production only knows production's failures. A policy trained with it finds others: the right
-steps for the wrong product, a misspelt day, another customer's number. So one value of a successful conversation is
-perturbed, in the user's request or in the agent's message, and the result counts as a failure. The code is independent
-of the domain: values are numbers, and words that occur in tools' answers.
+steps for the wrong product, a misspelt day, another customer's number, a confirmation of something else. So one value
+of a successful conversation is perturbed, in the user's request, in the agent's message or in a call, or the agent
+confirms what it did not do; the result counts as a failure. The code is independent of the domain: values are numbers,
+and words that occur in tools' answers.
 """
 
 from __future__ import annotations
@@ -12,48 +13,119 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from training.judging.claims import Claims
+from training.models.edits import dumps
 
 Messages = Sequence[Mapping[str, Any]]
 _WORD = re.compile(r"[A-Za-z0-9]+(?:[-.][A-Za-z0-9]+)*")
 GARBLED = 0.25
 """Share of the perturbations that misspell a word instead of replacing it with another value."""
+TRIES = 20
+"""How many messages of other conversations are tried as a claim."""
 
 
 class Counterfactuals:
     """Learns which values occur at which place in tools' answers, and replaces one with another of its kind."""
 
-    def __init__(self, conversations: Sequence[Messages]) -> None:
+    def __init__(self, conversations: Sequence[Messages], claims: Claims | None = None) -> None:
         self._places: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
+        self._claims = claims or Claims({})
+        self._said: list[str] = []
         seen: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
         for messages in conversations:
             for place, word in _values(messages):
                 self._places[word.lower()][place] += 1
                 seen[place][word] = None
+            self._said += [m["content"] for m in messages if _speaks(m) and self._claims.would_lack(m["content"], ())]
         self._words = {place: list(words) for place, words in seen.items()}
 
     def of(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
-        """The conversation with one value perturbed; None if it has no value to perturb."""
-        known = {word.lower() for _, word in _values(messages)}
+        """The conversation with one value perturbed or one claim replaced; None if it has neither."""
+        kinds: list[Callable[[Messages, random.Random], list[dict[str, Any]] | None]]
+        kinds = [self._misspoken, self._misspoken, self._miscalled, self._misclaimed]  # the first is for two speakers
+        rng.shuffle(kinds)
+        return next((told for kind in kinds if (told := kind(messages, rng))), None)
+
+    def _misspoken(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
+        """With a value perturbed that the user or the agent says."""
+        known = self._known(messages)
         found = [
-            (number, match[0])
+            (number, word)
             for number, message in enumerate(messages)
-            if message["role"] in ("user", "assistant") and message.get("content") and not message.get("tool_calls")
-            for match in _WORD.finditer(message["content"])
-            if _is_number(match[0]) or (match[0].lower() in known and self._others(match[0]))
+            if (message["role"] == "user" and message.get("content")) or _speaks(message)
+            for word in self._perturbable(message["content"], known)
         ]
         if not found:
             return None
         speaker = rng.choice(sorted({messages[number]["role"] for number, _ in found}))
         number, word = rng.choice([f for f in found if messages[f[0]]["role"] == speaker])
         other = self._other(word, rng)
-        whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])")
         told = [dict(message) for message in messages]
         for at, message in enumerate(told):
             if at == number or (speaker == "user" and message["role"] == "user"):  # a user repeats the same value
-                message["content"] = whole.sub(lambda _: other, message.get("content") or "")
+                message["content"] = _replaced(message.get("content") or "", word, other)
         return told
+
+    def _miscalled(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
+        """With a value perturbed in a call, and in everything that tools and agent say from there on."""
+        known = self._known(messages)
+        found = [
+            (number, word)
+            for number, message in enumerate(messages)
+            for call in message.get("tool_calls") or ()
+            for word in self._perturbable(_text(call["arguments"]), known)
+        ]
+        if not found:
+            return None
+        number, word = rng.choice(found)
+        other = self._other(word, rng)
+        told = [dict(message) for message in messages]
+        for message in told[number:]:
+            if message["role"] != "user" and message.get("content"):
+                message["content"] = _replaced(message["content"], word, other)
+            if message.get("tool_calls"):
+                message["tool_calls"] = [
+                    {**call, "arguments": _replaced(_text(call["arguments"]), word, other)}
+                    for call in message["tool_calls"]
+                ]
+        return told
+
+    def _misclaimed(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
+        """With a message of the agent replaced by one that claims an act which did not happen here."""
+        places = [number for number, message in enumerate(messages) if _speaks(message)]
+        claims = rng.sample(self._said, min(TRIES, len(self._said)))
+        text = next((text for text in claims if self._claims.would_lack(text, messages)), None)
+        if not places or text is None:
+            return None
+        number = rng.choice(places)
+        told = [dict(message) for message in messages]
+        told[number]["content"] = self._retold(text, messages, rng)
+        return told
+
+    def _retold(self, text: str, messages: Messages, rng: random.Random) -> str:
+        """A message of another conversation with this one's values: numbers, and words of the same place."""
+        own: dict[tuple[str, int], str] = dict(_values(messages))
+        numbers = sorted({w for m in messages for w in _WORD.findall(m.get("content") or "") if _is_number(w)})
+
+        def retell(match: re.Match[str]) -> str:
+            if _is_number(match[0]):
+                return rng.choice(numbers) if numbers else match[0]
+            place = self._place(match[0])
+            return own.get(place, match[0]) if place else match[0]
+
+        return _WORD.sub(retell, text)
+
+    @staticmethod
+    def _known(messages: Messages) -> set[str]:
+        return {word.lower() for _, word in _values(messages)}
+
+    def _perturbable(self, text: str, known: set[str]) -> list[str]:
+        """The words of a text that are values: numbers, and words that this conversation's tools have said."""
+        words = [match[0] for match in _WORD.finditer(text)]
+        return [w for w in words if _is_number(w) or (w.lower() in known and self._others(w))]
 
     def _other(self, word: str, rng: random.Random) -> str:
         if _is_number(word):
@@ -65,11 +137,27 @@ class Counterfactuals:
 
     def _others(self, word: str) -> list[str]:
         """Other words at the place where this one occurs most often; empty for an unknown word."""
+        place = self._place(word)
+        return [w for w in self._words[place] if w.lower() != word.lower()] if place else []
+
+    def _place(self, word: str) -> tuple[str, int] | None:
+        """The place where a word occurs most often."""
         places = self._places.get(word.lower())
-        if not places:
-            return []
-        place = max(places.items(), key=lambda p: p[1])[0]
-        return [w for w in self._words[place] if w.lower() != word.lower()]
+        return max(places.items(), key=lambda p: p[1])[0] if places else None
+
+
+def _speaks(message: Mapping[str, Any]) -> bool:
+    """Whether the agent speaks to the user and calls no tool."""
+    return message["role"] == "assistant" and bool(message.get("content")) and not message.get("tool_calls")
+
+
+def _text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else dumps(arguments)
+
+
+def _replaced(text: str, word: str, other: str) -> str:
+    """The text with a word replaced wherever it stands alone."""
+    return re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", lambda _: other, text)
 
 
 def _values(messages: Messages) -> Iterator[tuple[tuple[str, int], str]]:

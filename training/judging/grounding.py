@@ -1,4 +1,5 @@
-"""Two counts per transcript that are independent of the domain: unsupported words, and user values not taken up.
+"""Counts per transcript that are independent of the domain: words, arguments and claims that nothing supports, and user
+values not taken up.
 
 A small judge does not compare spellings. Production's agent never misspells a day or changes a number, so production's
 outcomes do not teach a judge to check them, and a policy that is rewarded by such a judge learns that it need not be
@@ -10,12 +11,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from training.judging.claims import Claims
 from training.models.edits import dumps
 
 Messages = Sequence[Mapping[str, Any]]
@@ -24,95 +26,104 @@ OWN = 0.01
 """A word that the agent uses unprompted in more than this share of its conversations belongs to its own vocabulary."""
 FEWEST = 5
 """Minimum number of conversations with a user's word before the agent is expected to repeat it."""
+SHIFTS = (-3, -2, 0, 2, 3)
+"""Powers of ten between two writings of one quantity: cents and whole units, per cent and shares, milli and kilo."""
 
 
 @dataclass(frozen=True)
 class Grounding:
     """`own`: words that production's agent uses although no tool or user did. `echoed`: users' words that the agent
-    mostly repeats, in messages or in calls.
+    mostly repeats, in messages or in calls. `given`: what it passes to tools although nobody said it.
     """
 
     own: frozenset[str]
     echoed: frozenset[str]
+    given: frozenset[str] = frozenset()
+    claims: Claims = Claims({})
 
     @classmethod
-    def of(cls, conversations: Iterable[Messages]) -> Grounding:
-        """Learn both sets from production's conversations, successful or not."""
+    def of(cls, conversations: Iterable[Messages], successes: Iterable[Messages] = ()) -> Grounding:
+        """Learn the words from production's conversations, successful or not, and the claims from successes."""
         own: Counter[str] = Counter()
         said: Counter[str] = Counter()
         taken_up: Counter[str] = Counter()
+        given: Counter[str] = Counter()
         count = 0
         for messages in conversations:
             user, agent, asked, told = _spoken(messages)
             count += 1
-            own.update(agent - told - user)
+            own.update(agent - _writings(told | user))
             said.update(user)
-            taken_up.update(user & (agent | asked))
-        free = {word for word, n in own.items() if n > max(1, OWN * count) and not word.isdigit()}
+            taken_up.update(user & _writings(agent | asked))
+            given.update(_unheard(messages))
+        often = max(1, OWN * count)
+        free = {word for word, n in own.items() if n > often and not _is_number(word)}
         echoed = {word for word, n in said.items() if n >= FEWEST and 2 * taken_up[word] > n and not _is_value(word)}
-        return cls(frozenset(free), frozenset(echoed - free))
+        usual = frozenset(word for word, n in given.items() if n > often)
+        return cls(frozenset(free), frozenset(echoed - free), usual, Claims.of(successes))
 
-    def counts(self, messages: Messages) -> tuple[int, int]:
-        """(distinct words of the agent that occur nowhere else, words of the user that the agent did not repeat)."""
+    def counts(self, messages: Messages) -> tuple[int, int, int, int]:
+        """(distinct words of the agent that occur nowhere else, words of the user that the agent did not repeat, words
+        in calls that nobody said before, messages of the agent that claim an act that did not happen)."""
         user, agent, asked, told = _spoken(messages)
-        unsupported = {w for w in agent - told - user if w not in self.own}
-        unmet = {w for w in user - agent - asked if w in self.echoed or _is_value(w)}
-        return len(unsupported), len(unmet)
+        unsupported = {w for w in agent - _writings(told | user) if w not in self.own}
+        unmet = {w for w in user - _writings(agent | asked) if w in self.echoed or _is_value(w)}
+        unheard = {w for w in _unheard(messages) if w not in self.given}
+        return len(unsupported), len(unmet), len(unheard), self.claims.unfounded(messages)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A correction of the score: log-odds = w0 + w1 logit(score) + w2 log1p(unsupported) + w3 log1p(unmet).
+    """A correction of the score: log-odds = w0 + w1 logit(score) + the sum of w_k log1p(count) over `Grounding.counts`.
 
     The default `Evidence()` leaves scores unchanged.
     """
 
     grounding: Grounding = Grounding(frozenset(), frozenset())
-    weights: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 0.0)
+    weights: tuple[float, ...] = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 
     def weigh(self, score: float, messages: Messages) -> float:
         """The corrected score in [0, 1] of a conversation."""
         return float(1 / (1 + math.exp(-np.dot(self.weights, self._features(score, messages)))))
 
     def fitted(self, scored: Sequence[tuple[float, Messages, bool]], ridge: float = 1.0) -> Evidence:
-        """Evidence with weights fitted to success: ridge logistic regression by Newton's method. The weights of the two
+        """Evidence with weights fitted to success: ridge logistic regression by Newton's method. The weights of the
         counts are at most 0.
         """
         features_NF = np.array([self._features(score, messages) for score, messages, _ in scored])
         success_N = np.array([success for *_, success in scored], float)
-        penalty_F = ridge * np.array([1e-3, 1.0, 1.0, 1.0])
-        weights_F = np.zeros(4)  # Newton's method diverges from a start with extreme odds
+        penalty_F = ridge * np.array([1e-3, *[1.0] * (features_NF.shape[1] - 1)])
+        weights_F = np.zeros(features_NF.shape[1])  # Newton's method diverges from a start with extreme odds
         for _ in range(30):
             odds_N = 1 / (1 + np.exp(-features_NF @ weights_F))
             gradient_F = features_NF.T @ (success_N - odds_N) - penalty_F * weights_F
             curvature_FF = (features_NF * (odds_N * (1 - odds_N))[:, None]).T @ features_NF + np.diag(penalty_F)
             weights_F = weights_F + np.linalg.solve(curvature_FF, gradient_F)
-        bias, slope, unsupported, unmet = weights_F.tolist()
-        return Evidence(self.grounding, (bias, slope, min(0.0, unsupported), min(0.0, unmet)))
+        bias, slope, *counts = weights_F.tolist()
+        return Evidence(self.grounding, (bias, slope, *(min(0.0, weight) for weight in counts)))
 
-    def _features(self, score: float, messages: Messages) -> tuple[float, float, float, float]:
+    def _features(self, score: float, messages: Messages) -> tuple[float, ...]:
         kept = min(max(score, 1e-4), 1 - 1e-4)
-        unsupported, unmet = self.grounding.counts(messages)
-        return 1.0, math.log(kept / (1 - kept)), math.log1p(unsupported), math.log1p(unmet)
+        return 1.0, math.log(kept / (1 - kept)), *(math.log1p(n) for n in self.grounding.counts(messages))
 
     def plain(self) -> dict[str, Any]:
-        """The weights as JSON; `Evidence.read` reads it."""
-        words = {"own": sorted(self.grounding.own), "echoed": sorted(self.grounding.echoed)}
-        return {**words, "weights": list(self.weights)}
+        """The evidence as JSON; `Evidence.read` reads it."""
+        known = self.grounding
+        words = {"own": sorted(known.own), "echoed": sorted(known.echoed), "given": sorted(known.given)}
+        return {**words, "claims": dict(sorted(known.claims.act.items())), "weights": list(self.weights)}
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Evidence:
-        bias, slope, unsupported, unmet = value["weights"]
-        grounding = Grounding(frozenset(value["own"]), frozenset(value["echoed"]))
-        return cls(grounding, (bias, slope, unsupported, unmet))
+        own, echoed, given = (frozenset(value[name]) for name in ("own", "echoed", "given"))
+        return cls(Grounding(own, echoed, given, Claims(value["claims"])), tuple(value["weights"]))
 
 
 def unfounded_numbers(messages: Messages, system: str = "") -> set[str]:
-    """The numbers of two digits or more, as digits, that the agent tells users and that neither a tool, nor a user, nor
-    the system prompt has said. A sum that the agent computed is one of them.
+    """The numbers of two digits or more that the agent tells users and that neither a tool, nor a user, nor the system
+    prompt has said. A sum that the agent computed is one of them.
     """
     user, agent, _, told = _spoken(messages)
-    return {word for word in agent - told - user - _words(system) if _is_value(word)}
+    return {word for word in agent - _writings(told | user | _words(system)) if _is_value(word)}
 
 
 def _spoken(messages: Messages) -> tuple[set[str], set[str], set[str], set[str]]:
@@ -126,24 +137,83 @@ def _spoken(messages: Messages) -> tuple[set[str], set[str], set[str], set[str]]
             told |= words
         elif message["role"] == "assistant":
             agent |= words
-            for call in message.get("tool_calls") or ():
-                given = call["arguments"]
-                asked |= _words(given if isinstance(given, str) else dumps(given))
+            asked |= {word for call in message.get("tool_calls") or () for word in _words(_arguments(call))}
     return user, agent, asked, told
 
 
+def _unheard(messages: Messages) -> set[str]:
+    """Words in the values of calls' arguments that neither the system prompt, nor a user, nor a tool said before."""
+    heard: set[str] = set()
+    found: set[str] = set()
+    for message in messages:
+        if message["role"] != "assistant":
+            heard |= _words(message.get("content") or "")
+        elif message.get("tool_calls"):
+            known = _writings(heard)
+            for call in message["tool_calls"]:
+                found |= _passed(call["arguments"]) - known
+    return found
+
+
+def _arguments(call: Mapping[str, Any]) -> str:
+    given = call["arguments"]
+    return given if isinstance(given, str) else dumps(given)
+
+
+def _passed(arguments: Any) -> set[str]:
+    """The words in the arguments' values; the numbers in arguments that are no JSON."""
+    words = {word for value in _leaves(arguments) for word in _words(value)}
+    return {word for word in words if _is_number(word)} if isinstance(arguments, str) else words
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """The scalars in a value, as text."""
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from _leaves(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
 def _words(text: str) -> set[str]:
-    """Lower-case words and numbers. A number is its digits without zeros at its ends: $70.50 equals 7050 cents."""
+    """Lower-case words of two letters or more, and numbers without zeros at the front and after the point."""
     found = set()
     for match in _WORD.finditer(text):
         word = match[0]
         if word[0].isdigit():
-            digits = word.replace(".", "").strip("0")
-            found |= {digits} if digits else set()
+            found.add(_plain(word))
         elif len(word) > 1:
             found.add(word.lower())
     return found
 
 
+def _plain(number: str) -> str:
+    whole, _, part = number.partition(".")
+    part = part.rstrip("0")
+    return (whole.lstrip("0") or "0") + (f".{part}" if part else "")
+
+
+def _writings(words: Iterable[str]) -> set[str]:
+    """The words, and every number in its other units (SHIFTS): $70.50 is 7050 cents."""
+    return {other for word in words for other in (_shifted(word) if _is_number(word) else (word,))}
+
+
+def _shifted(number: str) -> Iterator[str]:
+    whole, _, part = number.partition(".")
+    for shift in SHIFTS:
+        digits, point = whole + part, len(whole) + shift
+        digits = "0" * max(0, 1 - point) + digits + "0" * max(0, point - len(digits))
+        point = max(point, 1)
+        yield _plain(f"{digits[:point]}.{digits[point:]}")
+
+
+def _is_number(word: str) -> bool:
+    return word[0].isdigit()
+
+
 def _is_value(word: str) -> bool:
-    return word.isdigit() and len(word) > 1
+    """Whether a word is a number of two digits or more."""
+    return _is_number(word) and sum(c.isdigit() for c in word) > 1

@@ -297,7 +297,7 @@ def fit_judge(
     judge = LocalJudge(engine, base.format, "judge", max_tokens=settings.max_tokens)
     measured = asyncio.run(_agreements(judge, held_out, seed, pairs=200 if settings.pair_share else 0))
     good = sum(s for _, s in held_out)
-    blank = Evidence(Grounding.of([c.messages for c in conversations]))
+    blank = Evidence(Grounding.of([c.messages for c in conversations], [c.messages for c, good in earlier if good]))
     evidence, corrected = asyncio.run(_corroborated(judge, blank, earlier, latest, seed))
     form = _better_form(measured, corrected)
     manifest = {
@@ -364,7 +364,8 @@ async def _corroborated(
     that production never showed. Two-fold: each half of the conversations is measured with weights from the other half.
     `exchanges_seen` is the share of successes that score higher than their perturbed version.
     """
-    known, rng = Counterfactuals([c.messages for c, _ in earlier]), random.Random(seed)
+    known = Counterfactuals([c.messages for c, _ in earlier], blank.grounding.claims)
+    rng = random.Random(seed)
     others = [known.of(c.messages, rng) if success else None for c, success in latest]
     told = [c.messages for c, _ in latest]
     scores = await judge.scores([transcript(m) for m in told])

@@ -1,8 +1,9 @@
-"""Successes perturbed with one value exchanged: what changes, what never does, and that a judge learns from it."""
+"""Perturbed successes: what changes and what does not."""
 
 from __future__ import annotations
 
 import copy
+import json
 import random
 import re
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.judging.claims import Claims
 from training.judging.counterfactual import Counterfactuals
 
 COLOURS = ("black", "white", "green", "yellow")
@@ -36,16 +38,20 @@ def known() -> Counterfactuals:
 
 @settings(deadline=None)
 @given(st.integers(0, 11), st.integers(0, 10**6))
-def test_one_value_of_one_speaker_is_exchanged(number: int, seed: int) -> None:
+def test_one_value_is_exchanged_where_one_speaker_says_it_or_from_a_call_on(number: int, seed: int) -> None:
     told = SALES[number]
     before = copy.deepcopy(told)
     other = Counterfactuals(SALES).of(told, random.Random(seed))
     assert other is not None and told == before
     changed = [k for k, (a, b) in enumerate(zip(told, other, strict=True)) if a != b]
-    assert changed and {told[k]["role"] for k in changed} in ({"user"}, {"assistant"})
+    speakers = {told[k]["role"] for k in changed}
+    called = 1 in changed
+    assert changed and (speakers == {"assistant", "tool"} if called else speakers in ({"user"}, {"assistant"}))
     swaps = set()
     for k in changed:
-        old, new = (re.findall(r"\w+", m[k]["content"]) for m in (told, other))
+        old, new = (re.findall(r"\w+", json.dumps(m[k])) for m in (told, other))
+        if called and k == 1:  # the arguments are text now
+            old, new = (re.findall(r"\d+", " ".join(words)) for words in (old, new))
         swaps |= {(a, b) for a, b in zip(old, new, strict=True) if a != b}
     ((was, is_),) = swaps  # one word for one other word, wherever it stands
     assert len(was) == len(is_) or was in COLOURS
@@ -89,3 +95,27 @@ def test_without_an_exchangeable_value_there_is_no_counterfactual() -> None:
     assert Counterfactuals([]).of([], random.Random(0)) is None
     broken = [*plain, {"role": "tool", "content": "not json"}, {"role": "tool", "content": '{"error":"hello"}'}]
     assert Counterfactuals([broken]).of(broken, random.Random(0)) is None
+
+
+def done(act: str, number: int) -> list[dict[str, Any]]:
+    """A conversation in which the agent cancels or moves an order and says so."""
+    past = {"cancel": "cancelled", "move": "moved"}[act]
+    return [
+        {"role": "user", "content": f"{act} order {number}"},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": act, "arguments": {"order": number}}]},
+        {"role": "tool", "content": f'{{"order":{number}}}'},
+        {"role": "assistant", "content": f"I {past} order {number}."},
+    ]
+
+
+def test_a_claim_of_another_conversation_is_told_with_this_ones_values() -> None:
+    successes = [done(act, 4000 + k) for k in range(40) for act in ("cancel", "move")]
+    known = Counterfactuals(successes, Claims.of(successes))
+    told, rng, claimed = done("cancel", 7777), random.Random(0), 0
+    for _ in range(40):
+        other = known.of(told, rng)
+        assert other is not None
+        if "moved" in other[3]["content"]:
+            claimed += 1
+            assert other[:3] == told[:3] and other[3]["content"] == "I moved order 7777."
+    assert claimed > 3

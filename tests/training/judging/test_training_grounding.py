@@ -1,4 +1,4 @@
-"""Counts that look where a small judge does not: what nothing supports, what nobody took up, and their worth."""
+"""Counts of what a small judge does not compare: what nothing supports, what nobody took up, and their weights."""
 
 from __future__ import annotations
 
@@ -27,22 +27,56 @@ def known() -> Grounding:
 
 def test_statements_are_supported_or_unsupported(known: Grounding) -> None:
     assert {"unfortunately", "price", "of"} <= known.own and "black" not in known.own
-    assert known.counts(sale("black", "black")) == (0, 0)
+    assert known.counts(sale("black", "black")) == (0, 0, 0, 0)
     garbled = sale("black", "black")
     garbled[3] = {"role": "assistant", "content": "Unfortunately the price of the kettle wlack is $99.50"}
-    assert known.counts(garbled) == (2, 1)  # the word and the number; nobody took up "black"
+    assert known.counts(garbled) == (2, 1, 0, 0)  # the word and the number; nobody took up "black"
 
 
-def test_amounts_are_compared_by_digits(known: Grounding) -> None:
-    for cents, said in ((8500, "$85"), (7990, "$79.90"), (7990, "79.9"), (120, "$1.20")):
-        assert known.counts(sale("black", "black", cents, said)) == (0, 0)
-    assert known.counts(sale("black", "black", 7990, "$97.90")) == (1, 0)
+@pytest.mark.parametrize(
+    ("cents", "said", "unsupported"),
+    [
+        (8500, "$85", 0),
+        (7990, "$79.90", 0),
+        (7990, "79.9", 0),
+        (120, "$1.20", 0),
+        (990, "$9.90", 0),
+        (7990, "$97.90", 1),
+        (990, "$99", 1),  # ten times as much is no unit
+        (500, "$50.00", 1),
+        (250, "0.25 kg", 0),
+    ],
+)
+def test_amounts_are_compared_in_their_units(known: Grounding, cents: int, said: str, unsupported: int) -> None:
+    amount = [word for word in said.split() if word[-1].isdigit()][0]
+    assert known.counts(sale("black", "black", cents, amount)) == (unsupported, 0, 0, 0)
 
 
 def test_values_named_by_the_user_are_counted(known: Grounding) -> None:
-    assert known.counts(sale("black", "white")) == (0, 1)
-    assert known.counts([{"role": "user", "content": "order 41817 please"}]) == (0, 1)
-    assert known.counts([{"role": "user", "content": "please hurry"}]) == (0, 0)  # nobody ever takes that up
+    assert known.counts(sale("black", "white")) == (0, 1, 0, 0)
+    assert known.counts([{"role": "user", "content": "order 41817 please"}]) == (0, 1, 0, 0)
+    assert known.counts([{"role": "user", "content": "please hurry"}]) == (0, 0, 0, 0)  # nobody ever takes that up
+
+
+def paid(asked: str, passed: Any, unit: str = "EUR") -> list[dict[str, Any]]:
+    call = {"name": "pay", "arguments": {"to": {"cents": passed}, "unit": unit}}
+    return [
+        {"role": "user", "content": f"i want {asked} back"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": f'{{"paid":{passed}}}'},
+        {"role": "assistant", "content": f"paid {asked}"},
+    ]
+
+
+def test_values_that_nobody_said_before_a_call_are_counted() -> None:
+    known = Grounding.of([paid(f"${k}.05", 100 * k + 5) for k in range(3, 60)])
+    assert known.given == {"eur"}  # production passes it unasked
+    assert known.counts(paid("$40.75", 4075))[2] == 0
+    assert known.counts(paid("$5", 503))[2] == 1  # the answer repeats the wrong amount, but after the call
+    assert known.counts(paid("$5", 500, "usd"))[2] == 1
+    raw = paid("$5", 500)
+    raw[1]["tool_calls"][0]["arguments"] = '{"to": {"cents": 777'
+    assert known.counts(raw)[2] == 1
 
 
 def test_the_weights_separate_success_from_failure_and_keep_good_scores(known: Grounding) -> None:
