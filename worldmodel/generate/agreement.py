@@ -45,8 +45,9 @@ class Recorded:
             history.add(step.tool, step.arguments, said, step.outcome, False)
         return found
 
-    def choose(self, type_: str, key: Key, draws: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """The first of the drawn records with which the rules give every recorded answer about it, else the best."""
+    def choose(self, type_: str, key: Key, draws: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+        """The first of the drawn records with which the rules give every recorded answer about it, else the best; None
+        if there are none. No more are drawn than needed."""
         best: tuple[int, dict[str, Any]] | None = None
         steps = self._about.get((type_, key), ())
         for record in draws:
@@ -55,8 +56,7 @@ class Recorded:
                 best = score, record
             if score == len(steps):
                 break
-        assert best is not None
-        return best[1]
+        return best[1] if best else None
 
     def _gives(self, type_: str, key: Key, record: Mapping[str, Any], step: Step, history: History) -> bool:
         """Whether the rules give this answer after what the recording had done by then."""

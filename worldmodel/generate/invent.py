@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from worldmodel.derive.engine import Engine
@@ -72,15 +72,21 @@ class Inventor:
     async def _record(self, type_: str, key: Key) -> dict[str, Any]:
         rng = random.Random(int(2**53 * uniform(self.seed, "record", type_, *key)))
         alike = self._alike(type_)
-        fields = self.shapes.record(type_, rng, alike)
+        first = self.shapes.record(type_, rng, alike)
         site, link = self.readers[type_]
         arguments = self.typed(self.shapes.arguments.get(site.tool, {}), arguments_of(link, key))
         written = await self._by_model(site, arguments, key, rng)
         keyed = self.keyed(site, key)
-        more = ({**self.shapes.record(type_, rng, alike), **keyed} for _ in range(DRAWS))
-        draws = [{**fields, **written, **keyed}, *more]
-        unchanged = [record for record in draws if self.shapes.unchanged(type_, record)]
-        chosen = self.recorded.choose(type_, key, unchanged or draws)
+        drawn = [{**first, **written, **keyed}]
+
+        def draw() -> Iterator[dict[str, Any]]:
+            yield drawn[0]
+            for _ in range(DRAWS):
+                drawn.append({**self.shapes.record(type_, rng, alike), **keyed})
+                yield drawn[-1]
+
+        unchanged = (record for record in draw() if self.shapes.unchanged(type_, record))
+        chosen = self.recorded.choose(type_, key, unchanged) or self.recorded.choose(type_, key, drawn) or {}
         return {name: LEFT_OUT if value is ABSENT else value for name, value in chosen.items()}
 
     async def _by_model(self, site: Site, arguments: dict[str, Any], key: Key, rng: random.Random) -> dict[str, Any]:

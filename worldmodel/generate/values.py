@@ -11,6 +11,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -25,6 +26,9 @@ DEEPEST = 4
 LETTER_SHARE = 0.2
 """A single letter is part of the form if at least this share of the texts has it (a prefix of ids)."""
 _PIECES = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+|\s+|[^A-Za-z\d\s]")
+_KINDS = {
+    NoneType: "null", bool: "bool", int: "int", float: "float", str: "text", list: "list", dict: "object",
+}  # fmt: skip
 _CONSONANTS, _VOWELS = "bcdfghklmnprstvz", "aeiou"
 
 Sighting = tuple[str, Any]
@@ -91,12 +95,7 @@ def kind_of(value: Any) -> str:
     """Return the JSON type of a value: absent, null, bool, int, float, text, list or object."""
     if value is ABSENT:
         return "absent"
-    if value is None:
-        return "null"
-    names: tuple[tuple[type, str], ...] = (
-        (bool, "bool"), (int, "int"), (float, "float"), (str, "text"), (list, "list"), (dict, "object"),
-    )  # fmt: skip
-    return next((name for kind, name in names if isinstance(value, kind)), "absent")
+    return _KINDS.get(type(value)) or next((name for kind, name in _KINDS.items() if isinstance(value, kind)), "absent")
 
 
 def _decimals(value: float) -> int:
