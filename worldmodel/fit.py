@@ -377,7 +377,7 @@ def _support(resolver: Resolver, engine: Engine, shapes: Shapes, learned: Learne
     asked = questions(held_out, trained, resolver, MOST_FOR_SUPPORT, engine)
     model = WorldModel(replace(resolver, writes=False), None, engine, shapes)
     pairs: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for judged in asyncio.run(ask_world(model, asked)):
+    for judged in asyncio.run(ask_world(model, asked, worlds=0)):
         if judged.answer is not None:
             pairs[judged.provenance].append((judged.support, right(judged)))
     return {name: fit_support(found) for name, found in sorted(pairs.items()) if len(found) >= FEWEST_FOR_BIAS}

@@ -106,9 +106,9 @@ def _after_write(step: Step, before: Sequence[Step], resolver: Resolver) -> bool
 
 
 async def ask_world(
-    model: WorldModel, asked: Sequence[Question], seed: int = 0, on_progress: Progress = silent
+    model: WorldModel, asked: Sequence[Question], seed: int = 0, on_progress: Progress = silent, worlds: int = WORLDS
 ) -> list[Judged]:
-    """Return the world's answer to each question, and the share of errors in the answers of several worlds."""
+    """Return the world's answer to each question, and the share of errors in the answers of `worlds` other worlds."""
     finished = 0
     slots = asyncio.Semaphore(AT_ONCE)
     drawing = replace(model, resolver=replace(model.resolver, writes=False), pins=None)
@@ -120,7 +120,8 @@ async def ask_world(
             tool, arguments = question.truth.tool, question.truth.arguments
             answer = await episode.world.answer(episode, tool, arguments)
             odds = outcome_odds(episode.session, question.truth) if episode.session is not None else None
-            errors = await error_share(episode.world, drawing, question, seed) if model.rules is not None else None
+            others = worlds if model.rules is not None else 0
+            errors = await error_share(episode.world, drawing, question, seed, others)
             finished += 1
             on_progress(finished, len(asked))
             step = None if answer.provenance == "abstained" else answer.step
@@ -130,11 +131,11 @@ async def ask_world(
     return list(await asyncio.gather(*(one(question) for question in asked)))
 
 
-async def error_share(world: World, drawing: WorldModel, question: Question, seed: int = 0) -> float | None:
-    """The share of errors among the answers of `WORLDS` worlds of other seeds, in which no model writes bodies. None if
+async def error_share(world: World, drawing: WorldModel, question: Question, seed: int, worlds: int) -> float | None:
+    """The share of errors among the answers of `worlds` worlds of other seeds, in which no model writes bodies. None if
     none of them answers."""
     failed = []
-    for number in range(WORLDS):
+    for number in range(worlds):
         episode = world.reseeded(question.seed(f"{seed} {number}"), drawing).episode()
         answer = await episode.world.answer(episode, question.truth.tool, question.truth.arguments)
         if answer.provenance != "abstained":

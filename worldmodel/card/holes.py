@@ -28,7 +28,7 @@ async def ask_holes(
     drawn = _with(model, writes=False)
     open_ = [
         question
-        for question, judged in zip(asked, await ask_world(drawn, asked), strict=True)
+        for question, judged in zip(asked, await ask_world(drawn, asked, worlds=0), strict=True)
         if judged.provenance == "generated" and question.truth.outcome == OK == judged.outcome
     ]
     some = open_[:: max(1, -(-len(open_) // most))] if open_ else []
@@ -41,7 +41,7 @@ async def ask_holes(
     for name in wanted:
         way = ways[name]
         before = way.resolver.tally.copy()
-        judged = await ask_world(way, some)
+        judged = await ask_world(way, some, worlds=0)
         out[name] = {**_measures(judged, way), "usable": _usable(way, before)}
     return out
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import xxhash
@@ -34,6 +35,8 @@ FEWEST_UNTOUCHED = 8
 LONG_ENOUGH = 4
 """Shorter texts are never private: they are seen everywhere."""
 MOST_WORDS = 60
+REMEMBERED = 512
+"""First messages whose likeness to the recorded ones is kept in memory."""
 NO_MESSAGES: Mapping[str, str] = MappingProxyType({})
 Found = tuple[str, dict[str, Any]]
 """A conversation, and the fields of a record that it showed."""
@@ -59,7 +62,7 @@ class Answered(msgspec.Struct):
     words: list[str] = []
 
 
-class Shapes(msgspec.Struct):
+class Shapes(msgspec.Struct, dict=True):
     """Value statistics by record type and field, and by tool and outcome class."""
 
     fields: dict[str, dict[str, Values]] = {}
@@ -92,12 +95,24 @@ class Shapes(msgspec.Struct):
     def alike(self, type_: str, about: str) -> Sequence[Skeleton]:
         """The records seen in the conversations whose users began most like `about`. What a user wants with a record
         says something of it: who asks to cancel seldom means what has arrived."""
-        return _alike(self.skeletons.get(type_, ()), about)
+        if type_ not in self._records:
+            self._records[type_] = _Likeness(self.skeletons.get(type_, ()))
+        return self._records[type_].nearest(about)
+
+    @cached_property
+    def _records(self) -> dict[str, _Likeness[Skeleton]]:
+        return {}
+
+    @cached_property
+    def _answers(self) -> dict[str, _Likeness[Answered]]:
+        return {}
 
     def answer(self, tool: str, arguments: Mapping[str, Any], about: str, rng: random.Random) -> Any:
         """Draw a whole answer like one that production gave to such a call, of a user who began like `about`: what a
         list holds fits what was wanted. UNKNOWN for a tool without such answers."""
-        options = _alike(self.answers.get(tool, ()), about)
+        if tool not in self._answers:
+            self._answers[tool] = _Likeness(self.answers.get(tool, ()))
+        options = self._answers[tool].nearest(about)
         if not options:
             return UNKNOWN
         fits_ = [sum(same(arguments.get(name), v) for name, v in one.arguments.items()) for one in options]
@@ -159,24 +174,37 @@ class Shapes(msgspec.Struct):
 T = TypeVar("T", Skeleton, Answered)
 
 
-def _alike(options: Sequence[T], about: str) -> Sequence[T]:
-    """Those of conversations that were begun most like `about`; all of them where that says nothing."""
-    wanted = words_of(about)
-    spread = Counter(word for one in options for word in one.words)
-    weight = {word: math.log(len(options) / n) ** 2 for word, n in spread.items()}
-    if not any(weight.get(word) for word in wanted):
-        return options
+class _Likeness(Generic[T]):
+    """Finds those of some conversations that were begun most like another one. Words count by how rare they are."""
 
-    def score(one: T) -> float:
-        whole = sum(weight[word] for word in one.words)
-        return sum(weight[word] for word in one.words if word in wanted) / math.sqrt(whole) if whole else 0.0
+    def __init__(self, options: Sequence[T]) -> None:
+        self._options: Sequence[T] = options
+        spread = Counter(word for one in options for word in one.words)
+        self._weight = {word: math.log(len(options) / n) ** 2 for word, n in spread.items()}
+        self._whole = [math.sqrt(sum(self._weight[word] for word in one.words)) for one in options]
+        self._known: dict[str, Sequence[T]] = {}
 
-    scores = [score(one) for one in options]
-    falling = sorted(scores, reverse=True)
-    most = min(len(options), ALIKE, max(FEWEST_ALIKE, len(options) // 4))
-    near = [found for found in falling[:most] if found >= 0.5 * falling[0]]
-    least = near[-1] if len(near) >= FEWEST_NEAR else falling[most - 1]
-    return [one for one, found in zip(options, scores, strict=True) if found >= least]
+    def nearest(self, about: str) -> Sequence[T]:
+        """The conversations that were begun most like `about`; all of them where that says nothing."""
+        if about not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[about] = self._nearest(words_of(about))
+        return self._known[about]
+
+    def _nearest(self, wanted: Collection[str]) -> Sequence[T]:
+        options = self._options
+        if not any(self._weight.get(word) for word in wanted):
+            return options
+        scores = [
+            sum(self._weight[word] for word in one.words if word in wanted) / whole if whole else 0.0
+            for one, whole in zip(options, self._whole, strict=True)
+        ]
+        falling = sorted(scores, reverse=True)
+        most = min(len(options), ALIKE, max(FEWEST_ALIKE, len(options) // 4))
+        near = [found for found in falling[:most] if found >= 0.5 * falling[0]]
+        least = near[-1] if len(near) >= FEWEST_NEAR else falling[most - 1]
+        return [one for one, found in zip(options, scores, strict=True) if found >= least]
 
 
 def _other(char: str, rng: random.Random) -> str:
