@@ -131,6 +131,21 @@ def test_an_unseen_record_is_invented_once_and_completely(model: WorldModel) -> 
     assert len(bodies) > 1, "seeds differ"
 
 
+def test_no_more_records_are_drawn_than_needed(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    draw = Shapes.record
+
+    def counted(self: Shapes, *given: Any) -> dict[str, Any]:
+        drawn.append(draw(self, *given))
+        return drawn[-1]
+
+    monkeypatch.setattr(Shapes, "record", counted)
+    settle(model.world(seed=3).episode(), "show_crate", {"crate": "K-9124"})
+    assert len(drawn) == 1
+    settle(model.world(seed=3).episode(), "show_crate", {"crate": "K-9125"})
+    assert len(drawn) == 2
+
+
 def test_a_hole_is_filled_without_the_conversation_that_the_world_is_made_of(model: WorldModel) -> None:
     """Nor with another one that names its entities; a stranger's world is shown it."""
     framed: list[Framed] = []
