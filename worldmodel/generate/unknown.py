@@ -12,6 +12,8 @@ from worldmodel.generate.shapes import Shapes, named_alone
 from worldmodel.steps import OK, core, is_identifier
 
 Mark = tuple[str, Key]
+LONG_ID = 6
+"""An id of so many letters and digits may be written in groups."""
 
 
 class Heard:
@@ -35,8 +37,16 @@ class Heard:
         return bool(key) and all(re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", self._text) for part in key)
 
     def has(self, key: Key) -> bool:
-        """Whether every part of a key occurs, with or without the short prefix that another tool wants."""
-        return all(part in self._text or core(part) in self._text for part in key)
+        """Whether every part of a key occurs, with or without the short prefix that another tool wants, and for long
+        ids in any grouping and case: `1EM 659 813` mentions 1EM659813."""
+        return all(part in self._text or core(part) in self._text or self._has_grouped(part) for part in key)
+
+    def _has_grouped(self, part: str) -> bool:
+        letters = [char for char in part if char.isalnum()]
+        if len(letters) < LONG_ID:
+            return False
+        grouped = r"[\s./-]?".join(map(re.escape, letters))
+        return bool(re.search(rf"(?<![^\W_]){grouped}(?![^\W_])", self._text, re.IGNORECASE))
 
 
 def why_unknown(
