@@ -44,8 +44,9 @@ class Counterfactuals:
 
     def of(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
         """The conversation with one value perturbed or one claim replaced; None if it has neither."""
+        # Two speakers can misspeak.
         kinds: list[Callable[[Messages, random.Random], list[dict[str, Any]] | None]]
-        kinds = [self._misspoken, self._misspoken, self._miscalled, self._misclaimed]  # the first is for two speakers
+        kinds = [self._misspoken, self._misspoken, self._miscalled, self._misclaimed, self._mispaired]
         rng.shuffle(kinds)
         return next((told for kind in kinds if (told := kind(messages, rng))), None)
 
@@ -105,6 +106,28 @@ class Counterfactuals:
         told[number]["content"] = self._retold(text, messages, rng)
         return told
 
+    def _mispaired(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
+        """With a value in a message of the agent replaced by another one that tools showed at the same place."""
+        shown: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
+        for place, word in _values(messages, numbers=True):
+            shown[place][word] = None
+        found = [
+            (number, word, other)
+            for number, message in enumerate(messages)
+            if _speaks(message)
+            for words in shown.values()
+            for word in words
+            if re.search(_alone(word), message["content"])
+            for other in words
+            if other.lower() != word.lower()
+        ]
+        if not found:
+            return None
+        number, word, other = rng.choice(found)
+        told = [dict(message) for message in messages]
+        told[number]["content"] = _replaced(told[number]["content"], word, other)
+        return told
+
     def _retold(self, text: str, messages: Messages, rng: random.Random) -> str:
         """A message of another conversation with this one's values: numbers, and words of the same place."""
         own: dict[tuple[str, int], str] = dict(_values(messages))
@@ -157,11 +180,15 @@ def _text(arguments: Any) -> str:
 
 def _replaced(text: str, word: str, other: str) -> str:
     """The text with a word replaced wherever it stands alone."""
-    return re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", lambda _: other, text)
+    return re.sub(_alone(word), lambda _: other, text)
 
 
-def _values(messages: Messages) -> Iterator[tuple[tuple[str, int], str]]:
-    """Words in the texts of tools' JSON answers, with their place: (key, index of the word)."""
+def _alone(word: str) -> str:
+    return rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])"
+
+
+def _values(messages: Messages, numbers: bool = False) -> Iterator[tuple[tuple[str, int], str]]:
+    """Words in the texts of tools' JSON answers, with their place: (key, index of the word). `numbers`: these too."""
     for message in messages:
         if message["role"] == "tool":
             try:
@@ -170,7 +197,7 @@ def _values(messages: Messages) -> Iterator[tuple[tuple[str, int], str]]:
                 continue
             for key, text in _texts(answer, ""):
                 for number, match in enumerate(_WORD.finditer(text)):
-                    if len(match[0]) > 2 and not _is_number(match[0]):
+                    if len(match[0]) > 2 and (numbers or not _is_number(match[0])):
                         yield (key, number), match[0]
 
 

@@ -9,7 +9,6 @@ exact. These counts check it by code. Their weights are fitted (judge.py).
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +17,15 @@ from typing import Any
 import numpy as np
 
 from training.judging.claims import Claims
+from training.judging.pairing import Pairing
+from training.judging.words import is_number, words, writings
 from training.models.edits import dumps
 
 Messages = Sequence[Mapping[str, Any]]
-_WORD = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?")
 OWN = 0.01
 """A word that the agent uses unprompted in more than this share of its conversations belongs to its own vocabulary."""
 FEWEST = 5
 """Minimum number of conversations with a user's word before the agent is expected to repeat it."""
-SHIFTS = (-3, -2, 0, 2, 3)
-"""Powers of ten between two writings of one quantity: cents and whole units, per cent and shares, milli and kilo."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,10 @@ class Grounding:
     echoed: frozenset[str]
     given: frozenset[str] = frozenset()
     claims: Claims = Claims({})
+    pairing: Pairing = Pairing({})
 
     @classmethod
-    def of(cls, conversations: Iterable[Messages], successes: Iterable[Messages] = ()) -> Grounding:
+    def of(cls, conversations: Sequence[Messages], successes: Iterable[Messages] = ()) -> Grounding:
         """Learn the words from production's conversations, successful or not, and the claims from successes."""
         own: Counter[str] = Counter()
         said: Counter[str] = Counter()
@@ -52,24 +51,26 @@ class Grounding:
         for messages in conversations:
             user, agent, asked, told = _spoken(messages)
             count += 1
-            own.update(agent - _writings(told | user))
+            own.update(agent - writings(told | user))
             said.update(user)
-            taken_up.update(user & _writings(agent | asked))
+            taken_up.update(user & writings(agent | asked))
             given.update(_unheard(messages))
         often = max(1, OWN * count)
-        free = {word for word, n in own.items() if n > often and not _is_number(word)}
+        free = {word for word, n in own.items() if n > often and not is_number(word)}
         echoed = {word for word, n in said.items() if n >= FEWEST and 2 * taken_up[word] > n and not _is_value(word)}
         usual = frozenset(word for word, n in given.items() if n > often)
-        return cls(frozenset(free), frozenset(echoed - free), usual, Claims.of(successes))
+        return cls(frozenset(free), frozenset(echoed - free), usual, Claims.of(successes), Pairing.of(conversations))
 
-    def counts(self, messages: Messages) -> tuple[int, int, int, int]:
+    def counts(self, messages: Messages) -> tuple[int, int, int, int, int]:
         """(distinct words of the agent that occur nowhere else, words of the user that the agent did not repeat, words
-        in calls that nobody said before, messages of the agent that claim an act that did not happen)."""
+        in calls that nobody said before, messages of the agent that claim an act that did not happen, values that the
+        agent says of another record)."""
         user, agent, asked, told = _spoken(messages)
-        unsupported = {w for w in agent - _writings(told | user) if w not in self.own}
-        unmet = {w for w in user - _writings(agent | asked) if w in self.echoed or _is_value(w)}
+        unsupported = {w for w in agent - writings(told | user) if w not in self.own}
+        unmet = {w for w in user - writings(agent | asked) if w in self.echoed or _is_value(w)}
         unheard = {w for w in _unheard(messages) if w not in self.given}
-        return len(unsupported), len(unmet), len(unheard), self.claims.unfounded(messages)
+        mispaired = self.pairing.mispaired(messages, self.own)
+        return len(unsupported), len(unmet), len(unheard), self.claims.unfounded(messages), mispaired
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Evidence:
     """
 
     grounding: Grounding = Grounding(frozenset(), frozenset())
-    weights: tuple[float, ...] = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+    weights: tuple[float, ...] = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     def weigh(self, score: float, messages: Messages) -> float:
         """The corrected score in [0, 1] of a conversation."""
@@ -109,13 +110,15 @@ class Evidence:
     def plain(self) -> dict[str, Any]:
         """The evidence as JSON; `Evidence.read` reads it."""
         known = self.grounding
-        words = {"own": sorted(known.own), "echoed": sorted(known.echoed), "given": sorted(known.given)}
-        return {**words, "claims": dict(sorted(known.claims.act.items())), "weights": list(self.weights)}
+        sets = {"own": sorted(known.own), "echoed": sorted(known.echoed), "given": sorted(known.given)}
+        claims, fields = (dict(sorted(learned.items())) for learned in (known.claims.act, known.pairing.field_of))
+        return {**sets, "claims": claims, "fields": fields, "weights": list(self.weights)}
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Evidence:
         own, echoed, given = (frozenset(value[name]) for name in ("own", "echoed", "given"))
-        return cls(Grounding(own, echoed, given, Claims(value["claims"])), tuple(value["weights"]))
+        known = Grounding(own, echoed, given, Claims(value["claims"]), Pairing(value["fields"]))
+        return cls(known, tuple(value["weights"]))
 
 
 def unfounded_numbers(messages: Messages, system: str = "") -> set[str]:
@@ -123,21 +126,21 @@ def unfounded_numbers(messages: Messages, system: str = "") -> set[str]:
     prompt has said. A sum that the agent computed is one of them.
     """
     user, agent, _, told = _spoken(messages)
-    return {word for word in agent - _writings(told | user | _words(system)) if _is_value(word)}
+    return {word for word in agent - writings(told | user | words(system)) if _is_value(word)}
 
 
 def _spoken(messages: Messages) -> tuple[set[str], set[str], set[str], set[str]]:
     """The sets of words of users, of the agent to users, of the agent to tools, and of tools."""
     user, agent, asked, told = set(), set(), set(), set()
     for message in messages:
-        words = _words(message.get("content") or "")
+        found = words(message.get("content") or "")
         if message["role"] == "user":
-            user |= words
+            user |= found
         elif message["role"] == "tool":
-            told |= words
+            told |= found
         elif message["role"] == "assistant":
-            agent |= words
-            asked |= {word for call in message.get("tool_calls") or () for word in _words(_arguments(call))}
+            agent |= found
+            asked |= {word for call in message.get("tool_calls") or () for word in words(_arguments(call))}
     return user, agent, asked, told
 
 
@@ -147,9 +150,9 @@ def _unheard(messages: Messages) -> set[str]:
     found: set[str] = set()
     for message in messages:
         if message["role"] != "assistant":
-            heard |= _words(message.get("content") or "")
+            heard |= words(message.get("content") or "")
         elif message.get("tool_calls"):
-            known = _writings(heard)
+            known = writings(heard)
             for call in message["tool_calls"]:
                 found |= _passed(call["arguments"]) - known
     return found
@@ -162,8 +165,8 @@ def _arguments(call: Mapping[str, Any]) -> str:
 
 def _passed(arguments: Any) -> set[str]:
     """The words in the arguments' values; the numbers in arguments that are no JSON."""
-    words = {word for value in _leaves(arguments) for word in _words(value)}
-    return {word for word in words if _is_number(word)} if isinstance(arguments, str) else words
+    found = {word for value in _leaves(arguments) for word in words(value)}
+    return {word for word in found if is_number(word)} if isinstance(arguments, str) else found
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -178,42 +181,6 @@ def _leaves(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _words(text: str) -> set[str]:
-    """Lower-case words of two letters or more, and numbers without zeros at the front and after the point."""
-    found = set()
-    for match in _WORD.finditer(text):
-        word = match[0]
-        if word[0].isdigit():
-            found.add(_plain(word))
-        elif len(word) > 1:
-            found.add(word.lower())
-    return found
-
-
-def _plain(number: str) -> str:
-    whole, _, part = number.partition(".")
-    part = part.rstrip("0")
-    return (whole.lstrip("0") or "0") + (f".{part}" if part else "")
-
-
-def _writings(words: Iterable[str]) -> set[str]:
-    """The words, and every number in its other units (SHIFTS): $70.50 is 7050 cents."""
-    return {other for word in words for other in (_shifted(word) if _is_number(word) else (word,))}
-
-
-def _shifted(number: str) -> Iterator[str]:
-    whole, _, part = number.partition(".")
-    for shift in SHIFTS:
-        digits, point = whole + part, len(whole) + shift
-        digits = "0" * max(0, 1 - point) + digits + "0" * max(0, point - len(digits))
-        point = max(point, 1)
-        yield _plain(f"{digits[:point]}.{digits[point:]}")
-
-
-def _is_number(word: str) -> bool:
-    return word[0].isdigit()
-
-
 def _is_value(word: str) -> bool:
     """Whether a word is a number of two digits or more."""
-    return _is_number(word) and sum(c.isdigit() for c in word) > 1
+    return is_number(word) and sum(c.isdigit() for c in word) > 1
