@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +67,7 @@ class Pairing:
         """Learn the words' fields."""
         seen: dict[str, Counter[str]] = defaultdict(Counter)
         for messages in conversations:
-            for record in _records(messages):
+            for _, record in _records(messages):
                 for name, values in record.fields.items():
                     for value in values:
                         if value.isalpha():
@@ -78,12 +78,15 @@ class Pairing:
     def mispaired(self, messages: Messages, own: frozenset[str] = frozenset()) -> int:
         """How many values the agent says of another record. `own`: words that are no values."""
         found: set[str] = set()
+        joined: list[_Record] = []
+        shown = deque(_records(messages))
         for number, message in enumerate(messages):
+            while shown and shown[0][0] < number:
+                _join(joined, shown.popleft()[1])
             text = message.get("content")
-            if message["role"] == "assistant" and text:
-                records = _joined(_records(messages[:number]))
-                for sentence in _SENTENCE.split(text) if records else ():
-                    found |= self._astray(values_of(sentence) - own, records)
+            if message["role"] == "assistant" and text and joined:
+                for sentence in _SENTENCE.split(text):
+                    found |= self._astray(values_of(sentence) - own, joined)
         return len(found)
 
     def _astray(self, said: set[str], records: Sequence[_Record]) -> set[str]:
@@ -109,7 +112,7 @@ def _fits(
         for record in alike:
             others |= record.fields[name] & said if name in record.fields else set()
         others.discard(value)
-        if others and values - {value} and not others & values:
+        if others and values - writings_of({value}) and not others & values:
             return False
     return True
 
@@ -130,10 +133,10 @@ def writings_of(values: set[str]) -> set[str]:
     return values | writings(amounts)
 
 
-def _records(messages: Messages) -> Iterator[_Record]:
-    """The records in tools' answers that are no errors."""
+def _records(messages: Messages) -> Iterator[tuple[int, _Record]]:
+    """The number of a message, and a record in it, for tools' answers that are no errors."""
     called: list[Any] = []
-    for message in messages:
+    for number, message in enumerate(messages):
         if message.get("tool_calls"):
             called = [call["arguments"] for call in message["tool_calls"]]
         elif message["role"] == "tool":
@@ -147,7 +150,8 @@ def _records(messages: Messages) -> Iterator[_Record]:
                 for name, value in arguments.items() if isinstance(arguments, Mapping) else ():
                     if isinstance(value, str | int | float) and not isinstance(value, bool):
                         above.add(name, value)
-                yield from _read(body, "", above.fields)
+                for record in _read(body, "", above.fields):
+                    yield number, record
 
 
 def _read(value: Any, name: str, above: Mapping[str, set[str]]) -> Iterator[_Record]:
@@ -176,14 +180,10 @@ def _record(shown: Mapping[str, Any], above: Mapping[str, set[str]]) -> _Record:
     return record
 
 
-def _joined(records: Iterable[_Record]) -> list[_Record]:
-    """The records, those with a common id as one."""
-    joined: list[_Record] = []
-    for record in records:
+def _join(joined: list[_Record], record: _Record) -> None:
+    """Add a record, as one with those that have an id in common with it."""
+    if len(joined) < MOST_RECORDS:
         same = [other for other in joined if other.ids & record.ids]
         for other in same:
             record.take(other)
-        joined = [*(other for other in joined if not any(other is one for one in same)), record]
-        if len(joined) >= MOST_RECORDS:
-            break
-    return joined
+        joined[:] = [*(other for other in joined if not any(other is one for one in same)), record]

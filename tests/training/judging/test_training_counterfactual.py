@@ -97,6 +97,21 @@ def test_without_an_exchangeable_value_there_is_no_counterfactual() -> None:
     assert Counterfactuals([broken]).of(broken, random.Random(0)) is None
 
 
+def test_a_value_is_replaced_by_that_of_another_record() -> None:
+    listed = json.dumps({"invoices": [{"month": "January", "total": 4711}, {"month": "March", "total": 5822}]})
+    told = [
+        {"role": "user", "content": "and in january?"},
+        {"role": "tool", "content": listed},
+        {"role": "assistant", "content": "In January it was 4711."},
+    ]
+    found = set()
+    for seed in range(60):
+        other = Counterfactuals([told]).of(told, random.Random(seed))
+        assert other is not None
+        found.add(other[2]["content"])
+    assert "In March it was 4711." in found
+
+
 def done(act: str, number: int) -> list[dict[str, Any]]:
     """A conversation in which the agent cancels or moves an order and says so."""
     past = {"cancel": "cancelled", "move": "moved"}[act]

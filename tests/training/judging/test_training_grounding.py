@@ -27,10 +27,10 @@ def known() -> Grounding:
 
 def test_statements_are_supported_or_unsupported(known: Grounding) -> None:
     assert {"unfortunately", "price", "of"} <= known.own and "black" not in known.own
-    assert known.counts(sale("black", "black")) == (0, 0, 0, 0)
+    assert known.counts(sale("black", "black")) == (0, 0, 0, 0, 0)
     garbled = sale("black", "black")
     garbled[3] = {"role": "assistant", "content": "Unfortunately the price of the kettle wlack is $99.50"}
-    assert known.counts(garbled) == (2, 1, 0, 0)  # the word and the number; nobody took up "black"
+    assert known.counts(garbled) == (2, 1, 0, 0, 0)  # the word and the number; nobody took up "black"
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_statements_are_supported_or_unsupported(known: Grounding) -> None:
 )
 def test_amounts_are_compared_in_their_units(known: Grounding, cents: int, said: str, unsupported: int) -> None:
     amount = [word for word in said.split() if word[-1].isdigit()][0]
-    assert known.counts(sale("black", "black", cents, amount)) == (unsupported, 0, 0, 0)
+    assert known.counts(sale("black", "black", cents, amount)) == (unsupported, 0, 0, 0, 0)
 
 
 def test_values_named_by_the_user_are_counted(known: Grounding) -> None:
-    assert known.counts(sale("black", "white")) == (0, 1, 0, 0)
-    assert known.counts([{"role": "user", "content": "order 41817 please"}]) == (0, 1, 0, 0)
-    assert known.counts([{"role": "user", "content": "please hurry"}]) == (0, 0, 0, 0)  # nobody ever takes that up
+    assert known.counts(sale("black", "white")) == (0, 1, 0, 0, 0)
+    assert known.counts([{"role": "user", "content": "order 41817 please"}]) == (0, 1, 0, 0, 0)
+    assert known.counts([{"role": "user", "content": "please hurry"}]) == (0, 0, 0, 0, 0)  # nobody ever takes that up
 
 
 def paid(asked: str, passed: Any, unit: str = "EUR") -> list[dict[str, Any]]:

@@ -192,7 +192,8 @@ def test_rows_learn_the_answer_and_nothing_else(base: Base) -> None:
 def test_the_evidence_corrects_the_score(judge: LocalJudge) -> None:
     told = list(conversation(3, "blue").messages)
     invented = [*told[:-1], {**told[-1], "content": "it is 4711 now"}]
-    evidence = Evidence(Grounding(frozenset("done it is now".split()), frozenset()), (0.0, 1.0, -4.0, 0.0, 0.0, 0.0))
+    known = Grounding(frozenset("done it is now".split()), frozenset())
+    evidence = Evidence(known, (0.0, 1.0, -4.0, 0.0, 0.0, 0.0, 0.0))
     looking = replace(judge, evidence=evidence)
     read = asyncio.run(judge.judge([told, invented]))
     corrected = asyncio.run(looking.judge([told, invented]))
