@@ -32,7 +32,6 @@ from worldmodel.fit import model_is_better
 from worldmodel.generate.context import Frame, Framed
 from worldmodel.generate.pins import PinFile
 from worldmodel.generate.shapes import Shapes, learn_shapes
-from worldmodel.generate.unknown import Heard
 from worldmodel.generate.values import learn_values, typed
 from worldmodel.learn.induce import induce
 from worldmodel.steps import OK, Step
@@ -253,25 +252,6 @@ def test_an_id_that_nobody_mentioned_is_refused_and_one_that_was_said_is_not(mod
     assert ask(model, 0, 9888, messages=said).error_class == "not_found"
     told = [ask(model, seed, 9777, messages=said).is_error for seed in range(8)]
     assert told.count(False) > 4
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "known"),
-    [
-        ("meter 1EM 659 813 please", "1EM659813", True),
-        ("meter 1em659813", "1EM659813", True),
-        ("card 4111-1111.1111/1111", "4111111111111111", True),
-        ("meter 1EM659813", "1EM 659 813", True),
-        ("order 4821", "#W4821", True),
-        ("meter 1EM 659 814", "1EM659813", False),
-        ("meter 11EM 659 813", "1EM659813", False),
-        ("1EM659, and 813", "1EM659813", False),
-        ("1 2 3 4 5", "12345", False),  # too short: any numbers in a row would be one
-        ("", "1EM659813", False),
-    ],
-)
-def test_a_long_id_is_mentioned_in_any_grouping(text: str, key: str, known: bool) -> None:
-    assert Heard([text]).has((key,)) is known
 
 
 def test_abstention_is_no_observation(model: WorldModel) -> None:
