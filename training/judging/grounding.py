@@ -116,9 +116,11 @@ class Evidence:
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Evidence:
-        own, echoed, given = (frozenset(value[name]) for name in ("own", "echoed", "given"))
-        known = Grounding(own, echoed, given, Claims(value["claims"]), Pairing(value["fields"]))
-        return cls(known, tuple(value["weights"]))
+        """The evidence in the form of `plain`. A count that a judge of an earlier version lacks has no weight."""
+        own, echoed, given = (frozenset(value.get(name, ())) for name in ("own", "echoed", "given"))
+        known = Grounding(own, echoed, given, Claims(value.get("claims", {})), Pairing(value.get("fields", {})))
+        weights = value["weights"]
+        return cls(known, (*weights, *[0.0] * (len(cls.weights) - len(weights))))
 
 
 def unfounded_numbers(messages: Messages, system: str = "") -> set[str]:

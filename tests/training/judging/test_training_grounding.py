@@ -98,3 +98,10 @@ def test_without_evidence_scores_are_unchanged(known: Grounding) -> None:
         assert Evidence().weigh(score, sale("black", "white")) == pytest.approx(score)
     sure = [(score, sale("black", "black"), score > 0.5) for score in (0.0, 1.0) for _ in range(40)]
     assert all(abs(w) < 50 for w in Evidence(known).fitted(sure).weights)  # certainty does not run away
+
+
+def test_a_judge_of_an_earlier_version_keeps_its_scores(known: Grounding) -> None:
+    earlier = {"own": sorted(known.own), "echoed": sorted(known.echoed), "weights": [0.1, 0.6, -5.0, -3.0]}
+    read = Evidence.read(earlier)
+    assert read.weights == (0.1, 0.6, -5.0, -3.0, 0.0, 0.0, 0.0)
+    assert 0 < read.weigh(0.9, sale("black", "white")) < read.weigh(0.9, sale("black", "black")) < 1
