@@ -1,20 +1,21 @@
 """What the agent says only after a certain act: "cancelled" after a successful `cancel_order`, learned from successes.
 
-A small judge reads that a call succeeded and that the agent confirms something; whether it confirms this call, it
-hardly compares. Production's agent rarely confirms what it did not do, so outcomes teach it little, and a policy that
-practises with such a judge comes to confirm anything. Phrases of an agent that writes freely seldom belong to one act;
-then nothing is learned and nothing counts.
+A small judge sees that a call succeeded and that the agent confirms something. It hardly compares the two. Production's
+agent rarely confirms what it did not do, so a judge does not learn from outcomes to check it, and a policy that
+practises with such a judge learns to confirm anything. An agent that writes freely has few phrases that always follow
+one act. Then nothing is learned, and nothing is counted.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Messages = Sequence[Mapping[str, Any]]
+from training.judging.answered import Messages, with_calls
+
 FEWEST = 20
 """Fewest successful conversations with a phrase."""
 ALWAYS = 0.98
@@ -79,16 +80,12 @@ def _statements(messages: Messages) -> Iterator[tuple[set[str], set[str]]]:
 
 
 def _with_acts(messages: Messages) -> Iterator[tuple[Mapping[str, Any], set[str]]]:
-    """Every message with the acts before it. Answers are in the order of their calls; a name is used where given."""
+    """Every message with the acts before it."""
     acts: set[str] = set()
-    called: list[str] = []
-    for message in messages:
+    for message, call in with_calls(messages):
         yield message, set(acts)
-        if message.get("tool_calls"):
-            called = [call["name"] for call in message["tool_calls"]]
-        elif message["role"] == "tool":
-            name = message.get("name") or (called[0] if called else "")
-            called = called[1:]
+        if message["role"] == "tool":
+            name = message.get("name") or call.get("name", "")
             acts |= {name} if message.get("is_error") else {name, f"{name} ok"}
 
 

@@ -16,10 +16,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from training.judging.answered import Messages
 from training.judging.claims import Claims
 from training.models.edits import dumps
 
-Messages = Sequence[Mapping[str, Any]]
 _WORD = re.compile(r"[A-Za-z0-9]+(?:[-.][A-Za-z0-9]+)*")
 GARBLED = 0.25
 """Share of the perturbations that misspell a word instead of replacing it with another value."""
@@ -44,7 +44,7 @@ class Counterfactuals:
 
     def of(self, messages: Messages, rng: random.Random) -> list[dict[str, Any]] | None:
         """The conversation with one value perturbed or one claim replaced; None if it has neither."""
-        # Two speakers can misspeak.
+        # _misspoken stands for two kinds: the user's values and the agent's.
         kinds: list[Callable[[Messages, random.Random], list[dict[str, Any]] | None]]
         kinds = [self._misspoken, self._misspoken, self._miscalled, self._misclaimed, self._mispaired]
         rng.shuffle(kinds)

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from training.judging.answered import Messages
 from training.judging.claims import Claims
 from training.judging.pairing import Pairing
 from training.judging.words import is_number, words, writings
 from training.models.edits import dumps
 
-Messages = Sequence[Mapping[str, Any]]
 OWN = 0.01
 """A word that the agent uses unprompted in more than this share of its conversations belongs to its own vocabulary."""
 FEWEST = 5

@@ -1,9 +1,9 @@
-"""Values that the agent says together although tools never showed them of one record: another month's amount.
+"""Values that the agent tells of the wrong record: the amount of January in a sentence on September.
 
-A record is an object in a tool's JSON answer with what stands above it and the call's arguments, or a text in a list.
-Records that show the same id are one. A value in a sentence is astray if its record has other values of a field of
-which the sentence names a value, and none of those that it names: the amount of January in a sentence on September.
-The named values are those of records of the same shape, and words that production's tools mostly show in that field.
+A record is an object in a tool's JSON answer, with the fields of the objects around it and the call's arguments, or a
+text in a list. Records that show the same id are one. A sentence names values of a field if records of the same shape
+show them there, or if no record shows them and production's tools mostly show such a word there. A value fits its
+record if, of every field that the sentence names values of, the record has at least one. Other values are mispaired.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.judging.answered import Messages, with_calls
 from training.judging.words import plain, writings
 
-Messages = Sequence[Mapping[str, Any]]
 _VALUE = re.compile(r"[A-Za-z]{3,}(?![A-Za-z0-9])|[A-Za-z0-9]*\d[A-Za-z0-9.,:-]*")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n")
 _AMOUNT = re.compile(r"\d+(?:\.\d+)?")
 FEWEST = 5
-"""Fewest sightings of a word before its field is known from other conversations."""
+"""Fewest conversations that show a word, before its field is known in others."""
 MOSTLY = 0.8
-"""Least share of its sightings in that field."""
+"""Least share of a word's sightings in that field."""
 MOST_RECORDS = 60
 """The first records of a conversation that are compared."""
 ID_LENGTH = 5
@@ -43,8 +43,8 @@ class _Record:
         return any(value in values for values in self.fields.values())
 
     def add(self, name: str, value: Any) -> None:
-        found = values_of(str(value))
-        self.fields[name] |= writings_of(found)
+        found = _values_of(str(value))
+        self.fields[name] |= _writings_of(found)
         if isinstance(value, str):
             self.ids |= {v for v in found if v.isalnum() and len(v) >= ID_LENGTH and any(c.isdigit() for c in v)}
 
@@ -66,14 +66,15 @@ class Pairing:
     def of(cls, conversations: Iterable[Messages]) -> Pairing:
         """Learn the words' fields."""
         seen: dict[str, Counter[str]] = defaultdict(Counter)
+        spread: Counter[str] = Counter()
         for messages in conversations:
-            for _, record in _records(messages):
-                for name, values in record.fields.items():
-                    for value in values:
-                        if value.isalpha():
-                            seen[value][name] += 1
-        top = {word: (counts.most_common(1)[0], counts.total()) for word, counts in seen.items()}
-        return cls({w: name for w, ((name, n), total) in top.items() if n >= FEWEST and n >= MOSTLY * total})
+            fields = [field for _, record in _records(messages) for field in record.fields.items()]
+            shown = [(name, word) for name, values in fields for word in values if word.isalpha()]
+            spread.update({word for _, word in shown})
+            for name, word in shown:
+                seen[word][name] += 1
+        top = {w: counts.most_common(1)[0] for w, counts in seen.items() if spread[w] >= FEWEST}
+        return cls({word: name for word, (name, n) in top.items() if n >= MOSTLY * seen[word].total()})
 
     def mispaired(self, messages: Messages, own: frozenset[str] = frozenset()) -> int:
         """How many values the agent says of another record. `own`: words that are no values."""
@@ -86,10 +87,11 @@ class Pairing:
             text = message.get("content")
             if message["role"] == "assistant" and text and joined:
                 for sentence in _SENTENCE.split(text):
-                    found |= self._astray(values_of(sentence) - own, joined)
+                    found |= self._astray(_values_of(sentence) - own, joined)
         return len(found)
 
     def _astray(self, said: set[str], records: Sequence[_Record]) -> set[str]:
+        """The values of one sentence that fit none of the records that show them."""
         homes = {value: [record for record in records if record.has(value)] for value in said}
         foreign: dict[str, set[str]] = defaultdict(set)
         for value in said:
@@ -97,27 +99,28 @@ class Pairing:
                 foreign[self.field_of[value]].add(value)
         return {
             value
-            for value, of in homes.items()
-            if of and not any(_fits(value, home, said, foreign, records) for home in of)
+            for value, shown in homes.items()
+            if shown and not any(_fits(value, home, said, foreign, records) for home in shown)
         }
 
 
 def _fits(
     value: str, home: _Record, said: set[str], foreign: Mapping[str, set[str]], records: Sequence[_Record]
 ) -> bool:
-    """Whether the record has one of the values that were said of each of its fields, apart from the value itself."""
+    """Whether `home` has, of each of its fields of which the sentence names other values than this one, one of them.
+    `foreign`: by field, said words that no record shows."""
     alike = [record for record in records if record.shapes & home.shapes]
     for name, values in home.fields.items():
         others = set(foreign.get(name, ()))
         for record in alike:
             others |= record.fields[name] & said if name in record.fields else set()
         others.discard(value)
-        if others and values - writings_of({value}) and not others & values:
+        if others and values - _writings_of({value}) and not others & values:
             return False
     return True
 
 
-def values_of(text: str) -> set[str]:
+def _values_of(text: str) -> set[str]:
     """Lower-case words of three letters or more, amounts, and other texts of two characters or more with a digit."""
     found = set()
     for match in _VALUE.finditer(text):
@@ -127,7 +130,7 @@ def values_of(text: str) -> set[str]:
     return found
 
 
-def writings_of(values: set[str]) -> set[str]:
+def _writings_of(values: set[str]) -> set[str]:
     """The values, and amounts in their other units."""
     amounts = {value for value in values if _AMOUNT.fullmatch(value)}
     return values | writings(amounts)
@@ -135,23 +138,17 @@ def writings_of(values: set[str]) -> set[str]:
 
 def _records(messages: Messages) -> Iterator[tuple[int, _Record]]:
     """The number of a message, and a record in it, for tools' answers that are no errors."""
-    called: list[Any] = []
-    for number, message in enumerate(messages):
-        if message.get("tool_calls"):
-            called = [call["arguments"] for call in message["tool_calls"]]
-        elif message["role"] == "tool":
-            arguments, called = (called[0] if called else {}), called[1:]
-            try:
-                body = json.loads(message.get("content") or "")
-            except ValueError:
-                continue
-            if not message.get("is_error"):
-                above = _Record()
-                for name, value in arguments.items() if isinstance(arguments, Mapping) else ():
-                    if isinstance(value, str | int | float) and not isinstance(value, bool):
-                        above.add(name, value)
-                for record in _read(body, "", above.fields):
-                    yield number, record
+    for number, (message, call) in enumerate(with_calls(messages)):
+        if message["role"] != "tool" or message.get("is_error"):
+            continue
+        try:
+            body = json.loads(message.get("content") or "")
+        except ValueError:
+            continue
+        arguments = call.get("arguments")
+        given = _record(arguments if isinstance(arguments, Mapping) else {}, {})
+        for record in _read(body, "", given.fields):
+            yield number, record
 
 
 def _read(value: Any, name: str, above: Mapping[str, set[str]]) -> Iterator[_Record]:
@@ -163,8 +160,7 @@ def _read(value: Any, name: str, above: Mapping[str, set[str]]) -> Iterator[_Rec
             else:
                 yield from _read(part, name, above)
     elif isinstance(value, Mapping):
-        plain_ = {k: v for k, v in value.items() if isinstance(v, str | int | float) and not isinstance(v, bool)}
-        record = _record(plain_, above)
+        record = _record(value, above)
         yield record
         for key, part in value.items():
             if isinstance(part, Mapping | list):
@@ -172,10 +168,12 @@ def _read(value: Any, name: str, above: Mapping[str, set[str]]) -> Iterator[_Rec
 
 
 def _record(shown: Mapping[str, Any], above: Mapping[str, set[str]]) -> _Record:
-    record = _Record(shapes={frozenset(shown)})
+    """The record of an object's texts and numbers."""
+    scalars = {k: v for k, v in shown.items() if isinstance(v, str | int | float) and not isinstance(v, bool)}
+    record = _Record(shapes={frozenset(scalars)})
     for name, values in above.items():
         record.fields[name] |= values
-    for name, value in shown.items():
+    for name, value in scalars.items():
         record.add(name, value)
     return record
 

@@ -67,6 +67,7 @@ def test_a_words_field_is_learned_where_it_is_mostly_one() -> None:
     assert found.field_of["novel"] == "genre" and found.field_of["red"] == "books"
     assert "emma" not in found.field_of  # a title and a book alike
     assert Pairing.of([LISTED] * 2).field_of == {}
+    assert Pairing.of([LISTED * 9]).field_of == {}  # one conversation's words stay its own
 
 
 def test_what_tools_answer_and_agents_call_may_be_anything() -> None:
