@@ -5,6 +5,10 @@
     python -m benchmarks.derive --stateful 20               random stateful systems, per kind (benchmarks/kinds)
     python -m benchmarks.derive --scale 100000              time and memory of learning, median time of an answer
     python -m benchmarks.derive --lake DIR                  a lake, split by entity and time as `world fit` splits it
+    python -m benchmarks.derive --recorded FILE             any recorded system; every fifth group is held out
+
+A recorded system is one conversation a line: {"group": ..., "calls": [{"tool", "arguments", "content", "is_error",
+"determined"}, ...]}; `group` may be missing, and so may `determined` (true).
 
 Prints JSON: for random systems the share of determined calls answered exactly (median, worst tenth, worst seeds); for a
 lake the measures of the card, for rules alone.
@@ -39,7 +43,7 @@ from worldmodel.fit import learn
 from worldmodel.generate.resolver import Resolver
 from worldmodel.learn.induce import induce
 from worldmodel.profiles import learn_profiles
-from worldmodel.steps import OK, Step, steps_of_messages
+from worldmodel.steps import OK, Step, outcome_of, steps_of_messages
 
 Recording = list[tuple[Step, bool]]
 """One conversation: its calls, each with whether what was shown before it determines its answer."""
@@ -62,7 +66,7 @@ def measure_stateful(seed: object, kinds: Sequence[str], train: int = 150, test:
     return {"seed": seed, **found, "by": by}
 
 
-def _measure(conversation: Callable[[int], Recording], train: int, test: int) -> dict[str, Any]:
+def _measure(conversation: Callable[[int], Recording], train: int, test: int, most: int = 5) -> dict[str, Any]:
     recorded = {f"c{k}": [step for step, _ in conversation(k)] for k in range(train)}
     began = time.perf_counter()
     rules, facts = induce(recorded)
@@ -89,7 +93,22 @@ def _measure(conversation: Callable[[int], Recording], train: int, test: int) ->
             session.told(step.tool, step.arguments, step.content, step.outcome)
     exact, asked = (sum(counts[at] for counts in by_tool.values()) for at in (0, 1))
     return {"exact": exact / max(1, asked), "determined": asked, "calls": calls, "learn_s": learned,
-            "ms": 1000 * spent / calls, "wrong": dict(wrong.most_common(5)), "by_tool": by_tool}  # fmt: skip
+            "ms": 1000 * spent / calls, "wrong": dict(wrong.most_common(most)), "by_tool": by_tool}  # fmt: skip
+
+
+def measure_recorded(file: Path, every: int = 5) -> dict[str, Any]:
+    """Learn a recorded system from its conversations except those of every fifth group, and ask it about these."""
+    parts: tuple[list[Recording], list[Recording]] = ([], [])
+    numbers: dict[str, int] = {}
+    for line in file.read_text().splitlines():
+        conversation = json.loads(line)
+        group = conversation.get("group", str(len(numbers)))
+        held_out = numbers.setdefault(group, len(numbers)) % every == every - 1
+        calls = conversation["calls"]
+        steps = [Step(c["tool"], c["arguments"], c["content"], outcome_of(c["content"], c.get("is_error"), "")) for c in calls]
+        parts[held_out].append([(step, c.get("determined", True)) for step, c in zip(steps, calls, strict=True)])
+    every_one = [*parts[0], *parts[1]]
+    return _measure(every_one.__getitem__, len(parts[0]), len(parts[1]), most=40)
 
 
 def measure_kinds(seeds: Sequence[int], kinds: Sequence[str], train: int) -> dict[str, Any]:
@@ -254,7 +273,11 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS), help="which of them")
     parser.add_argument("--mixed", type=int, default=0, help="kinds in one system; 0 measures each kind by itself")
     parser.add_argument("--scale", type=int, default=0, help="learn from this many calls, and time it")
+    parser.add_argument("--recorded", type=Path, help="measure a recorded system, a file of JSON lines")
     arguments = parser.parse_args()
+    if arguments.recorded is not None:
+        print(json.dumps(measure_recorded(arguments.recorded), indent=1))
+        return
     if arguments.scale:
         print(json.dumps(measure_scale(arguments.scale, arguments.first)))
         return

@@ -293,6 +293,8 @@ def select(wanted: Select, row: Mapping[str, Any]) -> Any:
         values = [field_of(item, wanted.only) for item in items]
         return UNKNOWN if any(v is UNKNOWN or v is ABSENT for v in values) else values
     if wanted.fields:
+        if not all(isinstance(item, dict) for item in items):
+            return UNKNOWN
         return [{n: item[n] for n in wanted.fields if item.get(n, ABSENT) is not ABSENT} for item in items]
     return [dict(item) if isinstance(item, dict) else item for item in items]
 

@@ -57,8 +57,8 @@ def parts_of(name: str) -> tuple[str, str, str]:
 
 
 class Test(msgspec.Struct, frozen=True):
-    """A claim about a situation: `is` (true), `absent`, `=`, `<`, `<=`, `in`, `has` (a list, an item or a value in
-    one); false where a source is unknown."""
+    """A claim about a situation: `is` (true), `absent`, `=`, `<`, `<=`, `>`, `in`, `has` (a list, an item or a value
+    in one); false where a source is unknown, so that `>` is not the opposite of `<=`."""
 
     __test__ = False
 
@@ -91,7 +91,7 @@ def compare(op: str, left: Any, right: Any) -> bool:
     if op == "has":
         return contains(left, right)
     if is_number(left) and is_number(right) or is_date(left) and is_date(right):
-        return left < right if op == "<" else left <= right
+        return left < right if op == "<" else left > right if op == ">" else left <= right
     return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from itertools import permutations
 from typing import Any
@@ -88,7 +88,7 @@ MOST_TESTS = 2500
 MOST_PAIRS = 900
 MOST_DATES = 12
 """Pairs of dates whose distance is compared with a number."""
-COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "has": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5}
+COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "has": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5, ">": 1.5}
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
 KNOWN_AT_ALL = 0.6
 """Bits for asking whether a record is known: a value of it says more of records that are met in another way."""
@@ -132,10 +132,11 @@ INDIRECT = (
 
 
 class Table:
-    """Situations as columns, and the outcomes of all candidate tests on them."""
+    """Situations as columns, and the outcomes of all candidate tests on them. `favoured`: the tests that are likely
+    before anything is counted."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Sequence[Row], favoured: Callable[[Test], bool] | None = None) -> None:
+        self.rows, self.favoured = rows, favoured
         columns: dict[str, list[Any]] = {}
         size = len(rows)
         for at, row in enumerate(rows):
@@ -178,7 +179,7 @@ class Table:
             mark = test.left.startswith(EPISODE_WIDE), np.packbits(result).tobytes()
             before = seen.get(mark)
             if before is not None:
-                if cost(test) < cost(tests[before]):
+                if self._price(test) < self._price(tests[before]):
                     tests[before] = test
                 continue
             if len(tests) < MOST_TESTS:
@@ -187,6 +188,9 @@ class Table:
                 results.append(result)
         matrix = np.stack(results, axis=1) if results else np.zeros((size, 0), dtype=bool)
         return tests, matrix
+
+    def _price(self, test: Test) -> tuple[bool, float]:
+        return self.favoured is None or not self.favoured(test), cost(test)
 
     def _candidates(self) -> Iterable[tuple[Test, np.ndarray]]:
         numbers: dict[str, np.ndarray] = {}
@@ -237,6 +241,8 @@ class Table:
             with np.errstate(invalid="ignore"):
                 for cut in _cuts(sorted(set(numeric))):
                     yield Test(name, "<=", cut), column.numbers <= cut
+                    if name.startswith("law/") and np.isnan(column.numbers).any():
+                        yield Test(name, ">", cut), column.numbers > cut
         dates = sorted({v for v in values if is_date(v)})
         if len(dates) >= 2:
             place = {date: at for at, date in enumerate(dates)}
@@ -284,6 +290,8 @@ class Table:
                     if len(values) >= 4:
                         for cut in dict.fromkeys([*_cuts(values, 8), *near]):
                             yield Test(name, "<=", cut), column <= cut
+                            if np.isnan(column).any():
+                                yield Test(name, ">", cut), column > cut
             dated = {n for n, c in texts.items() if (~np.isnan(dates[c.texts[:200]])).sum() > 2}
             left = [n for n in texts if n.startswith(("arg/", "each(arg", "rec/", "item/"))]
             right = [n for n in texts if n.startswith(("rec/", "now/", "told/", "last/", "pick/", "arg/"))]
@@ -347,7 +355,7 @@ def _cuts(values: Sequence[Any], most: int = 24) -> list[Any]:
 
 
 def cost(test: Test) -> float:
-    bits = COSTS[test.op] + OF_A_NUMBER * (test.op == "<=" and not test.against_source)
+    bits = COSTS[test.op] + OF_A_NUMBER * (test.op in ("<=", ">") and not test.against_source)
     bits += KNOWN_AT_ALL * (test.op == "known" or test.left.startswith("known/"))
     for name in (test.left, test.right if test.against_source else ""):
         bits += 1.0 * name.startswith(INDIRECT) + 0.2 * name.count(">")

@@ -6,19 +6,21 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from worldmodel.derive.rules import ToolRules
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import FACT, Row
 from worldmodel.derive.trees import Leaf, Split, Test, Tree, leaf_of, value_of
 from worldmodel.derive.values import UNKNOWN, is_date, is_number
 from worldmodel.learn.columns import EPISODE_WIDE, Table, cost
 from worldmodel.learn.rows import Recorded
+from worldmodel.steps import OK
 
 DEEPEST = 9
 MOST_CHECKS = 16
@@ -39,6 +41,8 @@ FEWEST_KNOWN, MOST_KNOWN = 20, 0.95
 """Rows, and the most of all, that must know a record for a tree of their own."""
 FEW_VALUES = 12
 """A field with more values names or counts something; it is no state."""
+FIRM, FEWEST_REFUSED = 0.8, 3
+"""The share of a refusal in a leaf, and how often it was seen there, at least, if other tools are to learn from it."""
 BY_CHANCE = 1e-4
 """A value that is missing among successes with at least this probability may be missing by chance."""
 
@@ -80,6 +84,7 @@ def grow(
     costs = np.array([cost(t) for t in tests], dtype=np.float32)
     wide = np.array([t.left.startswith(EPISODE_WIDE) for t in tests], dtype=bool)
     plain = np.array([is_plain(t) and not table.is_somebodys(t) for t in tests], dtype=bool)
+    favoured = np.array([table.favoured is not None and table.favoured(t) for t in tests], dtype=bool)
 
     def leaf(rows: np.ndarray) -> Leaf:
         counts = onehot[rows].sum(axis=0)
@@ -117,6 +122,7 @@ def grow(
             return leaf(rows)
         bits = _bits(counts[:, None])[0] - _bits(yes) - _bits(counts[:, None] - yes)
         among = np.where(plain, int((useful & plain).sum()), int(useful.sum()))
+        among = np.where(favoured, int((useful & favoured).sum()), among)
         gain = np.where(useful, bits - costs - np.log2(among + 1) - 1.0, -1.0)
         if apart:
             pure = np.maximum(yes.max(axis=0) / np.maximum(sizes, 1), (counts[:, None] - yes).max(axis=0)
@@ -129,7 +135,7 @@ def grow(
             if known is None:
                 return leaf(rows)
             chosen, holds = known
-        if chosen.op == "<=" and not chosen.against_source:
+        if chosen.op in ("<=", ">") and not chosen.against_source:
             chosen, holds = _sharpened(chosen, table, onehot, rows)
         below = used | ({chosen.left, str(chosen.right)} if chosen.against_source else {chosen.left})
         whole = Split(chosen, *(build(part, depth + 1, below, narrow, apart) for part in (rows[holds], rows[~holds])))
@@ -222,7 +228,49 @@ def grow_for_new(
         return plain
     _, link, hidden = best
     own = grow(table, labels, [i for i in places if link in facts[i]], conversations, checks=True)
-    return Split(Test(FACT + link, "is"), own, grow_guard(Table(hidden), labels, at, conversations))
+    return Split(Test(FACT + link, "is"), own, grow_guard(Table(hidden, table.favoured), labels, at, conversations))
+
+
+class Refusals:
+    """What the refusals of each outcome class hang on in the tools that were seen to refuse often enough. Another tool
+    that says the same seldom hangs on the same: an id that is no booking, nobody who is logged in."""
+
+    def __init__(self, tools: Mapping[str, ToolRules], schema: Schema) -> None:
+        self._types = {(tool, link.name): link.type for tool, links in schema.links.items() for link in links}
+        self._reasons: dict[str, set[Any]] = defaultdict(set)
+        for rules in tools.values():
+            for leaf, path in _leaves(rules.guard):
+                label, share = leaf.best()
+                outcome = rules.forms[label].outcome
+                if outcome != OK and share >= FIRM and leaf.n >= FEWEST_REFUSED:
+                    self._reasons[outcome].update(self._reason(rules.tool, test) for test in path)
+
+    def favoured(self, rules: ToolRules) -> Callable[[Test], bool] | None:
+        """The tests that what a tool seldom says may hang on; None where its guard leaves no such thing open."""
+        open_ = {rules.forms[label].outcome for leaf, _ in _leaves(rules.guard) for label in leaf.counts
+                 if leaf.best()[0] != label} - {OK}  # fmt: skip
+        reasons = set().union(*(self._reasons.get(outcome, ()) for outcome in open_))
+        return (lambda test: self._reason(rules.tool, test) in reasons) if reasons else None
+
+    def _reason(self, tool: str, test: Test) -> tuple[Any, ...]:
+        """A test, in words that mean the same for other tools."""
+        kind, _, rest = test.left.partition("/")
+        link, _, field = rest.rpartition("/") if kind == "rec" else (rest, "", "")
+        type_ = self._types.get((tool, link)) if kind in ("rec", "known") else None
+        if type_ and (kind == "known" or test.op == "known"):
+            return "known", type_
+        if type_:
+            return type_, field, test.op, repr(test.right)
+        return test.left, test.op, repr(test.right)
+
+
+def _leaves(tree: Tree, above: tuple[Test, ...] = ()) -> Iterator[tuple[Leaf, tuple[Test, ...]]]:
+    """The leaves of a tree, each with the tests on the way to it."""
+    if isinstance(tree, Split):
+        yield from _leaves(tree.yes, (*above, tree.test))
+        yield from _leaves(tree.no, (*above, tree.test))
+    elif tree.counts:
+        yield tree, above
 
 
 def learn_untried(
@@ -284,18 +332,23 @@ def _sharpened(test: Test, table: Table, onehot: np.ndarray, rows: np.ndarray) -
     found = [v if fits(v := value_of(table.rows[i], test.left)) else None for i in rows]
     scale = sorted({v for v in found if v is not None})
     place = {value: at for at, value in enumerate(scale)}
-    values = np.array([len(scale) if v is None else place[v] for v in found], dtype=int)
+    above = test.op == ">"
+    unknown = -1 if above else len(scale)
+    values = np.array([unknown if v is None else place[v] for v in found], dtype=int)
     order = np.argsort(values, kind="stable")
     counts = onehot[rows][order].cumsum(axis=0)
     ends = np.flatnonzero(np.diff(values[order]))
     if not len(ends):
-        return test, values < bisect_right(scale, test.right)
+        low_side = values < bisect_right(scale, test.right)
+        return test, ~low_side if above else low_side
     low = counts[ends].T
     cost_ = _bits(low) + _bits(counts[-1][:, None] - low)
     last = int(values[order[ends[int(np.argmin(cost_))]]])
+    if last < 0:  # known at all, rather than more than some number
+        return test, values >= bisect_right(scale, test.right)
     cut = scale[last]
     tidy = int(cut) if isinstance(cut, float) and cut.is_integer() else cut
-    return msgspec.structs.replace(test, right=tidy), values <= last
+    return msgspec.structs.replace(test, right=tidy), values > last if above else values <= last
 
 
 def _bits(counts: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,7 +23,7 @@ from worldmodel.derive.rules import Effect, Form, ItemTest, Law, Rules, Slot, To
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import FACT, Row
 from worldmodel.derive.store import Facts
-from worldmodel.derive.trees import Leaf, Split, leaf_of
+from worldmodel.derive.trees import Leaf, Split, Test, leaf_of
 from worldmodel.derive.values import dumps, is_number, shown
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
@@ -32,7 +32,7 @@ from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_trans
 from worldmodel.learn.effects import learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.formulas import argument_laws, laws_in, novel
-from worldmodel.learn.guards import grow, grow_for_new, held_out, learn_untried
+from worldmodel.learn.guards import Refusals, grow, grow_for_new, held_out, learn_untried
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Recorded, Rows
@@ -110,6 +110,11 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
         tool: learn_tool(tool, found, transient, schema, tuple(effects.get(tool, ())))
         for tool, found in sorted(by_tool.items())
     }
+    refusals = Refusals(tools, schema)
+    for tool, rules in tools.items():
+        if (favoured := refusals.favoured(rules)) is not None:
+            more_of = by_tool[tool], transient, schema, tuple(effects.get(tool, ()))
+            tools[tool] = learn_tool(tool, *more_of, before=rules, favoured=favoured)
     for tool, found in learn_untried(second, schema, writes).items():
         tools[tool] = msgspec.structs.replace(tools[tool], untried=found)
     return Rules(schema, tools, tuple(sorted(writes))), facts
@@ -249,9 +254,11 @@ def derived_calls(engine: Engine, conversations: Conversations) -> set[tuple[str
 
 
 def learn_tool(
-    tool: str, recorded: Sequence[Recorded], transient: set[tuple[str, str]], schema: Schema, effects: tuple[Any, ...]
-) -> ToolRules:
-    """The forms of a tool, the trees that decide among them, and an expression for each of their slots."""
+    tool: str, recorded: Sequence[Recorded], transient: set[tuple[str, str]], schema: Schema, effects: tuple[Any, ...],
+    before: ToolRules | None = None, favoured: Callable[[Test], bool] | None = None,
+) -> ToolRules:  # fmt: skip
+    """The forms of a tool, the trees that decide among them, and an expression for each of their slots. With `before`,
+    only the trees are grown again, with `favoured` tests."""
     recorded = [recorded[k] for k in _spread(len(recorded), 2 * MOST_ROWS)]
     rows: Sequence[Row] = [one.row for one in recorded]
     steps = [one.step for one in recorded]
@@ -259,9 +266,14 @@ def learn_tool(
     told = tool in schema.packed and bool(schema.packed[tool].heads)
     drafts, labels = draft_forms(steps, rows, frozenset(schema.maps.get(tool, ())), told)
     well = [i for i, step in enumerate(steps) if step.outcome == OK]
-    forms, laws, rows = learn_forms(drafts, rows, cids, steps)
+    if before is None:
+        forms, laws, rows = learn_forms(drafts, rows, cids, steps)
+    else:
+        forms, laws = before.forms, list(before.laws)
+        rows = [with_laws(row, laws) for row in rows]
     items = item_tests(forms)
-    table = Table([{**row, **{item.name: item.holds(row) for item in items}} for row in rows] if items else rows)
+    rows = [{**row, **{item.name: item.holds(row) for item in items}} for row in rows] if items else rows
+    table = Table(rows, favoured)
     passing = [(tool, s.outcome) in transient for s in steps]
     accidents = None
     if any(passing):

@@ -115,6 +115,8 @@ def _case(row: dict[str, Any], target: list[Any], whole: Select) -> _Case | None
     if not isinstance(items, list):
         return None
     values = [field_of(item, whole.only) for item in items] if whole.only else evaluate(whole, row)
+    if values is UNKNOWN:
+        return None
     shown = [freeze(v) for v in values]
     taken: list[int] = []
     for goal in map(freeze, target):

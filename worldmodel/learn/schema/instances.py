@@ -38,6 +38,8 @@ class Instance(msgspec.Struct):
     """The values in the arguments of all calls of the conversation."""
     now: Mapping[str, Any]
     """What the session's answers had shown before the call, beside lists."""
+    minted: frozenset[str]
+    """The values that nobody had said before this answer, and that later calls name."""
 
 
 def value_at(instance: Instance, source: str) -> str | None:
@@ -120,6 +122,46 @@ def other_parts(first: str, names: Sequence[str], instances: Sequence[Instance],
         if sum(apart) >= DIFFERS * len(apart) if len(apart) >= 3 else kinds:
             found.append(other)
     return found[:most]
+
+
+def looked_up_by(key: Sequence[str], instances: Sequence[Instance], fewest: int = 5) -> list[str]:
+    """Arguments of a look-up beside its key. Calls that are equal get equal answers, in any conversation, and the
+    answer repeats no argument: then it hangs on every argument that recurs as kinds and places do, unless calls that
+    differ in one of them were answered alike.
+    """
+    if not key or not all(source.startswith("arg/") for source in key):
+        return []
+    some = instances[:200]
+    if any(sum(value_at(i, s) in i.echoed for i in some) > WEAK * len(some) for s in key):
+        return []
+    told = Counter(n for i in instances for n in i.arguments)
+    others = sorted(n for n, c in told.items() if c >= 0.95 * len(instances) and f"arg/{n}" not in key)
+    if not others or _alike_but_for(None, instances, fewest) < 0.9:
+        return []
+    conversations = len({i.conversation for i in instances})
+    found = []
+    for name in others:
+        values = {key_of(i.arguments.get(name)) for i in instances}
+        echoed = sum(key_of(i.arguments.get(name)) in i.echoed for i in some) > WEAK * len(some)
+        if 1 < len(values) <= WEAK * conversations and not echoed:
+            if _alike_but_for(name, instances, fewest) < 0.8:
+                found.append(f"arg/{name}")
+    return found
+
+
+def _alike_but_for(name: str | None, instances: Sequence[Instance], fewest: int) -> float:
+    """The share of calls whose answer equals that of another call with the same arguments, but for one that differs;
+    0 where there are too few."""
+    latest: dict[Any, tuple[str | None, dict[str, Any]]] = {}
+    alike = total = 0
+    for instance in instances:
+        rest = tuple(sorted((n, repr(v)) for n, v in instance.arguments.items() if n != name))
+        value = None if name is None else key_of(instance.arguments.get(name))
+        before = latest.get(rest)
+        if before is not None and (name is None or before[0] != value):
+            total, alike = total + 1, alike + (before[1] == instance.frozen)
+        latest[rest] = value, instance.frozen
+    return alike / total if total >= fewest else 0.0
 
 
 def page_parts(instances: Sequence[Instance], most: int = 2) -> list[str]:

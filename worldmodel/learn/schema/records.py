@@ -7,7 +7,7 @@ arguments on which the other fields depend. Sites whose keys and fields overlap 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any
 
@@ -19,6 +19,7 @@ from worldmodel.learn.schema.instances import (
     aliases,
     difference,
     hidden_part,
+    looked_up_by,
     named_there,
     other_parts,
     page_parts,
@@ -30,6 +31,9 @@ from worldmodel.learn.schema.places import Places
 from worldmodel.steps import OK, Step
 
 MOST_INSTANCES = 400
+MINTED = 0.2
+"""The share of a field's values that are new when they are shown and named by later calls, at least, if it is the id of
+what a call creates."""
 Conversations = Mapping[str, Sequence[Step]]
 
 
@@ -48,52 +52,63 @@ def gather(
     found: dict[tuple[str, str], list[Instance]] = defaultdict(list)
     for cid, steps in conversations.items():
         shown: Counter[str] = Counter()
-        asked = frozenset(text for s in steps for v in scalars(s.arguments).values() if (text := key_of(v)))
+        named = [{text for v in scalars(s.arguments).values() if (text := key_of(v))} for s in steps]
+        asked = frozenset(text for mine in named for text in mine)
+        last_named = {text: number for number, mine in enumerate(named) for text in mine}
+        first_said: dict[str, int] = {}
         per_step = []
         now: Mapping[str, Any] = {}
         for number, step in enumerate(steps):
             now = now if states is None else states[cid][number]
-            mine = {text for v in scalars(step.arguments).values() if (text := key_of(v))}
+            mine = set(named[number])
+            for text in mine:
+                first_said.setdefault(text, -1)
             body = parse(step.content) if step.outcome == OK else None
             placed = places.objects(step.tool, body) if step.outcome == OK else []
             for one in placed:
                 mine.update(text for v in one.fields.values() if is_scalar(v) and (text := key_of(v)))
             shown.update(mine)
+            for text in mine:
+                first_said.setdefault(text, number)
             per_step.append((step, placed, now))
             now = {**now, **dict(plain_fields(body))}
         recurring = frozenset(text for text, n in shown.items() if n > 1)
         for at, (step, placed, now) in enumerate(per_step):
+            minted = frozenset(text for text, last in last_named.items() if first_said[text] == at < last)
             for one in placed:
                 into = found[(step.tool, one.path)]
                 if len(into) < MOST_INSTANCES:
-                    into.append(_instance(cid, at, step.arguments, one, recurring, asked, now))
+                    into.append(_instance(cid, at, step.arguments, one, recurring, asked, now, minted))
     return found
 
 
 def _instance(
     cid: str, at: int, told: Mapping[str, Any], placed: Placed, recurring: frozenset[str], asked: frozenset[str],
-    now: Mapping[str, Any],
+    now: Mapping[str, Any], minted: frozenset[str],
 ) -> Instance:  # fmt: skip
     arguments = scalars(told)
     named = {key_of(v) for v in arguments.values()}
     echoed = {text for v in placed.fields.values() if is_scalar(v) and (text := key_of(v)) and text in named}
     frozen = {name: freeze(v) for name, v in placed.fields.items()}
-    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked, now)
+    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked, now, minted)
 
 
 # ----- keys
 
 
-def choose_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str, ...] | None:
-    """The sources of the key of a site; () for what a session has one of, None where nothing is a key."""
+def choose_key(
+    tool: str, path: str, instances: Sequence[Instance], created: Set[tuple[str, str]] = frozenset()
+) -> tuple[str, ...] | None:
+    """The sources of the key of a site; () for what a session has one of, None where nothing is a key. `created`: the
+    ids of what calls have created, as (conversation, id)."""
     pages = [] if "[]" in path or "{}" in path else page_parts(instances)
     if pages:  # what the pages of one list have in common is seen on its first pages
         usual = Counter(tuple(value_at(i, source) for source in pages) for i in instances)
         first = next((k for k, _ in usual.most_common() if OMITTED in k), usual.most_common(1)[0][0])
         firsts = [i for i in instances if tuple(value_at(i, source) for source in pages) == first]
-        key = _plain_key(tool, path, firsts)
+        key = _plain_key(tool, path, firsts, created)
         return None if key is None else tuple(dict.fromkeys((*_without(key, pages), *pages)))
-    return _plain_key(tool, path, instances)
+    return _plain_key(tool, path, instances, created)
 
 
 def _without(key: tuple[str, ...], pages: Sequence[str]) -> tuple[str, ...]:
@@ -101,7 +116,9 @@ def _without(key: tuple[str, ...], pages: Sequence[str]) -> tuple[str, ...]:
     return tuple(source for source in key if f"page/{source.partition('/')[2]}" not in pages)
 
 
-def _plain_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str, ...] | None:
+def _plain_key(
+    tool: str, path: str, instances: Sequence[Instance], created: Set[tuple[str, str]]
+) -> tuple[str, ...] | None:
     nested = "[]" in path or "{}" in path
     names = _candidates(instances, nested)
     if not nested:
@@ -128,22 +145,31 @@ def _plain_key(tool: str, path: str, instances: Sequence[Instance]) -> tuple[str
     best = max(scored, key=lambda option: (scored[option], -len(option)))
     if scored[best] <= 0:
         return None
-    if nested or len(best) != 1:
+    if nested or len(best) == 1 and _is_minted(best[0], instances):
+        return best
+    if whole := looked_up_by(best, instances):
+        return (*best, *whole)
+    if len(best) != 1:
+        return best
+    if sum((i.conversation, value_at(i, best[0])) in created for i in instances) >= 0.5 * len(instances):
         return best
     return (*best, *(second_part(best[0], names, instances)[:1] or other_parts(best[0], names, instances)))
 
 
 def _candidates(instances: Sequence[Instance], nested: bool) -> list[str]:
     counts: Counter[str] = Counter()
+    minted: Counter[str] = Counter()
     values: dict[str, set[str]] = defaultdict(set)
     for instance in instances:
         for name, value in _sources(instance, nested):
             text = key_of(value)
             if text is not None and not isinstance(value, float) and len(text) <= 80:
                 counts[name] += 1
+                minted[name] += text in instance.minted
                 values[name].add(text)
     most = len(instances)
-    return [n for n, c in counts.items() if c >= 0.95 * most and (len(values[n]) > 1 or most == 1)]
+    often = {n for n, c in counts.items() if c >= 0.95 * most or c >= 0.5 * most and minted[n] >= MINTED * c}
+    return [n for n in counts if n in often and (len(values[n]) > 1 or most == 1)]
 
 
 def _sources(instance: Instance, nested: bool) -> Iterable[tuple[str, Any]]:
@@ -166,7 +192,7 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
     everywhere: dict[Any, dict[str, Any]] = {}
     values: set[tuple[str, ...]] = set()
     differ = abroad = 0.0
-    pairs = meetings = clash = recurring = echoed = used = 0
+    pairs = meetings = clash = recurring = echoed = minted = used = 0
     for instance in instances:
         key = tuple(v for s in option if (v := value_at(instance, s)) is not None)
         if len(key) != len(option):
@@ -175,6 +201,7 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
         values.add(key)
         recurring += all(v in instance.recurring for v in key)
         echoed += all(v in instance.echoed for v in key)
+        minted += bool(key) and all(v in instance.minted for v in key)
         mark = (instance.conversation, key)
         if mark in last:
             at, before = last[mark]
@@ -192,9 +219,10 @@ def _score(option: tuple[str, ...], instances: Sequence[Instance]) -> float:
     if not option:
         return score + 0.6
     score += (0.3 - 0.6 * abroad / meetings) * elsewhere if meetings else 0.0
-    score += 0.8 * echoed / used + 0.6 * recurring / used + 0.5 * min(1.0, 2 * len(values) / used)
-    score -= 0.5 * any(_is_quantity(s, instances) for s in option)
-    score -= 0.3 * any(_is_count(s, instances) for s in option)
+    score += (0.8 * echoed + minted) / used + 0.6 * recurring / used + 0.5 * min(1.0, 2 * len(values) / used)
+    if minted < MINTED * used:
+        score -= 0.5 * any(_is_quantity(s, instances) for s in option)
+        score -= 0.3 * any(_is_count(s, instances) for s in option)
     return score + 0.1 * sum(s == "@" for s in option)
 
 
@@ -202,6 +230,12 @@ def _is_asked_for(source: str, instances: Sequence[Instance]) -> bool:
     """Whether calls of the conversation name the values of a field often: only then can it be an id."""
     some = instances[:200]
     return sum(value_at(i, source) in i.asked for i in some) >= 0.15 * len(some)
+
+
+def _is_minted(source: str, instances: Sequence[Instance]) -> bool:
+    """Whether a field is the id of what the call creates: often new when it is shown, and named by later calls."""
+    minted = sum(value_at(i, source) in i.minted for i in instances)
+    return source.startswith("field/") and minted >= MINTED * len(instances)
 
 
 def _is_count(source: str, instances: Sequence[Instance]) -> bool:
@@ -237,7 +271,12 @@ def learn_schema(conversations: Conversations, states: States | None = None) -> 
     state = _session_fields(found)
     session = {site for site, instances in found.items() if _is_session(site, instances, state)}
     found = {s: instances for s, instances in found.items() if s in session or _says_something(instances)}
-    keys = {site: choose_key(*site, instances) for site, instances in found.items()}
+    created: set[tuple[str, str]] = set()
+    for site, instances in found.items():
+        for source in choose_key(*site, instances) or ():
+            if _is_minted(source, instances):
+                created.update((i.conversation, text) for i in instances if (text := value_at(i, source)))
+    keys = {site: choose_key(*site, instances, created) for site, instances in found.items()}
     keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
     keys.update(dict.fromkeys(session, ()))
     keys = {site: None if key is None else (*key, *hidden_part(site, key, found[site])) for site, key in keys.items()}
@@ -422,4 +461,6 @@ def _alike(
     if meets >= 3 and meets >= 0.3 * len(both) and common and (distinct >= 25 or overlap >= 0.5):
         return True
     names = {s.rpartition("/")[2] for s in left_key} == {s.rpartition("/")[2] for s in right_key}
+    if names and meets >= 3 and meets >= 0.5 * len(both) and common:
+        return True
     return names and overlap >= 0.6 and len(common) >= 2
