@@ -104,11 +104,14 @@ def measure_recorded(file: Path, every: int = 5) -> dict[str, Any]:
         conversation = json.loads(line)
         group = conversation.get("group", str(len(numbers)))
         held_out = numbers.setdefault(group, len(numbers)) % every == every - 1
-        calls = conversation["calls"]
-        steps = [Step(c["tool"], c["arguments"], c["content"], outcome_of(c["content"], c.get("is_error"), "")) for c in calls]
-        parts[held_out].append([(step, c.get("determined", True)) for step, c in zip(steps, calls, strict=True)])
+        parts[held_out].append([(_recorded(call), call.get("determined", True)) for call in conversation["calls"]])
     every_one = [*parts[0], *parts[1]]
     return _measure(every_one.__getitem__, len(parts[0]), len(parts[1]), most=40)
+
+
+def _recorded(call: dict[str, Any]) -> Step:
+    outcome = outcome_of(call["content"], call.get("is_error"), "")
+    return Step(call["tool"], call["arguments"], call["content"], outcome)
 
 
 def measure_kinds(seeds: Sequence[int], kinds: Sequence[str], train: int) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def other_parts(first: str, names: Sequence[str], instances: Sequence[Instance],
     return found[:most]
 
 
-def looked_up_by(key: Sequence[str], instances: Sequence[Instance], fewest: int = 5) -> list[str]:
+def looked_up_by(key: Sequence[str], instances: Sequence[Instance]) -> list[str]:
     """Arguments of a look-up beside its key. Calls that are equal get equal answers, in any conversation, and the
     answer repeats no argument: then it hangs on every argument that recurs as kinds and places do, unless calls that
     differ in one of them were answered alike.
@@ -136,7 +136,7 @@ def looked_up_by(key: Sequence[str], instances: Sequence[Instance], fewest: int 
         return []
     told = Counter(n for i in instances for n in i.arguments)
     others = sorted(n for n, c in told.items() if c >= 0.95 * len(instances) and f"arg/{n}" not in key)
-    if not others or _alike_but_for(None, instances, fewest) < 0.9:
+    if not others or alike_but_for(None, instances) < 0.9:
         return []
     conversations = len({i.conversation for i in instances})
     found = []
@@ -144,12 +144,12 @@ def looked_up_by(key: Sequence[str], instances: Sequence[Instance], fewest: int 
         values = {key_of(i.arguments.get(name)) for i in instances}
         echoed = sum(key_of(i.arguments.get(name)) in i.echoed for i in some) > WEAK * len(some)
         if 1 < len(values) <= WEAK * conversations and not echoed:
-            if _alike_but_for(name, instances, fewest) < 0.8:
+            if alike_but_for(name, instances) < 0.8:
                 found.append(f"arg/{name}")
     return found
 
 
-def _alike_but_for(name: str | None, instances: Sequence[Instance], fewest: int) -> float:
+def alike_but_for(name: str | None, instances: Sequence[Instance], fewest: int = 5) -> float:
     """The share of calls whose answer equals that of another call with the same arguments, but for one that differs;
     0 where there are too few."""
     latest: dict[Any, tuple[str | None, dict[str, Any]]] = {}

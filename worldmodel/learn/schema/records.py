@@ -17,6 +17,7 @@ from worldmodel.derive.values import freeze, is_scalar, key_of, parse
 from worldmodel.learn.schema.instances import (
     Instance,
     aliases,
+    alike_but_for,
     difference,
     hidden_part,
     looked_up_by,
@@ -31,6 +32,8 @@ from worldmodel.learn.schema.places import Places
 from worldmodel.steps import OK, Step
 
 MOST_INSTANCES = 400
+ALIKE = 0.95
+"""An argument does not matter if this share of calls that differ in it alone was answered alike."""
 MINTED = 0.2
 """The share of a field's values that are new when they are shown and named by later calls, at least, if it is the id of
 what a call creates."""
@@ -145,6 +148,8 @@ def _plain_key(
     best = max(scored, key=lambda option: (scored[option], -len(option)))
     if scored[best] <= 0:
         return None
+    if best == arguments:
+        best = tuple(source for source in best if alike_but_for(source[4:], instances) < ALIKE) or best
     if nested or len(best) == 1 and _is_minted(best[0], instances):
         return best
     if whole := looked_up_by(best, instances):
