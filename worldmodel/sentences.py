@@ -188,6 +188,8 @@ def source(name: str) -> str:
         return f"the last success of {rest}"
     if kind == "all":
         return f"all known records of {rest}"
+    if kind == "view":
+        return f"the list {rest} as an earlier call showed it, with what has changed since".replace("list  ", "list ")
     if kind == "known":
         return f"{rest} is known"
     if kind == "fact":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from worldmodel.derive.arguments import Expected
 from worldmodel.derive.packing import Packing
 from worldmodel.derive.templates import Sentence
-from worldmodel.derive.values import UNKNOWN, flatten, key_of
+from worldmodel.derive.values import UNKNOWN, flatten, freeze, key_of
 
 EPISODE = "episode"
 """The record type with an empty key: what a system keeps for the whole session."""
@@ -84,6 +84,46 @@ class Link(msgspec.Struct, frozen=True):
         return found if len(found) == len(texts) else None
 
 
+class View(msgspec.Struct, frozen=True):
+    """A list in a tool's answers that shows all records which its call asks for: once it was shown, what such a call
+    answers later is known, with what was created and changed since.
+
+    `filters` has, by argument, the field of the items that equals it; another argument is one of which only that it was
+    the same is known. `fields` are those that every item has. A list of `most` items (0: none is) may have been cut.
+    With `narrows`, a call with more filters than an earlier one shows a part of its list. `loose` are fields whose
+    values calls may write otherwise: one that no record has may mean another. The items are in the `order` of these
+    fields; the largest comes first where the name starts with `-`.
+    """
+
+    path: str
+    site: Site
+    filters: dict[str, str]
+    fields: tuple[str, ...]
+    most: int = 0
+    narrows: bool = True
+    loose: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+
+    def items(self, body: Any) -> list[Any] | None:
+        """The list in an answer; None where there is none."""
+        for name in self.path.split(".") if self.path else ():
+            body = body.get(name) if isinstance(body, dict) else None
+        return body if isinstance(body, list) else None
+
+    def asked(self, arguments: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+        """What a call asks of the records, as (field, value); of another argument, `~` and its name."""
+        return frozenset(
+            (self.filters[name], freeze(value)) if name in self.filters else (f"~{name}", freeze(value))
+            for name, value in arguments.items()
+            if value is not None
+        )
+
+    def is_cut(self, items: Sequence[Any], arguments: Mapping[str, Any]) -> bool:
+        """Whether a list may go on: it is as long as lists get, or as an argument says."""
+        size = len(items)
+        return bool(size) and (size == self.most or any(v == size for v in arguments.values() if type(v) is int))
+
+
 class Schema(msgspec.Struct, frozen=True):
     """All that was learned of the records of one system."""
 
@@ -106,6 +146,7 @@ class Schema(msgspec.Struct, frozen=True):
     """By tool, the sentences after which nothing has changed: refusals that no flag calls an error."""
     asked: dict[str, dict[str, str]] = {}
     """By tool, the fields that answers have only where an argument asks for them: without it, they are not absent."""
+    views: dict[str, tuple[View, ...]] = {}
     expected: dict[str, tuple[Expected, ...]] = {}
     """By tool, the arguments that its calls have."""
 

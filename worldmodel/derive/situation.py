@@ -125,6 +125,7 @@ class Situation:
         self.links: tuple[Link, ...] = schema.links.get(tool, ())
         self.repeats = schema.repeats.get(tool, ())
         self.expected = schema.expected.get(tool, ())
+        self.views = schema.views.get(tool, ())
         self.keys: dict[str, Key] = {}
         self.row = self._row()
 
@@ -142,6 +143,12 @@ class Situation:
         self._join(row)
         for type_ in self.store.layout.listed:
             row[f"all/{type_}"] = self.store.all_of(type_, MOST_OF_TYPE)
+        for view in self.views:
+            items = self.store.viewed(self.tool, view, self.arguments)
+            if items is not UNKNOWN:
+                name = f"view/{view.path}"
+                row[name], row[f"len({name})"] = items, len(items)
+                row.update(sums(name, items))
         self._remember(row)
         return row
 

@@ -6,9 +6,20 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from worldmodel.derive.schema import AT_START, EPISODE, Schema, Site, key_at, objects
+from worldmodel.derive.schema import AT_START, EPISODE, Schema, Site, View, key_at, objects
 from worldmodel.derive.templates import SAYS, read
-from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, key_of, parse, same
+from worldmodel.derive.values import (
+    ABSENT,
+    UNKNOWN,
+    dumps,
+    flatten,
+    freeze,
+    is_scalar,
+    key_of,
+    parse,
+    same,
+    unflatten,
+)
 
 Key = tuple[str, ...]
 MOST_PLAIN = 12
@@ -17,11 +28,22 @@ Facts = Mapping[tuple[str, Key], Mapping[str, Any]]
 
 
 class Cell(NamedTuple):
-    """The value of one field, when it was set, and whether it was `seen`, `written` or `invented`."""
+    """The value of one field, when it was set, whether it was `seen`, `written` or `invented`, and by which tool."""
 
     value: Any
     time: int
     provenance: str
+    tool: str = ""
+
+
+class Complete(NamedTuple):
+    """A list that showed all records with some values: their keys, how many records of the type were known then, and
+    when it was."""
+
+    asked: frozenset[tuple[str, Any]]
+    keys: tuple[Key, ...]
+    size: int
+    time: int
 
 
 class Layout:
@@ -130,6 +152,8 @@ class Store:
         """The latest value of each field that an answer showed beside no list: what a system may keep of a session."""
         self.lost: set[tuple[str, Key, str]] = set()
         """Fields of records that a write has changed to what nobody knows yet."""
+        self.complete: dict[str, tuple[Complete, ...]] = {}
+        """By tool and path of a list: the lists that it showed, the latest last."""
         self.mentioned: set[Key] = set()
         """Keys that somebody has said: they are no misspellings, however near to a known one."""
         self.time = 0
@@ -141,7 +165,7 @@ class Store:
         copy.missing, copy.time, copy.late = dict(self.missing), self.time, dict(self.late)
         copy.now, copy.pending = dict(self.now), dict(self.pending)
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
-        copy.mentioned, copy.lost = set(self.mentioned), set(self.lost)
+        copy.mentioned, copy.lost, copy.complete = set(self.mentioned), set(self.lost), dict(self.complete)
         return copy
 
     # ----- reading
@@ -192,7 +216,7 @@ class Store:
             return cell.value
         out = []
         for item in cell.value:
-            key = self._item_key(site, item)
+            key = self.item_key(site, item)
             own = self.records.get((site.type, key)) if key else None
             if own and isinstance(item, dict):
                 names = {n: site.alias.get(n, n) for n in item}
@@ -202,7 +226,7 @@ class Store:
         return out
 
     @staticmethod
-    def _item_key(site: Site, item: Any) -> Key | None:
+    def item_key(site: Site, item: Any) -> Key | None:
         if not isinstance(item, dict):
             return None
         parts = [part.read(item.get(part.source.partition("/")[2])) for part in site.keys]
@@ -210,9 +234,9 @@ class Store:
 
     # ----- writing
 
-    def set(self, type_: str, key: Key, field: str, value: Any, provenance: str) -> None:
+    def set(self, type_: str, key: Key, field: str, value: Any, provenance: str, tool: str = "") -> None:
         mark = (type_, key)
-        self.records.setdefault(mark, {})[field] = Cell(value, self.time, provenance)
+        self.records.setdefault(mark, {})[field] = Cell(value, self.time, provenance, tool)
         self.lost.discard((type_, key, field))
         self.keys.setdefault(type_, {})[key] = None
         self.missing.pop(mark, None)
@@ -224,21 +248,80 @@ class Store:
     ) -> list[Shown]:
         """Take over all records that a successful answer shows; returns (type, key, field, value) of each. A call that
         only `reads` and names nothing says where the session has been all the time."""
-        shown = self.shown(tool, arguments, body)
+        shown = [one for one in self.shown(tool, arguments, body) if not self._left_out(tool, *one)]
         if reads and not arguments:
             for name, value in (*plain_fields(body), *((n, v) for type_, _, n, v in shown if type_ == EPISODE)):
                 self._settle(name, value)
         for type_, key, name, value in shown:
             stale = self.late.get((tool, (type_, key)), {})
             if name not in stale or not (stale[name] is UNKNOWN or same(stale[name], value)):
-                self.set(type_, key, name, value, provenance)
+                self.set(type_, key, name, value, provenance, tool)
         for type_, key, name, _ in shown:
             self.late.pop((tool, (type_, key)), None)
             self.pending.pop((tool, (type_, key), name), None)
         for name, value in plain_fields(body):
             self.now.pop(name, None)
             self.now[name] = value
+        for view in self.layout.schema.views.get(tool, ()):
+            self._complete(tool, view, arguments, body)
         return shown
+
+    def _left_out(self, tool: str, type_: str, key: Key, field: str, value: Any) -> bool:
+        """Whether an answer does not say what another tool has shown of a record: it has another form, and the field is
+        still there."""
+        cell = self.records.get((type_, key), {}).get(field) if value is ABSENT else None
+        return cell is not None and cell.value is not ABSENT and cell.provenance != "written" and cell.tool != tool
+
+    def _complete(self, tool: str, view: View, arguments: Mapping[str, Any], body: Any) -> None:
+        items = view.items(body)
+        keys = [self.item_key(view.site, item) for item in items or ()]
+        if items is not None and None not in keys and not view.is_cut(items, arguments):
+            place, asked = f"{tool}/{view.path}", view.asked(arguments)
+            before = tuple(one for one in self.complete.get(place, ()) if one.asked != asked)
+            found = tuple(key for key in keys if key is not None)
+            size = len(self.keys.get(view.site.type, ()))
+            self.complete[place] = (*before, Complete(asked, found, size, self.time))
+
+    def viewed(self, tool: str, view: View, arguments: Mapping[str, Any]) -> Any:
+        """The list that a call shows, if an earlier list of the tool had all records that this one may have; else
+        UNKNOWN."""
+        asked = view.asked(arguments)
+        earlier = [one for one in self.complete.get(f"{tool}/{view.path}", ())
+                   if one.asked == asked or view.narrows and one.asked <= asked]  # fmt: skip
+        if not earlier:
+            return UNKNOWN
+        whole, type_ = max(earlier, key=lambda one: one.time), view.site.type
+        wanted = [(field_name(view.site, name), value) for name, value in asked if name[0] != "~"]
+        for name, value in wanted:
+            held = (self.get(type_, key, name) for key in self.keys.get(type_, ()))
+            if name in view.loose and all(freeze(one) != value for one in held):
+                return UNKNOWN
+        found = []
+        for place, key in enumerate(self.keys.get(type_, ())):
+            cells, listed = self.records.get((type_, key), {}), key in whole.keys
+            new = place >= whole.size or any(n in cells and cells[n].time > whole.time for n, _ in wanted)
+            if not listed and not new:
+                continue
+            values = self.fields(type_, key)
+            if any(n not in values for n, _ in wanted):
+                return UNKNOWN
+            if any(freeze(values[n]) != value for n, value in wanted):
+                continue
+            if not listed and len(wanted) < len(asked):
+                return UNKNOWN
+            named = {n: values.get(field_name(view.site, n), UNKNOWN) for n in view.site.fields}
+            if any(named.get(n, UNKNOWN) is UNKNOWN for n in view.fields):
+                return UNKNOWN
+            at = whole.keys.index(key) if listed else len(whole.keys) + place
+            item = unflatten({n: v for n, v in named.items() if v is not UNKNOWN and v is not ABSENT})
+            found.append((at, named, item))
+        found.sort(key=lambda one: one[0])
+        for name in reversed(view.order):
+            field, falling = name.removeprefix("-"), name.startswith("-")
+            if len({type(one[1].get(field)) is str for one in found}) > 1:
+                return UNKNOWN
+            found.sort(key=lambda one: one[1].get(field), reverse=falling)
+        return [item for *_, item in found]
 
     def _settle(self, field: str, value: Any) -> None:
         """Records that were seen before anything said where the session was: they are of the place that is said now."""

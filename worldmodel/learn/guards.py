@@ -41,6 +41,8 @@ FEWEST_KNOWN, MOST_KNOWN = 20, 0.95
 """Rows, and the most of all, that must know a record for a tree of their own."""
 FEW_VALUES = 12
 """A field with more values names or counts something; it is no state."""
+FEWEST_CHANGES = 3
+"""The conversations in which a state changes, at least: a field that never does says what a thing is."""
 FIRM, FEWEST_REFUSED = 0.8, 3
 """The share of a refusal in a leaf, and how often it was seen there, at least, if other tools are to learn from it."""
 BY_CHANCE = 1e-4
@@ -279,23 +281,31 @@ def learn_untried(
     """For each tool that writes, by the source of a record's field: common values with which it never succeeded.
 
     Production's agent may know better than to try (to return what was not shipped), so the system's refusals are not in
-    the traces, and a guard says that it succeeds. Considered are fields with few values, and of these, values that are
-    so common among the records that chance would hardly leave them out of the successes (`BY_CHANCE`).
+    the traces, and a guard says that it succeeds. Considered are states: fields with few values, which change. Of their
+    values, it is those so common among the records that chance would hardly leave them out of the conversations with a
+    success (`BY_CHANCE`).
     """
     common: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
-    for recorded in conversations.values():
-        met = {(type_, key, name): v for one in reversed(recorded) for type_, key, name, v in one.shown}
-        for (type_, _, name), value in met.items():
-            if type_ != EPISODE and isinstance(value, str | bool):
-                common[(type_, name)][value] += 1
-    few = {place: counts for place, counts in common.items() if 1 < len(counts) <= FEW_VALUES}
+    changed: Counter[tuple[str, str]] = Counter()
     done: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
     for recorded in conversations.values():
+        met: dict[tuple[str, Any, str], Any] = {}
+        moved, tried = set[tuple[str, str]](), set[tuple[str, str, Any]]()
         for one in recorded:
+            for type_, key, name, value in one.shown:
+                if type_ != EPISODE and isinstance(value, str | bool):
+                    moved |= {(type_, name)} if met.setdefault((type_, key, name), value) != value else set()
             if one.step.tool in writes and one.acted:
                 for source, value in one.row.items():
                     if source.startswith("rec/") and ">" not in source and isinstance(value, str | bool):
-                        done[(one.step.tool, source)][value] += 1
+                        tried.add((one.step.tool, source, value))
+        for (type_, _, name), value in met.items():
+            common[(type_, name)][value] += 1
+        changed.update(moved)
+        for tool, source, value in tried:
+            done[(tool, source)][value] += 1
+    few = {place: counts for place, counts in common.items()
+           if 1 < len(counts) <= FEW_VALUES and changed[place] >= FEWEST_CHANGES}  # fmt: skip
     types = {(tool, link.name): link.type for tool, links in schema.links.items() for link in links if not link.over}
     found: dict[str, dict[str, tuple[Any, ...]]] = defaultdict(dict)
     for (tool, source), seen in sorted(done.items(), key=lambda item: item[0]):

@@ -42,6 +42,7 @@ from worldmodel.learn.schema.packing import learn_packing, unpacked
 from worldmodel.learn.schema.records import learn_schema
 from worldmodel.learn.schema.repeats import learn_repeats
 from worldmodel.learn.schema.texts import learn_texts, read_all
+from worldmodel.learn.schema.views import learn_views
 from worldmodel.steps import OK, Step
 
 FEWEST_TO_HOLD_OUT = 40
@@ -63,7 +64,7 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
                             "packed": packed}
     schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
     more["asked"] = learn_asked(chosen, schema)
-    schema = msgspec.structs.replace(schema, asked=more["asked"])
+    schema = msgspec.structs.replace(schema, asked=more["asked"], views=learn_views(chosen, schema))
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
     heads = {tool: (*texts.get(tool, ()), *packing.heads) for tool, packing in packed.items()}
@@ -84,6 +85,7 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
             start = _start(first, names, own, {(tool, e.field) for tool, found in moves.items() for e in found})
             start.update(dict.fromkeys(walks, HOME))
             schema = learn_links(read, msgspec.structs.replace(again, start=start, **more))
+            schema = msgspec.structs.replace(schema, views=learn_views(chosen, schema))
             first = replay(chosen, Engine(_bare(schema, _with_walks(moves, walks), writes)))
             effects, own = learn_effects(first, frozenset(writes))
             effects = _with_walks(effects, walks)

@@ -417,6 +417,7 @@ def _choice(
         goal = freeze(targets[i])
         labels.append(next((str(k) for k in order if values[k][i] == goal), "?"))
     sources = [k for k, o in enumerate(options) if not isinstance(o, Const | Absent)]
+    sources = [] if any(isinstance(o, Absent) for o in options) else sources  # whether there is a value is known
     some = [i for i in some if labels[i] != "?" or not sources or any(values[k][i] is not UNKNOWN for k in sources)]
     if len(some) < 8:  # where nothing is known of what the value follows from, nothing is learned of it
         return None
