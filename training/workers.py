@@ -62,7 +62,7 @@ class Workers:
     def __init__(self, opener: Callable[[], Any], count: int, compiled: int = SAMPLERS) -> None:
         self._workers: list[_Worker] = []
         self._broken: WorkerDied | None = None
-        threads = max(1, cores() // count)
+        threads = max(1, min(cores() // count, int(os.environ.get("OMP_NUM_THREADS") or cores())))
         context = multiprocessing.get_context("spawn")
         try:
             with _beginning(threads, compiled):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from worldmodel.steps import OK, Step, core, entity_marks, is_identifier, leaves
+from worldmodel.steps import OK, Step, content_leaves, core, entity_marks, is_identifier, leaves
 
 READ_VERBS = frozenset(
     "get list search find track calculate calc think wait sleep read show fetch lookup look check "
@@ -199,14 +199,15 @@ def _others_may(suspects: set[str], between: Sequence[Step]) -> bool:
 
 
 def _suspects(steps: Sequence[Step], first: int, second: int) -> set[str]:
-    """Return the tools that succeeded between two equal reads and named one of their values."""
+    """Return the tools that succeeded between two equal reads and named one of their values; if none did, those whose
+    answers did and that are no reads by their names."""
     values = {core(text) for _, text in leaves(dict(steps[first].arguments)) if len(text) >= 3}
-    return {
+    between = [s for s in steps[first + 1 : second] if s.outcome == OK and s.tool != steps[first].tool]
+    named = {s.tool for s in between if values & {core(text) for _, text in leaves(dict(s.arguments))}}
+    return named or {
         s.tool
-        for s in steps[first + 1 : second]
-        if s.outcome == OK
-        and s.tool != steps[first].tool
-        and values & {core(text) for _, text in leaves(dict(s.arguments))}
+        for s in between
+        if not is_read_verb(s.tool) and values & {core(text) for _, text in content_leaves(s.content)}
     }
 
 

@@ -45,7 +45,7 @@ from worldmodel.generate.index import TransitionIndex
 from worldmodel.generate.resolver import MAX_BODY_TOKENS, Resolver, fit_bias
 from worldmodel.generate.retrieval import write_conversations
 from worldmodel.generate.shapes import Shapes, learn_shapes
-from worldmodel.learn.induce import derived_calls, induce
+from worldmodel.learn.induce import derived_calls, learn_rules
 from worldmodel.profiles import learn_profiles
 from worldmodel.split import Split, entity_groups, split_conversations
 from worldmodel.steps import Step, group_steps, outcome_classes, said_in
@@ -158,13 +158,13 @@ def fit_world(
     base = load_base(settings.base)
     rng = random.Random(settings.seed)
     trained = learned.part(learned.split.train)
-    rules, facts = induce(trained)
-    save_rules(out, rules, facts)
-    engine = Engine(rules, facts)
+    rules, shared = learn_rules(trained)
+    save_rules(out, rules, shared.facts)
+    engine = Engine(rules, shared.facts)
     shapes = learn_shapes(engine, trained, learned.users)
     shapes.implicit = measure_implicit(trained, engine.writes)
     save_shapes(out, shapes)
-    settled = derived_calls(engine, trained)
+    settled = derived_calls(engine, trained, shared)
     examples = [
         example
         for example in world_examples(trained, learned.frame, learned.index, rng, users=learned.users)

@@ -40,7 +40,8 @@ def no_process_outlives_its_test() -> Iterator[None]:
 def start(home: Path, dagster_home: Path, *arguments: str, **more: Any) -> subprocess.Popen[str]:
     asked = arguments or ("demo", "--small")
     command = [sys.executable, "-m", "dagster_project.cli", *asked, "--home", str(home)]
-    environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "COLUMNS": "200", "REHEARSAL_RULER__API_KEY": KEY}
+    environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "COLUMNS": "200", "REHEARSAL_RULER__API_KEY": KEY,
+                                "REHEARSAL_PRACTICE_WORKERS": "1"}  # fmt: skip
     process = subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         **more,

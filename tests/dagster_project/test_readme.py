@@ -27,7 +27,7 @@ from dagster_project.loop.settings import Settings
 ROOT = Path(__file__).parents[2]
 LONG = ("run", "demo", "train", "evaluate", "report", "promote", "rollback", "history", "world")
 """Commands that fit models, or that need their results."""
-SMALLER = {"world fit": ["--tokens", "200000"], "world card": ["--most", "40"], "demo": ["--small"]}
+SMALLER = {"world fit": ["--tokens", "50000"], "world card": ["--most", "40"], "demo": ["--small"]}
 """Arguments that make a command small where no setting does."""
 
 
@@ -176,7 +176,7 @@ def test_the_quick_commands_run(place: Path) -> None:
 @pytest.mark.timeout(2400)
 def test_the_long_commands_run(place: Path) -> None:
     small = {f"REHEARSAL_{name.upper()}": json.dumps(value) for name, value in demo.SMALL.items()}
-    small |= {"REHEARSAL_ENVIRONMENT": demo.ENVIRONMENT}
+    small |= {"REHEARSAL_ENVIRONMENT": demo.ENVIRONMENT, "REHEARSAL_PRACTICE_WORKERS": "1"}
     home = place / "artifacts" / "mine"
     demo._traffic(Settings(home=home), 240)
     run("rehearsal ingest --lake artifacts/mine/lake", place, 300)

@@ -208,8 +208,10 @@ class Engine:
         body = self.layout.read(tool, content)
         rules = self.rules.tools.get(tool)
         if rules is not None and rules.effects and self.layout.acts(tool, body):
-            row = {**situation.row, **answer_row(body)}
-            self._write(rules.effects, situation, row)
+            answer = answer_row(body)
+            marks, found = self.named_by_answer(situation, answer)
+            named = {link: key for (_, key), link in marks.items()}
+            self._write(rules.effects, situation, {**situation.row, **answer, **found}, named)
         pending = dict(store.pending)
         shown = store.absorb(tool, situation.arguments, body, provenance, tool not in self.writes)
         for type_, key, name, value in shown:  # what was not known before the writes is known now, and so are these
@@ -221,13 +223,26 @@ class Engine:
         return shown
 
     @staticmethod
-    def _write(effects: tuple[Effect, ...], situation: Situation, row: Row) -> None:
+    def named_by_answer(situation: Situation, answer: Row) -> tuple[dict[tuple[str, Any], str], Row]:
+        """The old records that only an answer, a row of `ans/...`, names, by which link, and what is known of them."""
+        marks: dict[tuple[str, Any], str] = {}
+        found: dict[str, Any] = {}
+        for link in situation.links if answer else ():
+            if link.old and (key := link.answered(answer)):
+                marks[(link.type, key)] = link.name
+                known = situation.store.fields(link.type, key)
+                found.update({f"rec/{link.name}/{name}": value for name, value in known.items()})
+        return marks, found
+
+    @staticmethod
+    def _write(effects: tuple[Effect, ...], situation: Situation, row: Row, named: Mapping[str, Any]) -> None:
         store = situation.store
         before: dict[tuple[str, Any], dict[str, Any]] = {}
         values = []
-        created = {link.name: key for link in situation.links if link.creates and (key := link.created(row))}
+        created = {link.name: key for link in situation.links if link.creates and (key := link.answered(row))}
+        keys = {**situation.keys, **named, **created}
         for effect in effects:
-            key = created.get(effect.link, situation.keys.get(effect.link))
+            key = keys.get(effect.link)
             if key is None:
                 continue
             if effect.link in created:  # what is known of the record by another way is not guessed

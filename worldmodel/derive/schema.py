@@ -63,7 +63,7 @@ class Site(msgspec.Struct, frozen=True):
 class Link(msgspec.Struct, frozen=True):
     """How a call of a tool names a record: one source for each part of the type's key. With `over`, each item of that
     list names one, and the sources are `item/<field>`. With sources `ans/<field>`, the answer names what the call
-    has created."""
+    has created or, if it is `old`, found."""
 
     name: str
     type: str
@@ -71,14 +71,21 @@ class Link(msgspec.Struct, frozen=True):
     over: str = ""
     chosen: bool = False
     """Whether the session says which record it is: before one is chosen, the call names none."""
+    old: bool = False
+    """Whether the record that the answer names was there before: whose account was charged."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether only the answer names the record."""
+        return any(part.source.startswith("ans/") for part in self.keys)
 
     @property
     def creates(self) -> bool:
-        """Whether only the answer names the record: the call has created it."""
-        return any(part.source.startswith("ans/") for part in self.keys)
+        """Whether only the answer names the record, since the call has created it."""
+        return self.answers and not self.old
 
-    def created(self, answer: Mapping[str, Any]) -> tuple[str, ...] | None:
-        """The key of the record that an answer, as a row of `ans/...`, names as created."""
+    def answered(self, answer: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The key of the record that an answer, as a row of `ans/...`, names."""
         texts = [part.read(answer.get(part.source, None)) for part in self.keys]
         found = tuple(text for text in texts if text is not None)
         return found if len(found) == len(texts) else None

@@ -14,6 +14,7 @@ from worldmodel.derive.values import (
     dumps,
     flatten,
     freeze,
+    is_number,
     is_scalar,
     key_of,
     parse,
@@ -140,7 +141,7 @@ class Store:
 
     def __init__(self, layout: Layout, facts: Facts | None = None) -> None:
         self.layout = layout
-        self.facts: Facts = facts or {}
+        self.facts: Facts = {} if facts is None else facts
         self.records: dict[tuple[str, Key], dict[str, Cell]] = {}
         self.missing: dict[tuple[str, Key], str] = {}
         self.keys: dict[str, dict[Key, None]] = {}
@@ -318,9 +319,11 @@ class Store:
         found.sort(key=lambda one: one[0])
         for name in reversed(view.order):
             field, falling = name.removeprefix("-"), name.startswith("-")
-            if len({type(one[1].get(field)) is str for one in found}) > 1:
+            by: list[Any] = [one[1].get(field) for one in found]
+            if not (all(isinstance(v, str) for v in by) or all(map(is_number, by))):
                 return UNKNOWN
-            found.sort(key=lambda one: one[1].get(field), reverse=falling)
+            order = sorted(range(len(found)), key=by.__getitem__, reverse=falling)
+            found = [found[at] for at in order]
         return [item for *_, item in found]
 
     def _settle(self, field: str, value: Any) -> None:

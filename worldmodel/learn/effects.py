@@ -81,8 +81,8 @@ def _find_writers(
     what it has changed is marked with `SHOWS`."""
     between: dict[tuple[str, str], list[tuple[frozenset[str], bool]]] = defaultdict(list)
     named: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    own_changed: Counter[str] = Counter()
-    own_kept: Counter[str] = Counter()
+    own_changed: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    own_seen: dict[str, set[tuple[str, int]]] = defaultdict(set)
     for cid, recorded in conversations.items():
         for (mark, field), sightings in seen[cid].items():
             if explained and is_explained(explained, mark[0], field):
@@ -92,15 +92,15 @@ def _find_writers(
                     continue
                 changed = freeze(before.value) != freeze(after.value)
                 tools = _linked(recorded, mark, before.at, after.at)
+                if not changed or not tools:
+                    own_seen[after.tool].add((cid, after.at))
                 if changed and not tools:
                     wrote = _linked(recorded, mark, -1, before.at)  # a change that the first read did not show
                     late = [tool for tool in wrote if tool in likely and not {before.tool, after.tool} & likely]
                     if after.tool != before.tool and not late:
-                        own_changed[after.tool] += 1
+                        own_changed[after.tool].add((cid, after.at))
                         continue
                     tools = late[-1:] or wrote[-1:]
-                elif not changed:
-                    own_kept[after.tool] += 1
                 said = _naming(recorded[before.at + 1 : after.at], before.value, after.value) if changed else set()
                 if said & set(tools):
                     tools = [tool for tool in tools if tool in said]
@@ -114,7 +114,9 @@ def _find_writers(
         place: _cover(rows, likely | shown | {tool for tool, n in named[place].items() if n >= FEWEST})
         for place, rows in between.items()
     }
-    own = {tool for tool, n in own_changed.items() if n >= max(2, 0.05 * own_kept[tool])}
+    own = {tool for tool, calls in own_changed.items()
+           if len(calls) >= (2 if tool in likely else 5)
+           and len(calls) >= (RATE if tool in likely else 0.5) * len(own_seen[tool])}  # fmt: skip
     return {place: tools for place, tools in writers.items() if tools}, own
 
 
@@ -184,14 +186,15 @@ def _effects_of(
                 later = [s for s in sightings if one.at < s.at <= until]
                 if not later:
                     continue
+                known = _known(one, mark, link)
                 earlier = [s for s in sightings if s.at < one.at]
                 settled = _is_settled(recorded, mark, one.at, earlier, writers)
                 if any(r.step.tool in writers and r.acted and mark in r.marks
                        for r in recorded[(earlier[-1].at if earlier else 0) + 1 : one.at]):  # fmt: skip
-                    old = one.row.get(f"rec/{link}/{field}", UNKNOWN) if followed else UNKNOWN
+                    old = known.get(f"rec/{link}/{field}", UNKNOWN) if followed else UNKNOWN
                 else:
                     old = earlier[-1].value if earlier else UNKNOWN
-                row = {k: v for k, v in one.row.items() if k != f"rec/{link}/{field}" or old is not UNKNOWN}
+                row = {k: v for k, v in known.items() if k != f"rec/{link}/{field}" or old is not UNKNOWN}
                 since = earlier[-1].at if earlier else 0
                 quiet = sum(r.step.tool in changing for r in recorded[since + 1 : later[-1].at]) == 1
                 rows[link].append(_Given({**row, **one.answer}, later[-1].value, cid, later, old, settled, quiet))
@@ -212,6 +215,16 @@ def _effects_of(
         lag = _lag([(g.row, g.later, g.old) for g in given], recipe.expression)
         found.append(Effect(link, type_, field, recipe.expression, recipe.support, recipe.against, lag))
     return found
+
+
+def _known(one: Recorded, mark: Mark, link: str) -> Row:
+    """A situation with what was known of the records that only its answer names. Of such a record, another link that
+    leads to it as well says nothing: it does so by chance, as the latest one that was shown."""
+    if not any(name.startswith(f"rec/{link}/") for name in one.found):
+        return one.row
+    others = tuple(f"rec/{name}/" for name, key in one.keys.items() if key == mark[1] and name != link
+                   and (name.startswith(f"{mark[0]}(") or name.endswith(f">{mark[0]}")))  # fmt: skip
+    return {**one.found, **{name: value for name, value in one.row.items() if not name.startswith(others)}}
 
 
 class _Given(NamedTuple):

@@ -22,7 +22,7 @@ from worldmodel.derive.expressions import Call, Choice, Const, Expression, First
 from worldmodel.derive.rules import Effect, Form, ItemTest, Law, Rules, Slot, ToolRules, with_laws
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import FACT, Row
-from worldmodel.derive.store import Facts
+from worldmodel.derive.store import Facts, Store
 from worldmodel.derive.trees import Leaf, Split, Test, leaf_of
 from worldmodel.derive.values import dumps, is_number, shown
 from worldmodel.effects import learn_effects as learn_roles
@@ -37,6 +37,7 @@ from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Recorded, Rows
 from worldmodel.learn.schema.arguments import learn_asked, learn_expected
+from worldmodel.learn.schema.facts import NOTHING, Shared, shared_facts, usual
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.packing import learn_packing, unpacked
 from worldmodel.learn.schema.records import learn_schema
@@ -55,6 +56,12 @@ AGREEMENT = 0.97
 
 def induce(conversations: Conversations) -> tuple[Rules, Facts]:
     """The rules of a system, and the facts that all its conversations share."""
+    rules, shared = learn_rules(conversations)
+    return rules, shared.facts
+
+
+def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
+    """The same, and which of the facts one conversation alone has shown."""
     plain = sample(conversations)
     packed = learn_packing(plain)
     chosen = unpacked(plain, packed)
@@ -91,18 +98,18 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
             effects = _with_walks(effects, walks)
     if any(effect.support == 0 for found in effects.values() for effect in found):
         _, known = shared_facts(first, schema, own | {tool for tool, some in effects.items() if some})
-        followed = replay(chosen, Engine(_bare(schema, effects, writes), known))
+        followed = replay(chosen, Engine(_bare(schema, effects, writes)), known)
         effects = _with_walks(learn_effects(followed, frozenset(writes), followed=True)[0], walks)
     changing = own | {tool for tool, found in effects.items() if found}
     writes = (writes - repeatable(chosen)) | changing
-    schema, facts = shared_facts(first, schema, changing)
-    second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
+    schema, shared = shared_facts(first, schema, changing)
+    second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
     births = learn_births(second, writes)
     if births:  # what is created is followed, and what happens to it
-        second = replay(chosen, Engine(_bare(schema, _joined(effects, births), writes), facts))
+        second = replay(chosen, Engine(_bare(schema, _joined(effects, births), writes)), shared)
         effects = _with_walks(learn_effects(second, frozenset(writes), followed=True)[0], walks)
         effects = _joined(effects, births)
-        second = replay(chosen, Engine(_bare(schema, effects, writes), facts))
+        second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
     by_tool: dict[str, list[Recorded]] = defaultdict(list)
     for recorded in second.values():
         for one in recorded:
@@ -119,7 +126,7 @@ def induce(conversations: Conversations) -> tuple[Rules, Facts]:
             tools[tool] = learn_tool(tool, *more_of, before=rules, favoured=favoured)
     for tool, found in learn_untried(second, schema, writes).items():
         tools[tool] = msgspec.structs.replace(tools[tool], untried=found)
-    return Rules(schema, tools, tuple(sorted(writes))), facts
+    return Rules(schema, tools, tuple(sorted(writes))), shared
 
 
 def _bare(schema: Schema, effects: Mapping[str, Sequence[Effect]], writes: set[str]) -> Rules:
@@ -159,7 +166,7 @@ def _start(
                     if one.step.tool not in own:
                         first[name].append(value)
     often = {name: Counter(map(repr, values)).most_common(1)[0][1] for name, values in first.items()}
-    return {n: _usual(all_) for n, all_ in first.items() if len(all_) >= 5 and often[n] >= AGREEMENT * len(all_)}
+    return {n: usual(all_) for n, all_ in first.items() if len(all_) >= 5 and often[n] >= AGREEMENT * len(all_)}
 
 
 def _state(row: Row) -> dict[str, Any]:
@@ -171,11 +178,11 @@ def _hidden(schema: Schema) -> set[tuple[str, str, str]]:
     return {(s.tool, s.path, k.source) for s in schema.sites for k in s.keys if k.source.startswith("now/")}
 
 
-def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recorded]]:
-    """Every recorded call with the situation that it was made in."""
+def replay(conversations: Conversations, engine: Engine, shared: Shared = NOTHING) -> dict[str, list[Recorded]]:
+    """Every recorded call with the situation that it was made in, if others had shown what they share."""
     out = {}
     for cid, steps in conversations.items():
-        session = Session(engine)
+        session = Session(engine, Store(engine.layout, shared.but_of(cid)))
         recorded = []
         for at, step in enumerate(steps):
             situation = session.situation(step.tool, step.arguments)
@@ -185,64 +192,32 @@ def replay(conversations: Conversations, engine: Engine) -> dict[str, list[Recor
                 if link.name in situation.keys
             }
             marks[(EPISODE, ())] = EPISODE
-            shown = engine.apply(situation, step.content, step.outcome, "seen")
             answer = answer_row(engine.layout.read(step.tool, step.content)) if step.outcome == OK else {}
+            old, found = engine.named_by_answer(situation, answer if step.tool in engine.writes else {})
+            shown = engine.apply(situation, step.content, step.outcome, "seen")
             new = {
                 (link.type, key): link.name
                 for link in situation.links
-                if link.creates and answer and (key := link.created(answer))
+                if link.creates and answer and (key := link.answered(answer))
             }
             acted = step.outcome == OK and engine.layout.acts(step.tool, engine.layout.read(step.tool, step.content))
             row = {name: value for name, value in situation.row.items() if not name.startswith(FACT)}
             facts = frozenset(name[len(FACT) :] for name in situation.row if name.startswith(FACT))
-            recorded.append(Recorded(cid, at, step, row, situation.keys, marks, shown, answer, new, acted, facts))
+            led = {link.name for link in situation.links if link.chosen}
+            marks.update({mark: link for mark, link in old.items() if mark not in marks or marks[mark] in led})
+            one = Recorded(cid, at, step, row, situation.keys, marks, shown, answer, new, found, acted, facts)
+            recorded.append(one)
             wrote = acted and step.tool in engine.writes
             session.history.add(step.tool, step.arguments, step.content, step.outcome, wrote)
         out[cid] = recorded
     return out
 
 
-def shared_facts(
-    conversations: Mapping[str, Sequence[Recorded]], schema: Schema, writes: set[str]
-) -> tuple[Schema, Facts]:
-    """Fields that say the same in all conversations, and what they say: those seen in at least two."""
-    first: dict[tuple[str, Any, str], dict[str, Any]] = defaultdict(dict)
-    for cid, recorded in conversations.items():
-        written = False
-        for one in recorded:
-            for type_, key, name, value in one.shown:
-                if type_ != EPISODE and not written and one.step.tool not in writes:
-                    first[(type_, key, name)].setdefault(cid, value)
-            written = written or (one.step.tool in writes and one.acted)
-    agree: Counter[tuple[str, str]] = Counter()
-    total: Counter[tuple[str, str]] = Counter()
-    for (type_, _, name), values in first.items():
-        if len(values) > 1:
-            marks = Counter(repr(v) for v in values.values())
-            total[(type_, name)] += sum(marks.values()) - 1
-            agree[(type_, name)] += marks.most_common(1)[0][1] - 1
-    shared = {place for place, n in total.items() if n >= 5 and agree[place] >= AGREEMENT * n}
-    facts: dict[tuple[str, Any], dict[str, Any]] = defaultdict(dict)
-    for (type_, key, name), values in first.items():
-        if (type_, name) in shared and len(values) > 1:
-            facts[(type_, key)][name] = _usual(list(values.values()))
-    names: dict[str, list[str]] = defaultdict(list)
-    for type_, name in sorted(shared):
-        names[type_].append(name)
-    return msgspec.structs.replace(schema, shared={t: tuple(n) for t, n in names.items()}), dict(facts)
-
-
-def _usual(values: Sequence[Any]) -> Any:
-    """The value that most conversations show."""
-    texts = [repr(v) for v in values]
-    return values[texts.index(Counter(texts).most_common(1)[0][0])]
-
-
-def derived_calls(engine: Engine, conversations: Conversations) -> set[tuple[str, int]]:
+def derived_calls(engine: Engine, conversations: Conversations, shared: Shared) -> set[tuple[str, int]]:
     """(conversation, call) of the recorded calls that the rules answer as production did, each in its own state."""
     found = set()
     for cid, steps in conversations.items():
-        session = engine.session()
+        session = Session(engine, Store(engine.layout, shared.but_of(cid)))
         for at, step in enumerate(steps):
             answer = session.derive(step.tool, step.arguments, cid, accidents=False)
             if answer is not None and answer.content is not None and answer.sure:

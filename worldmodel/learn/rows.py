@@ -148,7 +148,9 @@ class Recorded:
     shown: Sequence[tuple[str, Key, str, Any]]
     answer: Row
     created: Mapping[Mark, str]
-    """The records that only the answer names, and by which link."""
+    """The records that only the answer names, since they were created, and by which link."""
+    found: Row
+    """What was known of other records that only the answer names."""
     acted: bool = True
     """Whether it was a success, and one that may have changed something."""
     facts: frozenset[str] = frozenset()

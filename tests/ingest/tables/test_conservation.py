@@ -192,7 +192,7 @@ def test_nothing_is_lost_and_order_changes_nothing(mixture: Mixture) -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=25, suppress_health_check=QUIET)
 @given(mixtures())
 def test_many_random_lakes_are_conserved(mixture: Mixture) -> None:
     check(mixture)

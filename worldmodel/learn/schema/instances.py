@@ -324,38 +324,3 @@ def synonyms(
         second = other if first == one else one
         out.update({(site, second): first for site in sites if second in shown[site]})
     return out
-
-
-def aliases(found: Mapping[str, Sequence[Instance]], fewest: int = 3) -> dict[tuple[str, str], str]:
-    """By (tool, field): another name for a session field that this tool shows, where what other tools show under its
-    name is something else. Two tools show one field where the second repeats what the first said, unless it writes."""
-    sightings: dict[str, list[tuple[str, int, str, Any]]] = defaultdict(list)
-    for tool, instances in found.items():
-        for instance in instances:
-            for name, value in instance.frozen.items():
-                if name:
-                    sightings[name].append((instance.conversation, instance.at, tool, value))
-    out: dict[tuple[str, str], str] = {}
-    for name, seen in sightings.items():
-        tools = Counter(tool for _, _, tool, _ in seen)
-        if len(tools) < 2:
-            continue
-        seen.sort(key=lambda one: one[:2])
-        agree: Counter[tuple[str, str]] = Counter()
-        total: Counter[tuple[str, str]] = Counter()
-        for before, after in zip(seen, seen[1:], strict=False):
-            if before[0] == after[0] and before[2] != after[2]:
-                total[(before[2], after[2])] += 1
-                agree[(before[2], after[2])] += before[3] == after[3]
-        first = max(sorted(tools), key=lambda t: tools[t])
-        joined, grew = {first}, True
-        while grew:
-            grew = False
-            for tool in sorted(set(tools) - joined):
-                pairs = [p for p in total if tool in p and (set(p) - {tool}) <= joined]
-                tried = [p for p in pairs if total[p] >= fewest]
-                if not tried or any(agree[p] >= 0.6 * total[p] for p in tried):
-                    joined.add(tool)
-                    grew = True
-        out.update({(tool, name): f"{name}@{tool}" for tool in tools if tool not in joined})
-    return out

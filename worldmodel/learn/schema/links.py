@@ -29,6 +29,8 @@ class _Counts:
         self.tries: Counter[Any] = Counter()
         self.created: Counter[tuple[str, str, str]] = Counter()
         """(tool, field of its answer, type): how often the field was the first to name a record that is shown later."""
+        self.found: Counter[tuple[str, str, str]] = Counter()
+        """The same: how often it named a record that was shown before or is shown later, and the call did not."""
         self.answered: Counter[tuple[str, str]] = Counter()
         self.minted: set[str] = set()
         """Types whose key is one id that every call must name."""
@@ -71,7 +73,7 @@ def learn_links(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     direct.named = named
     steps_, chosen = _steps(conversations, schema), _chosen(direct)
     links = {tool: (*_links(tool, schema, sizes, direct, through, steps_, chosen), *_item_links(tool, sizes, items),
-                    *_creations(tool, direct))
+                    *_answered(tool, direct))
              for tool in tools}  # fmt: skip
     return msgspec.structs.replace(schema, links=links)
 
@@ -154,6 +156,7 @@ def _count_created(
         for type_, parts in known.items():
             if type_ in counts.minted and (type_, 0, text) in later:
                 counts.created[(step.tool, name, type_)] += 1 if text not in parts[0] else -1
+                counts.found[(step.tool, name, type_)] += text in parts[0]
 
 
 def _count_chosen(
@@ -181,11 +184,15 @@ def _chosen(counts: _Counts) -> dict[str, str]:
     return {type_: name for type_, (_, name) in best.items()}
 
 
-def _creations(tool: str, counts: _Counts) -> Iterable[Link]:
-    """The records that answers of a tool name when they are created: nearly always for the first time."""
+def _answered(tool: str, counts: _Counts) -> Iterable[Link]:
+    """The records that answers of a tool name: those that were created, nearly always for the first time, and others
+    that the call does not name."""
     for (of, name, type_), n in sorted(counts.created.items()):
-        if of == tool and n >= FEWEST and n >= RATE * counts.answered[(tool, name)]:
+        often = max(FEWEST, RATE * counts.answered[(tool, name)])
+        if of == tool and n >= often:
             yield Link(f"{type_}(new {name})", type_, (KeyPart(f"ans/{name}"),))
+        elif of == tool and counts.found[(tool, name, type_)] >= often:
+            yield Link(f"{type_}(its {name})", type_, (KeyPart(f"ans/{name}"),), old=True)
 
 
 def _count_items(step: Step, known: Mapping[str, list[set[str]]], counts: _Counts) -> None:

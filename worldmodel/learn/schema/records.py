@@ -14,9 +14,9 @@ from typing import Any
 from worldmodel.derive.schema import EPISODE, OMITTED, KeyPart, Placed, Schema, Site
 from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import freeze, is_scalar, key_of, parse
+from worldmodel.learn.schema.aliases import aliases
 from worldmodel.learn.schema.instances import (
     Instance,
-    aliases,
     alike_but_for,
     difference,
     hidden_part,
@@ -286,19 +286,18 @@ def learn_schema(conversations: Conversations, states: States | None = None) -> 
     keys.update(dict.fromkeys(session, ()))
     keys = {site: None if key is None else (*key, *hidden_part(site, key, found[site])) for site, key in keys.items()}
     keys = named_there(keys, found)
-    renamed = aliases({tool: found[(tool, path)] for tool, path in keys if not path and keys[(tool, path)] == ()})
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     same: dict[tuple[tuple[str, str], str], str] = {}
-    for type_ in {t for t in types.values() if t != EPISODE}:
-        same.update(synonyms({s: keys[s] or () for s, t in types.items() if t == type_}, found))
+    for type_ in set(types.values()):
+        of = {s: keys[s] or () for s, t in types.items() if t == type_ and (s[1] == "" or t != EPISODE)}
+        same.update({**(synonyms(of, found) if type_ != EPISODE else {}), **aliases(of, found)})
     sites = []
     for (tool, path), key in keys.items():
         if key is None:
             continue
         fields = sorted({n for i in found[(tool, path)] for n in i.placed.fields})
         parts = tuple(KeyPart(source) for source in key)
-        alias = {n: renamed[(tool, n)] for n in fields if not path and (tool, n) in renamed}
-        alias.update({n: same[((tool, path), n)] for n in fields if ((tool, path), n) in same})
+        alias = {n: same[((tool, path), n)] for n in fields if ((tool, path), n) in same}
         sites.append(Site(tool, path, types[(tool, path)], parts, tuple(fields), alias))
     maps = {tool: tuple(sorted(paths)) for tool, paths in places.maps.items() if paths}
     return Schema(sites=tuple(sites), maps=maps)

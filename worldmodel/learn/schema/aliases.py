@@ -1,0 +1,84 @@
+"""Fields that two tools give one name and that are not the same."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldmodel.derive.values import is_number
+from worldmodel.learn.schema.instances import Instance, value_at
+
+FEWEST = 3
+SAME, NEVER_SAME = 0.6, 0.1
+"""A field of the session is the same from so many agreeing pairs on; one of a record is another up to so many."""
+_Place = tuple[str, str]
+
+
+def aliases(
+    keys: Mapping[_Place, Sequence[str]], found: Mapping[_Place, Sequence[Instance]]
+) -> dict[tuple[_Place, str], str]:
+    """By (site, field): another name for a field that the other sites of its type show otherwise. `keys` has the sites
+    of one record type.
+
+    Two sites show one field where the second repeats what the first said, unless it writes. Of records with a key, an
+    order is also given by the form of the values: one date as 2025-03-14 and as 14.03.2025.
+    """
+    seen: dict[str, list[tuple[Any, int, _Place, Any]]] = defaultdict(list)
+    for site, key in keys.items():
+        for instance in found[site]:
+            record = (instance.conversation, *(value_at(instance, source) for source in key))
+            for name, value in instance.frozen.items():
+                if name and f"field/{name}" not in key and value is not None:
+                    seen[name].append((record, instance.at, site, value))
+    out: dict[tuple[_Place, str], str] = {}
+    for name, sightings in seen.items():
+        count = Counter(site for _, _, site, _ in sightings)
+        if len(count) < 2:
+            continue
+        agree, total = _neighbours(sightings)
+        forms = {site: {_form(v) for _, _, at, v in sightings if at == site} for site in count}
+        keyed = any(keys[site] for site in count)
+        first = max(sorted(count), key=lambda site: count[site])
+        joined, grew = {first}, True
+        while grew:
+            grew = False
+            for site in sorted(set(count) - joined):
+                pairs = [(a, b) for other in joined for a, b in ((site, other), (other, site))]
+                tried = [p for p in pairs if total[p] >= FEWEST]
+                if keyed:
+                    sure = len(tried) > 1 and len({(min(p), max(p)) for p in tried}) < len(tried)
+                    apart = _written_apart(forms[site], set().union(*(forms[other] for other in joined)))
+                    same = not tried or not (sure or apart) or any(agree[p] > NEVER_SAME * total[p] for p in tried)
+                else:
+                    same = not tried or any(agree[p] >= SAME * total[p] for p in tried)
+                if same:
+                    joined.add(site)
+                    grew = True
+        out.update({(site, name): f"{name}@{site[0]}" for site in count if site not in joined})
+    return out
+
+
+def _neighbours(sightings: list[tuple[Any, int, _Place, Any]]) -> tuple[Counter[Any], Counter[Any]]:
+    """Of each pair of sites: how often the second showed a record next, and how often it said the same."""
+    agree: Counter[tuple[_Place, _Place]] = Counter()
+    total: Counter[tuple[_Place, _Place]] = Counter()
+    ordered = sorted(sightings, key=lambda one: (str(one[0]), one[1]))
+    for before, after in zip(ordered, ordered[1:], strict=False):
+        if before[0] == after[0] and before[2] != after[2]:
+            total[(before[2], after[2])] += 1
+            agree[(before[2], after[2])] += before[3] == after[3]
+    return agree, total
+
+
+def _form(value: Any) -> str:
+    """How a value is written: a letter for runs of letters, a digit for runs of digits, and what stands between."""
+    if isinstance(value, str):
+        return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", value[:64]))
+    return "9n" if is_number(value) else type(value).__name__
+
+
+def _written_apart(left: set[str], right: set[str], most: int = 4) -> bool:
+    """Whether two sets of forms are two ways to write numbers, dates or codes; words alone say nothing."""
+    return not left & right and max(len(left), len(right)) <= most and all("9" in form for form in left | right)
