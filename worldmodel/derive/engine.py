@@ -21,7 +21,7 @@ from worldmodel.derive.situation import History, Row, Situation
 from worldmodel.derive.store import Facts, Layout, Store
 from worldmodel.derive.templates import fill
 from worldmodel.derive.trees import Leaf, Test, leaf_of
-from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, unflatten
+from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, parse, unflatten
 from worldmodel.steps import OK, Step, call_key, outcome_of
 
 SURE = 0.97
@@ -151,6 +151,9 @@ class Engine:
             drawn = leaf.draw(uniform(seed, "accident", key, history.written, history.calls[key]))
             if drawn is not None and drawn != "none":
                 return self._answer(rules, drawn, leaf, path, row, accident=True)
+        shared = self._shared(rules.tool, key, situation)
+        if shared is not None:
+            return shared
         leaf, path = leaf_of(rules.guard, row)
         u = uniform(seed, "guard", key, history.written)
         label = None
@@ -166,6 +169,19 @@ class Engine:
             found = self._answer(rules, refusal, leaf, path, row)
             return replace(found, purity=1.0, rule=f"{found.rule}: {why}")
         return self._answer(rules, label, leaf, path, row)
+
+    def _shared(self, tool: str, call: str, situation: Situation) -> Derivation | None:
+        """What all conversations are answered to this call, as long as nothing was written."""
+        found = None if situation.history.written else situation.store.shared_answer(tool, call)
+        if found is None:
+            return None
+        outcome, content = found
+        if outcome == OK and tool in self.layout.schema.packed:
+            written = self.layout.written(tool, parse(content), text=True)
+            if written is None:
+                return None
+            content = written
+        return Derivation(outcome, content, "", f"{tool}: as in all conversations", 1.0)
 
     def _answer(
         self, rules: ToolRules, label: str, leaf: Leaf, path: list[tuple[Test, bool]], row: Row, accident: bool = False

@@ -26,6 +26,8 @@ Key = tuple[str, ...]
 MOST_PLAIN = 12
 Shown = tuple[str, Key, str, Any]
 Facts = Mapping[tuple[str, Key], Mapping[str, Any]]
+ANSWERS = "="
+"""How the types of facts begin that are whole answers: of a tool, by its call."""
 
 
 class Cell(NamedTuple):
@@ -173,6 +175,11 @@ class Store:
 
     def known(self, type_: str, key: Key) -> bool:
         return (type_, key) in self.records or (type_, key) in self.facts
+
+    def shared_answer(self, tool: str, call: str) -> tuple[str, str] | None:
+        """(outcome, content) of what all conversations are answered to a call as long as they have written nothing."""
+        found = self.facts.get((f"{ANSWERS}{tool}", (call,)))
+        return None if found is None else (found["outcome"], found["content"])
 
     def is_fact(self, type_: str, key: Key) -> bool:
         """Whether only the facts that all worlds share say something of a record."""

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from worldmodel.derive.schema import EPISODE, Schema
-from worldmodel.derive.store import Facts
+from worldmodel.derive.store import ANSWERS, Facts
 from worldmodel.learn.rows import Recorded
+from worldmodel.steps import OK, call_key
 
+MOST_ANSWERS, LONGEST = 5000, 4000
+"""Answers that are kept, and the characters of each."""
 AGREEMENT, MOSTLY = 0.97, 0.9
 """The share of sightings that agree, of a field by itself, and of one whose type agrees as a whole."""
 FEWEST = 5
@@ -85,11 +88,37 @@ def shared_facts(
             facts[(type_, key)][name] = usual(values.values())
         if len(values) == 1:
             alone[next(iter(values))][(type_, key)].add(name)
+    for mark, values in _answers(conversations, writes).items():
+        outcome, content = usual(values.values())
+        facts[mark] = {"outcome": outcome, "content": content}
+        if len(values) == 1:
+            alone[next(iter(values))][mark].update(facts[mark])
     names: dict[str, list[str]] = defaultdict(list)
     for type_, name in sorted(wide | narrow):
         names[type_].append(name)
     schema = msgspec.structs.replace(schema, shared={t: tuple(n) for t, n in names.items()})
     return schema, Shared(dict(facts), {cid: dict(own) for cid, own in alone.items()})
+
+
+def _answers(
+    conversations: Mapping[str, Sequence[Recorded]], writes: set[str]
+) -> dict[tuple[str, Any], dict[str, tuple[str, str]]]:
+    """What reads answered before anything was written, by conversation: those of tools that answer equal calls alike in
+    all conversations. A refusal that only one has met may have passed by itself."""
+    found: dict[tuple[str, Any], dict[str, tuple[str, str]]] = defaultdict(dict)
+    for cid, recorded in conversations.items():
+        for one in recorded:
+            step = one.step
+            if step.tool not in writes and len(step.content) <= LONGEST:
+                mark = (f"{ANSWERS}{step.tool}", (call_key(step.tool, step.arguments),))
+                found[mark].setdefault(cid, (step.outcome, step.content))
+            if step.tool in writes and one.acted:
+                break
+    alike = {type_ for type_, _ in _shared({(*mark, ""): values for mark, values in found.items()})}
+    kept = {mark: values for mark, values in found.items()
+            if mark[0] in alike and (len(values) > 1 or next(iter(values.values()))[0] == OK)}  # fmt: skip
+    often = sorted(kept, key=lambda mark: -len(kept[mark]))
+    return {mark: kept[mark] for mark in often[:MOST_ANSWERS]}
 
 
 def _shared(shown: _Values) -> set[tuple[str, str]]:

@@ -288,7 +288,7 @@ def learn_schema(conversations: Conversations, states: States | None = None) -> 
     keys = named_there(keys, found)
     types = _types({s: k for s, k in keys.items() if k is not None}, found)
     same: dict[tuple[tuple[str, str], str], str] = {}
-    for type_ in set(types.values()):
+    for type_ in sorted(set(types.values())):
         of = {s: keys[s] or () for s, t in types.items() if t == type_ and (s[1] == "" or t != EPISODE)}
         same.update({**(synonyms(of, found) if type_ != EPISODE else {}), **aliases(of, found)})
     sites = []
