@@ -89,7 +89,7 @@ test: $(VENV)/.dev $(VLLM)  ## the default test suite
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev $(VLLM) $(VENV)/.smollm2  ## the default test suite and the slow tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'slow or not slow' $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=40 -m 'slow or not slow' $(PYTEST_ARGS)
 
 wheel-demo: $(VENV)/.python  ## install the wheel in an empty environment and run the small demo
 	@PYTHON="$(BIN)/python" PIP_ARGS="$(PIP_ARGS)" .ci/wheel_demo
