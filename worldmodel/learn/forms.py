@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from worldmodel.derive.situation import Row
-from worldmodel.derive.templates import GAP, SAYS, fill, joined, mask
+from worldmodel.derive.templates import GAP, SAYS, fill, gaps_in, joined, mask
 from worldmodel.derive.values import ABSENT, dumps, flatten, is_scalar, parse, shown
 from worldmodel.steps import OK, Step, outcome_of
 
@@ -29,6 +29,8 @@ MOST_PLACES = 12
 """Places at which most pairs of texts differ, for each round of merging."""
 LONGEST_PIECE = 7
 """Words, and what stands between them, in which two texts may differ to be one sentence."""
+_BETWEEN = re.compile(rf"{GAP}(?:[^\w{GAP}]{{1,3}}{GAP})*")
+"""Gaps and the signs between them, which are no words of a sentence."""
 _PIECES = re.compile(r"\w+(?:-\w*\d\w*)*|\s+|[^\w\s]")
 
 
@@ -162,6 +164,7 @@ def draft_texts(outcome: str, places: Sequence[int], bodies: Sequence[Any], rows
             gone = set(aligned.at)
             best = [aligned, *(d for d in best if not gone & set(d.at))]
             best.sort(key=lambda d: -len(d.at))
+    best = absorbed(best)
     kept = [d for d in best if len(d.at) >= 2 or len(best) <= 3][:MOST_FORMS]
     rest = [d for d in best if d not in kept]
     if rest:
@@ -209,6 +212,30 @@ _Place = tuple[int, tuple[str, ...], tuple[str, tuple[tuple[str, ...], ...]]]
 """The number of a text in a template, what stands around its new gaps, and everything else of the template."""
 _Split = tuple[str, tuple[tuple[str, ...], ...]]
 """A template without its texts, and the pieces of each of them."""
+
+
+def absorbed(drafts: Sequence[Draft]) -> list[Draft]:
+    """Text forms without those that are another with several gaps, which only signs part, where that has one."""
+    left = sorted(drafts, key=lambda d: -len(d.at))
+    for small in list(reversed(left)):
+        for big in left if isinstance(small.template, str) else ():
+            if big is small or not isinstance(big.template, str) or big.text != small.text:
+                continue
+            parts = gaps_in(big.template, small.template)
+            if not parts or all(part == GAP for part in parts) or any(_BETWEEN.fullmatch(p) is None for p in parts):
+                continue
+            gaps = [[small.slots[str(k)][at] for k in range(len(small.slots))] for at in range(len(small.at))]
+            found = [gaps_in(big.template, str(fill(small.template, own))) for own in gaps]
+            if all(one is not None for one in found):
+                at = [*big.at, *small.at]
+                order = sorted(range(len(at)), key=at.__getitem__)
+                for number in range(len(big.slots)):
+                    values = [*big.slots[str(number)], *(one[number] for one in found if one is not None)]
+                    big.slots[str(number)] = [values[k] for k in order]
+                big.at = [at[k] for k in order]
+                left = [draft for draft in left if draft is not small]
+                break
+    return sorted(left, key=lambda d: -len(d.at))
 
 
 def _in_pieces(draft: Draft) -> _Split | None:

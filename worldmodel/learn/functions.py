@@ -101,7 +101,8 @@ def _candidates(
             call = Call(name, tuple(Source(s) for s in of))
             if _agree(values, goals):
                 yield call
-            elif rounds and any(isinstance(v, float) for v in values):
+            exact = all(freeze(value) == goal for value, goal in zip(values, goals, strict=True))
+            if rounds and not exact and any(isinstance(v, float) for v in values):
                 yield from _rounded(call, values, goals, places, columns)
     for name in sources:
         yield from _later(name, columns[name], [targets[i] for i in probes])
