@@ -37,7 +37,7 @@ def aliases(
         count = Counter(site for _, _, site, _ in sightings)
         if len(count) < 2:
             continue
-        agree, total = _neighbours(sightings)
+        agree, total, turned = _neighbours(sightings)
         forms = {site: {_form(v) for _, _, at, v in sightings if at == site} for site in count}
         keyed = any(keys[site] for site in count)
         first = max(sorted(count), key=lambda site: count[site])
@@ -50,6 +50,7 @@ def aliases(
                 if keyed:
                     sure = len(tried) > 1 and len({(min(p), max(p)) for p in tried}) < len(tried)
                     apart = _written_apart(forms[site], set().union(*(forms[other] for other in joined)))
+                    apart = apart or all(turned[p] >= (1 - NEVER_SAME) * total[p] for p in tried)
                     same = not tried or not (sure or apart) or any(agree[p] > NEVER_SAME * total[p] for p in tried)
                 else:
                     same = not tried or any(agree[p] >= SAME * total[p] for p in tried)
@@ -60,16 +61,24 @@ def aliases(
     return out
 
 
-def _neighbours(sightings: list[tuple[Any, int, _Place, Any]]) -> tuple[Counter[Any], Counter[Any]]:
-    """Of each pair of sites: how often the second showed a record next, and how often it said the same."""
+def _neighbours(sightings: list[tuple[Any, int, _Place, Any]]) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
+    """Of each pair of sites: how often the second said the same of a record as the first, how often it showed one next,
+    and how often it said the same words otherwise."""
     agree: Counter[tuple[_Place, _Place]] = Counter()
     total: Counter[tuple[_Place, _Place]] = Counter()
+    turned: Counter[tuple[_Place, _Place]] = Counter()
     ordered = sorted(sightings, key=lambda one: (str(one[0]), one[1]))
     for before, after in zip(ordered, ordered[1:], strict=False):
         if before[0] == after[0] and before[2] != after[2]:
             total[(before[2], after[2])] += 1
             agree[(before[2], after[2])] += before[3] == after[3]
-    return agree, total
+            turned[(before[2], after[2])] += before[3] != after[3] and _words(before[3]) == _words(after[3])
+    return agree, total, turned
+
+
+def _words(value: Any) -> list[str] | None:
+    """The words of a text, whatever their order: `Kern, Ada` and `Ada Kern` are one name."""
+    return sorted(re.findall(r"\w+", value.casefold())) if isinstance(value, str) else None
 
 
 def _form(value: Any) -> str:
