@@ -8,7 +8,7 @@ for token. `training.models.template` has the format of any tokenizer with a cha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from training.environment import ToolCall
 from training.models.edits import dumps, minify
+from training.models.focus import named
 from training.models.roles import signature
 
 Message = Mapping[str, Any]
@@ -96,7 +97,11 @@ class ChatFormat(Protocol):
 
 @dataclass
 class CompactFormat:
-    """The format that a tokenizer declares (`FORMAT`). With `show_tools`, tool signatures follow the system prompt."""
+    """The format that a tokenizer declares (`FORMAT`). With `show_tools`, tool signatures follow the system prompt.
+
+    After a list that a tool answers with stands, once more, the record in it that the user named
+    (`training.models.focus`).
+    """
 
     tokenizer: PreTrainedTokenizerFast
     show_tools: bool = True
@@ -119,8 +124,8 @@ class CompactFormat:
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        ids = [i for m in self._with_tools(messages, tools) for i in self._message(m)]
-        return [*ids, self._header["assistant"]]
+        shown = self._focused((), self._with_tools(messages, tools))
+        return [*(i for m in shown for i in self._message(m)), self._header["assistant"]]
 
     def extend(
         self,
@@ -131,7 +136,8 @@ class CompactFormat:
         stopped: bool = True,
     ) -> list[int]:
         closed = [] if stopped else [self._end]
-        return [*closed, *(i for m in new_messages for i in self._message(m)), self._header["assistant"]]
+        shown = self._focused(after, new_messages)
+        return [*closed, *(i for m in shown for i in self._message(m)), self._header["assistant"]]
 
     def examples(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -143,7 +149,7 @@ class CompactFormat:
     ) -> tuple[list[int], list[bool]]:
         ids: list[int] = []
         trained: list[bool] = []
-        for message in self._with_tools(messages, tools):
+        for message in self._focused((), self._with_tools(messages, tools)):
             new = self._message(message)
             ids += new
             trained += [False] + [message["role"] == "assistant"] * (len(new) - 1)
@@ -167,6 +173,16 @@ class CompactFormat:
                 return AssistantTurn(self._backend.decode(ids, skip_special_tokens=False), (), problem)
             calls.append(call)
         return AssistantTurn(text, tuple(calls))
+
+    def _focused(self, before: Sequence[Message], messages: Sequence[Message]) -> Iterator[Message]:
+        """The messages, lists with the record that the user named. `before` are the messages before them."""
+        said = [str(m.get("content") or "") for m in before if m["role"] == "user"]
+        for message in messages:
+            content = str(message.get("content") or "")
+            if message["role"] == "user":
+                said.append(content)
+            record = named(content, said) if message["role"] == "tool" else ""
+            yield {**message, "content": f"{minify(content)}\n{record}"} if record else message
 
     def _with_tools(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Sequence[Message]:
         if not (tools and self.show_tools):

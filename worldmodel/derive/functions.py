@@ -11,7 +11,8 @@ import operator
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, shown
@@ -19,6 +20,7 @@ from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, shown
 LARGEST = 1e15
 MOST_DIGITS = 12
 LONGEST_FORMULA = 200
+LONGEST_SPAN = 4000
 FORMULA = re.compile(r"[\d\sa-fA-FxXoO_.()+\-*/%^]+", re.ASCII)
 """What a formula is written with: digits of any base, brackets and operators."""
 
@@ -92,6 +94,28 @@ def _days_later(text: str, days: Any) -> Any:
     return later if float(days).is_integer() else UNKNOWN
 
 
+def _weekdays(first: str, last: str) -> Any:
+    """How many days from one to another, both counted, are no Saturday or Sunday."""
+    start, days = _day(first), (_day(last) - _day(first)).days + 1
+    return sum((start + timedelta(days=k)).weekday() < 5 for k in range(days)) if days <= LONGEST_SPAN else UNKNOWN
+
+
+def _written(form: str) -> Callable[[str], str]:
+    """Writes a day; `-d` and `-m` have no leading zeros."""
+
+    def write(text: str) -> str:
+        day = _day(text)
+        if len(text) > 10 and text[10] not in "T ":
+            raise ValueError(text)
+        return day.strftime(form.replace("%-d", str(day.day)).replace("%-m", str(day.month)))
+
+    return write
+
+
+def _iso(form: str, text: str) -> str:
+    return str(datetime.strptime(text, form).date())
+
+
 def _fixed(x: Any, digits: Any) -> Any:
     return f"{x:.{int(digits)}f}" if 0 <= digits <= MOST_DIGITS else UNKNOWN
 
@@ -141,6 +165,15 @@ FUNCTIONS: dict[str, Function] = {
     "following": Function("t", "t", _following, "the number after {0}"),
     "last_part": Function("t", "t", lambda x: x.rpartition("/")[2], "the last part of {0}"),
     "parent_part": Function("t", "t", lambda x: x.rpartition("/")[0], "{0} without its last part"),
+    **{
+        f"day {form}": Function("t", "t", _written(form), f"the day {{0}} written as {_written(form)('2025-03-04')}")
+        for form in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%-d %b", "%d %b", "%-d %b %Y", "%d %b %Y", "%b %-d, %Y",
+                     "%B %-d, %Y", "%-d %B %Y", "%A", "%a", "%Y-%m")
+    },
+    **{
+        f"iso {form}": Function("t", "t", partial(_iso, form), f"the day {{0}} as in 2025-03-04, read as {example}")
+        for form, example in (("%d.%m.%Y", "04.03.2025"), ("%d/%m/%Y", "04/03/2025"), ("%m/%d/%Y", "03/04/2025"))
+    },
     "entered": Function("tt", "t", _entered, "where {1} leads from {0}"),
     # of a number
     "absolute": Function("n", "n", abs, "{0} without its sign"),
@@ -175,6 +208,7 @@ FUNCTIONS: dict[str, Function] = {
     "fixed": Function("nn", "t", _fixed, "{0} written with {1} places"),
     # of dates
     "days_between": Function("tt", "n", lambda x, y: (_day(x) - _day(y)).days, "the days from {1} to {0}"),
+    "weekdays": Function("tt", "n", _weekdays, "the days from {0} to {1} without weekends"),
     "days_later": Function("tn", "t", _days_later, "the day {1} days after {0}"),
     # of two values
     "contains": Function("tt", "b", lambda x, y: y in x, "whether {0} contains {1}"),

@@ -103,8 +103,8 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
             found.append((len(at), combined))
     found.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
     best = [e for _, e in found[:4]]
-    if 0 < _places(goal) <= PLACES:  # each may have been rounded
-        best += [Call("round", (e, Const(PLACES))) for e in best if isinstance(e, Linear | Product | Quotient)]
+    if 0 < (places := _places(goal)) <= PLACES:  # each may have been rounded
+        best += [Call("round", (e, Const(places))) for e in best if isinstance(e, Linear | Product | Quotient)]
     return best
 
 

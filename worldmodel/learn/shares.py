@@ -1,4 +1,4 @@
-"""Shares of amounts, rounded to hundredths or to whole numbers."""
+"""Shares of amounts, rounded to hundredths, tenths or whole numbers."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ GOOD_ENOUGH = 0.6
 def rounded(
     goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], first: int = 16
 ) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
-    """A share of a column, or of a product, quotient or difference of two, rounded to hundredths, or to whole numbers
-    where all are whole (amounts in minor units): a price for a part of a month, a tax.
+    """A share of a column, or of a product, quotient or difference of two, rounded to as many places as the goal has,
+    or to whole numbers where all are whole (amounts in minor units): a price for a part of a month, a tax, a percentage.
     """
     whole = np.allclose(np.round(goal), goal, rtol=0, atol=1e-9)
     if whole and np.median(np.abs(goal)) < LEAST_WHOLE:
@@ -51,7 +51,8 @@ def rounded(
     near = range(len(names[:DIFFERENCES]))
     apart = [(a, b) for a in near for b in near if a != b]
     made += [(Linear(((1.0, names[a]), (-1.0, names[b]))), columns[a] - columns[b]) for a, b in apart]
-    ways = WHOLE if whole else (("round", lambda x: np.round(x, PLACES)),)
+    places = 1 if np.allclose(np.round(goal, 1), goal, rtol=0, atol=1e-9) else PLACES
+    ways = WHOLE if whole else (("round", lambda x: np.round(x, places)),)
     for plain, column in made:
         known = np.isfinite(column) & (column != 0)
         if known.sum() < max(8, 0.3 * len(goal)) or np.ptp(column[known]) == 0:
@@ -67,7 +68,7 @@ def rounded(
                 fewest = most if whole else GOOD_ENOUGH * most
                 factor, way, exact = next(one for one in right if one[2].sum() >= fewest)
                 inner = _times(plain, factor)
-                yield Call(way, (inner,) if whole else (inner, Const(PLACES))), exact, known
+                yield Call(way, (inner,) if whole else (inner, Const(places))), exact, known
 
 
 def _ratios(found: np.ndarray) -> list[float]:

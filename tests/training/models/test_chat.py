@@ -82,6 +82,23 @@ def test_the_chat_template_writes_the_same_text(chat, tokenizer):
     assert chat.tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
+def test_after_a_list_stands_the_record_that_the_user_named(chat):
+    """Whether a conversation is written at once or turn by turn."""
+    doors = '{"total": 2, "doors": [{"id": "D-1", "place": "north hall"}, {"id": "D-2", "place": "south hall"}]}'
+    messages = [
+        {"role": "user", "content": "is the door of the South hall closed?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "name": "list_doors", "arguments": {}}]},
+        {"role": "tool", "content": doors, "tool_call_id": "1"},
+    ]
+    opening = chat.prompt(messages[:1])
+    turn = chat.example(messages[:2])[0][len(opening) :]
+    extended = [*opening, *turn, *chat.extend(messages[2:], after=messages[:2])]
+    assert extended == chat.prompt(messages)
+    assert '}]}\n{"id":"D-2","place":"south hall"}' in chat.decode(extended)
+    other = [{**messages[0], "content": "which doors are there?"}, *messages[1:]]
+    assert "\n" not in chat.decode(chat.prompt(other))
+
+
 def test_digits_are_single_tokens(chat):
     assert len(chat.encode("4821")) == 4
 

@@ -43,7 +43,8 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
-"""Renders the same text as training.models.chat.CompactFormat, for programs that use chat templates."""
+"""Renders the same text as training.models.chat.CompactFormat, for programs that use chat templates; but it does not
+repeat the records of lists that the user named."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 3072) -> PreTrainedTokenizerFast:

@@ -13,6 +13,8 @@ from worldmodel.learn.schema.instances import Instance, value_at
 FEWEST = 3
 SAME, NEVER_SAME = 0.6, 0.1
 """A field of the session is the same from so many agreeing pairs on; one of a record is another up to so many."""
+RECURRING = 3
+"""How often pairs of values that stand for each other are met in the mean; a name that was changed is met less."""
 _Place = tuple[str, str]
 
 
@@ -23,7 +25,8 @@ def aliases(
     of one record type.
 
     Two sites show one field where the second repeats what the first said, unless it writes. Of records with a key, an
-    order is also given by the form of the values: one date as 2025-03-14 and as 14.03.2025.
+    order is also given by the form of the values (one date as 2025-03-14 and as 14.03.2025), and by values that stand
+    for each other (one department as FIN and as Finance).
     """
     seen: dict[str, list[tuple[Any, int, _Place, Any]]] = defaultdict(list)
     for site, key in keys.items():
@@ -37,7 +40,8 @@ def aliases(
         count = Counter(site for _, _, site, _ in sightings)
         if len(count) < 2:
             continue
-        agree, total, turned = _neighbours(sightings)
+        agree, total, turned, met = _neighbours(sightings)
+        values = {site: {v for _, _, at, v in sightings if at == site} for site in count}
         forms = {site: {_form(v) for _, _, at, v in sightings if at == site} for site in count}
         keyed = any(keys[site] for site in count)
         first = max(sorted(count), key=lambda site: count[site])
@@ -51,6 +55,8 @@ def aliases(
                     sure = len(tried) > 1 and len({(min(p), max(p)) for p in tried}) < len(tried)
                     apart = _written_apart(forms[site], set().union(*(forms[other] for other in joined)))
                     apart = apart or all(turned[p] >= (1 - NEVER_SAME) * total[p] for p in tried)
+                    if not values[site] & set[Any]().union(*(values[other] for other in joined)):
+                        apart = apart or _translated([m if p[0] == site else m[::-1] for p in tried for m in met[p]])
                     same = not tried or not (sure or apart) or any(agree[p] > NEVER_SAME * total[p] for p in tried)
                 else:
                     same = not tried or any(agree[p] >= SAME * total[p] for p in tried)
@@ -61,9 +67,12 @@ def aliases(
     return out
 
 
-def _neighbours(sightings: list[tuple[Any, int, _Place, Any]]) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
+def _neighbours(
+    sightings: list[tuple[Any, int, _Place, Any]],
+) -> tuple[Counter[Any], Counter[Any], Counter[Any], dict[Any, list[tuple[Any, Any]]]]:
     """Of each pair of sites: how often the second said the same of a record as the first, how often it showed one next,
-    and how often it said the same words otherwise."""
+    how often it said the same words otherwise, and what both said."""
+    met: dict[tuple[_Place, _Place], list[tuple[Any, Any]]] = defaultdict(list)
     agree: Counter[tuple[_Place, _Place]] = Counter()
     total: Counter[tuple[_Place, _Place]] = Counter()
     turned: Counter[tuple[_Place, _Place]] = Counter()
@@ -73,7 +82,16 @@ def _neighbours(sightings: list[tuple[Any, int, _Place, Any]]) -> tuple[Counter[
             total[(before[2], after[2])] += 1
             agree[(before[2], after[2])] += before[3] == after[3]
             turned[(before[2], after[2])] += before[3] != after[3] and _words(before[3]) == _words(after[3])
-    return agree, total, turned
+            met[(before[2], after[2])].append((before[3], after[3]))
+    return agree, total, turned, met
+
+
+def _translated(met: Sequence[tuple[Any, Any]]) -> bool:
+    """Whether texts that recur stand for each other, one for one."""
+    ways = Counter(met)
+    left, right = {a for a, _ in ways}, {b for _, b in ways}
+    recurs = len(ways) > 1 and sum(ways.values()) >= RECURRING * len(ways)
+    return recurs and len(left) == len(right) == len(ways) and all(isinstance(v, str) for v in left | right)
 
 
 def _words(value: Any) -> list[str] | None:

@@ -20,11 +20,14 @@ def said(tool: str, arguments: dict[str, Any], body: Any) -> Step:
     return Step(tool, arguments, text, outcome_of(text, None, ""))
 
 
+WINGS = {"N": "North", "S": "South", "E": "East"}
+
+
 def start() -> tuple[Rows, Rows]:
     """Guests and their cases: the same at the start of every conversation."""
     rng = random.Random("hotel")
     guests = {f"G{n}": {"guest": f"G{n}", "phone": f"+49 {rng.randrange(100, 999)} {rng.randrange(10**6, 10**7)}",
-                        "floor": rng.randrange(9), "held": 0} for n in range(10, 40)}  # fmt: skip
+                        "floor": rng.randrange(9), "held": 0, "wing": "NSE"[n % 3]} for n in range(10, 40)}  # fmt: skip
     cases = {}
     for n in range(100, 160):
         owner = rng.choice(list(guests))
@@ -34,13 +37,14 @@ def start() -> tuple[Rows, Rows]:
 
 
 def day(k: int) -> list[Step]:
-    """A list shows the end of a phone number only, and days the other way round. Who hands out a case names the case;
-    the answer says whose it was, and that guest holds one less."""
+    """A list shows the end of a phone number only, and the names of wings for their letters. Who hands out a case names
+    the case; the answer says whose it was, and that guest holds one less."""
     rng, (guests, cases), steps = random.Random(f"shared {k}"), start(), list[Step]()
     for _ in range(3):
         floor = rng.randrange(9)
         there = [guest for guest in guests.values() if guest["floor"] == floor]
-        short = [{"guest": guest["guest"], "phone": f"***{guest['phone'][-4:]}"} for guest in there]
+        short = [{"guest": guest["guest"], "phone": f"***{guest['phone'][-4:]}", "wing": WINGS[guest["wing"]]}
+                 for guest in there]  # fmt: skip
         case = cases[rng.choice(list(cases))]
         guest = guests[case["guest"]]
         steps += [said("on_floor", {"floor": floor}, {"guests": short})] * rng.choice([0, 1])
@@ -71,8 +75,9 @@ def test_reads_that_show_a_record_otherwise_change_nothing() -> None:
     listed = next(site for site in RULES.schema.sites if site.tool == "on_floor" and site.path == "guests[]")
     alone = next(site for site in RULES.schema.sites if site.tool == "guest")
     assert listed.type == alone.type
-    assert {listed.alias.get("phone", "phone"), alone.alias.get("phone", "phone")} in (
-        {"phone", "phone@on_floor"}, {"phone", "phone@guest"})  # fmt: skip
+    for name in ("phone", "wing"):
+        assert {listed.alias.get(name, name), alone.alias.get(name, name)} in (
+            {name, f"{name}@on_floor"}, {name, f"{name}@guest"})  # fmt: skip
 
 
 def test_a_new_conversation_knows_what_all_share() -> None:
