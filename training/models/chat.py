@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from training.environment import ToolCall
 from training.models.edits import dumps, minify
-from training.models.focus import named
 from training.models.roles import signature
+from training.tiny.focus import named
 
 Message = Mapping[str, Any]
 FORMAT, COMPACT = "rehearsal_format", "compact"
@@ -100,7 +100,7 @@ class CompactFormat:
     """The format that a tokenizer declares (`FORMAT`). With `show_tools`, tool signatures follow the system prompt.
 
     After a list that a tool answers with stands, once more, the record in it that the user named
-    (`training.models.focus`).
+    (`training.tiny.focus`).
     """
 
     tokenizer: PreTrainedTokenizerFast

@@ -32,7 +32,8 @@ def rounded(
     goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray], first: int = 16
 ) -> Iterator[tuple[Expression, np.ndarray, np.ndarray]]:
     """A share of a column, or of a product, quotient or difference of two, rounded to as many places as the goal has,
-    or to whole numbers where all are whole (amounts in minor units): a price for a part of a month, a tax, a percentage.
+    or to whole numbers where all are whole (amounts in minor units): a price for a part of a month, a tax, a share in
+    percent.
     """
     whole = np.allclose(np.round(goal), goal, rtol=0, atol=1e-9)
     if whole and np.median(np.abs(goal)) < LEAST_WHOLE:

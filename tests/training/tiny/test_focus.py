@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from training.models.focus import named
+from training.tiny.focus import named
 
 ROWS = [
     {"no": "A-1", "month": "May 2027", "cost": 4},
