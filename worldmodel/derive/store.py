@@ -21,6 +21,7 @@ from worldmodel.derive.values import (
     same,
     unflatten,
 )
+from worldmodel.steps import OK, call_key
 
 Key = tuple[str, ...]
 MOST_PLAIN = 12
@@ -291,21 +292,24 @@ class Store:
             self.complete[place] = (*before, Complete(asked, found, size, self.time))
 
     def viewed(self, tool: str, view: View, arguments: Mapping[str, Any]) -> Any:
-        """The list that a call shows, if an earlier list of the tool had all records that this one may have; else
-        UNKNOWN."""
+        """The list that a call shows, if an earlier list of the tool had all records that this one may have, or if all
+        conversations start with one list; else UNKNOWN."""
         asked = view.asked(arguments)
         earlier = [one for one in self.complete.get(f"{tool}/{view.path}", ())
                    if one.asked == asked or view.narrows and one.asked <= asked]  # fmt: skip
+        earlier = earlier or self._at_start(tool, view, arguments)
         if not earlier:
             return UNKNOWN
         whole, type_ = max(earlier, key=lambda one: one.time), view.site.type
+        implied = self.layout.schema.implied.get(tool, {})
+        left_out = {name for name, argument in implied.items() if arguments.get(argument) is not None}
         wanted = [(field_name(view.site, name), value) for name, value in asked if name[0] != "~"]
         for name, value in wanted:
             held = (self.get(type_, key, name) for key in self.keys.get(type_, ()))
             if name in view.loose and all(freeze(one) != value for one in held):
                 return UNKNOWN
         found = []
-        for place, key in enumerate(self.keys.get(type_, ())):
+        for place, key in enumerate({**self.keys.get(type_, {}), **dict.fromkeys(whole.keys)}):
             cells, listed = self.records.get((type_, key), {}), key in whole.keys
             new = place >= whole.size or any(n in cells and cells[n].time > whole.time for n, _ in wanted)
             if not listed and not new:
@@ -321,7 +325,8 @@ class Store:
             if any(named.get(n, UNKNOWN) is UNKNOWN for n in view.fields):
                 return UNKNOWN
             at = whole.keys.index(key) if listed else len(whole.keys) + place
-            item = unflatten({n: v for n, v in named.items() if v is not UNKNOWN and v is not ABSENT})
+            kept = {n: v for n, v in named.items() if v is not UNKNOWN and v is not ABSENT and n not in left_out}
+            item = unflatten(kept)
             found.append((at, named, item))
         found.sort(key=lambda one: one[0])
         for name in reversed(view.order):
@@ -332,6 +337,17 @@ class Store:
             order = sorted(range(len(found)), key=by.__getitem__, reverse=falling)
             found = [found[at] for at in order]
         return [item for *_, item in found]
+
+    def _at_start(self, tool: str, view: View, arguments: Mapping[str, Any]) -> list[Complete]:
+        """The list that all conversations are shown as long as they have written nothing."""
+        found = self.shared_answer(tool, call_key(tool, arguments))
+        if found is None or found[0] != OK:
+            return []
+        items = view.items(self.layout.read(tool, found[1]))
+        keys = [self.item_key(view.site, item) for item in items or ()]
+        if items is None or None in keys or view.is_cut(items, arguments):
+            return []
+        return [Complete(view.asked(arguments), tuple(key for key in keys if key is not None), 0, -1)]
 
     def _settle(self, field: str, value: Any) -> None:
         """Records that were seen before anything said where the session was: they are of the place that is said now."""
@@ -348,7 +364,7 @@ class Store:
     def shown(self, tool: str, arguments: Mapping[str, Any], body: Any) -> list[Shown]:
         """(type, key, field, value) of every record that an answer shows."""
         shown: list[Shown] = []
-        asked = self.layout.schema.asked.get(tool, {})
+        asked, implied = self.layout.schema.asked.get(tool, {}), self.layout.schema.implied.get(tool, {})
         for site, placed in self.layout.placed(tool, body):
             key = key_at(site, placed, arguments, self.now)
             if key is None:
@@ -356,6 +372,8 @@ class Store:
             for name in site.fields:
                 value = placed.fields.get(name, ABSENT)
                 named = field_name(site, name)
+                if value is ABSENT and is_scalar(said := arguments.get(implied.get(name, ""))) and said is not None:
+                    value = said
                 if value is ABSENT and (site.type == EPISODE or name in asked and not arguments.get(asked[name])):
                     continue
                 shown.append((site.type, key, named, value))

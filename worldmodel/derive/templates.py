@@ -13,6 +13,7 @@ from worldmodel.derive.values import is_number, is_scalar, shown
 GAP = "\x00"
 NUMBER_GAP = "\x00#"
 _VARIES = re.compile(r"'[^'\n]{1,80}'|\"[^\"\n]{1,80}\"|"
+                     r"(?<![\w.,])[$#]?-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?!\w|,\d)|"
                      r"(?<![\w.])[$#]?-?(?:[^\W\d_]+-)*[\w@#]*\d[\w@#-]*(?:[.:][\w@-]*\d[\w@-]*)*")  # fmt: skip
 _QUOTES = "'\"$"
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,14})(?:\.\d{1,9})?")

@@ -18,7 +18,7 @@ MAP_KEYS = 24
 """An object location with more distinct keys than this, none of them in most objects, is a map."""
 
 
-_AMOUNT = re.compile(r"-?(?:0|[1-9]\d{0,11})\.\d\d")
+_AMOUNT = re.compile(r"-?(?:0|[1-9]\d{0,11}|[1-9]\d{0,2}(?:,\d{3})+)\.\d\d")
 
 
 class Nothing(Enum):
@@ -103,9 +103,9 @@ def freeze(value: Any) -> Any:
 
 
 def amount_in(value: Any) -> float | None:
-    """The number that a text with two decimal places is, as APIs write sums of money: "14.35"."""
+    """The number that a text with two decimal places is, as APIs write sums of money: "14.35" or "1,014.35"."""
     if value.__class__ is str and value[-3:-2] == "." and _AMOUNT.fullmatch(value):
-        return float(value)
+        return float(value.replace(",", ""))
     return None
 
 

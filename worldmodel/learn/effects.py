@@ -92,6 +92,9 @@ def _find_writers(
                     continue
                 changed = freeze(before.value) != freeze(after.value)
                 tools = _linked(recorded, mark, before.at, after.at)
+                others = _acting(recorded, likely, before.at, after.at) - set(tools)
+                if changed and others and likely.isdisjoint({*tools, after.tool}):
+                    continue  # a write that is not seen to lead there rather than a tool that is none
                 if not changed or not tools:
                     own_seen[after.tool].add((cid, after.at))
                 if changed and not tools:
@@ -142,6 +145,10 @@ def _linked(recorded: Sequence[Recorded], mark: Mark, after: int, before: int) -
         for one in recorded[after + 1 : before]
         if one.acted and (mark in one.marks or mark[0] == EPISODE)
     ]
+
+
+def _acting(recorded: Sequence[Recorded], likely: frozenset[str], after: int, before: int) -> set[str]:
+    return {one.step.tool for one in recorded[after + 1 : before] if one.acted and one.step.tool in likely}
 
 
 def _cover(rows: Sequence[tuple[frozenset[str], bool]], likely: frozenset[str]) -> list[str]:

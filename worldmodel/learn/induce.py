@@ -36,7 +36,7 @@ from worldmodel.learn.guards import Refusals, grow, grow_for_new, held_out, lear
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Recorded, Rows
-from worldmodel.learn.schema.arguments import learn_asked, learn_expected
+from worldmodel.learn.schema.arguments import learn_asked, learn_expected, learn_implied
 from worldmodel.learn.schema.facts import NOTHING, Shared, shared_facts, usual
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.packing import learn_packing, unpacked
@@ -70,8 +70,9 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen),
                             "packed": packed}
     schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
-    more["asked"] = learn_asked(chosen, schema)
-    schema = msgspec.structs.replace(schema, asked=more["asked"], views=learn_views(chosen, schema))
+    more |= {"asked": learn_asked(chosen, schema), "implied": learn_implied(chosen, schema)}
+    schema = msgspec.structs.replace(schema, **more)
+    schema = msgspec.structs.replace(schema, views=learn_views(chosen, schema))
     writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
     heads = {tool: (*texts.get(tool, ()), *packing.heads) for tool, packing in packed.items()}
@@ -97,12 +98,13 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
             effects, own = learn_effects(first, frozenset(writes))
             effects = _with_walks(effects, walks)
     if any(effect.support == 0 for found in effects.values() for effect in found):
-        _, known = shared_facts(first, schema, own | {tool for tool, some in effects.items() if some})
+        changing = own | {tool for tool, some in effects.items() if some}
+        _, known = shared_facts(first, schema, changing, writes - repeatable(chosen))
         followed = replay(chosen, Engine(_bare(schema, effects, writes)), known)
         effects = _with_walks(learn_effects(followed, frozenset(writes), followed=True)[0], walks)
     changing = own | {tool for tool, found in effects.items() if found}
     writes = (writes - repeatable(chosen)) | changing
-    schema, shared = shared_facts(first, schema, changing)
+    schema, shared = shared_facts(first, schema, changing, writes)
     second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
     births = learn_births(second, writes)
     if births:  # what is created is followed, and what happens to it

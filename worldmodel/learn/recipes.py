@@ -59,7 +59,9 @@ def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
     other = _find(rows, amounts, deep) if targets and len(amounts) == len(targets) else None
     if other is None or found is not None and _worth(found) >= _worth(other):
         return found
-    return rows.judge(Call("fixed", (other.expression, Const(2))), targets, range(len(targets)))
+    grouped = any("," in target for target in targets)
+    written = Call("grouped_fixed", (other.expression,)) if grouped else Call("fixed", (other.expression, Const(2)))
+    return rows.judge(written, targets, range(len(targets)))
 
 
 def _find(rows: Rows, targets: Sequence[Any], deep: bool) -> Found | None:

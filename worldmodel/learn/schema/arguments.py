@@ -57,6 +57,27 @@ def learn_asked(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     return found
 
 
+def learn_implied(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> dict[str, dict[str, str]]:
+    """By tool, fields that the records of its lists have unless an argument of the same name says them."""
+    layout = Layout(schema)
+    held: dict[tuple[str, str], dict[bool, list[int]]] = defaultdict(lambda: {True: [0, 0, 0], False: [0, 0, 0]})
+    for step in (step for steps in conversations.values() for step in steps if step.outcome == OK):
+        lists: dict[str, list[bool]] = defaultdict(list)
+        for site, placed in layout.placed(step.tool, layout.read(step.tool, step.content)):
+            for name in site.fields if site.path.endswith("[]") else ():
+                lists[name].append(name in placed.fields)
+        for name, places in lists.items():
+            counts = held[(step.tool, name)][step.arguments.get(name) is not None]
+            for k, n in enumerate((1, len(places), sum(places))):
+                counts[k] += n
+    found: dict[str, dict[str, str]] = {}
+    for (tool, name), sides in held.items():
+        (calls, said, with_it), (others, free, without) = sides[True], sides[False]
+        if min(calls, others) >= FEWEST // 2 and with_it <= (1 - SHOWN) * said and without >= SHOWN * free:
+            found.setdefault(tool, {})[name] = name
+    return found
+
+
 def _of_tool(calls: Sequence[tuple[str, Step]]) -> tuple[Expected, ...]:
     values: dict[str, list[tuple[str, Any]]] = defaultdict(list)
     places: dict[str, list[int]] = defaultdict(list)

@@ -58,26 +58,28 @@ NOTHING = Shared({}, {})
 
 
 def shared_facts(
-    conversations: Mapping[str, Sequence[Recorded]], schema: Schema, writes: set[str]
+    conversations: Mapping[str, Sequence[Recorded]], schema: Schema, writes: set[str], creates: set[str]
 ) -> tuple[Schema, Shared]:
-    """The schema with the fields that say the same in all conversations, and what they say of each record.
+    """The schema with the fields that say the same in all conversations, and what they say of each record. `writes` are
+    seen to change something, `creates` may have made what their answers show.
 
-    Counted is what is shown before anything was written. What a record is shown as after writes that did not name it
-    counts too, for fields where that agrees: nothing changes them in passing.
+    Counted is what is shown before anything was written. What a record is shown as after writes that neither named nor
+    showed it counts too, for fields where that agrees: nothing changes them in passing.
     """
     first: dict[tuple[str, Any, str], dict[str, Any]] = defaultdict(dict)
     untouched: dict[tuple[str, Any, str], dict[str, Any]] = defaultdict(dict)
     for cid, recorded in conversations.items():
         written, touched = False, set[Any]()
         for one in recorded:
-            for type_, key, name, value in one.shown if one.step.tool not in writes else ():
+            acts = one.step.tool in writes or one.step.tool in creates
+            for type_, key, name, value in one.shown if not acts else ():
                 if type_ != EPISODE and (type_, key) not in touched:
                     untouched[(type_, key, name)].setdefault(cid, value)
                     if not written:
                         first[(type_, key, name)].setdefault(cid, value)
-            if one.step.tool in writes and one.acted:
-                written = True
-                touched.update(one.marks)
+            if acts and one.acted:
+                written = written or one.step.tool in writes
+                touched.update((*one.marks, *one.created, *((type_, key) for type_, key, *_ in one.shown)))
     wide, narrow = _shared(untouched), _shared(first)
     facts: dict[tuple[str, Any], dict[str, Any]] = defaultdict(dict)
     alone: dict[str, dict[tuple[str, Any], set[str]]] = defaultdict(lambda: defaultdict(set))
