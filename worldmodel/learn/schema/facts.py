@@ -90,7 +90,7 @@ def shared_facts(
             facts[(type_, key)][name] = usual(values.values())
         if len(values) == 1:
             alone[next(iter(values))][(type_, key)].add(name)
-    for mark, values in _answers(conversations, writes).items():
+    for mark, values in _answers(conversations, writes, creates).items():
         outcome, content = usual(values.values())
         facts[mark] = {"outcome": outcome, "content": content}
         if len(values) == 1:
@@ -103,7 +103,7 @@ def shared_facts(
 
 
 def _answers(
-    conversations: Mapping[str, Sequence[Recorded]], writes: set[str]
+    conversations: Mapping[str, Sequence[Recorded]], writes: set[str], creates: set[str]
 ) -> dict[tuple[str, Any], dict[str, tuple[str, str]]]:
     """What reads answered before anything was written, by conversation: those of tools that answer equal calls alike in
     all conversations. A refusal that only one has met may have passed by itself."""
@@ -114,7 +114,7 @@ def _answers(
             if step.tool not in writes and len(step.content) <= LONGEST:
                 mark = (f"{ANSWERS}{step.tool}", (call_key(step.tool, step.arguments),))
                 found[mark].setdefault(cid, (step.outcome, step.content))
-            if step.tool in writes and one.acted:
+            if (step.tool in writes or step.tool in creates) and one.acted:
                 break
     alike = {type_ for type_, _ in _shared({(*mark, ""): values for mark, values in found.items()})}
     kept = {mark: values for mark, values in found.items()
