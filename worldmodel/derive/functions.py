@@ -101,18 +101,19 @@ def _weekdays(first: str, last: str) -> Any:
 
 
 def _written(form: str) -> Callable[[str], str]:
-    """Writes a day; `-d` and `-m` have no leading zeros."""
+    """A function that writes the day of an ISO date or time in a form of strftime; `%-d` has no zero before it."""
 
     def write(text: str) -> str:
         day = _day(text)
         if len(text) > 10 and text[10] not in "T ":
             raise ValueError(text)
-        return day.strftime(form.replace("%-d", str(day.day)).replace("%-m", str(day.month)))
+        return day.strftime(form.replace("%-d", str(day.day)))
 
     return write
 
 
 def _iso(form: str, text: str) -> str:
+    """A day that is written in a form of strftime, as an ISO date."""
     return str(datetime.strptime(text, form).date())
 
 

@@ -42,7 +42,7 @@ def aliases(
             continue
         agree, total, turned, met = _neighbours(sightings)
         values = {site: {v for _, _, at, v in sightings if at == site} for site in count}
-        forms = {site: {_form(v) for _, _, at, v in sightings if at == site} for site in count}
+        forms = {site: set(map(_form, own)) for site, own in values.items()}
         keyed = any(keys[site] for site in count)
         first = max(sorted(count), key=lambda site: count[site])
         joined, grew = {first}, True
