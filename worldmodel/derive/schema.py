@@ -151,8 +151,8 @@ class Schema(msgspec.Struct, frozen=True):
 
     inert: dict[str, tuple[str, ...]] = {}
     """By tool, the sentences after which nothing has changed: refusals that no flag calls an error."""
-    implied: dict[str, dict[str, str]] = {}
-    """By tool, fields that records in lists leave out where an argument says them, and the argument."""
+    implied: dict[str, tuple[str, ...]] = {}
+    """By tool, fields that records in lists leave out where the argument of the same name says them."""
     asked: dict[str, dict[str, str]] = {}
     """By tool, the fields that answers have only where an argument asks for them: without it, they are not absent."""
     views: dict[str, tuple[View, ...]] = {}

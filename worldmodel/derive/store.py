@@ -301,8 +301,7 @@ class Store:
         if not earlier:
             return UNKNOWN
         whole, type_ = max(earlier, key=lambda one: one.time), view.site.type
-        implied = self.layout.schema.implied.get(tool, {})
-        left_out = {name for name, argument in implied.items() if arguments.get(argument) is not None}
+        left_out = {n for n in self.layout.schema.implied.get(tool, ()) if arguments.get(n) is not None}
         wanted = [(field_name(view.site, name), value) for name, value in asked if name[0] != "~"]
         for name, value in wanted:
             held = (self.get(type_, key, name) for key in self.keys.get(type_, ()))
@@ -364,7 +363,7 @@ class Store:
     def shown(self, tool: str, arguments: Mapping[str, Any], body: Any) -> list[Shown]:
         """(type, key, field, value) of every record that an answer shows."""
         shown: list[Shown] = []
-        asked, implied = self.layout.schema.asked.get(tool, {}), self.layout.schema.implied.get(tool, {})
+        asked, implied = self.layout.schema.asked.get(tool, {}), self.layout.schema.implied.get(tool, ())
         for site, placed in self.layout.placed(tool, body):
             key = key_at(site, placed, arguments, self.now)
             if key is None:
@@ -372,7 +371,7 @@ class Store:
             for name in site.fields:
                 value = placed.fields.get(name, ABSENT)
                 named = field_name(site, name)
-                if value is ABSENT and is_scalar(said := arguments.get(implied.get(name, ""))) and said is not None:
+                if value is ABSENT and name in implied and is_scalar(said := arguments.get(name)) and said is not None:
                     value = said
                 if value is ABSENT and (site.type == EPISODE or name in asked and not arguments.get(asked[name])):
                     continue

@@ -57,7 +57,7 @@ def learn_asked(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     return found
 
 
-def learn_implied(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> dict[str, dict[str, str]]:
+def learn_implied(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> dict[str, tuple[str, ...]]:
     """By tool, fields that the records of its lists have unless an argument of the same name says them."""
     layout = Layout(schema)
     held: dict[tuple[str, str], dict[bool, list[int]]] = defaultdict(lambda: {True: [0, 0, 0], False: [0, 0, 0]})
@@ -70,11 +70,11 @@ def learn_implied(conversations: Mapping[str, Sequence[Step]], schema: Schema) -
             counts = held[(step.tool, name)][step.arguments.get(name) is not None]
             for k, n in enumerate((1, len(places), sum(places))):
                 counts[k] += n
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, tuple[str, ...]] = {}
     for (tool, name), sides in held.items():
         (calls, said, with_it), (others, free, without) = sides[True], sides[False]
         if min(calls, others) >= FEWEST // 2 and with_it <= (1 - SHOWN) * said and without >= SHOWN * free:
-            found.setdefault(tool, {})[name] = name
+            found[tool] = (*found.get(tool, ()), name)
     return found
 
 

@@ -38,14 +38,14 @@ def learn_views(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
                     lists[(tool, path)].append((step.arguments, [dict(flatten(item)) for item in items]))
     found: dict[str, list[View]] = defaultdict(list)
     for (tool, path), shown in sorted(lists.items()):
-        view = _view(path, sites[(tool, path)], shown, schema.implied.get(tool, {}))
+        view = _view(path, sites[(tool, path)], shown, schema.implied.get(tool, ()))
         if view is not None:
             narrows = _narrows(tool, view, conversations, layout)
             found[tool].append(msgspec.structs.replace(view, narrows=narrows))
     return {tool: tuple(views) for tool, views in found.items()}
 
 
-def _view(path: str, site: Site, shown: Asked, implied: Mapping[str, str]) -> View | None:
+def _view(path: str, site: Site, shown: Asked, implied: Sequence[str]) -> View | None:
     sizes = Counter(len(items) for _, items in shown if items)
     total = sum(n * size for size, n in sizes.items())
     if not total or len(shown) < FEWEST:
@@ -55,7 +55,7 @@ def _view(path: str, site: Site, shown: Asked, implied: Mapping[str, str]) -> Vi
     fields = Counter(name for _, items in shown for item in items for name in item)
     usual = tuple(name for name in site.fields if fields[name] >= NEARLY * total)
     names = sorted({name for arguments, _ in shown for name in arguments})
-    filters, loose = {argument: field for field, argument in implied.items() if field in site.fields}, []
+    filters, loose = {name: name for name in implied if name in site.fields}, []
     for name in [name for name in names if name not in filters]:
         field, always = _filter(name, shown)
         if field is not None:
