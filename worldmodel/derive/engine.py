@@ -194,7 +194,7 @@ class Engine:
             content = _content(self.layout, rules.tool, form, known)
         rule = f"{rules.tool}/{label}"
         templated = form.template is not None
-        outcome = outcome_of(content, True, "") if form.varied and content is not None else form.outcome
+        outcome = _outcome(form, content)
         return Derivation(
             outcome, content, label, rule, purity * precision, known, tuple(path), purity, accident, templated
         )
@@ -281,6 +281,14 @@ class Engine:
             else:
                 store.set(effect.type, key, name, value, "written")
         store.late.update(before)
+
+
+def _outcome(form: Form, content: str | None) -> str:
+    """The class of an answer: that of its text, where such classes come from the texts and their values."""
+    if form.outcome == OK or content is None:
+        return form.outcome
+    said = form.varied or outcome_of(form.example, True, "") == form.outcome
+    return outcome_of(content, True, "") if said else form.outcome
 
 
 def store_determines(engine: Engine, steps: Sequence[Step]) -> list[bool]:

@@ -11,7 +11,7 @@ import msgspec
 from worldmodel.derive.arguments import Expected
 from worldmodel.derive.packing import Packing
 from worldmodel.derive.templates import Sentence
-from worldmodel.derive.values import UNKNOWN, flatten, freeze, key_of
+from worldmodel.derive.values import UNKNOWN, flatten, freeze, is_number, key_of
 
 EPISODE = "episode"
 """The record type with an empty key: what a system keeps for the whole session."""
@@ -91,15 +91,54 @@ class Link(msgspec.Struct, frozen=True):
         return found if len(found) == len(texts) else None
 
 
+class Filter(msgspec.Struct, frozen=True):
+    """What an argument asks of the items of a list: that one of the `fields` is its value (`=`; `same`: in any case),
+    has it in its text (`holds`; `words`: each of its words), is at most or at least as large (`<=`, `>=`); or, where
+    the argument is true, that it is `value` (`is`) or above zero (`above`)."""
+
+    fields: tuple[str, ...]
+    op: str = "="
+    value: Any = None
+
+    @property
+    def is_flag(self) -> bool:
+        return self.op in ("is", "above")
+
+    def passes(self, values: Mapping[str, Any], goal: Any) -> bool:
+        """Whether an item with these values is one that a call asks for; `goal` is the argument, frozen."""
+        return any(self._fits(values[n], goal) for n in self.fields if n in values)
+
+    def _fits(self, value: Any, goal: Any) -> bool:
+        if self.op in ("=", "is"):
+            return bool(freeze(value) == (freeze(self.value) if self.op == "is" else goal))
+        if self.op in ("same", "holds", "words"):
+            text, asked = value.casefold() if isinstance(value, str) else "", str(goal).casefold().strip()
+            if self.op == "words":
+                return bool(text) and all(word in text for word in asked.split())
+            return bool(text) and (text == asked if self.op == "same" else asked in text)
+        if not is_number(value):
+            return False
+        if self.op == "above":
+            return bool(value > 0)
+        return is_number(goal) and bool(value <= goal if self.op == "<=" else value >= goal)
+
+
+Asked = tuple[Filter | None, str, Any]
+"""What a call asks of the items of a list: by which filter, in which argument, and its value, frozen. Without a filter
+it is only known which other calls have asked the same."""
+
+
 class View(msgspec.Struct, frozen=True):
     """A list in a tool's answers that shows all records which its call asks for: once it was shown, what such a call
     answers later is known, with what was created and changed since.
 
-    `filters` has, by argument, the field of the items that equals it; another argument is one of which only that it was
-    the same is known. `fields` are those that every item has. A list of `most` items (0: none is) may have been cut.
-    With `narrows`, a call with more filters than an earlier one shows a part of its list. `loose` are fields whose
-    values calls may write otherwise: one that no record has may mean another. The items are in the `order` of these
-    fields; the largest comes first where the name starts with `-`.
+    `filters` has, by argument, the field of the items that equals it, and `tests` what other arguments ask; another
+    argument is one of which only that it was the same is known. `limit` is the argument that says how many items are
+    shown at most. `fields` are those that every item has. A list of `most` items (0: none is) may have been cut. With
+    `narrows`, a call with more filters than an earlier one shows a part of its list. `loose` are fields whose values
+    calls may write otherwise: one that no record has may mean another. The items are in the `order` of these fields;
+    the largest comes first where the name starts with `-`. A `closed` list has only records that all conversations
+    share, and all of these are known.
     """
 
     path: str
@@ -110,6 +149,9 @@ class View(msgspec.Struct, frozen=True):
     narrows: bool = True
     loose: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
+    tests: dict[str, Filter] = {}
+    limit: str = ""
+    closed: bool = False
 
     def items(self, body: Any) -> list[Any] | None:
         """The list in an answer; None where there is none."""
@@ -117,13 +159,24 @@ class View(msgspec.Struct, frozen=True):
             body = body.get(name) if isinstance(body, dict) else None
         return body if isinstance(body, list) else None
 
-    def asked(self, arguments: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
-        """What a call asks of the records, as (field, value); of another argument, `~` and its name."""
-        return frozenset(
-            (self.filters[name], freeze(value)) if name in self.filters else (f"~{name}", freeze(value))
-            for name, value in arguments.items()
-            if value is not None
-        )
+    def asked(self, arguments: Mapping[str, Any]) -> frozenset[Asked]:
+        """What a call asks of the records."""
+        found: list[Asked] = []
+        for name, value in arguments.items():
+            test = self.tests.get(name)
+            if value is None or name == self.limit or test is not None and test.is_flag and not value:
+                continue
+            if name in self.filters:
+                found.append((Filter((self.filters[name],)), "", freeze(value)))
+            else:
+                found.append((test, name, freeze(value)))
+        return frozenset(found)
+
+    def cut(self, arguments: Mapping[str, Any]) -> int | None:
+        """How many items a call is shown at most; None: all of them."""
+        limit = arguments.get(self.limit) if self.limit else None
+        said = [limit] if type(limit) is int and limit >= 0 else []
+        return min([*said, *([self.most] if self.most else [])], default=None)
 
     def is_cut(self, items: Sequence[Any], arguments: Mapping[str, Any]) -> bool:
         """Whether a list may go on: it is as long as lists get, or as an argument says."""

@@ -144,10 +144,10 @@ class Situation:
         for type_ in self.store.layout.listed:
             row[f"all/{type_}"] = self.store.all_of(type_, MOST_OF_TYPE)
         for view in self.views:
-            items = self.store.viewed(self.tool, view, self.arguments)
-            if items is not UNKNOWN:
-                name = f"view/{view.path}"
-                row[name], row[f"len({name})"] = items, len(items)
+            found = self.store.viewed(self.tool, view, self.arguments)
+            if found is not None:
+                items, name = found[0], f"view/{view.path}"
+                row[name], row[f"len({name})"], row[f"matches({name})"] = items, len(items), found[1]
                 row.update(sums(name, items))
         self._remember(row)
         return row

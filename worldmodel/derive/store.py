@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from worldmodel.derive.schema import AT_START, EPISODE, Schema, Site, View, key_at, objects
+from worldmodel.derive.schema import AT_START, EPISODE, Asked, Schema, Site, View, key_at, objects
 from worldmodel.derive.templates import SAYS, read
 from worldmodel.derive.values import (
     ABSENT,
@@ -44,7 +44,7 @@ class Complete(NamedTuple):
     """A list that showed all records with some values: their keys, how many records of the type were known then, and
     when it was."""
 
-    asked: frozenset[tuple[str, Any]]
+    asked: frozenset[Asked]
     keys: tuple[Key, ...]
     size: int
     time: int
@@ -160,6 +160,8 @@ class Store:
         """By tool and path of a list: the lists that it showed, the latest last."""
         self.mentioned: set[Key] = set()
         """Keys that somebody has said: they are no misspellings, however near to a known one."""
+        self._lists: dict[str, tuple[Key, ...]] = {}
+        """By type, the records that a closed list has at the start."""
         self.time = 0
 
     def fork(self) -> Store:
@@ -170,6 +172,7 @@ class Store:
         copy.now, copy.pending = dict(self.now), dict(self.pending)
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
         copy.mentioned, copy.lost, copy.complete = set(self.mentioned), set(self.lost), dict(self.complete)
+        copy._lists = self._lists
         return copy
 
     # ----- reading
@@ -291,62 +294,87 @@ class Store:
             size = len(self.keys.get(view.site.type, ()))
             self.complete[place] = (*before, Complete(asked, found, size, self.time))
 
-    def viewed(self, tool: str, view: View, arguments: Mapping[str, Any]) -> Any:
-        """The list that a call shows, if an earlier list of the tool had all records that this one may have, or if all
-        conversations start with one list; else UNKNOWN."""
+    def viewed(self, tool: str, view: View, arguments: Mapping[str, Any]) -> tuple[list[Any], int] | None:
+        """The list that a call shows, and how many records it would show if it was not cut; None unless an earlier list
+        of the tool had all records that this one may have, or all conversations start with one list."""
         asked = view.asked(arguments)
         earlier = [one for one in self.complete.get(f"{tool}/{view.path}", ())
                    if one.asked == asked or view.narrows and one.asked <= asked]  # fmt: skip
         earlier = earlier or self._at_start(tool, view, arguments)
         if not earlier:
-            return UNKNOWN
-        whole, type_ = max(earlier, key=lambda one: one.time), view.site.type
+            return self.selected(tool, view, arguments) if view.closed else None
+        return self._list(tool, view, arguments, max(earlier, key=lambda one: one.time))
+
+    def selected(self, tool: str, view: View, arguments: Mapping[str, Any]) -> tuple[list[Any], int] | None:
+        """The same, selected from the records that all conversations share, in the order of their keys or the list's;
+        None where it is not known what an argument asks for."""
+        if any(test is None for test, *_ in view.asked(arguments)):
+            return None
+        type_ = view.site.type
+        if type_ not in self._lists:
+            needed = [field_name(view.site, n) for n in view.fields]
+            keys = [key for (of, key), fields in self.facts.items() if of == type_ and not set(needed) - fields.keys()]
+            self._lists[type_] = tuple(sorted(keys, key=lambda key: [(len(part), part) for part in key]))
+        return self._list(tool, view, arguments, Complete(frozenset(), self._lists[type_], 0, -1))
+
+    def _list(
+        self, tool: str, view: View, arguments: Mapping[str, Any], whole: Complete
+    ) -> tuple[list[Any], int] | None:
+        found = self._chosen(view, view.asked(arguments), whole)
+        if found is None:
+            return None
         left_out = {n for n in self.layout.schema.implied.get(tool, ()) if arguments.get(n) is not None}
-        wanted = [(field_name(view.site, name), value) for name, value in asked if name[0] != "~"]
-        for name, value in wanted:
-            held = (self.get(type_, key, name) for key in self.keys.get(type_, ()))
-            if name in view.loose and all(freeze(one) != value for one in held):
-                return UNKNOWN
-        found = []
+        kept = [{n: v for n, v in named.items() if v is not UNKNOWN and v is not ABSENT and n not in left_out}
+                for named in found]  # fmt: skip
+        items: list[Any] = [unflatten(named) for named in kept]
+        return items[: view.cut(arguments)], len(items)
+
+    def _chosen(self, view: View, asked: frozenset[Asked], whole: Complete) -> list[dict[str, Any]] | None:
+        """The records that a list of the `asked` ones shows, by the names of its items' fields, in its order; None if
+        some of them, or of their fields, are not known. `whole` had them all."""
+        type_, site = view.site.type, view.site
+        wanted = [(test, goal) for test, _, goal in asked if test is not None]
+        for test, goal in wanted:
+            held = (self.get(type_, key, field_name(site, n)) for key in self.keys.get(type_, ()) for n in test.fields)
+            if test.op == "=" and test.fields[0] in view.loose and all(freeze(one) != goal for one in held):
+                return None
+        found: list[tuple[int, dict[str, Any]]] = []
         for place, key in enumerate({**self.keys.get(type_, {}), **dict.fromkeys(whole.keys)}):
             cells, listed = self.records.get((type_, key), {}), key in whole.keys
-            new = place >= whole.size or any(n in cells and cells[n].time > whole.time for n, _ in wanted)
+            names = [field_name(site, n) for test, _ in wanted for n in test.fields]
+            new = place >= whole.size or any(n in cells and cells[n].time > whole.time for n in names)
             if not listed and not new:
                 continue
             values = self.fields(type_, key)
-            if any(n not in values for n, _ in wanted):
-                return UNKNOWN
-            if any(freeze(values[n]) != value for n, value in wanted):
+            if any(n not in values for n in names):
+                return None
+            named = {n: values.get(field_name(site, n), UNKNOWN) for n in site.fields}
+            if not all(test.passes(named, goal) for test, goal in wanted):
                 continue
             if not listed and len(wanted) < len(asked):
-                return UNKNOWN
-            named = {n: values.get(field_name(view.site, n), UNKNOWN) for n in view.site.fields}
+                return None
             if any(named.get(n, UNKNOWN) is UNKNOWN for n in view.fields):
-                return UNKNOWN
-            at = whole.keys.index(key) if listed else len(whole.keys) + place
-            kept = {n: v for n, v in named.items() if v is not UNKNOWN and v is not ABSENT and n not in left_out}
-            item = unflatten(kept)
-            found.append((at, named, item))
+                return None
+            found.append((whole.keys.index(key) if listed else len(whole.keys) + place, named))
         found.sort(key=lambda one: one[0])
         for name in reversed(view.order):
             field, falling = name.removeprefix("-"), name.startswith("-")
-            by: list[Any] = [one[1].get(field) for one in found]
+            by: list[Any] = [named.get(field) for _, named in found]
             if not (all(isinstance(v, str) for v in by) or all(map(is_number, by))):
-                return UNKNOWN
+                return None
             order = sorted(range(len(found)), key=by.__getitem__, reverse=falling)
             found = [found[at] for at in order]
-        return [item for *_, item in found]
+        return [named for _, named in found]
 
     def _at_start(self, tool: str, view: View, arguments: Mapping[str, Any]) -> list[Complete]:
         """The list that all conversations are shown as long as they have written nothing."""
         found = self.shared_answer(tool, call_key(tool, arguments))
-        if found is None or found[0] != OK:
-            return []
-        items = view.items(self.layout.read(tool, found[1]))
-        keys = [self.item_key(view.site, item) for item in items or ()]
-        if items is None or None in keys or view.is_cut(items, arguments):
-            return []
-        return [Complete(view.asked(arguments), tuple(key for key in keys if key is not None), 0, -1)]
+        if found is not None and found[0] == OK:
+            items = view.items(self.layout.read(tool, found[1]))
+            keys = [self.item_key(view.site, item) for item in items or ()]
+            if items is not None and None not in keys and not view.is_cut(items, arguments):
+                return [Complete(view.asked(arguments), tuple(key for key in keys if key is not None), 0, -1)]
+        return []
 
     def _settle(self, field: str, value: Any) -> None:
         """Records that were seen before anything said where the session was: they are of the place that is said now."""

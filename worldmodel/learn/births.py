@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
-from worldmodel.derive.expressions import evaluate
+from worldmodel.derive.expressions import Source, evaluate
 from worldmodel.derive.rules import BORN, Effect
 from worldmodel.derive.situation import Row
 from worldmodel.derive.values import UNKNOWN
@@ -23,22 +23,36 @@ _Births = Mapping[_Place, Mapping[str, list[tuple[int, Any]]]]
 """Of each field: in which of the creating calls, and as what it was shown."""
 
 
+class _Gathered(NamedTuple):
+    rows: Mapping[_Place, list[Row]]
+    """What was known at each creating call."""
+    births: _Births
+    """Fields as they were shown before a write named the record."""
+    kept: _Births
+    """Fields as they were shown from the first write on that named the record: it may have changed them."""
+
+
 def learn_births(
     conversations: Mapping[str, Sequence[Recorded]], writes: AbstractSet[str]
 ) -> dict[str, list[Effect]]:
     """By tool: the first values of the fields of what it creates, each in an order in which they follow."""
-    rows, births = _gather(conversations, writes)
+    rows, births, kept = _gather(conversations, writes)
     effects: dict[str, list[Effect]] = defaultdict(list)
-    for place, fields in births.items():
-        effects[place[0]] += _effects(place, fields, rows[place])
+    for place, shown in rows.items():
+        found = _effects(place, births[place], shown)
+        known = {effect.field for effect in found}
+        copied = _effects(place, {f: births[place].get(f, []) + seen for f, seen in kept[place].items()}, shown)
+        found += [e for e in copied if e.field not in known and not e.against and isinstance(e.expression, Source)]
+        effects[place[0]] += found
     return effects
 
 
 def _gather(
     conversations: Mapping[str, Sequence[Recorded]], writes: AbstractSet[str]
-) -> tuple[dict[_Place, list[Row]], _Births]:
+) -> _Gathered:
     rows: dict[_Place, list[Row]] = defaultdict(list)
     births: dict[_Place, dict[str, list[tuple[int, Any]]]] = defaultdict(lambda: defaultdict(list))
+    kept: dict[_Place, dict[str, list[tuple[int, Any]]]] = defaultdict(lambda: defaultdict(list))
     for recorded in conversations.values():
         seen: dict[Mark, dict[str, list[Any]]] | None = None
         for one in recorded:
@@ -53,10 +67,11 @@ def _gather(
                 until = _changed(recorded, mark, one.at, writes)
                 for field, sightings in seen[mark].items():
                     first = next((s for s in sightings if s.at > one.at), None)
-                    if first is not None and first.at < until and all(s.at != one.at for s in sightings):
-                        births[place][field].append((len(rows[place]), first.value))
+                    if first is not None and all(s.at != one.at for s in sightings):
+                        to = births if first.at < until else kept
+                        to[place][field].append((len(rows[place]), first.value))
                 rows[place].append({**one.row, **one.answer})
-    return rows, births
+    return _Gathered(rows, births, kept)
 
 
 def _changed(recorded: Sequence[Recorded], mark: Mark, at: int, writes: AbstractSet[str]) -> int:

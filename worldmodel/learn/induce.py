@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -43,7 +43,7 @@ from worldmodel.learn.schema.packing import learn_packing, unpacked
 from worldmodel.learn.schema.records import learn_schema
 from worldmodel.learn.schema.repeats import learn_repeats
 from worldmodel.learn.schema.texts import learn_texts, read_all
-from worldmodel.learn.schema.views import learn_views
+from worldmodel.learn.schema.views import closed_views, learn_views
 from worldmodel.steps import OK, Step
 
 FEWEST_TO_HOLD_OUT = 40
@@ -105,6 +105,7 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     changing = own | {tool for tool, found in effects.items() if found}
     writes = (writes - repeatable(chosen)) | changing
     schema, shared = shared_facts(first, schema, changing, writes)
+    schema = closed_views(first, schema, shared, changing)
     second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
     births = learn_births(second, writes)
     if births:  # what is created is followed, and what happens to it
@@ -412,22 +413,40 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
     if parts.test_at:
         judged = _judged(parts, found.expression, targets)
         score = judged.precision if judged.support + judged.against else None
-        if score is not None and score < min(ACCEPTED, least(found.expression) - 0.1):
-            plain = find(parts.train, learned, deep=False)  # a tree that fitted too much hides a plain source
-            if plain is None or plain.expression == found.expression:
+        if score is not None and _fails(score, found.expression):
+            for plainer in _plainer(parts, learned, found):
+                found, judged, deep = plainer, _judged(parts, plainer.expression, targets), False
+                if judged.support and not _fails(judged.precision, found.expression):
+                    break
+            else:
                 return Slot(path, None, held_out=score)
-            found, judged, deep = plain, _judged(parts, plain.expression, targets), False
             score = judged.precision
-            if score < min(ACCEPTED, least(found.expression) - 0.1) or not judged.support:
-                return Slot(path, None, held_out=score)
-        if isinstance(found.expression, Choice | First):
-            found = find(parts.whole, targets, deep) or found
+        if deep and isinstance(found.expression, Choice | First):
+            found = find(parts.whole, targets) or found
         else:
             found = parts.whole.judge(found.expression, targets, range(len(targets)))
     written = Call("fixed", (found.expression, Const(places))) if places else found.expression
     if not places and _gives_fractions(written, targets, parts.whole.rows):
         written = Call("whole", (written,))
     return Slot(path, written, found.support, found.against, score)
+
+
+def _fails(score: float, expression: Expression) -> bool:
+    """Whether a recipe that is right so often on conversations kept back is no good."""
+    return score < min(ACCEPTED, least(expression) - 0.1)
+
+
+def _plainer(parts: Parts, learned: Sequence[Any], failed: Found) -> Iterator[Found]:
+    """What a recipe that failed may hide: it without what it says where its first part is silent, and, of a tree that
+    fitted too much, a plain source."""
+    expression, at = failed.expression, range(len(learned))
+    if isinstance(expression, First):
+        for n in range(len(expression.options) - 1, 0, -1):
+            kept = First(expression.options[:n]) if n > 1 else expression.options[0]
+            yield parts.train.judge(kept, learned, at)
+    plain = find(parts.train, learned, deep=False)
+    if plain is not None and plain.expression != expression:
+        yield plain
 
 
 def _gives_fractions(expression: Expression, targets: Sequence[Any], rows: Sequence[Row]) -> bool:

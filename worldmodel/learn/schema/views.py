@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
-from worldmodel.derive.schema import Schema, Site, View
+from worldmodel.derive.schema import Filter, Schema, Site, View
 from worldmodel.derive.store import Key, Layout, Store
 from worldmodel.derive.values import flatten, freeze, is_number, is_scalar
+from worldmodel.learn.rows import Recorded
+from worldmodel.learn.schema.facts import Shared
 from worldmodel.steps import OK, Step
 
 FEWEST = 3
@@ -20,6 +22,12 @@ SORTED = 0.99
 """The share of neighbours that are in order, at least."""
 MOSTLY = 0.7
 """The same, where the argument and the field have one name."""
+FEWEST_CLOSED, CLOSED = 8, 0.7
+"""How many lists must have been selected from the records that other conversations showed, and which share rightly."""
+MOST_TRIED = 200
+MOST_FIELDS = 3
+TELLING = 0.9
+"""A test that more of the other items pass tells nothing."""
 Asked = list[tuple[Mapping[str, Any], list[Any]]]
 
 
@@ -55,14 +63,121 @@ def _view(path: str, site: Site, shown: Asked, implied: Sequence[str]) -> View |
     fields = Counter(name for _, items in shown for item in items for name in item)
     usual = tuple(name for name in site.fields if fields[name] >= NEARLY * total)
     names = sorted({name for arguments, _ in shown for name in arguments})
-    filters, loose = {name: name for name in implied if name in site.fields}, []
+    filters, loose, tests = {name: name for name in implied if name in site.fields}, [], {}
     for name in [name for name in names if name not in filters]:
         field, always = _filter(name, shown)
-        if field is not None:
+        test = None if field is not None and always else _test(name, shown, usual, field)
+        if test is not None:
+            tests[name] = test
+        elif field is not None:
             filters[name] = field
             loose += [] if always else [field]
+    limit = next((n for n in names if n not in filters and n not in tests and _limits(n, shown)), "")
     order = tuple(_order([items for _, items in shown if len(items) > 1], usual))
-    return View(path, site, filters, usual, longest if cut else 0, loose=tuple(loose), order=order)
+    return View(path, site, filters, usual, longest if cut else 0, loose=tuple(loose), order=order, tests=tests,
+                limit=limit)  # fmt: skip
+
+
+def _test(name: str, shown: Asked, fields: Sequence[str], field: str | None) -> Filter | None:
+    """What an argument asks of the items that does not equal a field: the test that all items pass where it was given,
+    and the fewest do elsewhere."""
+    given = [(value, items) for arguments, items in shown
+             if (value := arguments.get(name)) is not None and value is not False and items]  # fmt: skip
+    values = [value for value, _ in given]
+    others = [item for arguments, items in shown for item in items if arguments.get(name) in (None, False)]
+    if len(given) < FEWEST:
+        return None
+    if all(isinstance(value, str) for value in values) and len({freeze(value) for value in values}) > 1:
+        if field is not None and _share(same := Filter((field,), "same"), given) >= NEARLY:
+            return same
+        return _part(given, fields) if field is None else None
+    options: list[Filter] = []
+    for one in fields:
+        held = [item.get(one) for _, items in given for item in items]
+        if all(value is True for value in values):
+            if len({freeze(v) for v in held}) == 1 and is_scalar(held[0]):
+                options.append(Filter((one,), "is", held[0]))
+            options.append(Filter((one,), "above"))
+        elif all(map(is_number, values)) and len(set(values)) > 1:
+            options += [Filter((one,), "<="), Filter((one,), ">=")]
+    kept = [(_passing(option, others, values), option) for option in options if _share(option, given) == 1]
+    least, best = min(kept, key=lambda one: one[0], default=(1.0, None))
+    return best if least < TELLING else None
+
+
+def _share(test: Filter, given: Sequence[tuple[Any, list[Any]]]) -> float:
+    """Of the lists that an argument was given for, how many have only items that pass a test."""
+    return sum(all(test.passes(item, freeze(v)) for item in items) for v, items in given) / len(given)
+
+
+def _passing(test: Filter, others: Sequence[Any], values: Sequence[Any]) -> float:
+    """How many of the items pass that were shown without the argument, for its usual value."""
+    goal = sorted(values)[len(values) // 2]
+    return sum(test.passes(item, freeze(goal)) for item in others) / max(1, len(others)) if others else 1.0
+
+
+def _part(given: Sequence[tuple[Any, list[Any]]], fields: Sequence[str]) -> Filter | None:
+    """The fields, at most three, of which one has in it what a text argument says."""
+    for op in ("holds", "words"):
+        chosen: tuple[str, ...] = ()
+        best = 0.0
+        for _ in range(MOST_FIELDS):
+            tried = {field: _held(Filter((*chosen, field), op), given) for field in fields if field not in chosen}
+            field = max(tried, key=lambda one: tried[one], default="")
+            if not field or tried[field] <= best:
+                break
+            chosen, best = (*chosen, field), tried[field]
+        if chosen and _share(test := Filter(chosen, op), given) >= NEARLY:
+            return test
+    return None
+
+
+def _held(test: Filter, given: Sequence[tuple[Any, list[Any]]]) -> float:
+    return sum(test.passes(item, freeze(value)) for value, items in given for item in items)
+
+
+def _limits(name: str, shown: Asked) -> bool:
+    """Whether an argument says how many items a list has at most: none has more, and several have as many."""
+    given = [(value, len(items)) for arguments, items in shown if type(value := arguments.get(name)) is int]
+    full = sum(value == size for value, size in given)
+    return full >= FEWEST and len({value for value, _ in given}) > 1 and all(size <= value for value, size in given)
+
+
+def closed_views(
+    conversations: Mapping[str, Sequence[Recorded]], schema: Schema, shared: Shared, writes: set[str]
+) -> Schema:
+    """The schema with those lists marked that show records which all conversations share: what others have shown of
+    these gives the lists that a conversation is shown before it has written."""
+    views = {}
+    for tool, some in schema.views.items():
+        views[tool] = tuple(
+            msgspec.structs.replace(view, closed=True) if _is_closed(tool, view, conversations, schema, shared, writes)
+            else view
+            for view in some
+        )  # fmt: skip
+    return msgspec.structs.replace(schema, views=views)
+
+
+def _is_closed(
+    tool: str, view: View, conversations: Mapping[str, Sequence[Recorded]], schema: Schema, shared: Shared,
+    writes: set[str],
+) -> bool:  # fmt: skip
+    if not set(view.fields) & set(schema.shared.get(view.site.type, ())):
+        return False
+    layout, tried, right = Layout(schema), 0, 0
+    for cid, recorded in conversations.items():
+        store = None
+        for one in recorded:
+            if one.acted and one.step.tool in writes or tried >= MOST_TRIED:
+                break
+            if one.step.tool != tool or one.step.outcome != OK:
+                continue
+            store = Store(layout, shared.but_of(cid)) if store is None else store
+            found = store.selected(tool, view, one.step.arguments)
+            if found is not None:
+                tried += 1
+                right += freeze(found[0]) == freeze(view.items(layout.read(tool, one.step.content)))
+    return tried >= FEWEST_CLOSED and right >= CLOSED * tried
 
 
 def _order(lists: Sequence[list[Any]], fields: Sequence[str], most: int = 2) -> Iterable[str]:

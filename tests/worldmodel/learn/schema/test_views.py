@@ -22,7 +22,7 @@ def said(tool: str, arguments: dict[str, Any], body: Any) -> Step:
 
 class Moorings:
     """A harbour, anew for each conversation. A list has the berths of a side, or of a side in a state, by number; a
-    ship may be said with a small first letter; `recent` shows four at the most, the latest first."""
+    ship may be said with an article; `recent` shows four at the most, the latest first."""
 
     def __init__(self, seed: str) -> None:
         self.rng = random.Random(seed)
@@ -35,7 +35,7 @@ class Moorings:
         self.berths[number] = {"number": number, "side": side, "state": state, "ship": ship}
 
     def list(self, **asked: str) -> Step:
-        found = [one for one in self.berths.values() if all(one[n].lower() == v.lower() for n, v in asked.items())]
+        found = [one for one in self.berths.values() if all(one[n] == v.removeprefix("the ") for n, v in asked.items())]
         return said("list_berths", asked, {"berths": sorted(found, key=lambda one: one["number"])})
 
     def let(self, number: int) -> Step:
@@ -55,7 +55,7 @@ def day(k: int) -> list[Step]:
     rng, steps = port.rng, list[Step]()
     for _ in range(3):
         asked = rng.choice([{"side": rng.choice(SIDES)}, {"side": rng.choice(SIDES), "state": rng.choice(STATES)},
-                            {"ship": rng.choice(["argo", "Argo", "Bounty", "Bounty", "Calypso"])}])  # fmt: skip
+                            {"ship": rng.choice(["the Argo", "Argo", "Bounty", "Bounty", "Calypso"])}])  # fmt: skip
         steps.append(port.list(**asked))
         steps.append(port.let(rng.choice(list(port.berths))) if rng.random() < 0.6 else port.build(rng.choice(SIDES)))
         steps.append(port.list(**asked))
@@ -101,7 +101,7 @@ def test_a_spelling_that_no_record_has_may_mean_another() -> None:
     assert view.filters == {"side": "side", "state": "state", "ship": "ship"}
     assert view.loose == ("ship",) and view.order[0] == "number" and view.most == 0
     session = told([Moorings("fourth port").list()])
-    assert asked(session, ship="argo") is None
+    assert asked(session, ship="the Argo") is None
 
 
 def test_the_rules_say_where_a_list_comes_from() -> None:
