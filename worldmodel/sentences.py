@@ -157,8 +157,8 @@ def source(name: str) -> str:
             return f"where {source(right)} leads from {source(left)}"
         return f"{source(left)} {made} {source(right)}"
     if name.startswith("matches("):
-        words = f"how many records the list {name[len('matches(view/') : -1]} has before it is cut"
-        return words.replace("list  ", "list ")
+        said = f"how many records the list {name[len('matches(view/') : -1]} has before it is cut"
+        return said.replace("list  ", "list ")
     inner = re.fullmatch(r"(len|sum|min|max|each|shape|form|prefix|type|said|has|all|items)\((.*)\)", name)
     if inner:
         words = {"len": "the length of", "said": "the conversation said", "has": "there is", "each": "each",

@@ -11,7 +11,7 @@ import msgspec
 from worldmodel.derive.arguments import Expected
 from worldmodel.derive.packing import Packing
 from worldmodel.derive.templates import Sentence
-from worldmodel.derive.values import UNKNOWN, flatten, freeze, is_number, key_of
+from worldmodel.derive.values import UNKNOWN, flatten, freeze, is_date, is_number, key_of
 
 EPISODE = "episode"
 """The record type with an empty key: what a system keeps for the whole session."""
@@ -21,6 +21,10 @@ AT_START = "?"
 """A part of a key that the session has not shown yet."""
 OMITTED = "-"
 """A part of a key that the call left out: the first page of a list has no cursor."""
+
+
+LAST_WORD = "~"
+"""How the name of a field starts in an order where its last word counts first, as in lists of persons by surname."""
 
 
 class KeyPart(msgspec.Struct, frozen=True):
@@ -93,8 +97,8 @@ class Link(msgspec.Struct, frozen=True):
 
 class Filter(msgspec.Struct, frozen=True):
     """What an argument asks of the items of a list: that one of the `fields` is its value (`=`; `same`: in any case),
-    has it in its text (`holds`; `words`: each of its words), is at most or at least as large (`<=`, `>=`); or, where
-    the argument is true, that it is `value` (`is`) or above zero (`above`)."""
+    has it in its text (`holds`; `words`: each of its words), is at most or at least as large or late (`<=`, `>=`); or,
+    where the argument is true, that it is `value` (`is`) or above zero (`above`)."""
 
     fields: tuple[str, ...]
     op: str = "="
@@ -116,11 +120,19 @@ class Filter(msgspec.Struct, frozen=True):
             if self.op == "words":
                 return bool(text) and all(word in text for word in asked.split())
             return bool(text) and (text == asked if self.op == "same" else asked in text)
-        if not is_number(value):
-            return False
         if self.op == "above":
-            return bool(value > 0)
-        return is_number(goal) and bool(value <= goal if self.op == "<=" else value >= goal)
+            return is_number(value) and bool(value > 0)
+        if not (is_number(value) and is_number(goal) or is_date(value) and is_date(goal)):
+            return False
+        return bool(value <= goal if self.op == "<=" else value >= goal)
+
+
+def order_of(name: str) -> tuple[str, bool, Callable[[Any], Any]]:
+    """What an entry of a view's order says: the field, whether the largest comes first, and what is compared of it."""
+    field, falling = name.removeprefix("-"), name.startswith("-")
+    if field.startswith(LAST_WORD):
+        return field.removeprefix(LAST_WORD), falling, lambda text: text.split()[::-1]
+    return field, falling, lambda value: value
 
 
 Asked = tuple[Filter | None, str, Any]
@@ -136,8 +148,8 @@ class View(msgspec.Struct, frozen=True):
     argument is one of which only that it was the same is known. `limit` is the argument that says how many items are
     shown at most. `fields` are those that every item has. A list of `most` items (0: none is) may have been cut. With
     `narrows`, a call with more filters than an earlier one shows a part of its list. `loose` are fields whose values
-    calls may write otherwise: one that no record has may mean another. The items are in the `order` of these fields;
-    the largest comes first where the name starts with `-`. A `closed` list has only records that all conversations
+    calls may write otherwise: one that no record has may mean another. The items are in the `order` of these fields
+    (`order_of`). A `closed` list has only records that all conversations
     share, and all of these are known.
     """
 

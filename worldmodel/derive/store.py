@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from worldmodel.derive.schema import AT_START, EPISODE, Asked, Schema, Site, View, key_at, objects
+from worldmodel.derive.schema import AT_START, EPISODE, Asked, Schema, Site, View, key_at, objects, order_of
 from worldmodel.derive.templates import SAYS, read
 from worldmodel.derive.values import (
     ABSENT,
@@ -346,11 +346,15 @@ class Store:
             if not listed and not new:
                 continue
             values = self.fields(type_, key)
-            if any(n not in values for n in names):
-                return None
+            if not listed and not any(field_name(site, n) in values for n in view.fields):
+                continue  # no list shows such a record
             named = {n: values.get(field_name(site, n), UNKNOWN) for n in site.fields}
-            if not all(test.passes(named, goal) for test, goal in wanted):
+            of = {**values, **{n: v for n, v in named.items() if v is not UNKNOWN}}
+            sure = [(test, goal) for test, goal in wanted if all(n in of for n in test.fields)]
+            if not all(test.passes(of, goal) for test, goal in sure):
                 continue
+            if len(sure) < len(wanted):
+                return None
             if not listed and len(wanted) < len(asked):
                 return None
             if any(named.get(n, UNKNOWN) is UNKNOWN for n in view.fields):
@@ -358,11 +362,11 @@ class Store:
             found.append((whole.keys.index(key) if listed else len(whole.keys) + place, named))
         found.sort(key=lambda one: one[0])
         for name in reversed(view.order):
-            field, falling = name.removeprefix("-"), name.startswith("-")
+            field, falling, compared = order_of(name)
             by: list[Any] = [named.get(field) for _, named in found]
             if not (all(isinstance(v, str) for v in by) or all(map(is_number, by))):
                 return None
-            order = sorted(range(len(found)), key=by.__getitem__, reverse=falling)
+            order = sorted(range(len(found)), key=[compared(v) for v in by].__getitem__, reverse=falling)
             found = [found[at] for at in order]
         return [named for _, named in found]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
 
-from worldmodel.derive.schema import Filter, Schema, Site, View
+from worldmodel.derive.schema import LAST_WORD, Filter, Schema, Site, View, order_of
 from worldmodel.derive.store import Key, Layout, Store
-from worldmodel.derive.values import flatten, freeze, is_number, is_scalar
+from worldmodel.derive.values import flatten, freeze, is_date, is_number, is_scalar
 from worldmodel.learn.rows import Recorded
 from worldmodel.learn.schema.facts import Shared
 from worldmodel.steps import OK, Step
@@ -46,14 +46,17 @@ def learn_views(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
                     lists[(tool, path)].append((step.arguments, [dict(flatten(item)) for item in items]))
     found: dict[str, list[View]] = defaultdict(list)
     for (tool, path), shown in sorted(lists.items()):
-        view = _view(path, sites[(tool, path)], shown, schema.implied.get(tool, ()))
+        site = sites[(tool, path)]
+        more = {name for other in schema.sites if other.type == site.type for name in other.fields}
+        view = _view(path, site, shown, schema.implied.get(tool, ()), more)
         if view is not None:
             narrows = _narrows(tool, view, conversations, layout)
             found[tool].append(msgspec.structs.replace(view, narrows=narrows))
     return {tool: tuple(views) for tool, views in found.items()}
 
 
-def _view(path: str, site: Site, shown: Asked, implied: Sequence[str]) -> View | None:
+def _view(path: str, site: Site, shown: Asked, implied: Sequence[str], more: Set[str]) -> View | None:
+    """`more`: the fields that other answers show of its records."""
     sizes = Counter(len(items) for _, items in shown if items)
     total = sum(n * size for size, n in sizes.items())
     if not total or len(shown) < FEWEST:
@@ -72,6 +75,8 @@ def _view(path: str, site: Site, shown: Asked, implied: Sequence[str]) -> View |
         elif field is not None:
             filters[name] = field
             loose += [] if always else [field]
+        elif name in more and name not in fields:
+            tests[name] = Filter((name,), "same")
     limit = next((n for n in names if n not in filters and n not in tests and _limits(n, shown)), "")
     order = tuple(_order([items for _, items in shown if len(items) > 1], usual))
     return View(path, site, filters, usual, longest if cut else 0, loose=tuple(loose), order=order, tests=tests,
@@ -87,7 +92,8 @@ def _test(name: str, shown: Asked, fields: Sequence[str], field: str | None) -> 
     others = [item for arguments, items in shown for item in items if arguments.get(name) in (None, False)]
     if len(given) < FEWEST:
         return None
-    if all(isinstance(value, str) for value in values) and len({freeze(value) for value in values}) > 1:
+    dates = all(map(is_date, values))
+    if not dates and all(isinstance(value, str) for value in values) and len({freeze(value) for value in values}) > 1:
         if field is not None and _share(same := Filter((field,), "same"), given) >= NEARLY:
             return same
         return _part(given, fields) if field is None else None
@@ -98,7 +104,7 @@ def _test(name: str, shown: Asked, fields: Sequence[str], field: str | None) -> 
             if len({freeze(v) for v in held}) == 1 and is_scalar(held[0]):
                 options.append(Filter((one,), "is", held[0]))
             options.append(Filter((one,), "above"))
-        elif all(map(is_number, values)) and len(set(values)) > 1:
+        elif (dates or all(map(is_number, values))) and len(set(values)) > 1:
             options += [Filter((one,), "<="), Filter((one,), ">=")]
     kept = [(_passing(option, others, values), option) for option in options if _share(option, given) == 1]
     least, best = min(kept, key=lambda one: one[0], default=(1.0, None))
@@ -180,25 +186,27 @@ def _is_closed(
     return tried >= FEWEST_CLOSED and right >= CLOSED * tried
 
 
-def _order(lists: Sequence[list[Any]], fields: Sequence[str], most: int = 2) -> Iterable[str]:
-    """The fields by which the items of all lists are sorted: the one that rises most often, and one among its ties."""
+def _order(lists: Sequence[list[Any]], fields: Sequence[str], most: int = 3) -> Iterable[str]:
+    """The fields by which the items of all lists are sorted: the one that rises most often, and two among its ties."""
     pairs = [pair for items in lists for pair in zip(items, items[1:], strict=False)]
     for _ in range(most):
         best: tuple[int, str] | None = None
-        for field in fields if len(pairs) >= FEWEST else ():
-            values = [(one.get(field), other.get(field)) for one, other in pairs]
-            flat = [value for pair in values for value in pair]
-            if not (all(map(is_number, flat)) or all(isinstance(value, str) for value in flat)):
+        for name in (*fields, *(LAST_WORD + field for field in fields)) if len(pairs) >= FEWEST else ():
+            field, _, compared = order_of(name)
+            flat = [value for pair in pairs for value in (pair[0].get(field), pair[1].get(field))]
+            texts = all(isinstance(value, str) for value in flat)
+            if not texts and (name != field or not all(map(is_number, flat))):
                 continue
+            values = [(compared(one[field]), compared(other[field])) for one, other in pairs]
             up, down = sum(a < b for a, b in values), sum(a > b for a, b in values)
             if min(up, down) <= (1 - SORTED) * len(pairs) and max(up, down) >= max(FEWEST, 0.3 * len(pairs)):
-                found = max(up, down), field if up > down else f"-{field}"
+                found = max(up, down), name if up > down else f"-{name}"
                 best = found if best is None or found[0] > best[0] else best
         if best is None:
             return
         yield best[1]
-        name = best[1].removeprefix("-")
-        pairs = [(one, other) for one, other in pairs if one[name] == other[name]]
+        field, _, _ = order_of(best[1])
+        pairs = [(one, other) for one, other in pairs if one[field] == other[field]]
 
 
 def _filter(name: str, shown: Asked) -> tuple[str | None, bool]:
