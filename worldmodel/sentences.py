@@ -157,8 +157,7 @@ def source(name: str) -> str:
             return f"where {source(right)} leads from {source(left)}"
         return f"{source(left)} {made} {source(right)}"
     if name.startswith("matches("):
-        said = f"how many records the list {name[len('matches(view/') : -1]} has before it is cut"
-        return said.replace("list  ", "list ")
+        return f"how many items {source(name[len('matches(') : -1])} has before it is cut"
     inner = re.fullmatch(r"(len|sum|min|max|each|shape|form|prefix|type|said|has|all|items)\((.*)\)", name)
     if inner:
         words = {"len": "the length of", "said": "the conversation said", "has": "there is", "each": "each",
@@ -193,6 +192,8 @@ def source(name: str) -> str:
         return f"all known records of {rest}"
     if kind == "view":
         return f"the list {rest} as an earlier call showed it, with what has changed since".replace("list  ", "list ")
+    if kind == "among":
+        return f"the list {rest} of the records that all conversations share".replace("list  ", "list ")
     if kind == "known":
         return f"{rest} is known"
     if kind == "fact":

@@ -145,10 +145,11 @@ class Situation:
             row[f"all/{type_}"] = self.store.all_of(type_, MOST_OF_TYPE)
         for view in self.views:
             found = self.store.viewed(self.tool, view, self.arguments)
-            if found is not None:
-                items, name = found[0], f"view/{view.path}"
-                row[name], row[f"len({name})"], row[f"matches({name})"] = items, len(items), found[1]
-                row.update(sums(name, items))
+            among = found or (self.store.selected(self.tool, view, self.arguments) if view.closed else None)
+            for name, held in ((f"view/{view.path}", found), (f"among/{view.path}", among if view.closed else None)):
+                if held is not None:
+                    row[name], row[f"len({name})"], row[f"matches({name})"] = held[0], len(held[0]), held[1]
+                    row.update(sums(name, held[0]))
         self._remember(row)
         return row
 

@@ -296,13 +296,13 @@ class Store:
 
     def viewed(self, tool: str, view: View, arguments: Mapping[str, Any]) -> tuple[list[Any], int] | None:
         """The list that a call shows, and how many records it would show if it was not cut; None unless an earlier list
-        of the tool had all records that this one may have, or all conversations start with one list."""
+        of the tool had all records that this one may have, or all conversations start with this list."""
         asked = view.asked(arguments)
         earlier = [one for one in self.complete.get(f"{tool}/{view.path}", ())
                    if one.asked == asked or view.narrows and one.asked <= asked]  # fmt: skip
         earlier = earlier or self._at_start(tool, view, arguments)
         if not earlier:
-            return self.selected(tool, view, arguments) if view.closed else None
+            return None
         return self._list(tool, view, arguments, max(earlier, key=lambda one: one.time))
 
     def selected(self, tool: str, view: View, arguments: Mapping[str, Any]) -> tuple[list[Any], int] | None:

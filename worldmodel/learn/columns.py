@@ -208,7 +208,7 @@ class Table:
                 numbers[name] = column.numbers
             if column.has_texts and not name.startswith(("shape(", "form(", "prefix(", "type(", "prev/")):
                 texts[name] = column
-            if column.has_wholes and not name.startswith(("arg/", "items(", "view/", "all/", "law/")):
+            if column.has_wholes and not name.startswith(("arg/", "items(", "view/", "among/", "all/", "law/")):
                 wholes[name] = values
         yield from self._pairs(numbers, texts, date_ranks(codes), days_of(codes))
         with np.errstate(invalid="ignore"):

@@ -20,7 +20,7 @@ PRECISION = 0.9
 GOOD = 0.985
 NO_VALUES = ("shape(", "form(", "prefix(", "type(", "said(", "known/", "has(", "prev/", "missing/", "at/")
 KINDS = ("arg/", "item/", "items(", "ans/", "new/", "each(", "pick/", "rec/", "law/", "now/", "told/", "last/", "sum(",
-         "len(", "view/", "all/", "did", "refused/", "n/", "since/")  # fmt: skip
+         "len(", "view/", "among/", "all/", "did", "refused/", "n/", "since/")  # fmt: skip
 
 
 class Found(NamedTuple):

@@ -99,4 +99,5 @@ def test_an_argument_that_nobody_used_leaves_the_list_open() -> None:
 
 def test_the_rules_say_what_a_search_does() -> None:
     lines = list(describe_tool(RULES.tools["find_plants"]))
-    assert any("how many records the list plants has before it is cut" in line for line in lines), lines
+    said = "how many items the list plants of the records that all conversations share has before it is cut"
+    assert any(said in line for line in lines), lines
