@@ -23,6 +23,8 @@ OMITTED = "-"
 """A part of a key that the call left out: the first page of a list has no cursor."""
 
 
+RECORD = "@"
+"""How the name of a field starts in a filter that asks for what only other answers show of a record."""
 LAST_WORD = "~"
 """How the name of a field starts in an order where its last word counts first, as in lists of persons by surname."""
 
@@ -97,24 +99,34 @@ class Link(msgspec.Struct, frozen=True):
 
 class Filter(msgspec.Struct, frozen=True):
     """What an argument asks of the items of a list: that one of the `fields` is its value (`=`; `same`: in any case),
-    has it in its text (`holds`; `words`: each of its words), is at most or at least as large or late (`<=`, `>=`); or,
-    where the argument is true, that it is `value` (`is`) or above zero (`above`)."""
+    has it in its text (`holds`; `words`: each of its words), is at most or at least as large or late (`<=`, `>=`), is
+    what it means (`means`, by `meanings`: what is said, and what is shown); or, where the argument is true, that it is
+    one of `values` (`is`) or above zero (`above`); or, where it is not given, that it is none of `values` (`not`)."""
 
     fields: tuple[str, ...]
     op: str = "="
-    value: Any = None
+    values: tuple[Any, ...] = ()
+    meanings: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_flag(self) -> bool:
         return self.op in ("is", "above")
+
+    def knows(self, goal: Any) -> bool:
+        """Whether it is known what an argument asks for."""
+        return self.op != "means" or any(said == goal for said, _ in self.meanings)
 
     def passes(self, values: Mapping[str, Any], goal: Any) -> bool:
         """Whether an item with these values is one that a call asks for; `goal` is the argument, frozen."""
         return any(self._fits(values[n], goal) for n in self.fields if n in values)
 
     def _fits(self, value: Any, goal: Any) -> bool:
-        if self.op in ("=", "is"):
-            return bool(freeze(value) == (freeze(self.value) if self.op == "is" else goal))
+        if self.op == "=":
+            return bool(freeze(value) == goal)
+        if self.op in ("is", "not"):
+            return (freeze(value) in map(freeze, self.values)) == (self.op == "is")
+        if self.op == "means":
+            return (goal, value) in self.meanings
         if self.op in ("same", "holds", "words"):
             text, asked = value.casefold() if isinstance(value, str) else "", str(goal).casefold().strip()
             if self.op == "words":
@@ -145,8 +157,10 @@ class View(msgspec.Struct, frozen=True):
     answers later is known, with what was created and changed since.
 
     `filters` has, by argument, the field of the items that equals it, and `tests` what other arguments ask; another
-    argument is one of which only that it was the same is known. `limit` is the argument that says how many items are
-    shown at most. `fields` are those that every item has. A list of `most` items (0: none is) may have been cut. With
+    argument is one of which only that it was the same is known. `hidden` is what items pass as long as an argument is
+    not given: a list may have what was cancelled only for those who ask. `limit` is the argument that says how many
+    items are shown at most. `fields` are those that every item has. A list of `most` items (0: none is) may have been
+    cut. With
     `narrows`, a call with more filters than an earlier one shows a part of its list. `loose` are fields whose values
     calls may write otherwise: one that no record has may mean another. The items are in the `order` of these fields
     (`order_of`). A `closed` list has only records that all conversations
@@ -162,6 +176,7 @@ class View(msgspec.Struct, frozen=True):
     loose: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
     tests: dict[str, Filter] = {}
+    hidden: dict[str, Filter] = {}
     limit: str = ""
     closed: bool = False
 
@@ -173,7 +188,7 @@ class View(msgspec.Struct, frozen=True):
 
     def asked(self, arguments: Mapping[str, Any]) -> frozenset[Asked]:
         """What a call asks of the records."""
-        found: list[Asked] = []
+        found: list[Asked] = [(test, name, None) for name, test in self.hidden.items() if arguments.get(name) is None]
         for name, value in arguments.items():
             test = self.tests.get(name)
             if value is None or name == self.limit or test is not None and test.is_flag and not value:

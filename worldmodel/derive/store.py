@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from worldmodel.derive.schema import AT_START, EPISODE, Asked, Schema, Site, View, key_at, objects, order_of
+from worldmodel.derive.schema import AT_START, EPISODE, RECORD, Asked, Schema, Site, View, key_at, objects, order_of
 from worldmodel.derive.templates import SAYS, read
 from worldmodel.derive.values import (
     ABSENT,
@@ -334,6 +334,8 @@ class Store:
         some of them, or of their fields, are not known. `whole` had them all."""
         type_, site = view.site.type, view.site
         wanted = [(test, goal) for test, _, goal in asked if test is not None]
+        if not all(test.knows(goal) for test, goal in wanted):
+            return None
         for test, goal in wanted:
             held = (self.get(type_, key, field_name(site, n)) for key in self.keys.get(type_, ()) for n in test.fields)
             if test.op == "=" and test.fields[0] in view.loose and all(freeze(one) != goal for one in held):
@@ -341,7 +343,7 @@ class Store:
         found: list[tuple[int, dict[str, Any]]] = []
         for place, key in enumerate({**self.keys.get(type_, {}), **dict.fromkeys(whole.keys)}):
             cells, listed = self.records.get((type_, key), {}), key in whole.keys
-            names = [field_name(site, n) for test, _ in wanted for n in test.fields]
+            names = [n[1:] if n[0] == RECORD else field_name(site, n) for test, _ in wanted for n in test.fields]
             new = place >= whole.size or any(n in cells and cells[n].time > whole.time for n in names)
             if not listed and not new:
                 continue
@@ -349,7 +351,7 @@ class Store:
             if not listed and not any(field_name(site, n) in values for n in view.fields):
                 continue  # no list shows such a record
             named = {n: values.get(field_name(site, n), UNKNOWN) for n in site.fields}
-            of = {**values, **{n: v for n, v in named.items() if v is not UNKNOWN}}
+            of = {**{RECORD + n: v for n, v in values.items()}, **{n: v for n, v in named.items() if v is not UNKNOWN}}
             sure = [(test, goal) for test, goal in wanted if all(n in of for n in test.fields)]
             if not all(test.passes(of, goal) for test, goal in sure):
                 continue

@@ -429,7 +429,12 @@ def _choice(
     right = {str(k): [value == freeze(targets[i]) for i, value in enumerate(values[k])] for k in range(len(options))}
     fields = {str(k): o.name for k, o in enumerate(options) if isinstance(o, Source) and o.name.startswith("rec/")}
     tree = _settled(tree, list(some), seen.rows, right, fields)
-    return rows.judge(Choice(tree, tuple(options), sure, looks), targets, range(size))
+    choice: Expression = Choice(tree, tuple(options), sure, looks)
+    spare = [k for k in sources if ranks[k] >= max(FEWEST_FOLLOWED, 0.5 * size)
+             and ranks[k] == sum(value is not UNKNOWN for value in values[k])]  # fmt: skip
+    if spare:  # what was never wrong is also right where the tree asks for what is not known
+        choice = First((choice, *(options[k] for k in sorted(spare, key=lambda k: -ranks[k]))))
+    return rows.judge(choice, targets, range(size))
 
 
 def _sums(item: Build) -> bool:

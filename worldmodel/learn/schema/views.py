@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from worldmodel.derive.schema import LAST_WORD, Filter, Schema, Site, View, order_of
-from worldmodel.derive.store import Key, Layout, Store
+from worldmodel.derive.schema import LAST_WORD, RECORD, Filter, Schema, Site, View, order_of
+from worldmodel.derive.store import Key, Layout, Store, field_name
 from worldmodel.derive.values import flatten, freeze, is_date, is_number, is_scalar
 from worldmodel.learn.rows import Recorded
 from worldmodel.learn.schema.facts import Shared
@@ -24,6 +24,8 @@ MOSTLY = 0.7
 """The same, where the argument and the field have one name."""
 FEWEST_CLOSED, CLOSED = 8, 0.7
 """How many lists must have been selected from the records that other conversations showed, and which share rightly."""
+SURELY_HIDDEN, MOST_KINDS = 30, 20
+"""How many items lists must have shown without an argument, and how many values a field of kinds has at most."""
 MOST_TRIED = 200
 MOST_FIELDS = 3
 TELLING = 0.9
@@ -47,7 +49,10 @@ def learn_views(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     found: dict[str, list[View]] = defaultdict(list)
     for (tool, path), shown in sorted(lists.items()):
         site = sites[(tool, path)]
-        more = {name for other in schema.sites if other.type == site.type for name in other.fields}
+        more: dict[str, str] = {}
+        for other in (one for one in schema.sites if one.type == site.type):
+            more.update((n, field_name(other, n)) for n in other.fields if field_name(other, n) != field_name(site, n)
+                        or n not in site.fields)  # fmt: skip
         view = _view(path, site, shown, schema.implied.get(tool, ()), more)
         if view is not None:
             narrows = _narrows(tool, view, conversations, layout)
@@ -55,8 +60,8 @@ def learn_views(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     return {tool: tuple(views) for tool, views in found.items()}
 
 
-def _view(path: str, site: Site, shown: Asked, implied: Sequence[str], more: Set[str]) -> View | None:
-    """`more`: the fields that other answers show of its records."""
+def _view(path: str, site: Site, shown: Asked, implied: Sequence[str], more: Mapping[str, str]) -> View | None:
+    """`more`: what other answers show of its records, and the list does not, or not so: by name, the record's field."""
     sizes = Counter(len(items) for _, items in shown if items)
     total = sum(n * size for size, n in sizes.items())
     if not total or len(shown) < FEWEST:
@@ -70,17 +75,45 @@ def _view(path: str, site: Site, shown: Asked, implied: Sequence[str], more: Set
     for name in [name for name in names if name not in filters]:
         field, always = _filter(name, shown)
         test = None if field is not None and always else _test(name, shown, usual, field)
+        test = _meanings(name, shown, usual) if field is None and test is None else test
         if test is not None:
             tests[name] = test
         elif field is not None:
             filters[name] = field
             loose += [] if always else [field]
-        elif name in more and name not in fields:
-            tests[name] = Filter((name,), "same")
+        elif name in more:
+            tests[name] = Filter((RECORD + more[name],), "same")
+    hidden = {name: test for name, field in filters.items() if (test := _hidden(name, field, shown)) is not None}
     limit = next((n for n in names if n not in filters and n not in tests and _limits(n, shown)), "")
     order = tuple(_order([items for _, items in shown if len(items) > 1], usual))
     return View(path, site, filters, usual, longest if cut else 0, loose=tuple(loose), order=order, tests=tests,
-                limit=limit)  # fmt: skip
+                hidden=hidden, limit=limit)  # fmt: skip
+
+
+def _hidden(name: str, field: str, shown: Asked) -> Filter | None:
+    """The values of a field that lists have only where an argument asks for them."""
+    usual = Counter(freeze(item.get(field)) for arguments, items in shown if arguments.get(name) is None
+                    for item in items)  # fmt: skip
+    asked = [item.get(field) for arguments, items in shown if arguments.get(name) is not None for item in items]
+    counts = Counter(map(freeze, asked))
+    values = {freeze(v): v for v in asked if freeze(v) not in usual and counts[freeze(v)] >= FEWEST and is_scalar(v)}
+    sure = sum(usual.values()) >= SURELY_HIDDEN and len(usual) <= MOST_KINDS
+    return Filter((field,), "not", tuple(values.values())) if values and sure else None
+
+
+def _meanings(name: str, shown: Asked, fields: Sequence[str]) -> Filter | None:
+    """The field of which every value that an argument has means one: FIN and Finance."""
+    given = [(freeze(value), items) for arguments, items in shown
+             if isinstance(value := arguments.get(name), str) and items]  # fmt: skip
+    for field in fields:
+        found: dict[Any, set[Any]] = defaultdict(set)
+        for value, items in given:
+            found[value].update(freeze(item.get(field)) for item in items)
+        pairs = {value: next(iter(some)) for value, some in found.items() if len(some) == 1}
+        several = 1 < len(set(pairs.values())) <= MOST_KINDS and len(given) >= 2 * len(pairs)
+        if several and len(pairs) == len(found) and all(isinstance(one, str) for one in pairs.values()):
+            return Filter((field,), "means", meanings=tuple(sorted(pairs.items())))
+    return None
 
 
 def _test(name: str, shown: Asked, fields: Sequence[str], field: str | None) -> Filter | None:
@@ -102,7 +135,7 @@ def _test(name: str, shown: Asked, fields: Sequence[str], field: str | None) -> 
         held = [item.get(one) for _, items in given for item in items]
         if all(value is True for value in values):
             if len({freeze(v) for v in held}) == 1 and is_scalar(held[0]):
-                options.append(Filter((one,), "is", held[0]))
+                options.append(Filter((one,), "is", (held[0],)))
             options.append(Filter((one,), "above"))
         elif (dates or all(map(is_number, values))) and len(set(values)) > 1:
             options += [Filter((one,), "<="), Filter((one,), ">=")]
