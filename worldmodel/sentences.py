@@ -27,7 +27,7 @@ from worldmodel.derive.expressions import (
     Text,
 )
 from worldmodel.derive.functions import FUNCTIONS
-from worldmodel.derive.rules import Effect, Form, Rules, ToolRules, show
+from worldmodel.derive.rules import OWN, Effect, Form, Rules, ToolRules, show
 from worldmodel.derive.schema import FOLLOWED, KeyPart
 from worldmodel.derive.templates import GAP, NUMBER_GAP
 from worldmodel.derive.trees import AS_AMOUNT, COMPOUND, Leaf, Split, Test, Tree, parts_of
@@ -175,6 +175,8 @@ def source(name: str) -> str:
         return f"argument {rest}"
     if kind == "odd":
         return ODD.get(rest, rest)
+    if name.startswith(OWN):
+        return f"{name[len(OWN) :]} of this answer"
     if kind in ("rec", "pick"):
         link, _, field = rest.partition("/")
         return f"{field or 'the answer'} of {link}"

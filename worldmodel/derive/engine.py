@@ -16,7 +16,7 @@ from typing import Any
 from training.models.edits import canonical
 from worldmodel.derive.expressions import evaluate, is_given
 from worldmodel.derive.paths import fields_of
-from worldmodel.derive.rules import BORN, Effect, Form, Rules, ToolRules
+from worldmodel.derive.rules import BORN, OWN, Effect, Form, Rules, ToolRules
 from worldmodel.derive.situation import History, Row, Situation
 from worldmodel.derive.store import Facts, Layout, Store
 from worldmodel.derive.templates import fill
@@ -312,16 +312,18 @@ def store_determines(engine: Engine, steps: Sequence[Step]) -> list[bool]:
 
 
 def _fill_slots(form: Form, row: Row) -> tuple[dict[str, Any], float]:
-    known: dict[str, Any] = {}
+    """The known slots, and how often the recipes of all of them are right. Those that follow from others come last."""
+    found: dict[str, Any] = {}
     precision = 1.0
-    for slot in form.slots:
+    for slot in sorted(form.slots, key=lambda slot: slot.own):
         if slot.expression is None:
             continue
-        value = evaluate(slot.expression, row)
+        here = {**row, **{OWN + path: value for path, value in found.items()}} if slot.own else row
+        value = evaluate(slot.expression, here)
         if value is not UNKNOWN and not (value is ABSENT and form.template is not None):  # a gap always has a value
-            known[slot.path] = value
+            found[slot.path] = value
             precision = min(precision, (slot.support + 1) / (slot.support + slot.against + 1))
-    return known, precision
+    return {slot.path: found[slot.path] for slot in form.slots if slot.path in found}, precision
 
 
 def _content(layout: Layout, tool: str, form: Form, known: dict[str, Any]) -> str | None:

@@ -18,14 +18,20 @@ BORN = "new/"
 """How the sources start that are fields of a record which the call creates."""
 
 
+OWN = "rec/=/"
+"""How the name of a source starts that is another field of the same answer."""
+
+
 class Slot(msgspec.Struct, frozen=True):
-    """One field of a form: its expression (None: left open), and how often it was right and wrong."""
+    """One field of a form: its expression (None: left open), and how often it was right and wrong. Its `own` expression
+    has other fields of the same answer among its sources."""
 
     path: str
     expression: Expression | None
     support: int = 0
     against: int = 0
     held_out: float | None = None
+    own: bool = False
 
 
 class Form(msgspec.Struct, frozen=True):

@@ -9,33 +9,30 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from training.models.edits import canonical
 from worldmodel.derive.engine import Engine, Session, answer_row
-from worldmodel.derive.expressions import Call, Choice, Const, Expression, First, FirstItem, evaluate
+from worldmodel.derive.expressions import First, FirstItem
 from worldmodel.derive.rules import Effect, Form, ItemTest, Law, Rules, Slot, ToolRules, with_laws
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import FACT, Row
 from worldmodel.derive.store import Facts, Store
 from worldmodel.derive.trees import Leaf, Split, Test, leaf_of
-from worldmodel.derive.values import dumps, is_number, shown
+from worldmodel.derive.values import dumps, is_number
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
 from worldmodel.learn.columns import Table
 from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_transient, repeatable, sample
 from worldmodel.learn.effects import learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
-from worldmodel.learn.formulas import argument_laws, laws_in, novel
 from worldmodel.learn.guards import Refusals, grow, grow_for_new, held_out, learn_untried
 from worldmodel.learn.paths import HOME, learn_walks
-from worldmodel.learn.recipes import find, least, seldom
-from worldmodel.learn.rows import Found, Recorded, Rows
+from worldmodel.learn.rows import Recorded, Rows
 from worldmodel.learn.schema.arguments import learn_asked, learn_expected, learn_implied
 from worldmodel.learn.schema.facts import NOTHING, Shared, shared_facts, usual
 from worldmodel.learn.schema.links import learn_links
@@ -44,13 +41,12 @@ from worldmodel.learn.schema.records import learn_schema
 from worldmodel.learn.schema.repeats import learn_repeats
 from worldmodel.learn.schema.texts import learn_texts, read_all
 from worldmodel.learn.schema.views import closed_views, learn_views
+from worldmodel.learn.search.formulas import argument_laws, laws_in, novel
+from worldmodel.learn.slots import FEWEST_ROWS, Parts, learn_slot, number_in, with_siblings
 from worldmodel.steps import OK, Step
 
 FEWEST_TO_HOLD_OUT = 40
-ACCEPTED = 0.8
-"""The least share of held-out transitions that a recipe must be right on, where it says something."""
 MOST_OF_FORM = 700
-FEWEST_ROWS = 3
 AGREEMENT = 0.97
 
 
@@ -307,7 +303,7 @@ def _is_solved(slot: Slot) -> bool:
 def _numbers(draft: Draft) -> Iterable[dict[int, Any]]:
     """The numbers in the gaps of a text, by row."""
     for targets in draft.slots.values():
-        found = {i: number for i, t in zip(draft.at, targets, strict=True) if is_number(number := _number(t))}
+        found = {i: number for i, t in zip(draft.at, targets, strict=True) if is_number(number := number_in(t))}
         if len(found) >= FEWEST_ROWS:
             yield found
 
@@ -372,111 +368,15 @@ def learn_form(
             continue
         targets = [all_targets[k] for k in kept]
         slots.append(learn_slot(path, targets, parts, draft.template is not None))
+    if not draft.open:
+        of = {path: [all_targets[k] for k in kept] for path, all_targets in draft.slots.items()}
+        slots = with_siblings(slots, of, parts, draft.template is not None)
     example = steps[draft.at[0]].content[:300]
     template = None if draft.open else draft.template
     if draft.open:
         slots = [Slot("", None)]
     call = dumps(dict(steps[draft.at[0]].arguments))[:300]
     return Form(draft.outcome, tuple(slots), template, draft.text, len(draft.at), call, example, draft.varied)
-
-
-class Parts(NamedTuple):
-    """The rows of a form: all of them, those that recipes are searched on, and those that they are judged by."""
-
-    whole: Rows
-    train: Rows
-    test: Rows
-    train_at: Sequence[int]
-    test_at: Sequence[int]
-
-
-def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -> Slot:
-    """The recipe of one slot, searched on three quarters of the conversations and judged by the others. A recipe that
-    fails there is not used: the slot stays open. A tree that passes is grown again on all rows."""
-    learned = [targets[k] for k in parts.train_at]
-    found, deep = find(parts.train, learned), True
-    places = 0
-    if in_text and (found is None or found.support < len(learned)):
-        places = _places(learned)
-        numbers = [_number(t, places) for t in learned]
-        if any(n is not t for n, t in zip(numbers, learned, strict=True)):
-            other = find(parts.train, numbers)
-            if other is not None and (found is None or other.support > found.support):
-                found, learned, targets = other, numbers, [_number(t, places) for t in targets]
-            else:
-                places = 0
-    if found is None and in_text and len(targets) < FEWEST_ROWS:
-        found = seldom(parts.whole, targets)
-    if found is None:
-        return Slot(path, None)
-    score = None
-    if parts.test_at:
-        judged = _judged(parts, found.expression, targets)
-        score = judged.precision if judged.support + judged.against else None
-        if score is not None and _fails(score, found.expression):
-            for plainer in _plainer(parts, learned, found):
-                found, judged, deep = plainer, _judged(parts, plainer.expression, targets), False
-                if judged.support and not _fails(judged.precision, found.expression):
-                    break
-            else:
-                return Slot(path, None, held_out=score)
-            score = judged.precision
-        if deep and isinstance(found.expression, Choice | First):
-            found = find(parts.whole, targets) or found
-        else:
-            found = parts.whole.judge(found.expression, targets, range(len(targets)))
-    written = Call("fixed", (found.expression, Const(places))) if places else found.expression
-    if not places and _gives_fractions(written, targets, parts.whole.rows):
-        written = Call("whole", (written,))
-    return Slot(path, written, found.support, found.against, score)
-
-
-def _fails(score: float, expression: Expression) -> bool:
-    """Whether a recipe that is right so often on conversations kept back is no good."""
-    return score < min(ACCEPTED, least(expression) - 0.1)
-
-
-def _plainer(parts: Parts, learned: Sequence[Any], failed: Found) -> Iterator[Found]:
-    """What a recipe that failed may hide: it without what it says where its first part is silent, and, of a tree that
-    fitted too much, a plain source."""
-    expression, at = failed.expression, range(len(learned))
-    if isinstance(expression, First):
-        for n in range(len(expression.options) - 1, 0, -1):
-            kept = First(expression.options[:n]) if n > 1 else expression.options[0]
-            yield parts.train.judge(kept, learned, at)
-    plain = find(parts.train, learned, deep=False)
-    if plain is not None and plain.expression != expression:
-        yield plain
-
-
-def _gives_fractions(expression: Expression, targets: Sequence[Any], rows: Sequence[Row]) -> bool:
-    """Whether an expression gives 2.0 where all targets are whole numbers: 2."""
-    if not all(type(t) is int for t in targets):
-        return False
-    return any(isinstance(evaluate(expression, row), float) for row in rows[:200])
-
-
-def _judged(parts: Parts, expression: Expression, targets: Sequence[Any]) -> Found:
-    return parts.test.judge(expression, [targets[k] for k in parts.test_at], range(len(parts.test_at)))
-
-
-def _places(texts: Sequence[Any]) -> int:
-    """How many places all numbers have after their point, if some end in a zero: `2.50`. Else 0."""
-    found = {len(str(t).rpartition(".")[2]) if re.fullmatch(r"-?\d+\.\d+", str(t)) else 0 for t in texts}
-    return found.pop() if len(found) == 1 and any(str(t).endswith("0") for t in texts) else 0
-
-
-def _number(text: Any, places: int = 0) -> Any:
-    """A gap's text as the number that reads the same, or that has so many `places` there."""
-    if not isinstance(text, str):
-        return text
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        return value if places or shown(value) == text else text
-    return text
 
 
 def _score(table: Table, labels: Sequence[str], at: Sequence[int], cids: Sequence[str]) -> dict[str, float]:

@@ -31,11 +31,11 @@ from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import Leaf, Split, Test, Tree, contains
 from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_number, is_scalar, shown
 from worldmodel.learn.columns import Table
-from worldmodel.learn.formulas import formulas
-from worldmodel.learn.functions import functions, texts
 from worldmodel.learn.guards import grow
 from worldmodel.learn.rows import FEWEST, GOOD, PRECISION, Found, Rows, rank
-from worldmodel.learn.selections import selections, sizes
+from worldmodel.learn.search.formulas import formulas
+from worldmodel.learn.search.functions import functions, texts
+from worldmodel.learn.search.selections import selections, sizes
 
 KEPT = 0.7
 MOST_ITEMS = 4

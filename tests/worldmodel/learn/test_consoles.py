@@ -20,10 +20,10 @@ from worldmodel.derive.trees import Split, Test, leaf_of
 from worldmodel.derive.values import dumps
 from worldmodel.learn.columns import Table
 from worldmodel.learn.forms import draft_forms
-from worldmodel.learn.formulas import novel
 from worldmodel.learn.guards import grow, grow_guard
 from worldmodel.learn.induce import induce
 from worldmodel.learn.schema.arguments import learn_expected
+from worldmodel.learn.search.formulas import novel
 from worldmodel.steps import OK, Step, outcome_of
 
 Conversation = list[Step]

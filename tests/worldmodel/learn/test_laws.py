@@ -14,8 +14,8 @@ from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.expressions import Linear, evaluate
 from worldmodel.derive.rules import Law, Rules, decode, encode, with_laws
 from worldmodel.derive.situation import Row
-from worldmodel.learn.formulas import combination, novel
 from worldmodel.learn.induce import induce
+from worldmodel.learn.search.formulas import combination, novel
 from worldmodel.sentences import describe_rules
 from worldmodel.steps import OK, Step
 

@@ -21,11 +21,12 @@ from worldmodel.derive.templates import mask
 from worldmodel.derive.values import UNKNOWN, freeze
 from worldmodel.learn.conversations import repeatable, sample
 from worldmodel.learn.forms import draft_forms
-from worldmodel.learn.functions import functions
-from worldmodel.learn.induce import Parts, induce, learn_slot
+from worldmodel.learn.induce import induce
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import Rows
 from worldmodel.learn.schema.records import learn_schema
+from worldmodel.learn.search.functions import functions
+from worldmodel.learn.slots import Parts, learn_slot
 from worldmodel.sentences import expression
 from worldmodel.steps import OK, Step, outcome_of
 

@@ -35,7 +35,7 @@ from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import AS_AMOUNT, ZERO_WHERE_MISSING, value_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_number, is_scalar, text_of
 from worldmodel.learn.rows import FEWEST, NO_VALUES, PRECISION, Rows, rank
-from worldmodel.learn.shares import PLACES, SHARE, rounded
+from worldmodel.learn.search.shares import PLACES, SHARE, rounded
 
 SUMMANDS = ("arg/", "sum(items(", "sum(law/", "law/", "sum(arg/", "len(arg/", "rec/", "pick/", "sum(rec/", "len(rec/",
             "item/", "now/", "new/")  # fmt: skip

@@ -1,0 +1,1 @@
+"""Ways to find an expression: sums and products, functions and texts, parts of lists, shares."""
