@@ -23,6 +23,8 @@ OMITTED = "-"
 """A part of a key that the call left out: the first page of a list has no cursor."""
 
 
+NO_KEY = "by/"
+"""The source of a key that no argument says: the record is only found by another field."""
 RECORD = "@"
 """How the name of a field starts in a filter that asks for what only other answers show of a record."""
 LAST_WORD = "~"
@@ -79,6 +81,8 @@ class Link(msgspec.Struct, frozen=True):
     """Whether the session says which record it is: before one is chosen, the call names none."""
     old: bool = False
     """Whether the record that the answer names was there before: whose account was charged."""
+    found_by: tuple[tuple[str, str], ...] = ()
+    """Where the call says no key: arguments, and the fields of the record that say the same (`values.is_alike`)."""
 
     @property
     def answers(self) -> bool:

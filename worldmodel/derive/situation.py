@@ -240,7 +240,11 @@ class Situation:
                     row[part.source] = value
             text = None if value is UNKNOWN or value is ABSENT else part.read(value)
             if text is None:
-                return
+                found = self.store.found_by(link.type, link.found_by, self.arguments)
+                if found is None:
+                    return
+                parts = [*found]
+                break
             parts.append(text)
         key = tuple(parts)
         self.keys[link.name] = key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ from worldmodel.derive.values import (
     dumps,
     flatten,
     freeze,
+    is_alike,
     is_number,
     is_scalar,
     key_of,
+    likeness,
     parse,
     same,
     unflatten,
@@ -162,6 +164,8 @@ class Store:
         """Keys that somebody has said: they are no misspellings, however near to a known one."""
         self._lists: dict[str, tuple[Key, ...]] = {}
         """By type, the records that a closed list has at the start."""
+        self._alike: dict[tuple[str, str], dict[str, list[Key]]] = {}
+        """By (type, field) and likeness, the shared records."""
         self.time = 0
 
     def fork(self) -> Store:
@@ -172,7 +176,7 @@ class Store:
         copy.now, copy.pending = dict(self.now), dict(self.pending)
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
         copy.mentioned, copy.lost, copy.complete = set(self.mentioned), set(self.lost), dict(self.complete)
-        copy._lists = self._lists
+        copy._lists, copy._alike = self._lists, self._alike
         return copy
 
     # ----- reading
@@ -184,6 +188,24 @@ class Store:
         """(outcome, content) of what all conversations are answered to a call as long as they have written nothing."""
         found = self.facts.get((f"{ANSWERS}{tool}", (call,)))
         return None if found is None else (found["outcome"], found["content"])
+
+    def found_by(self, type_: str, by: Sequence[tuple[str, str]], arguments: Mapping[str, Any]) -> Key | None:
+        """The only record that one of the (argument, field) pairs finds."""
+        for name, field in by:
+            said = arguments.get(name)
+            common = likeness(said)
+            if common is None:
+                continue
+            if (type_, field) not in self._alike:
+                alike = self._alike[(type_, field)] = dict[str, list[Key]]()
+                for (of, key), fields in self.facts.items():
+                    if of == type_ and (shared := likeness(fields.get(field))) is not None:
+                        alike.setdefault(shared, []).append(key)
+            keys = {*self._alike[(type_, field)].get(common, ()), *self.keys.get(type_, ())}
+            found = [key for key in keys if is_alike(self.get(type_, key, field), said)]
+            if found:
+                return found[0] if len(found) == 1 else None
+        return None
 
     def is_fact(self, type_: str, key: Key) -> bool:
         """Whether only the facts that all worlds share say something of a record."""

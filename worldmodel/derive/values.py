@@ -12,6 +12,8 @@ from typing import Any
 
 TOKEN = re.compile(r"[\w#@.+-]*\w")
 ISO_DATE = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d.*)?)?|\d\d:\d\d(:\d\d)?")
+LAST_DIGITS, FEWEST_LETTERS = 7, 5
+"""How many digits, and letters, two values have in common that say the same."""
 NO_NUMBER = "\x00float "
 LARGEST_FLOAT = sys.float_info.max
 MAP_KEYS = 24
@@ -100,6 +102,26 @@ def freeze(value: Any) -> Any:
     if isinstance(value, list):
         return ("l", tuple(freeze(v) for v in value))
     return value
+
+
+def likeness(value: Any) -> str | None:
+    """What texts that say the same have in common, in any case and with any signs: of telephone numbers, the last
+    digits. None for what is too short to find a record by, and for dates."""
+    if not isinstance(value, str | int) or isinstance(value, bool) or is_date(value):
+        return None
+    text = "".join(c for c in str(value).casefold() if c.isalnum() or c in "@.")
+    digits = text.replace(".", "")
+    if digits.isdigit():
+        return digits[-LAST_DIGITS:] if len(digits) >= LAST_DIGITS else None
+    return text if len(text) >= FEWEST_LETTERS else None
+
+
+def is_alike(left: Any, right: Any) -> bool:
+    """Whether two values say the same, though one may have other signs, or a country's code before a number."""
+    if (common := likeness(left)) is None or common != likeness(right):
+        return False
+    one, other = ("".join(c for c in str(value) if c.isdigit()).lstrip("0") for value in (left, right))
+    return not common.isdigit() or one.endswith(other) or other.endswith(one)
 
 
 def amount_in(value: Any) -> float | None:

@@ -35,6 +35,7 @@ from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.rows import Recorded, Rows
 from worldmodel.learn.schema.arguments import learn_asked, learn_expected, learn_implied
 from worldmodel.learn.schema.facts import NOTHING, Shared, shared_facts, usual
+from worldmodel.learn.schema.finds import learn_finds
 from worldmodel.learn.schema.links import learn_links
 from worldmodel.learn.schema.packing import learn_packing, unpacked
 from worldmodel.learn.schema.records import learn_schema
@@ -65,7 +66,8 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     read = read_all(chosen, texts)
     more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen),
                             "packed": packed}
-    schema = msgspec.structs.replace(learn_links(read, learn_schema(read)), **more)
+    schema = learn_finds(read, learn_links(read, learn_schema(read)))
+    schema = msgspec.structs.replace(schema, **more)
     more |= {"asked": learn_asked(chosen, schema), "implied": learn_implied(chosen, schema)}
     schema = msgspec.structs.replace(schema, **more)
     schema = msgspec.structs.replace(schema, views=learn_views(chosen, schema))
@@ -88,7 +90,7 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
         if names:
             start = _start(first, names, own, {(tool, e.field) for tool, found in moves.items() for e in found})
             start.update(dict.fromkeys(walks, HOME))
-            schema = learn_links(read, msgspec.structs.replace(again, start=start, **more))
+            schema = learn_finds(read, learn_links(read, msgspec.structs.replace(again, start=start, **more)))
             schema = msgspec.structs.replace(schema, views=learn_views(chosen, schema))
             first = replay(chosen, Engine(_bare(schema, _with_walks(moves, walks), writes)))
             effects, own = learn_effects(first, frozenset(writes))
