@@ -186,12 +186,13 @@ def lists(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
     at = [i for i in at if isinstance(targets[i], list)][:400]
     sources = Counter(n for i in at[:200] for n, v in rows.rows[i].items() if isinstance(v, list))
     out: list[Expression] = _items(rows, targets, at)
+    known: dict[tuple[bool, tuple[int, ...]], Found | None] = {}
     if out and rows.judge(out[0], targets, at).support >= GOOD * len(at):
         return out
     for name in sorted(sources, key=lambda n: (n.startswith("all/"), -sources[n], rank(n)))[:8]:
         if f"items({name})" in sources:  # the same list with more in its items
             continue
-        found = list(_edits(rows, targets, at, name))
+        found = list(_edits(rows, targets, at, name, known))
         each = _each(rows, targets, at, name)
         found += [] if each is None else [each]
         out += found
@@ -211,7 +212,12 @@ def _items(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expres
     return [Items(tuple(item for item in items if item is not None))] if None not in items else []
 
 
-def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> Iterable[Expression]:
+def _edits(
+    rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str,
+    known: dict[tuple[bool, tuple[int, ...]], Found | None],
+) -> Iterable[Expression]:  # fmt: skip
+    """The list `name` with an item more or less. `known` has the items that were found for other lists, by whether they
+    come first, and the rows: several sources may hold one list."""
     grown: dict[bool, list[int]] = {True: [], False: []}
     shrunk: list[tuple[int, Any]] = []
     more: list[int] = []
@@ -236,9 +242,12 @@ def _edits(rows: Rows, targets: Sequence[Any], at: Sequence[int], name: str) -> 
                 shrunk.append((i, gone[0]))
     for first, chosen in grown.items():
         if len(chosen) >= FEWEST:
-            part = rows.part(chosen)
-            items = [targets[i][0 if first else -1] for i in chosen]
-            item = find(part, items, deep=any(isinstance(v, dict | int | float) for v in items))
+            place = (first, tuple(chosen))
+            if place not in known:
+                items = [targets[i][0 if first else -1] for i in chosen]
+                deep = any(isinstance(v, dict | int | float) for v in items)
+                known[place] = find(rows.part(chosen), items, deep)
+            item = known[place]
             if item is not None:
                 yield Append(name, item.expression, first)
     if len(more) >= FEWEST:

@@ -11,7 +11,7 @@ import msgspec
 from worldmodel.derive.expressions import Call, Choice, Const, Expression, First, evaluate
 from worldmodel.derive.rules import OWN, Slot
 from worldmodel.derive.situation import Row
-from worldmodel.derive.values import ABSENT, is_scalar, shown
+from worldmodel.derive.values import ABSENT, freeze, is_number, is_scalar, shown
 from worldmodel.learn.recipes import find, least, seldom
 from worldmodel.learn.rows import Found, Rows
 
@@ -20,6 +20,8 @@ ACCEPTED = 0.8
 FEWEST_ROWS = 3
 SURE = 0.97
 """How many of the answers the recipe of a slot must give for others to follow from it."""
+FEW_VALUES = 12
+"""So many different values are a field of kinds."""
 FEWEST_MORE = 3
 """How many more answers what follows from other slots must give."""
 
@@ -138,12 +140,17 @@ def with_siblings(
     own = Parts(rows, rows.part(parts.train_at), rows.part(parts.test_at), parts.train_at, parts.test_at)
     found = []
     for slot in slots:
-        if slot.path not in sure:
+        if slot.path not in sure and _may_follow(targets[slot.path]):
             other = learn_slot(slot.path, targets[slot.path], own, in_text)
             if OWN in repr(other.expression) and _worth(other) >= max(_worth(slot), 0) + max(FEWEST_MORE, 0.02 * size):
                 slot = msgspec.structs.replace(other, own=True)
         found.append(slot)
     return found
+
+
+def _may_follow(targets: Sequence[Any]) -> bool:
+    """Whether a field is one that others give: a number, or one of a few values; not a name or a text."""
+    return len({freeze(t) for t in targets}) <= FEW_VALUES or all(is_number(t) or t is ABSENT for t in targets)
 
 
 def _own(row: Row, values: Mapping[str, Any]) -> Row:
