@@ -16,8 +16,6 @@ from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, restored, stora
 VERSION = 3
 BORN = "new/"
 """How the sources start that are fields of a record which the call creates."""
-
-
 OWN = "rec/=/"
 """How the name of a source starts that is another field of the same answer."""
 

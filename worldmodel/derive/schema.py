@@ -21,8 +21,6 @@ AT_START = "?"
 """A part of a key that the session has not shown yet."""
 OMITTED = "-"
 """A part of a key that the call left out: the first page of a list has no cursor."""
-
-
 NO_KEY = "by/"
 """The source of a key that no argument says: the record is only found by another field."""
 RECORD = "@"
@@ -164,11 +162,9 @@ class View(msgspec.Struct, frozen=True):
     argument is one of which only that it was the same is known. `hidden` is what items pass as long as an argument is
     not given: a list may have what was cancelled only for those who ask. `limit` is the argument that says how many
     items are shown at most. `fields` are those that every item has. A list of `most` items (0: none is) may have been
-    cut. With
-    `narrows`, a call with more filters than an earlier one shows a part of its list. `loose` are fields whose values
-    calls may write otherwise: one that no record has may mean another. The items are in the `order` of these fields
-    (`order_of`). A `closed` list has only records that all conversations
-    share, and all of these are known.
+    cut. With `narrows`, a call with more filters than an earlier one shows a part of its list. `loose` are fields whose
+    values calls may write otherwise: one that no record has may mean another. The items are in the `order` of these
+    fields (`order_of`). A `closed` list has only records that all conversations share, and all of these are known.
     """
 
     path: str

@@ -162,8 +162,8 @@ class Store:
         """By tool and path of a list: the lists that it showed, the latest last."""
         self.mentioned: set[Key] = set()
         """Keys that somebody has said: they are no misspellings, however near to a known one."""
-        self._lists: dict[str, tuple[Key, ...]] = {}
-        """By type, the records that a closed list has at the start."""
+        self._lists: dict[tuple[str, str], tuple[Key, ...]] = {}
+        """By tool and path of a closed list, the records that it has at the start."""
         self._alike: dict[tuple[str, str], dict[str, list[Key]]] = {}
         """By (type, field) and likeness, the shared records."""
         self.time = 0
@@ -332,12 +332,12 @@ class Store:
         None where it is not known what an argument asks for."""
         if any(test is None for test, *_ in view.asked(arguments)):
             return None
-        type_ = view.site.type
-        if type_ not in self._lists:
-            needed = [field_name(view.site, n) for n in view.fields]
-            keys = [key for (of, key), fields in self.facts.items() if of == type_ and not set(needed) - fields.keys()]
-            self._lists[type_] = tuple(sorted(keys, key=lambda key: [(len(part), part) for part in key]))
-        return self._list(tool, view, arguments, Complete(frozenset(), self._lists[type_], 0, -1))
+        type_, place = view.site.type, (tool, view.path)
+        if place not in self._lists:
+            needed = {field_name(view.site, n) for n in view.fields}
+            keys = [key for (of, key), fields in self.facts.items() if of == type_ and needed <= fields.keys()]
+            self._lists[place] = tuple(sorted(keys, key=lambda key: [(len(part), part) for part in key]))
+        return self._list(tool, view, arguments, Complete(frozenset(), self._lists[place], 0, -1))
 
     def _list(
         self, tool: str, view: View, arguments: Mapping[str, Any], whole: Complete
@@ -362,10 +362,11 @@ class Store:
             held = (self.get(type_, key, field_name(site, n)) for key in self.keys.get(type_, ()) for n in test.fields)
             if test.op == "=" and test.fields[0] in view.loose and all(freeze(one) != goal for one in held):
                 return None
+        names = [n[1:] if n[0] == RECORD else field_name(site, n) for test, _ in wanted for n in test.fields]
+        places = {key: place for place, key in enumerate(whole.keys)}
         found: list[tuple[int, dict[str, Any]]] = []
-        for place, key in enumerate({**self.keys.get(type_, {}), **dict.fromkeys(whole.keys)}):
-            cells, listed = self.records.get((type_, key), {}), key in whole.keys
-            names = [n[1:] if n[0] == RECORD else field_name(site, n) for test, _ in wanted for n in test.fields]
+        for place, key in enumerate({**self.keys.get(type_, {}), **places}):
+            cells, listed = self.records.get((type_, key), {}), key in places
             new = place >= whole.size or any(n in cells and cells[n].time > whole.time for n in names)
             if not listed and not new:
                 continue
@@ -383,7 +384,7 @@ class Store:
                 return None
             if any(named.get(n, UNKNOWN) is UNKNOWN for n in view.fields):
                 return None
-            found.append((whole.keys.index(key) if listed else len(whole.keys) + place, named))
+            found.append((places[key] if listed else len(places) + place, named))
         found.sort(key=lambda one: one[0])
         for name in reversed(view.order):
             field, falling, compared = order_of(name)
@@ -397,12 +398,13 @@ class Store:
     def _at_start(self, tool: str, view: View, arguments: Mapping[str, Any]) -> list[Complete]:
         """The list that all conversations are shown as long as they have written nothing."""
         found = self.shared_answer(tool, call_key(tool, arguments))
-        if found is not None and found[0] == OK:
-            items = view.items(self.layout.read(tool, found[1]))
-            keys = [self.item_key(view.site, item) for item in items or ()]
-            if items is not None and None not in keys and not view.is_cut(items, arguments):
-                return [Complete(view.asked(arguments), tuple(key for key in keys if key is not None), 0, -1)]
-        return []
+        if found is None or found[0] != OK:
+            return []
+        items = view.items(self.layout.read(tool, found[1]))
+        keys = [self.item_key(view.site, item) for item in items or ()]
+        if items is None or None in keys or view.is_cut(items, arguments):
+            return []
+        return [Complete(view.asked(arguments), tuple(key for key in keys if key is not None), 0, -1)]
 
     def _settle(self, field: str, value: Any) -> None:
         """Records that were seen before anything said where the session was: they are of the place that is said now."""

@@ -27,6 +27,7 @@ from worldmodel.derive.expressions import (
     item_row,
     looked,
 )
+from worldmodel.derive.rules import Slot
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import Leaf, Split, Test, Tree, contains
 from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_number, is_scalar, shown
@@ -57,7 +58,7 @@ def find(rows: Rows, targets: Sequence[Any], deep: bool = True) -> Found | None:
         return found
     amounts = [amount for target in targets if (amount := amount_in(target)) is not None]
     other = _find(rows, amounts, deep) if targets and len(amounts) == len(targets) else None
-    if other is None or found is not None and _worth(found) >= _worth(other):
+    if other is None or found is not None and worth(found) >= worth(other):
         return found
     grouped = any("," in target for target in targets)
     written = Call("grouped_fixed", (other.expression,)) if grouped else Call("fixed", (other.expression, Const(2)))
@@ -73,10 +74,10 @@ def _find(rows: Rows, targets: Sequence[Any], deep: bool) -> Found | None:
         chosen = _choice(rows, targets, best)
         if best is not None and len({freeze(t) for t in targets}) <= FEW_VALUES:
             plain = _choice(rows, targets, None, constants=True)
-            if plain is not None and (chosen is None or _worth(plain) > _worth(chosen)):
+            if plain is not None and (chosen is None or worth(plain) > worth(chosen)):
                 chosen = plain
         kept = best is not None and least(best.expression) == KEPT and best.precision >= KEPT
-        if chosen is not None and (best is None or _worth(chosen) > _worth(best)):
+        if chosen is not None and (best is None or worth(chosen) > worth(best)):
             if not (kept and best is not None and best.support > 1.1 * chosen.support):
                 return _or_last_shown(rows, targets, chosen, best) if kept and best is not None else chosen
     return best if best is not None and best.precision >= least(best.expression) else None
@@ -94,7 +95,8 @@ def _or_last_shown(rows: Rows, targets: Sequence[Any], chosen: Found, best: Foun
     return both if both.precision >= PRECISION else chosen
 
 
-def _worth(found: Found) -> float:
+def worth(found: Found | Slot) -> float:
+    """Of two expressions, the one with more right rows is taken, but a wrong row weighs as much as eight right ones."""
     return found.support - 8 * found.against
 
 
@@ -113,12 +115,12 @@ def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> F
         if other is not None and other.precision >= PRECISION and other.support >= FEWEST:
             rest = other.expression.options if isinstance(other.expression, First) else (other.expression,)
             options.append(rows.judge(First((best.expression, *rest)), targets, range(len(targets))))
-    return max(options, key=_worth)
+    return max(options, key=worth)
 
 
 def _best(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> Found | None:
     options = [o for o in _options(rows, targets, at, deep) if o.support >= FEWEST]
-    return max(options, key=lambda o: (_worth(o), -_size(o.expression)), default=None)
+    return max(options, key=lambda o: (worth(o), -_size(o.expression)), default=None)
 
 
 def _size(expression: Expression) -> int:
@@ -167,7 +169,7 @@ def direct(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Found]
     top = sorted(hits, key=lambda name: (-hits[name], rank(name)))[:12]
     found = [rows.judge(Source(name), targets, at) for name in top]
     order = {name: rank(name) for name in top}
-    return sorted(found, key=lambda o: (-_worth(o), order[o.expression.name]))  # type: ignore[union-attr]
+    return sorted(found, key=lambda o: (-worth(o), order[o.expression.name]))  # type: ignore[union-attr]
 
 
 def seldom(rows: Rows, targets: Sequence[Any]) -> Found | None:
@@ -362,7 +364,7 @@ def _build(rows: Rows, items: Sequence[Any]) -> Build | None:
         held = plain[name]
         if (held is None or held.precision < GOOD) and all(isinstance(v, dict) for v in columns[name]):
             inner = _build(rows, columns[name])
-            if inner is not None and (held is None or _worth(rows.judge(inner, columns[name], at)) > _worth(held)):
+            if inner is not None and (held is None or worth(rows.judge(inner, columns[name], at)) > worth(held)):
                 fields[name] = inner
                 continue
         deep = all(is_scalar(v) or v is ABSENT for v in columns[name])

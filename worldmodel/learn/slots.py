@@ -12,7 +12,7 @@ from worldmodel.derive.expressions import Call, Choice, Const, Expression, First
 from worldmodel.derive.rules import OWN, Slot
 from worldmodel.derive.situation import Row
 from worldmodel.derive.values import ABSENT, freeze, is_number, is_scalar, shown
-from worldmodel.learn.recipes import find, least, seldom
+from worldmodel.learn.recipes import find, least, seldom, worth
 from worldmodel.learn.rows import Found, Rows
 
 ACCEPTED = 0.8
@@ -21,7 +21,7 @@ FEWEST_ROWS = 3
 SURE = 0.97
 """How many of the answers the recipe of a slot must give for others to follow from it."""
 FEW_VALUES = 12
-"""So many different values are a field of kinds."""
+"""A field with at most so many different values is one of kinds (`open`, `paid`)."""
 FEWEST_MORE = 3
 """How many more answers what follows from other slots must give."""
 
@@ -131,7 +131,7 @@ def with_siblings(
     """The slots, of which those that their recipes do not give everywhere follow from the others where that gives more:
     what remains from what was spent, a warning from a share."""
     size = len(parts.whole.rows)
-    sure = {s.path for s in slots if s.expression is not None and s.support - 8 * s.against >= SURE * size}
+    sure = {s.path for s in slots if s.expression is not None and worth(s) >= SURE * size}
     sure = {path for path in sure if any(is_scalar(v) and v is not ABSENT for v in targets[path])}
     if len(sure) < 2 or len(sure) == len(slots):
         return list(slots)
@@ -142,7 +142,7 @@ def with_siblings(
     for slot in slots:
         if slot.path not in sure and _may_follow(targets[slot.path]):
             other = learn_slot(slot.path, targets[slot.path], own, in_text)
-            if OWN in repr(other.expression) and _worth(other) >= max(_worth(slot), 0) + max(FEWEST_MORE, 0.02 * size):
+            if OWN in repr(other.expression) and worth(other) >= max(worth(slot), 0) + max(FEWEST_MORE, 0.02 * size):
                 slot = msgspec.structs.replace(other, own=True)
         found.append(slot)
     return found
@@ -156,7 +156,3 @@ def _may_follow(targets: Sequence[Any]) -> bool:
 def _own(row: Row, values: Mapping[str, Any]) -> Row:
     said = {name: value for name, value in row.items() if name.startswith("arg/")}
     return {**said, **{OWN + path: value for path, value in values.items() if is_scalar(value) or value is ABSENT}}
-
-
-def _worth(slot: Slot) -> float:
-    return slot.support - 8 * slot.against

@@ -119,10 +119,10 @@ def _meanings(name: str, shown: Asked, fields: Sequence[str]) -> Filter | None:
 def _test(name: str, shown: Asked, fields: Sequence[str], field: str | None) -> Filter | None:
     """What an argument asks of the items that does not equal a field: the test that all items pass where it was given,
     and the fewest do elsewhere."""
-    given = [(value, items) for arguments, items in shown
-             if (value := arguments.get(name)) is not None and value is not False and items]  # fmt: skip
+    said = [(arguments.get(name), items) for arguments, items in shown]
+    given = [(value, items) for value, items in said if value is not None and value is not False and items]
     values = [value for value, _ in given]
-    others = [item for arguments, items in shown for item in items if arguments.get(name) in (None, False)]
+    others = [item for value, items in said if value is None or value is False for item in items]
     if len(given) < FEWEST:
         return None
     dates = all(map(is_date, values))
@@ -187,13 +187,13 @@ def closed_views(
 ) -> Schema:
     """The schema with those lists marked that show records which all conversations share: what others have shown of
     these gives the lists that a conversation is shown before it has written."""
-    views = {}
-    for tool, some in schema.views.items():
-        views[tool] = tuple(
-            msgspec.structs.replace(view, closed=True) if _is_closed(tool, view, conversations, schema, shared, writes)
-            else view
+    views = {
+        tool: tuple(
+            msgspec.structs.replace(view, closed=_is_closed(tool, view, conversations, schema, shared, writes))
             for view in some
-        )  # fmt: skip
+        )
+        for tool, some in schema.views.items()
+    }
     return msgspec.structs.replace(schema, views=views)
 
 

@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.rules import decode, encode
 from worldmodel.derive.schema import Filter
 from worldmodel.learn.induce import induce
 from worldmodel.sentences import describe_tool
@@ -77,6 +78,13 @@ def test_what_each_argument_asks_is_learned() -> None:
         "max_price": Filter(("price",), "<="), "in_stock": Filter(("stock",), "above"),
     }  # fmt: skip
     assert view.closed and view.limit == "limit" and view.most == MOST and view.order == ("name",)
+
+
+def test_a_saved_world_searches_alike() -> None:
+    assert decode(encode(RULES)) == RULES
+    view = decode(encode(RULES)).schema.views["find_plants"][0]
+    assert view.asked({"query": "Elm", "in_stock": True}) == RULES.schema.views["find_plants"][0].asked(
+        {"query": "Elm", "in_stock": True})  # fmt: skip
 
 
 def test_searches_that_nobody_made_are_answered_from_what_all_share() -> None:
