@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -161,17 +161,31 @@ def is_read_verb(tool: str) -> bool:
 
 def _learn_writes(conversations: Sequence[Sequence[Step]]) -> frozenset[str]:
     evidence: dict[str, _Evidence] = defaultdict(_Evidence)
+    repeating = _repeating(conversations)
     for steps in conversations:
-        _weigh_reads(steps, evidence)
+        _weigh_reads(steps, evidence, repeating)
         _weigh_edits(steps, evidence)
         for step in steps:
             evidence[step.tool].calls += step.outcome == OK
     return frozenset(tool for tool, found in evidence.items() if found.says_write(tool))
 
 
-def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> None:
+def _repeating(conversations: Sequence[Sequence[Step]], fewest: int = 3) -> frozenset[str]:
+    """Tools that answered equal calls, made again, as before: some reads are not named after what they do."""
+    same: Counter[str] = Counter()
+    for steps in conversations:
+        before: dict[str, str] = {}
+        for step in steps:
+            if step.outcome == OK:
+                if step.key in before:
+                    same[step.tool] += before[step.key] == step.content
+                before[step.key] = step.content
+    return frozenset(tool for tool, n in same.items() if n >= fewest)
+
+
+def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence], repeating: Set[str]) -> None:
     """Compare repeated reads: a tool that succeeded between two equal calls, on one of their values, changed the answer
-    or did not.
+    or did not. That one on other values changed nothing speaks only for tools that seem to read.
 
     The first read after a write can be stale, so a change is also searched before the previous read.
     """
@@ -187,7 +201,8 @@ def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence]) -> No
                 if len(suspects) == 1 and not _others_may(suspects, steps[first + 1 : second]):
                     evidence[suspects.pop()].changed += 1
             elif steps[places[-1]].content == steps[first].content:
-                for tool in _suspects(steps, first, second) or {s.tool for s in steps[first + 1 : second]}:
+                others = {s.tool for s in steps[first + 1 : second] if is_read_verb(s.tool) or s.tool in repeating}
+                for tool in _suspects(steps, first, second) or others:
                     evidence[tool].unchanged += 1
 
 

@@ -190,11 +190,13 @@ def test_a_text_that_only_begins_like_an_object_stays_as_it_is() -> None:
 
 
 def test_a_record_is_invented_as_one_that_fits(model: WorldModel) -> None:
+    assert model.rules is not None
     for seed in range(4):
         world = model.world(seed=seed)
         assert world.holes is not None
         inventor, key = world.holes.inventor, ("L-9006",)
-        model.run(inventor.settle("show_lot", key, lambda record: record.get("town") == "Ghent", random.Random(seed)))
+        type_ = next(site.type for site in model.rules.rules.schema.sites if site.tool == "show_lot")
+        model.run(inventor.settle(type_, key, lambda record: record.get("town") == "Ghent", random.Random(seed)))
         seen = body(world.episode().call("show_lot", {"lot": "L-9006"}))
         assert seen["town"] == "Ghent" and seen["lot"] == "L-9006"
 

@@ -92,6 +92,8 @@ def _find_writers(
                     continue
                 changed = freeze(before.value) != freeze(after.value)
                 tools = _linked(recorded, mark, before.at, after.at)
+                if before.tool == after.tool and after.tool in likely and likely.isdisjoint(tools):
+                    continue  # what a write says of itself, each time: no read has changed it
                 others = _acting(recorded, likely, before.at, after.at) - set(tools)
                 if changed and others and likely.isdisjoint({*tools, after.tool}):
                     continue  # a write that is not seen to lead there rather than a tool that is none

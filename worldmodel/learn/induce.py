@@ -24,6 +24,7 @@ from worldmodel.derive.situation import FACT, Row
 from worldmodel.derive.store import Facts, Store
 from worldmodel.derive.trees import Leaf, Split, Test, leaf_of
 from worldmodel.derive.values import dumps, is_number
+from worldmodel.effects import is_read_verb
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
 from worldmodel.learn.columns import Table
@@ -66,12 +67,13 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     read = read_all(chosen, texts)
     more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen),
                             "packed": packed}
-    schema = learn_finds(read, learn_links(read, learn_schema(read)))
+    writes = set(learn_roles(list(chosen.values())).writes)
+    acting = writes | {s.tool for steps in chosen.values() for s in steps if not is_read_verb(s.tool)}
+    schema = learn_finds(read, learn_links(read, learn_schema(read, None, acting)))
     schema = msgspec.structs.replace(schema, **more)
     more |= {"asked": learn_asked(chosen, schema), "implied": learn_implied(chosen, schema)}
     schema = msgspec.structs.replace(schema, **more)
     schema = msgspec.structs.replace(schema, views=learn_views(chosen, schema))
-    writes = set(learn_roles(list(chosen.values())).writes)
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
     heads = {tool: (*texts.get(tool, ()), *packing.heads) for tool, packing in packed.items()}
     more["inert"] = learn_inert(first, {**texts, **heads})
@@ -84,7 +86,8 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     if _hidden(schema) or any(moves.values()) or walks:  # what answers hang on is seen where the session is followed
         led = msgspec.structs.replace(schema, start=dict.fromkeys(walks, HOME))
         followed = replay(chosen, Engine(_bare(led, _with_walks(moves, walks), writes)))
-        again = learn_schema(read, {cid: [_state(one.row) for one in found] for cid, found in followed.items()})
+        states = {cid: [_state(one.row) for one in found] for cid, found in followed.items()}
+        again = learn_schema(read, states, acting)
         names = {source[4:] for _, _, source in _hidden(again)}
         walks = {name: effect for name, effect in walks.items() if name in names}
         if names:

@@ -40,6 +40,14 @@ class Instance(msgspec.Struct):
     """What the session's answers had shown before the call, beside lists."""
     minted: frozenset[str]
     """The values that nobody had said before this answer, and that later calls name."""
+    known: frozenset[str] = frozenset()
+    """The values of this object that the conversation had said before."""
+    written: int = 0
+    """How many calls of tools that write had succeeded before."""
+
+    def said(self, name: str) -> bool:
+        """Whether the conversation had said the value of a field before."""
+        return key_of(self.placed.fields.get(name)) in self.known
 
 
 def value_at(instance: Instance, source: str) -> str | None:
@@ -200,10 +208,22 @@ def hidden_part(site: tuple[str, str], key: tuple[str, ...], instances: Sequence
         return ()
     own = {n for i in instances[:50] for n in i.frozen}
     own |= {f"{site[1]}.{n}" for n in own if site[1]}
-    names = Counter(n for i in instances for n, v in i.now.items() if isinstance(v, str) and n not in own)
+    texts: dict[str, set[str]] = defaultdict(set)
+    names: Counter[str] = Counter()
+    for instance in instances:
+        for name, value in instance.now.items():
+            if isinstance(value, str) and name not in own:
+                names[name] += 1
+                texts[name].add(value)
+    names = Counter({n: c for n, c in names.items() if not all(map(_is_amount, texts[n]))})
     found = {name: gain for name in sorted(names) if (gain := _gain(name, key, instances)) > 0}
     best = [name for name, gain in found.items() if gain >= max(found.values()) - NEARLY]
     return (f"now/{max(best, key=lambda name: names[name])}",) if best else ()
+
+
+def _is_amount(text: str) -> bool:
+    """Whether a text is a number: the session is at no place of that name."""
+    return text.replace(".", "", 1).replace(",", "").removeprefix("-").isdigit()
 
 
 def named_there(

@@ -7,7 +7,7 @@ arguments on which the other fields depend. Sites whose keys and fields overlap 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,7 @@ from worldmodel.derive.schema import EPISODE, OMITTED, KeyPart, Placed, Schema, 
 from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import freeze, is_scalar, key_of, parse
 from worldmodel.learn.schema.aliases import aliases
+from worldmodel.learn.schema.identifiers import identifying
 from worldmodel.learn.schema.instances import (
     Instance,
     alike_but_for,
@@ -37,6 +38,9 @@ ALIKE = 0.95
 MINTED = 0.2
 """The share of a field's values that are new when they are shown and named by later calls, at least, if it is the id of
 what a call creates."""
+RECURS = 3
+FEWEST_MET = 10
+"""Two sites that so many conversations show and whose keys never meet show different records."""
 Conversations = Mapping[str, Sequence[Step]]
 
 
@@ -49,7 +53,7 @@ def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gather(
-    conversations: Conversations, places: Places, states: States | None = None
+    conversations: Conversations, places: Places, states: States | None = None, writes: Set[str] = frozenset()
 ) -> dict[tuple[str, str], list[Instance]]:
     """The instances of every site, by (tool, path)."""
     found: dict[tuple[str, str], list[Instance]] = defaultdict(list)
@@ -61,6 +65,7 @@ def gather(
         first_said: dict[str, int] = {}
         per_step = []
         now: Mapping[str, Any] = {}
+        written = 0
         for number, step in enumerate(steps):
             now = now if states is None else states[cid][number]
             mine = set(named[number])
@@ -73,15 +78,20 @@ def gather(
             shown.update(mine)
             for text in mine:
                 first_said.setdefault(text, number)
-            per_step.append((step, placed, now))
+            per_step.append((step, placed, now, written))
+            written += step.tool in writes and step.outcome == OK
             now = {**now, **dict(plain_fields(body))}
         recurring = frozenset(text for text, n in shown.items() if n > 1)
-        for at, (step, placed, now) in enumerate(per_step):
+        for at, (step, placed, now, written) in enumerate(per_step):
             minted = frozenset(text for text, last in last_named.items() if first_said[text] == at < last)
             for one in placed:
                 into = found[(step.tool, one.path)]
                 if len(into) < MOST_INSTANCES:
-                    into.append(_instance(cid, at, step.arguments, one, recurring, asked, now, minted))
+                    made = _instance(cid, at, step.arguments, one, recurring, asked, now, minted)
+                    texts = (text for v in one.fields.values() if is_scalar(v) and (text := key_of(v)))
+                    made.known = frozenset(text for text in texts if first_said[text] < at)
+                    made.written = written
+                    into.append(made)
     return found
 
 
@@ -268,25 +278,30 @@ def _is_quantity(source: str, instances: Sequence[Instance]) -> bool:
 # ----- types
 
 
-def learn_schema(conversations: Conversations, states: States | None = None) -> Schema:
+def learn_schema(
+    conversations: Conversations, states: States | None = None, writes: Set[str] = frozenset()
+) -> Schema:
     """Sites, keys and types. Links of calls are added by `worldmodel.learn.schema.links`. `states` are those of the
-    session where it is known what writes change in them, else what answers said last."""
+    session where it is known what writes change in them, else what answers said last. `writes` are tools that write."""
     places = Places(conversations)
-    found = gather(conversations, places, states)
+    found = gather(conversations, places, states, writes)
     state = _session_fields(found)
     session = {site for site, instances in found.items() if _is_session(site, instances, state)}
     found = {s: instances for s, instances in found.items() if s in session or _says_something(instances)}
+    names = {name for steps in conversations.values() for step in steps for name in scalars(step.arguments)}
+    sure = {site: (f"field/{name}",) for site, instances in found.items() if site not in session
+            and (name := identifying(instances, names, site[0] in writes))}  # fmt: skip
     created: set[tuple[str, str]] = set()
     for site, instances in found.items():
-        for source in choose_key(*site, instances) or ():
+        for source in sure.get(site) or choose_key(*site, instances) or ():
             if _is_minted(source, instances):
                 created.update((i.conversation, text) for i in instances if (text := value_at(i, source)))
-    keys = {site: choose_key(*site, instances, created) for site, instances in found.items()}
-    keys = _adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found)
+    keys = {site: sure.get(site) or choose_key(*site, instances, created) for site, instances in found.items()}
+    keys = {**_adopted({site: _as_fields(key, found[site]) for site, key in keys.items()}, found), **sure}
     keys.update(dict.fromkeys(session, ()))
     keys = {site: None if key is None else (*key, *hidden_part(site, key, found[site])) for site, key in keys.items()}
     keys = named_there(keys, found)
-    types = _types({s: k for s, k in keys.items() if k is not None}, found)
+    types = _types({s: k for s, k in keys.items() if k is not None}, found, sure)
     same: dict[tuple[tuple[str, str], str], str] = {}
     for type_ in sorted(set(types.values())):
         of = {s: keys[s] or () for s, t in types.items() if t == type_ and (s[1] == "" or t != EPISODE)}
@@ -416,9 +431,11 @@ def _echoes(key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
 
 
 def _types(
-    keys: Mapping[tuple[str, str], tuple[str, ...]], found: Mapping[tuple[str, str], list[Instance]]
-) -> dict[tuple[str, str], str]:
-    """A name for the type of each site: sites of one type share a parent in the union."""
+    keys: Mapping[tuple[str, str], tuple[str, ...]], found: Mapping[tuple[str, str], list[Instance]],
+    sure: Container[tuple[str, str]] = (),
+) -> dict[tuple[str, str], str]:  # fmt: skip
+    """A name for the type of each site: sites of one type share a parent in the union. `sure` sites have an
+    identifier."""
     parent = {site: site for site in keys}
 
     def root(site: tuple[str, str]) -> tuple[str, str]:
@@ -434,7 +451,8 @@ def _types(
     fields = {site: {n for i in found[site][:300] for n in i.placed.fields} for site in keyed}
     for left, right in combinations(keyed, 2):
         if len(keys[left]) == len(keys[right]) and root(left) != root(right):
-            if _alike(seen[left], seen[right], fields[left], fields[right], keys[left], keys[right]):
+            both = left in sure and right in sure
+            if _alike(seen[left], seen[right], fields[left], fields[right], keys[left], keys[right], both):
                 parent[root(right)] = root(left)
     names: dict[tuple[str, str], str] = {}
     for site in keys:
@@ -450,11 +468,18 @@ def _seen_keys(key: tuple[str, ...], instances: Sequence[Instance]) -> dict[str,
     return out
 
 
+def _apart(left: Mapping[str, set[Any]], right: Mapping[str, set[Any]]) -> bool:
+    """Whether two sites show the same few records in all conversations, and none of them is of both."""
+    counts = [Counter(key for keys in side.values() for key in keys) for side in (left, right)]
+    recur = all(len(found) >= 2 and found.total() >= RECURS * len(found) for found in counts)
+    return recur and not counts[0].keys() & counts[1].keys()
+
+
 def _alike(
     left: Mapping[str, set[Any]], right: Mapping[str, set[Any]], left_fields: set[str], right_fields: set[str],
-    left_key: tuple[str, ...], right_key: tuple[str, ...],
+    left_key: tuple[str, ...], right_key: tuple[str, ...], sure: bool,
 ) -> bool:  # fmt: skip
-    """Whether two sites show the same records: their keys meet in conversations, by chance or not."""
+    """Whether two sites show the same records: their keys meet in conversations, by chance or not (`sure`: not)."""
     both = [cid for cid in left if cid in right]
     meets = sum(1 for cid in both if left[cid] & right[cid])
     distinct = len({k for keys in left.values() for k in keys})
@@ -462,6 +487,10 @@ def _alike(
     common = (left_fields & right_fields) - own - {""}
     smaller = min(len(left_fields - own - {""}), len(right_fields - own - {""}))
     overlap = len(common) / smaller if smaller else 0.0
+    if not meets and (len(both) >= FEWEST_MET or _apart(left, right)):
+        return False
+    if sure and meets >= 3 and meets >= 0.3 * len(both):
+        return True
     if meets >= 3 and meets >= 0.3 * len(both) and common and (distinct >= 25 or overlap >= 0.5):
         return True
     names = {s.rpartition("/")[2] for s in left_key} == {s.rpartition("/")[2] for s in right_key}
