@@ -57,9 +57,13 @@ def identifying(instances: Sequence[Instance], names: Set[str], writes: bool) ->
     if not fields:
         return None
     held = {n: sum(i.frozen.get(n) is not None for i in instances) for n in fields}
-    best = min(fields, key=lambda n: (
-        n not in fresh, held[n] < NEARLY_ALL * len(instances), sum(_violations(n, other, instances, True) for other in fields if other != n), n not in told,
-        sum(_violations(n, other, instances, False) for other in fields if other != n)))  # fmt: skip
+
+    def mark(name: str) -> tuple[bool, bool, int, bool, int]:
+        within, anywhere = (sum(_violations(name, other, instances, conversation) for other in fields if other != name)
+                            for conversation in (True, False))  # fmt: skip
+        return name not in fresh, held[name] < NEARLY_ALL * len(instances), within, name not in told, anywhere
+
+    best = min(fields, key=mark)
     return best if _stays(best, instances) else None
 
 
