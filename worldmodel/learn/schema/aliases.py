@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from worldmodel.derive.values import is_number
@@ -19,10 +19,11 @@ _Place = tuple[str, str]
 
 
 def aliases(
-    keys: Mapping[_Place, Sequence[str]], found: Mapping[_Place, Sequence[Instance]]
+    keys: Mapping[_Place, Sequence[str]], found: Mapping[_Place, Sequence[Instance]], writes: Set[str] = frozenset()
 ) -> dict[tuple[_Place, str], str]:
     """By (site, field): another name for a field that the other sites of its type show otherwise. `keys` has the sites
-    of one record type.
+    of one record type. What tools that are among `writes` show has often just changed: where others can be compared,
+    only they are.
 
     Two sites show one field where the second repeats what the first said, unless it writes. Of records with a key, an
     order is also given by the form of the values (one date as 2025-03-14 and as 14.03.2025), and by values that stand
@@ -44,13 +45,14 @@ def aliases(
         values = {site: {v for _, _, at, v in sightings if at == site} for site in count}
         forms = {site: set(map(_form, own)) for site, own in values.items()}
         keyed = any(keys[site] for site in count)
-        first = max(sorted(count), key=lambda site: count[site])
+        first = max(sorted(count), key=lambda site: (site[0] not in writes, count[site]))
         joined, grew = {first}, True
         while grew:
             grew = False
-            for site in sorted(set(count) - joined):
+            for site in sorted(set(count) - joined, key=lambda site: (site[0] in writes, site)):
                 pairs = [(a, b) for other in joined for a, b in ((site, other), (other, site))]
                 tried = [p for p in pairs if total[p] >= FEWEST]
+                tried = [p for p in tried if p[0][0] not in writes and p[1][0] not in writes] or tried
                 if keyed:
                     sure = len(tried) > 1 and len({(min(p), max(p)) for p in tried}) < len(tried)
                     apart = _written_apart(forms[site], set().union(*(forms[other] for other in joined)))

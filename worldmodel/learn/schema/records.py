@@ -305,7 +305,7 @@ def learn_schema(
     same: dict[tuple[tuple[str, str], str], str] = {}
     for type_ in sorted(set(types.values())):
         of = {s: keys[s] or () for s, t in types.items() if t == type_ and (s[1] == "" or t != EPISODE)}
-        same.update({**(synonyms(of, found) if type_ != EPISODE else {}), **aliases(of, found)})
+        same.update({**(synonyms(of, found) if type_ != EPISODE else {}), **aliases(of, found, writes)})
     sites = []
     for (tool, path), key in keys.items():
         if key is None:
