@@ -30,6 +30,8 @@ TRANSIENT_NAMES = re.compile(
 )
 """Names of errors that say of the system, not of a thing in it, that it cannot answer now: `service_unavailable`, but
 not `item_unavailable`."""
+FEWEST_AGAIN = 3
+"""A tool that answered so many equal calls as before may be a read, though its name does not say so."""
 TRAIL = 6
 """How many recent calls a history-sensitive tool is shown."""
 
@@ -161,7 +163,7 @@ def is_read_verb(tool: str) -> bool:
 
 def _learn_writes(conversations: Sequence[Sequence[Step]]) -> frozenset[str]:
     evidence: dict[str, _Evidence] = defaultdict(_Evidence)
-    repeating = _repeating(conversations)
+    repeating = {tool for tool, n in answered_again(conversations)[0].items() if n >= FEWEST_AGAIN}
     for steps in conversations:
         _weigh_reads(steps, evidence, repeating)
         _weigh_edits(steps, evidence)
@@ -170,22 +172,28 @@ def _learn_writes(conversations: Sequence[Sequence[Step]]) -> frozenset[str]:
     return frozenset(tool for tool, found in evidence.items() if found.says_write(tool))
 
 
-def _repeating(conversations: Sequence[Sequence[Step]], fewest: int = 3) -> frozenset[str]:
-    """Tools that answered equal calls, made again, as before: some reads are not named after what they do."""
+def answered_again(conversations: Iterable[Sequence[Step]]) -> tuple[Counter[str], set[str]]:
+    """How often each tool answered a call, made again in its conversation, as before; and the tools that once did
+    otherwise."""
     same: Counter[str] = Counter()
+    other: set[str] = set()
     for steps in conversations:
         before: dict[str, str] = {}
         for step in steps:
+            if step.key in before:
+                alike = step.outcome == OK and before[step.key] == step.content
+                same[step.tool] += alike
+                if not alike:
+                    other.add(step.tool)
             if step.outcome == OK:
-                if step.key in before:
-                    same[step.tool] += before[step.key] == step.content
                 before[step.key] = step.content
-    return frozenset(tool for tool, n in same.items() if n >= fewest)
+    return same, other
 
 
 def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence], repeating: Set[str]) -> None:
     """Compare repeated reads: a tool that succeeded between two equal calls, on one of their values, changed the answer
-    or did not. That one on other values changed nothing speaks only for tools that seem to read.
+    or did not. Where no call between them had such a value, an equal answer says something only of tools that look like
+    reads: by their verb, or since they are `repeating`.
 
     The first read after a write can be stale, so a change is also searched before the previous read.
     """
@@ -198,7 +206,7 @@ def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence], repea
             first, second = places[k - 1], places[k]
             if steps[first].content != steps[second].content:
                 suspects = _suspects(steps, first, second) or _suspects(steps, places[max(0, k - 2)], second)
-                if len(suspects) == 1 and not _others_may(suspects, steps[first + 1 : second]):
+                if len(suspects) == 1 and not _others_may(suspects, steps[first:second]):
                     evidence[suspects.pop()].changed += 1
             elif steps[places[-1]].content == steps[first].content:
                 others = {s.tool for s in steps[first + 1 : second] if is_read_verb(s.tool) or s.tool in repeating}
@@ -206,11 +214,12 @@ def _weigh_reads(steps: Sequence[Step], evidence: Mapping[str, _Evidence], repea
                     evidence[tool].unchanged += 1
 
 
-def _others_may(suspects: set[str], between: Sequence[Step]) -> bool:
-    """Whether the only suspect is a read by its name, and another tool that is none has succeeded as well."""
+def _others_may(suspects: set[str], calls: Sequence[Step]) -> bool:
+    """Whether the only suspect is a read by its name, and another tool that is none has succeeded as well: the compared
+    call itself, or one after it."""
     if not all(map(is_read_verb, suspects)):
         return False
-    return any(s.outcome == OK and s.tool not in suspects and not is_read_verb(s.tool) for s in between)
+    return any(s.outcome == OK and s.tool not in suspects and not is_read_verb(s.tool) for s in calls)
 
 
 def _suspects(steps: Sequence[Step], first: int, second: int) -> set[str]:

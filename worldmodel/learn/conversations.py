@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from worldmodel.effects import TRANSIENT_NAMES
+from worldmodel.effects import TRANSIENT_NAMES, answered_again
 from worldmodel.steps import OK, Step
 
 MOST_ROWS = 1000
@@ -38,19 +38,7 @@ def sample(conversations: Conversations, most: int = MOST_TRANSITIONS, rare: int
 
 def repeatable(conversations: Conversations, fewest: int = 5) -> set[str]:
     """Tools whose call, made again in a conversation, always got the same answer: reads, whatever their name says."""
-    same: Counter[str] = Counter()
-    other: set[str] = set()
-    for steps in conversations.values():
-        before: dict[str, str] = {}
-        for step in steps:
-            if step.outcome == OK:
-                if step.key in before:
-                    same[step.tool] += before[step.key] == step.content
-                    if before[step.key] != step.content:
-                        other.add(step.tool)
-                before[step.key] = step.content
-            elif step.key in before:
-                other.add(step.tool)
+    same, other = answered_again(conversations.values())
     return {tool for tool, n in same.items() if n >= fewest} - other
 
 

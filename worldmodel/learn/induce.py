@@ -69,7 +69,7 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
                             "packed": packed}
     writes = set(learn_roles(list(chosen.values())).writes)
     acting = writes | {s.tool for steps in chosen.values() for s in steps if not is_read_verb(s.tool)}
-    schema = learn_finds(read, learn_links(read, learn_schema(read, None, acting)))
+    schema = learn_finds(read, learn_links(read, learn_schema(read, writes=acting)))
     schema = msgspec.structs.replace(schema, **more)
     more |= {"asked": learn_asked(chosen, schema), "implied": learn_implied(chosen, schema)}
     schema = msgspec.structs.replace(schema, **more)

@@ -39,53 +39,82 @@ def aliases(
     out: dict[tuple[_Place, str], str] = {}
     for name, sightings in seen.items():
         count = Counter(site for _, _, site, _ in sightings)
-        if len(count) < 2:
-            continue
-        agree, total, turned, met = _neighbours(sightings)
-        values = {site: {v for _, _, at, v in sightings if at == site} for site in count}
-        forms = {site: set(map(_form, own)) for site, own in values.items()}
-        keyed = any(keys[site] for site in count)
-        first = max(sorted(count), key=lambda site: (site[0] not in writes, count[site]))
-        joined, grew = {first}, True
-        while grew:
-            grew = False
-            for site in sorted(set(count) - joined, key=lambda site: (site[0] in writes, site)):
-                pairs = [(a, b) for other in joined for a, b in ((site, other), (other, site))]
-                tried = [p for p in pairs if total[p] >= FEWEST]
-                tried = [p for p in tried if p[0][0] not in writes and p[1][0] not in writes] or tried
-                if keyed:
-                    sure = len(tried) > 1 and len({(min(p), max(p)) for p in tried}) < len(tried)
-                    apart = _written_apart(forms[site], set().union(*(forms[other] for other in joined)))
-                    apart = apart or all(turned[p] >= (1 - NEVER_SAME) * total[p] for p in tried)
-                    if not values[site] & set[Any]().union(*(values[other] for other in joined)):
-                        apart = apart or _translated([m if p[0] == site else m[::-1] for p in tried for m in met[p]])
-                    same = not tried or not (sure or apart) or any(agree[p] > NEVER_SAME * total[p] for p in tried)
-                else:
-                    same = not tried or any(agree[p] >= SAME * total[p] for p in tried)
-                if same:
-                    joined.add(site)
-                    grew = True
-        out.update({(site, name): f"{name}@{site[0]}" for site in count if site not in joined})
+        order = sorted(count, key=lambda site: (site[0] in writes, -count[site], site))
+        groups = _group(order, _Compared(sightings, any(keys[site] for site in count), writes))
+        for group in groups[1:]:
+            out.update({(site, name): f"{name}@{group[0][0]}" for site in group})
     return out
 
 
-def _neighbours(
-    sightings: list[tuple[Any, int, _Place, Any]],
-) -> tuple[Counter[Any], Counter[Any], Counter[Any], dict[Any, list[tuple[Any, Any]]]]:
-    """Of each pair of sites: how often the second said the same of a record as the first, how often it showed one next,
-    how often it said the same words otherwise, and what both said."""
+def _group(order: Sequence[_Place], compared: _Compared) -> list[list[_Place]]:
+    """Sites that show one field, together. A site that cannot be compared is of the first group. One that agrees with
+    several joins them, unless it writes: then it is of the first of them."""
+    groups: list[list[_Place]] = []
+    for site in order:
+        agreeing = [group for group in groups if compared.agree(site, group)]
+        unlike = [group for group in groups if group not in agreeing and compared.differ(site, group)]
+        others = [group for group in groups if group not in agreeing and group not in unlike]
+        if not agreeing and not others:
+            groups.append([site])
+            continue
+        into = (agreeing or others)[0]
+        into.append(site)
+        for group in agreeing[1:] if site[0] not in compared.writes else ():
+            into.extend(group)
+            groups.remove(group)
+    return groups
+
+
+class _Compared:
+    """What sites say of one record next to each other, under one name of a field."""
+
+    def __init__(self, sightings: list[tuple[Any, int, _Place, Any]], keyed: bool, writes: Set[str]) -> None:
+        self.writes = writes
+        self._keyed = keyed
+        self._met = _neighbours(sightings)
+        self._values: dict[_Place, set[Any]] = defaultdict(set)
+        for _, _, site, value in sightings:
+            self._values[site].add(value)
+
+    def agree(self, site: _Place, group: Sequence[_Place]) -> bool:
+        """Whether the second often repeats what the first said."""
+        share = [sum(a == b for a, b in self._met[pair]) / len(self._met[pair]) for pair in self._pairs(site, group)]
+        return any(s > NEVER_SAME if self._keyed else s >= SAME for s in share)
+
+    def differ(self, site: _Place, group: Sequence[_Place]) -> bool:
+        """Whether it is known, of those that do not agree, that they show two fields."""
+        pairs = self._pairs(site, group)
+        if not self._keyed or not pairs:
+            return bool(pairs)
+        both_ways = len(pairs) > 1 and len({(min(p), max(p)) for p in pairs}) < len(pairs)
+        left, right = self._values[site], set[Any]().union(*(self._values[other] for other in group))
+        met = [m if p[0] == site else m[::-1] for p in pairs for m in self._met[p]]
+        return (
+            both_ways
+            or _written_apart(set(map(_form, left)), set(map(_form, right)))
+            or all(_turned(self._met[p]) >= (1 - NEVER_SAME) * len(self._met[p]) for p in pairs)
+            or not left & right and _translated(met)
+        )
+
+    def _pairs(self, site: _Place, group: Sequence[_Place]) -> list[tuple[_Place, _Place]]:
+        """The ordered pairs that are met often enough; of two reads if there are any."""
+        pairs = [p for other in group for p in ((site, other), (other, site)) if len(self._met[p]) >= FEWEST]
+        return [p for p in pairs if p[0][0] not in self.writes and p[1][0] not in self.writes] or pairs
+
+
+def _neighbours(sightings: list[tuple[Any, int, _Place, Any]]) -> dict[tuple[_Place, _Place], list[tuple[Any, Any]]]:
+    """By pair of sites, what both said where the second showed a record next after the first."""
     met: dict[tuple[_Place, _Place], list[tuple[Any, Any]]] = defaultdict(list)
-    agree: Counter[tuple[_Place, _Place]] = Counter()
-    total: Counter[tuple[_Place, _Place]] = Counter()
-    turned: Counter[tuple[_Place, _Place]] = Counter()
     ordered = sorted(sightings, key=lambda one: (str(one[0]), one[1]))
     for before, after in zip(ordered, ordered[1:], strict=False):
         if before[0] == after[0] and before[2] != after[2]:
-            total[(before[2], after[2])] += 1
-            agree[(before[2], after[2])] += before[3] == after[3]
-            turned[(before[2], after[2])] += before[3] != after[3] and _words(before[3]) == _words(after[3])
             met[(before[2], after[2])].append((before[3], after[3]))
-    return agree, total, turned, met
+    return met
+
+
+def _turned(met: Sequence[tuple[Any, Any]]) -> int:
+    """How often the second said the same words otherwise."""
+    return sum(a != b and _words(a) == _words(b) for a, b in met)
 
 
 def _translated(met: Sequence[tuple[Any, Any]]) -> bool:

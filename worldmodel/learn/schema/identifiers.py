@@ -31,7 +31,7 @@ _NO_ID = re.compile(r"\d{4}-\d\d.*|\d+([.,]\d+)?[A-Za-z]{1,4}|.*[a-z]\d{1,2}:\d\
 """Dates and times, and numbers with a unit."""
 
 
-def is_identifier(name: str, value: Any) -> bool:
+def looks_like_id(name: str, value: Any) -> bool:
     """Whether a value has the form of an identifier: letters and digits without a space; or digits under such a name
     as `order_no`."""
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -44,9 +44,12 @@ def is_identifier(name: str, value: Any) -> bool:
 
 
 def identifying(instances: Sequence[Instance], names: Set[str], writes: bool) -> str | None:
-    """The field that identifies the objects of a site; None if there is none, or answers about the same one differ
-    without a write. `names` are those of all arguments; `writes`: the tool is one that may write. What a whole
-    answer shows, rather than an item in it, is what its call names, or has created."""
+    """The field whose value identifies each object of a site. None if there is none, or if two answers about one object
+    differ although nothing was written between them.
+
+    The id of a whole answer is one that the call named or created; that of an item in an answer may be any. `names` are
+    the names of all arguments of all tools, and `writes` says whether the tool may write.
+    """
     nested = any(mark in instances[0].placed.path for mark in ("[]", "{}"))
     order = dict.fromkeys(n for i in instances[:100] for n in i.placed.fields)
     fields = [name for name in order if _identifies(name, instances)]
@@ -68,25 +71,21 @@ def identifying(instances: Sequence[Instance], names: Set[str], writes: bool) ->
 
 
 def _identifies(name: str, instances: Sequence[Instance]) -> bool:
+    """Whether a field's values look like ids nearly always, and the field is there often."""
     values = [(i.conversation, value) for i in instances if (value := i.placed.fields.get(name)) is not None]
-    good = {(cid, str(value)) for cid, value in values if is_identifier(name, value)}
-    bad = sum(not is_identifier(name, value) for _, value in values)
+    good = {(cid, str(value)) for cid, value in values if looks_like_id(name, value)}
+    bad = sum(not looks_like_id(name, value) for _, value in values)
     return bad <= MOST_OTHERS * len(values) and len(values) >= OFTEN * len(instances) and len(good) >= FEWEST_VALUES
 
 
 def _is_fresh(name: str, instances: Sequence[Instance]) -> bool:
-    """Whether nobody had said the value before the answer did."""
-    first: dict[Any, int] = {}
-    for i in instances:
-        mark = (i.conversation, i.frozen.get(name))
-        first[mark] = min(i.at, first.get(mark, i.at))
-    held = [i for i in instances if name in i.frozen]
-    new = sum(key_of(i.placed.fields.get(name)) not in i.echoed and i.at == first[(i.conversation, i.frozen.get(name))]
-              and not i.said(name) for i in held)  # fmt: skip
-    return new >= NEARLY_ALL * len(held)
+    """Whether nobody had said the value before the answer did, nearly always."""
+    new = [text in i.new for i in instances if (text := key_of(i.placed.fields.get(name))) is not None]
+    return sum(new) >= NEARLY_ALL * len(new)
 
 
 def _is_asked(name: str, instances: Sequence[Instance], names: Set[str]) -> bool:
+    """Whether calls name such a value: an argument has the field's name, or later calls have its values."""
     return name in names or sum(key_of(i.placed.fields.get(name)) in i.minted for i in instances) >= FEWEST_VALUES
 
 

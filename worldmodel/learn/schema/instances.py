@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
 
 from worldmodel.derive.schema import AT_START, Placed, given
-from worldmodel.derive.values import ABSENT, key_of
+from worldmodel.derive.store import plain_fields
+from worldmodel.derive.values import ABSENT, amount_in, freeze, is_scalar, key_of, parse
+from worldmodel.learn.schema.places import Places
+from worldmodel.steps import OK, Step
 
 NEARLY = 0.12
 """Of two session fields that explain nearly the same, the one that is known more often is taken."""
@@ -20,6 +23,13 @@ DIFFERS = 0.3
 """The share of fields that answers about different things say differently, at least."""
 SURELY = 3.0
 """How many deviations better than by chance a session field must foretell an answer."""
+
+
+MOST_INSTANCES = 400
+"""A site is learned from so many instances at most."""
+Conversations = Mapping[str, Sequence[Step]]
+States = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By conversation: the fields of the session before each call."""
 
 
 class Instance(msgspec.Struct):
@@ -40,14 +50,69 @@ class Instance(msgspec.Struct):
     """What the session's answers had shown before the call, beside lists."""
     minted: frozenset[str]
     """The values that nobody had said before this answer, and that later calls name."""
-    known: frozenset[str] = frozenset()
-    """The values of this object that the conversation had said before."""
-    written: int = 0
-    """How many calls of tools that write had succeeded before."""
+    new: frozenset[str]
+    """The values that nobody had said before this answer."""
+    written: int
+    """How many calls of tools that may write had succeeded before."""
 
-    def said(self, name: str) -> bool:
-        """Whether the conversation had said the value of a field before."""
-        return key_of(self.placed.fields.get(name)) in self.known
+
+def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in arguments.items() if is_scalar(v)}
+
+
+def gather(
+    conversations: Conversations, places: Places, states: States | None = None, writes: Set[str] = frozenset()
+) -> dict[tuple[str, str], list[Instance]]:
+    """The instances of every site, by (tool, path)."""
+    found: dict[tuple[str, str], list[Instance]] = defaultdict(list)
+    for cid, steps in conversations.items():
+        shown: Counter[str] = Counter()
+        named = [{text for v in scalars(s.arguments).values() if (text := key_of(v))} for s in steps]
+        asked = frozenset(text for mine in named for text in mine)
+        last_named = {text: number for number, mine in enumerate(named) for text in mine}
+        first_said: dict[str, int] = {}
+        per_step = []
+        now: Mapping[str, Any] = {}
+        written = 0
+        for number, step in enumerate(steps):
+            now = now if states is None else states[cid][number]
+            mine = set(named[number])
+            for text in mine:
+                first_said.setdefault(text, -1)
+            body = parse(step.content) if step.outcome == OK else None
+            placed = places.objects(step.tool, body) if step.outcome == OK else []
+            for one in placed:
+                mine.update(text for v in one.fields.values() if is_scalar(v) and (text := key_of(v)))
+            shown.update(mine)
+            for text in mine:
+                first_said.setdefault(text, number)
+            per_step.append((step, placed, now, written))
+            written += step.tool in writes and step.outcome == OK
+            now = {**now, **dict(plain_fields(body))}
+        recurring = frozenset(text for text, n in shown.items() if n > 1)
+        new: dict[int, set[str]] = defaultdict(set)
+        for text, number in first_said.items():
+            new[number].add(text)
+        for at, (step, placed, now, written) in enumerate(per_step):
+            fresh = frozenset(new[at])
+            minted = frozenset(text for text in fresh if last_named.get(text, at) > at)
+            for one in placed:
+                into = found[(step.tool, one.path)]
+                if len(into) < MOST_INSTANCES:
+                    into.append(_instance(cid, at, step.arguments, one, recurring, asked, now, minted, fresh, written))
+    return found
+
+
+def _instance(
+    cid: str, at: int, told: Mapping[str, Any], placed: Placed, recurring: frozenset[str], asked: frozenset[str],
+    now: Mapping[str, Any], minted: frozenset[str], new: frozenset[str], written: int,
+) -> Instance:  # fmt: skip
+    arguments = scalars(told)
+    named = {key_of(v) for v in arguments.values()}
+    echoed = {text for v in placed.fields.values() if is_scalar(v) and (text := key_of(v)) and text in named}
+    frozen = {name: freeze(v) for name, v in placed.fields.items()}
+    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked, now, minted, new,
+                    written)  # fmt: skip
 
 
 def value_at(instance: Instance, source: str) -> str | None:
@@ -208,22 +273,11 @@ def hidden_part(site: tuple[str, str], key: tuple[str, ...], instances: Sequence
         return ()
     own = {n for i in instances[:50] for n in i.frozen}
     own |= {f"{site[1]}.{n}" for n in own if site[1]}
-    texts: dict[str, set[str]] = defaultdict(set)
-    names: Counter[str] = Counter()
-    for instance in instances:
-        for name, value in instance.now.items():
-            if isinstance(value, str) and name not in own:
-                names[name] += 1
-                texts[name].add(value)
-    names = Counter({n: c for n, c in names.items() if not all(map(_is_amount, texts[n]))})
+    names = Counter(n for i in instances for n, v in i.now.items()
+                    if isinstance(v, str) and n not in own and amount_in(v) is None)  # fmt: skip
     found = {name: gain for name in sorted(names) if (gain := _gain(name, key, instances)) > 0}
     best = [name for name, gain in found.items() if gain >= max(found.values()) - NEARLY]
     return (f"now/{max(best, key=lambda name: names[name])}",) if best else ()
-
-
-def _is_amount(text: str) -> bool:
-    """Whether a text is a number: the session is at no place of that name."""
-    return text.replace(".", "", 1).replace(",", "").removeprefix("-").isdigit()
 
 
 def named_there(

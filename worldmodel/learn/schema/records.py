@@ -1,7 +1,8 @@
 """Record types, their keys and the links of calls to them, induced from observations.
 
-An object that occurs at one place in a tool's answers is a *site*. Its key is the smallest set of fields and
-arguments on which the other fields depend. Sites whose keys and fields overlap are one record type.
+An object that occurs at one place in a tool's answers is a *site*. Its key is the field that identifies it
+(`identifiers`), else the smallest set of fields and arguments on which the other fields depend. Sites whose keys and
+fields overlap are one record type.
 """
 
 from __future__ import annotations
@@ -11,99 +12,38 @@ from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any
 
-from worldmodel.derive.schema import EPISODE, OMITTED, KeyPart, Placed, Schema, Site
-from worldmodel.derive.store import plain_fields
-from worldmodel.derive.values import freeze, is_scalar, key_of, parse
+from worldmodel.derive.schema import EPISODE, OMITTED, KeyPart, Schema, Site
+from worldmodel.derive.values import is_scalar, key_of
 from worldmodel.learn.schema.aliases import aliases
 from worldmodel.learn.schema.identifiers import identifying
 from worldmodel.learn.schema.instances import (
+    Conversations,
     Instance,
+    States,
     alike_but_for,
     difference,
+    gather,
     hidden_part,
     looked_up_by,
     named_there,
     other_parts,
     page_parts,
+    scalars,
     second_part,
     synonyms,
     value_at,
 )
 from worldmodel.learn.schema.places import Places
-from worldmodel.steps import OK, Step
 
-MOST_INSTANCES = 400
 ALIKE = 0.95
 """An argument does not matter if this share of calls that differ in it alone was answered alike."""
 MINTED = 0.2
 """The share of a field's values that are new when they are shown and named by later calls, at least, if it is the id of
 what a call creates."""
 RECURS = 3
+"""How often records are shown, in the mean, of which two sites show other ones in all conversations."""
 FEWEST_MET = 10
 """Two sites that so many conversations show and whose keys never meet show different records."""
-Conversations = Mapping[str, Sequence[Step]]
-
-
-States = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By conversation: the fields of the session before each call."""
-
-
-def scalars(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in arguments.items() if is_scalar(v)}
-
-
-def gather(
-    conversations: Conversations, places: Places, states: States | None = None, writes: Set[str] = frozenset()
-) -> dict[tuple[str, str], list[Instance]]:
-    """The instances of every site, by (tool, path)."""
-    found: dict[tuple[str, str], list[Instance]] = defaultdict(list)
-    for cid, steps in conversations.items():
-        shown: Counter[str] = Counter()
-        named = [{text for v in scalars(s.arguments).values() if (text := key_of(v))} for s in steps]
-        asked = frozenset(text for mine in named for text in mine)
-        last_named = {text: number for number, mine in enumerate(named) for text in mine}
-        first_said: dict[str, int] = {}
-        per_step = []
-        now: Mapping[str, Any] = {}
-        written = 0
-        for number, step in enumerate(steps):
-            now = now if states is None else states[cid][number]
-            mine = set(named[number])
-            for text in mine:
-                first_said.setdefault(text, -1)
-            body = parse(step.content) if step.outcome == OK else None
-            placed = places.objects(step.tool, body) if step.outcome == OK else []
-            for one in placed:
-                mine.update(text for v in one.fields.values() if is_scalar(v) and (text := key_of(v)))
-            shown.update(mine)
-            for text in mine:
-                first_said.setdefault(text, number)
-            per_step.append((step, placed, now, written))
-            written += step.tool in writes and step.outcome == OK
-            now = {**now, **dict(plain_fields(body))}
-        recurring = frozenset(text for text, n in shown.items() if n > 1)
-        for at, (step, placed, now, written) in enumerate(per_step):
-            minted = frozenset(text for text, last in last_named.items() if first_said[text] == at < last)
-            for one in placed:
-                into = found[(step.tool, one.path)]
-                if len(into) < MOST_INSTANCES:
-                    made = _instance(cid, at, step.arguments, one, recurring, asked, now, minted)
-                    texts = (text for v in one.fields.values() if is_scalar(v) and (text := key_of(v)))
-                    made.known = frozenset(text for text in texts if first_said[text] < at)
-                    made.written = written
-                    into.append(made)
-    return found
-
-
-def _instance(
-    cid: str, at: int, told: Mapping[str, Any], placed: Placed, recurring: frozenset[str], asked: frozenset[str],
-    now: Mapping[str, Any], minted: frozenset[str],
-) -> Instance:  # fmt: skip
-    arguments = scalars(told)
-    named = {key_of(v) for v in arguments.values()}
-    echoed = {text for v in placed.fields.values() if is_scalar(v) and (text := key_of(v)) and text in named}
-    frozen = {name: freeze(v) for name, v in placed.fields.items()}
-    return Instance(cid, at, arguments, placed, recurring, frozen, frozenset(echoed), not told, asked, now, minted)
 
 
 # ----- keys
@@ -282,7 +222,8 @@ def learn_schema(
     conversations: Conversations, states: States | None = None, writes: Set[str] = frozenset()
 ) -> Schema:
     """Sites, keys and types. Links of calls are added by `worldmodel.learn.schema.links`. `states` are those of the
-    session where it is known what writes change in them, else what answers said last. `writes` are tools that write."""
+    session where it is known what writes change in them, else what answers said last. `writes` are tools that may
+    write."""
     places = Places(conversations)
     found = gather(conversations, places, states, writes)
     state = _session_fields(found)
@@ -432,7 +373,7 @@ def _echoes(key: tuple[str, ...], instances: Sequence[Instance]) -> bool:
 
 def _types(
     keys: Mapping[tuple[str, str], tuple[str, ...]], found: Mapping[tuple[str, str], list[Instance]],
-    sure: Container[tuple[str, str]] = (),
+    sure: Container[tuple[str, str]],
 ) -> dict[tuple[str, str], str]:  # fmt: skip
     """A name for the type of each site: sites of one type share a parent in the union. `sure` sites have an
     identifier."""
