@@ -15,7 +15,7 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, shown
+from worldmodel.derive.values import UNKNOWN, freeze, is_number, shown
 
 LARGEST = 1e15
 MOST_DIGITS = 12
@@ -276,8 +276,11 @@ def is_of(kind: str, value: Any) -> bool:
 def apply(name: str, values: Sequence[Any]) -> Any:
     """The value of a function; UNKNOWN where it has none."""
     function = FUNCTIONS[name]
-    if any(v is UNKNOWN or v is ABSENT for v in values) or not all(map(is_of, function.kinds, values)):
-        return UNKNOWN
+    return run(function, values) if all(map(is_of, function.kinds, values)) else UNKNOWN
+
+
+def run(function: Function, values: Sequence[Any]) -> Any:
+    """The same for values that are known to be of the kinds that the function takes."""
     try:
         found = function.run(*values)
     except (ArithmeticError, ValueError, TypeError, IndexError, statistics.StatisticsError):

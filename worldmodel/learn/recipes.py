@@ -119,8 +119,14 @@ def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> F
 
 
 def _best(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) -> Found | None:
-    options = [o for o in _options(rows, targets, at, deep) if o.support >= FEWEST]
-    return max(options, key=lambda o: (worth(o), -_size(o.expression)), default=None)
+    """The best of what is found in some rows. One list or object is met in many searches, and its fields in each."""
+
+    def search() -> Found | None:
+        options = [o for o in _options(rows, targets, at, deep) if o.support >= FEWEST]
+        return max(options, key=lambda o: (worth(o), -_size(o.expression)), default=None)
+
+    chosen = [rows.rows[i] for i in at]
+    return rows.known.searched(chosen, [targets[i] for i in at], (deep, bool(rows.passed)), search)
 
 
 def _size(expression: Expression) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,6 +50,17 @@ class Frozen:
         self._values: dict[int, tuple[Any, Any]] = {}
         self._indexes: dict[int, tuple[Row, dict[Any, list[str]]]] = {}
         self._skipped: dict[str, bool] = {}
+        self._searched: dict[Any, tuple[list[Row], Found | None]] = {}
+
+    def searched(
+        self, rows: Sequence[Row], targets: Sequence[Any], which: Any, search: Callable[[], Found | None]
+    ) -> Found | None:
+        """What a search for these targets found in these rows, made once. `which` says which search it is."""
+        mark = (which, tuple(map(id, rows)), tuple(map(self.of, targets)), tuple(map(type, targets)))
+        known = self._searched.get(mark)
+        if known is None:
+            known = self._searched[mark] = (list(rows), search())
+        return known[1]
 
     def of(self, value: Any) -> Any:
         if value.__class__ is not list and value.__class__ is not dict:

@@ -35,6 +35,7 @@ from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import AS_AMOUNT, ZERO_WHERE_MISSING, value_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_number, is_scalar, text_of
 from worldmodel.learn.rows import FEWEST, NO_VALUES, PRECISION, Rows, rank
+from worldmodel.learn.search.pairs import OFTEN, exact_pair, modes, pairs
 from worldmodel.learn.search.shares import PLACES, SHARE, rounded
 
 SUMMANDS = ("arg/", "sum(items(", "sum(law/", "law/", "sum(arg/", "len(arg/", "rec/", "pick/", "sum(rec/", "len(rec/",
@@ -61,8 +62,9 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
 
     def offer(expression: Expression, exact: np.ndarray, known: np.ndarray) -> None:
         n = int(exact.sum())
-        some = n >= max(FEWEST, SHARE * len(at)) and len(np.unique(goal[exact])) >= 3
-        if n >= max(FEWEST, 0.6 * known.sum()) or some:
+        if n >= max(FEWEST, OFTEN * known.sum()) or (
+            n >= max(FEWEST, SHARE * len(at)) and len(np.unique(goal[exact])) >= 3
+        ):
             found.append((n, expression))
 
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -75,22 +77,8 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
             for shift in _modes(goal + columns[k]):
                 offer(Linear(((-1.0, name),), shift), np.abs(shift - columns[k] - goal) < 5e-3, known)
         if not any(n >= 0.9 * len(at) for n, _ in found):
-            for a, left in enumerate(names):
-                for b in range(a, len(names)):
-                    right, x, y = names[b], columns[a], columns[b]
-                    known = ~np.isnan(x + y)
-                    if known.sum() < FEWEST:
-                        continue
-                    offer(Linear(((1.0, left), (1.0, right))), np.abs(x + y - goal) < 5e-3, known)
-                    offer(Linear(((1.0, left), (-1.0, right))), np.abs(x - y - goal) < 5e-3, known)
-                    offer(Linear(((-1.0, left), (1.0, right))), np.abs(y - x - goal) < 5e-3, known)
-                    for factor in _modes(goal / (x * y)):
-                        offer(Product(left, right, factor), np.abs(x * y * factor - goal) < 5e-3, known)
-                    line = _line(x * y, goal)
-                    if line is not None:
-                        offer(Product(left, right, *line), np.abs(x * y * line[0] + line[1] - goal) < 5e-3, known)
-                    offer(Quotient(left, right), np.abs(x / y - goal) < 5e-6, known)
-                    offer(Quotient(right, left), np.abs(y / x - goal) < 5e-6, known)
+            for expression, exact, known in pairs(goal, names, columns, SHARE):
+                offer(expression, exact, known)
         if not any(n >= 0.9 * len(at) for n, _ in found):
             for expression, exact in with_product(goal, names, columns):
                 offer(expression, exact, np.ones(len(goal), bool))
@@ -179,44 +167,8 @@ def _as_number(value: Any) -> float:
 
 
 def _modes(values: np.ndarray) -> list[float]:
-    """The value that most of these are, if it is one worth a constant: at least a half of those known."""
-    known = values[np.isfinite(values)]
-    if len(known) < FEWEST:
-        return []
-    rounded = np.round(known, 4)
-    found, counts = np.unique(rounded, return_counts=True)
-    best = int(np.argmax(counts))
-    return [float(found[best])] if counts[best] >= max(FEWEST, 0.5 * len(known)) and found[best] != 0 else []
-
-
-def _line(x: np.ndarray, goal: np.ndarray) -> tuple[float, float] | None:
-    """The line through most of the points, if there are enough different ones."""
-    known = np.isfinite(x)
-    x, goal = x[known], goal[known]
-    if len(x) < 6 or np.ptp(x) == 0:
-        return None
-    low, high = int(np.argmin(x)), int(np.argmax(x))
-    slope = round(float((goal[high] - goal[low]) / (x[high] - x[low])), 4)
-    return (slope, round(float(goal[low] - slope * x[low]), 4)) if slope else None
-
-
-def exact_pair(goal: np.ndarray, names: Sequence[str], columns: Sequence[np.ndarray]) -> Linear | None:
-    """Two columns and a constant that give the goal nearly everywhere, whatever each of them alone may look like."""
-    best: tuple[int, Linear] | None = None
-    for a in range(len(names)):
-        for b in range(a + 1, len(names)):
-            known = ~np.isnan(columns[a] + columns[b])
-            n = int(known.sum())
-            if n < max(8, 0.5 * len(goal)):
-                continue
-            matrix = np.stack([columns[a][known], columns[b][known], np.ones(n)], axis=1)
-            factors, *_ = np.linalg.lstsq(matrix, goal[known], rcond=None)
-            tidy = np.asarray(np.round(factors, 3))
-            exact = int((np.abs(matrix @ tidy - goal[known]) < 5e-3).sum())
-            if exact >= 0.95 * n and tidy[0] and tidy[1] and (best is None or exact > best[0]):
-                terms = ((float(tidy[0]), names[a]), (float(tidy[1]), names[b]))
-                best = (exact, Linear(terms, float(tidy[2])))
-    return None if best is None else best[1]
+    """The value that most of these are, if it is one worth a constant."""
+    return [float(value) for value in modes(values[None, :]) if np.isfinite(value)]
 
 
 # ----- laws: sparse combinations of general columns

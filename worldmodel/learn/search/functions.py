@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from worldmodel.derive.expressions import Call, Const, Expression, Select, Source, Text, evaluate
-from worldmodel.derive.functions import FUNCTIONS, apply, is_of
+from worldmodel.derive.functions import FUNCTIONS, apply, is_of, run
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import ZERO_WHERE_MISSING
 from worldmodel.derive.values import UNKNOWN, freeze, is_date, is_number, is_scalar, shown
@@ -91,13 +91,15 @@ def _candidates(
         if name in ("round", "fixed", unlike) or function.gives != "*" and function.gives not in kinds:
             continue
         for of in _arguments(function.kinds, sources, fits):
-            fitting = [fits[kind][source][:FIRST] for kind, source in zip(function.kinds, of, strict=True)]
-            if not any(map(all, zip(*fitting, strict=True))):
+            fitting = list(map(all, zip(*(fits[kind][s] for kind, s in zip(function.kinds, of, strict=True)),
+                                        strict=True)))  # fmt: skip
+            if not any(fitting[:FIRST]):
                 continue
-            values = [apply(name, row) for row in zip(*(columns[s][:FIRST] for s in of), strict=True)]
+            given = list(zip(*(columns[s] for s in of), strict=True))
+            values = [run(function, given[k]) if fitting[k] else UNKNOWN for k in range(min(FIRST, len(given)))]
             if not _may_agree(values, goals, rounds):
                 continue
-            values += [apply(name, row) for row in zip(*(columns[s][FIRST:] for s in of), strict=True)]
+            values += [run(function, given[k]) if fitting[k] else UNKNOWN for k in range(FIRST, len(given))]
             call = Call(name, tuple(Source(s) for s in of))
             if _agree(values, goals):
                 yield call
@@ -145,7 +147,7 @@ def _may_agree(values: Sequence[Any], goals: Sequence[Any], rounds: bool) -> boo
     for value, goal in zip(values, goals, strict=False):
         if value is UNKNOWN:
             continue
-        if freeze(value) == goal or (rounds and is_number(value) and is_number(goal) and abs(value - goal) <= 1):
+        if freeze(value) == goal or (rounds and is_number(value) and is_number(goal) and abs(value - goal) <= 0.5):
             return True
     return False
 
@@ -165,7 +167,8 @@ def _rounded(
     columns: dict[str, list[Any]],
 ) -> Iterable[Expression]:  # fmt: skip
     """The same, rounded to as many places as an argument says, or always to as many."""
-    if not any(is_number(v) and is_number(g) and abs(v - g) <= 1 for v, g in zip(values, goals, strict=True)):
+    near = sum(is_number(v) and is_number(g) and abs(v - g) <= 0.5 for v, g in zip(values, goals, strict=True))
+    if near < 2:  # rounding moves no number further
         return
     for name in places:
         if _agree([apply("round", pair) for pair in zip(values, columns[name], strict=True)], goals):

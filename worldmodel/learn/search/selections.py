@@ -20,7 +20,8 @@ from worldmodel.derive.expressions import (
     field_of,
     fulfils,
 )
-from worldmodel.derive.values import UNKNOWN, freeze, is_number, is_scalar
+from worldmodel.derive.situation import Row
+from worldmodel.derive.values import ABSENT, UNKNOWN, freeze, is_number, is_scalar
 from worldmodel.learn.rows import FEWEST, Rows, rank
 
 MOST_LISTS = 8
@@ -63,16 +64,28 @@ def sizes(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
         probes = own[:PROBES]
         if 3 * sum(0 <= targets[i] <= len(rows.rows[i][name]) for i in probes) < len(probes):  # no list is that long
             continue
-        options = [Select(name), *(Select(name, where=(c,)) for c in _conditions([rows.rows[i] for i in own], name))]
-        for option in options:
-            call = Call("count", (option,))
-            if 3 * sum(evaluate(call, rows.rows[i]) == targets[i] for i in probes) < len(probes):
-                continue
-            hits = sum(freeze(evaluate(call, rows.rows[i])) == freeze(targets[i]) for i in own)
-            if hits >= max(FEWEST, 0.7 * len(own)):
-                out.append((hits, call))
+        for condition in (None, *_conditions([rows.rows[i] for i in own], name)):
+            left = len(probes) - -(-len(probes) // 3)  # so many of the probes may be wrong
+            for i in probes:
+                left -= _counted(rows.rows[i], name, condition) != targets[i]
+                if left < 0:
+                    break
+            else:
+                hits = sum(_counted(rows.rows[i], name, condition) == targets[i] for i in own)
+                if hits >= max(FEWEST, 0.7 * len(own)):
+                    out.append((hits, Call("count", (Select(name, where=(condition,) if condition else ()),))))
     out.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
     return [call for _, call in out[:2]]
+
+
+def _counted(row: Row, name: str, condition: Condition | None) -> int | None:
+    """How many items of a list fulfil a condition; None if what they are compared with is not known."""
+    if condition is None:
+        return len(row[name])
+    goal = evaluate(condition.value, row)
+    if goal is UNKNOWN or goal is ABSENT:
+        return None
+    return sum(fulfils(condition.op, field_of(item, condition.field), goal) for item in row[name])
 
 
 def _lists(rows: Rows, at: Sequence[int]) -> dict[str, list[int]]:
