@@ -36,7 +36,7 @@ from worldmodel.derive.values import dumps
 ODD = {"missing": "a missing argument", "type": "an argument of another type", "wanted": "the type that is expected",
        "option": "an argument that is none of its options"}  # fmt: skip
 OPS = {"=": "is", "<": "is less than", "<=": "is at most", ">": "is more than", "in": "is in",
-       "has": "has"}  # fmt: skip
+       "has": "has", "part": "is a part of"}  # fmt: skip
 
 
 def describe_rules(rules: Rules, tool: str | None = None) -> Iterator[str]:

@@ -34,13 +34,14 @@ _STATUS_LINE = re.compile(  # what a client returns for a failed request: "504 G
 _LONGEST_STATUS = 300  # characters
 _ERROR_END = re.compile(r"(?:fix the errors and try again|please fix your mistakes)\.?$", re.IGNORECASE)
 _LONGEST_END = 32  # characters
-_PREFIX = re.compile(r"^\s*(?:[A-Za-z_. ]*?(?:error|exception)\b(?: -|[^:'\"]{0,40}:)\s*)+", re.IGNORECASE)
+_PREFIX = re.compile(r"^\s*(?:(?-i:-?ERR )|[A-Za-z_. ]*?(?:error|exception)\b(?: -|[^:'\"]{0,40}:)\s*)+", re.IGNORECASE)
 _RAISED = re.compile(r"\b\w*(?:Error|Exception)\((['\"])(.*?)\1\)")  # ToolError('no such order')
 _WRAPPED = re.compile(
     r"^\s*(?:failed to|an? (?:\w+ )?error (?:has )?occurred|error executing)\b.*?\b(?:error|exception):", re.I | re.S
 )
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|<[^>]*>|\([^)]*\)")
 _NUMBERED = re.compile(r"^\s*err(?:or)?[ #-]?(\d{1,5})\s*[:\-]", re.IGNORECASE)  # ERR 73: OVER-PICK
+_PROTOCOL = re.compile(r"^\s*-?ERR(?: (?=\S)|_\w+\b[ :])")  # how line protocols answer: ERR no such key, ERR_BUSY: wait
 _WORDS = 6
 
 
@@ -129,7 +130,7 @@ def says_error(content: Any, went_well: bool = False) -> bool:
 
 
 def _reads_as_error(text: str) -> bool:
-    if _ERROR_TEXT.match(text[:200]) or _ERROR_WORDS.match(text) or _status_line(text) or _NUMBERED.match(text):
+    if any(said.match(text[:200]) for said in (_ERROR_TEXT, _ERROR_WORDS, _NUMBERED, _PROTOCOL)) or _status_line(text):
         return True
     return _ERROR_END.search(text.rstrip()[-_LONGEST_END:]) is not None
 

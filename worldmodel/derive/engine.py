@@ -117,7 +117,8 @@ class Session:
         situation = self.situation(tool, arguments)
         content = self.engine.layout.unpacked(tool, content) if outcome == OK else content
         self.engine.apply(situation, content, outcome, provenance)
-        self.history.add(tool, arguments, content, outcome, self.engine.wrote(tool, content, outcome))
+        said = self.engine.said(tool, content, outcome)
+        self.history.add(tool, arguments, content, said, self.engine.wrote(tool, content, outcome))
 
 
 class Engine:
@@ -140,6 +141,12 @@ class Engine:
     def wrote(self, tool: str, content: str, outcome: str) -> bool:
         """Whether an answer is that of a write which was done."""
         return tool in self.writes and outcome == OK and self.layout.acts(tool, self.layout.read(tool, content))
+
+    def said(self, tool: str, content: str, outcome: str) -> str:
+        """How an answer ended: a sentence of a tool whose others are objects is a refusal, though no flag says so."""
+        if outcome != OK or tool not in self.rules.schema.bodied or not isinstance(parse(content), str):
+            return outcome
+        return outcome_of(content, True, "")
 
     # ----- deciding
 
@@ -215,6 +222,7 @@ class Engine:
         """Bring the store up to date with an answer; returns the records that it showed."""
         store, tool = situation.store, situation.tool
         store.time += 1
+        outcome = self.said(tool, content, outcome)
         if outcome != OK:
             for link in situation.links:
                 key = situation.keys.get(link.name)

@@ -137,6 +137,21 @@ def _first_words(text: str, count: Any) -> Any:
     return " ".join(text.split()[: int(count)])
 
 
+MASK = re.compile(r"(\d*)([^\d@]+)(\d*|@)")
+"""What is left of a text that is shown in part: its first letters, what hides the rest, its last letters or all from
+the @ on. One sign hides a letter each."""
+
+
+def _masked(text: str, how: str) -> str:
+    found = MASK.fullmatch(how)
+    if found is None:
+        raise ValueError(f"no way to hide a text: {how}")
+    first, last = int(found[1] or 0), text.find("@") if found[3] == "@" else len(text) - int(found[3] or 0)
+    if not first < last:
+        raise ValueError("nothing is left to hide")
+    return text[:first] + found[2] * (last - first if len(found[2]) == 1 else 1) + text[last:]
+
+
 FUNCTIONS: dict[str, Function] = {
     # of a text
     "upper": Function("t", "t", str.upper, "{0} in upper case"),
@@ -221,6 +236,7 @@ FUNCTIONS: dict[str, Function] = {
                                "the lines of {0} that contain {1}"),
     "first_words": Function("tn", "t", _first_words, "the first {1} words of {0}"),
     "first_letters": Function("tn", "t", lambda x, y: x[: int(y)], "the first {1} letters of {0}"),
+    "masked": Function("tt", "t", _masked, "{0}, shown in part as {1}"),
     "first_lines": Function("tn", "t", lambda x, y: "\n".join(x.splitlines()[: int(y)]), "the first {1} lines of {0}"),
     "last_lines": Function("tn", "t", lambda x, y: "\n".join(x.splitlines()[-int(y) :]), "the last {1} lines of {0}"),
     "repeated": Function("tn", "t", lambda x, y: x * int(y) if len(x) * y <= 10_000 else UNKNOWN, "{0}, {1} times"),

@@ -231,6 +231,8 @@ class Schema(msgspec.Struct, frozen=True):
 
     inert: dict[str, tuple[str, ...]] = {}
     """By tool, the sentences after which nothing has changed: refusals that no flag calls an error."""
+    bodied: tuple[str, ...] = ()
+    """Tools that answer with objects or lists, and now and then with a sentence: then they have changed nothing."""
     implied: dict[str, tuple[str, ...]] = {}
     """By tool, fields that records in lists leave out where the argument of the same name says them."""
     asked: dict[str, dict[str, str]] = {}

@@ -59,6 +59,7 @@ class Layout:
         self.schema = schema
         self.sites = schema.by_tool()
         self.maps = {tool: frozenset(paths) for tool, paths in schema.maps.items()}
+        self._bodied = frozenset(schema.bodied)
         self._alone = alone = {s.type for s in schema.sites if s.keys and "[]" not in s.path and "{}" not in s.path}
         self.synonyms: dict[str, dict[str, str]] = {}
         """By type, other names that tools have for fields of its records."""
@@ -119,7 +120,10 @@ class Layout:
         return dumps(packed) if packed is not None or body is None else None
 
     def acts(self, tool: str, body: Any) -> bool:
-        """Whether a success may have changed something: not if its sentence is one of those that change nothing."""
+        """Whether a success may have changed something: not if its sentence is one of those that change nothing, or if
+        it is one where others are objects."""
+        if isinstance(body, str) and tool in self._bodied:
+            return False
         inert = self.schema.inert.get(tool)
         return not (inert and isinstance(body, dict) and body.get(SAYS) in inert)
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from worldmodel.derive.functions import apply
-from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, is_date, is_number, is_scalar, same, text_of
+from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, is_date, is_number, is_part, is_scalar, same, text_of
 
 ZERO_WHERE_MISSING = ("n/", "did/", "did_on/", "refused/", "since/")
 COMPOUND = ("plus(", "minus(", "times(", "days(", "is(", "into(", "without(")
@@ -58,7 +58,7 @@ def parts_of(name: str) -> tuple[str, str, str]:
 
 class Test(msgspec.Struct, frozen=True):
     """A claim about a situation: `is` (true), `absent`, `=`, `<`, `<=`, `>`, `in`, `has` (a list, an item or a value
-    in one); false where a source is unknown, so that `>` is not the opposite of `<=`."""
+    in one), `part` (of a text); false where a source is unknown, so that `>` is not the opposite of `<=`."""
 
     __test__ = False
 
@@ -90,6 +90,8 @@ def compare(op: str, left: Any, right: Any) -> bool:
         return contains(right, left)
     if op == "has":
         return contains(left, right)
+    if op == "part":
+        return is_part(left, right)
     if is_number(left) and is_number(right) or is_date(left) and is_date(right):
         return left < right if op == "<" else left > right if op == ">" else left <= right
     return False

@@ -14,6 +14,8 @@ TOKEN = re.compile(r"[\w#@.+-]*\w")
 ISO_DATE = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d.*)?)?|\d\d:\d\d(:\d\d)?")
 LAST_DIGITS, FEWEST_LETTERS = 7, 5
 """How many digits, and letters, two values have in common that say the same."""
+SHORTEST_PART = 3
+"""Letters of a text that is said to be a part of another."""
 NO_NUMBER = "\x00float "
 LARGEST_FLOAT = sys.float_info.max
 MAP_KEYS = 24
@@ -122,6 +124,13 @@ def is_alike(left: Any, right: Any) -> bool:
         return False
     one, other = ("".join(c for c in str(value) if c.isdigit()).lstrip("0") for value in (left, right))
     return not common.isdigit() or one.endswith(other) or other.endswith(one)
+
+
+def is_part(left: Any, right: Any) -> bool:
+    """Whether a text of some length stands in another one, in any case: the last digits of a number, a surname."""
+    if not (isinstance(left, str) and isinstance(right, str)) or len(left) < SHORTEST_PART:
+        return False
+    return left.casefold() in right.casefold()
 
 
 def amount_in(value: Any) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 from worldmodel.derive.functions import apply
 from worldmodel.derive.situation import Row
 from worldmodel.derive.trees import AS_AMOUNT, ZERO_WHERE_MISSING, Test
-from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_date, is_number
+from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_date, is_number, is_part, same
 from worldmodel.steps import is_identifier
 
 IS_UNKNOWN, IS_ABSENT, IS_NULL, IS_TRUE, IS_FALSE, IS_WHOLE = -1, -2, -3, -4, -5, -6
@@ -88,7 +88,10 @@ MOST_TESTS = 2500
 MOST_PAIRS = 900
 MOST_DATES = 12
 """Pairs of dates whose distance is compared with a number."""
-COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "has": 0.5, "absent": 0.5, "<": 1.5, "<=": 1.5, ">": 1.5}
+PROBED = 60
+"""A relation between texts that holds in none of so many rows is not looked at in the others."""
+COSTS = {"known": 0.0, "is": 0.0, "in": 0.2, "=": 0.5, "has": 0.5, "absent": 0.5, "part": 0.7, "<": 1.5, "<=": 1.5,
+         ">": 1.5}  # fmt: skip
 """Bits beside the choice among tests: of two that split alike, the simpler one is taken."""
 KNOWN_AT_ALL = 0.6
 """Bits for asking whether a record is known: a value of it says more of records that are met in another way."""
@@ -214,6 +217,7 @@ class Table:
         with np.errstate(invalid="ignore"):
             for a, b in list(permutations(sorted(times, key=lambda n: int(np.isnan(times[n]).sum()))[:16], 2)):
                 yield Test(a, "<", b, True), times[a] < times[b]
+        yield from self._parts(texts)
         yield from self._members(texts, wholes)
         yield from self._held(wholes)
 
@@ -308,6 +312,15 @@ class Table:
                     near = sorted(sorted(values, key=abs)[:NEAR_ZERO])
                     for cut in dict.fromkeys([*_cuts(values, 8), *near]) if len(values) >= 3 else ():
                         yield Test(name, "<=", cut), column <= cut
+
+    def _parts(self, texts: dict[str, Column]) -> Iterable[tuple[Test, np.ndarray]]:
+        """Texts of the call that stand in texts of records: what a caller says to show who they are."""
+        left = [n for n in texts if n.startswith("arg/")]
+        right = [n for n in texts if n.startswith(("rec/", "pick/", "now/"))]
+        for a, b in [(a, b) for a in left for b in right][:MOST_PAIRS]:
+            values = list(zip(self.columns[a], self.columns[b], strict=True))
+            if any(is_part(x, y) and not same(x, y) for x, y in values[:PROBED]):
+                yield Test(a, "part", b, True), np.array([is_part(x, y) for x, y in values])
 
     def _members(self, texts: dict[str, Column], wholes: dict[str, list[Any]]) -> Iterable[tuple[Test, np.ndarray]]:
         left = [n for n in texts if n.startswith(("arg/", "each(arg", "item/"))]

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from worldmodel.derive.values import parse
 from worldmodel.effects import TRANSIENT_NAMES, answered_again
 from worldmodel.steps import OK, Step
 
 MOST_ROWS = 1000
 """So many calls of a tool with one outcome are enough."""
+FEWEST_SENTENCES = 3
 MOST_TRANSITIONS = 12_000
 RARE = 20
 Conversations = Mapping[str, Sequence[Step]]
@@ -40,6 +42,15 @@ def repeatable(conversations: Conversations, fewest: int = 5) -> set[str]:
     """Tools whose call, made again in a conversation, always got the same answer: reads, whatever their name says."""
     same, other = answered_again(conversations.values())
     return {tool for tool, n in same.items() if n >= fewest} - other
+
+
+def learn_bodied(conversations: Conversations) -> tuple[str, ...]:
+    """Tools that answer with objects or lists, and now and then with a sentence."""
+    kinds: dict[str, Counter[bool]] = defaultdict(Counter)
+    for step in (step for steps in conversations.values() for step in steps if step.outcome == OK):
+        body = parse(step.content)
+        kinds[step.tool][isinstance(body, dict | list)] += isinstance(body, dict | list | str)
+    return tuple(sorted(tool for tool, n in kinds.items() if n[True] > n[False] >= FEWEST_SENTENCES))
 
 
 def learn_transient(conversations: Conversations) -> set[tuple[str, str]]:

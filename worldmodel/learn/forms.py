@@ -17,6 +17,7 @@ from worldmodel.steps import OK, Step, outcome_of
 MOST_FORMS = 12
 FEWEST_BODIES = 3
 """Of so many objects beside texts, the forms are their own."""
+FEWEST_VARIED = 3
 MANY = 6
 """More templates than this of one outcome may be one sentence."""
 LONGEST_TEXT = 600
@@ -68,7 +69,7 @@ def draft_forms(
         bodies = {i: parse(steps[i].content) for i in places}
         texts = [i for i in places if isinstance(bodies[i], str)]
         rest = [i for i in places if not isinstance(bodies[i], str)]
-        if outcome == OK and told and min(len(texts), len(rest)) >= FEWEST_BODIES:
+        if outcome == OK and min(len(texts), len(rest)) >= FEWEST_BODIES and (told or len(rest) > len(texts)):
             made = _bodies(outcome, rest, [bodies[i] for i in rest], maps, told)
             made += draft_texts(outcome, texts, [bodies[i] for i in texts], rows)
             made.sort(key=lambda draft: -len(draft.at))
@@ -89,17 +90,11 @@ def _varied(steps: Sequence[Step], rows: Sequence[Row]) -> list[Draft]:
     failed = [i for i, s in enumerate(steps) if s.outcome != OK and s.outcome == outcome_of(s.content, True, "")]
     if len({steps[i].outcome for i in failed}) < 2:
         return []
-    bodies = [parse(steps[i].content) for i in failed]
     found: list[Draft] = []
-    taken: set[int] = set()
-    for starts in ((*CALL,), (*CALL, "rec/", "told/", "now/")):
-        places = [(i, b) for i, b in zip(failed, bodies, strict=True) if i not in taken]
-        for draft in _by_template("", [i for i, _ in places], [b for _, b in places], rows, starts):
-            classes = {steps[i].outcome for i in draft.at}
-            if len(classes) > 1 and len(draft.at) >= 3:
-                draft.outcome, draft.varied = steps[draft.at[0]].outcome, True
-                found.append(draft)
-                taken.update(draft.at)
+    for draft in draft_texts("", failed, [parse(steps[i].content) for i in failed], rows):
+        if len({steps[i].outcome for i in draft.at}) > 1 and len(draft.at) >= FEWEST_VARIED and not draft.open:
+            draft.outcome, draft.varied = steps[draft.at[0]].outcome, True
+            found.append(draft)
     return found[:MOST_FORMS]
 
 

@@ -28,7 +28,7 @@ from worldmodel.effects import is_read_verb
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
 from worldmodel.learn.columns import Table
-from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_transient, repeatable, sample
+from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_bodied, learn_transient, repeatable, sample
 from worldmodel.learn.effects import learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.guards import Refusals, grow, grow_for_new, held_out, learn_untried
@@ -66,7 +66,7 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     texts = learn_texts(chosen)
     read = read_all(chosen, texts)
     more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen),
-                            "packed": packed}
+                            "packed": packed, "bodied": learn_bodied(plain)}
     writes = set(learn_roles(list(chosen.values())).writes)
     acting = writes | {s.tool for steps in chosen.values() for s in steps if not is_read_verb(s.tool)}
     schema = learn_finds(read, learn_links(read, learn_schema(read, writes=acting)))
@@ -212,7 +212,8 @@ def replay(conversations: Conversations, engine: Engine, shared: Shared = NOTHIN
             one = Recorded(cid, at, step, row, situation.keys, marks, shown, answer, new, found, acted, facts)
             recorded.append(one)
             wrote = acted and step.tool in engine.writes
-            session.history.add(step.tool, step.arguments, step.content, step.outcome, wrote)
+            said = engine.said(step.tool, step.content, step.outcome)
+            session.history.add(step.tool, step.arguments, step.content, said, wrote)
         out[cid] = recorded
     return out
 

@@ -35,7 +35,7 @@ from worldmodel.learn.columns import Table
 from worldmodel.learn.guards import grow
 from worldmodel.learn.rows import FEWEST, GOOD, PRECISION, Found, Rows, rank
 from worldmodel.learn.search.formulas import formulas
-from worldmodel.learn.search.functions import functions, texts
+from worldmodel.learn.search.functions import functions, masks, texts
 from worldmodel.learn.search.selections import selections, sizes
 
 KEPT = 0.7
@@ -159,7 +159,8 @@ def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) 
     }  # fmt: skip
     kind = max(kinds, key=lambda k: kinds[k], default=None)
     searches = [search[kind]] if kind in search else []
-    searches += [named_items] if kind is str else [selections] if kind is list else [sizes] if kind is int else []
+    more = {str: [masks, named_items], list: [selections], int: [sizes]}
+    searches += more.get(kind, []) if kind is not None else []
     for way in [*searches, functions]:
         found += [rows.judge(e, targets, at) for e in way(rows, targets, present)]
         if any(o.precision >= GOOD and o.support >= max(FEWEST, 0.9 * len(at)) for o in found):

@@ -103,6 +103,8 @@ def test_without_a_span_an_error_needs_a_reason(body: Any, named: str) -> None:
     ('{"type": "about:blank", "title": "Gone", "status": 410, "detail": "it was closed"}', "410"),
     ("ERR 73: OVER-PICK. 17 EA REMAINING.", "over_pick"),
     ("Error 400: Seat taken", "seat_taken"),
+    ("ERR wallet holds 12 ct, 100 ct needed", "wallet_holds_ct"), ("-ERR no such message", "no_such_message"),
+    ("ERR_SEAT_TAKEN: row 4", "err_seat_taken"),
     ('{"error": "Coupon expired", "code": "SAVE10"}', "coupon_expired"),
 ])  # fmt: skip
 def test_errors_in_other_spellings(content: str, name: str) -> None:
@@ -112,7 +114,7 @@ def test_errors_in_other_spellings(content: str, name: str) -> None:
 @pytest.mark.parametrize("content", [
     '{"code": "PROMO10", "message": "10 % off"}', '{"status": 200, "message": "done"}', '{"errors": []}',
     '{"Errors": 3}',
-    '{"code": 404, "name": "Not an error", "price": 4}', "ERRANDS: 4",
+    '{"code": 404, "name": "Not an error", "price": 4}', "ERRANDS: 4", "ERR", "ERRATA 3",
     '{"code": 412, "title": "Blue widget"}', '{"__type": "Order", "message": "hi"}',
 ])  # fmt: skip
 def test_what_only_looks_like_an_error(content: str) -> None:

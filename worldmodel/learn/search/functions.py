@@ -3,6 +3,7 @@ values in them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,10 @@ among several."""
 SOMETIMES = 0.3
 """A source that is a part of this share of the texts may be a part of one kind of them."""
 MOST_PLACES = 6
+_HIDDEN = re.compile(
+    r"([^*\u2022#]*?)((?:[*\u2022#]|(?<![A-Za-z])[xX]{2,}(?![A-Za-z]))(?:[*\u2022#xX -]*[*\u2022#xX -])?)([^*\u2022#]*)"
+)
+"""A text with a run of signs that hide a part of it."""
 NO_ITEMS = ("l", ())
 """A list without items, frozen: a function that gives only this may be any."""
 NOT_OF = ("sum(", "len(", "did", "refused/", "n/", "since/", "at/", "told/", "min(", "max(", *NO_VALUES)
@@ -233,6 +238,33 @@ def texts(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
                 if whole not in out:
                     out.append(whole)
     return out
+
+
+def masks(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Expression]:
+    """Texts that show a part of a source and hide the rest: `+49******7090`, `r***@post.example`, `**** 4242`."""
+    hits: Counter[tuple[str, str]] = Counter()
+    for i in at[:200]:
+        found = _HIDDEN.fullmatch(targets[i]) if isinstance(targets[i], str) else None
+        if found is None:
+            continue
+        for name, value in rows.rows[i].items():
+            if isinstance(value, str) and not name.startswith(NO_VALUES):
+                hits.update((name, how) for how in _ways(value, *found.groups()))
+    often = [way for way, n in hits.most_common() if n >= FEWEST]
+    often.sort(key=lambda way: (-hits[way], rank(way[0]), len(way[1])))
+    return [Call("masked", (Source(name), Const(how))) for name, how in often[:3]]
+
+
+def _ways(value: str, start: str, hidden: str, end: str) -> Iterable[str]:
+    """How a text may be shown in part so that this is left of it."""
+    if not start + end or len(start) + len(end) >= len(value) or not (value.startswith(start) and value.endswith(end)):
+        return
+    if end.startswith("@"):
+        yield f"{len(start)}{hidden}@"
+    elif not any(c.isdigit() for c in hidden):
+        yield f"{len(start)}{hidden}{len(end)}"
+        if len(set(hidden)) == 1 and len(hidden) == len(value) - len(start) - len(end):
+            yield f"{len(start)}{hidden[0]}{len(end)}"
 
 
 def _skeleton(text: str, row: Row, names: Sequence[str]) -> tuple[str, ...]:
