@@ -51,7 +51,9 @@ def is_compact(name: str) -> bool:
     Its policy's prompts contain neither system prompts nor tool definitions. A base that is not found is not compact.
     """
     path = base_path(name)
-    return _declares_compact(path) if Path(path).is_dir() else _hub_declares_compact(path)
+    if Path(path).is_dir():
+        return _declares_compact(path)
+    return not _is_local(path) and _hub_declares_compact(path)
 
 
 def _declares_compact(path: str) -> bool:
@@ -144,10 +146,17 @@ def _quiet(wanted: bool) -> Iterator[None]:
         logging.enable_progress_bar()
 
 
+def _is_local(path: str) -> bool:
+    """Whether a name can only be a directory: an id of the Hub is `owner/name`."""
+    return Path(path).is_absolute() or path.startswith((".", "~", "artifacts/")) or path.count("/") > 1
+
+
 def _load(loader: type, name: str, **kwargs: object):  # type: ignore[no-untyped-def]
     path = base_path(name)
     if name in SHIPPED and not Path(path).is_dir():
         raise UserError(f"the shipped base model {name!r} is missing from this installation; reinstall rehearsal")
+    if _is_local(path) and not Path(path).exists():  # a hub would be asked for it, again and again
+        raise UserError(f"base model {name!r} was not found: no such directory (see `make smollm2`)")
     try:
         with _quiet(name in SHIPPED or not sys.stderr.isatty()):
             return loader.from_pretrained(path, **kwargs)  # type: ignore[attr-defined]
