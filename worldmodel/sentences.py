@@ -28,7 +28,7 @@ from worldmodel.derive.expressions import (
 )
 from worldmodel.derive.functions import FUNCTIONS
 from worldmodel.derive.rules import OWN, Effect, Form, Rules, ToolRules, show
-from worldmodel.derive.schema import FOLLOWED, KeyPart
+from worldmodel.derive.schema import CLOCK, FOLLOWED, KeyPart
 from worldmodel.derive.templates import GAP, NUMBER_GAP
 from worldmodel.derive.trees import AS_AMOUNT, COMPOUND, Leaf, Split, Test, Tree, parts_of
 from worldmodel.derive.values import dumps
@@ -187,7 +187,7 @@ def source(name: str) -> str:
     if kind == "now" and rest.startswith(FOLLOWED):
         return f"where {rest[1:].partition(':')[0]} has led"
     if kind == "now":
-        return f"the latest {rest}"
+        return "the day that it is" if rest == CLOCK else f"the latest {rest}"
     if kind == "at":
         return f"the last success of {rest}"
     if kind == "all":

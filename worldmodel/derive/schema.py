@@ -15,6 +15,8 @@ from worldmodel.derive.values import UNKNOWN, flatten, freeze, is_date, is_numbe
 
 EPISODE = "episode"
 """The record type with an empty key: what a system keeps for the whole session."""
+CLOCK = "=today"
+"""The field of the session that is the day, as the answers before have said it."""
 FOLLOWED = "~"
 """How the name of a session field starts that no answer shows: where the calls of a tool have led (`learn.paths`)."""
 AT_START = "?"
@@ -231,6 +233,8 @@ class Schema(msgspec.Struct, frozen=True):
 
     inert: dict[str, tuple[str, ...]] = {}
     """By tool, the sentences after which nothing has changed: refusals that no flag calls an error."""
+    clock: dict[str, tuple[str, ...]] = {}
+    """By tool, the fields of its answers that say what day it is."""
     bodied: tuple[str, ...] = ()
     """Tools that answer with objects or lists, and now and then with a sentence: then they have changed nothing."""
     implied: dict[str, tuple[str, ...]] = {}

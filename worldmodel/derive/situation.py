@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from worldmodel.derive.arguments import oddities
-from worldmodel.derive.schema import AT_START, FOLLOWED, Link, Schema, given
+from worldmodel.derive.schema import AT_START, CLOCK, FOLLOWED, Link, Schema, given
 from worldmodel.derive.store import Key, Store
 from worldmodel.derive.trees import value_of
 from worldmodel.derive.values import (
@@ -132,7 +132,7 @@ class Situation:
     def _row(self) -> Row:
         now = self.store.now
         row: Row = {f"now/{name}": now[name] for name in list(now)[-MOST_NOW:]}
-        row.update((f"now/{name}", value) for name, value in now.items() if name.startswith(FOLLOWED))
+        row.update((f"now/{name}", value) for name, value in now.items() if name.startswith((FOLLOWED, CLOCK)))
         for name, value in flat_arguments(self.arguments):
             row[f"arg/{name}"] = value
             self._describe(row, f"arg/{name}", value)

@@ -6,15 +6,29 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from worldmodel.derive.schema import AT_START, EPISODE, RECORD, Asked, Schema, Site, View, key_at, objects, order_of
+from worldmodel.derive.schema import (
+    AT_START,
+    CLOCK,
+    EPISODE,
+    RECORD,
+    Asked,
+    Schema,
+    Site,
+    View,
+    key_at,
+    objects,
+    order_of,
+)
 from worldmodel.derive.templates import SAYS, read
 from worldmodel.derive.values import (
     ABSENT,
     UNKNOWN,
+    day_of,
     dumps,
     flatten,
     freeze,
     is_alike,
+    is_near,
     is_number,
     is_scalar,
     key_of,
@@ -126,6 +140,12 @@ class Layout:
             return False
         inert = self.schema.inert.get(tool)
         return not (inert and isinstance(body, dict) and body.get(SAYS) in inert)
+
+    def day(self, tool: str, body: Any) -> str | None:
+        """The day that a successful answer says it is."""
+        names = self.schema.clock.get(tool, ())
+        days = (day_of(value) for name, value in (plain_fields(body) if names else ()) if name in names)
+        return next((day for day in days if day is not None), None)
 
     def alone(self, type_: str) -> bool:
         """Whether records of this type are looked up one by one."""
@@ -300,6 +320,8 @@ class Store:
         for name, value in plain_fields(body):
             self.now.pop(name, None)
             self.now[name] = value
+        if (day := self.layout.day(tool, body)) is not None:
+            self.now[CLOCK] = day
         for view in self.layout.schema.views.get(tool, ()):
             self._complete(tool, view, arguments, body)
         return shown
@@ -456,7 +478,7 @@ class Store:
         """Whether an unknown key is a misspelling of a known one: equal but for case and signs, or an edit apart."""
         if len(key) != 1 or self.known(type_, key) or len(key[0]) < 4 or key in self.mentioned:
             return False
-        return any(_near(key[0], other[0]) for other in self.keys.get(type_, {}) if len(other) == 1)
+        return any(is_near(key[0], other[0]) for other in self.keys.get(type_, {}) if len(other) == 1)
 
 
 def plain_fields(body: Any) -> list[tuple[str, Any]]:
@@ -464,20 +486,3 @@ def plain_fields(body: Any) -> list[tuple[str, Any]]:
     if not isinstance(body, dict) or len(body) > MOST_PLAIN:
         return []
     return [(k, v) for k, v in islice(flatten(body), MOST_PLAIN) if is_scalar(v)]
-
-
-def _near(left: str, right: str) -> bool:
-    if left == right or abs(len(left) - len(right)) > 2:
-        return False
-    bare = [("".join(c for c in text if c.isalnum())).lower() for text in (left, right)]
-    if bare[0] == bare[1]:
-        return True
-    if abs(len(left) - len(right)) > 1:
-        return False
-    start = 0
-    while start < min(len(left), len(right)) and left[start] == right[start]:
-        start += 1
-    a, b = left[start:], right[start:]
-    if a[1:] == b[1:] or a[1:] == b or a == b[1:]:
-        return True
-    return len(a) >= 2 and len(b) >= 2 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]

@@ -90,6 +90,11 @@ def is_date(value: Any) -> bool:
     return isinstance(value, str) and 5 <= len(value) <= 40 and ISO_DATE.fullmatch(value) is not None
 
 
+def day_of(value: Any) -> str | None:
+    """The day of a date, or of a date with a time: `2025-03-04`."""
+    return value[:10] if is_date(value) and len(value) >= 10 else None
+
+
 def freeze(value: Any) -> Any:
     """A hashable form: equal JSON values have equal forms, `true` and `1` do not, `1` and `1.0` do."""
     kind = value.__class__
@@ -124,6 +129,24 @@ def is_alike(left: Any, right: Any) -> bool:
         return False
     one, other = ("".join(c for c in str(value) if c.isdigit()).lstrip("0") for value in (left, right))
     return not common.isdigit() or one.endswith(other) or other.endswith(one)
+
+
+def is_near(left: str, right: str) -> bool:
+    """Whether two different texts are equal but for case and signs, or an edit apart."""
+    if left == right or abs(len(left) - len(right)) > 2:
+        return False
+    bare = [("".join(c for c in text if c.isalnum())).lower() for text in (left, right)]
+    if bare[0] == bare[1]:
+        return True
+    if abs(len(left) - len(right)) > 1:
+        return False
+    start = 0
+    while start < min(len(left), len(right)) and left[start] == right[start]:
+        start += 1
+    a, b = left[start:], right[start:]
+    if a[1:] == b[1:] or a[1:] == b or a == b[1:]:
+        return True
+    return len(a) >= 2 and len(b) >= 2 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]
 
 
 def is_part(left: Any, right: Any) -> bool:

@@ -27,6 +27,7 @@ from worldmodel.derive.values import dumps, is_number
 from worldmodel.effects import is_read_verb
 from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
+from worldmodel.learn.clock import learn_clock
 from worldmodel.learn.columns import Table
 from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_bodied, learn_transient, repeatable, sample
 from worldmodel.learn.effects import learn_effects, learn_inert
@@ -69,6 +70,7 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
                             "packed": packed, "bodied": learn_bodied(plain)}
     writes = set(learn_roles(list(chosen.values())).writes)
     acting = writes | {s.tool for steps in chosen.values() for s in steps if not is_read_verb(s.tool)}
+    more["clock"] = learn_clock(read, acting)
     schema = learn_finds(read, learn_links(read, learn_schema(read, writes=acting)))
     schema = msgspec.structs.replace(schema, **more)
     more |= {"asked": learn_asked(chosen, schema), "implied": learn_implied(chosen, schema)}
