@@ -34,14 +34,17 @@ _STATUS_LINE = re.compile(  # what a client returns for a failed request: "504 G
 _LONGEST_STATUS = 300  # characters
 _ERROR_END = re.compile(r"(?:fix the errors and try again|please fix your mistakes)\.?$", re.IGNORECASE)
 _LONGEST_END = 32  # characters
-_PREFIX = re.compile(r"^\s*(?:(?-i:-?ERR )|[A-Za-z_. ]*?(?:error|exception)\b(?: -|[^:'\"]{0,40}:)\s*)+", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"^\s*(?:(?-i:-?ERR:? +)|[A-Za-z_. ]*?(?:error|exception)\b(?: -|[^:'\"]{0,40}:)\s*)+", re.IGNORECASE
+)
 _RAISED = re.compile(r"\b\w*(?:Error|Exception)\((['\"])(.*?)\1\)")  # ToolError('no such order')
 _WRAPPED = re.compile(
     r"^\s*(?:failed to|an? (?:\w+ )?error (?:has )?occurred|error executing)\b.*?\b(?:error|exception):", re.I | re.S
 )
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|<[^>]*>|\([^)]*\)")
 _NUMBERED = re.compile(r"^\s*err(?:or)?[ #-]?(\d{1,5})\s*[:\-]", re.IGNORECASE)  # ERR 73: OVER-PICK
-_PROTOCOL = re.compile(r"^\s*-?ERR(?: (?=\S)|_\w+\b[ :])")  # how line protocols answer: ERR no such key, ERR_BUSY: wait
+# As line protocols answer: `ERR no such key`, `-WRONGTYPE Operation`, `ERR_BUSY: wait`
+_PROTOCOL = re.compile(r"^\s*(?:-[A-Z]{3,}\b|ERR\b:? +\S|ERR_[A-Z_\d]+\s*(?::|\n|$))")
 _WORDS = 6
 
 

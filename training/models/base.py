@@ -148,7 +148,7 @@ def _quiet(wanted: bool) -> Iterator[None]:
 
 def _is_local(path: str) -> bool:
     """Whether a name can only be a directory: an id of the Hub is `owner/name`."""
-    return Path(path).is_absolute() or path.startswith((".", "~", "artifacts/")) or path.count("/") > 1
+    return Path(path).is_absolute() or path.startswith((".", "~", "artifacts/")) or path.rstrip("/").count("/") > 1
 
 
 def _load(loader: type, name: str, **kwargs: object):  # type: ignore[no-untyped-def]
@@ -156,7 +156,8 @@ def _load(loader: type, name: str, **kwargs: object):  # type: ignore[no-untyped
     if name in SHIPPED and not Path(path).is_dir():
         raise UserError(f"the shipped base model {name!r} is missing from this installation; reinstall rehearsal")
     if _is_local(path) and not Path(path).exists():  # a hub would be asked for it, again and again
-        raise UserError(f"base model {name!r} was not found: no such directory (see `make smollm2`)")
+        how = "; `make smollm2` makes it" if path.endswith("smollm2") else ""
+        raise UserError(f"base model {name!r} was not found: no such directory{how}")
     try:
         with _quiet(name in SHIPPED or not sys.stderr.isatty()):
             return loader.from_pretrained(path, **kwargs)  # type: ignore[attr-defined]

@@ -143,10 +143,9 @@ class Engine:
         return tool in self.writes and outcome == OK and self.layout.acts(tool, self.layout.read(tool, content))
 
     def said(self, tool: str, content: str, outcome: str) -> str:
-        """How an answer ended: a sentence of a tool whose others are objects is a refusal, though no flag says so."""
-        if outcome != OK or tool not in self.rules.schema.bodied or not isinstance(parse(content), str):
-            return outcome
-        return outcome_of(content, True, "")
+        """How an answer ended, refusals that no flag calls one included."""
+        refused = outcome == OK and tool in self.rules.schema.bodied and self.layout.refuses(tool, parse(content))
+        return outcome_of(content, True, "") if refused else outcome
 
     # ----- deciding
 

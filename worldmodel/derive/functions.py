@@ -137,7 +137,7 @@ def _first_words(text: str, count: Any) -> Any:
     return " ".join(text.split()[: int(count)])
 
 
-MASK = re.compile(r"(\d*)([^\d@]+)(\d*|@)")
+MASK = re.compile(r"(\d*)([*\u2022#xX -]+)(\d*|@)")
 """What is left of a text that is shown in part: its first letters, what hides the rest, its last letters or all from
 the @ on. One sign hides a letter each."""
 

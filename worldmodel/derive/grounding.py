@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.paths import fields_of
-from worldmodel.derive.schema import CLOCK, EPISODE
+from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.store import Key
 from worldmodel.steps import OK, Step
 
@@ -36,8 +36,6 @@ def opened(engine: Engine, steps: Sequence[Step]) -> Session:
         situation = follower.situation(step.tool, step.arguments)
         body = engine.layout.read(step.tool, step.content) if step.outcome == OK else None
         shown = follower.store.shown(step.tool, step.arguments, body) if step.outcome == OK else []
-        if CLOCK not in store.now and (day := engine.layout.day(step.tool, body)) is not None:
-            store.now[CLOCK] = day  # production's day is the world's, from the start
         if follower is not session:
             follower.told(step.tool, step.arguments, step.content, step.outcome)
         named = {(link.type, situation.keys[link.name]) for link in situation.links if link.name in situation.keys}

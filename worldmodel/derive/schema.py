@@ -236,7 +236,7 @@ class Schema(msgspec.Struct, frozen=True):
     clock: dict[str, tuple[str, ...]] = {}
     """By tool, the fields of its answers that say what day it is."""
     bodied: tuple[str, ...] = ()
-    """Tools that answer with objects or lists, and now and then with a sentence: then they have changed nothing."""
+    """Tools that answer with objects or lists, and now and then with a sentence, which refuses and changes nothing."""
     implied: dict[str, tuple[str, ...]] = {}
     """By tool, fields that records in lists leave out where the argument of the same name says them."""
     asked: dict[str, dict[str, str]] = {}

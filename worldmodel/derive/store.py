@@ -37,7 +37,7 @@ from worldmodel.derive.values import (
     same,
     unflatten,
 )
-from worldmodel.steps import OK, call_key
+from worldmodel.steps import OK, call_key, outcome_of
 
 Key = tuple[str, ...]
 MOST_PLAIN = 12
@@ -133,10 +133,14 @@ class Layout:
             return packed
         return dumps(packed) if packed is not None or body is None else None
 
+    def refuses(self, tool: str, body: Any) -> bool:
+        """Whether a success is a refusal that no flag calls one: a sentence of a tool whose others are objects."""
+        return tool in self._bodied and isinstance(body, str) and outcome_of(body, True, "") != OK
+
     def acts(self, tool: str, body: Any) -> bool:
         """Whether a success may have changed something: not if its sentence is one of those that change nothing, or if
         it is one where others are objects."""
-        if isinstance(body, str) and tool in self._bodied:
+        if self.refuses(tool, body):
             return False
         inert = self.schema.inert.get(tool)
         return not (inert and isinstance(body, dict) and body.get(SAYS) in inert)

@@ -151,7 +151,7 @@ def is_near(left: str, right: str) -> bool:
 
 def is_part(left: Any, right: Any) -> bool:
     """Whether a text of some length stands in another one, in any case: the last digits of a number, a surname."""
-    if not (isinstance(left, str) and isinstance(right, str)) or len(left) < SHORTEST_PART:
+    if not (isinstance(left, str) and isinstance(right, str)) or len(left.strip()) < SHORTEST_PART:
         return False
     return left.casefold() in right.casefold()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 
+from worldmodel.derive.situation import flat_arguments
 from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import day_of, is_scalar, parse
 from worldmodel.learn.schema.identifiers import looks_like_id
@@ -32,7 +33,8 @@ def learn_clock(conversations: Mapping[str, Sequence[Step]], writes: Set[str]) -
     written = [place for place in places if place[0] in writes]
     sure = {place for place in written if _is_one_day(place, said)}
     for one in written:
-        sure |= {one for other in written if one[1] != other[1] and _agree(one, [other], said)}
+        apart = [other for other in written if other[0] != one[0] and other[1] != one[1]]
+        sure |= {one for other in apart if _agree(one, [other], said)}
     sure |= {place for place in places if sure and _agree(place, sorted(sure - {place}), said)}
     found: dict[str, list[str]] = defaultdict(list)
     for tool, name in sorted(sure):
@@ -45,7 +47,7 @@ def _days(steps: Sequence[Step]) -> _Days:
     what the call was about."""
     found: _Days = defaultdict(list)
     for step in steps:
-        told = {day_of(v) for v in step.arguments.values()}
+        told = {day_of(v) for _, v in flat_arguments(step.arguments)}
         for name, value in plain_fields(parse(step.content)) if step.outcome == OK else ():
             day = day_of(value)
             if day is not None and day not in told:
@@ -56,7 +58,7 @@ def _days(steps: Sequence[Step]) -> _Days:
 
 def _is_one_day(place: _Place, said: Sequence[_Days]) -> bool:
     """Whether a field says one day of all things in a conversation."""
-    several = [of[place] for of in said if len({about for about, _ in of.get(place, ())}) > 1]
+    several = [of[place] for of in said if any(a.isdisjoint(b) for a, _ in of.get(place, ()) for b, _ in of[place])]
     same = sum(len({day for _, day in found}) == 1 for found in several)
     return len(several) >= FEWEST and same >= NEARLY_ALL * len(several)
 

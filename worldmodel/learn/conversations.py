@@ -44,13 +44,13 @@ def repeatable(conversations: Conversations, fewest: int = 5) -> set[str]:
     return {tool for tool, n in same.items() if n >= fewest} - other
 
 
-def learn_bodied(conversations: Conversations) -> tuple[str, ...]:
+def bodied(conversations: Conversations) -> set[str]:
     """Tools that answer with objects or lists, and now and then with a sentence."""
     kinds: dict[str, Counter[bool]] = defaultdict(Counter)
     for step in (step for steps in conversations.values() for step in steps if step.outcome == OK):
         body = parse(step.content)
         kinds[step.tool][isinstance(body, dict | list)] += isinstance(body, dict | list | str)
-    return tuple(sorted(tool for tool, n in kinds.items() if n[True] > n[False] >= FEWEST_SENTENCES))
+    return {tool for tool, n in kinds.items() if n[True] > n[False] >= FEWEST_SENTENCES}
 
 
 def learn_transient(conversations: Conversations) -> set[tuple[str, str]]:

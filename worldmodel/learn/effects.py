@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from worldmodel.derive.expressions import Source, evaluate
@@ -11,7 +11,7 @@ from worldmodel.derive.rules import Effect
 from worldmodel.derive.schema import EPISODE
 from worldmodel.derive.situation import Row
 from worldmodel.derive.templates import SAYS, Sentence, says_of
-from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, key_of
+from worldmodel.derive.values import UNKNOWN, freeze, is_scalar, key_of, parse
 from worldmodel.learn.paths import is_explained, learn_paths
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import PRECISION, Mark, Recorded, Rows, Sighting, Sightings, sightings_of
@@ -52,23 +52,44 @@ def learn_inert(
     known = {tool: {says_of(sentence) for sentence in found} for tool, found in texts.items()}
     kept: Counter[tuple[str, str]] = Counter()
     changed: Counter[tuple[str, str]] = Counter()
-    for recorded in conversations.values() if known else ():
-        between: dict[int, list[bool]] = defaultdict(list)
-        for (mark, _), sightings in sightings_of(recorded).items():
-            for before, after in zip(sightings, sightings[1:], strict=False):
-                since = [r for r in recorded[before.at + 1 : after.at] if r.acted and mark in r.marks and mark[1]]
-                if len(since) == 1 and since[0].step.tool in known:
-                    between[since[0].at].append(freeze(before.value) != freeze(after.value))
-        for at, changes in between.items():
-            tool, says = recorded[at].step.tool, recorded[at].answer.get(f"ans/{SAYS}")
-            if isinstance(says, str) and says in known[tool]:
-                (changed if any(changes) else kept)[(tool, says)] += 1
+    for one, did in _alone(conversations, known.keys()):
+        tool, says = one.step.tool, one.answer.get(f"ans/{SAYS}")
+        if isinstance(says, str) and says in known[tool]:
+            (changed if did else kept)[(tool, says)] += 1
     acting = {tool for tool, _ in changed}
     found: dict[str, list[str]] = defaultdict(list)
     for tool, says in sorted(kept):
         if tool in acting and kept[(tool, says)] >= max(fewest, 10 * changed[(tool, says)]):
             found[tool].append(says)
     return {tool: tuple(said) for tool, said in found.items()}
+
+
+def learn_bodied(
+    conversations: Mapping[str, Sequence[Recorded]], tools: Set[str], writes: Set[str], fewest: int = 2
+) -> tuple[str, ...]:
+    """Those of some tools, which answer with objects or, now and then, with a sentence, whose sentences are refusals:
+    nothing that the call names had changed after them, as far as tools say it that change nothing themselves."""
+    counts: dict[str, Counter[bool]] = defaultdict(Counter)
+    for one, did in _alone(conversations, tools, writes):
+        if isinstance(parse(one.step.content), str):
+            counts[one.step.tool][did] += 1
+    return tuple(sorted(tool for tool, n in counts.items() if n[False] >= max(fewest, 10 * n[True])))
+
+
+def _alone(
+    conversations: Mapping[str, Sequence[Recorded]], tools: Container[str], but: Container[str] = ()
+) -> Iterator[tuple[Recorded, bool]]:
+    """The calls of tools that alone named a record between two sightings, and whether a field differs in these. The
+    second sighting is not that of a tool in `but`."""
+    for recorded in conversations.values():
+        between: dict[int, list[bool]] = defaultdict(list)
+        for (mark, _), sightings in sightings_of(recorded).items():
+            for before, after in zip(sightings, sightings[1:], strict=False):
+                since = [r for r in recorded[before.at + 1 : after.at] if r.acted and mark in r.marks and mark[1]]
+                if len(since) == 1 and since[0].step.tool in tools and after.tool not in but:
+                    between[since[0].at].append(freeze(before.value) != freeze(after.value))
+        for at, changes in between.items():
+            yield recorded[at], any(changes)
 
 
 def _find_writers(

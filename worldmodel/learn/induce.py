@@ -29,8 +29,8 @@ from worldmodel.effects import learn_effects as learn_roles
 from worldmodel.learn.births import learn_births
 from worldmodel.learn.clock import learn_clock
 from worldmodel.learn.columns import Table
-from worldmodel.learn.conversations import MOST_ROWS, Conversations, learn_bodied, learn_transient, repeatable, sample
-from worldmodel.learn.effects import learn_effects, learn_inert
+from worldmodel.learn.conversations import MOST_ROWS, Conversations, bodied, learn_transient, repeatable, sample
+from worldmodel.learn.effects import learn_bodied, learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.guards import Refusals, grow, grow_for_new, held_out, learn_untried
 from worldmodel.learn.paths import HOME, learn_walks
@@ -67,7 +67,7 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     texts = learn_texts(chosen)
     read = read_all(chosen, texts)
     more: dict[str, Any] = {"texts": texts, "repeats": learn_repeats(chosen), "expected": learn_expected(chosen),
-                            "packed": packed, "bodied": learn_bodied(plain)}
+                            "packed": packed}
     writes = set(learn_roles(list(chosen.values())).writes)
     acting = writes | {s.tool for steps in chosen.values() for s in steps if not is_read_verb(s.tool)}
     more["clock"] = learn_clock(read, acting)
@@ -79,8 +79,9 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     first = replay(chosen, Engine(_bare(schema, {}, writes)))
     heads = {tool: (*texts.get(tool, ()), *packing.heads) for tool, packing in packed.items()}
     more["inert"] = learn_inert(first, {**texts, **heads})
-    if more["inert"]:
-        schema = msgspec.structs.replace(schema, inert=more["inert"])
+    more["bodied"] = learn_bodied(first, bodied(plain), writes)
+    if more["inert"] or more["bodied"]:
+        schema = msgspec.structs.replace(schema, inert=more["inert"], bodied=more["bodied"])
         first = replay(chosen, Engine(_bare(schema, {}, writes)))
     effects, own = learn_effects(first, frozenset(writes))
     moves = {tool: [e for e in found if e.type == EPISODE] for tool, found in effects.items()}

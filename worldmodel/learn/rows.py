@@ -50,16 +50,26 @@ class Frozen:
         self._values: dict[int, tuple[Any, Any]] = {}
         self._indexes: dict[int, tuple[Row, dict[Any, list[str]]]] = {}
         self._skipped: dict[str, bool] = {}
+        self._texts: dict[int, tuple[Any, str]] = {}
         self._searched: dict[Any, tuple[list[Row], Found | None]] = {}
 
     def searched(
         self, rows: Sequence[Row], targets: Sequence[Any], which: Any, search: Callable[[], Found | None]
     ) -> Found | None:
         """What a search for these targets found in these rows, made once. `which` says which search it is."""
-        mark = (which, tuple(map(id, rows)), tuple(map(self.of, targets)), tuple(map(type, targets)))
+        mark = (which, tuple(map(id, rows)), tuple(map(self._exactly, targets)))
         known = self._searched.get(mark)
         if known is None:
             known = self._searched[mark] = (list(rows), search())
+        return known[1]
+
+    def _exactly(self, value: Any) -> Any:
+        """What tells two values apart that are equal, as 1 and 1.0 are, or objects in another order."""
+        if value.__class__ is not list and value.__class__ is not dict:
+            return value.__class__, value
+        known = self._texts.get(id(value))
+        if known is None:
+            known = self._texts[id(value)] = (value, repr(value))
         return known[1]
 
     def of(self, value: Any) -> Any:

@@ -104,6 +104,7 @@ def test_without_a_span_an_error_needs_a_reason(body: Any, named: str) -> None:
     ("ERR 73: OVER-PICK. 17 EA REMAINING.", "over_pick"),
     ("Error 400: Seat taken", "seat_taken"),
     ("ERR wallet holds 12 ct, 100 ct needed", "wallet_holds_ct"), ("-ERR no such message", "no_such_message"),
+    ("ERR: no such row", "no_such_row"), ("-WRONGTYPE Operation on a list", "wrongtype_operation_on_a_list"),
     ("ERR_SEAT_TAKEN: row 4", "err_seat_taken"),
     ('{"error": "Coupon expired", "code": "SAVE10"}', "coupon_expired"),
 ])  # fmt: skip
@@ -114,7 +115,8 @@ def test_errors_in_other_spellings(content: str, name: str) -> None:
 @pytest.mark.parametrize("content", [
     '{"code": "PROMO10", "message": "10 % off"}', '{"status": 200, "message": "done"}', '{"errors": []}',
     '{"Errors": 3}',
-    '{"code": 404, "name": "Not an error", "price": 4}', "ERRANDS: 4", "ERR", "ERRATA 3",
+    '{"code": 404, "name": "Not an error", "price": 4}', "ERRANDS: 4", "ERR", "ERRATA 3", "-3 EUR",
+    "ERR_CODES table follows",
     '{"code": 412, "title": "Blue widget"}', '{"__type": "Order", "message": "hi"}',
 ])  # fmt: skip
 def test_what_only_looks_like_an_error(content: str) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.expressions import evaluate
 from worldmodel.derive.functions import apply
 from worldmodel.derive.values import UNKNOWN
 from worldmodel.learn.induce import induce
+from worldmodel.learn.rows import Rows
+from worldmodel.learn.search.functions import masks
 from worldmodel.steps import OK, Step, outcome_of
 
 
@@ -63,3 +66,21 @@ def test_nothing_is_hidden_where_nothing_is_left() -> None:
     assert apply("masked", ("abcdef", "2*2")) == "ab**ef"
     assert apply("masked", ("ab", "2*2")) is UNKNOWN and apply("masked", ("abc", "1***@")) is UNKNOWN
     assert apply("masked", ("abcdef", "@")) is UNKNOWN
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    ("rob@x.example", "r**@x.example"), ("carla@z.example", "c****@z.example"), ("order-1234", "****1234"),
+])  # fmt: skip
+def test_ways_to_hide_a_part(value: str, text: str) -> None:
+    rows = Rows([{"arg/a": value[:1] + str(k) + value[1:]} for k in range(8)])
+    hidden = [text[:1] + "*" + text[1:] if "@" in text else text for _ in range(8)]
+    found = masks(rows, hidden, range(8))
+    assert any(evaluate(way, row) == goal for way in found for row, goal in zip(rows.rows, hidden, strict=True))
+
+
+def test_no_text_is_hidden_by_words() -> None:
+    assert apply("masked", ("abc", "hello")) is UNKNOWN
+
+
+def test_a_long_text_is_not_looked_through() -> None:
+    assert masks(Rows([{"arg/a": "x"}]), ["xx " * 5000 + "1#q#"], [0]) == []

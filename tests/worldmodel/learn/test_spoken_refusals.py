@@ -55,3 +55,25 @@ def test_refusals_that_differ_by_a_word_of_a_record_are_one_form() -> None:
     rules, _ = induce({f"c{k}": bar(k, True) for k in range(150)})
     refusals = [form for form in rules.tools["order"].forms.values() if form.outcome != OK]
     assert len(refusals) == 1 and refusals[0].varied and len(refusals[0].slots) == 2
+
+
+def cart(k: int) -> list[Step]:
+    """`remove` says an object, or a sentence when the last thing goes."""
+    rng = random.Random(f"cart {k}")
+    name, things = f"C{rng.randrange(1000, 9999)}", rng.randrange(1, 4)
+    steps = [Step("get_cart", {"cart": name}, json.dumps({"cart": name, "things": things}), OK)]
+    for left in range(things - 1, -1, -1):
+        content = json.dumps({"cart": name, "things": left}) if left else "Cart is now empty."
+        steps.append(Step("remove", {"cart": name}, content, OK))
+        steps.append(Step("get_cart", {"cart": name}, json.dumps({"cart": name, "things": left}), OK))
+    return steps
+
+
+def test_a_sentence_after_which_something_has_changed_is_no_refusal() -> None:
+    rules, facts = induce({f"c{k}": cart(k) for k in range(100)})
+    assert rules.schema.bodied == ()
+    session = Session(Engine(rules, facts))
+    session.told("get_cart", {"cart": "C1"}, json.dumps({"cart": "C1", "things": 1}), OK)
+    session.told("remove", {"cart": "C1"}, "Cart is now empty.", OK)
+    answer = session.derive("get_cart", {"cart": "C1"})
+    assert answer is not None and json.loads(answer.content or "{}")["things"] == 0

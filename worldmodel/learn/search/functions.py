@@ -24,10 +24,9 @@ among several."""
 SOMETIMES = 0.3
 """A source that is a part of this share of the texts may be a part of one kind of them."""
 MOST_PLACES = 6
-_HIDDEN = re.compile(
-    r"([^*\u2022#]*?)((?:[*\u2022#]|(?<![A-Za-z])[xX]{2,}(?![A-Za-z]))(?:[*\u2022#xX -]*[*\u2022#xX -])?)([^*\u2022#]*)"
-)
-"""A text with a run of signs that hide a part of it."""
+_HIDDEN = re.compile(r"[*\u2022#](?:[ -]*[*\u2022#])*[ -]*|(?<![A-Za-z])[xX]{2,}(?:[ -]+[xX]{2,})*[ -]*(?![A-Za-z])")
+"""A run of signs that hide a part of a text."""
+LONGEST_HIDDEN = 200
 NO_ITEMS = ("l", ())
 """A list without items, frozen: a function that gives only this may be any."""
 NOT_OF = ("sum(", "len(", "did", "refused/", "n/", "since/", "at/", "told/", "min(", "max(", *NO_VALUES)
@@ -93,7 +92,7 @@ def _candidates(
     unlike = "calculated" if rounds else "calculated_fraction"  # 2 and 2.0 are equal, and written otherwise
     fits = {kind: {s: [is_of(kind, v) for v in columns[s]] for s in sources} for kind in "tnlN*"}
     for name, function in FUNCTIONS.items():
-        if name in ("round", "fixed", unlike) or function.gives != "*" and function.gives not in kinds:
+        if name in ("round", "fixed", "masked", unlike) or function.gives != "*" and function.gives not in kinds:
             continue
         for of in _arguments(function.kinds, sources, fits):
             fitting = list(map(all, zip(*(fits[kind][s] for kind, s in zip(function.kinds, of, strict=True)),
@@ -244,12 +243,14 @@ def masks(rows: Rows, targets: Sequence[Any], at: Sequence[int]) -> list[Express
     """Texts that show a part of a source and hide the rest: `+49******7090`, `r***@post.example`, `**** 4242`."""
     hits: Counter[tuple[str, str]] = Counter()
     for i in at[:200]:
-        found = _HIDDEN.fullmatch(targets[i]) if isinstance(targets[i], str) else None
+        text = targets[i]
+        found = _HIDDEN.search(text) if isinstance(text, str) and len(text) <= LONGEST_HIDDEN else None
         if found is None:
             continue
         for name, value in rows.rows[i].items():
             if isinstance(value, str) and not name.startswith(NO_VALUES):
-                hits.update((name, how) for how in _ways(value, *found.groups()))
+                ways = _ways(value, text[: found.start()], found.group(), text[found.end() :])
+                hits.update((name, how) for how in ways if apply("masked", (value, how)) == text)
     often = [way for way, n in hits.most_common() if n >= FEWEST]
     often.sort(key=lambda way: (-hits[way], rank(way[0]), len(way[1])))
     return [Call("masked", (Source(name), Const(how))) for name, how in often[:3]]
@@ -259,12 +260,10 @@ def _ways(value: str, start: str, hidden: str, end: str) -> Iterable[str]:
     """How a text may be shown in part so that this is left of it."""
     if not start + end or len(start) + len(end) >= len(value) or not (value.startswith(start) and value.endswith(end)):
         return
-    if end.startswith("@"):
-        yield f"{len(start)}{hidden}@"
-    elif not any(c.isdigit() for c in hidden):
-        yield f"{len(start)}{hidden}{len(end)}"
-        if len(set(hidden)) == 1 and len(hidden) == len(value) - len(start) - len(end):
-            yield f"{len(start)}{hidden[0]}{len(end)}"
+    last = "@" if end.startswith("@") else str(len(end))
+    if len(set(hidden)) == 1:
+        yield f"{len(start)}{hidden[0]}{last}"
+    yield f"{len(start)}{hidden}{last}"
 
 
 def _skeleton(text: str, row: Row, names: Sequence[str]) -> tuple[str, ...]:

@@ -59,14 +59,16 @@ def modes(values: np.ndarray) -> np.ndarray:
 
     Such a value stands in the middle of the line, in order.
     """
+    if not values.size:
+        return np.full(len(values), np.nan)
     ordered = np.sort(np.round(np.where(np.isfinite(values), values, np.nan), 4), axis=1)
     known = np.isfinite(ordered).sum(axis=1)
     out = np.full(len(values), np.nan)
     for middle in (known // 2, np.maximum(known - 1, 0) // 2):
         value = np.take_along_axis(ordered, np.minimum(middle, ordered.shape[1] - 1)[:, None], axis=1)
         times = (ordered == value).sum(axis=1)
-        often = (known >= FEWEST) & (times >= np.maximum(FEWEST, 0.5 * known)) & (value[:, 0] != 0)
-        out = np.where(often, value[:, 0], out)
+        often = (known >= FEWEST) & (times >= np.maximum(FEWEST, 0.5 * known))
+        out = np.where(often, np.where(value[:, 0] != 0, value[:, 0], np.nan), out)
     return out
 
 
