@@ -137,13 +137,13 @@ def _first_words(text: str, count: Any) -> Any:
     return " ".join(text.split()[: int(count)])
 
 
-MASK = re.compile(r"(\d*)([*\u2022#xX -]+)(\d*|@)")
-"""What is left of a text that is shown in part: its first letters, what hides the rest, its last letters or all from
-the @ on. One sign hides a letter each."""
+_MASK = re.compile(r"(\d*)([*\u2022#xX -]+)(\d*|@)")
+"""How a text is shown in part: how many of its first letters, the signs that hide the rest, and how many of its last
+letters (or `@`: all from there on). A single sign stands for each hidden letter."""
 
 
 def _masked(text: str, how: str) -> str:
-    found = MASK.fullmatch(how)
+    found = _MASK.fullmatch(how)
     if found is None:
         raise ValueError(f"no way to hide a text: {how}")
     first, last = int(found[1] or 0), text.find("@") if found[3] == "@" else len(text) - int(found[3] or 0)

@@ -16,7 +16,7 @@ from worldmodel.derive.values import UNKNOWN, flatten, freeze, is_date, is_numbe
 EPISODE = "episode"
 """The record type with an empty key: what a system keeps for the whole session."""
 CLOCK = "=today"
-"""The field of the session that is the day, as the answers before have said it."""
+"""The session field with today's date, as the latest answer said it (`learn.clock`)."""
 FOLLOWED = "~"
 """How the name of a session field starts that no answer shows: where the calls of a tool have led (`learn.paths`)."""
 AT_START = "?"

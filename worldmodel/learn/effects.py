@@ -67,8 +67,8 @@ def learn_inert(
 def learn_bodied(
     conversations: Mapping[str, Sequence[Recorded]], tools: Set[str], writes: Set[str], fewest: int = 2
 ) -> tuple[str, ...]:
-    """Those of some tools, which answer with objects or, now and then, with a sentence, whose sentences are refusals:
-    nothing that the call names had changed after them, as far as tools say it that change nothing themselves."""
+    """The tools whose sentences are refusals, among `tools` that answer with objects and now and then with a sentence:
+    later answers of tools outside `writes` show that such a call had changed nothing in the records that it names."""
     counts: dict[str, Counter[bool]] = defaultdict(Counter)
     for one, did in _alone(conversations, tools, writes):
         if isinstance(parse(one.step.content), str):

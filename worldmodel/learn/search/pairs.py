@@ -55,10 +55,8 @@ def _options(goal: np.ndarray, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[_
 
 
 def modes(values: np.ndarray) -> np.ndarray:
-    """Of each line the value that at least a half of those known are, if it is worth a constant; else NaN.
-
-    Such a value stands in the middle of the line, in order.
-    """
+    """For each row of a matrix, the value that at least half of its known values have; NaN if there is none, or if it
+    is 0. In a sorted row, such a value stands in the middle."""
     if not values.size:
         return np.full(len(values), np.nan)
     ordered = np.sort(np.round(np.where(np.isfinite(values), values, np.nan), 4), axis=1)
