@@ -21,9 +21,9 @@ from training.policy.grpo import EPISODES
 from worldmodel import WorldModel
 from worldmodel.artifact import save_rules
 from worldmodel.derive.engine import Engine
+from worldmodel.derive.layout import Layout
 from worldmodel.derive.schema import Schema
 from worldmodel.derive.situation import Row
-from worldmodel.derive.store import Layout
 from worldmodel.derive.trees import Split, leaf_of
 from worldmodel.derive.values import loose_shape, prefix, shape
 from worldmodel.generate.agreement import put

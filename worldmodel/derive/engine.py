@@ -15,10 +15,11 @@ from typing import Any
 
 from training.models.edits import canonical
 from worldmodel.derive.expressions import evaluate, is_given
+from worldmodel.derive.layout import Layout
 from worldmodel.derive.paths import fields_of
 from worldmodel.derive.rules import BORN, OWN, Effect, Form, Rules, ToolRules
 from worldmodel.derive.situation import History, Row, Situation
-from worldmodel.derive.store import Facts, Layout, Store
+from worldmodel.derive.store import Facts, Store
 from worldmodel.derive.templates import fill
 from worldmodel.derive.trees import Leaf, Test, leaf_of
 from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, is_scalar, parse, unflatten
@@ -219,9 +220,11 @@ class Engine:
 
     def apply(self, situation: Situation, content: str, outcome: str, provenance: str) -> list[Any]:
         """Bring the store up to date with an answer; returns the records that it showed."""
-        store, tool = situation.store, situation.tool
-        store.time += 1
+        store, tool, since = situation.store, situation.tool, situation.listed
         outcome = self.said(tool, content, outcome)
+        if self.wrote(tool, content, outcome):
+            store.remember()
+        store.time += 1
         if outcome != OK:
             for link in situation.links:
                 key = situation.keys.get(link.name)
@@ -236,7 +239,8 @@ class Engine:
             named = {link: key for (_, key), link in marks.items()}
             self._write(rules.effects, situation, {**situation.row, **answer, **found}, named)
         pending = dict(store.pending)
-        shown = store.absorb(tool, situation.arguments, body, provenance, tool not in self.writes)
+        shown = store.absorb(tool, situation.arguments, body, provenance, tool not in self.writes,
+                             None if since is store else since)  # fmt: skip
         for type_, key, name, value in shown:  # what was not known before the writes is known now, and so are these
             for effect, row in pending.pop((tool, (type_, key), name), ()):
                 value = evaluate(effect.expression, {**row, f"rec/{effect.link}/{name}": value})

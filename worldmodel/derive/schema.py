@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from worldmodel.derive.arguments import Expected
 from worldmodel.derive.packing import Packing
 from worldmodel.derive.templates import Sentence
 from worldmodel.derive.values import UNKNOWN, flatten, freeze, is_date, is_number, key_of
@@ -25,10 +24,25 @@ OMITTED = "-"
 """A part of a key that the call left out: the first page of a list has no cursor."""
 NO_KEY = "by/"
 """The source of a key that no argument says: the record is only found by another field."""
+UNTIL_SHOWN, NEXT_CALL = "until shown", "next call"
+"""How long lists may lag behind a write."""
 RECORD = "@"
 """How the name of a field starts in a filter that asks for what only other answers show of a record."""
 LAST_WORD = "~"
 """How the name of a field starts in an order where its last word counts first, as in lists of persons by surname."""
+
+
+KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+NUMBERS = ("integer", "number")
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """One argument of a tool: whether calls need it, the JSON type of its values ("": several), and its options."""
+
+    name: str
+    needed: bool
+    kind: str
+    options: tuple[str, ...] = ()
 
 
 class KeyPart(msgspec.Struct, frozen=True):
@@ -242,6 +256,9 @@ class Schema(msgspec.Struct, frozen=True):
     asked: dict[str, dict[str, str]] = {}
     """By tool, the fields that answers have only where an argument asks for them: without it, they are not absent."""
     views: dict[str, tuple[View, ...]] = {}
+    lags: dict[str, str] = {}
+    """The tools whose lists show for a while what was before the last write: until they have shown it once
+    (`UNTIL_SHOWN`), or in the next call alone (`NEXT_CALL`)."""
     expected: dict[str, tuple[Expected, ...]] = {}
     """By tool, the arguments that its calls have."""
 
@@ -337,3 +354,27 @@ def key_at(
             return None
         parts.append(text)
     return tuple(parts)
+
+
+def kind_of(value: Any) -> str:
+    """The JSON type of a value."""
+    return KINDS.get(type(value), "null")
+
+
+def oddities(arguments: Mapping[str, Any], expected: Sequence[Expected]) -> dict[str, Any]:
+    """The first argument of each sort, as sources: `odd/missing`, `odd/type` (with `odd/wanted`, the type expected) and
+    `odd/option`."""
+    found: dict[str, Any] = {}
+    for one in expected:
+        value = arguments.get(one.name)
+        if value is None:
+            if one.needed:
+                found.setdefault("odd/missing", one.name)
+            continue
+        kind = kind_of(value)
+        if one.kind and kind != one.kind and not (kind in NUMBERS and one.kind in NUMBERS):
+            if "odd/type" not in found:
+                found["odd/type"], found["odd/wanted"] = one.name, one.kind
+        elif one.options and isinstance(value, str) and value not in one.options:
+            found.setdefault("odd/option", one.name)
+    return found

@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldmodel.derive.arguments import oddities
-from worldmodel.derive.schema import AT_START, CLOCK, FOLLOWED, Link, Schema, given
+from worldmodel.derive.schema import AT_START, CLOCK, FOLLOWED, Link, Schema, given, oddities
 from worldmodel.derive.store import Key, Store
 from worldmodel.derive.trees import value_of
 from worldmodel.derive.values import (
@@ -127,6 +126,7 @@ class Situation:
         self.expected = schema.expected.get(tool, ())
         self.views = schema.views.get(tool, ())
         self.keys: dict[str, Key] = {}
+        self.listed = store.seen_by(tool)
         self.row = self._row()
 
     def _row(self) -> Row:
@@ -144,8 +144,8 @@ class Situation:
         for type_ in self.store.layout.listed:
             row[f"all/{type_}"] = self.store.all_of(type_, MOST_OF_TYPE)
         for view in self.views:
-            found = self.store.viewed(self.tool, view, self.arguments)
-            among = found or (self.store.selected(self.tool, view, self.arguments) if view.closed else None)
+            found = self.listed.viewed(self.tool, view, self.arguments)
+            among = found or (self.listed.selected(self.tool, view, self.arguments) if view.closed else None)
             for name, held in ((f"view/{view.path}", found), (f"among/{view.path}", among if view.closed else None)):
                 if held is not None:
                     row[name], row[f"len({name})"], row[f"matches({name})"] = held[0], len(held[0]), held[1]

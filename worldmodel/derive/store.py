@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
+from worldmodel.derive.layout import Layout, field_name, plain_fields
 from worldmodel.derive.schema import (
     AT_START,
     CLOCK,
     EPISODE,
     RECORD,
+    UNTIL_SHOWN,
     Asked,
-    Schema,
     Site,
     View,
     key_at,
-    objects,
     order_of,
 )
-from worldmodel.derive.templates import SAYS, read
 from worldmodel.derive.values import (
     ABSENT,
     UNKNOWN,
-    day_of,
-    dumps,
-    flatten,
     freeze,
     is_alike,
     is_near,
@@ -33,14 +28,12 @@ from worldmodel.derive.values import (
     is_scalar,
     key_of,
     likeness,
-    parse,
     same,
     unflatten,
 )
-from worldmodel.steps import OK, call_key, outcome_of
+from worldmodel.steps import OK, call_key
 
 Key = tuple[str, ...]
-MOST_PLAIN = 12
 Shown = tuple[str, Key, str, Any]
 Facts = Mapping[tuple[str, Key], Mapping[str, Any]]
 ANSWERS = "="
@@ -66,109 +59,6 @@ class Complete(NamedTuple):
     time: int
 
 
-class Layout:
-    """A schema as the store uses it: sites by tool and path, and which list items are records elsewhere."""
-
-    def __init__(self, schema: Schema) -> None:
-        self.schema = schema
-        self.sites = schema.by_tool()
-        self.maps = {tool: frozenset(paths) for tool, paths in schema.maps.items()}
-        self._bodied = frozenset(schema.bodied)
-        self._alone = alone = {s.type for s in schema.sites if s.keys and "[]" not in s.path and "{}" not in s.path}
-        self.synonyms: dict[str, dict[str, str]] = {}
-        """By type, other names that tools have for fields of its records."""
-        for site in schema.sites:
-            if site.alias and site.type != EPISODE:
-                self.synonyms.setdefault(site.type, {}).update(site.alias)
-        self.listed = sorted(s.type for s in {s.type: s for s in schema.sites if s.keys}.values())
-        """Types with keys: all records of one of them are a list that answers may be selected from."""
-        self.hidden = {(s.type, at, k.source[4:]) for s in schema.sites for at, k in enumerate(s.keys)
-                       if k.source.startswith("now/")}  # fmt: skip
-        """(type, part of its key, session field) of the records that hang on a field of the session."""
-        self.items: dict[tuple[str, str], Site] = {}
-        """(type, list field) to the site of its items, where these are records that are also shown alone."""
-        for places in self.sites.values():
-            for path, site in places.items():
-                inner = places.get(path + "[]" if path else "[]")
-                if inner is not None and inner.type in alone and all(k.source.startswith("field/") for k in inner.keys):
-                    self.items[(site.type, field_name(site, ""))] = inner
-                for other in places.values():
-                    if other.path.endswith("[]") and other.path.count("[]") == path.count("[]") + 1:
-                        name = other.path[len(path) : -2].lstrip(".")
-                        good = other.type in alone and all(k.source.startswith("field/") for k in other.keys)
-                        if good and other.path.startswith(path) and name:
-                            self.items[(site.type, name)] = other
-
-    def read(self, tool: str, content: str) -> Any:
-        """The JSON value of an answer; a sentence that the tool is known to say, and a text that holds several values,
-        is an object."""
-        return self.read_body(tool, parse(content))
-
-    def read_body(self, tool: str, body: Any) -> Any:
-        """The same, for the JSON value of an answer."""
-        body = self.open(tool, body)
-        found = read(self.schema.texts.get(tool, ()), body) if isinstance(body, str) else None
-        return body if found is None else found
-
-    def opened(self, tool: str, content: str) -> Any:
-        """The JSON value of an answer, with objects in place of the texts that hold several values."""
-        return self.open(tool, parse(content))
-
-    def open(self, tool: str, body: Any) -> Any:
-        """The same, for the JSON value of an answer."""
-        packing = self.schema.packed.get(tool)
-        return body if packing is None else packing.unpack(body)
-
-    def unpacked(self, tool: str, content: str) -> str:
-        """An answer as rules see it: the same as text, for a tool whose answers have such texts."""
-        body = self.opened(tool, content) if tool in self.schema.packed else content
-        return content if isinstance(body, str) else dumps(body)
-
-    def written(self, tool: str, body: Any, text: bool = False) -> str | None:
-        """An answer as production writes it; None where a text that holds several values lacks one. `text`: a body that
-        is a text is written without quotes."""
-        packing = self.schema.packed.get(tool)
-        packed = body if packing is None else packing.pack(body)
-        if isinstance(packed, str) and (text or packed is not body):
-            return packed
-        return dumps(packed) if packed is not None or body is None else None
-
-    def refuses(self, tool: str, body: Any) -> bool:
-        """Whether a success is a refusal that no flag calls one: a sentence of a tool whose others are objects."""
-        return tool in self._bodied and isinstance(body, str) and outcome_of(body, True, "") != OK
-
-    def acts(self, tool: str, body: Any) -> bool:
-        """Whether a success may have changed something: not if its sentence is one of those that change nothing, or if
-        it is one where others are objects."""
-        if self.refuses(tool, body):
-            return False
-        inert = self.schema.inert.get(tool)
-        return not (inert and isinstance(body, dict) and body.get(SAYS) in inert)
-
-    def day(self, tool: str, body: Any) -> str | None:
-        """The day that a successful answer says it is."""
-        names = self.schema.clock.get(tool, ())
-        days = (day_of(value) for name, value in (plain_fields(body) if names else ()) if name in names)
-        return next((day for day in days if day is not None), None)
-
-    def alone(self, type_: str) -> bool:
-        """Whether records of this type are looked up one by one."""
-        return type_ in self._alone
-
-    def placed(self, tool: str, body: Any) -> list[tuple[Site, Any]]:
-        sites = self.sites.get(tool)
-        if not sites:
-            return []
-        maps = self.maps.get(tool, frozenset())
-        found = objects(body, lambda p: p in maps, lambda p: p in sites)
-        return [(sites[one.path], one) for one in found if one.path in sites]
-
-
-def field_name(site: Site, name: str) -> str:
-    """What a tool says without a field name is a field of its own in the session's record."""
-    return f"={site.tool}" if site.type == EPISODE and name == "" else site.alias.get(name, name)
-
-
 class Store:
     """Records by (type, key). `facts` are shared by all worlds and never written to."""
 
@@ -188,6 +78,10 @@ class Store:
         """Fields of records that a write has changed to what nobody knows yet."""
         self.complete: dict[str, tuple[Complete, ...]] = {}
         """By tool and path of a list: the lists that it showed, the latest last."""
+        self.behind: Store | None = None
+        """What was known before the last write, where some lists show that for a while."""
+        self.answered: frozenset[str] = frozenset()
+        """The tools that have answered since."""
         self.mentioned: set[Key] = set()
         """Keys that somebody has said: they are no misspellings, however near to a known one."""
         self._lists: dict[tuple[str, str], tuple[Key, ...]] = {}
@@ -205,6 +99,7 @@ class Store:
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
         copy.mentioned, copy.lost, copy.complete = set(self.mentioned), set(self.lost), dict(self.complete)
         copy._lists, copy._alike = self._lists, self._alike
+        copy.behind, copy.answered = self.behind, self.answered
         return copy
 
     # ----- reading
@@ -294,7 +189,21 @@ class Store:
         parts = [part.read(item.get(part.source.partition("/")[2])) for part in site.keys]
         return tuple(p for p in parts if p is not None) if all(p is not None for p in parts) else None
 
+    def seen_by(self, tool: str) -> Store:
+        """What the lists of a tool show: this store, or where they lag, what it was before the last write."""
+        lag = self.layout.schema.lags.get(tool)
+        if lag is None or self.behind is None:
+            return self
+        lags = tool not in self.answered if lag == UNTIL_SHOWN else self.time == self.behind.time + 1
+        return self.behind if lags else self
+
     # ----- writing
+
+    def remember(self) -> None:
+        """A write begins: keep what was known before it for lists that lag."""
+        if self.layout.schema.lags:
+            self.behind, self.answered = None, frozenset()
+            self.behind = self.fork()
 
     def set(self, type_: str, key: Key, field: str, value: Any, provenance: str, tool: str = "") -> None:
         mark = (type_, key)
@@ -306,11 +215,16 @@ class Store:
             self.now[field] = value
 
     def absorb(
-        self, tool: str, arguments: Mapping[str, Any], body: Any, provenance: str, reads: bool = False
-    ) -> list[Shown]:
+        self, tool: str, arguments: Mapping[str, Any], body: Any, provenance: str, reads: bool = False,
+        since: Store | None = None,
+    ) -> list[Shown]:  # fmt: skip
         """Take over all records that a successful answer shows; returns (type, key, field, value) of each. A call that
-        only `reads` and names nothing says where the session has been all the time."""
+        only `reads` and names nothing says where the session has been all the time. `since`: what its lists show,
+        where they lag."""
+        since = since or self
         shown = [one for one in self.shown(tool, arguments, body) if not self._left_out(tool, *one)]
+        if since is not self:  # what it shows of the last write is nothing
+            shown = [one for one in shown if not self._written_since(since.time, *one[:3])]
         if reads and not arguments:
             for name, value in (*plain_fields(body), *((n, v) for type_, _, n, v in shown if type_ == EPISODE)):
                 self._settle(name, value)
@@ -327,8 +241,13 @@ class Store:
         if (day := self.layout.day(tool, body)) is not None:
             self.now[CLOCK] = day
         for view in self.layout.schema.views.get(tool, ()):
-            self._complete(tool, view, arguments, body)
+            self._complete(tool, view, arguments, body, since)
+        self.answered |= {tool}
         return shown
+
+    def _written_since(self, time: int, type_: str, key: Key, field: str) -> bool:
+        cell = self.records.get((type_, key), {}).get(field)
+        return cell is not None and cell.time > time and cell.provenance == "written"
 
     def _left_out(self, tool: str, type_: str, key: Key, field: str, value: Any) -> bool:
         """Whether an answer does not say what another tool has shown of a record: it has another form, and the field is
@@ -336,15 +255,15 @@ class Store:
         cell = self.records.get((type_, key), {}).get(field) if value is ABSENT else None
         return cell is not None and cell.value is not ABSENT and cell.provenance != "written" and cell.tool != tool
 
-    def _complete(self, tool: str, view: View, arguments: Mapping[str, Any], body: Any) -> None:
+    def _complete(self, tool: str, view: View, arguments: Mapping[str, Any], body: Any, since: Store) -> None:
         items = view.items(body)
         keys = [self.item_key(view.site, item) for item in items or ()]
         if items is not None and None not in keys and not view.is_cut(items, arguments):
             place, asked = f"{tool}/{view.path}", view.asked(arguments)
             before = tuple(one for one in self.complete.get(place, ()) if one.asked != asked)
             found = tuple(key for key in keys if key is not None)
-            size = len(self.keys.get(view.site.type, ()))
-            self.complete[place] = (*before, Complete(asked, found, size, self.time))
+            size = len(since.keys.get(view.site.type, ()))
+            self.complete[place] = (*before, Complete(asked, found, size, since.time))
 
     def viewed(self, tool: str, view: View, arguments: Mapping[str, Any]) -> tuple[list[Any], int] | None:
         """The list that a call shows, and how many records it would show if it was not cut; None unless an earlier list
@@ -483,10 +402,3 @@ class Store:
         if len(key) != 1 or self.known(type_, key) or len(key[0]) < 4 or key in self.mentioned:
             return False
         return any(is_near(key[0], other[0]) for other in self.keys.get(type_, {}) if len(other) == 1)
-
-
-def plain_fields(body: Any) -> list[tuple[str, Any]]:
-    """The scalar fields of an answer that stand beside no list; not of a large one."""
-    if not isinstance(body, dict) or len(body) > MOST_PLAIN:
-        return []
-    return [(k, v) for k, v in islice(flatten(body), MOST_PLAIN) if is_scalar(v)]

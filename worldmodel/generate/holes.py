@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worldmodel.derive.engine import Derivation, Session
-from worldmodel.derive.store import Key, Layout
+from worldmodel.derive.layout import Layout
+from worldmodel.derive.store import Key
 from worldmodel.derive.values import ABSENT, UNKNOWN, dumps, flatten, key_of, unflatten
 from worldmodel.generate.agreement import put
 from worldmodel.generate.invent import Inventor, schema_with

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 
+from worldmodel.derive.layout import plain_fields
 from worldmodel.derive.situation import flat_arguments
-from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import day_of, is_scalar, parse
 from worldmodel.learn.schema.identifiers import looks_like_id
 from worldmodel.steps import OK, Step

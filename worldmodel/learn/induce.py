@@ -33,6 +33,7 @@ from worldmodel.learn.conversations import MOST_ROWS, Conversations, bodied, lea
 from worldmodel.learn.effects import learn_bodied, learn_effects, learn_inert
 from worldmodel.learn.forms import Draft, draft_forms
 from worldmodel.learn.guards import Refusals, grow, grow_for_new, held_out, learn_untried
+from worldmodel.learn.lags import learn_lags
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.rows import Recorded, Rows
 from worldmodel.learn.schema.arguments import learn_asked, learn_expected, learn_implied
@@ -116,6 +117,11 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
         second = replay(chosen, Engine(_bare(schema, _joined(effects, births), writes)), shared)
         effects = _with_walks(learn_effects(second, frozenset(writes), followed=True)[0], walks)
         effects = _joined(effects, births)
+        second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
+    lags = learn_lags(chosen, second, schema,
+                      lambda some, new: replay(some, Engine(_bare(new, effects, writes)), shared))  # fmt: skip
+    if lags:
+        schema = msgspec.structs.replace(schema, lags=lags)
         second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
     by_tool: dict[str, list[Recorded]] = defaultdict(list)
     for recorded in second.values():

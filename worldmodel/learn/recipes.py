@@ -39,6 +39,10 @@ from worldmodel.learn.search.functions import functions, masks, texts
 from worldmodel.learn.search.selections import selections, sizes
 
 KEPT = 0.7
+SELECTED = 0.5
+"""The same of the records that a list has: a model can hardly do better."""
+LISTED = tuple(f"{of}{kind}/" for kind in ("view", "among") for of in ("", "len(", "matches("))
+"""How the sources begin that say which records a list has."""
 MOST_ITEMS = 4
 NAMES_NOBODY = 4
 """Shorter texts say nothing of a person (as `generate.shapes.LONG_ENOUGH`)."""
@@ -76,7 +80,7 @@ def _find(rows: Rows, targets: Sequence[Any], deep: bool) -> Found | None:
             plain = _choice(rows, targets, None, constants=True)
             if plain is not None and (chosen is None or worth(plain) > worth(chosen)):
                 chosen = plain
-        kept = best is not None and least(best.expression) == KEPT and best.precision >= KEPT
+        kept = best is not None and best.precision >= least(best.expression) < PRECISION
         if chosen is not None and (best is None or worth(chosen) > worth(best)):
             if not (kept and best is not None and best.support > 1.1 * chosen.support):
                 return _or_last_shown(rows, targets, chosen, best) if kept and best is not None else chosen
@@ -86,7 +90,16 @@ def _find(rows: Rows, targets: Sequence[Any], deep: bool) -> Found | None:
 def least(expression: Expression) -> float:
     """How often an expression must be right. What a record showed last is used also where others change it now and
     then: nothing else is known of the field, and a world sticks to what it said."""
+    if _is_listed(expression):
+        return SELECTED
     return KEPT if isinstance(expression, Source) and expression.name.startswith("rec/") else PRECISION
+
+
+def _is_listed(expression: Expression | None) -> bool:
+    """Whether an expression is first of all which records a list has, or how many."""
+    if isinstance(expression, First):
+        return _is_listed(expression.options[0])
+    return isinstance(expression, Source) and expression.name.startswith(LISTED)
 
 
 def _or_last_shown(rows: Rows, targets: Sequence[Any], chosen: Found, best: Found) -> Found:
@@ -96,8 +109,9 @@ def _or_last_shown(rows: Rows, targets: Sequence[Any], chosen: Found, best: Foun
 
 
 def worth(found: Found | Slot) -> float:
-    """Of two expressions, the one with more right rows is taken, but a wrong row weighs as much as eight right ones."""
-    return found.support - 8 * found.against
+    """Of two expressions, the one with more right rows is taken, but a wrong row weighs as much as eight right ones; of
+    which records a list has, nothing better is to be had."""
+    return found.support - (1 if _is_listed(found.expression) else 8) * found.against
 
 
 def _with_rest(rows: Rows, targets: Sequence[Any], best: Found, deep: bool) -> Found:

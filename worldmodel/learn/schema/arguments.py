@@ -6,9 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldmodel.derive.arguments import Expected, kind_of
-from worldmodel.derive.schema import Schema
-from worldmodel.derive.store import Layout
+from worldmodel.derive.layout import Layout
+from worldmodel.derive.schema import Expected, Schema, kind_of
 from worldmodel.steps import OK, Step
 
 FEWEST = 10

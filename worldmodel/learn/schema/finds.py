@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from worldmodel.derive.layout import Layout, field_name
 from worldmodel.derive.schema import NO_KEY, KeyPart, Link, Schema, key_at
-from worldmodel.derive.store import Layout, field_name
 from worldmodel.derive.values import is_alike, is_scalar, key_of, parse
 from worldmodel.steps import OK, Step
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from worldmodel.derive.layout import plain_fields
 from worldmodel.derive.schema import AT_START, Placed, given
-from worldmodel.derive.store import plain_fields
 from worldmodel.derive.values import ABSENT, amount_in, freeze, is_scalar, key_of, parse
 from worldmodel.learn.schema.places import Places
 from worldmodel.steps import OK, Step

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from worldmodel.derive.layout import Layout, plain_fields
 from worldmodel.derive.schema import EPISODE, FOLLOWED, KeyPart, Link, Schema
 from worldmodel.derive.situation import flat_arguments
-from worldmodel.derive.store import Layout, Store, plain_fields
+from worldmodel.derive.store import Store
 from worldmodel.derive.values import is_scalar, key_of, parse
 from worldmodel.steps import OK, Step
 

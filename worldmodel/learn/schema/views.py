@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from worldmodel.derive.layout import Layout, field_name
 from worldmodel.derive.schema import LAST_WORD, RECORD, Filter, Schema, Site, View, order_of
-from worldmodel.derive.store import Key, Layout, Store, field_name
+from worldmodel.derive.store import Key, Store
 from worldmodel.derive.values import flatten, freeze, is_date, is_number, is_scalar
 from worldmodel.learn.rows import Recorded
 from worldmodel.learn.schema.facts import Shared
@@ -22,7 +23,7 @@ SORTED = 0.99
 """The share of neighbours that are in order, at least."""
 MOSTLY = 0.7
 """The same, where the argument and the field have one name."""
-FEWEST_CLOSED, CLOSED = 8, 0.7
+FEWEST_CLOSED, CLOSED = 8, 0.5
 """How many lists must have been selected from the records that other conversations showed, and which share rightly."""
 SURELY_HIDDEN, MOST_KINDS = 30, 20
 """How many items lists must have shown without an argument, and how many values a field of kinds has at most."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from worldmodel.derive.engine import Engine, Session
-from worldmodel.derive.store import Layout, Store
+from worldmodel.derive.layout import Layout
+from worldmodel.derive.store import Store
 from worldmodel.derive.trees import leaf_of
 from worldmodel.learn.columns import Table
 from worldmodel.learn.conversations import learn_transient
