@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
-from worldmodel.derive.expressions import Source, evaluate
+from worldmodel.derive.expressions import Const, Source, evaluate
 from worldmodel.derive.rules import BORN, Effect
 from worldmodel.derive.situation import Row
 from worldmodel.derive.values import UNKNOWN
@@ -15,6 +15,8 @@ from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import FEWEST, PRECISION, Mark, Recorded, Rows, sightings_of
 
 MOST_ROWS = 300
+FEWEST_CONSTANT = 8
+"""A constant with less support gives way to what was said, if that is what later writes leave."""
 ROUNDS = 3
 """Fields may follow from fields, as a total from a discount: the later rounds know what those before them found."""
 _Place = tuple[str, str, str]
@@ -40,10 +42,12 @@ def learn_births(
     effects: dict[str, list[Effect]] = defaultdict(list)
     for place, shown in rows.items():
         found = _effects(place, births[place], shown)
-        known = {effect.field for effect in found}
         copied = _effects(place, {f: births[place].get(f, []) + seen for f, seen in kept[place].items()}, shown)
-        found += [e for e in copied if e.field not in known and not e.against and isinstance(e.expression, Source)]
-        effects[place[0]] += found
+        sure = {e.field: e for e in copied if not e.against and isinstance(e.expression, Source)}
+        few = {e.field for e in found if isinstance(e.expression, Const) and e.support < FEWEST_CONSTANT}
+        known = {e.field for e in found} - (few & sure.keys())
+        effects[place[0]] += [e for e in found if e.field in known]
+        effects[place[0]] += [e for name, e in sure.items() if name not in known]
     return effects
 
 

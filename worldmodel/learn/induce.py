@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -102,27 +102,15 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
             first = replay(chosen, Engine(_bare(schema, _with_walks(moves, walks), writes)))
             effects, own = learn_effects(first, frozenset(writes))
             effects = _with_walks(effects, walks)
-    if any(effect.support == 0 for found in effects.values() for effect in found):
-        changing = own | {tool for tool, some in effects.items() if some}
-        _, known = shared_facts(first, schema, changing, writes - repeatable(chosen))
-        followed = replay(chosen, Engine(_bare(schema, effects, writes)), known)
-        effects = _with_walks(learn_effects(followed, frozenset(writes), followed=True)[0], walks)
-    changing = own | {tool for tool, found in effects.items() if found}
-    writes = (writes - repeatable(chosen)) | changing
-    schema, shared = shared_facts(first, schema, changing, writes)
-    schema = closed_views(first, schema, shared, changing)
-    second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
-    births = learn_births(second, writes)
-    if births:  # what is created is followed, and what happens to it
-        second = replay(chosen, Engine(_bare(schema, _joined(effects, births), writes)), shared)
-        effects = _with_walks(learn_effects(second, frozenset(writes), followed=True)[0], walks)
-        effects = _joined(effects, births)
-        second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
-    lags = learn_lags(chosen, second, schema,
-                      lambda some, new: replay(some, Engine(_bare(new, effects, writes)), shared))  # fmt: skip
-    if lags:
+    moved = _with_walks(moves, walks) if _hidden(schema) else {}
+    world = _follow(chosen, schema, (effects, own), first, writes, walks)
+    lags = learn_lags(chosen, world.recorded, world.schema, world.again)
+    if lags:  # what they show is not what is
         schema = msgspec.structs.replace(schema, lags=lags)
-        second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
+        first = replay(chosen, Engine(_bare(schema, moved, writes)))
+        effects, own = learn_effects(first, frozenset(writes))
+        world = _follow(chosen, schema, (_with_walks(effects, walks), own), first, writes, walks)
+    schema, shared, effects, writes, second = world
     by_tool: dict[str, list[Recorded]] = defaultdict(list)
     for recorded in second.values():
         for one in recorded:
@@ -140,6 +128,45 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     for tool, found in learn_untried(second, schema, writes).items():
         tools[tool] = msgspec.structs.replace(tools[tool], untried=found)
     return Rules(schema, tools, tuple(sorted(writes))), shared
+
+
+class _World(NamedTuple):
+    """What was learned of how the records of a system change, and the conversations as they went in it."""
+
+    schema: Schema
+    shared: Shared
+    effects: dict[str, list[Effect]]
+    writes: set[str]
+    recorded: dict[str, list[Recorded]]
+
+    def again(self, conversations: Conversations, schema: Schema) -> dict[str, list[Recorded]]:
+        """Some conversations, with another schema."""
+        return replay(conversations, Engine(_bare(schema, self.effects, self.writes)), self.shared)
+
+
+def _follow(
+    chosen: Conversations, schema: Schema, found: tuple[dict[str, list[Effect]], set[str]],
+    first: Mapping[str, Sequence[Recorded]], writes: set[str], walks: Mapping[str, Effect],
+) -> _World:  # fmt: skip
+    """`found`: the effects that `first`, a replay without any, has shown, and the tools whose answers show a change."""
+    effects, own = found
+    if any(effect.support == 0 for some in effects.values() for effect in some):
+        changing = own | {tool for tool, some in effects.items() if some}
+        _, known = shared_facts(first, schema, changing, writes - repeatable(chosen))
+        followed = replay(chosen, Engine(_bare(schema, effects, writes)), known)
+        effects = _with_walks(learn_effects(followed, frozenset(writes), followed=True)[0], walks)
+    changing = own | {tool for tool, some in effects.items() if some}
+    writes = (writes - repeatable(chosen)) | changing
+    schema, shared = shared_facts(first, schema, changing, writes)
+    schema = closed_views(first, schema, shared, changing)
+    second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
+    births = learn_births(second, writes)
+    if births:  # what is created is followed, and what happens to it
+        second = replay(chosen, Engine(_bare(schema, _joined(effects, births), writes)), shared)
+        effects = _with_walks(learn_effects(second, frozenset(writes), followed=True)[0], walks)
+        effects = _joined(effects, births)
+        second = replay(chosen, Engine(_bare(schema, effects, writes)), shared)
+    return _World(schema, shared, effects, writes, second)
 
 
 def _bare(schema: Schema, effects: Mapping[str, Sequence[Effect]], writes: set[str]) -> Rules:
@@ -196,7 +223,7 @@ def replay(conversations: Conversations, engine: Engine, shared: Shared = NOTHIN
     out = {}
     for cid, steps in conversations.items():
         session = Session(engine, Store(engine.layout, shared.but_of(cid)))
-        recorded = []
+        recorded, touched = [], set[Any]()
         for at, step in enumerate(steps):
             situation = session.situation(step.tool, step.arguments)
             marks = {
@@ -208,6 +235,8 @@ def replay(conversations: Conversations, engine: Engine, shared: Shared = NOTHIN
             answer = answer_row(engine.layout.read(step.tool, step.content)) if step.outcome == OK else {}
             old, found = engine.named_by_answer(situation, answer if step.tool in engine.writes else {})
             shown = engine.apply(situation, step.content, step.outcome, "seen")
+            if situation.listed is not session.store:  # what a list that lags shows of the last write is over
+                shown = [one for one in shown if one[:2] not in touched]
             new = {
                 (link.type, key): link.name
                 for link in situation.links
@@ -221,6 +250,7 @@ def replay(conversations: Conversations, engine: Engine, shared: Shared = NOTHIN
             one = Recorded(cid, at, step, row, situation.keys, marks, shown, answer, new, found, acted, facts)
             recorded.append(one)
             wrote = acted and step.tool in engine.writes
+            touched = {*marks, *new} - {(EPISODE, ())} if wrote else touched
             said = engine.said(step.tool, step.content, step.outcome)
             session.history.add(step.tool, step.arguments, step.content, said, wrote)
         out[cid] = recorded
