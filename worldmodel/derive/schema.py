@@ -253,6 +253,8 @@ class Schema(msgspec.Struct, frozen=True):
     """Tools that answer with objects or lists, and now and then with a sentence, which refuses and changes nothing."""
     implied: dict[str, tuple[str, ...]] = {}
     """By tool, fields that records in lists leave out where the argument of the same name says them."""
+    scoped: dict[str, tuple[str, ...]] = {}
+    """By tool, fields that records in lists never show, and that the argument of the same name says."""
     asked: dict[str, dict[str, str]] = {}
     """By tool, the fields that answers have only where an argument asks for them: without it, they are not absent."""
     views: dict[str, tuple[View, ...]] = {}

@@ -36,7 +36,7 @@ from worldmodel.learn.guards import Refusals, grow, grow_for_new, held_out, lear
 from worldmodel.learn.lags import learn_lags
 from worldmodel.learn.paths import HOME, learn_walks
 from worldmodel.learn.rows import Recorded, Rows
-from worldmodel.learn.schema.arguments import learn_asked, learn_expected, learn_implied
+from worldmodel.learn.schema.arguments import learn_asked, learn_expected, learn_implied, with_scopes
 from worldmodel.learn.schema.facts import NOTHING, Shared, shared_facts, usual
 from worldmodel.learn.schema.finds import learn_finds
 from worldmodel.learn.schema.links import learn_links
@@ -72,7 +72,7 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     writes = set(learn_roles(list(chosen.values())).writes)
     acting = writes | {s.tool for steps in chosen.values() for s in steps if not is_read_verb(s.tool)}
     more["clock"] = learn_clock(read, acting)
-    schema = learn_finds(read, learn_links(read, learn_schema(read, writes=acting)))
+    schema = _linked(read, learn_schema(read, writes=acting))
     schema = msgspec.structs.replace(schema, **more)
     more |= {"asked": learn_asked(chosen, schema), "implied": learn_implied(chosen, schema)}
     schema = msgspec.structs.replace(schema, **more)
@@ -97,7 +97,7 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
         if names:
             start = _start(first, names, own, {(tool, e.field) for tool, found in moves.items() for e in found})
             start.update(dict.fromkeys(walks, HOME))
-            schema = learn_finds(read, learn_links(read, msgspec.structs.replace(again, start=start, **more)))
+            schema = _linked(read, msgspec.structs.replace(again, start=start, **more))
             schema = msgspec.structs.replace(schema, views=learn_views(chosen, schema))
             first = replay(chosen, Engine(_bare(schema, _with_walks(moves, walks), writes)))
             effects, own = learn_effects(first, frozenset(writes))
@@ -128,6 +128,11 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
     for tool, found in learn_untried(second, schema, writes).items():
         tools[tool] = msgspec.structs.replace(tools[tool], untried=found)
     return Rules(schema, tools, tuple(sorted(writes))), shared
+
+
+def _linked(read: Conversations, schema: Schema) -> Schema:
+    """The schema with what the calls say of records, and how they name them."""
+    return learn_finds(read, learn_links(read, with_scopes(read, schema)))
 
 
 class _World(NamedTuple):

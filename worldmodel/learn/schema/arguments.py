@@ -6,8 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from worldmodel.derive.layout import Layout
-from worldmodel.derive.schema import Expected, Schema, kind_of
+from worldmodel.derive.schema import Expected, Schema, Site, key_at, kind_of
+from worldmodel.derive.values import freeze, is_scalar, parse
 from worldmodel.steps import OK, Step
 
 FEWEST = 10
@@ -20,6 +23,11 @@ SHOWN = 0.95
 """A field that this share of the answers have if they are asked for it, and the others do not have."""
 OFTEN = 3
 """An option is said in so many conversations at least."""
+SCOPED = 0.97
+"""The share of the records of lists that were shown to calls with one value of an argument, if this says whose they
+are."""
+_Record = tuple[str, tuple[str, ...]]
+"""The conversation, since not all share their records, and the key."""
 LEFT_OUT = 0.05
 """The largest share of the calls that went well without an argument that is needed: some tools refuse in a sentence."""
 
@@ -75,6 +83,54 @@ def learn_implied(conversations: Mapping[str, Sequence[Step]], schema: Schema) -
         if min(calls, others) >= FEWEST // 2 and with_it <= (1 - SHOWN) * said and without >= SHOWN * free:
             found[tool] = (*found.get(tool, ()), name)
     return found
+
+
+def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> Schema:
+    """The schema with what calls say of the records of their lists, and no item does: whose orders, which shelf. An
+    argument says it if each record is only shown to calls with one value of it, and other answers agree. The answers
+    of the conversations are read already."""
+    layout = Layout(schema)
+    listed: dict[tuple[str, str], dict[str, dict[_Record, list[Any]]]] = defaultdict(lambda: defaultdict(dict))
+    elsewhere: dict[tuple[str, str], dict[_Record, Any]] = defaultdict(dict)
+    own: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for cid, steps in conversations.items():
+        for step in steps:
+            for site, placed in layout.placed(step.tool, parse(step.content)) if step.outcome == OK else ():
+                key = key_at(site, placed, step.arguments) if _has_own_keys(site) else None
+                if key is None:
+                    continue
+                place = (step.tool, site.path)
+                own[place] |= placed.fields.keys()
+                for name, value in placed.fields.items():
+                    if is_scalar(value):
+                        elsewhere[(site.type, name)][(cid, key)] = freeze(value)
+                for name, value in step.arguments.items() if site.path.endswith("[]") else ():
+                    if isinstance(value, str) and value:
+                        listed[place][name].setdefault((cid, key), []).append(freeze(value))
+    scoped: dict[str, tuple[str, ...]] = {}
+    sites = []
+    for site in schema.sites:
+        place = (site.tool, site.path)
+        found = [name for name, shown in sorted(listed[place].items())
+                 if name not in own[place] and _is_scope(shown, elsewhere.get((site.type, name), {}))]  # fmt: skip
+        if found:
+            scoped[site.tool] = tuple(dict.fromkeys((*scoped.get(site.tool, ()), *found)))
+        sites.append(msgspec.structs.replace(site, fields=(*site.fields, *found)) if found else site)
+    return msgspec.structs.replace(schema, sites=tuple(sites), scoped=scoped) if scoped else schema
+
+
+def _has_own_keys(site: Site) -> bool:
+    return bool(site.keys) and all(part.source.startswith("field/") for part in site.keys)
+
+
+def _is_scope(shown: Mapping[_Record, Sequence[Any]], elsewhere: Mapping[_Record, Any]) -> bool:
+    """Whether each record was only shown to calls that said one value, and this is what other answers say of it."""
+    often = [set(values) for values in shown.values() if len(values) > 1]
+    said = {value for values in shown.values() for value in values}
+    if len(often) < FEWEST or len(said) < OFTEN or sum(len(values) == 1 for values in often) < SCOPED * len(often):
+        return False
+    known = [elsewhere[record] in values for record, values in shown.items() if record in elsewhere]
+    return sum(known) >= SCOPED * len(known)
 
 
 def _of_tool(calls: Sequence[tuple[str, Step]]) -> tuple[Expected, ...]:

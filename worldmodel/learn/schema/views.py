@@ -54,7 +54,7 @@ def learn_views(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
         for other in (one for one in schema.sites if one.type == site.type):
             more.update((n, field_name(other, n)) for n in other.fields if field_name(other, n) != field_name(site, n)
                         or n not in site.fields)  # fmt: skip
-        view = _view(path, site, shown, schema.implied.get(tool, ()), more)
+        view = _view(path, site, shown, (*schema.implied.get(tool, ()), *schema.scoped.get(tool, ())), more)
         if view is not None:
             narrows = _narrows(tool, view, conversations, layout)
             found[tool].append(msgspec.structs.replace(view, narrows=narrows))
@@ -84,7 +84,8 @@ def _view(path: str, site: Site, shown: Asked, implied: Sequence[str], more: Map
             loose += [] if always else [field]
         elif name in more:
             tests[name] = Filter((RECORD + more[name],), "same")
-    hidden = {name: test for name, field in filters.items() if (test := _hidden(name, field, shown)) is not None}
+    hidden = {name: test for name, field in filters.items()
+              if name not in implied and (test := _hidden(name, field, shown)) is not None}  # fmt: skip
     limit = next((n for n in names if n not in filters and n not in tests and _limits(n, shown)), "")
     order = tuple(_order([items for _, items in shown if len(items) > 1], usual))
     return View(path, site, filters, usual, longest if cut else 0, loose=tuple(loose), order=order, tests=tests,
