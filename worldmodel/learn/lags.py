@@ -43,7 +43,7 @@ def learn_lags(
 
 
 def _judged(layout: Layout, recorded: Replayed) -> tuple[Counter[str], Counter[str], dict[str, set[str]]]:
-    """By tool, how many lists after a write are and are not what the store says, and the conversations of these."""
+    """By tool, how many lists after a write are and are not what the store says, and in which conversations."""
     right: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     where: dict[str, set[str]] = {}
@@ -59,6 +59,5 @@ def _judged(layout: Layout, recorded: Replayed) -> tuple[Counter[str], Counter[s
                     continue
                 same = freeze(known) == freeze(shown)
                 (right if same else wrong)[tool] += 1
-                if not same:
-                    where.setdefault(tool, set()).add(cid)
+                where.setdefault(tool, set()).add(cid)
     return right, wrong, where

@@ -18,8 +18,8 @@ from worldmodel.learn.rows import Found, Rows
 ACCEPTED = 0.8
 """The least share of held-out transitions that a recipe must be right on, where it says something."""
 FEWEST_ROWS = 3
-GIVEN = 0.5
-"""In how many of the answers the recipe of a slot must give it for others to follow from it."""
+SURE = 0.97
+"""How many of the answers the recipe of a slot must give for others to follow from it."""
 FEW_VALUES = 12
 """A field with at most so many different values is one of kinds (`open`, `paid`)."""
 FEWEST_MORE = 3
@@ -131,8 +131,7 @@ def with_siblings(
     """The slots, of which those that their recipes do not give everywhere follow from the others where that gives more:
     what remains from what was spent, a warning from a share."""
     size = len(parts.whole.rows)
-    known = [s for s in slots if s.expression is not None and s.support >= GIVEN * size]
-    sure = {s.path for s in known if s.against <= 0.1 * s.support}
+    sure = {s.path for s in slots if s.expression is not None and worth(s) >= SURE * size}
     sure = {path for path in sure if any(is_scalar(v) and v is not ABSENT for v in targets[path])}
     if len(sure) < 2 or len(sure) == len(slots):
         return list(slots)

@@ -93,9 +93,13 @@ def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     listed: dict[tuple[str, str], dict[str, dict[_Record, list[Any]]]] = defaultdict(lambda: defaultdict(dict))
     elsewhere: dict[tuple[str, str], dict[_Record, Any]] = defaultdict(dict)
     own: dict[tuple[str, str], set[str]] = defaultdict(set)
+    telling: set[tuple[str, str]] = set()
     for cid, steps in conversations.items():
         for step in steps:
             for site, placed in layout.placed(step.tool, parse(step.content)) if step.outcome == OK else ():
+                if "[]" not in site.path and any(isinstance(value, str | bool) and value not in step.arguments.values()
+                                                 for value in placed.fields.values()):  # fmt: skip
+                    telling.add((step.tool, site.path))
                 key = key_at(site, placed, step.arguments) if _has_own_keys(site) else None
                 if key is None:
                     continue
@@ -107,12 +111,15 @@ def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
                 for name, value in step.arguments.items() if site.path.endswith("[]") else ():
                     if isinstance(value, str) and value:
                         listed[place][name].setdefault((cid, key), []).append(freeze(value))
+    records = [site for site in schema.sites if (site.tool, site.path) in telling]
     scoped: dict[str, tuple[str, ...]] = {}
     sites = []
     for site in schema.sites:
         place = (site.tool, site.path)
-        found = [name for name, shown in sorted(listed[place].items())
-                 if name not in own[place] and _is_scope(shown, elsewhere.get((site.type, name), {}))]  # fmt: skip
+        whole = {part.source for other in records for part in other.keys if other.tool == site.tool}
+        said = {name: shown for name, shown in sorted(listed[place].items())
+                if name not in own[place] and f"arg/{name}" not in whole}  # fmt: skip
+        found = [n for n, shown in said.items() if _is_scope(shown, elsewhere.get((site.type, n), {}))]
         if found:
             scoped[site.tool] = tuple(dict.fromkeys((*scoped.get(site.tool, ()), *found)))
         sites.append(msgspec.structs.replace(site, fields=(*site.fields, *found)) if found else site)

@@ -1,0 +1,106 @@
+"""Lists that show for a while what was before the last write, and lists of which only the call says whose they are."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.schema import NEXT_CALL, UNTIL_SHOWN
+from worldmodel.derive.values import parse
+from worldmodel.learn.induce import induce
+from worldmodel.steps import Step
+
+
+def step(tool: str, arguments: dict[str, Any], body: Any) -> Step:
+    return Step(tool, arguments, json.dumps(body), "ok")
+
+
+def desk(k: int, lag: str = "") -> list[Step]:
+    """Notes of a shelf: added, and listed at once, after another call, and again."""
+    rng = random.Random(f"desk {k}")
+    shelf = f"S-{rng.randrange(100, 999)}"
+
+    def new() -> dict[str, Any]:
+        return {"note": f"N-{rng.randrange(10**6)}", "colour": rng.choice(["red", "blue"])}
+
+    notes = [new() for _ in range(rng.randint(1, 3))]
+    before, answered, steps = list(notes), True, list[Step]()
+
+    def listed() -> None:
+        nonlocal answered
+        late = lag == UNTIL_SHOWN and not answered or lag == NEXT_CALL and steps and steps[-1].tool == "add_note"
+        answered = True
+        shown = before if late else notes
+        steps.append(step("list_notes", {"shelf": shelf}, {"notes": [dict(one) for one in shown]}))
+
+    def add() -> None:
+        nonlocal before, answered
+        before, answered = list(notes), False
+        one = new()
+        notes.append(one)
+        steps.append(step("add_note", {"shelf": shelf, "colour": one["colour"]}, {"added": True, **one}))
+
+    def other() -> None:
+        steps.append(step("get_shelf", {"shelf": shelf}, {"shelf": shelf, "open": True}))
+
+    listed()
+    add()
+    for _ in range(rng.randint(0, 1)):
+        other()
+    listed()
+    listed()
+    return steps
+
+
+def right(engine: Engine, steps: list[Step]) -> list[bool]:
+    session, found = Session(engine), []
+    for one in steps:
+        got = session.derive(one.tool, one.arguments, 0, accidents=False)
+        found.append(got is not None and got.content is not None and parse(got.content) == parse(one.content))
+        session.told(one.tool, one.arguments, one.content, one.outcome)
+    return found
+
+
+def test_how_long_a_list_lags_is_learned() -> None:
+    for lag in ("", UNTIL_SHOWN, NEXT_CALL):
+        rules, facts = induce({f"c{k}": desk(k, lag) for k in range(80)})
+        assert rules.schema.lags == ({"list_notes": lag} if lag else {})
+        found = [right(Engine(rules, facts), desk(k, lag)) for k in range(500, 530)]
+        assert all(one[-1] and one[-2] for one in found), lag
+
+
+def test_a_stale_list_takes_back_nothing_that_was_written() -> None:
+    rules, facts = induce({f"c{k}": desk(k, UNTIL_SHOWN) for k in range(80)})
+    session, steps = Session(Engine(rules, facts)), desk(900, UNTIL_SHOWN)
+    for one in steps[:-1]:
+        session.told(one.tool, one.arguments, one.content, one.outcome)
+    fork = session.fork()
+    for each in (session, fork):
+        got = each.derive(steps[-1].tool, steps[-1].arguments, 0, accidents=False)
+        assert got is not None and parse(got.content or "") == parse(steps[-1].content)
+
+
+def orders(k: int) -> list[Step]:
+    """Whose orders they are is said by the call alone, and by no item of the list."""
+    rng = random.Random(f"orders {k}")
+    owners = [f"CU-{rng.randrange(1000, 9999)}" for _ in range(3)]
+    held = {o: [{"order": f"O-{rng.randrange(10**6)}", "state": rng.choice(["paid", "sent"])}] for o in owners}
+    asked = [owners[0], owners[1], owners[0], owners[2], owners[1]]
+    return [step("list_orders", {"owner": o}, {"orders": held[o]}) for o in asked]
+
+
+def pages(k: int) -> list[Step]:
+    """The same records for every word: the argument says nothing of them."""
+    rng = random.Random(f"pages {k}")
+    held = [{"order": f"O-{rng.randrange(10**6)}", "state": "paid"} for _ in range(3)]
+    return [step("find", {"word": f"w{rng.randrange(99)}"}, {"orders": held}) for _ in range(4)]
+
+
+def test_whose_the_records_of_a_list_are_is_what_the_call_says() -> None:
+    rules, _ = induce({f"c{k}": orders(k) for k in range(60)})
+    assert rules.schema.scoped == {"list_orders": ("owner",)}
+    found = [right(Engine(rules, {}), orders(k)) for k in range(500, 540)]
+    assert all(one[2] and one[4] for one in found), "and no item shows it"
+    assert not induce({f"c{k}": pages(k) for k in range(60)})[0].schema.scoped
