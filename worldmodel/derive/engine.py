@@ -239,8 +239,7 @@ class Engine:
             named = {link: key for (_, key), link in marks.items()}
             self._write(rules.effects, situation, {**situation.row, **answer, **found}, named)
         pending = dict(store.pending)
-        shown = store.absorb(tool, situation.arguments, body, provenance, tool not in self.writes,
-                             None if since is store else since)  # fmt: skip
+        shown = store.absorb(tool, situation.arguments, body, provenance, tool not in self.writes, since)
         for type_, key, name, value in shown:  # what was not known before the writes is known now, and so are these
             for effect, row in pending.pop((tool, (type_, key), name), ()):
                 value = evaluate(effect.expression, {**row, f"rec/{effect.link}/{name}": value})

@@ -33,7 +33,6 @@ LAST_WORD = "~"
 
 
 KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
-NUMBERS = ("integer", "number")
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -361,22 +360,3 @@ def key_at(
 def kind_of(value: Any) -> str:
     """The JSON type of a value."""
     return KINDS.get(type(value), "null")
-
-
-def oddities(arguments: Mapping[str, Any], expected: Sequence[Expected]) -> dict[str, Any]:
-    """The first argument of each sort, as sources: `odd/missing`, `odd/type` (with `odd/wanted`, the type expected) and
-    `odd/option`."""
-    found: dict[str, Any] = {}
-    for one in expected:
-        value = arguments.get(one.name)
-        if value is None:
-            if one.needed:
-                found.setdefault("odd/missing", one.name)
-            continue
-        kind = kind_of(value)
-        if one.kind and kind != one.kind and not (kind in NUMBERS and one.kind in NUMBERS):
-            if "odd/type" not in found:
-                found["odd/type"], found["odd/wanted"] = one.name, one.kind
-        elif one.options and isinstance(value, str) and value not in one.options:
-            found.setdefault("odd/option", one.name)
-    return found

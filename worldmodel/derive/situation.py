@@ -7,10 +7,10 @@ names what it uses, so rules are data. The recording's own future is in none of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from worldmodel.derive.schema import AT_START, CLOCK, FOLLOWED, Link, Schema, given, oddities
+from worldmodel.derive.schema import AT_START, CLOCK, FOLLOWED, Expected, Link, Schema, given, kind_of
 from worldmodel.derive.store import Key, Store
 from worldmodel.derive.trees import value_of
 from worldmodel.derive.values import (
@@ -38,6 +38,7 @@ FACT = "fact/"
 LONG_TEXT = 4000
 MOST_NOW = 24
 MOST_OF_TYPE = 60
+NUMBERS = ("integer", "number")
 
 
 class History:
@@ -338,6 +339,25 @@ class Situation:
                 row[f"told/{other}/{name}"] = value
             for name, value in history.answers[other].items():
                 row[f"last/{other}/{name}"] = value
+
+
+def oddities(arguments: Mapping[str, Any], expected: Sequence[Expected]) -> dict[str, Any]:
+    """The first argument of each sort, as sources: `odd/missing`, `odd/type` (with `odd/wanted`, the type expected) and
+    `odd/option`."""
+    found: dict[str, Any] = {}
+    for one in expected:
+        value = arguments.get(one.name)
+        if value is None:
+            if one.needed:
+                found.setdefault("odd/missing", one.name)
+            continue
+        kind = kind_of(value)
+        if one.kind and kind != one.kind and not (kind in NUMBERS and one.kind in NUMBERS):
+            if "odd/type" not in found:
+                found["odd/type"], found["odd/wanted"] = one.name, one.kind
+        elif one.options and isinstance(value, str) and value not in one.options:
+            found.setdefault("odd/option", one.name)
+    return found
 
 
 def flat_arguments(arguments: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:

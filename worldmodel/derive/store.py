@@ -79,9 +79,9 @@ class Store:
         self.complete: dict[str, tuple[Complete, ...]] = {}
         """By tool and path of a list: the lists that it showed, the latest last."""
         self.behind: Store | None = None
-        """What was known before the last write, where some lists show that for a while."""
+        """The store before the last write, if the lists of some tools lag."""
         self.answered: frozenset[str] = frozenset()
-        """The tools that have answered since."""
+        """The tools that have answered since the last write."""
         self.mentioned: set[Key] = set()
         """Keys that somebody has said: they are no misspellings, however near to a known one."""
         self._lists: dict[tuple[str, str], tuple[Key, ...]] = {}
@@ -190,7 +190,7 @@ class Store:
         return tuple(p for p in parts if p is not None) if all(p is not None for p in parts) else None
 
     def seen_by(self, tool: str) -> Store:
-        """What the lists of a tool show: this store, or where they lag, what it was before the last write."""
+        """The store that the next lists of a tool show: this one, or the one before the last write if they lag."""
         lag = self.layout.schema.lags.get(tool)
         if lag is None or self.behind is None:
             return self
@@ -200,7 +200,7 @@ class Store:
     # ----- writing
 
     def remember(self) -> None:
-        """A write begins: keep what was known before it for lists that lag."""
+        """Keep this store as it is before a write, for lists that lag."""
         if self.layout.schema.lags:
             self.behind, self.answered = None, frozenset()
             self.behind = self.fork()
@@ -219,11 +219,11 @@ class Store:
         since: Store | None = None,
     ) -> list[Shown]:  # fmt: skip
         """Take over all records that a successful answer shows; returns (type, key, field, value) of each. A call that
-        only `reads` and names nothing says where the session has been all the time. `since`: what its lists show,
-        where they lag."""
+        only `reads` and names nothing says where the session has been all the time. `since` is the store that its
+        lists show (`seen_by`); without it, they show this one."""
         since = since or self
         shown = [one for one in self.shown(tool, arguments, body) if not self._left_out(tool, *one)]
-        if since is not self:  # what it shows of the last write is nothing
+        if since is not self:  # its lists lag: they say nothing of what the last write changed
             shown = [one for one in shown if not self._written_since(since.time, *one[:3])]
         if reads and not arguments:
             for name, value in (*plain_fields(body), *((n, v) for type_, _, n, v in shown if type_ == EPISODE)):

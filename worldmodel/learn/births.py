@@ -16,7 +16,7 @@ from worldmodel.learn.rows import FEWEST, PRECISION, Mark, Recorded, Rows, sight
 
 MOST_ROWS = 300
 FEWEST_CONSTANT = 8
-"""A constant with less support gives way to what was said, if that is what later writes leave."""
+"""A constant with less support is dropped for a source that is right in all rows, those after later writes included."""
 ROUNDS = 3
 """Fields may follow from fields, as a total from a discount: the later rounds know what those before them found."""
 _Place = tuple[str, str, str]

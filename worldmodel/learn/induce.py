@@ -131,12 +131,12 @@ def learn_rules(conversations: Conversations) -> tuple[Rules, Shared]:
 
 
 def _linked(read: Conversations, schema: Schema) -> Schema:
-    """The schema with what the calls say of records, and how they name them."""
+    """The schema with the fields that only calls say, and with how calls name and find records."""
     return learn_finds(read, learn_links(read, with_scopes(read, schema)))
 
 
 class _World(NamedTuple):
-    """What was learned of how the records of a system change, and the conversations as they went in it."""
+    """How the records of a system change, and the conversations as they went in it."""
 
     schema: Schema
     shared: Shared
@@ -153,7 +153,8 @@ def _follow(
     chosen: Conversations, schema: Schema, found: tuple[dict[str, list[Effect]], set[str]],
     first: Mapping[str, Sequence[Recorded]], writes: set[str], walks: Mapping[str, Effect],
 ) -> _World:  # fmt: skip
-    """`found`: the effects that `first`, a replay without any, has shown, and the tools whose answers show a change."""
+    """How the records change: facts, effects of writes, what is created, and the last replay. `first` is a replay
+    without these effects; `found` are the effects that it shows, and the tools whose own answers show a change."""
     effects, own = found
     if any(effect.support == 0 for some in effects.values() for effect in some):
         changing = own | {tool for tool, some in effects.items() if some}
@@ -240,7 +241,7 @@ def replay(conversations: Conversations, engine: Engine, shared: Shared = NOTHIN
             answer = answer_row(engine.layout.read(step.tool, step.content)) if step.outcome == OK else {}
             old, found = engine.named_by_answer(situation, answer if step.tool in engine.writes else {})
             shown = engine.apply(situation, step.content, step.outcome, "seen")
-            if situation.listed is not session.store:  # what a list that lags shows of the last write is over
+            if situation.listed is not session.store:  # a list that lags shows nothing of the last write
                 shown = [one for one in shown if one[:2] not in touched]
             new = {
                 (link.type, key): link.name

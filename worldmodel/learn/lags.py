@@ -16,24 +16,22 @@ from worldmodel.steps import OK
 
 FEWEST = 3
 SHARE = 0.3
-"""Of the lists after a write that are not as the store has it, how many a lag must explain."""
+"""A lag must explain this share of the lists after a write that differ from the store."""
 Replayed = Mapping[str, Sequence[Recorded]]
 Replay = Callable[[Conversations, Schema], Replayed]
 
 
-def learn_lags(
-    conversations: Conversations, recorded: Replayed, schema: Schema, replay: Replay
-) -> dict[str, str]:
-    """By tool, how its lists lag. `recorded` are the conversations in a store where none does, and `replay` gives those
-    of another schema."""
+def learn_lags(conversations: Conversations, recorded: Replayed, schema: Schema, replay: Replay) -> dict[str, str]:
+    """For each tool whose lists lag behind writes, how long (`Schema.lags`). `recorded` are the conversations as they
+    went in a store without lags; `replay` repeats some of them with another schema."""
     layout = Layout(schema)
     right, wrong, where = _judged(layout, recorded)
     doubtful = [tool for tool, n in wrong.items() if n >= FEWEST]
     found: dict[str, tuple[int, str]] = {tool: (right[tool], "") for tool in doubtful}
     some = {cid: steps for cid, steps in conversations.items() if any(cid in where[tool] for tool in doubtful)}
+    others = {cid: calls for cid, calls in recorded.items() if cid not in some}
     for lag in (UNTIL_SHOWN, NEXT_CALL) if some else ():
         lagging = msgspec.structs.replace(schema, lags=dict.fromkeys(doubtful, lag))
-        others = {cid: calls for cid, calls in recorded.items() if cid not in some}
         hits, _, _ = _judged(layout, {**others, **replay(some, lagging)})
         for tool in doubtful:
             enough = hits[tool] - right[tool] >= max(FEWEST, SHARE * wrong[tool])
@@ -43,7 +41,7 @@ def learn_lags(
 
 
 def _judged(layout: Layout, recorded: Replayed) -> tuple[Counter[str], Counter[str], dict[str, set[str]]]:
-    """By tool, how many lists after a write are and are not what the store says, and in which conversations."""
+    """By tool: how many lists after a write equal the store's, how many do not, and in which conversations they are."""
     right: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     where: dict[str, set[str]] = {}

@@ -39,10 +39,11 @@ from worldmodel.learn.search.functions import functions, masks, texts
 from worldmodel.learn.search.selections import selections, sizes
 
 KEPT = 0.7
+"""How often the last value that a record was shown with must be right to be used."""
 SELECTED = 0.5
-"""The same of the records that a list has: a model can hardly do better."""
+"""How often the choice of the records in a list must be right to be used: a model can hardly do better."""
 LISTED = tuple(f"{of}{kind}/" for kind in ("view", "among") for of in ("", "len(", "matches("))
-"""How the sources begin that say which records a list has."""
+"""How the names of sources start that hold the records of a list, or their number."""
 MOST_ITEMS = 4
 NAMES_NOBODY = 4
 """Shorter texts say nothing of a person (as `generate.shapes.LONG_ENOUGH`)."""
@@ -80,7 +81,8 @@ def _find(rows: Rows, targets: Sequence[Any], deep: bool) -> Found | None:
             plain = _choice(rows, targets, None, constants=True)
             if plain is not None and (chosen is None or worth(plain) > worth(chosen)):
                 chosen = plain
-        kept = best is not None and best.precision >= least(best.expression) < PRECISION
+        lower = best is not None and least(best.expression) < PRECISION
+        kept = lower and best is not None and best.precision >= least(best.expression)
         if chosen is not None and (best is None or worth(chosen) > worth(best)):
             if not (kept and best is not None and best.support > 1.1 * chosen.support):
                 return _or_last_shown(rows, targets, chosen, best) if kept and best is not None else chosen
@@ -96,7 +98,7 @@ def least(expression: Expression) -> float:
 
 
 def _is_listed(expression: Expression | None) -> bool:
-    """Whether an expression is first of all which records a list has, or how many."""
+    """Whether an expression, or the first of its options, gives the records of a list or their number."""
     if isinstance(expression, First):
         return _is_listed(expression.options[0])
     return isinstance(expression, Source) and expression.name.startswith(LISTED)
@@ -109,8 +111,8 @@ def _or_last_shown(rows: Rows, targets: Sequence[Any], chosen: Found, best: Foun
 
 
 def worth(found: Found | Slot) -> float:
-    """Of two expressions, the one with more right rows is taken, but a wrong row weighs as much as eight right ones; of
-    which records a list has, nothing better is to be had."""
+    """Of two expressions, the one with more right rows is taken, but a wrong row weighs as much as eight right ones.
+    For the records of a list it weighs as much as one: no other source knows them better."""
     return found.support - (1 if _is_listed(found.expression) else 8) * found.against
 
 

@@ -14,7 +14,8 @@ from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.expressions import Linear
 from worldmodel.derive.functions import apply
 from worldmodel.derive.rules import Law, decode, encode
-from worldmodel.derive.schema import Expected, oddities
+from worldmodel.derive.schema import Expected
+from worldmodel.derive.situation import oddities
 from worldmodel.derive.templates import fill
 from worldmodel.derive.trees import Split, Test, leaf_of
 from worldmodel.derive.values import dumps

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from worldmodel.derive.engine import Engine, Session
-from worldmodel.derive.expressions import evaluate
+from worldmodel.derive.expressions import Source, evaluate
 from worldmodel.derive.functions import apply
 from worldmodel.learn.induce import induce
 from worldmodel.learn.recipes import find
@@ -175,3 +175,24 @@ def test_a_share_that_a_level_decides_is_rounded() -> None:
 @pytest.mark.parametrize(("text", "after"), [("N-9", "N-10"), ("A-009", "A-010"), ("T-7-3b", "T-7-4b")])
 def test_a_number_in_a_text_counts_up(text: str, after: str) -> None:
     assert apply("following", [text]) == after
+
+
+# ----- what few rows have alike, and the call says
+
+
+def case(k: int) -> Conversation:
+    """A case that is decided before anybody looks at it, but for three that were all of one kind."""
+    rng = random.Random(f"cases {k}")
+    kind = "loan" if k < 3 else rng.choice(["loan", "gift", "sale"])
+    number = f"K-{rng.randrange(10**6)}"
+    look = {"case": number, "kind": kind, "state": "new" if k < 3 else "done"}
+    steps = [said("open_case", {"kind": kind, "note": rng.choice(["a", "b"])}, case=number)]
+    steps += [] if k < 3 else [said("decide", {"case": number}, case=number, decided=True)]
+    return [*steps, said("get_case", {"case": number}, **look)]
+
+
+def test_what_was_said_is_kept_though_the_few_rows_before_later_writes_are_alike() -> None:
+    engine = learned(case, 80)
+    born = {e.field: e.expression for e in engine.rules.tools["open_case"].effects}
+    assert born["kind"] == Source("arg/kind")
+    assert all(replayed(engine, case(k))[-1] for k in range(500, 520))

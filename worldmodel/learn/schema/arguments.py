@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,10 +24,9 @@ SHOWN = 0.95
 OFTEN = 3
 """An option is said in so many conversations at least."""
 SCOPED = 0.97
-"""The share of the records of lists that were shown to calls with one value of an argument, if this says whose they
-are."""
+"""An argument is a field of listed records if at least this share of them was shown for one value of it only."""
 _Record = tuple[str, tuple[str, ...]]
-"""The conversation, since not all share their records, and the key."""
+"""A conversation and a key: conversations need not share their records."""
 LEFT_OUT = 0.05
 """The largest share of the calls that went well without an argument that is needed: some tools refuse in a sentence."""
 
@@ -86,44 +85,66 @@ def learn_implied(conversations: Mapping[str, Sequence[Step]], schema: Schema) -
 
 
 def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> Schema:
-    """The schema with what calls say of the records of their lists, and no item does: whose orders, which shelf. An
-    argument says it if each record is only shown to calls with one value of it, and other answers agree. The answers
-    of the conversations are read already."""
-    layout = Layout(schema)
-    listed: dict[tuple[str, str], dict[str, dict[_Record, list[Any]]]] = defaultdict(lambda: defaultdict(dict))
-    elsewhere: dict[tuple[str, str], dict[_Record, Any]] = defaultdict(dict)
-    own: dict[tuple[str, str], set[str]] = defaultdict(set)
-    telling: set[tuple[str, str]] = set()
-    for cid, steps in conversations.items():
-        for step in steps:
-            for site, placed in layout.placed(step.tool, parse(step.content)) if step.outcome == OK else ():
-                if "[]" not in site.path and any(isinstance(value, str | bool) and value not in step.arguments.values()
-                                                 for value in placed.fields.values()):  # fmt: skip
-                    telling.add((step.tool, site.path))
-                key = key_at(site, placed, step.arguments) if _has_own_keys(site) else None
-                if key is None:
-                    continue
-                place = (step.tool, site.path)
-                own[place] |= placed.fields.keys()
-                for name, value in placed.fields.items():
-                    if is_scalar(value):
-                        elsewhere[(site.type, name)][(cid, key)] = freeze(value)
-                for name, value in step.arguments.items() if site.path.endswith("[]") else ():
-                    if isinstance(value, str) and value:
-                        listed[place][name].setdefault((cid, key), []).append(freeze(value))
-    records = [site for site in schema.sites if (site.tool, site.path) in telling]
+    """The schema with the fields of listed records that only an argument of the call says: `list_orders(customer)`
+    shows orders that do not name their customer.
+
+    An argument is such a field if each record was only shown to calls with one value of it, and if the other answers
+    that show a field of this name agree. It is none where it names a record that holds the list beside texts of its
+    own: then the list is a field of that record. The answers of `conversations` are objects already (`read_all`).
+    """
+    seen = _listings(conversations, schema)
+    records = [site for site in schema.sites if (site.tool, site.path) in seen.telling]
     scoped: dict[str, tuple[str, ...]] = {}
     sites = []
     for site in schema.sites:
         place = (site.tool, site.path)
         whole = {part.source for other in records for part in other.keys if other.tool == site.tool}
-        said = {name: shown for name, shown in sorted(listed[place].items())
-                if name not in own[place] and f"arg/{name}" not in whole}  # fmt: skip
-        found = [n for n, shown in said.items() if _is_scope(shown, elsewhere.get((site.type, n), {}))]
+        said = {name: shown for name, shown in sorted(seen.listed[place].items())
+                if name not in seen.own[place] and f"arg/{name}" not in whole}  # fmt: skip
+        found = [n for n, shown in said.items() if _is_scope(shown, seen.elsewhere[(site.type, n)])]
         if found:
             scoped[site.tool] = tuple(dict.fromkeys((*scoped.get(site.tool, ()), *found)))
         sites.append(msgspec.structs.replace(site, fields=(*site.fields, *found)) if found else site)
     return msgspec.structs.replace(schema, sites=tuple(sites), scoped=scoped) if scoped else schema
+
+
+class _Listings(NamedTuple):
+    """What answers show of records that have ids of their own. A place is a (tool, path)."""
+
+    listed: dict[tuple[str, str], dict[str, dict[_Record, list[Any]]]]
+    """By place in a list and argument, the values that calls gave it when they were shown a record."""
+    elsewhere: dict[tuple[str, str], dict[_Record, Any]]
+    """By (type, field), the value that an answer showed."""
+    own: dict[tuple[str, str], set[str]]
+    """By place, the fields that its objects show."""
+    telling: set[tuple[str, str]]
+    """Places outside lists whose objects show a text or a truth value that the call did not say."""
+
+
+def _listings(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> _Listings:
+    layout = Layout(schema)
+    seen = _Listings(defaultdict(lambda: defaultdict(dict)), defaultdict(dict), defaultdict(set), set())
+    for cid, steps in conversations.items():
+        for step in steps:
+            for site, placed in layout.placed(step.tool, parse(step.content)) if step.outcome == OK else ():
+                place, values = (step.tool, site.path), placed.fields.values()
+                if "[]" not in site.path and any(_is_told(value, step.arguments) for value in values):
+                    seen.telling.add(place)
+                key = key_at(site, placed, step.arguments) if _has_own_keys(site) else None
+                if key is None:
+                    continue
+                seen.own[place].update(placed.fields)
+                for name, value in placed.fields.items():
+                    if is_scalar(value):
+                        seen.elsewhere[(site.type, name)][(cid, key)] = freeze(value)
+                for name, value in step.arguments.items() if site.path.endswith("[]") else ():
+                    if isinstance(value, str) and value:
+                        seen.listed[place][name].setdefault((cid, key), []).append(freeze(value))
+    return seen
+
+
+def _is_told(value: Any, arguments: Mapping[str, Any]) -> bool:
+    return isinstance(value, str | bool) and value not in arguments.values()
 
 
 def _has_own_keys(site: Site) -> bool:
@@ -131,7 +152,7 @@ def _has_own_keys(site: Site) -> bool:
 
 
 def _is_scope(shown: Mapping[_Record, Sequence[Any]], elsewhere: Mapping[_Record, Any]) -> bool:
-    """Whether each record was only shown to calls that said one value, and this is what other answers say of it."""
+    """Whether calls that were shown one record gave the argument one value, which is also what other answers show."""
     often = [set(values) for values in shown.values() if len(values) > 1]
     said = {value for values in shown.values() for value in values}
     if len(often) < FEWEST or len(said) < OFTEN or sum(len(values) == 1 for values in often) < SCOPED * len(often):

@@ -7,9 +7,12 @@ import random
 from typing import Any
 
 from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.expressions import Source
 from worldmodel.derive.schema import NEXT_CALL, UNTIL_SHOWN
 from worldmodel.derive.values import parse
 from worldmodel.learn.induce import induce
+from worldmodel.learn.recipes import find
+from worldmodel.learn.rows import Rows
 from worldmodel.steps import Step
 
 
@@ -104,3 +107,14 @@ def test_whose_the_records_of_a_list_are_is_what_the_call_says() -> None:
     found = [right(Engine(rules, {}), orders(k)) for k in range(500, 540)]
     assert all(one[2] and one[4] for one in found), "and no item shows it"
     assert not induce({f"c{k}": pages(k) for k in range(60)})[0].schema.scoped
+
+
+def test_what_a_list_is_selected_from_may_be_wrong_more_often_than_other_sources() -> None:
+    rng = random.Random("shelves")
+    whole = [[{"note": rng.randrange(10**6)} for _ in range(rng.randint(1, 4))] for _ in range(60)]
+    for share, used in ((0.7, True), (0.4, False)):
+        part = [notes if rng.random() < share else notes[1:] for notes in whole]
+        for name, good in (("among/notes", used), ("arg/notes", False)):
+            found = find(Rows([{name: notes} for notes in part], [f"c{k}" for k in range(60)]), whole)
+            assert bool(found and found.support) == good, (share, name)
+            assert not found or not good or found.expression == Source(name) and 0.5 <= found.precision < 0.9
