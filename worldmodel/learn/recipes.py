@@ -81,8 +81,7 @@ def _find(rows: Rows, targets: Sequence[Any], deep: bool) -> Found | None:
             plain = _choice(rows, targets, None, constants=True)
             if plain is not None and (chosen is None or worth(plain) > worth(chosen)):
                 chosen = plain
-        lower = best is not None and least(best.expression) < PRECISION
-        kept = lower and best is not None and best.precision >= least(best.expression)
+        kept = best is not None and least(best.expression) < PRECISION and best.precision >= least(best.expression)
         if chosen is not None and (best is None or worth(chosen) > worth(best)):
             if not (kept and best is not None and best.support > 1.1 * chosen.support):
                 return _or_last_shown(rows, targets, chosen, best) if kept and best is not None else chosen
