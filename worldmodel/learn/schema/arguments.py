@@ -10,7 +10,7 @@ import msgspec
 
 from worldmodel.derive.layout import Layout
 from worldmodel.derive.schema import Expected, Schema, Site, key_at, kind_of
-from worldmodel.derive.values import freeze, is_scalar, parse
+from worldmodel.derive.values import freeze, is_scalar, key_of, parse
 from worldmodel.steps import OK, Step
 
 FEWEST = 10
@@ -93,14 +93,12 @@ def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     own: then the list is a field of that record. The answers of `conversations` are objects already (`read_all`).
     """
     seen = _listings(conversations, schema)
-    records = [site for site in schema.sites if (site.tool, site.path) in seen.telling]
     scoped: dict[str, tuple[str, ...]] = {}
     sites = []
     for site in schema.sites:
         place = (site.tool, site.path)
-        whole = {part.source for other in records for part in other.keys if other.tool == site.tool}
         said = {name: shown for name, shown in sorted(seen.listed[place].items())
-                if name not in seen.own[place] and f"arg/{name}" not in whole}  # fmt: skip
+                if name not in seen.own[place] and (site.tool, name) not in seen.holders}  # fmt: skip
         found = [n for n, shown in said.items() if _is_scope(shown, seen.elsewhere[(site.type, n)])]
         if found:
             scoped[site.tool] = tuple(dict.fromkeys((*scoped.get(site.tool, ()), *found)))
@@ -117,8 +115,8 @@ class _Listings(NamedTuple):
     """By (type, field), the value that an answer showed."""
     own: dict[tuple[str, str], set[str]]
     """By place, the fields that its objects show."""
-    telling: set[tuple[str, str]]
-    """Places outside lists whose objects show a text or a truth value that the call did not say."""
+    holders: set[tuple[str, str]]
+    """(tool, argument) that names a record outside lists, if this shows a text or truth value that no argument says."""
 
 
 def _listings(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> _Listings:
@@ -127,11 +125,10 @@ def _listings(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> _L
     for cid, steps in conversations.items():
         for step in steps:
             for site, placed in layout.placed(step.tool, parse(step.content)) if step.outcome == OK else ():
-                place, values = (step.tool, site.path), placed.fields.values()
-                if "[]" not in site.path and any(_is_told(value, step.arguments) for value in values):
-                    seen.telling.add(place)
-                key = key_at(site, placed, step.arguments) if _has_own_keys(site) else None
-                if key is None:
+                place, key = (step.tool, site.path), key_at(site, placed, step.arguments)
+                if key and "[]" not in site.path and any(_is_told(v, step.arguments) for v in placed.fields.values()):
+                    seen.holders.update((step.tool, n) for n, v in step.arguments.items() if key_of(v) in key)
+                if key is None or not _has_own_keys(site):
                     continue
                 seen.own[place].update(placed.fields)
                 for name, value in placed.fields.items():

@@ -101,12 +101,21 @@ def pages(k: int) -> list[Step]:
     return [step("find", {"word": f"w{rng.randrange(99)}"}, {"orders": held}) for _ in range(4)]
 
 
+def folder(k: int) -> list[Step]:
+    """A record with a list of its own: whose it is, is no field of the items."""
+    rng = random.Random(f"folder {k}")
+    held = {f"F-{n}": [{"order": f"O-{rng.randrange(10**6)}"}] for n in rng.sample(range(1000, 9999), 3)}
+    asked = [*held, *held]
+    return [step("get_folder", {"number": f}, {"folder": f, "title": f"of {k % 7}", "orders": held[f]}) for f in asked]
+
+
 def test_whose_the_records_of_a_list_are_is_what_the_call_says() -> None:
     rules, _ = induce({f"c{k}": orders(k) for k in range(60)})
     assert rules.schema.scoped == {"list_orders": ("owner",)}
     found = [right(Engine(rules, {}), orders(k)) for k in range(500, 540)]
     assert all(one[2] and one[4] for one in found), "and no item shows it"
-    assert not induce({f"c{k}": pages(k) for k in range(60)})[0].schema.scoped
+    for other in (pages, folder):
+        assert not induce({f"c{k}": other(k) for k in range(60)})[0].schema.scoped
 
 
 def test_what_a_list_is_selected_from_may_be_wrong_more_often_than_other_sources() -> None:
