@@ -74,8 +74,8 @@ class Store:
         """By (tool, record, field): the effects, with their rows, of writes to what only a late answer will show."""
         self.now: dict[str, Any] = dict(layout.schema.start)
         """The latest value of each field that an answer showed beside no list: what a system may keep of a session."""
-        self.lost: set[tuple[str, Key, str]] = set()
-        """Fields of records that a write has changed to what nobody knows yet."""
+        self.lost: dict[tuple[str, Key, str], int] = {}
+        """Fields of records that a write has changed to what nobody knows yet, and when it did."""
         self.complete: dict[str, tuple[Complete, ...]] = {}
         """By tool and path of a list: the lists that it showed, the latest last."""
         self.behind: Store | None = None
@@ -97,7 +97,7 @@ class Store:
         copy.missing, copy.time, copy.late = dict(self.missing), self.time, dict(self.late)
         copy.now, copy.pending = dict(self.now), dict(self.pending)
         copy.keys = {name: dict(keys) for name, keys in self.keys.items()}
-        copy.mentioned, copy.lost, copy.complete = set(self.mentioned), set(self.lost), dict(self.complete)
+        copy.mentioned, copy.lost, copy.complete = set(self.mentioned), dict(self.lost), dict(self.complete)
         copy._lists, copy._alike = self._lists, self._alike
         copy.behind, copy.answered = self.behind, self.answered
         return copy
@@ -208,7 +208,7 @@ class Store:
     def set(self, type_: str, key: Key, field: str, value: Any, provenance: str, tool: str = "") -> None:
         mark = (type_, key)
         self.records.setdefault(mark, {})[field] = Cell(value, self.time, provenance, tool)
-        self.lost.discard((type_, key, field))
+        self.lost.pop((type_, key, field), None)
         self.keys.setdefault(type_, {})[key] = None
         self.missing.pop(mark, None)
         if type_ == EPISODE and is_scalar(value):
@@ -223,8 +223,8 @@ class Store:
         lists show (`seen_by`); without it, they show this one."""
         since = since or self
         shown = [one for one in self.shown(tool, arguments, body) if not self._left_out(tool, *one)]
-        if since is not self:  # its lists lag: they say nothing of what the last write changed
-            shown = [one for one in shown if not self._written_since(since.time, *one[:3])]
+        if since is not self:  # its lists lag: they say nothing of what the last write, or an answer since, has said
+            shown = [one for one in shown if not self._changed_since(since.time, *one[:3])]
         if reads and not arguments:
             for name, value in (*plain_fields(body), *((n, v) for type_, _, n, v in shown if type_ == EPISODE)):
                 self._settle(name, value)
@@ -245,9 +245,10 @@ class Store:
         self.answered |= {tool}
         return shown
 
-    def _written_since(self, time: int, type_: str, key: Key, field: str) -> bool:
+    def _changed_since(self, time: int, type_: str, key: Key, field: str) -> bool:
+        """Whether anything has set a field after a time, or changed it to what nobody knows."""
         cell = self.records.get((type_, key), {}).get(field)
-        return cell is not None and cell.time > time and cell.provenance == "written"
+        return self.lost.get((type_, key, field), time) > time or cell is not None and cell.time > time
 
     def _left_out(self, tool: str, type_: str, key: Key, field: str, value: Any) -> bool:
         """Whether an answer does not say what another tool has shown of a record: it has another form, and the field is
@@ -391,7 +392,7 @@ class Store:
 
     def forget(self, type_: str, key: Key, field: str) -> None:
         """A field has changed to something that no rule knows."""
-        self.lost.add((type_, key, field))
+        self.lost[(type_, key, field)] = self.time
         self.records.get((type_, key), {}).pop(field, None)
         if type_ == EPISODE:
             self.now.pop(field, None)

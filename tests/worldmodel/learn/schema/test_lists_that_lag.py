@@ -85,6 +85,42 @@ def test_a_stale_list_takes_back_nothing_that_was_written() -> None:
         assert got is not None and parse(got.content or "") == parse(steps[-1].content)
 
 
+def board(k: int) -> list[Step]:
+    """Cards that move: the answer of the move shows the whole card, and the next list does not show the move."""
+    rng = random.Random(f"board {k}")
+    number = {"board": f"B-{rng.randrange(100, 999)}"}
+    names = [f"C-{rng.randrange(10**6)}" for _ in range(rng.randint(2, 4))]
+    cards = [{"card": name, "column": rng.choice(["new", "open"])} for name in names]
+    steps = [step("list_cards", number, {"cards": [dict(one) for one in cards]})]
+    for _ in range(2):
+        stale, one = [dict(card) for card in cards], rng.choice(cards)
+        one["column"] = rng.choice([name for name in ("new", "open", "done") if name != one["column"]])
+        steps.append(step("move_card", {"card": one["card"], "column": one["column"]}, dict(one)))
+        steps.append(step("list_cards", number, {"cards": stale}))
+        for card in rng.sample(cards, 2):
+            steps.append(step("get_card", {"card": card["card"]}, dict(card)))
+        steps.append(step("list_cards", number, {"cards": [dict(card) for card in cards]}))
+    return steps
+
+
+def test_a_stale_list_takes_back_nothing_that_the_answer_of_a_write_showed() -> None:
+    rules, facts = induce({f"c{k}": board(k) for k in range(60)})
+    assert rules.schema.lags == {"list_cards": UNTIL_SHOWN}
+    one, other = {"card": "C-1", "column": "open"}, {"card": "C-2", "column": "new"}
+    moved, left = {**one, "column": "done"}, {**other, "column": "done"}
+    session = Session(Engine(rules, facts))
+    for tool, arguments, body in (
+        ("list_cards", {"board": "B-1"}, {"cards": [one, other]}),
+        ("move_card", moved, moved),
+        ("list_cards", {"board": "B-1"}, {"cards": [one, other]}),
+        ("move_card", left, left),
+        ("list_cards", {"board": "B-1"}, {"cards": [moved, other]}),
+    ):
+        session.told(tool, arguments, json.dumps(body), "ok")
+    got = session.derive("list_cards", {"board": "B-1"}, 0, accidents=False)
+    assert got is not None and parse(got.content or "") == {"cards": [moved, left]}
+
+
 def orders(k: int) -> list[Step]:
     """Whose orders they are is said by the call alone, and by no item of the list."""
     rng = random.Random(f"orders {k}")
