@@ -79,6 +79,8 @@ class Site(msgspec.Struct, frozen=True):
     alias: dict[str, str] = {}
     """Fields that have another name in the record: those of the session whose name other tools use for something else,
     and those that other tools show under that name."""
+    scoped: tuple[str, ...] = ()
+    """Fields that its objects never show, and that the argument of the same name says."""
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -252,8 +254,6 @@ class Schema(msgspec.Struct, frozen=True):
     """Tools that answer with objects or lists, and now and then with a sentence, which refuses and changes nothing."""
     implied: dict[str, tuple[str, ...]] = {}
     """By tool, fields that records in lists leave out where the argument of the same name says them."""
-    scoped: dict[str, tuple[str, ...]] = {}
-    """By tool, fields that records in lists never show, and that the argument of the same name says."""
     asked: dict[str, dict[str, str]] = {}
     """By tool, the fields that answers have only where an argument asks for them: without it, they are not absent."""
     views: dict[str, tuple[View, ...]] = {}

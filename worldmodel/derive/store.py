@@ -295,9 +295,8 @@ class Store:
         found = self._chosen(view, view.asked(arguments), whole)
         if found is None:
             return None
-        schema = self.layout.schema
-        left_out = {n for n in schema.implied.get(tool, ()) if arguments.get(n) is not None}
-        left_out.update(schema.scoped.get(tool, ()))
+        left_out = {n for n in self.layout.schema.implied.get(tool, ()) if arguments.get(n) is not None}
+        left_out.update(view.site.scoped)
         kept = [{n: v for n, v in named.items() if v is not UNKNOWN and v is not ABSENT and n not in left_out}
                 for named in found]  # fmt: skip
         items: list[Any] = [unflatten(named) for named in kept]
@@ -373,18 +372,18 @@ class Store:
     def shown(self, tool: str, arguments: Mapping[str, Any], body: Any) -> list[Shown]:
         """(type, key, field, value) of every record that an answer shows."""
         shown: list[Shown] = []
-        asked, scoped = self.layout.schema.asked.get(tool, {}), self.layout.schema.scoped.get(tool, ())
-        implied = (*self.layout.schema.implied.get(tool, ()), *scoped)
+        asked = self.layout.schema.asked.get(tool, {})
         for site, placed in self.layout.placed(tool, body):
             key = key_at(site, placed, arguments, self.now)
             if key is None:
                 continue
+            implied = (*self.layout.schema.implied.get(tool, ()), *site.scoped)
             for name in site.fields:
                 value = placed.fields.get(name, ABSENT)
                 named = field_name(site, name)
                 if value is ABSENT and name in implied and is_scalar(said := arguments.get(name)) and said is not None:
                     value = said
-                silent = site.type == EPISODE or name in scoped and site.path.endswith("[]")
+                silent = site.type == EPISODE or name in site.scoped
                 if value is ABSENT and (silent or name in asked and not arguments.get(asked[name])):
                     continue
                 shown.append((site.type, key, named, value))

@@ -93,17 +93,14 @@ def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     own: then the list is a field of that record. The answers of `conversations` are objects already (`read_all`).
     """
     seen = _listings(conversations, schema)
-    scoped: dict[str, tuple[str, ...]] = {}
     sites = []
     for site in schema.sites:
         place = (site.tool, site.path)
         said = {name: shown for name, shown in sorted(seen.listed[place].items())
                 if name not in seen.own[place] and (site.tool, name) not in seen.holders}  # fmt: skip
-        found = [n for n, shown in said.items() if _is_scope(shown, seen.elsewhere[(site.type, n)])]
-        if found:
-            scoped[site.tool] = tuple(dict.fromkeys((*scoped.get(site.tool, ()), *found)))
-        sites.append(msgspec.structs.replace(site, fields=(*site.fields, *found)) if found else site)
-    return msgspec.structs.replace(schema, sites=tuple(sites), scoped=scoped) if scoped else schema
+        found = tuple(n for n, shown in said.items() if _is_scope(shown, seen.elsewhere[(site.type, n)]))
+        sites.append(msgspec.structs.replace(site, fields=(*site.fields, *found), scoped=found))
+    return msgspec.structs.replace(schema, sites=tuple(sites))
 
 
 class _Listings(NamedTuple):

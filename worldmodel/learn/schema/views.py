@@ -54,7 +54,7 @@ def learn_views(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
         for other in (one for one in schema.sites if one.type == site.type):
             more.update((n, field_name(other, n)) for n in other.fields if field_name(other, n) != field_name(site, n)
                         or n not in site.fields)  # fmt: skip
-        view = _view(path, site, shown, (*schema.implied.get(tool, ()), *schema.scoped.get(tool, ())), more)
+        view = _view(path, site, shown, (*schema.implied.get(tool, ()), *site.scoped), more)
         if view is not None:
             narrows = _narrows(tool, view, conversations, layout)
             found[tool].append(msgspec.structs.replace(view, narrows=narrows))

@@ -1,4 +1,4 @@
-"""Lists that show for a while what was before the last write, and lists of which only the call says whose they are."""
+"""Lists that show for a while what was before the last write."""
 
 from __future__ import annotations
 
@@ -119,39 +119,6 @@ def test_a_stale_list_takes_back_nothing_that_the_answer_of_a_write_showed() -> 
         session.told(tool, arguments, json.dumps(body), "ok")
     got = session.derive("list_cards", {"board": "B-1"}, 0, accidents=False)
     assert got is not None and parse(got.content or "") == {"cards": [moved, left]}
-
-
-def orders(k: int) -> list[Step]:
-    """Whose orders they are is said by the call alone, and by no item of the list."""
-    rng = random.Random(f"orders {k}")
-    owners = [f"CU-{rng.randrange(1000, 9999)}" for _ in range(3)]
-    held = {o: [{"order": f"O-{rng.randrange(10**6)}", "state": rng.choice(["paid", "sent"])}] for o in owners}
-    asked = [owners[0], owners[1], owners[0], owners[2], owners[1]]
-    return [step("list_orders", {"owner": o}, {"orders": held[o]}) for o in asked]
-
-
-def pages(k: int) -> list[Step]:
-    """The same records for every word: the argument says nothing of them."""
-    rng = random.Random(f"pages {k}")
-    held = [{"order": f"O-{rng.randrange(10**6)}", "state": "paid"} for _ in range(3)]
-    return [step("find", {"word": f"w{rng.randrange(99)}"}, {"orders": held}) for _ in range(4)]
-
-
-def folder(k: int) -> list[Step]:
-    """A record with a list of its own: whose it is, is no field of the items."""
-    rng = random.Random(f"folder {k}")
-    held = {f"F-{n}": [{"order": f"O-{rng.randrange(10**6)}"}] for n in rng.sample(range(1000, 9999), 3)}
-    asked = [*held, *held]
-    return [step("get_folder", {"number": f}, {"folder": f, "title": f"of {k % 7}", "orders": held[f]}) for f in asked]
-
-
-def test_whose_the_records_of_a_list_are_is_what_the_call_says() -> None:
-    rules, _ = induce({f"c{k}": orders(k) for k in range(60)})
-    assert rules.schema.scoped == {"list_orders": ("owner",)}
-    found = [right(Engine(rules, {}), orders(k)) for k in range(500, 540)]
-    assert all(one[2] and one[4] for one in found), "and no item shows it"
-    for other in (pages, folder):
-        assert not induce({f"c{k}": other(k) for k in range(60)})[0].schema.scoped
 
 
 def test_what_a_list_is_selected_from_may_be_wrong_more_often_than_other_sources() -> None:
