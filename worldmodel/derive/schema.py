@@ -204,11 +204,13 @@ class View(msgspec.Struct, frozen=True):
         return body if isinstance(body, list) else None
 
     def asked(self, arguments: Mapping[str, Any]) -> frozenset[Asked]:
-        """What a call asks of the records."""
+        """What a call asks of the records. An argument that says whose they are asks nothing where it is empty."""
         found: list[Asked] = [(test, name, None) for name, test in self.hidden.items() if arguments.get(name) is None]
         for name, value in arguments.items():
             test = self.tests.get(name)
             if value is None or name == self.limit or test is not None and test.is_flag and not value:
+                continue
+            if value == "" and name in self.site.scoped:
                 continue
             if name in self.filters:
                 found.append((Filter((self.filters[name],)), "", freeze(value)))

@@ -381,7 +381,8 @@ class Store:
             for name in site.fields:
                 value = placed.fields.get(name, ABSENT)
                 named = field_name(site, name)
-                if value is ABSENT and name in implied and is_scalar(said := arguments.get(name)) and said is not None:
+                said = arguments.get(name) if value is ABSENT and name in implied else None
+                if is_scalar(said) and said not in (None, ""):
                     value = said
                 silent = site.type == EPISODE or name in site.scoped
                 if value is ABSENT and (silent or name in asked and not arguments.get(asked[name])):

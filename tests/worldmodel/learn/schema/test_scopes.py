@@ -7,7 +7,10 @@ import random
 from typing import Any
 
 from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.layout import Layout
 from worldmodel.derive.rules import Rules
+from worldmodel.derive.schema import KeyPart, Schema, Site, View
+from worldmodel.derive.store import Store
 from worldmodel.derive.values import parse
 from worldmodel.learn.induce import induce
 from worldmodel.steps import Step
@@ -100,3 +103,15 @@ def test_another_list_of_the_tool_may_show_what_one_leaves_out() -> None:
             found += [] if shown is None else [shown == parse(one.content)["bills"]]
             session.told(one.tool, one.arguments, one.content, one.outcome)
     assert len(found) >= 20 and all(found)
+
+
+def test_an_empty_argument_is_nobody_and_takes_no_records_from_their_owners() -> None:
+    site = Site("list", "items[]", "order", (KeyPart("field/id"),), ("id", "owner"), scoped=("owner",))
+    view = View("items", site, {"owner": "owner"}, ("id",))
+    store = Store(Layout(Schema(sites=(site,), views={"list": (view,)})))
+    mine, yours = {"id": "1"}, {"id": "2"}
+    store.absorb("list", {"owner": "A"}, {"items": [mine]}, "seen")
+    store.absorb("list", {"owner": "B"}, {"items": [yours]}, "seen")
+    store.absorb("list", {"owner": ""}, {"items": [mine, yours]}, "seen")
+    assert store.viewed("list", view, {"owner": "A"}) == ([mine], 1)
+    assert store.viewed("list", view, {"owner": ""}) == store.viewed("list", view, {}) == ([mine, yours], 2)
