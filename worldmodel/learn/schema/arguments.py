@@ -11,6 +11,7 @@ import msgspec
 from worldmodel.derive.layout import Layout
 from worldmodel.derive.schema import Expected, Schema, Site, key_at, kind_of
 from worldmodel.derive.values import freeze, is_scalar, key_of, parse
+from worldmodel.learn.schema.identifiers import looks_like_id
 from worldmodel.steps import OK, Step
 
 FEWEST = 10
@@ -89,8 +90,10 @@ def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     shows orders that do not name their customer.
 
     An argument is such a field if each record was only shown to calls with one value of it, and if the other answers
-    that show a field of this name agree. It is none where it names a record that holds the list beside texts of its
-    own: then the list is a field of that record. The answers of `conversations` are objects already (`read_all`).
+    that show a field of this name agree. Where its values are no ids, only conversations that asked for several of them
+    count: in others a language stays the same as well. It is none where it names a record that holds the list beside
+    texts of its own: then the list is a field of that record. The answers of `conversations` are objects already
+    (`read_all`).
     """
     seen = _listings(conversations, schema)
     sites = []
@@ -98,7 +101,7 @@ def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
         place = (site.tool, site.path)
         said = {name: shown for name, shown in sorted(seen.listed[place].items())
                 if name not in seen.own[place] and (site.tool, name) not in seen.holders}  # fmt: skip
-        found = tuple(n for n, shown in said.items() if _is_scope(shown, seen.elsewhere[(site.type, n)]))
+        found = tuple(n for n, shown in said.items() if _is_scope(n, shown, seen.elsewhere[(site.type, n)]))
         sites.append(msgspec.structs.replace(site, fields=(*site.fields, *found), scoped=found))
     return msgspec.structs.replace(schema, sites=tuple(sites))
 
@@ -145,11 +148,16 @@ def _has_own_keys(site: Site) -> bool:
     return bool(site.keys) and all(part.source.startswith("field/") for part in site.keys)
 
 
-def _is_scope(shown: Mapping[_Record, Sequence[Any]], elsewhere: Mapping[_Record, Any]) -> bool:
+def _is_scope(name: str, shown: Mapping[_Record, Sequence[Any]], elsewhere: Mapping[_Record, Any]) -> bool:
     """Whether calls that were shown one record gave the argument one value, which is also what other answers show."""
-    often = [set(values) for values in shown.values() if len(values) > 1]
-    said = {value for values in shown.values() for value in values}
-    if len(often) < FEWEST or len(said) < OFTEN or sum(len(values) == 1 for values in often) < SCOPED * len(often):
+    said: dict[str, set[Any]] = defaultdict(set)
+    for (cid, _), values in shown.items():
+        said[cid].update(values)
+    often = [(cid, set(values)) for (cid, _), values in shown.items() if len(values) > 1]
+    varied = [len(values) == 1 for cid, values in often if len(said[cid]) > 1]
+    options = set[Any]().union(*said.values())
+    ids = sum(looks_like_id(name, value) for value in options) >= SCOPED * len(options)
+    if len(often if ids else varied) < FEWEST or len(options) < OFTEN or sum(varied) < SCOPED * len(varied):
         return False
     known = [elsewhere[record] in values for record, values in shown.items() if record in elsewhere]
     return sum(known) >= SCOPED * len(known)

@@ -66,6 +66,28 @@ def test_whose_the_records_of_a_list_are_is_what_the_call_says() -> None:
         assert not scopes(induce({f"c{k}": other(k) for k in range(60)})[0])
 
 
+def in_one_language(k: int) -> list[Step]:
+    """Each user speaks one language, and not every call says it."""
+    rng = random.Random(f"language {k}")
+    spoken = {"language": rng.choice(["en", "de", "fr", "es"])}
+    return [
+        Step(one.tool, {**one.arguments, **(spoken if at else {})}, one.content, one.outcome)
+        for at, one in enumerate(orders(k))
+    ]
+
+
+def of_one_owner(k: int) -> list[Step]:
+    """Each user asks for the orders of one owner alone."""
+    first = orders(k)[0]
+    return [first, first]
+
+
+def test_what_stays_the_same_in_a_conversation_is_whose_the_records_are_only_if_it_is_an_id() -> None:
+    for make in (in_one_language, of_one_owner):
+        rules, facts = induce({f"c{k}": make(k) for k in range(60)})
+        assert scopes(rules) == {"list_orders/orders[]": ("owner",)}
+
+
 def account(k: int) -> list[Step]:
     """Orders that do not name their owner beside bills that do."""
     rng = random.Random(f"account {k}")
