@@ -10,7 +10,7 @@ import msgspec
 
 from worldmodel.derive.layout import Layout
 from worldmodel.derive.schema import Expected, Schema, Site, key_at, kind_of
-from worldmodel.derive.values import freeze, is_scalar, key_of, parse
+from worldmodel.derive.values import flatten, freeze, is_scalar, key_of, parse
 from worldmodel.learn.schema.identifiers import looks_like_id
 from worldmodel.steps import OK, Step
 
@@ -24,6 +24,8 @@ SHOWN = 0.95
 """A field that this share of the answers have if they are asked for it, and the others do not have."""
 OFTEN = 3
 """An option is said in so many conversations at least."""
+STAYS = 0.5
+"""A field is a record's own if at least this share of its answers say what the answer before said."""
 SCOPED = 0.97
 """An argument is a field of listed records if at least this share of them was shown for one value of it only."""
 _Record = tuple[str, tuple[str, ...]]
@@ -96,14 +98,25 @@ def with_scopes(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> 
     (`read_all`).
     """
     seen = _listings(conversations, schema)
+    holders = {(tool, argument) for (tool, argument, _), answers in seen.holders.items() if _hold(answers)}
     sites = []
     for site in schema.sites:
         place = (site.tool, site.path)
         said = {name: shown for name, shown in sorted(seen.listed[place].items())
-                if name not in seen.own[place] and (site.tool, name) not in seen.holders}  # fmt: skip
+                if name not in seen.own[place] and (site.tool, name) not in holders}  # fmt: skip
         found = tuple(n for n, shown in said.items() if _is_scope(n, shown, seen.elsewhere[(site.type, n)]))
         sites.append(msgspec.structs.replace(site, fields=(*site.fields, *found), scoped=found))
     return msgspec.structs.replace(schema, sites=tuple(sites))
+
+
+class _Holder(NamedTuple):
+    """What an answer shows outside lists of a record that an argument names."""
+
+    record: _Record
+    sizes: tuple[int, ...]
+    """The lengths of the answer's lists."""
+    told: dict[str, Any]
+    """The texts and truth values that no argument says."""
 
 
 class _Listings(NamedTuple):
@@ -115,20 +128,25 @@ class _Listings(NamedTuple):
     """By (type, field), the value that an answer showed."""
     own: dict[tuple[str, str], set[str]]
     """By place, the fields that its objects show."""
-    holders: set[tuple[str, str]]
-    """(tool, argument) that names a record outside lists, if this shows a text or truth value that no argument says."""
+    holders: dict[tuple[str, str, str], list[_Holder]]
+    """By tool, argument, and the path of the record that it names."""
 
 
 def _listings(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> _Listings:
     layout = Layout(schema)
-    seen = _Listings(defaultdict(lambda: defaultdict(dict)), defaultdict(dict), defaultdict(set), set())
+    seen = _Listings(defaultdict(lambda: defaultdict(dict)), defaultdict(dict), defaultdict(set), defaultdict(list))
     for cid, steps in conversations.items():
-        for step in steps:
-            for site, placed in layout.placed(step.tool, parse(step.content)) if step.outcome == OK else ():
+        for step in (one for one in steps if one.outcome == OK):
+            body = parse(step.content)
+            for site, placed in layout.placed(step.tool, body):
                 place, key = (step.tool, site.path), key_at(site, placed, step.arguments)
-                if key and "[]" not in site.path and any(_is_told(v, step.arguments) for v in placed.fields.values()):
-                    seen.holders.update((step.tool, n) for n, v in step.arguments.items() if key_of(v) in key)
-                if key is None or not _has_own_keys(site):
+                if key is None:
+                    continue
+                for name, value in step.arguments.items() if "[]" not in site.path else ():
+                    if key_of(value) in key:
+                        holder = _Holder((cid, key), _sizes(body), _told(placed.fields, step.arguments))
+                        seen.holders[(step.tool, name, site.path)].append(holder)
+                if not _has_own_keys(site):
                     continue
                 seen.own[place].update(placed.fields)
                 for name, value in placed.fields.items():
@@ -140,8 +158,34 @@ def _listings(conversations: Mapping[str, Sequence[Step]], schema: Schema) -> _L
     return seen
 
 
-def _is_told(value: Any, arguments: Mapping[str, Any]) -> bool:
-    return isinstance(value, str | bool) and value not in arguments.values()
+def _sizes(body: Any) -> tuple[int, ...]:
+    return tuple(len(v) for _, v in flatten(body) if isinstance(v, list)) if isinstance(body, dict) else ()
+
+
+def _told(fields: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    said = arguments.values()
+    return {name: value for name, value in fields.items() if isinstance(value, str | bool) and value not in said}
+
+
+def _hold(answers: Sequence[_Holder]) -> bool:
+    """Whether a text or truth value is the records' own: it stays, and differs between records with lists of the same
+    lengths. What an envelope says, that it is a success and has so many items, does not."""
+    return any(_is_own(name, answers) for name in sorted({name for one in answers for name in one.told}))
+
+
+def _is_own(name: str, answers: Sequence[_Holder]) -> bool:
+    first: dict[tuple[int, ...], dict[_Record, Any]] = defaultdict(dict)
+    last: dict[_Record, Any] = {}
+    stays = []
+    for record, sizes, told in answers:
+        value = told.get(name)
+        first[sizes].setdefault(record, value)
+        stays += [last[record] == value] if record in last else []
+        last[record] = value
+    groups = [Counter(values.values()) for values in first.values() if len(values) > 1]
+    total = sum(counts.total() for counts in groups)
+    apart = total - sum(max(counts.values()) for counts in groups)
+    return apart >= (1 - SHOWN) * total and sum(stays) >= STAYS * len(stays)
 
 
 def _has_own_keys(site: Site) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.layout import Layout
@@ -33,13 +36,26 @@ def scopes(rules: Rules) -> dict[str, tuple[str, ...]]:
     return {f"{site.tool}/{site.path}": site.scoped for site in rules.schema.sites if site.scoped}
 
 
-def orders(k: int) -> list[Step]:
+def orders(k: int, most: int = 1) -> list[Step]:
     """Whose orders they are is said by the call alone, and by no item of the list."""
     rng = random.Random(f"orders {k}")
     owners = [f"CU-{rng.randrange(1000, 9999)}" for _ in range(3)]
-    held = {o: [{"order": f"O-{rng.randrange(10**6)}", "state": rng.choice(["paid", "sent"])}] for o in owners}
+
+    def new() -> dict[str, Any]:
+        return {"order": f"O-{rng.randrange(10**6)}", "state": rng.choice(["paid", "sent"])}
+
+    held = {owner: [new() for _ in range(rng.randint(1, most))] for owner in owners}
     asked = [owners[0], owners[1], owners[0], owners[2], owners[1]]
     return [step("list_orders", {"owner": o}, {"orders": held[o]}) for o in asked]
+
+
+def enveloped(k: int, around: Callable[[list[Any], random.Random], dict[str, Any]]) -> list[Step]:
+    """The same, with something beside the list."""
+    rng, steps = random.Random(f"envelope {k}"), []
+    for one in orders(k, 3):
+        held = parse(one.content)["orders"]
+        steps.append(step(one.tool, dict(one.arguments), {**around(held, rng), "orders": held}))
+    return steps
 
 
 def pages(k: int) -> list[Step]:
@@ -64,6 +80,24 @@ def test_whose_the_records_of_a_list_are_is_what_the_call_says() -> None:
     assert all(one[2] and one[4] for one in found), "and no item shows it"
     for other in (pages, folder):
         assert not scopes(induce({f"c{k}": other(k) for k in range(60)})[0])
+
+
+def counted(held: list[Any], rng: random.Random) -> dict[str, Any]:
+    return {"message": "1 order" if len(held) == 1 else f"{len(held)} orders", "more": len(held) > 2}
+
+
+def stamped(held: list[Any], rng: random.Random) -> dict[str, Any]:
+    return {"status": "ok", "request": f"r{rng.randrange(10**6)}"}
+
+
+def warned(held: list[Any], rng: random.Random) -> dict[str, Any]:
+    return {"success": True, **({"warning": "slow"} if rng.random() < 0.02 else {})}
+
+
+@pytest.mark.parametrize("around", [counted, stamped, warned])
+def test_an_envelope_is_no_record_that_holds_the_list(around: Callable[..., dict[str, Any]]) -> None:
+    rules, _ = induce({f"c{k}": enveloped(k, around) for k in range(60)})
+    assert scopes(rules) == {"list_orders/orders[]": ("owner",)}
 
 
 def in_one_language(k: int) -> list[Step]:
