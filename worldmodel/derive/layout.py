@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -92,11 +93,12 @@ class Layout:
         inert = self.schema.inert.get(tool)
         return not (inert and isinstance(body, dict) and body.get(SAYS) in inert)
 
-    def day(self, tool: str, body: Any) -> str | None:
-        """The day that a successful answer says it is."""
+    def day(self, tool: str, arguments: Mapping[str, Any], body: Any) -> str | None:
+        """The day that a successful answer says it is; not one that the call has said."""
         names = self.schema.clock.get(tool, ())
         days = (day_of(value) for name, value in (plain_fields(body) if names else ()) if name in names)
-        return next((day for day in days if day is not None), None)
+        said = {None, *(day_of(value) for _, value in (flatten(arguments) if names else ()))}
+        return next((day for day in days if day not in said), None)
 
     def alone(self, type_: str) -> bool:
         """Whether records of this type are looked up one by one."""

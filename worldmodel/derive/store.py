@@ -238,7 +238,7 @@ class Store:
         for name, value in plain_fields(body):
             self.now.pop(name, None)
             self.now[name] = value
-        if (day := self.layout.day(tool, body)) is not None:
+        if (day := self.layout.day(tool, arguments, body)) is not None:
             self.now[CLOCK] = day
         for view in self.layout.schema.views.get(tool, ()):
             self._complete(tool, view, arguments, body, since)

@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 from worldmodel.derive.engine import Engine, Session
+from worldmodel.derive.schema import CLOCK
 from worldmodel.learn.induce import induce
 from worldmodel.steps import OK, Step
 
@@ -53,6 +54,19 @@ def test_what_is_done_is_done_on_the_day_that_was_said() -> None:
     session.told("open_file", {"person": "P-1"}, json.dumps(opened_file), OK)
     answer = session.derive("close_file", {"file": "F-22222"})
     assert answer is not None and answer.known.get("closed_on") == "2031-05-06"
+
+
+def test_a_day_that_the_call_says_is_not_today() -> None:
+    session = Session(Engine(RULES, FACTS))
+    said: list[tuple[dict[str, Any], str]] = [
+        ({}, "2031-05-06"),
+        ({"date": "2032-01-01"}, "2032-01-01"),
+        ({"at": {"day": "2033-02-03T10:00"}}, "2033-02-03"),
+    ]
+    for arguments, day in said:
+        body = {"file": "F-11111", "closed_on": day}
+        session.told("close_file", {"file": "F-11111", **arguments}, json.dumps(body), OK)
+        assert session.store.now[CLOCK] == "2031-05-06"
 
 
 def shop(k: int) -> list[Step]:
