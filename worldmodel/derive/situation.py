@@ -272,7 +272,7 @@ class Situation:
             head, dot, last = field.rpartition(".")
             groups.setdefault(head, {})[last] = value
             if isinstance(value, dict):
-                groups[field] = value
+                groups[field] = dict(value)
         for name, value in list(row.items()):
             if not (name.startswith("arg/") and isinstance(value, str)):
                 continue

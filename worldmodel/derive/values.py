@@ -232,7 +232,8 @@ def flatten(value: Mapping[str, Any], is_map: Any = None, at: str = "") -> Itera
 
 
 def unflatten(fields: Mapping[str, Any]) -> Any:
-    """The object with these dotted fields; fields that are absent are left out. `""` stands for the whole."""
+    """The object with these dotted fields; fields that are absent are left out. `""` stands for the whole. An object
+    that is the value of a field, and gets others, is copied."""
     if "" in fields:
         return fields[""]
     out: dict[str, Any] = {}
@@ -242,9 +243,8 @@ def unflatten(fields: Mapping[str, Any]) -> Any:
         parts = path.split(".")
         inner = out
         for part in parts[:-1]:
-            found = inner.setdefault(part, {})
-            if not isinstance(found, dict):
-                found = inner[part] = {}
-            inner = found
+            found = inner.get(part)
+            inner[part] = dict(found) if isinstance(found, dict) else {}
+            inner = inner[part]
         inner[parts[-1]] = value
     return out

@@ -10,7 +10,7 @@ from worldmodel.derive.expressions import Const, Expression, Source
 from worldmodel.derive.rules import Effect, Rules, ToolRules
 from worldmodel.derive.schema import UNTIL_SHOWN, KeyPart, Link, Schema, Site, View
 from worldmodel.derive.trees import Leaf
-from worldmodel.derive.values import UNKNOWN
+from worldmodel.derive.values import UNKNOWN, unflatten
 
 ORDER = (KeyPart("field/id"),)
 LISTED = Site("list", "items[]", "order", ORDER, ("id", "status"))
@@ -60,3 +60,29 @@ def test_a_list_that_lags_does_not_contradict_what_was_read_since_the_write() ->
     tell(session, "get", CANCELLED, id="1")
     tell(session, "list", {"items": [PENDING]})
     assert session.store.get("order", ("1",), "status") == "cancelled"
+
+
+def test_to_look_at_a_record_changes_none_of_its_values() -> None:
+    """A map that one tool shows, and an item of it that another one shows."""
+    listed = Site("list", "items[]", "shop", ORDER, ("id", "prices", "prices.red"))
+    whole = Site("get", "", "shop", ORDER, ("id", "prices"))
+    part = Site("look", "", "shop", ORDER, ("id", "prices.red"))
+    schema = Schema(
+        sites=(listed, whole, part),
+        links={"get": (Link("shop", "shop", (KeyPart("arg/id"),)),)},
+        views={"list": (View("items", listed, {}, ("id",)),)},
+    )
+    session = Session(Engine(Rules(schema, {}, ())))
+    tell(session, "list", {"items": [{"id": "1"}]})
+    tell(session, "get", {"id": "1", "prices": {}}, id="1")
+    tell(session, "look", {"id": "1", "prices": {"red": 5}}, id="1")
+    row = session.situation("get", {"id": "1", "colour": "red"}).row
+    assert row["pick/shop/prices/colour"] == 5
+    assert session.situation("list", {}).row["view/items"] == [{"id": "1", "prices": {"red": 5}}]
+    assert session.store.get("shop", ("1",), "prices") == session.fork().store.get("shop", ("1",), "prices") == {}
+
+
+def test_an_object_is_built_of_copies() -> None:
+    inner = {"b": {}}
+    assert unflatten({"a": inner, "a.b.c": 1, "a.d": 2}) == {"a": {"b": {"c": 1}, "d": 2}}
+    assert inner == {"b": {}}
