@@ -161,7 +161,8 @@ Expression = Scalar | Collection | First | FirstItem | Choice | Call
 
 
 def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
-    """The value of an expression in a situation; ABSENT, or UNKNOWN where something it needs is."""
+    """The value of an expression in a situation; ABSENT, or UNKNOWN where something it needs is, or where a number is
+    too large to calculate with."""
     match expression:
         case Const(value):
             return value
@@ -169,17 +170,12 @@ def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
             return ABSENT
         case Source(name):
             return value_of(row, name)
-        case Linear(terms, constant):
-            return _linear(terms, constant, row)
-        case Product(left, right, factor, constant):
-            a, b = value_of(row, left), value_of(row, right)
-            if not (is_number(a) and is_number(b)):
+        case Linear() | Product() | Quotient():
+            try:
+                value = _calculated(expression, row)
+            except OverflowError:
                 return UNKNOWN
-            whole = is_whole(a, b, factor, constant)
-            return tidy(a * b * factor + constant, whole) if whole or constant else a * b * factor
-        case Quotient(left, right, factor):
-            a, b = value_of(row, left), value_of(row, right)
-            return a / b * factor if is_number(a) and is_number(b) and b else UNKNOWN
+            return value if is_number(value) else UNKNOWN
         case Text(parts):
             texts = [as_text(evaluate(part, row)) for part in parts]
             return UNKNOWN if None in texts else "".join(t for t in texts if t is not None)
@@ -324,6 +320,18 @@ def item_row(item: Any) -> Row:
     if isinstance(item, dict):
         return {f"item/{name}": value for name, value in item.items()}
     return {"item/": item}
+
+
+def _calculated(expression: Linear | Product | Quotient, row: Mapping[str, Any]) -> Any:
+    if isinstance(expression, Linear):
+        return _linear(expression.terms, expression.constant, row)
+    a, b, factor = value_of(row, expression.left), value_of(row, expression.right), expression.factor
+    if not (is_number(a) and is_number(b)):
+        return UNKNOWN
+    if isinstance(expression, Quotient):
+        return a / b * factor if b else UNKNOWN
+    whole = is_whole(a, b, factor, expression.constant)
+    return tidy(a * b * factor + expression.constant, whole) if whole or expression.constant else a * b * factor
 
 
 def _linear(terms: Sequence[tuple[float, str]], constant: float, row: Mapping[str, Any]) -> Any:
