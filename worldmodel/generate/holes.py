@@ -161,8 +161,10 @@ class Holes:
     # ----- lists and details agree
 
     async def _agreed(self, session: Session, tool: str, content: str, decided: Derivation) -> tuple[str, Invented]:
-        """Return the answer with the records in its lists as they are when they are read one by one."""
+        """Return the answer with the records in its lists as they are when they are read one by one, or as they were
+        before the last write if the lists lag."""
         layout = session.engine.layout
+        behind = session.store.seen_by(tool)
         body = layout.opened(tool, content) if decided.outcome == OK else None
         if not isinstance(body, dict | list):
             return content, []
@@ -171,7 +173,7 @@ class Holes:
         for type_, key, item in listed(layout, tool, body):
             if self.inventor.invents(type_) and not session.store.known(type_, key):
                 made.append(await self._put(session, type_, key))
-            for name, value in session.store.fields(type_, key).items():
+            for name, value in {**session.store.fields(type_, key), **behind.fields(type_, key)}.items():
                 if name in item and value is not ABSENT and not isinstance(item[name], dict):
                     changed = changed or item[name] != value
                     item[name] = value
