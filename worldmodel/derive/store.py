@@ -340,7 +340,8 @@ class Store:
         for name in reversed(view.order):
             field, falling, compared = order_of(name)
             by: list[Any] = [named.get(field) for _, named in found]
-            if not (all(isinstance(v, str) for v in by) or all(map(is_number, by))):
+            by_word = field != name.removeprefix("-")
+            if not (all(isinstance(v, str) for v in by) or all(map(is_number, by)) and not by_word):
                 return None
             order = sorted(range(len(found)), key=[compared(v) for v in by].__getitem__, reverse=falling)
             found = [found[at] for at in order]

@@ -7,8 +7,10 @@ from typing import Any
 
 from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.expressions import Const, Expression, Source
+from worldmodel.derive.layout import Layout
 from worldmodel.derive.rules import Effect, Rules, ToolRules
 from worldmodel.derive.schema import UNTIL_SHOWN, KeyPart, Link, Schema, Site, View
+from worldmodel.derive.store import Store
 from worldmodel.derive.trees import Leaf
 from worldmodel.derive.values import UNKNOWN, unflatten
 
@@ -60,6 +62,21 @@ def test_a_list_that_lags_does_not_contradict_what_was_read_since_the_write() ->
     tell(session, "get", CANCELLED, id="1")
     tell(session, "list", {"items": [PENDING]})
     assert session.store.get("order", ("1",), "status") == "cancelled"
+
+
+def shown(items: list[Any], **more: Any) -> Any:
+    """What is known of a list after it was shown."""
+    view = View("items", LISTED, {}, ("id",), **more)
+    store = Store(Layout(Schema(sites=(LISTED,), views={"list": (view,)})))
+    store.absorb("list", {}, {"items": items}, "seen")
+    return store.viewed("list", view, {})
+
+
+def test_an_order_by_the_last_word_is_not_known_of_numbers() -> None:
+    for order in ("~status", "-~status"):
+        items = [{"id": "1", "status": "a z"}, {"id": "2", "status": "b a"}]
+        assert shown(items, order=(order,)) == (items if order[0] == "-" else items[::-1], 2)
+        assert shown([{"id": "1", "status": 7}, {"id": "2", "status": 9}], order=(order,)) is None
 
 
 def test_to_look_at_a_record_changes_none_of_its_values() -> None:
