@@ -257,14 +257,20 @@ class Store:
         return cell is not None and cell.value is not ABSENT and cell.provenance != "written" and cell.tool != tool
 
     def _complete(self, tool: str, view: View, arguments: Mapping[str, Any], body: Any, since: Store) -> None:
-        items = view.items(body)
-        keys = [self.item_key(view.site, item) for item in items or ()]
-        if items is not None and None not in keys and not view.is_cut(items, arguments):
+        keys = self._whole(view, arguments, body)
+        if keys is not None:
             place, asked = f"{tool}/{view.path}", view.asked(arguments)
             before = tuple(one for one in self.complete.get(place, ()) if one.asked != asked)
-            found = tuple(key for key in keys if key is not None)
             size = len(since.keys.get(view.site.type, ()))
-            self.complete[place] = (*before, Complete(asked, found, size, since.time))
+            self.complete[place] = (*before, Complete(asked, keys, size, since.time))
+
+    def _whole(self, view: View, arguments: Mapping[str, Any], body: Any) -> tuple[Key, ...] | None:
+        """The keys of all records of a list; None if it may go on, or has items that are no records of their own."""
+        items = view.items(body)
+        keys = [self.item_key(view.site, item) for item in items or ()]
+        if items is None or None in keys or len(set(keys)) < len(keys) or view.is_cut(items, arguments):
+            return None
+        return tuple(key for key in keys if key is not None)
 
     def viewed(self, tool: str, view: View, arguments: Mapping[str, Any]) -> tuple[list[Any], int] | None:
         """The list that a call shows, and how many records it would show if it was not cut; None unless an earlier list
@@ -352,11 +358,8 @@ class Store:
         found = self.shared_answer(tool, call_key(tool, arguments))
         if found is None or found[0] != OK:
             return []
-        items = view.items(self.layout.read(tool, found[1]))
-        keys = [self.item_key(view.site, item) for item in items or ()]
-        if items is None or None in keys or view.is_cut(items, arguments):
-            return []
-        return [Complete(view.asked(arguments), tuple(key for key in keys if key is not None), 0, -1)]
+        keys = self._whole(view, arguments, self.layout.read(tool, found[1]))
+        return [] if keys is None else [Complete(view.asked(arguments), keys, 0, -1)]
 
     def _settle(self, field: str, value: Any) -> None:
         """Records that were seen before anything said where the session was: they are of the place that is said now."""

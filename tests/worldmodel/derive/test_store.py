@@ -10,9 +10,10 @@ from worldmodel.derive.expressions import Const, Expression, Source
 from worldmodel.derive.layout import Layout
 from worldmodel.derive.rules import Effect, Rules, ToolRules
 from worldmodel.derive.schema import UNTIL_SHOWN, KeyPart, Link, Schema, Site, View
-from worldmodel.derive.store import Store
+from worldmodel.derive.store import ANSWERS, Store
 from worldmodel.derive.trees import Leaf
 from worldmodel.derive.values import UNKNOWN, unflatten
+from worldmodel.steps import call_key
 
 ORDER = (KeyPart("field/id"),)
 LISTED = Site("list", "items[]", "order", ORDER, ("id", "status"))
@@ -77,6 +78,19 @@ def test_an_order_by_the_last_word_is_not_known_of_numbers() -> None:
         items = [{"id": "1", "status": "a z"}, {"id": "2", "status": "b a"}]
         assert shown(items, order=(order,)) == (items if order[0] == "-" else items[::-1], 2)
         assert shown([{"id": "1", "status": 7}, {"id": "2", "status": 9}], order=(order,)) is None
+
+
+def test_a_list_with_one_key_twice_is_not_known_as_a_whole() -> None:
+    items = [{"id": "1", "status": "a"}, {"id": "1", "status": "b"}]
+    assert shown(items[:1]) == (items[:1], 1) and shown(items) is None
+    view = View("items", LISTED, {}, ("id",))
+    for some in (items[:1], items):
+        facts = {
+            (f"{ANSWERS}list", (call_key("list", {}),)): {"outcome": "ok", "content": json.dumps({"items": some})},
+            ("order", ("1",)): items[0],
+        }
+        store = Store(Layout(Schema(sites=(LISTED,), views={"list": (view,)})), facts)
+        assert store.viewed("list", view, {}) == ((some, 1) if len(some) == 1 else None)
 
 
 def test_to_look_at_a_record_changes_none_of_its_values() -> None:
