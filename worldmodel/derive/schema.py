@@ -14,8 +14,9 @@ from worldmodel.derive.values import UNKNOWN, flatten, freeze, is_date, is_numbe
 
 EPISODE = "episode"
 """The record type with an empty key: what a system keeps for the whole session."""
-CLOCK = "=today"
-"""The session field with today's date, as the latest answer said it (`learn.clock`)."""
+CLOCK = "="
+"""The session field with today's date, as the latest answer said it (`learn.clock`). What a tool says without a field
+name is the field `=<tool>`, and no tool has an empty name."""
 FOLLOWED = "~"
 """How the name of a session field starts that no answer shows: where the calls of a tool have led (`learn.paths`)."""
 AT_START = "?"

@@ -133,7 +133,8 @@ class Situation:
     def _row(self) -> Row:
         now = self.store.now
         row: Row = {f"now/{name}": now[name] for name in list(now)[-MOST_NOW:]}
-        row.update((f"now/{name}", value) for name, value in now.items() if name.startswith((FOLLOWED, CLOCK)))
+        kept = (name for name in now if name == CLOCK or name.startswith(FOLLOWED))
+        row.update((f"now/{name}", now[name]) for name in kept)
         for name, value in flat_arguments(self.arguments):
             row[f"arg/{name}"] = value
             self._describe(row, f"arg/{name}", value)

@@ -9,7 +9,7 @@ from worldmodel.derive.engine import Engine, Session
 from worldmodel.derive.expressions import Const, Expression, Source
 from worldmodel.derive.layout import Layout
 from worldmodel.derive.rules import Effect, Rules, ToolRules
-from worldmodel.derive.schema import UNTIL_SHOWN, KeyPart, Link, Schema, Site, View
+from worldmodel.derive.schema import CLOCK, EPISODE, UNTIL_SHOWN, KeyPart, Link, Schema, Site, View
 from worldmodel.derive.store import ANSWERS, Store
 from worldmodel.derive.trees import Leaf
 from worldmodel.derive.values import UNKNOWN, unflatten
@@ -91,6 +91,17 @@ def test_a_list_with_one_key_twice_is_not_known_as_a_whole() -> None:
         }
         store = Store(Layout(Schema(sites=(LISTED,), views={"list": (view,)})), facts)
         assert store.viewed("list", view, {}) == ((some, 1) if len(some) == 1 else None)
+
+
+def test_what_a_tool_called_today_says_is_not_the_date() -> None:
+    schema = Schema(sites=(Site("today", "", EPISODE, (), ("",)),), clock={"pay": ("paid_on",)})
+    session = Session(Engine(Rules(schema, {}, ())))
+    tell(session, "pay", {"paid_on": "2025-03-04"})
+    tell(session, "today", "Tuesday")
+    for number in range(30):  # more than a situation shows of the session
+        tell(session, "look", {f"field {number}": number})
+    now = {name: value for name, value in session.situation("pay", {}).row.items() if name.startswith("now/=")}
+    assert now == {f"now/{CLOCK}": "2025-03-04"} and session.store.now["=today"] == "Tuesday"
 
 
 def test_to_look_at_a_record_changes_none_of_its_values() -> None:
