@@ -58,6 +58,8 @@ class Run:
         return Run(self.name, success, kinds, trajectories)
 
 
+AT_ONCE = 64
+"""Episodes that one process plays at a time: the engine's caches grow with them."""
 MIN_SCORED = 0.9
 """Smallest share of the planned pairs that the judge must have scored; a comparison of fewer decides nothing."""
 
@@ -194,9 +196,13 @@ async def run_policy(
 
     An error of the environment is a fault of that episode; other errors are raised.
     """
-    finished = 0
+    finished, gate = 0, asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> tuple[bool, str, Trajectory, str]:
+        async with gate:
+            return await played(number)
+
+    async def played(number: int) -> tuple[bool, str, Trajectory, str]:
         nonlocal finished
         start, drawn = starts[number], seed_of(seed, "policy", number)
         try:
