@@ -204,6 +204,7 @@ FUNCTIONS: dict[str, Function] = {
     "log10": Function("n", "n", math.log10, "the logarithm of {0} to base 10"),
     "factorial": Function("n", "n", lambda x: math.factorial(x) if x <= 20 else UNKNOWN, "the factorial of {0}"),
     "float": Function("n", "n", float, "{0} as a fraction"),
+    "plain": Function("n", "n", lambda x: int(x) if float(x).is_integer() else x, "{0}, without a fraction of 0"),
     "hundredths": Function("n", "t", lambda x: f"{x / 100:.2f}", "{0} hundredths, written with two places"),
     "grouped": Function("n", "t", lambda x: f"{x:,}", "{0} with commas between thousands"),
     "grouped_fixed": Function("n", "t", lambda x: f"{x:,.2f}", "{0} with two places and commas between thousands"),

@@ -73,7 +73,7 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
             found = parts.whole.judge(found.expression, targets, range(len(targets)))
     written = Call("fixed", (found.expression, Const(places))) if places else found.expression
     if not places and _gives_fractions(written, targets, parts.whole.rows):
-        written = Call("whole", (written,))
+        written = Call("whole" if all(type(t) is int for t in targets) else "plain", (written,))
     return Slot(path, written, found.support, found.against, score)
 
 
@@ -96,10 +96,13 @@ def _plainer(parts: Parts, learned: Sequence[Any], failed: Found) -> Iterator[Fo
 
 
 def _gives_fractions(expression: Expression, targets: Sequence[Any], rows: Sequence[Row]) -> bool:
-    """Whether an expression gives 2.0 where all targets are whole numbers: 2."""
-    if not all(type(t) is int for t in targets):
+    """Whether an expression gives 2.0 where the targets write whole numbers as 2, as JavaScript does."""
+    if not all(map(is_number, targets)) or any(isinstance(t, float) and t.is_integer() for t in targets):
         return False
-    return any(isinstance(evaluate(expression, row), float) for row in rows[:200])
+    if not any(type(t) is int for t in targets):
+        return False
+    given = (evaluate(expression, row) for row in rows[:200])
+    return any(isinstance(value, float) and value.is_integer() for value in given)
 
 
 def _judged(parts: Parts, expression: Expression, targets: Sequence[Any]) -> Found:

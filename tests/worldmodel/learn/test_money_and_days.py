@@ -15,6 +15,8 @@ from worldmodel.learn.columns import Table
 from worldmodel.learn.guards import grow
 from worldmodel.learn.recipes import find
 from worldmodel.learn.rows import Rows
+from worldmodel.learn.search.formulas import formulas
+from worldmodel.learn.slots import Parts, learn_slot
 
 
 def bills(size: int) -> list[Row]:
@@ -46,6 +48,44 @@ def test_a_tax_on_amounts_in_cents_is_a_whole_number() -> None:
     assert fee is not None and fee.precision >= 0.97
     said = [evaluate(fee.expression, {"law/subtotal": n, "rec/promo/off": 0}) for n in (500, 3000, 8800)]
     assert said == [99, 240, 499]
+
+
+def test_a_whole_number_is_written_as_the_traces_write_it() -> None:
+    """As 7 beside 7.5 (JavaScript), as 7.0 (Python), and always as 7 where there is no fraction."""
+    rng = random.Random(6)
+    rows: list[Row] = [{"arg/a": rng.randrange(1, 400), "arg/b": rng.randrange(1, 400)} for _ in range(60)]
+    halves = [(row["arg/a"] + row["arg/b"]) / 2 for row in rows]
+    parts = Parts(Rows(rows), Rows(rows[:45]), Rows(rows[45:]), list(range(45)), list(range(45, 60)))
+    for targets, said in (
+        ([int(n) if n.is_integer() else n for n in halves], [3, 3.5]),
+        (halves, [3.0, 3.5]),
+    ):
+        slot = learn_slot("mean", targets, parts, in_text=False)
+        given = [evaluate(slot.expression, {"arg/a": 2, "arg/b": b}) for b in (4, 5)]
+        assert [(n, type(n)) for n in given] == [(n, type(n)) for n in said]
+
+
+def test_a_number_may_be_rounded_to_six_places() -> None:
+    rng = random.Random(7)
+    rows: list[Row] = [{"arg/a": rng.randrange(1, 400), "arg/b": rng.randrange(2, 97)} for _ in range(60)]
+    found = find(Rows(rows), [round(row["arg/a"] / row["arg/b"], 6) for row in rows])
+    assert found is not None and evaluate(found.expression, {"arg/a": 2, "arg/b": 3}) == 0.666667
+
+
+def test_a_formula_may_be_of_fields_that_few_rows_know() -> None:
+    """It is offered beside formulas that are right by chance in more rows."""
+    rng = random.Random(9)
+    rows: list[Row] = []
+    totals: list[int] = []
+    for k in range(120):
+        some = rng.randrange(1, 400)
+        rows.append({f"arg/{name}": some + n for n, name in enumerate("abcd")})
+        totals.append(some + 7)
+        if k % 3 == 0:
+            rows[-1] |= {"now/price": rng.randrange(20, 90), "now/tax": rng.randrange(20, 90)}
+            totals[-1] = rows[-1]["now/price"] + rows[-1]["now/tax"]
+    offered = formulas(Rows(rows), totals, range(len(rows)))
+    assert 17 in [evaluate(found, {"now/price": 10, "now/tax": 7}) for found in offered]
 
 
 def test_amounts_in_texts_are_numbers() -> None:

@@ -83,6 +83,8 @@ class _Compared:
 
     def differ(self, site: _Place, group: Sequence[_Place]) -> bool:
         """Whether it is known, of those that do not agree, that they show two fields."""
+        if _counted(self._values[site], set[Any]().union(*(self._values[other] for other in group))):
+            return True
         pairs = self._pairs(site, group)
         if not self._keyed or not pairs:
             return bool(pairs)
@@ -123,6 +125,14 @@ def _translated(met: Sequence[tuple[Any, Any]]) -> bool:
     left, right = {a for a, _ in ways}, {b for _, b in ways}
     recurs = len(ways) > 1 and sum(ways.values()) >= RECURRING * len(ways)
     return recurs and len(left) == len(right) == len(ways) and all(isinstance(v, str) for v in left | right)
+
+
+def _counted(left: set[Any], right: set[Any]) -> bool:
+    """Whether one is lists and the other their lengths, or any numbers: `comments` in a ticket and in an overview."""
+    return any(
+        all(map(is_number, numbers)) and all(isinstance(v, tuple) and v[:1] == ("l",) for v in lists)
+        for numbers, lists in ((left, right), (right, left))
+    )
 
 
 def _words(value: Any) -> list[str] | None:

@@ -59,9 +59,12 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
     goal = np.array([float(targets[i]) for i in at])
     names, columns = _numeric(rows, at, most)
     found: list[tuple[int, Expression]] = []
+    reliable: list[tuple[int, Expression]] = []
 
     def offer(expression: Expression, exact: np.ndarray, known: np.ndarray) -> None:
         n = int(exact.sum())
+        if n >= FEWEST and n >= PRECISION * known.sum():  # known in few rows, and right in these
+            reliable.append((n, expression))
         if n >= max(FEWEST, OFTEN * known.sum()) or (
             n >= max(FEWEST, SHARE * len(at)) and len(np.unique(goal[exact])) >= 3
         ):
@@ -90,7 +93,8 @@ def formulas(rows: Rows, targets: Sequence[Any], at: Sequence[int], most: int = 
         if combined is not None:
             found.append((len(at), combined))
     found.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
-    best = [e for _, e in found[:4]]
+    reliable.sort(key=lambda pair: (-pair[0], len(repr(pair[1]))))
+    best = list(dict.fromkeys(e for _, e in found[:4] + reliable[:2]))
     if 0 < (places := _places(goal)) <= PLACES:  # each may have been rounded
         best += [Call("round", (e, Const(places))) for e in best if isinstance(e, Linear | Product | Quotient)]
     return best

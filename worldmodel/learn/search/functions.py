@@ -23,7 +23,7 @@ SHARE = 0.15
 among several."""
 SOMETIMES = 0.3
 """A source that is a part of this share of the texts may be a part of one kind of them."""
-MOST_PLACES = 6
+MOST_PLACES = 7
 _HIDDEN = re.compile(r"[*\u2022#](?:[ -]*[*\u2022#])*[ -]*|(?<![A-Za-z])[xX]{2,}(?:[ -]+[xX]{2,})*[ -]*(?![A-Za-z])")
 """A run of signs that hide a part of a text."""
 LONGEST_HIDDEN = 200

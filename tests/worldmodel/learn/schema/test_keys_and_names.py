@@ -78,6 +78,23 @@ def test_two_names_of_one_field_are_one_field() -> None:
     assert shown["day"] == shown["when.day"] == DAYS[0]
 
 
+def test_a_list_and_its_length_under_one_name_are_two_fields() -> None:
+    def make(k: int) -> list[Step]:
+        steps, notes = [], {f"T{k}{j}": [f"n{k}{j}{i}" for i in range((k + j) % 4)] for j in range(6)}
+        for n, (ticket, said) in enumerate([*notes.items()] * 2):
+            answer, tool = ({"id": ticket, "notes": said}, "ticket") if n % 6 < 3 else ({"notes": len(said)}, "summary")
+            steps.append(Step(tool, {"id": ticket}, json.dumps(answer), OK))
+        return steps
+
+    engine = Engine(*induce({f"c{k}": make(k) for k in range(20)}))
+    session = engine.session()
+    session.told("ticket", {"id": "T900"}, json.dumps({"id": "T900", "notes": ["a", "b"]}), OK)
+    session.told("summary", {"id": "T900"}, json.dumps({"id": "T900", "notes": 2}), OK)
+    for tool, notes in (("ticket", ["a", "b"]), ("summary", 2)):
+        found = session.derive(tool, {"id": "T900"})
+        assert found is not None and json.loads(str(found.content))["notes"] == notes
+
+
 def test_a_key_used_again_gets_the_first_answer_again() -> None:
     conversations = {f"c{k}": desk(k) for k in range(60)}
     assert learn_repeats(conversations) == {"book": ("request",)}
