@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from worldmodel.derive.expressions import (
+    JOINS,
     Absent,
     Append,
     Build,
@@ -19,6 +20,7 @@ from worldmodel.derive.expressions import (
     FirstItem,
     Items,
     Linear,
+    Lookup,
     Product,
     Quotient,
     Remove,
@@ -245,6 +247,10 @@ def expression(e: Expression) -> str:
             return f"{first}{source(left)} x {source(right)}{f' + {constant:g}' if constant else ''}"
         case Quotient(left, right, _):
             return f"{source(left)} / {source(right)}"
+        case Lookup(of, table):
+            some = list(table.items())[:4]
+            said = ", ".join(f"{key.replace(JOINS, ' and ')}: {dumps(value)}" for key, value in some)
+            return f"by {' and '.join(map(source, of))} from a table of {len(table)} ({said})"
         case Append(name, item, _, once):
             return f"{source(name)} with {expression(item)} added{' where it is not there' if once else ''}"
         case Items(members):

@@ -14,7 +14,10 @@ import msgspec
 from worldmodel.derive.functions import apply
 from worldmodel.derive.situation import Row, as_text
 from worldmodel.derive.trees import Tree, compare, contains, leaf_of, value_of
-from worldmodel.derive.values import ABSENT, UNKNOWN, is_number
+from worldmodel.derive.values import ABSENT, UNKNOWN, is_number, is_scalar, text_of
+
+JOINS = "\x1f"
+"""Between the two values that an entry of a table is for."""
 
 
 class Const(msgspec.Struct, frozen=True, tag="const"):
@@ -155,7 +158,14 @@ class Select(msgspec.Struct, frozen=True, tag="select"):
     only: str = ""
 
 
-Scalar = Const | Absent | Source | Text | Linear | Product | Quotient
+class Lookup(msgspec.Struct, frozen=True, tag="lookup"):
+    """A table by what one or two sources hold: a fee for each tariff. Unknown for what the traces do not show."""
+
+    of: tuple[str, ...]
+    table: dict[str, Any]
+
+
+Scalar = Const | Absent | Source | Text | Linear | Product | Quotient | Lookup
 Collection = Append | Concat | Remove | Build | Each | Items | Select
 Expression = Scalar | Collection | First | FirstItem | Choice | Call
 
@@ -179,6 +189,9 @@ def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
         case Text(parts):
             texts = [as_text(evaluate(part, row)) for part in parts]
             return UNKNOWN if None in texts else "".join(t for t in texts if t is not None)
+        case Lookup(of, table):
+            key = entry([value_of(row, name) for name in of])
+            return UNKNOWN if key is None else table.get(key, UNKNOWN)
         case First(options):
             for option in options:
                 value = evaluate(option, row)
@@ -193,6 +206,11 @@ def evaluate(expression: Expression, row: Mapping[str, Any]) -> Any:
             return evaluate(options[int(label)], row) if share >= sure and label.isdigit() else UNKNOWN
         case _:
             return _collection(expression, row)
+
+
+def entry(values: Sequence[Any]) -> str | None:
+    """Where a `Lookup` has its value for these; None if one of them is no scalar."""
+    return JOINS.join(map(text_of, values)) if all(map(is_scalar, values)) else None
 
 
 def is_given(expression: Expression, row: Mapping[str, Any]) -> bool:

@@ -171,7 +171,7 @@ def text_of(value: Any) -> str:
     """A scalar as it stands inside a text."""
     if isinstance(value, str):
         return value
-    if isinstance(value, float) and value.is_integer():
+    if value.__class__ is int or isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value, ensure_ascii=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import permutations
 from typing import Any
 
@@ -370,7 +370,10 @@ def _cuts(values: Sequence[Any], most: int = 24) -> list[Any]:
 def cost(test: Test) -> float:
     bits = COSTS[test.op] + OF_A_NUMBER * (test.op in ("<=", ">") and not test.against_source)
     bits += KNOWN_AT_ALL * (test.op == "known" or test.left.startswith("known/"))
-    for name in (test.left, test.right if test.against_source else ""):
-        bits += 1.0 * name.startswith(INDIRECT) + 0.2 * name.count(">")
-        bits += next((more for kind, more in OF_A_TEXT.items() if name.startswith(kind)), 0.0)
-    return bits
+    return bits + _cost_of(test.left) + (_cost_of(str(test.right)) if test.against_source else 0.0)
+
+
+@lru_cache(maxsize=10_000)
+def _cost_of(name: str) -> float:
+    bits = 1.0 * name.startswith(INDIRECT) + 0.2 * name.count(">")
+    return bits + next((more for kind, more in OF_A_TEXT.items() if name.startswith(kind)), 0.0)

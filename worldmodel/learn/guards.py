@@ -17,7 +17,7 @@ from worldmodel.derive.rules import ToolRules
 from worldmodel.derive.schema import EPISODE, Schema
 from worldmodel.derive.situation import FACT, Row
 from worldmodel.derive.trees import Leaf, Split, Test, Tree, leaf_of, value_of
-from worldmodel.derive.values import UNKNOWN, is_date, is_number
+from worldmodel.derive.values import ABSENT, UNKNOWN, is_date, is_number
 from worldmodel.learn.columns import EPISODE_WIDE, Table, cost
 from worldmodel.learn.rows import Recorded
 from worldmodel.steps import OK
@@ -376,3 +376,28 @@ def held_out(conversations: Sequence[str]) -> np.ndarray:
     for cid in set(conversations):
         marks[cid] = hashlib.blake2b(cid.encode(), digest_size=2).digest()[0] % 4 == 0
     return np.array([marks[cid] for cid in conversations], dtype=bool)
+
+def settled(
+    tree: Tree, at: list[int], rows: Sequence[Row], right: dict[str, list[bool]], fields: dict[str, str]
+) -> Tree:
+    """The tree with each leaf saying for which option most of its rows speak: several may give the same value.
+
+    Where most rows show something new, and a field of a record was right whenever it was shown before (`fields`: the
+    options that are one), the field is what a later call shows: a code that is issued once stays.
+    """
+    if isinstance(tree, Split):
+        yes = [i for i in at if tree.test.holds(rows[i])]
+        no = [i for i in at if not tree.test.holds(rows[i])]
+        parts = [settled(part, of, rows, right, fields) for part, of in ((tree.yes, yes), (tree.no, no))]
+        return Split(tree.test, *parts)
+    counts = {label: sum(holds[i] for i in at) for label, holds in right.items()}
+    best = max(counts, key=lambda label: (counts[label], -int(label)))
+    left = len(at) - counts[best]
+    if left > counts[best]:
+        for label, name in fields.items():
+            before = [i for i in at if rows[i].get(name, UNKNOWN) not in (UNKNOWN, ABSENT)]
+            if before and all(right[label][i] for i in before):
+                absent = sum(rows[i].get(name, UNKNOWN) is ABSENT for i in at)
+                stays = Leaf({label: len(before)}, tree.seen_in)
+                return Split(Test(name, "absent"), Leaf({"?": absent}, tree.seen_in), stays) if absent else stays
+    return Leaf({**({best: counts[best]} if counts[best] else {}), **({"?": left} if left else {})}, tree.seen_in)

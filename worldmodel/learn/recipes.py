@@ -29,13 +29,14 @@ from worldmodel.derive.expressions import (
 )
 from worldmodel.derive.rules import Slot
 from worldmodel.derive.situation import Row
-from worldmodel.derive.trees import Leaf, Split, Test, Tree, contains
+from worldmodel.derive.trees import contains
 from worldmodel.derive.values import ABSENT, UNKNOWN, amount_in, freeze, is_number, is_scalar, shown
 from worldmodel.learn.columns import Table
-from worldmodel.learn.guards import grow
+from worldmodel.learn.guards import grow, settled
 from worldmodel.learn.rows import FEWEST, GOOD, PRECISION, Found, Rows, rank
 from worldmodel.learn.search.formulas import formulas
 from worldmodel.learn.search.functions import functions, masks, texts
+from worldmodel.learn.search.lookups import lookups
 from worldmodel.learn.search.selections import selections, sizes
 
 KEPT = 0.7
@@ -176,7 +177,7 @@ def _options(rows: Rows, targets: Sequence[Any], at: Sequence[int], deep: bool) 
     searches = [search[kind]] if kind in search else []
     more = {str: [masks, named_items], list: [selections], int: [sizes]}
     searches += more.get(kind, []) if kind is not None else []
-    for way in [*searches, functions]:
+    for way in [*searches, functions, lookups]:
         found += [rows.judge(e, targets, at) for e in way(rows, targets, present)]
         if any(o.precision >= GOOD and o.support >= max(FEWEST, 0.9 * len(at)) for o in found):
             break
@@ -461,7 +462,7 @@ def _choice(
     tree = grow(seen.table, labels, some, conversations=rows.conversations)
     right = {str(k): [value == freeze(targets[i]) for i, value in enumerate(values[k])] for k in range(len(options))}
     fields = {str(k): o.name for k, o in enumerate(options) if isinstance(o, Source) and o.name.startswith("rec/")}
-    tree = _settled(tree, list(some), seen.rows, right, fields)
+    tree = settled(tree, list(some), seen.rows, right, fields)
     choice: Expression = Choice(tree, tuple(options), sure, looks)
     spare = [k for k in sources if ranks[k] >= max(FEWEST_FOLLOWED, 0.5 * size)
              and ranks[k] == sum(value is not UNKNOWN for value in values[k])]  # fmt: skip
@@ -472,29 +473,3 @@ def _choice(
 
 def _sums(item: Build) -> bool:
     return any(isinstance(inner, Linear | Product) for inner in item.fields.values())
-
-
-def _settled(
-    tree: Tree, at: list[int], rows: Sequence[Row], right: dict[str, list[bool]], fields: dict[str, str]
-) -> Tree:
-    """The tree with each leaf saying for which option most of its rows speak: several may give the same value.
-
-    Where most rows show something new, and a field of a record was right whenever it was shown before (`fields`: the
-    options that are one), the field is what a later call shows: a code that is issued once stays.
-    """
-    if isinstance(tree, Split):
-        yes = [i for i in at if tree.test.holds(rows[i])]
-        no = [i for i in at if not tree.test.holds(rows[i])]
-        parts = [_settled(part, of, rows, right, fields) for part, of in ((tree.yes, yes), (tree.no, no))]
-        return Split(tree.test, *parts)
-    counts = {label: sum(holds[i] for i in at) for label, holds in right.items()}
-    best = max(counts, key=lambda label: (counts[label], -int(label)))
-    left = len(at) - counts[best]
-    if left > counts[best]:
-        for label, name in fields.items():
-            before = [i for i in at if rows[i].get(name, UNKNOWN) not in (UNKNOWN, ABSENT)]
-            if before and all(right[label][i] for i in before):
-                absent = sum(rows[i].get(name, UNKNOWN) is ABSENT for i in at)
-                stays = Leaf({label: len(before)}, tree.seen_in)
-                return Split(Test(name, "absent"), Leaf({"?": absent}, tree.seen_in), stays) if absent else stays
-    return Leaf({**({best: counts[best]} if counts[best] else {}), **({"?": left} if left else {})}, tree.seen_in)

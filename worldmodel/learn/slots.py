@@ -38,7 +38,7 @@ class Parts(NamedTuple):
 
 def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -> Slot:
     """The recipe of one slot, searched on three quarters of the conversations and judged by the others. A recipe that
-    fails there is not used: the slot stays open. A tree that passes is grown again on all rows."""
+    fails there is not used: the slot stays open. A tree or a table that passes is made again of all rows."""
     learned = [targets[k] for k in parts.train_at]
     found, deep = find(parts.train, learned), True
     places = 0
@@ -67,7 +67,7 @@ def learn_slot(path: str, targets: Sequence[Any], parts: Parts, in_text: bool) -
             else:
                 return Slot(path, None, held_out=score)
             score = judged.precision
-        if deep and isinstance(found.expression, Choice | First):
+        if deep and (isinstance(found.expression, Choice | First) or "Lookup(" in repr(found.expression)):
             found = find(parts.whole, targets) or found
         else:
             found = parts.whole.judge(found.expression, targets, range(len(targets)))
